@@ -1,0 +1,31 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="tfyolo",
+    version="0.1.0",
+    description="One-stage object detectors on TensorFlow and Keras: train, evaluate, export to SavedModel and TFLite",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tfyolo", "tfyolo.*"]),
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        # tf.lite.Interpreter, and the graph that ImageProjectiveTransformV3 and NonMaxSuppressionV5 give, are checked on these.
+        "tensorflow>=2.20,<2.22",
+        "keras>=3.11,<4",
+        "numpy>=2.0",
+        "opencv-python-headless>=4.10",
+        "pyyaml>=6.0",
+        "pydantic>=2.9,<3",
+        "click>=8.1",
+        "tqdm>=4.66",
+        "matplotlib>=3.9",
+        "h5py>=3.11",
+        "faster-coco-eval>=1.6.5",
+        "tensorboard>=2.19",
+    ],
+    extras_require={"dev": ["pytest>=8", "pycocotools>=2.0.8", "ruff>=0.9"]},
+    entry_points={"console_scripts": ["tfyolo=tfyolo.cli:main"]},
+)

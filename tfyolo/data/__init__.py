@@ -1,0 +1,1 @@
+"""Files to Samples: readers, augmentation, the pipeline. Knows no model and no anchors."""
