@@ -1,0 +1,78 @@
+"""Assigners: which truth each candidate answers for.
+
+    def best_anchor(candidates, boxes, labels, *, ...) -> Assignment
+
+boxes: [B, M, 4] in pixels of the network's input; labels: [B, M], -1 for rows that hold nothing to learn. No gradient flows through.
+"""
+
+from keras import ops
+
+from tfyolo.boxes import boxes_to_yxhw, pairwise_iou, shape_iou
+from tfyolo.structures import BACKGROUND, IGNORE, Assignment
+
+
+def in_cell(priors, boxes, labels):
+    """Whether a candidate's cell holds the centre of a truth: [B, N, M] bool. False for padding."""
+    yx = ops.expand_dims(boxes_to_yxhw(boxes)[..., :2], 1)  # [B, 1, M, 2]
+    offset = yx - priors.centers[None, :, None, :]  # [B, N, M, 2]
+    half = priors.strides[None, :, None, None] / 2
+    inside = ops.all(ops.logical_and(offset >= -half, offset < half), axis=-1)
+    return ops.logical_and(inside, ops.expand_dims(labels, 1) >= 0)
+
+
+def _best_per_truth(score, eligible):
+    """The one candidate with the highest score among the eligible of each truth: [B, N, M] -> [B, N, M] bool."""
+    score = ops.where(eligible, score, -float("inf"))
+    best = ops.argmax(score, axis=1)  # [B, M]
+    chosen = ops.arange(ops.shape(score)[1])[None, :, None] == ops.cast(ops.expand_dims(best, 1), "int32")
+    return ops.logical_and(chosen, eligible)
+
+
+def _assign(matched, score, otherwise):
+    """Each candidate takes the matched truth with the highest score: matched, score [B, N, M]; otherwise [B, N] -> [B, N] int32."""
+    truth = ops.cast(ops.argmax(ops.where(matched, score, -float("inf")), axis=-1), "int32")
+    return ops.where(ops.any(matched, axis=-1), truth, otherwise)
+
+
+def best_anchor(candidates, boxes, labels, *, ignore: float = 0.7, match: float = 1.0):
+    """YOLOv3: the anchor whose shape fits a truth best answers for it, in the cell of its centre (arXiv:1804.02767, section 2.1).
+
+    ignore: a background candidate whose box overlaps any truth by more than this is not told that it holds nothing.
+    match: further anchors of the cell whose shape overlaps the truth's by more than this answer too (Darknet's iou_thresh).
+    """
+    priors = candidates.priors
+    cell = in_cell(priors, boxes, labels)
+    shape = shape_iou(priors.anchors, boxes_to_yxhw(boxes)[..., 2:])  # [B, N, M]
+    matched = ops.logical_or(_best_per_truth(shape, cell), ops.logical_and(cell, shape > match))
+
+    overlap = pairwise_iou(candidates.boxes, boxes)  # [B, N, M]
+    overlap = ops.max(ops.where(ops.expand_dims(labels, 1) >= 0, overlap, 0.0), axis=-1)
+    gt_index = _assign(matched, shape, otherwise=ops.where(overlap > ignore, IGNORE, BACKGROUND))
+    return Assignment(ops.stop_gradient(gt_index), ops.cast(gt_index >= 0, "float32"))
+
+
+def responsible_cell(candidates, boxes, labels):
+    """YOLOv1: of the boxes of the cell that holds a truth's centre, the one that overlaps it most (arXiv:1506.02640, section 2.2).
+
+    If none overlaps it, the one with the smallest distance. A cell answers for one truth, the first in the list. The objectness to be
+    learned is the overlap.
+    """
+    priors = candidates.priors
+    predicted = ops.stop_gradient(candidates.boxes)
+    cell = in_cell(priors, boxes, labels)
+    owner = ops.argmax(ops.cast(cell, "int32"), axis=-1)  # [B, N], the first truth of the cell
+    first = ops.cast(ops.expand_dims(owner, -1), "int32") == ops.arange(ops.shape(boxes)[1])[None, None, :]
+    cell = ops.logical_and(cell, first)
+
+    overlap = pairwise_iou(predicted, boxes)  # [B, N, M]
+    distance = ops.sum(ops.square(ops.expand_dims(predicted, 2) - ops.expand_dims(boxes, 1)), axis=-1)
+    score = ops.where(overlap > 0, overlap, -distance)
+    matched = _best_per_truth(score, cell)
+    gt_index = _assign(matched, score, otherwise=BACKGROUND)
+    return Assignment(ops.stop_gradient(gt_index), ops.sum(ops.where(matched, overlap, 0.0), axis=-1))
+
+
+ASSIGNERS = {
+    "best_anchor": best_anchor,
+    "responsible_cell": responsible_cell,
+}

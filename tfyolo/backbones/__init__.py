@@ -1,0 +1,14 @@
+"""Backbones: a picture [B, H, W, 3] -> Features {"p3": [B, H/8, W/8, C], ...}.
+
+    def darknet53(images, *, width=1.0, name="backbone") -> Features
+
+A new one is a function in a file of its lineage and a line in the dict below.
+"""
+
+from tfyolo.backbones.darknet import darknet53, darknet_tiny, darknet_v1
+
+BACKBONES = {
+    "darknet_v1": darknet_v1,
+    "darknet53": darknet53,
+    "darknet_tiny": darknet_tiny,
+}

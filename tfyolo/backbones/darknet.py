@@ -1,0 +1,62 @@
+"""The backbones of YOLOv1 and YOLOv3."""
+
+from keras import layers
+
+from tfyolo.layers import conv, max_pool, scaled
+
+
+def darknet53(images, *, width: float = 1.0, name="backbone"):
+    """Darknet-53 without its classifier (Redmon and Farhadi 2018, arXiv:1804.02767, table 1): p3, p4, p5."""
+
+    def residual(x, channels, name):
+        y = conv(x, channels // 2, 1, name=f"{name}.reduce")
+        y = conv(y, channels, 3, name=f"{name}.expand")
+        return layers.Add(name=f"{name}.add")([x, y])
+
+    features = {}
+    x = conv(images, scaled(32, width), 3, name=f"{name}.stem")
+    for level, (channels, repeats) in enumerate([(64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)], start=1):
+        channels = scaled(channels, width)
+        x = conv(x, channels, 3, 2, name=f"{name}.p{level}.down")
+        for i in range(repeats):
+            x = residual(x, channels, name=f"{name}.p{level}.residual{i + 1}")
+        features[f"p{level}"] = x
+    return {level: features[level] for level in ("p3", "p4", "p5")}
+
+
+def darknet_tiny(images, *, width: float = 1.0, name="backbone"):
+    """The seven convolutions of YOLOv3-tiny: p4 (256 channels) and p5 (1024)."""
+    x = images
+    features = {}
+    for level, channels in enumerate([16, 32, 64, 128, 256, 512]):
+        x = conv(x, scaled(channels, width), 3, name=f"{name}.p{level}")
+        features[f"p{level}"] = x
+        # The last pooling keeps the grid: stride 1.
+        x = max_pool(x, 2, 2 if level < 5 else 1, name=f"{name}.p{level}.pool")
+    x = conv(x, scaled(1024, width), 3, name=f"{name}.p5.expand")
+    return {"p4": features["p4"], "p5": x}
+
+
+def darknet_v1(images, *, width: float = 1.0, norm: bool = False, name="backbone"):
+    """The 24 convolutions of YOLOv1 (Redmon et al. 2016, arXiv:1506.02640, figure 3): p6.
+
+    norm: batch norm in place of the convolutions' biases; the paper has none, training from nothing wants it.
+    """
+
+    def block(x, widths_and_kernels, name):
+        for i, (channels, kernel) in enumerate(widths_and_kernels, start=1):
+            x = conv(x, scaled(channels, width), kernel, norm=norm, name=f"{name}.conv{i}")
+        return x
+
+    x = conv(images, scaled(64, width), 7, 2, norm=norm, name=f"{name}.p1")
+    x = max_pool(x, name=f"{name}.p1.pool")
+    x = block(x, [(192, 3)], f"{name}.p2")
+    x = max_pool(x, name=f"{name}.p2.pool")
+    x = block(x, [(128, 1), (256, 3), (256, 1), (512, 3)], f"{name}.p3")
+    x = max_pool(x, name=f"{name}.p3.pool")
+    x = block(x, [(256, 1), (512, 3)] * 4 + [(512, 1), (1024, 3)], f"{name}.p4")
+    x = max_pool(x, name=f"{name}.p4.pool")
+    x = block(x, [(512, 1), (1024, 3)] * 2 + [(1024, 3)], f"{name}.p5")
+    x = conv(x, scaled(1024, width), 3, 2, norm=norm, name=f"{name}.p6.down")
+    x = block(x, [(1024, 3)] * 2, f"{name}.p6")
+    return {"p6": x}

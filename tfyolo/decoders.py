@@ -1,0 +1,151 @@
+"""Decoders: Raw -> Candidates. Keras layers without a single weight, with two readers: the losses and the post-processing.
+
+    num_anchors                     boxes a cell proposes
+    levels                          the feature levels it reads, finest first
+    parts(num_classes)              {part: channels}, what the head must give
+    call(raw) -> Candidates         everything decoded, in float32
+    activate(logits) -> codes       raw box outputs [..., N, 4] -> codes, the space that squared errors are taken in
+    decode(codes, priors) -> boxes  [..., N, 4] -> [..., N, 4]
+    encode(boxes, priors) -> codes  the inverse of decode
+    objectness(raw) -> {level: [B, h, w]}  how sure each cell is that it holds something, 0..1, to look at
+
+Candidates stand in the order level (finest first), row, column, anchor.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfyolo.boxes import boxes_to_yxhw, yxhw_to_boxes
+from tfyolo.structures import Candidates, Priors
+
+# exp(8) is 2981 times the anchor: no box is that large, and an untrained network cannot overflow.
+LARGEST_LOG = 8.0
+
+
+def level_stride(level):
+    """Pixels a cell at a level: "p3" -> 8."""
+    return 2 ** int(level[1:])
+
+
+def make_priors(grids, anchors):
+    """Priors of the cells of all levels.
+
+    grids: {level: (h, w)}, finest first. anchors: {level: [A, 2] (h, w) in pixels}.
+    """
+    centers, strides, sizes = [], [], []
+    for level, (height, width) in grids.items():
+        y, x, a = np.meshgrid(np.arange(height), np.arange(width), np.arange(len(anchors[level])), indexing="ij")
+        stride = level_stride(level)
+        centers.append((np.stack([y.ravel(), x.ravel()], -1) + 0.5) * stride)
+        strides.append(np.full(y.size, stride))
+        sizes.append(np.asarray(anchors[level])[a.ravel()])
+    return Priors(*(np.concatenate(values).astype("float32") for values in (centers, strides, sizes)))
+
+
+class Decoder(keras.layers.Layer):
+    """What the decoders of grids of cells share: flattening Raw, and the scores."""
+
+    def __init__(self, anchors, name):
+        super().__init__(name=name, dtype="float32")
+        counts = {level: len(sizes) for level, sizes in anchors.items()}
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise ValueError(f"expected the same number of anchors at every level, at least 1, received {counts}")
+        self.anchors = {level: anchors[level] for level in sorted(anchors, key=level_stride)}
+        self.levels = tuple(self.anchors)
+        self.num_anchors = next(iter(counts.values()))
+
+    def parts(self, num_classes):
+        return {"box": 4, "obj": 1, "cls": num_classes}
+
+    def _flatten(self, levels):
+        """{level: [B, h, w, A or 1, Z]} -> [B, N, Z] float32. What is said once a cell is repeated for each of its boxes."""
+        flat = []
+        for level in self.levels:
+            x = ops.cast(levels[level], "float32")  # a head under mixed precision hands over its own type
+            height, width, count, channels = x.shape[1:]
+            if count < self.num_anchors:
+                x = ops.repeat(x, self.num_anchors, axis=3)
+            flat.append(ops.reshape(x, (-1, height * width * self.num_anchors, channels)))
+        return ops.concatenate(flat, axis=1)
+
+    def call(self, raw):
+        logits = {part: self._flatten(levels) for part, levels in raw.items()}
+        priors = make_priors({level: raw["box"][level].shape[1:3] for level in self.levels}, self.anchors)
+        boxes = self.decode(self.activate(logits["box"]), priors)
+        scores = self._probability(logits["obj"]) * self._probability(logits["cls"])
+        return Candidates(boxes, scores, logits, priors)
+
+    def objectness(self, raw):
+        return {
+            level: ops.max(self._probability(ops.cast(raw["obj"][level], "float32")), axis=(-2, -1)) for level in self.levels
+        }
+
+
+class Anchor(Decoder):
+    """YOLOv3's boxes: an offset inside the cell and a factor on an anchor (Redmon and Farhadi 2018, arXiv:1804.02767, section 2.1).
+
+    anchors: {level: [(h, w), ...]} in pixels of the network's input.
+    scale_yx: s in s * sigmoid(t) - (s - 1) / 2, above 1 to let centres reach the cell's border (YOLOv4).
+    """
+
+    def __init__(self, *, anchors: dict[str, list[tuple[float, float]]], scale_yx: float = 1.0, name="decoder"):
+        super().__init__(anchors, name)
+        self.scale_yx = scale_yx
+
+    _probability = staticmethod(ops.sigmoid)
+
+    def activate(self, logits):
+        yx, hw = logits[..., :2], logits[..., 2:]
+        yx = self.scale_yx * ops.sigmoid(yx) - (self.scale_yx - 1) / 2
+        return ops.concatenate([yx, ops.minimum(hw, LARGEST_LOG)], axis=-1)
+
+    def decode(self, codes, priors):
+        strides = priors.strides[:, None]
+        yx = priors.centers + (codes[..., :2] - 0.5) * strides
+        hw = priors.anchors * ops.exp(codes[..., 2:])
+        return yxhw_to_boxes(ops.concatenate([yx, hw], axis=-1))
+
+    def encode(self, boxes, priors):
+        boxes_yxhw = boxes_to_yxhw(boxes)
+        yx = (boxes_yxhw[..., :2] - priors.centers) / priors.strides[:, None] + 0.5
+        hw = ops.log(ops.maximum(boxes_yxhw[..., 2:], keras.config.epsilon()) / priors.anchors)
+        return ops.concatenate([yx, hw], axis=-1)
+
+
+class Grid(Decoder):
+    """YOLOv1's boxes: an offset inside the cell, and the roots of the sides as parts of the picture (arXiv:1506.02640, section 2).
+
+    Outputs are linear, squared errors taken on them as they are; scores are cut to 0..1. The level is p6: a cell is 64 pixels.
+    """
+
+    def __init__(self, *, boxes_per_cell: int = 2, name="decoder"):
+        super().__init__({"p6": [(0.0, 0.0)] * boxes_per_cell}, name)
+
+    @staticmethod
+    def _probability(x):
+        return ops.clip(x, 0.0, 1.0)
+
+    def activate(self, logits):
+        return logits
+
+    @staticmethod
+    def _picture_hw(priors):
+        return ops.max(priors.centers + priors.strides[:, None] / 2, axis=0)  # [2]
+
+    def decode(self, codes, priors):
+        yx = priors.centers + (codes[..., :2] - 0.5) * priors.strides[:, None]
+        hw = ops.square(codes[..., 2:]) * self._picture_hw(priors)
+        return yxhw_to_boxes(ops.concatenate([yx, hw], axis=-1))
+
+    def encode(self, boxes, priors):
+        boxes_yxhw = boxes_to_yxhw(boxes)
+        yx = (boxes_yxhw[..., :2] - priors.centers) / priors.strides[:, None] + 0.5
+        hw = ops.sqrt(ops.maximum(boxes_yxhw[..., 2:], 0.0) / self._picture_hw(priors))
+        return ops.concatenate([yx, hw], axis=-1)
+
+
+DECODERS = {
+    "anchor": Anchor,
+    "grid": Grid,
+}

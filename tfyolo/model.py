@@ -1,0 +1,221 @@
+"""From a config to a model, and back from a file of weights."""
+
+import functools
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from tfyolo import checkpoint
+from tfyolo import config as configs
+from tfyolo.assigners import ASSIGNERS
+from tfyolo.backbones import BACKBONES
+from tfyolo.decoders import DECODERS, level_stride
+from tfyolo.heads import HEADS
+from tfyolo.losses import OBJECTIVES
+from tfyolo.necks import NECKS
+from tfyolo.postprocess import POSTPROCESS
+
+TABLES = {
+    "backbone": BACKBONES,
+    "neck": NECKS,
+    "head": HEADS,
+    "decoder": DECODERS,
+    "assigner": ASSIGNERS,
+    "objective": OBJECTIVES,
+    "postprocess": POSTPROCESS,
+}
+
+
+class Model(NamedTuple):
+    """A detector, assembled.
+
+    network: a Keras model, images [B, H, W, 3] -> Raw. decoder: Raw -> Candidates. objective: the loss, term by term.
+    postprocess: Candidates -> Detections.
+    """
+
+    config: configs.Config
+    classes: tuple[str, ...]
+    network: keras.Model
+    decoder: keras.layers.Layer
+    objective: Any
+    postprocess: Any
+
+
+# --- building -----------------------------------------------------------------------------------------------------------------
+
+
+def _options(config, kind):
+    """The builder of a part and its options, checked against the builder's signature."""
+    part, table = getattr(config.model, kind), TABLES[kind]
+    if part.name not in table:
+        raise config.error(f"model.{kind}.name", f"expected one of {', '.join(table)}, received {part.name!r}")
+    builder = table[part.name]
+    known = {
+        name: parameter
+        for name, parameter in inspect.signature(builder).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    known.pop("name", None)
+    options = {}
+    for name, value in part.options.items():
+        if name not in known:
+            choices = ", ".join(known) or "none"
+            raise config.error(f"model.{kind}.{name}", f"{part.name} has no such option; its options: {choices}")
+        options[name] = _checked(config, f"model.{kind}.{name}", value, known[name].annotation)
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise config.error(f"model.{kind}", f"{part.name} needs the option {name!r}, received none")
+    return builder, options
+
+
+def _checked(config, path, value, annotation):
+    if annotation is inspect.Parameter.empty:
+        return value
+    try:
+        # By way of JSON, in which lists may be tuples, while "16" still is no number.
+        return TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        expected = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        raise config.error(path, f"expected {expected}, received {value!r}") from None
+
+
+def _make(config, kind, *args, **kwargs):
+    """Builds a part; what it finds wrong with its options becomes an error of the config."""
+    builder, options = _options(config, kind)
+    try:
+        return builder(*args, **options, **kwargs)
+    except configs.ConfigError:
+        raise
+    except ValueError as error:
+        raise config.error(f"model.{kind}", str(error)) from error
+
+
+def build(config, classes=None, *, input_size=None, precision="float32"):
+    """A Model as the config describes it.
+
+    classes: names in label order; None: the config's own. input_size: (H, W) in place of the config's. precision: "float32" or
+    "bfloat16", in which the network computes; its weights are float32 either way.
+    Raises ConfigError, naming the place, if the parts do not fit each other.
+    """
+    classes = tuple(classes if classes is not None else config.model.classes or ())
+    if not classes:
+        raise config.error("model.classes", "expected the names of the classes, here or by a data set, received none")
+    if config.model.classes is not None and classes != config.model.classes:
+        raise config.error("model.classes", f"expected the data's {_listed(classes)}, received {_listed(config.model.classes)}")
+    size = tuple(input_size or config.model.input_size)
+    decoder = _make(config, "decoder")
+    stride = max(level_stride(level) for level in decoder.levels)
+    if size[0] % stride or size[1] % stride:
+        near = [max(stride, round(side / stride) * stride) for side in size]
+        raise config.error(
+            "model.input_size", f"expected multiples of {stride}, the largest stride, for example {near}, received {list(size)}"
+        )
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
+        images = keras.Input((*size, 3), name="images")
+        features = _make(config, "backbone", images, name="backbone")
+        features = _make(config, "neck", features, name="neck")
+        if set(features) != set(decoder.levels):
+            raise config.error(
+                "model.decoder", f"expected the levels {_listed(sorted(features))} that the neck gives, received {_listed(decoder.levels)}"
+            )
+        raw = _make(config, "head", features, decoder.parts(len(classes)), decoder.num_anchors, name="head")
+        network = keras.Model(images, raw, name=config.name.replace("/", "."))
+    finally:
+        keras.config.set_dtype_policy(previous)
+    assigner, options = _options(config, "assigner")
+    objective = _make(config, "objective", decoder, functools.partial(assigner, **options))
+    return Model(config, classes, network, decoder, objective, postprocess(config))
+
+
+def postprocess(config, **options):
+    """The config's post-processing: Candidates -> Detections; options go over the config's."""
+    builder, own = _options(config, "postprocess")
+    return functools.partial(builder, **{**own, **options})
+
+
+def _listed(names):
+    names = list(names)
+    return f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
+
+
+# --- saving and loading -------------------------------------------------------------------------------------------------------
+
+
+def weights_file(path):
+    """The file of weights that a path means: itself, or the best, else the last, of a run."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for name in ("best.h5", "last.h5"):
+        if (path / name).exists():
+            return path / name
+    raise checkpoint.CheckpointError(
+        f"{path}: expected a run's folder with best.h5 or last.h5, or a SavedModel's with saved_model.pb; it holds "
+        f"{', '.join(sorted(os.listdir(path))[:8]) or 'nothing'}"
+    )
+
+
+def load_model(path):
+    """A Model with the weights that a run, or a .h5 file, holds."""
+    file = weights_file(path)
+    meta, weights = checkpoint.load(file, "weights")
+    model = build(configs.from_json(meta["config"]), meta["classes"])
+    checkpoint.assign(model.network, weights, source=f"{file}: its weights")
+    return model
+
+
+def save_model(path, model, **meta):
+    """Writes a Model's weights, config and class names into one .h5 file; meta: more to remember, as JSON."""
+    checkpoint.save(path, describe(model, **meta), weights=checkpoint.weights_of(model.network))
+
+
+def describe(model, **meta):
+    """What travels inside every checkpoint and export, so that no later command has to be told again."""
+    return {"config": configs.to_json(model.config), "classes": list(model.classes), **meta}
+
+
+# --- figures ------------------------------------------------------------------------------------------------------------------
+
+
+def summary(model):
+    """{"name", "input_size", "classes", "parameters", "trainable", "flops", "stages"}.
+
+    flops: 2 x multiply-adds of convolutions and fully connected layers, batch 1. stages: one row per part and level, in the order of
+    the picture's way: {"stage", "output", "parameters", "flops"}.
+    """
+    rows = {}
+    for layer in model.network.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        stage = ".".join(layer.name.split(".")[:2])
+        row = rows.setdefault(stage, {"stage": stage, "output": None, "parameters": 0, "flops": 0})
+        row["output"] = list(layer.output.shape[1:]) if not isinstance(layer.output, list | dict) else row["output"]
+        row["parameters"] += layer.count_params()
+        row["flops"] += _flops(layer)
+    stages = [row for row in rows.values() if row["stage"].split(".")[0] in ("backbone", "neck", "head")]
+    return {
+        "name": model.config.name,
+        "input_size": list(model.network.input_shape[1:3]),
+        "classes": len(model.classes),
+        "parameters": model.network.count_params(),
+        "trainable": sum(int(np.prod(variable.shape)) for variable in model.network.trainable_variables),
+        "flops": sum(row["flops"] for row in rows.values()),
+        "stages": stages,
+    }
+
+
+def _flops(layer):
+    if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+        height, width = layer.output.shape[1:3]
+        return 2 * int(np.prod(layer.kernel.shape)) * height * width
+    if isinstance(layer, keras.layers.Dense):
+        return 2 * int(np.prod(layer.kernel.shape))
+    return 0

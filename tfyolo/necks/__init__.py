@@ -1,0 +1,20 @@
+"""Necks: Features -> Features of the same levels, each enriched by the others.
+
+    def up_cat(features, *, name="neck") -> Features
+
+A new one is a function in a file of its lineage and a line in the dict below.
+"""
+
+from tfyolo.necks.up_cat import up_cat, up_cat_tiny
+
+
+def identity(features, *, name="neck"):
+    """No neck: the backbone's features as they are."""
+    return features
+
+
+NECKS = {
+    "identity": identity,
+    "up_cat": up_cat,
+    "up_cat_tiny": up_cat_tiny,
+}

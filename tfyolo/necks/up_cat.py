@@ -1,0 +1,44 @@
+"""The necks of YOLOv3: coarse features are enlarged and laid beside the finer ones, top down."""
+
+from keras import layers
+
+from tfyolo.layers import Upsample, conv, scaled, spp
+
+
+def up_cat(features, *, spp_pools: tuple[int, ...] = (), name="neck"):
+    """YOLOv3's neck (Redmon and Farhadi 2018, arXiv:1804.02767, section 2.3).
+
+    Each level goes through five convolutions that halve its backbone channels; what comes out of the five goes to the head and,
+    reduced and enlarged by two, to the next finer level. spp_pools: window sizes of a spatial pyramid pooling inside the
+    coarsest block, (5, 9, 13) in YOLOv3-SPP, after which the block has one more convolution.
+    """
+
+    def five(x, channels, name, pools=()):
+        for i in range(3):
+            x = conv(x, channels * (1 + i % 2), 1 + 2 * (i % 2), name=f"{name}.conv{i + 1}")
+        if pools:
+            x = spp(x, pools, name=f"{name}.spp")
+            x = conv(x, channels, 1, name=f"{name}.spp")
+        x = conv(x, channels * 2, 3, name=f"{name}.conv4")
+        return conv(x, channels, 1, name=f"{name}.conv5")
+
+    outputs = {}
+    coarser = None
+    for level in sorted(features, reverse=True):
+        x = features[level]
+        channels = x.shape[-1] // 2
+        if coarser is not None:
+            lateral = conv(coarser, channels, 1, name=f"{name}.{level}.lateral")
+            lateral = Upsample(name=f"{name}.{level}.up")(lateral)
+            x = layers.Concatenate(name=f"{name}.{level}.concat")([lateral, x])
+        coarser = outputs[level] = five(x, channels, f"{name}.{level}", pools=() if outputs else spp_pools)
+    return outputs
+
+
+def up_cat_tiny(features, *, width: float = 1.0, name="neck"):
+    """YOLOv3-tiny's neck: one convolution at p5; half of that, enlarged, beside the backbone's p4."""
+    p5 = conv(features["p5"], scaled(256, width), 1, name=f"{name}.p5")
+    lateral = conv(p5, scaled(128, width), 1, name=f"{name}.p4.lateral")
+    lateral = Upsample(name=f"{name}.p4.up")(lateral)
+    p4p5 = layers.Concatenate(name=f"{name}.p4.concat")([lateral, features["p4"]])
+    return {"p4": p4p5, "p5": p5}
