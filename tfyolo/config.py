@@ -1,60 +1,106 @@
 """The config: one strict schema on one page, read from YAML with one `base:` and dotted overrides.
 
-The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of what they build, in
-tfyolo.model. Every error is a ConfigError that names the place in the file, the value, and what would be right.
+    base: yolov3.yaml                       # beside this file; its values hold where this file says nothing
+    data: ../bccd                           # short for {path: ../bccd}; paths count from the current directory
+    model:
+      neck: {name: up_cat, spp: true}       # a part; `neck: up_cat` is short for {name: up_cat}
+    train:
+      stages:
+        - {epochs: 100, lr: 1e-3}
+
+Sections are merged key by key, all else is replaced: lists, and each option of a part, also where it is a mapping. A
+part of another name, and a `data` that is a bare path, drop what the base says about them. `name` is never inherited:
+it is the file's stem unless the file gives one. Scalars are those of YAML 1.2's core schema: 1e-3 is a number, only
+true and false are booleans.
+
+The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of what they
+build, in tfyolo.model. A ConfigError names the place in the file, the value, and what would be right.
 """
 
-from typing import Annotated, Any, Literal
+import difflib
+import functools
+import json
+import math
+import operator
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 
 class ConfigError(ValueError):
     """Something in a config, or what it names, is wrong. The message says where, what came and what would be right."""
 
 
+# --------------------------------------------------------------------------------------------------------------- schema
+
+
 class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Defaults are validated too: what a value must agree with may be set where the value is not.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value):
+        short = cls.model_config.get("json_schema_extra", {}).get("short")
+        return {short: value} if short and isinstance(value, str) else value
 
 
 def _square(value):
     return [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Size = Annotated[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], BeforeValidator(_square), Field(strict=False)]
-Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]
+Size = Annotated[
+    tuple[Positive, Positive],
+    BeforeValidator(_square),
+    Field(strict=False),
+    WithJsonSchema({"expected": "a whole number > 0, or two of them: [height, width]"}),
+]
 
 
-class Part(BaseModel):
+class Part(Strict):
     """One interchangeable part: the name it has in its kind's table, and options for it."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-    name: str
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"short": "name", "expected": "a name, or a section with `name` and options"}
+    )
+    name: Text
 
     @property
     def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
+        return dict(self.model_extra)
 
 
 class Data(Strict):
-    path: str  # a folder, a COCO .json, a YOLO data .yaml, or a folder of .tfrecord files; recognised for what it is
-    images: str | None = None  # where the pictures lie, if the annotations do not lead there
+    model_config = ConfigDict(json_schema_extra={"short": "path", "expected": "a path, or a section with `path`"})
+    path: Text  # a folder, a COCO .json, a YOLO data .yaml, or a folder of .tfrecord files; recognised for what it is
+    images: Text | None = None  # where the pictures lie, if the annotations do not lead there
     format: Literal["coco", "voc", "yolo", "tfrecord"] | None = None  # only if it is not recognised
-    train: str = "train"  # name of the split to learn from
-    val: str = "val"  # name of the split to be judged on while training
-
-
-def _path(value):
-    return {"path": value} if isinstance(value, str) else value
-
-
-DataField = Annotated[Data, BeforeValidator(_path)]  # `data: PATH` is short for `data: {path: PATH}`
+    train: Text = "train"  # name of the split to learn from
+    val: Text = "val"  # name of the split to be judged on while training
 
 
 class Model(Strict):
     input_size: Size  # (H, W) in pixels, or one number for a square
-    classes: Annotated[tuple[str, ...], Field(strict=False)] | None = None  # names in label order; None: the data's own
+    classes: Annotated[Texts, Field(min_length=1)] | None = None  # names in label order; null: the data's own
     backbone: Part
     neck: Part = Part(name="identity")
     head: Part
@@ -63,6 +109,14 @@ class Model(Strict):
     objective: Part
     postprocess: Part = Part(name="nms")
 
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, classes):
+        twice = [name for name in dict.fromkeys(classes or ()) if classes.count(name) > 1]
+        if twice:
+            raise ValueError(f"expected every class once, received more than once: {', '.join(twice)}")
+        return classes
+
 
 class Augment(Strict):
     """Random changes to a training picture. Each is drawn from (seed, epoch, index), so a run can be repeated."""
@@ -70,7 +124,7 @@ class Augment(Strict):
     flip: Probability = 0.5  # left-right
     flip_vertical: Probability = 0.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.5  # zoom drawn from 1-scale .. 1+scale
-    translate: Annotated[float, Field(ge=0, le=1)] = 0.1  # shift, as part of the input size, either way
+    translate: Probability = 0.1  # shift, as part of the input size, either way
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, either way
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # degrees, either way
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.015  # part of the colour circle, either way
@@ -81,7 +135,7 @@ class Augment(Strict):
 
 
 class Stage(Strict):
-    """One stretch of a training plan. It starts with a fresh optimizer on the weights that the stage before has left."""
+    """One stretch of a training plan. It starts with a fresh optimizer on the weights that the stage before left."""
 
     epochs: Positive
     lr: Annotated[float, Field(gt=0)]  # peak learning rate
@@ -89,11 +143,19 @@ class Stage(Strict):
     final: Probability = 0.01  # cosine: the last learning rate, as part of lr; step: the factor of each step
     steps: Annotated[tuple[Probability, ...], Field(strict=False)] = (0.8, 0.9)  # step: where, as parts of the stage
     warmup: Annotated[float, Field(ge=0)] = 3.0  # epochs over which lr rises from 0
-    plain_epochs: Annotated[int, Field(ge=0)] = 10  # the last epochs, without mosaic and mixup
-    image_size: Size | None = None  # (H, W); None: model.input_size
-    data: DataField | None = None  # None: the config's data
-    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()  # parts of the model that stay as they are: "backbone", "neck.p4"
-    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}  # factor on each term of the loss, by its name; 1 where unnamed
+    plain_epochs: Annotated[int, Field(ge=0)] = 10  # the last epochs, without mosaic and mixup; all, if there are fewer
+    image_size: Size | None = None  # (H, W); null: model.input_size
+    data: Data | None = None  # null: the config's data
+    freeze: Texts = ()  # parts of the model that stay as they are: "backbone", "neck.p4"
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}  # factor on each term of the loss; 1 where unnamed
+
+    @field_validator("warmup")
+    @classmethod
+    def _within_the_stage(cls, warmup, info: ValidationInfo):
+        epochs = info.data.get("epochs", math.inf)
+        if warmup > epochs:
+            raise ValueError(f"expected a number from 0 to the stage's epochs ({epochs}), received {warmup:g}")
+        return warmup
 
 
 class Train(Strict):
@@ -104,15 +166,388 @@ class Train(Strict):
     clip: Annotated[float, Field(gt=0)] | None = 10.0  # largest global norm of the gradient; null: as it comes
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # decay of the moving average of the weights, a step; 0: none
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     evaluate_every: Positive = 5  # epochs
     pictures: Annotated[int, Field(ge=0)] = 4  # validation pictures drawn at each evaluation
     eager: bool = False  # the same step without tf.function, for debugging
 
+    @field_validator("accumulate")
+    @classmethod
+    def _divides_the_batch(cls, accumulate, info: ValidationInfo):
+        batch = info.data.get("batch", 0)
+        if batch % accumulate:
+            raise ValueError(f"expected a divisor of train.batch ({batch}), received {accumulate}")
+        return accumulate
+
 
 class Config(Strict):
-    name: str
-    data: DataField | None = None
+    """A whole config. Made by `load` or `from_json`; equal configs have equal values, wherever they were read."""
+
+    # The name of a run's folder.
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$"), WithJsonSchema({"expected": "text without slashes"})]
+    data: Data | None = None
     model: Model
     augment: Augment = Augment()
     train: Train
+    _places: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def __eq__(self, other):
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()
+
+    def place(self, path: str) -> str | None:
+        """Where the value at a dotted path was written ("configs/x.yaml:12"), or its section; None without a file."""
+        return _nearest(self._places, path)
+
+    def error(self, path: str, message: str) -> ConfigError:
+        """A ConfigError about the value at a dotted path; `message` reads "expected ..., received ..."."""
+        return ConfigError(_line(self.place(path), path, message))
+
+
+# ----------------------------------------------------------------------------------------------------------- in and out
+
+
+def load(path: str | os.PathLike, overrides: tuple[str, ...] | list[str] = ()) -> Config:
+    """The config in a YAML file, over its `base:`, under overrides ("train.batch=16", "train.stages.0.epochs=3").
+
+    The right side of an override is YAML; later ones win. Relative paths in `data` count from the current directory,
+    that of `base:` from its file. Raises ConfigError with one line for each thing that is wrong.
+    """
+    problems = {}
+    root = _read(os.fspath(path), problems)
+    for override in overrides:
+        try:
+            root = _override(root, override, problems)
+        except ConfigError as error:
+            problems[override] = str(error)
+    root.value.setdefault("name", _Node(Path(path).stem, root.place))
+    places = {}
+    return _validate(_plain(root, places), places, problems)
+
+
+def from_json(text: str | bytes) -> Config:
+    """The config that `to_json` wrote."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"expected a config as JSON: {error}") from None
+    return _validate(values, {}, {})
+
+
+def to_json(config: Config) -> str:
+    """Every value of a config, defaults included, for machines: it travels inside checkpoints and exports."""
+    return config.model_dump_json()
+
+
+def to_yaml(config: Config) -> str:
+    """Every value of a config, defaults included, for people: `load` reads it back."""
+    return yaml.dump(
+        json.loads(to_json(config)),
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=None,
+        allow_unicode=True,
+        width=120,
+    )
+
+
+# ----------------------------------------------------------------------------------------------- YAML, with places kept
+
+
+class _Node(NamedTuple):
+    value: Any  # {key: _Node}, [_Node] or a scalar
+    place: str  # 'configs/x.yaml:12' or 'override "train.batch=16"'
+
+
+def _finite(text):
+    if math.isinf(float(text)):
+        raise ValueError
+    return float(text)
+
+
+_TAG = "tag:yaml.org,2002:"
+# YAML 1.2's core schema less .inf and .nan. PyYAML is of 1.1, where 1e-3 is text, `no` a boolean and 1:30 ninety.
+_SCALARS = {
+    _TAG + "null": (r"~|null|Null|NULL|", lambda text: None),
+    _TAG + "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    _TAG + "int": (r"[-+]?[0-9]+", int),
+    _TAG + "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", _finite),
+    _TAG + "str": (None, str),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either version of YAML would take for something else."""
+
+
+for _tag, (_pattern, _) in _SCALARS.items():
+    if _pattern:
+        _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), None)
+        _Dumper.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), None)
+
+
+def _compose(text, source, line_of, problems, path=""):
+    """YAML text as a tree of _Node. Its values stand at the dotted `path`; `line_of(mark)` gives their place."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = ", ".join(filter(None, (getattr(error, name, None) for name in ("context", "problem", "reason"))))
+        raise ConfigError(f"{line_of(mark) if mark else source}: not valid YAML: {reason}") from None
+    return node and _tree(node, line_of, problems, path, ())
+
+
+def _tree(node, line_of, problems, path, above):
+    place = line_of(node.start_mark)
+
+    def problem(key, place, message):
+        problems.setdefault(key, _line(place, key, message))
+
+    if any(node is other for other in above):
+        problem(path, place, "an alias (*) stands inside what it names")
+        return _Node(None, place)
+    if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+        try:
+            return _Node(_SCALARS[node.tag][1](node.value), place)
+        except ValueError:
+            problem(path, place, f"expected a finite number, received {_shown(node.value)}")
+    elif isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+        above = (*above, node)
+        return _Node([_tree(n, line_of, problems, _join(path, i), above) for i, n in enumerate(node.value)], place)
+    elif isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+        entries = {}
+        for key_node, child in node.value:
+            key, key_place = key_node.value, line_of(key_node.start_mark)
+            if key_node.tag != _TAG + "str":
+                shown = key if isinstance(key, str) else "a list or a section"
+                problem(_join(path, shown), key_place, f"expected text as a key, received {shown}")
+            elif key in entries:
+                problem(_join(path, key), key_place, f"given twice, first at {entries[key].place}")
+            else:
+                # A section is found by its key, not by the line its first value is on.
+                entries[key] = _tree(child, line_of, problems, _join(path, key), (*above, node))._replace(
+                    place=key_place
+                )
+        return _Node(entries, place)
+    else:
+        problem(path, place, f"expected plain YAML, received the tag {node.tag.replace(_TAG, '!!')}")
+    return _Node(None, place)
+
+
+def _read(file, problems, above=()):
+    """A file's tree, merged over that of its base."""
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(Path(file).name, [p.name for p in Path(file).parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {Path(file).with_name(near[0])}?" if near else ""
+        raise ConfigError(f"{file}: no such file, expected a config in YAML{hint}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{file}: expected a config in YAML, received a folder") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: expected a config in YAML, received a file that is not text in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    root = _compose(text, file, lambda mark: f"{file}:{mark.line + 1}", problems)
+    if root is None or not isinstance(root.value, dict):
+        received = "an empty file" if root is None or root.value is None else _shown(_plain(root))
+        raise ConfigError(f"{root.place if root else file}: expected a mapping (key: value), received {received}")
+    if "base" not in root.value:
+        return root
+    base = root.value.pop("base")
+    if not isinstance(base.value, str) or not base.value:
+        raise ConfigError(_line(base.place, "base", f"expected a file's name, received {_shown(_plain(base))}"))
+    above = (*above, file)
+    base_file = os.path.normpath(Path(file).parent / base.value)
+    if any(Path(base_file).resolve() == Path(other).resolve() for other in above):
+        raise ConfigError(_line(base.place, "base", f"goes round in a circle: {' -> '.join((*above, base_file))}"))
+    try:
+        under = _read(base_file, problems, above)
+    except ConfigError as error:
+        raise ConfigError(_line(base.place, "base", str(error))) if not Path(base_file).is_file() else error from None
+    under.value.pop("name", None)
+    return _merge(under, root, _SCHEMA)
+
+
+def _merge(under, over, schema):
+    """`over` laid on `under`: sections key by key; all else, so also each option of a part, replaces what was there."""
+    schema = _resolve(schema)
+    short = schema.get("short")  # the key that a bare string stands for, in a part or a data set
+    if isinstance(over.value, str) and short == "name":
+        over = _Node({short: over}, over.place)
+    if isinstance(under.value, str) and short:
+        under = _Node({short: under}, under.place)
+    if not (schema and isinstance(under.value, dict) and isinstance(over.value, dict)):
+        return over
+    if short == "name" and "name" in over.value and over.value["name"].value != _value(under, "name"):
+        return over
+    merged = dict(under.value)
+    for key, node in over.value.items():
+        merged[key] = _merge(merged[key], node, _child(schema, key)) if key in merged else node
+    return _Node(merged, over.place)
+
+
+def _override(root, text, problems):
+    key, equals, right = text.partition("=")
+    place = f'override "{text}"'
+    keys = key.strip().split(".")
+    if not (equals and right.strip() and all(keys)):
+        raise ConfigError(f"{place}: expected KEY=VALUE, such as train.batch=16 or train.clip=null")
+    node = _compose(right, place, lambda mark: place, problems, ".".join(keys))
+    if node is None:
+        raise ConfigError(f"{place}: expected a value after =, received only a comment; put quotes around it")
+    return _put(root, keys, node, _SCHEMA, "")
+
+
+def _put(node, keys, new, schema, path):
+    """`node`, None where there was nothing, with `new` merged in at `keys`."""
+    if not keys:
+        return _merge(node, new, schema) if node else new
+    key, *rest = keys
+    child = _child(_resolve(schema), key)
+    if node and isinstance(node.value, list):
+        count = len(node.value)
+        if not key.isdecimal():
+            raise ConfigError(_line(new.place, path, f"a list of {count}, expected an index: {path}.0.{key}"))
+        if int(key) >= count:
+            raise ConfigError(_line(new.place, path, f"a list of {count}, counted from 0; received the index {key}"))
+        items = list(node.value)
+        items[int(key)] = _put(items[int(key)], rest, new, child, _join(path, key))
+        return _Node(items, node.place)
+    inside = node.value if node and isinstance(node.value, dict) else {}
+    entry = _Node({key: _put(inside.get(key), rest, new, child, _join(path, key))}, node.place if inside else new.place)
+    if node and schema:
+        return _merge(node, entry, schema)
+    return _Node({**inside, **entry.value}, entry.place)
+
+
+def _value(node, key):
+    return node.value[key].value if key in node.value else None
+
+
+def _plain(node, places=None, path=""):
+    """The values of a tree; where they stand goes into `places` {dotted path: place}."""
+    if places is not None:
+        places[path] = node.place
+    if isinstance(node.value, dict):
+        return {key: _plain(child, places, _join(path, key)) for key, child in node.value.items()}
+    if isinstance(node.value, list):
+        return [_plain(child, places, _join(path, i)) for i, child in enumerate(node.value)]
+    return node.value
+
+
+# ------------------------------------------------------------------------------- errors, told by the schema's own words
+
+
+def _join(path, key):
+    return f"{path}.{key}" if path else str(key)
+
+
+def _nearest(places, path):
+    while path and path not in places:
+        path = path.rpartition(".")[0]
+    return places.get(path)
+
+
+def _line(place, path, message):
+    return ": ".join(filter(None, (place, path, message)))
+
+
+def _shown(value):
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_SCHEMA = Config.model_json_schema()
+
+
+def _resolve(schema):
+    """A JSON schema without its reference, and without the null it may also be."""
+    for choice in schema.get("anyOf", ()):
+        if choice != {"type": "null"}:
+            schema = choice
+    return _SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+
+
+def _child(schema, key):
+    """The schema of an entry; {} if there is none."""
+    child = schema.get("properties", {}).get(key) or schema.get("items") or schema.get("additionalProperties")
+    return child if isinstance(child, dict) else {}
+
+
+def _describe(schema):
+    """What the schema accepts, in words."""
+    if {"type": "null"} in schema.get("anyOf", ()):
+        return f"{_describe(_resolve(schema))} or null"
+    schema = _resolve(schema)
+    if "expected" in schema:
+        return schema["expected"]
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    kind = schema["type"]
+    if kind == "array":
+        some = " with at least one entry" if "minItems" in schema else ""
+        return f"a list{some}, each {_describe(schema['items'])}"
+    if kind == "object":
+        keys = schema.get("properties")
+        return "a section with " + (", ".join(keys) if keys else f"each value {_describe(_child(schema, None))}")
+    noun = {"string": "text", "boolean": "true or false", "integer": "a whole number", "number": "a number"}[kind]
+    if schema.keys() >= {"minimum", "maximum"}:
+        return f"{noun} from {schema['minimum']} to {schema['maximum']}"
+    limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    said = [f"{sign} {schema[limit]}" for limit, sign in limits.items() if limit in schema]
+    return " ".join([noun, " and ".join(said)]) if said else noun
+
+
+def _schema_at(loc):
+    """(schema, loc) of a value, or of the nearest thing above it that is described as a whole, like a size."""
+    schema = _SCHEMA
+    for depth, key in enumerate(loc):
+        child = _child(_resolve(schema), key)
+        if not child:
+            return schema, loc[:depth]
+        schema = child
+    return schema, loc
+
+
+def _explain(error, values):
+    """(dotted path, what is wrong there) of one of pydantic's errors, in the words of the schema."""
+    schema, loc = _schema_at(error["loc"])
+    path = ".".join(map(str, loc))
+    if error["type"] == "extra_forbidden":
+        key, keys = error["loc"][-1], list(_resolve(schema)["properties"])
+        near = difflib.get_close_matches(str(key), keys, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return _join(path, key), f"unknown key; {hint}the keys here are {', '.join(keys)}"
+    if error["type"] == "missing" and loc == error["loc"]:
+        return path, f"missing, expected {_describe(schema)}"
+    try:
+        value, default = functools.reduce(operator.getitem, loc, values), ""
+    except KeyError:
+        value, default = error["input"], " (the default)"
+    if error["type"] == "value_error":  # a validator of the schema, which words it itself
+        return path, f"{error['ctx']['error']}{default}"
+    expected = _describe(schema)
+    quotes = "; quotes make it text" if expected.startswith("text") and isinstance(value, (int, float)) else ""
+    return path, f"expected {expected}, received {_shown(value)}{default}{quotes}"
+
+
+def _validate(values, places, problems):
+    """The Config of plain values; `problems` {path: line} are those already found."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as errors:
+        errors = errors.errors()
+        within = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
+        for error in errors:
+            if error["loc"] in within:  # pydantic calls a list too short once an entry is wrong
+                continue
+            path, message = _explain(error, values)
+            problems.setdefault(path, _line(_nearest(places, path), path, message))
+    if problems:
+        raise ConfigError("\n".join(problems.values()))
+    config._places = places
+    return config
