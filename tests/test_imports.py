@@ -1,0 +1,126 @@
+"""Imports run one way, and the public list is true."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tfyolo
+
+PACKAGE = Path(tfyolo.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
+ORDER = [
+    {"structures", "config"},
+    {"boxes"},
+    {"layers", "visualize"},
+    {"backbones", "necks", "heads"},
+    {"decoders"},
+    {"assigners"},
+    {"losses"},
+    {"postprocess", "checkpoint"},
+    {"model"},
+    {"weights", "optim"},
+    {"detect"},
+    {"evaluate", "export"},
+    {"train"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+DATA_MAY_IMPORT = {"structures", "config", "boxes", "visualize", "data"}
+KNOW_DATA = {name for name, rank in RANK.items() if rank > RANK["model"]}
+SPEAK_KERAS = {"boxes", "layers", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
+
+
+def imports(tree, guarded=False):
+    """(line, dotted module, whether it stands under an `if`) of every import; `from a import b` counts as a.b."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name, guarded) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{module}.{alias.name}", guarded) for alias in node.names)
+        yield from imports(node, guarded or isinstance(node, ast.If))
+
+
+def wrong(name, module, guarded=False):
+    """Why the module or folder tfyolo.<name> may not import another; None if it may."""
+    first, _, rest = module.partition(".")
+    target = rest.partition(".")[0]
+    if not first:
+        return "written absolute, it says where it goes: from tfyolo..."
+    if first in ("tensorflow", "tf_keras") and name in SPEAK_KERAS and not guarded:
+        return "parts speak keras.ops; a faster way on TensorFlow stands under an `if`"
+    if first != "tfyolo" or name == "__init__" or name == target:
+        return None
+    if name == "data":
+        return None if target in DATA_MAY_IMPORT else f"data imports only {', '.join(sorted(DATA_MAY_IMPORT))}"
+    if target == "data":
+        return None if name in KNOW_DATA else "the model and its parts know no data"
+    if target not in RANK:
+        return "it has no place in ORDER"
+    return None if RANK[target] < RANK[name] else "imports run one way, see ORDER"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    name = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    assert name in RANK or name in ("__init__", "data"), f"{name} has no place in ORDER"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    reasons = [(line, module, wrong(name, module, guarded)) for line, module, guarded in imports(tree)]
+    assert not [f"{path}:{line}: {module}: {why}" for line, module, why in reasons if why]
+
+
+@pytest.mark.parametrize(
+    "name, module, allowed",
+    [
+        ("model", "tfyolo.losses.Dense", True),
+        ("losses", "tfyolo.model.build", False),
+        ("heads", "tfyolo.necks", False),
+        ("backbones", "tfyolo.backbones.darknet", True),
+        ("data", "tfyolo.data.readers", True),
+        ("data", "tfyolo.model", False),
+        ("model", "tfyolo.data.pipeline", False),
+        ("train", "tfyolo.data.pipeline", True),
+        ("layers", "tensorflow", False),
+        ("layers", "keras.ops", True),
+        ("model", "tensorflow", True),
+        ("cli", ".train", False),
+        ("cli", "tfyolo.helpers", False),
+    ],
+)
+def test_the_rule_itself(name, module, allowed):
+    assert (wrong(name, module) is None) == allowed
+
+
+def test_imports_are_found_wherever_they_stand():
+    source = (
+        "import a.b\nif x:\n    import c as d\ndef f():\n    from e import g, h\nfrom . import i\nfrom .j import k\n"
+    )
+    assert [(line, module) for line, module, guarded in imports(ast.parse(source))] == [
+        (1, "a.b"), (3, "c"), (5, "e.g"), (5, "e.h"), (6, "..i"), (7, ".j.k")
+    ]  # fmt: skip
+    assert [module for _, module, guarded in imports(ast.parse(source)) if guarded] == ["c"]
+
+
+needs_all = pytest.mark.skipif(not hasattr(tfyolo, "__all__"), reason="tfyolo has no __all__ yet")
+
+
+@needs_all
+def test_every_public_name_is_there():
+    missing = [name for name in tfyolo.__all__ if not hasattr(tfyolo, name)]
+    assert not missing and len(set(tfyolo.__all__)) == len(tfyolo.__all__)
+
+
+@needs_all
+def test_every_name_that_init_imports_is_public():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {name for name in imported if not name.startswith("_")} <= set(tfyolo.__all__)
