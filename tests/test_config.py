@@ -486,10 +486,21 @@ def test_the_shipped_configs_open_with_their_paper_and_command(path):
     assert path.read_text(encoding="utf-8").startswith("#")
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"name": "x"}', "[1]", b"\xff"])
-def test_json_that_is_no_config(text):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", "expected a config as JSON: "),
+        ("{", "expected a config as JSON: "),
+        (b"\xff", "expected a config as JSON: "),
+        ('{"name": "x"}', "model: missing, expected a section with input_size, "),
+        ('{"nam": "x"}', "name: missing, expected text without slashes\nmodel: missing"),
+        ("[1]", "expected a section with name, data, model, augment, train, received [1]"),
+    ],
+)
+def test_json_that_is_no_config(text, expected):
+    with pytest.raises(ConfigError) as caught:
         from_json(text)
+    assert str(caught.value).startswith(expected)
 
 
 def test_a_config_does_not_change(write):

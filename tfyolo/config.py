@@ -56,6 +56,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, value):
+        """A bare string stands for a section with one key, in the classes below that name it."""
         short = cls.model_config.get("json_schema_extra", {}).get("short")
         return {short: value} if short and isinstance(value, str) else value
 
@@ -91,6 +92,7 @@ class Part(Strict):
 
 class Data(Strict):
     model_config = ConfigDict(json_schema_extra={"short": "path", "expected": "a path, or a section with `path`"})
+    # Relative paths count from the current directory.
     path: Text  # a folder, a COCO .json, a YOLO data .yaml, or a folder of .tfrecord files; recognised for what it is
     images: Text | None = None  # where the pictures lie, if the annotations do not lead there
     format: Literal["coco", "voc", "yolo", "tfrecord"] | None = None  # only if it is not recognised
@@ -240,14 +242,8 @@ def to_json(config: Config) -> str:
 
 def to_yaml(config: Config) -> str:
     """Every value of a config, defaults included, for people: `load` reads it back."""
-    return yaml.dump(
-        json.loads(to_json(config)),
-        Dumper=_Dumper,
-        sort_keys=False,
-        default_flow_style=None,
-        allow_unicode=True,
-        width=120,
-    )
+    style = {"sort_keys": False, "default_flow_style": None, "allow_unicode": True, "width": 120}
+    return yaml.dump(json.loads(to_json(config)), Dumper=_Dumper, **style)
 
 
 # ----------------------------------------------------------------------------------------------- YAML, with places kept
@@ -328,9 +324,8 @@ def _tree(node, line_of, problems, path, above):
                 problem(_join(path, key), key_place, f"given twice, first at {entries[key].place}")
             else:
                 # A section is found by its key, not by the line its first value is on.
-                entries[key] = _tree(child, line_of, problems, _join(path, key), (*above, node))._replace(
-                    place=key_place
-                )
+                inside = _tree(child, line_of, problems, _join(path, key), (*above, node))
+                entries[key] = inside._replace(place=key_place)
         return _Node(entries, place)
     else:
         problem(path, place, f"expected plain YAML, received the tag {node.tag.replace(_TAG, '!!')}")
@@ -382,7 +377,8 @@ def _merge(under, over, schema):
         under = _Node({short: under}, under.place)
     if not (schema and isinstance(under.value, dict) and isinstance(over.value, dict)):
         return over
-    if short == "name" and "name" in over.value and over.value["name"].value != _value(under, "name"):
+    old, new = under.value.get("name"), over.value.get("name")
+    if short == "name" and new and not (old and old.value == new.value):
         return over
     merged = dict(under.value)
     for key, node in over.value.items():
@@ -422,10 +418,6 @@ def _put(node, keys, new, schema, path):
     if node and schema:
         return _merge(node, entry, schema)
     return _Node({**inside, **entry.value}, entry.place)
-
-
-def _value(node, key):
-    return node.value[key].value if key in node.value else None
 
 
 def _plain(node, places=None, path=""):
