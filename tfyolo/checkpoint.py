@@ -91,5 +91,16 @@ def assign(network, weights, source="the weights"):
         variable.assign(weights[name])
 
 
+def random_states(network):
+    """{name: numpy array} of the random states of a Keras model's dropout: no weights, but a resumed run needs them."""
+    return {variable.path: np.asarray(variable) for variable in network.variables if not _is_weight(variable)}
+
+
+def assign_random(network, states):
+    for variable in network.variables:
+        if not _is_weight(variable) and variable.path in states:
+            variable.assign(states[variable.path])
+
+
 def _is_weight(variable):
-    return "seed_generator" not in variable.path  # a dropout's random state is no weight
+    return "seed_generator" not in variable.path

@@ -1,14 +1,18 @@
 """A saved model, ready for use: pictures in, boxes in the picture's own pixels out; and the commands' work over many files."""
 
+import glob
 import json
 import os
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
-from tfyolo import checkpoint
+from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline
 from tfyolo.model import load_model, postprocess
@@ -36,9 +40,89 @@ class Detector:
         select = tf.function(postprocess(model.config, **options))
         return cls(model.config, model.classes, candidates, select, source)
 
-    def detect(self, images):
-        """images [B, H, W, 3] float32 0..1 at input_size -> Detections of numpy arrays."""
-        return Detections(*(np.asarray(value) for value in self.postprocess(self.network(images))))
+    def __call__(self, image, score=0.25):
+        """ImageDetections of one picture, in its own pixels.
+
+        image: a path, the bytes of a file, or an array [H, W, 3] (or [H, W]) uint8 RGB. score: the least that a detection needs.
+        Raises ImageError if it does not read as a picture.
+        """
+        file = str(image) if isinstance(image, str | os.PathLike) else None
+        image = _as_picture(image) if isinstance(image, np.ndarray) else pipeline.read_image(image)
+        prepared, transform = pipeline.prepare(image, self.input_size)
+        found = self.postprocess(self.network(prepared[None]))
+        boxes = restore(found.boxes, transform[None], tf.constant([image.shape[:2]]))
+        boxes, scores, labels = (np.asarray(value)[0] for value in (boxes, found.scores, found.labels))
+        kept = (np.arange(len(scores)) < np.asarray(found.count)[0]) & (scores >= score)
+        best = float(np.asarray(found.best)[0])
+        return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, best, image, file)
+
+
+class ImageDetections(NamedTuple):
+    """What was found in one picture, best first.
+
+    boxes: [D, 4] float32 (y1, x1, y2, x2) in pixels of the picture. scores: [D] float32 in 0..1. labels: [D] int32.
+    classes: the names in label order. best: the highest score of any candidate, found or not. image: [H, W, 3] uint8 RGB.
+    file: the picture's path, None if it came from memory.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    best: float
+    image: np.ndarray
+    file: str | None
+
+    @property
+    def names(self):
+        """The class of each detection, by name."""
+        return [self.classes[label] for label in self.labels]
+
+    @property
+    def boxes_xyxy(self):
+        """[D, 4] float32 (x1, y1, x2, y2): the order that most other tools read."""
+        return self.boxes[:, [1, 0, 3, 2]]
+
+    def draw(self):
+        """The picture with boxes, classes and scores: [H, W, 3] uint8 RGB."""
+        return visualize.draw(self.image, self.boxes, self.labels, self.scores, self.classes)
+
+    def to_json(self):
+        """{"file", "height", "width", "best", "detections": [{"class", "label", "score", "box_xyxy"}]} of plain numbers."""
+        height, width = self.image.shape[:2]
+        rows = zip(self.names, self.labels, self.scores, self.boxes_xyxy, strict=True)
+        detections = [
+            {
+                "class": name,
+                "label": int(label),
+                "score": round(float(score), 4),
+                "box_xyxy": [round(float(v), 2) for v in box],
+            }
+            for name, label, score, box in rows
+        ]
+        return {"file": self.file, "height": height, "width": width, "best": round(self.best, 4), "detections": detections}
+
+
+def _as_picture(image):
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=-1)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise pipeline.ImageError(
+            f"expected a picture [H, W, 3] of uint8 in RGB order, received {image.dtype} {list(image.shape)}"
+        )
+    return image
+
+
+def restore(boxes, transform, size):
+    """Boxes in pixels of the network's input -> pixels of the file, cut to its edges.
+
+    boxes: [B, D, 4]. transform: [B, 3, 3], as in Sample. size: [B, 2] (H, W) of the files' pictures.
+    """
+    inverse = tf.linalg.inv(transform)
+    corners = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 2])  # [B, 2D, 2]; letterboxing keeps a box a box: two corners will do
+    corners = tf.einsum("bij,bnj->bni", inverse[:, :2, :2], corners) + inverse[:, None, :2, 2]
+    limits = tf.cast(size, tf.float32)[:, None, :]
+    return tf.reshape(tf.clip_by_value(corners, 0.0, limits), tf.shape(boxes))
 
 
 def load(path, **options):
@@ -100,3 +184,84 @@ def _load_tflite(path, options):
     return Detector(config, classes, network, lambda detections: detections, path)
 
 
+
+
+# --- many files -----------------------------------------------------------------------------------------------------------------
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+
+
+class SourceError(ValueError):
+    """What is to be looked at cannot be found or opened."""
+
+
+def find_pictures(sources):
+    """The files that sources mean, in order: files, folders (pictures and videos directly inside), globs.
+
+    Raises SourceError for a source that means nothing.
+    """
+    files = []
+    for source in map(str, sources):
+        if os.path.isdir(source):
+            found = sorted(entry.path for entry in os.scandir(source) if entry.name.lower().endswith(PICTURES + VIDEOS))
+        elif os.path.exists(source):
+            found = [source]
+        else:
+            found = sorted(glob.glob(source, recursive=True))
+        if not found:
+            kind = "folder without pictures" if os.path.isdir(source) else "name that no file answers to"
+            raise SourceError(f"{source}: expected a picture, a video, a folder or a glob, received a {kind}")
+        files += found
+    return files
+
+
+def frames(source):
+    """The frames of a video file (its path) or a camera (its number): [H, W, 3] uint8 RGB; and how many a second.
+
+    Raises SourceError if it does not open.
+    """
+    capture = cv2.VideoCapture(source)
+    if not capture.isOpened():
+        what = f"camera {source}" if isinstance(source, int) else source
+        raise SourceError(f"{what}: expected a camera or a video that OpenCV can read, it does not open")
+
+    def each():
+        try:
+            while (frame := capture.read())[0]:
+                yield cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
+        finally:
+            capture.release()
+
+    return each(), capture.get(cv2.CAP_PROP_FPS) or 25.0
+
+
+def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True):
+    """Draws what is found in a video or by a camera into the video file `out`; gives a row of to_json() per frame, with "frame".
+
+    limit: the most frames to read. Ctrl-C ends it; what was read until then is kept.
+    """
+    pictures, rate = frames(source)
+    out, writer, rows = Path(out), None, []
+    aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
+    bar = tqdm(pictures, desc=str(source), unit="frame", total=limit, disable=not progress)
+    try:
+        for number, picture in enumerate(bar):
+            found = detector(picture, score)
+            rows.append({**found.to_json(), "file": str(source), "frame": number})
+            if writer is None:
+                height, width = picture.shape[:2]
+                writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+            writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
+            if limit and number + 1 >= limit:
+                break
+    except KeyboardInterrupt:
+        bar.write(f"stopped after {len(rows)} frames")
+    finally:
+        pictures.close()
+        if writer is not None:
+            writer.release()
+            os.replace(aside, out)
+    if not rows:
+        raise SourceError(f"{source}: expected a video, not one frame could be read")
+    return rows

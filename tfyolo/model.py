@@ -21,15 +21,7 @@ from tfyolo.losses import OBJECTIVES
 from tfyolo.necks import NECKS
 from tfyolo.postprocess import POSTPROCESS
 
-TABLES = {
-    "backbone": BACKBONES,
-    "neck": NECKS,
-    "head": HEADS,
-    "decoder": DECODERS,
-    "assigner": ASSIGNERS,
-    "objective": OBJECTIVES,
-    "postprocess": POSTPROCESS,
-}
+TABLES = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS, "decoder": DECODERS, "objective": OBJECTIVES}
 
 
 class Model(NamedTuple):
@@ -50,27 +42,28 @@ class Model(NamedTuple):
 # --- building -----------------------------------------------------------------------------------------------------------------
 
 
-def _options(config, kind):
-    """The builder of a part and its options, checked against the builder's signature."""
-    part, table = getattr(config.model, kind), TABLES[kind]
+def resolve(config, path, part, table):
+    """The builder that a part's name stands for in its table, and the part's options, checked against the builder's signature.
+
+    path: where the part stands in the config, for errors. Raises ConfigError.
+    """
     if part.name not in table:
-        raise config.error(f"model.{kind}.name", f"expected one of {', '.join(table)}, received {part.name!r}")
+        raise config.error(f"{path}.name", f"expected one of {', '.join(table)}, received {part.name!r}")
     builder = table[part.name]
     known = {
         name: parameter
         for name, parameter in inspect.signature(builder).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "name"
     }
-    known.pop("name", None)
     options = {}
     for name, value in part.options.items():
         if name not in known:
             choices = ", ".join(known) or "none"
-            raise config.error(f"model.{kind}.{name}", f"{part.name} has no such option; its options: {choices}")
-        options[name] = _checked(config, f"model.{kind}.{name}", value, known[name].annotation)
+            raise config.error(f"{path}.{name}", f"{part.name} has no such option; its options: {choices}")
+        options[name] = _checked(config, f"{path}.{name}", value, known[name].annotation)
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
-            raise config.error(f"model.{kind}", f"{part.name} needs the option {name!r}, received none")
+            raise config.error(path, f"{part.name} needs the option {name!r}, received none")
     return builder, options
 
 
@@ -86,8 +79,8 @@ def _checked(config, path, value, annotation):
 
 
 def _make(config, kind, *args, **kwargs):
-    """Builds a part; what it finds wrong with its options becomes an error of the config."""
-    builder, options = _options(config, kind)
+    """Builds a part of the model; what it finds wrong with its options becomes an error of the config."""
+    builder, options = resolve(config, f"model.{kind}", getattr(config.model, kind), TABLES[kind])
     try:
         return builder(*args, **options, **kwargs)
     except configs.ConfigError:
@@ -130,14 +123,14 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
         network = keras.Model(images, raw, name=config.name.replace("/", "."))
     finally:
         keras.config.set_dtype_policy(previous)
-    assigner, options = _options(config, "assigner")
+    assigner, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
     objective = _make(config, "objective", decoder, functools.partial(assigner, **options))
     return Model(config, classes, network, decoder, objective, postprocess(config))
 
 
 def postprocess(config, **options):
     """The config's post-processing: Candidates -> Detections; options go over the config's."""
-    builder, own = _options(config, "postprocess")
+    builder, own = resolve(config, "model.postprocess", config.model.postprocess, POSTPROCESS)
     return functools.partial(builder, **{**own, **options})
 
 

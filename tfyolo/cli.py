@@ -1,0 +1,426 @@
+"""The command line: `tfyolo COMMAND`, each the same as `python tools/COMMAND.py`.
+
+Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 130 stopped by Ctrl-C.
+"""
+
+import contextlib
+import json as jsons
+import os
+import sys
+from pathlib import Path
+
+import click
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter; said before it is first imported
+
+
+class _Command(click.Command):
+    """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except ValueError as error:
+            if not type(error).__module__.startswith("tfyolo"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            sys.exit(130)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="tfyolo")
+def main():
+    """One-stage object detectors on TensorFlow: train, evaluate, export and run them."""
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on standard output, and nothing else.")
+_images = click.option("--images", help="Folder of the pictures, if the annotations do not lead there.")
+_format = click.option(
+    "--data-format", type=click.Choice(["coco", "voc", "yolo", "tfrecord"]), help="Only if the data is not recognised."
+)
+
+
+def _print_json(value):
+    click.echo(jsons.dumps(value, indent=2))
+
+
+# --- train --------------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", help="Folder for the run; new or empty.  [default: runs/NAME, numbered if taken]")
+@click.option("--resume", is_flag=True, help="Go on after the last finished epoch of the run in CONFIG or --out.")
+@click.option("--overfit", type=click.IntRange(1), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot.")
+@_json
+def train(config, overrides, out, resume, overfit, as_json):
+    """Train CONFIG, a YAML file (or, with --resume, the folder of a run).
+
+    \b
+    tfyolo train configs/yolov3-tiny.yaml data=my/pictures train.batch=8 model.input_size=320
+    tfyolo train runs/yolov3-tiny --resume
+    tfyolo train configs/yolov3-tiny.yaml data=my/pictures --overfit 8
+    """
+    from tfyolo import config as configs
+    from tfyolo import train as training
+
+    if os.path.isdir(config):
+        if not resume or overrides or out:
+            raise click.UsageError(f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone")
+        out = config
+        loaded = None
+    else:
+        loaded = configs.load(config, overrides)
+        if resume:
+            out = out or str(Path("runs") / loaded.name)
+    with _stop_saying(lambda: f"stopped; `tfyolo train {run_folder(out)} --resume` goes on"):
+        run = training.train(loaded, out, resume=resume, overfit=overfit, progress=not as_json)
+    if as_json:
+        _print_json({"run": str(run.folder), **(run.metrics or {})})
+    else:
+        best = run.metrics
+        click.echo(f"best: epoch {best['epoch']}, AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}; everything lies in {run.folder}")
+
+
+def run_folder(out):
+    return out or "RUN"
+
+
+@contextlib.contextmanager
+def _stop_saying(message):
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\n{message()}", err=True)
+        sys.exit(130)
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--data", "path", help="Data to be judged on.  [default: what it was trained with]")
+@click.option("--split", help="The split of the data.  [default: the config's val]")
+@_images
+@_format
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap above which non-maximum suppression drops a box.")
+@click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
+@click.option("--pictures", type=click.IntRange(0), default=0, help="Pictures to draw into --out, right and wrong in colours.")
+@_json
+def evaluate(model, path, split, images, data_format, batch, iou, out, pictures, as_json):
+    """Judge MODEL, a run, a SavedModel or a .tflite file, by the COCO metrics.
+
+    \b
+    tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
+    """
+    from tfyolo import detect as detection
+    from tfyolo import evaluate as evaluation
+    from tfyolo.data import readers
+
+    detector = detection.load(model, **_given(iou=iou))
+    data = detector.config.data
+    if path is None and data is None:
+        raise click.UsageError(f"{model} does not say what it was trained with; name the data: --data PATH")
+    if path is None:
+        path, images, data_format = data.path, images or data.images, data_format or data.format
+    source = readers.read(path, split or (data.val if data else "val"), images=images, format=data_format)
+    report = evaluation.evaluate(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        click.echo(str(report))
+        if out:
+            click.echo(f"curves, figures and detections lie in {out}")
+
+
+def _given(**options):
+    return {name: value for name, value in options.items() if value is not None}
+
+
+# --- detect -------------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("sources", nargs=-1, metavar="[PICTURE|VIDEO|FOLDER|GLOB]...")
+@click.option("--camera", type=click.IntRange(0), metavar="N", help="Look through camera N, until Ctrl-C or --frames.")
+@click.option("--frames", type=click.IntRange(1), help="The most frames of a video or camera.")
+@click.option("--score", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="The least a detection needs.")
+@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap above which a box is dropped for a better one.")
+@click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
+@click.option("--soft-nms", type=click.FloatRange(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
+@click.option("--out", default="detections", show_default=True, help="Folder for the drawn pictures and detections.json.")
+@click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
+@_json
+def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms, out, overwrite, as_json):
+    """Find objects by MODEL (a run, a SavedModel or a .tflite file), draw them, write them as JSON.
+
+    \b
+    tfyolo detect runs/yolov3-tiny photo.jpg holiday/ 'more/*.png' film.mp4
+    """
+    from tqdm import tqdm
+
+    from tfyolo import detect as detection
+    from tfyolo import visualize
+    from tfyolo.data.pipeline import ImageError
+
+    if not sources and camera is None:
+        raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
+    files = detection.find_pictures(sources) if sources else []
+    drawn = _names_for_drawings(files, Path(out))
+    if camera is not None:
+        files, drawn = [*files, camera], [*drawn, Path(out) / f"camera{camera}.mp4"]
+    summary = Path(out) / "detections.json"
+    taken = [str(path) for path in (*drawn, summary) if path.exists()]
+    if taken and not overwrite:
+        raise click.UsageError(f"{', '.join(taken[:3])}: there already; name another --out, or --overwrite")
+    options = _given(iou=iou, soft_sigma=soft_nms, per_class=False if class_agnostic else None)
+    detector = detection.load(model, **options)
+    Path(out).mkdir(parents=True, exist_ok=True)
+
+    rows, faults = [], []
+    # Videos have a bar of their own.
+    for file, target in zip(tqdm(files, unit="file", disable=as_json or len(files) < 2), drawn, strict=True):
+        if isinstance(file, int) or file.lower().endswith(detection.VIDEOS):
+            found = detection.detect_video(detector, file, target, score=score, limit=frames, progress=not as_json)
+            rows += found
+            if not as_json:
+                count = sum(len(row["detections"]) for row in found)
+                tqdm.write(f"{file}: {len(found)} frames, {count} detections -> {target}")
+            continue
+        try:
+            found = detector(file, score)
+        except ImageError as error:
+            faults.append(str(error))
+            tqdm.write(f"Error: {error}", file=sys.stderr)
+            continue
+        visualize.save(target, found.draw())
+        rows.append(found.to_json())
+        if not as_json:
+            tqdm.write(f"{file}: {_told(found, score)} -> {target}")
+    aside = summary.with_suffix(".tmp")
+    aside.write_text(jsons.dumps(rows, indent=1), encoding="utf-8")
+    os.replace(aside, summary)
+    if as_json:
+        _print_json(rows)
+    else:
+        click.echo(f"{len(rows)} rows in {summary}" + (f"; {len(faults)} files could not be read" if faults else ""))
+    if faults:
+        sys.exit(1)
+
+
+def _names_for_drawings(files, out):
+    """A name in `out` for each file's drawing: its own, numbered where two folders hold the same name."""
+    from tfyolo.detect import VIDEOS
+
+    names, seen = [], {}
+    for file in map(Path, files):
+        suffix = ".mp4" if str(file).lower().endswith(VIDEOS) else ".jpg"
+        count = seen[file.stem, suffix] = seen.get((file.stem, suffix), 0) + 1
+        names.append(out / (file.stem + (f"-{count}" if count > 1 else "") + suffix))
+    return names
+
+
+def _told(found, score):
+    if not len(found.boxes):
+        return f"nothing above {score}; the highest score seen is {found.best:.3g}"
+    counts = {name: found.names.count(name) for name in dict.fromkeys(found.names)}
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+# --- export -------------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["saved_model", "tflite", "tflite-float16", "tflite-dynamic"]),
+    help="Repeat for several.  [default: all]",
+)
+@click.option("--out", help="Folder for the exports.  [default: RUN/export]")
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier export has left there.")
+@_json
+def export(run, formats, out, overwrite, as_json):
+    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside."""
+    from tfyolo import export as exporting
+    from tfyolo.model import load_model, weights_file
+
+    out = out or weights_file(run).parent / "export"
+    paths = exporting.export(load_model(run), out, formats or exporting.FORMATS, overwrite=overwrite, progress=not as_json)
+    sizes = {name: {"path": str(path), "bytes": exporting.size_of(path)} for name, path in paths.items()}
+    if as_json:
+        _print_json(sizes)
+    else:
+        for name, entry in sizes.items():
+            click.echo(f"{name:<16}{entry['bytes'] / 1e6:8.1f} MB  {entry['path']}")
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------------
+
+
+@main.command("check-data")
+@click.argument("path")
+@_images
+@_format
+@click.option("--config", help="Hold the boxes against the anchors and input size of this config.")
+@click.option("--out", help="Folder for a summary picture and report.json.")
+@_json
+def check_data(path, images, data_format, config, out, as_json):
+    """Look through all of a data set: counts, sizes, and everything that is wrong, by file. Exit code 1 if something is."""
+    from tfyolo.data import check
+
+    options = {}
+    if config:
+        anchors, size = _anchors(config)
+        options = {"anchors": anchors, "input_size": size}
+    report = check.check(path, images=images, format=data_format, out=out, progress=not as_json, **options)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        click.echo(str(report))
+    if report.errors:
+        sys.exit(1)
+
+
+def _anchors(config):
+    """((h, w) of all anchors of a config's decoder, or None; its input size)."""
+    from tfyolo import config as configs
+
+    loaded = configs.load(config)
+    anchors = loaded.model.decoder.options.get("anchors", {})
+    return [tuple(anchor) for level in sorted(anchors) for anchor in anchors[level]] or None, loaded.model.input_size
+
+
+@main.command("make-tfrecords")
+@click.argument("path")
+@click.argument("out")
+@_images
+@_format
+@click.option("--split", "chosen", multiple=True, help="Repeat for several.  [default: all that the data has]")
+@click.option("--shards", type=click.IntRange(1), help="Files a split.  [default: by size, about 200 MB each]")
+@click.option("--overwrite", is_flag=True, help="Replace shards that lie in OUT already.")
+def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
+    """Write the data set at PATH as sharded TFRecords into OUT, pictures as the bytes they are."""
+    from tfyolo.data import readers, records
+
+    for split in chosen or readers.splits(path, images=images, format=data_format):
+        source = readers.read(path, split, images=images, format=data_format)
+        files = records.write(source, out, shards=shards, overwrite=overwrite)
+        click.echo(f"{split}: {len(source.records)} pictures in {len(files)} shards in {out}")
+
+
+@main.command("kmeans-anchors")
+@click.argument("path")
+@_images
+@_format
+@click.option("--split", default="train", show_default=True)
+@click.option("--config", required=True, help="Whose levels, anchors a level and input size to find them for.")
+@click.option("--input-size", type=int, help="Side of a square input in place of the config's.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@_json
+def kmeans_anchors(path, images, data_format, split, config, input_size, seed, as_json):
+    """Find the anchors that fit a data set's boxes best, as YAML for model.decoder.
+
+    \b
+    tfyolo kmeans-anchors my/pictures --config configs/yolov3-tiny.yaml --input-size 320
+    """
+    from tfyolo import config as configs
+    from tfyolo.data import anchors as clustering
+    from tfyolo.data import readers
+
+    loaded = configs.load(config)
+    own = loaded.model.decoder.options.get("anchors")
+    if not own:
+        raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
+    size = (input_size, input_size) if input_size else loaded.model.input_size
+    source = readers.read(path, split, images=images, format=data_format)
+    sizes = clustering.dataset_sizes(source, size)
+    count = sum(len(level) for level in own.values())
+    found = clustering.kmeans(sizes, count, seed=seed)
+    levels, start = {}, 0
+    for level in sorted(own):  # the smallest to the finest
+        levels[level] = [[round(float(h), 1), round(float(w), 1)] for h, w in found[start : start + len(own[level])]]
+        start += len(own[level])
+    before = [anchor for level in sorted(own) for anchor in own[level]]
+    fit = {"mean_iou": float(clustering.mean_iou(sizes, found)), "mean_iou_of_config": float(clustering.mean_iou(sizes, before))}
+    if as_json:
+        _print_json({"input_size": list(size), "boxes": len(sizes), "anchors": levels, **fit})
+        return
+    click.echo(f"# {len(sizes)} boxes of {source.name} {source.split} at {size[0]} x {size[1]}: mean best overlap", nl=False)
+    click.echo(f" {fit['mean_iou']:.3f}, with the config's anchors {fit['mean_iou_of_config']:.3f}")
+    click.echo("anchors:  # (h, w)")
+    for level, values in levels.items():
+        click.echo(f"  {level}: {values}")
+    click.echo(f"# on the command line: 'model.decoder.anchors={jsons.dumps(levels)}'")
+
+
+@main.command("demo-data")
+@click.argument("folder")
+@click.option("--seed", type=int, default=0, show_default=True)
+def demo_data(folder, seed):
+    """Draw the demo data set, shapes to be found, into FOLDER as COCO JSON."""
+    from tfyolo.data import demo
+
+    demo.write(folder, seed=seed)
+    click.echo(f"the demo data set lies in {folder}")
+
+
+# --- summary ------------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--classes", type=click.IntRange(1), metavar="K", help="How many.  [default: the config's, its data's, or 80]")
+@_json
+def summary(config, overrides, classes, as_json):
+    """Say CONFIG's (or a run's) shapes, parameters and FLOPs, stage by stage."""
+    from tfyolo import config as configs
+    from tfyolo import model as models
+
+    if os.path.isdir(config) or config.endswith(".h5"):
+        described = models.summary(models.load_model(config))
+    else:
+        loaded = configs.load(config, overrides)
+        described = models.summary(models.build(loaded, _class_names(loaded, classes)))
+    if as_json:
+        _print_json(described)
+        return
+    click.echo(f"{'stage':<24}{'output':<20}{'parameters':>14}{'MFLOPs':>12}")
+    for row in described["stages"]:
+        shape = " x ".join(map(str, row["output"] or []))
+        click.echo(f"{row['stage']:<24}{shape:<20}{row['parameters']:>14,}{row['flops'] / 1e6:>12,.1f}")
+    height, width = described["input_size"]
+    click.echo(
+        f"{described['name']} at {height} x {width}, {described['classes']} classes: {described['parameters']:,} parameters "
+        f"({described['trainable']:,} trainable), {described['flops'] / 1e9:.2f} GFLOPs (2 x multiply-adds)"
+    )
+
+
+def _class_names(config, count):
+    from tfyolo.data import readers
+
+    if count:
+        return [str(i) for i in range(count)]
+    if config.model.classes:
+        return config.model.classes
+    if config.data:
+        return readers.read(config.data.path, config.data.train, images=config.data.images, format=config.data.format).classes
+    return [str(i) for i in range(80)]
+
+
+if __name__ == "__main__":
+    main()

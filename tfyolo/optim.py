@@ -1,0 +1,80 @@
+"""Optimizers, their schedules, and the moving average of the weights."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+# Batch norm's and biases are left out of weight decay: they hold scales, not capacity.
+UNDECAYED = ("beta", "gamma", "bias")
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of one stage: a linear warm-up, then constant, cosine (Loshchilov and Hutter 2017) or steps.
+
+    stage: config.Stage. steps_per_epoch: optimizer steps. Called with the number of steps done, gives the rate of the next.
+    """
+
+    def __init__(self, stage, steps_per_epoch):
+        self.stage = stage
+        self.total = stage.epochs * steps_per_epoch
+        self.warmup = stage.warmup * steps_per_epoch
+
+    def __call__(self, step):
+        stage, step = self.stage, tf.cast(step, tf.float32)
+        warmup = tf.minimum(1.0, (step + 1) / max(self.warmup, 1.0))
+        if stage.schedule == "cosine":
+            progress = tf.clip_by_value((step - self.warmup) / max(self.total - self.warmup, 1.0), 0.0, 1.0)
+            factor = stage.final + (1 - stage.final) * 0.5 * (1 + tf.cos(math.pi * progress))
+        elif stage.schedule == "step":
+            drops = tf.reduce_sum(tf.cast(step / self.total >= tf.constant(stage.steps, tf.float32), tf.float32))
+            factor = tf.pow(stage.final, drops)
+        else:
+            factor = 1.0
+        return stage.lr * warmup * factor
+
+
+def sgd(schedule, *, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 0.0):
+    """SGD with momentum; weight decay is decoupled and scaled by the learning rate."""
+    return keras.optimizers.SGD(schedule, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay or None)
+
+
+def adamw(schedule, *, beta_1: float = 0.9, beta_2: float = 0.999, weight_decay: float = 0.01):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, beta_1=beta_1, beta_2=beta_2)
+
+
+OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
+
+
+class Average:
+    """Exponential moving average of a network's weights, batch-norm statistics included, which Keras's own leaves out.
+
+    decay: of one step; the first steps use the smaller (1 + n) / (10 + n), so that the random start is soon forgotten. 0: no
+    averaging, the values are the weights themselves.
+    """
+
+    def __init__(self, network, decay):
+        self.decay = decay
+        self.weights = network.weights
+        self.values = [tf.Variable(weight, trainable=False) for weight in self.weights] if decay else self.weights
+
+    def update(self, step):
+        """Takes in the weights after `step` steps; in the cross-replica context."""
+        if not self.decay:
+            return
+        step = tf.cast(step, tf.float32)
+        keep = tf.minimum(self.decay, (1 + step) / (10 + step))
+        strategy = tf.distribute.get_strategy()
+        for value, weight in zip(self.values, self.weights, strict=True):
+            strategy.extended.update(
+                value, lambda v, w: v.assign_sub((1 - keep) * (v - w)), args=(weight.value,), group=False
+            )
+
+    def arrays(self):
+        """{"layer/variable": numpy array}."""
+        return {weight.path: value.numpy() for weight, value in zip(self.weights, self.values, strict=True)}
+
+    def load(self, arrays):
+        for weight, value in zip(self.weights, self.values, strict=True):
+            value.assign(arrays[weight.path])

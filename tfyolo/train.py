@@ -1,0 +1,400 @@
+"""Training: one script, read from top to bottom."""
+
+import csv
+import functools
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfyolo import checkpoint, visualize
+from tfyolo import config as configs
+from tfyolo.data import pipeline, readers
+from tfyolo.detect import Detector
+from tfyolo.evaluate import evaluate
+from tfyolo.model import build, describe, resolve
+from tfyolo.optim import OPTIMIZERS, Average, Schedule
+
+
+class TrainingError(ValueError):
+    """Training cannot start or go on. The message says why and what to do."""
+
+
+class Run(NamedTuple):
+    """What training leaves: the run's folder, and the metrics of its best epoch (AP, AP50, ...)."""
+
+    folder: Path
+    metrics: dict
+
+
+# --- one step -----------------------------------------------------------------------------------------------------------------
+
+
+def make_strategy():
+    """MirroredStrategy over all GPUs, else over the logical CPUs, of which there is one unless somebody has made more."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
+    cpus = [cpu.name for cpu in tf.config.list_logical_devices("CPU")]
+    # CPU collectives cannot be set up twice in one process.
+    return tf.distribute.MirroredStrategy(cpus, cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+def loss_terms(model, sample, weights=None, total=lambda x: x):
+    """The terms of the loss of a batch, in training mode: {name: scalar}, each times its weight, which is 1 where unnamed."""
+    raw = model.network(sample.image, training=True)
+    terms = model.objective(raw, model.decoder(raw), sample, total)
+    return {name: value * (weights or {}).get(name, 1.0) for name, value in terms.items()}
+
+
+def make_step(model, optimizer, average, strategy, *, accumulate=1, clip=None, weights=None, eager=False):
+    """step(sample of the global batch) -> {"loss", each term, "gradient_norm"}, all over the global batch.
+
+    The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole. The norm is clipped
+    after the replicas' gradients are summed, so that any number of replicas takes the same step.
+    """
+    variables = model.network.trainable_variables
+    replicas = strategy.num_replicas_in_sync
+
+    def total(value):
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    def gradients(part):
+        with tf.GradientTape() as tape:
+            terms = loss_terms(model, part, weights, total)
+            loss = tf.add_n(list(terms.values())) / accumulate
+        return tape.gradient(loss, variables), {"loss": loss, **{name: v / accumulate for name, v in terms.items()}}
+
+    def on_replica(sample):
+        summed, figures = gradients(_part(sample, 0, accumulate))
+        for i in range(1, accumulate):
+            with tf.control_dependencies(summed):  # one part at a time: that is what saves memory
+                part = _part(sample, i, accumulate)
+            more, more_figures = gradients(part)
+            summed = [a + b for a, b in zip(summed, more, strict=True)]
+            figures = {name: figures[name] + more_figures[name] for name in figures}
+        summed, figures = total((summed, figures))
+        norm = tf.linalg.global_norm(summed)
+        factor = tf.minimum(1.0, clip / (norm + 1e-6)) if clip else 1.0
+        # Keras sums the replicas' gradients once more, hence the division.
+        optimizer.apply([gradient * (factor / replicas) for gradient in summed], variables)
+        return {**figures, "gradient_norm": norm}
+
+    def step(sample):
+        figures = strategy.run(on_replica, (sample,))
+        average.update(optimizer.iterations.value)
+        return {name: strategy.experimental_local_results(value)[0] for name, value in figures.items()}
+
+    # The number of truths differs from batch to batch: the shape is relaxed at once, so that one trace serves all.
+    return step if eager else tf.function(step, reduce_retracing=True)
+
+
+def _part(sample, i, parts):
+    if parts == 1:
+        return sample
+    size = tf.shape(sample.image)[0] // parts
+    return tf.nest.map_structure(lambda x: x[i * size : (i + 1) * size], sample)
+
+
+# An average precision is a mean over 101 points of recall, so that "all found" can end a hair below 1.
+PERFECT = 0.999
+
+
+# --- the run ------------------------------------------------------------------------------------------------------------------
+
+
+def train(config, out=None, *, resume=False, overfit=None, progress=True):
+    """Trains a config and returns a Run; best.h5 and last.h5 in its folder are what load(), evaluate and export take.
+
+    config: a Config or the path of one. out: the run's folder; None: runs/NAME, numbered if it is taken.
+    resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
+    overfit: learns this many pictures by heart, without augmentation, until it finds everything in them, and raises TrainingError if it
+    cannot: the first thing to try when nothing is detected.
+    """
+    # What is asked for
+    config = configs.load(config) if isinstance(config, str | os.PathLike) else config
+    folder = _open_folder(config, out, resume)
+    state, saved = {"stage": 0, "epoch": 0, "best": None}, {}
+    if resume:
+        meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
+        saved = dict(zip(("weights", "averages", "optimizer", "random"), arrays, strict=True))
+        config, state, overfit = configs.from_json(meta["config"]), meta["state"], meta["overfit"]
+    elif overfit:
+        config = _by_heart(config, overfit)
+    keras.utils.set_random_seed(config.train.seed)
+    strategy = make_strategy()
+    if config.train.batch % (strategy.num_replicas_in_sync * config.train.accumulate):
+        raise config.error(
+            "train.batch",
+            f"expected a multiple of {strategy.num_replicas_in_sync} replicas x {config.train.accumulate} parts (train.accumulate), "
+            f"received {config.train.batch}",
+        )
+
+    # Data: all of it is read before the first step, so that what is wrong shows now and not at hour three
+    sources = [_read_stage(config, stage, overfit) for stage in config.train.stages]
+    classes = sources[0][0].classes
+    for stage, (learned, judged) in enumerate(sources):
+        for source in (learned, judged):
+            if source.classes != classes:
+                raise config.error(f"train.stages.{stage}.data", f"expected the classes {classes}, received {source.classes}")
+            _say_problems(source)
+    judge = build(config, classes)  # float32, in which the averages are judged and saved
+    detector = Detector.of(judge, source=folder)
+    _write_text(folder / "config.yaml", configs.to_yaml(config))
+    history = _History(folder / "history.csv", keep=state["epoch"])
+    board = tf.summary.create_file_writer(str(folder / "tensorboard"))
+
+    epochs = sum(stage.epochs for stage in config.train.stages)
+    done = sum(stage.epochs for stage in config.train.stages[: state["stage"]])
+    for stage_index in range(state["stage"], len(config.train.stages)):
+        stage, (learned, judged) = config.train.stages[stage_index], sources[stage_index]
+        size = stage.image_size or config.model.input_size
+        start = state["epoch"] - done  # epochs of this stage that a resumed run has behind it
+
+        # Model, optimizer, averages
+        with strategy.scope():
+            model = build(config, classes, input_size=size, precision=config.train.precision)
+            _freeze(config, stage_index, model.network)
+            average = Average(model.network, config.train.ema)
+            dataset, steps = pipeline.train_dataset(
+                learned,
+                size=size,
+                batch=config.train.batch,
+                augment=config.augment,
+                seed=config.train.seed + stage_index,
+                epochs=stage.epochs,
+                plain_epochs=stage.plain_epochs,
+                start_epoch=start,
+            )
+            builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
+            optimizer = builder(Schedule(stage, steps), **options)
+            optimizer.exclude_from_weight_decay(var_names=list(UNDECAYED))
+            optimizer.build(model.network.trainable_variables)
+        if saved:
+            checkpoint.assign(model.network, saved["weights"])
+            average.load(saved["averages"])
+            checkpoint.assign_random(model.network, saved["random"])
+        if start:
+            for variable in optimizer.variables:
+                variable.assign(saved["optimizer"][variable.name])
+        step = make_step(
+            model,
+            optimizer,
+            average,
+            strategy,
+            accumulate=config.train.accumulate,
+            clip=config.train.clip,
+            weights=_loss_weights(config, stage_index, model.objective),
+            eager=config.train.eager,
+        )
+        batches = iter(strategy.experimental_distribute_dataset(dataset))
+
+        for epoch in range(start, stage.epochs):
+            # One epoch of steps
+            began, sums = time.monotonic(), {}
+            bar = tqdm(range(steps), desc=f"epoch {done + epoch + 1}/{epochs}", unit="step", leave=False, disable=not progress)
+            for i in bar:
+                sample = next(batches)
+                lr = float(optimizer.learning_rate)
+                figures = {name: float(value) for name, value in step(sample).items()}
+                _check_finite(figures, done + epoch + 1, i, strategy, sample, learned)
+                sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+                bar.set_postfix({name: f"{sums[name] / (i + 1):.3g}" for name in sums if name != "gradient_norm"})
+            seconds = time.monotonic() - began
+            row = {
+                "epoch": done + epoch + 1,
+                "stage": stage_index,
+                "lr": lr,
+                "seconds": seconds,
+                "images_per_second": steps * config.train.batch / seconds,
+                **{name if name in ("loss", "gradient_norm") else f"loss_{name}": v / steps for name, v in sums.items()},
+            }
+
+            # Judgement
+            last_epoch = done + epoch + 1 == epochs
+            improved = False
+            if (epoch + 1) % config.train.evaluate_every == 0 or epoch + 1 == stage.epochs:
+                checkpoint.assign(judge.network, average.arrays())
+                report = evaluate(detector, judged, batch=config.train.batch, progress=False)
+                metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
+                row.update(metrics)
+                improved = state["best"] is None or _score(metrics) > _score(state["best"])
+                if improved:
+                    state["best"] = {"epoch": row["epoch"], **metrics}
+                _draw_pictures(config, judge, detector, judged, folder / "pictures" / f"epoch_{row['epoch']:04d}", board)
+
+            # What is kept: everything to go on from, written whole or not at all
+            state = {**state, "stage": stage_index, "epoch": row["epoch"]}
+            history.add(row)
+            _log(board, row)
+            tqdm.write(_line(row, epochs, improved)) if progress else None
+            if improved:
+                meta = {"epoch": row["epoch"], "metrics": metrics}
+                checkpoint.save(folder / "best.h5", describe(judge, **meta), weights=checkpoint.weights_of(judge.network))
+            saved = {
+                "weights": checkpoint.weights_of(model.network),
+                "averages": average.arrays(),
+                "optimizer": {variable.name: variable.numpy() for variable in optimizer.variables},
+                "random": checkpoint.random_states(model.network),
+            }
+            meta = {"state": state, "overfit": overfit}
+            checkpoint.save(folder / "last.h5", describe(judge, **meta), **saved)
+            if overfit and improved and metrics["AP50"] >= PERFECT:
+                return Run(folder, state["best"])
+        done += stage.epochs
+
+    if overfit:
+        raise TrainingError(
+            f"{folder}: {overfit} pictures were not learned by heart: AP50 {state['best']['AP50']:.3f} at best, expected 1. Look at "
+            f"{folder / 'pictures'}: truths drawn at the wrong place point to the labels, boxes that never fit to the anchors "
+            "(tfyolo check-data, kmeans-anchors), a loss that does not fall to the learning rate."
+        )
+    return Run(folder, state["best"])
+
+
+# --- what the run is made of ----------------------------------------------------------------------------------------------------
+
+
+def _open_folder(config, out, resume):
+    """The run's folder, new unless it is resumed: no run is written over."""
+    if resume:
+        if out is None or not (Path(out) / "last.h5").exists():
+            raise TrainingError(f"{out}: expected the folder of a run with last.h5 to resume, found none")
+        return Path(out)
+    if out is None:
+        out, number = Path("runs") / config.name, 2
+        while out.exists():
+            out, number = Path("runs") / f"{config.name}-{number}", number + 1
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        hint = "go on with it by --resume, or " if (out / "last.h5").exists() else ""
+        raise TrainingError(f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _by_heart(config, count):
+    """The config for learning a few pictures by heart: as they are, at a steady rate, judged every 25 steps."""
+    batch = min(config.train.batch, count)
+    lr = config.train.stages[0].lr
+    stage = configs.Stage(epochs=40, lr=lr, schedule="cosine", warmup=1.0, plain_epochs=0)
+    still = {name: 0.0 for name in configs.Augment.model_fields}
+    train = {"stages": (stage,), "batch": batch, "accumulate": 1, "ema": 0.0, "evaluate_every": 1}
+    return config.model_copy(
+        update={"augment": configs.Augment(**still), "train": config.train.model_copy(update=train)}
+    )
+
+
+def _read_stage(config, stage, overfit):
+    """(Source to learn from, Source to be judged on) of a stage."""
+    data = stage.data or config.data
+    if data is None:
+        raise config.error("data", "expected where the pictures and their labels lie (data=PATH), received none")
+    read = functools.partial(readers.read, data.path, images=data.images, format=data.format)
+    learned = read(split=data.train)
+    if not overfit:
+        if not any(len(record.boxes) for record in learned.records):
+            raise TrainingError(f"{data.path}: expected boxes to learn from, the split {data.train!r} has none")
+        return learned, read(split=data.val)
+    some = tuple(record for record in learned.records if len(record.boxes))[:overfit]
+    if len(some) < overfit:
+        raise TrainingError(f"{data.path}: expected {overfit} pictures with boxes to learn by heart, it has {len(some)}")
+    steps = 25
+    return learned._replace(records=some * steps), learned._replace(records=some, problems=())
+
+
+def _say_problems(source):
+    errors = [problem for problem in source.problems if problem.severity == "error"]
+    if errors:
+        shown = "\n".join(f"  {problem.file}: {problem.message}" for problem in errors[:5])
+        more = f"\n  and {len(errors) - 5} more; tfyolo check-data names them all" if len(errors) > 5 else ""
+        tqdm.write(f"{source.name} {source.split}: {len(errors)} faults in the data, left out of training:\n{shown}{more}")
+
+
+def _freeze(config, stage_index, network):
+    """Makes the layers that the stage freezes, by the beginnings of their dotted names, stay as they are."""
+    for i, prefix in enumerate(config.train.stages[stage_index].freeze):
+        layers = [layer for layer in network.layers if f"{layer.name}.".startswith(f"{prefix}.")]
+        if not layers:
+            parts = sorted({".".join(layer.name.split(".")[:2]) for layer in network.layers if "." in layer.name})
+            raise config.error(
+                f"train.stages.{stage_index}.freeze.{i}", f"expected the name of a part, such as {', '.join(parts)}, received {prefix!r}"
+            )
+        for layer in layers:
+            layer.trainable = False
+    if not network.trainable_variables:
+        raise config.error(f"train.stages.{stage_index}.freeze", "expected a part that is left to learn, everything is frozen")
+
+
+def _loss_weights(config, stage_index, objective):
+    weights = config.train.stages[stage_index].loss_weights
+    for name in weights:
+        if name not in objective.terms:
+            raise config.error(
+                f"train.stages.{stage_index}.loss_weights.{name}", f"expected a term of the loss ({', '.join(objective.terms)})"
+            )
+    return weights
+
+
+def _check_finite(figures, epoch, i, strategy, sample, source):
+    bad = [name for name, value in figures.items() if not np.isfinite(value)]
+    if not bad:
+        return
+    ids = np.concatenate([np.ravel(part) for part in strategy.experimental_local_results(sample.image_id)])
+    files = ", ".join(source.records[record].path for record in ids[:16])
+    raise TrainingError(
+        f"epoch {epoch}, step {i + 1}: {', '.join(bad)} became {figures[bad[0]]}; nothing of this epoch is kept, last.h5 holds the one "
+        f"before. A lower learning rate (train.stages.*.lr) or a longer warmup is the usual cure. The step's pictures: {files}"
+    )
+
+
+class _History:
+    """history.csv: a row an epoch. A resumed run drops the rows of epochs that were not finished."""
+
+    def __init__(self, path, keep):
+        self.path, self.rows = path, []
+        if keep and path.exists():
+            with path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= keep]
+
+    def add(self, row):
+        self.rows.append({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        aside = self.path.with_suffix(".tmp")
+        with aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(aside, self.path)
+
+
+def _write_text(path, text):
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _score(metrics):
+    """What the best epoch is best in: AP, or AP50 where that is all there is to tell two epochs apart."""
+    return tuple(-1.0 if value is None or np.isnan(value) else value for value in (metrics["AP"], metrics["AP50"]))
+
+
+def _log(board, row):
+    with board.as_default():
+        for name, value in row.items():
+            if isinstance(value, float):
+                tf.summary.scalar(name, value, step=row["epoch"])
+    board.flush()
+
+
+def _line(row, epochs, improved):
+    terms = "  ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in row.items() if name.startswith("loss"))
+    line = f"epoch {row['epoch']:>3}/{epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
+    if "AP" in row:
+        line += f"  |  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}{'  best so far' if improved else ''}"
+    return line
