@@ -454,6 +454,7 @@ def _shown(value):
 
 
 _SCHEMA = Config.model_json_schema()
+_SIGNS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def _resolve(schema):
@@ -487,11 +488,11 @@ def _describe(schema):
         keys = schema.get("properties")
         return "a section with " + (", ".join(keys) if keys else f"each value {_describe(_child(schema, None))}")
     noun = {"string": "text", "boolean": "true or false", "integer": "a whole number", "number": "a number"}[kind]
-    if schema.keys() >= {"minimum", "maximum"}:
-        return f"{noun} from {schema['minimum']} to {schema['maximum']}"
-    limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    said = [f"{sign} {schema[limit]}" for limit, sign in limits.items() if limit in schema]
-    return " ".join([noun, " and ".join(said)]) if said else noun
+    limits = {limit: schema[limit] for limit in _SIGNS if limit in schema}
+    limits = {limit: int(n) if n == int(n) else n for limit, n in limits.items()}  # 0, not 0.0
+    if limits.keys() == {"minimum", "maximum"}:
+        return f"{noun} from {limits['minimum']} to {limits['maximum']}"
+    return " ".join([noun, " and ".join(f"{_SIGNS[limit]} {n}" for limit, n in limits.items())]).strip()
 
 
 def _schema_at(loc):
