@@ -1,0 +1,310 @@
+"""TFRecord shards: written with the pictures' own bytes, and indexed so that a picture is one seek and one read.
+
+A shard is a row of tf.train.Examples with the keys of the TensorFlow Object Detection API: image/encoded,
+image/source_id, image/object/bbox/{ymin,xmin,ymax,xmax} in 0..1, image/object/class/{label,text}, ... Labels are the
+category ids of the source. <split>.json beside the shards holds the class of each id, also of those that no picture
+has.
+"""
+
+import json
+import mmap
+import os
+import re
+import struct
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+SHARD_BYTES = 128 << 20
+
+
+class ShardError(ValueError):
+    """A shard is damaged. `examples` are those that stand before the damage."""
+
+    def __init__(self, message, examples=()):
+        super().__init__(message)
+        self.examples = list(examples)
+
+
+class WriteError(ValueError):
+    """Shards cannot be written. The message says why and what to do."""
+
+
+class Example(NamedTuple):
+    """What one record says.
+
+    place: its number in the shard. size: (H, W) or None. boxes_unit: [M] of (y1, x1, y2, x2) in 0..1. labels: [M]
+    category ids. texts, crowd, areas: [M] or empty. span: (offset, length) of the picture's bytes in the shard, or
+    None.
+    """
+
+    place: int
+    source_id: str
+    filename: str
+    size: tuple[int, int] | None
+    boxes_unit: list[tuple[float, float, float, float]]
+    labels: list[int]
+    texts: list[str]
+    crowd: list[bool]
+    areas: list[float]
+    span: tuple[int, int] | None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def index(shard) -> list[Example]:
+    """All Examples of a shard, without their pictures: of those only the place is noted, their bytes are not read.
+
+    Raises ShardError where the file ends early or is not TFRecord.
+    """
+    examples = []
+    with open(shard, "rb") as stream:
+        length = os.fstat(stream.fileno()).st_size
+        if not length:
+            return []
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            at = 0
+            while at < length:
+                try:
+                    (size,) = struct.unpack_from("<Q", data, at)  # length, its checksum, the record, its checksum
+                    if at + 16 + size > length:
+                        raise ValueError
+                    examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
+                except (ValueError, IndexError, struct.error):
+                    what = "cut off or damaged" if examples else "damaged, or not a TFRecord file of tf.train.Examples"
+                    raise ShardError(f"{what} at byte {at}, after {len(examples)} records", examples) from None
+                at += 16 + size
+    return examples
+
+
+def read_classes(shards):
+    """({category id: name}, whether image ids are numbers) of <split>.json or a label map; ({}, False) without."""
+    folder = Path(shards[0]).parent
+    described = folder / f"{split_of(Path(shards[0]).name)}.json"
+    if described.is_file():
+        content = json.loads(described.read_text(encoding="utf-8"))
+        return {entry["id"]: entry["name"] for entry in content["categories"]}, content["integer_ids"]
+    for file in sorted(folder.glob("*.pbtxt")):
+        items = re.findall(r"item\s*\{([^}]*)\}", file.read_text(encoding="utf-8"))
+        pairs = [
+            (re.search(r"\bid\s*:\s*(\d+)", i), re.search(r"\b(?:display_)?name\s*:\s*['\"]([^'\"]*)", i))
+            for i in items
+        ]
+        if pairs and all(number and name for number, name in pairs):
+            return {int(number[1]): name[1] for number, name in pairs}, False
+    return {}, False
+
+
+_SHARD = re.compile(r"(?P<split>.+?)(?:\.(?:tf_?records?|record))?(?:-\d{5}-of-\d{5})?(?:\.(?:tf_?records?|record))?")
+_IS_SHARD = re.compile(r".+\.(?:tf_?records?|record)(?:-\d{5}-of-\d{5})?|.+-\d{5}-of-\d{5}")
+
+
+def split_of(name):
+    """The split in a shard's file name, such as train-00000-of-00004.tfrecord; None if it is no shard's name."""
+    return _SHARD.fullmatch(name)["split"] if _IS_SHARD.fullmatch(name) else None
+
+
+def _example(data, start, end, place):
+    features = {}
+    for number, message in _fields(data, start, end):  # Example.features
+        if number == 1:
+            for _, pair in _fields(data, *message):  # Features.feature, a map: entries of key and value
+                entry = dict(_fields(data, *pair))
+                features[data[slice(*entry[1])].decode()] = entry.get(2)
+
+    def values(key):
+        return _values(data, *features[key]) if features.get(key) else []
+
+    def text(key):
+        return next((value.decode("utf-8", "replace") for value in _slices(data, values(key))), "")
+
+    def flags(*keys):
+        columns = [[bool(value) for value in values(key)] for key in keys]
+        return [any(column) for column in zip(*filter(None, columns), strict=True)]
+
+    sides = [(values(f"image/{side}") or [0])[0] for side in ("height", "width")]
+    boxes = list(zip(*(values(f"image/object/bbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax")), strict=True))
+    labels = values("image/object/class/label")
+    if len(labels) != len(boxes):
+        raise ValueError
+    return Example(
+        place,
+        text("image/source_id"),
+        text("image/filename"),
+        (sides[0], sides[1]) if min(sides) > 0 else None,
+        boxes,
+        labels,
+        [value.decode("utf-8", "replace") for value in _slices(data, values("image/object/class/text"))],
+        flags("image/object/is_crowd", "image/object/difficult"),
+        values("image/object/area"),
+        next(((first, last - first) for first, last in values("image/encoded")), None),
+    )
+
+
+def _slices(data, spans):
+    return [data[first:last] for first, last in spans]
+
+
+def _values(data, start, end):
+    """The list of a Feature: (start, end) spans of a BytesList, the numbers of a FloatList or an Int64List."""
+    result = []
+    for kind, values in _fields(data, start, end):
+        for _, (first, last) in _fields(data, *values):
+            if kind == 1:
+                result.append((first, last))
+            elif kind == 2:
+                result += struct.unpack(f"<{(last - first) // 4}f", data[first:last])
+            else:
+                while first < last:
+                    value, first = _varint(data, first)
+                    result.append(value - (1 << 64) if value >> 63 else value)
+    return result
+
+
+def _fields(data, start, end):
+    """(number, (start, end) of the content) of each field of a protocol buffer's message, by its wire format."""
+    while start < end:
+        key, start = _varint(data, start)
+        wire = key & 7
+        if wire == 2:
+            size, start = _varint(data, start)
+            after = start + size
+        elif wire == 0:
+            _, after = _varint(data, start)
+        elif wire in (1, 5):
+            after = start + (8 if wire == 1 else 4)
+        else:
+            raise ValueError
+        if after > end:
+            raise ValueError
+        yield key >> 3, (start, after)
+        start = after
+
+
+def _varint(data, at):
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class Written(NamedTuple):
+    """files: the shards. records: how many pictures they hold. skipped: (file, reason) of those that cannot be read."""
+
+    files: tuple[str, ...]
+    records: int
+    skipped: tuple[tuple[str, str], ...]
+
+
+def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
+    """A Source as <split>-00000-of-00004.tfrecord, ... and <split>.json in `folder`, with the bytes of its pictures.
+
+    shards: how many; None: of about 128 MB. Each picture is decoded once, to leave out the broken ones. The shards
+    get their names only when all are complete. Raises WriteError if the folder has shards of this split, unless
+    `overwrite`.
+    """
+    from tfyolo.data.pipeline import ImageError
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
+    if old and not overwrite:
+        raise WriteError(
+            f"{folder} has {len(old)} shards of {source.split} already; expected another folder, or overwrite"
+        )
+    if shards is None:
+        shards = -(-sum(_length(record) for record in source.records) // SHARD_BYTES) or 1
+    if not 0 < shards <= len(source.records):
+        raise WriteError(f"shards: expected 1..{len(source.records)}, the number of pictures, received {shards}")
+
+    skipped = []
+    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="pictures", disable=not progress)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as aside, bar:
+        names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
+        for shard, name in enumerate(names):
+            with tf.io.TFRecordWriter(os.path.join(aside, name)) as writer:
+                for record in source.records[shard::shards]:
+                    bar.update()
+                    try:
+                        writer.write(_encode(record, source).SerializeToString())
+                    except (OSError, ImageError) as error:
+                        skipped.append((record.path, str(error)))
+        described = {
+            "categories": [
+                {"id": number, "name": name} for number, name in zip(source.category_ids, source.classes, strict=True)
+            ],
+            "integer_ids": all(isinstance(record.image_id, int) for record in source.records),
+        }
+        Path(aside, f"{source.split}.json").write_text(
+            json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
+        for file in old:
+            file.unlink()
+        for name in [*names, f"{source.split}.json"]:
+            os.replace(os.path.join(aside, name), folder / name)
+    return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
+
+
+def contents(record) -> bytes:
+    """The bytes of a Record's picture. Raises OSError."""
+    with open(record.path, "rb") as stream:
+        if record.span is None:
+            return stream.read()
+        stream.seek(record.span[0])
+        return stream.read(record.span[1])
+
+
+def _length(record):
+    try:
+        return record.span[1] if record.span else os.path.getsize(record.path)
+    except OSError:
+        return 0
+
+
+def _encode(record, source):
+    from tfyolo.data.pipeline import read_image
+
+    encoded = contents(record)
+    decoded = read_image(encoded)
+    # The stated size, even if it is wrong, is what the boxes count in; reading multiplies by it again.
+    height, width = record.size or decoded.shape[:2]
+    y1, x1, y2, x2 = np.float64(record.boxes).T
+    octets = {
+        "image/encoded": [encoded],
+        "image/format": [_FORMATS.get(encoded[:2], b"")],
+        "image/filename": [os.path.basename(record.path).encode()],
+        "image/source_id": [str(record.image_id).encode()],
+        "image/object/class/text": [source.classes[label].encode() for label in record.labels],
+    }
+    floats = {
+        "image/object/bbox/ymin": y1 / height,
+        "image/object/bbox/xmin": x1 / width,
+        "image/object/bbox/ymax": y2 / height,
+        "image/object/bbox/xmax": x2 / width,
+        "image/object/area": record.areas,
+    }
+    integers = {
+        "image/height": [height],
+        "image/width": [width],
+        "image/object/class/label": [source.category_ids[label] for label in record.labels],
+        "image/object/is_crowd": record.crowd.astype(int),
+    }
+    feature = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=value)) for key, value in octets.items()}
+    feature |= {key: tf.train.Feature(float_list=tf.train.FloatList(value=value)) for key, value in floats.items()}
+    feature |= {key: tf.train.Feature(int64_list=tf.train.Int64List(value=value)) for key, value in integers.items()}
+    return tf.train.Example(features=tf.train.Features(feature=feature))
+
+
+_FORMATS = {b"\xff\xd8": b"jpeg", b"\x89P": b"png"}
