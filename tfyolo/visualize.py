@@ -1,0 +1,370 @@
+"""Pictures: boxes drawn on images, maps laid over them, and the figures of training and evaluation.
+
+Images are [H, W, 3] uint8 RGB; grey ones ([H, W], [H, W, 1]) and floats in 0..1 are taken too. All return new images.
+"""
+
+import csv
+import io
+import itertools
+import os
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
+
+from tfyolo.structures import IGNORE
+
+FOUND, WRONG, MISSED, IGNORED = (32, 178, 90), (226, 48, 52), (255, 170, 20), (130, 140, 158)  # a match's colours
+LEGEND = {"found": FOUND, "wrong": WRONG, "missed": MISSED, "ignored": IGNORED}
+
+
+class PictureError(ValueError):
+    """Something cannot be drawn or saved. The message says what was expected and what came."""
+
+
+# ------------------------------------------------------------------------------------------------------ boxes on images
+
+
+def draw(image, boxes, labels, scores, classes):
+    """The image with a box, and its class and score on a tag, for every detection: [H, W, 3] uint8.
+
+    boxes: [D, 4] in pixels of the image. labels: [D], -1 for padding. scores: [D], None for truths. classes: names.
+    """
+    labels = np.asarray(labels, int)
+    order = range(len(labels)) if scores is None else np.argsort(-np.asarray(scores), kind="stable")
+    marks = [
+        (boxes[i], color(labels[i]), _tag(labels[i], None if scores is None else scores[i], classes))
+        for i in order
+        if labels[i] >= 0
+    ]
+    return _draw(image, marks)
+
+
+def draw_matches(image, truth_boxes, truth_labels, crowd, boxes, labels, scores, classes, gt_index):
+    """The image with what was found, is wrong, was missed and does not count, in four colours with a legend.
+
+    truth_boxes [M, 4], truth_labels [M], crowd [M] bool; boxes [D, 4], labels [D], scores [D]; gt_index [D] is what
+    evaluate.match says of them. No rows of padding.
+    """
+    gt_index = np.asarray(gt_index, int)
+    missed = np.setdiff1d(np.flatnonzero(~np.asarray(crowd, bool)), gt_index)
+    marks = [(truth_boxes[m], IGNORED, None) for m in np.flatnonzero(crowd)]
+    marks += [(truth_boxes[m], MISSED, _tag(truth_labels[m], None, classes)) for m in missed]
+    for d in np.argsort(-np.asarray(scores), kind="stable"):
+        shade = FOUND if gt_index[d] >= 0 else IGNORED if gt_index[d] == IGNORE else WRONG
+        marks.append((boxes[d], shade, _tag(labels[d], scores[d], classes)))
+    # Errors are what one looks for: they stand first, so on top.
+    rank = [WRONG, MISSED, FOUND, IGNORED]
+    return _draw(image, sorted(marks, key=lambda mark: rank.index(mark[1])), LEGEND)
+
+
+def color(label):
+    """(r, g, b) 0..255 of a class: always the same, and far from those of the classes before it."""
+    # Steps of the golden ratio never come close to an earlier hue; every round is a little darker or paler.
+    hue = (0.02 + label * 0.618034) % 1
+    saturation, value = [(0.85, 0.95), (0.60, 1.0), (0.90, 0.72)][label // 12 % 3]
+    return tuple(round(255 * v) for v in hsv_to_rgb((hue, saturation, value)))
+
+
+def _tag(label, score, classes):
+    name = classes[label] if 0 <= label < len(classes) else f"class {label}"
+    return name if score is None else f"{name} {score:.2f}"
+
+
+def _draw(image, marks, legend=None):
+    """marks: (box, colour, text or None), the most important first."""
+    canvas = _canvas(image)
+    height, width = canvas.shape[:2]
+    line = max(1, round((height + width) / 600))
+    marks = [(corners, shade, text) for box, shade, text in marks if (corners := _corners(box, height, width))]
+    for (y1, x1, y2, x2), shade, _ in reversed(marks):
+        t = min(line, y2 - y1, x2 - x1)
+        canvas[y1 : y1 + t, x1:x2] = canvas[y2 - t : y2, x1:x2] = shade
+        canvas[y1:y2, x1 : x1 + t] = canvas[y1:y2, x2 - t : x2] = shade
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    font = _font(int(np.clip((height + width) / 80, 9, 60)))
+    taken = []
+    if legend:
+        _legend(pen, font, legend, height, width, taken)
+    tags = [_place(font, text, corners, line, height, width, taken) for corners, _, text in marks]
+    for (_, shade, text), tag in reversed(list(zip(marks, tags, strict=True))):
+        if tag:
+            y1, x1, y2, x2 = tag
+            pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=shade)
+            pen.text((x1 + line, y1 + line // 2), text, font=font, fill=_ink(shade))
+    return np.array(picture)
+
+
+def _corners(box, height, width):
+    """Pixel rows and columns that a box covers; None if it lies outside."""
+    box = np.asarray(box, np.float64)
+    if not np.isfinite(box).all() or box[2] < 0 or box[3] < 0 or box[0] > height or box[1] > width:
+        return None
+    y1, x1, y2, x2 = (int(v) for v in np.clip(np.round(box), 0, [height - 1, width - 1, height, width]))
+    return y1, x1, max(y2, y1 + 1), max(x2, x1 + 1)
+
+
+def _place(font, text, corners, line, height, width, taken):
+    """Where a tag goes: above its box, or where it hides no other tag; None if there is no such place."""
+    if not text:
+        return None
+    tag_height, tag_width = sum(font.getmetrics()) + line, round(font.getlength(text)) + 2 * line
+    if tag_height > height or tag_width > width:
+        return None
+    y1, x1, y2, x2 = corners
+    places = [(y, x) for x in (x1, x2 - tag_width) for y in (y1 - tag_height, y1, y2, y2 - tag_height)]
+    places = [(min(max(y, 0), height - tag_height), min(max(x, 0), width - tag_width)) for y, x in places]
+
+    def hides(place):
+        y, x = place
+        sides = ((min(y + tag_height, b) - max(y, t), min(x + tag_width, r) - max(x, left)) for t, left, b, r in taken)
+        return sum(max(h, 0) * max(w, 0) for h, w in sides)
+
+    y, x = min(places, key=hides)
+    if hides((y, x)) > tag_height * tag_width / 3:
+        return None
+    taken.append((y, x, y + tag_height, x + tag_width))
+    return taken[-1]
+
+
+def _legend(pen, font, legend, height, width, taken):
+    ascent, descent = font.getmetrics()
+    side = ascent + descent
+    tag_width = sum(round(font.getlength(name)) + 2 * side for name in legend)
+    if tag_width > width or 4 * side > height:
+        return
+    y, x = height - side - side // 2, 0
+    taken.append((y, x, height, tag_width))
+    pen.rectangle((x, y, tag_width, height), fill=(255, 255, 255))
+    for name, shade in legend.items():
+        pen.rectangle((x + side // 2, y + side // 2, x + side, y + side), fill=shade)
+        pen.text((x + side + side // 4, y + side // 4), name, font=font, fill=(30, 30, 30))
+        x += round(font.getlength(name)) + 2 * side
+
+
+def _ink(shade):
+    """Black or white, whichever reads better on a colour."""
+    return (0, 0, 0) if np.dot(shade, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
+
+
+@lru_cache(maxsize=32)
+def _font(size):
+    # OpenCV's fonts know ASCII only; this one comes with matplotlib and knows most scripts of Europe and more.
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def _canvas(image):
+    """A copy as [H, W, 3] uint8."""
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
+        raise PictureError(f"expected an image [H, W, 3], [H, W, 1] or [H, W], received {list(image.shape)}")
+    if image.dtype != np.uint8:
+        if not np.issubdtype(image.dtype, np.floating):
+            raise PictureError(f"expected an image of uint8, or of floats in 0..1, received {image.dtype}")
+        image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+# ------------------------------------------------------------------------------------------------------ maps and sheets
+
+
+def heatmap(image, values):
+    """A map [h, w] in 0..1, such as objectness, laid over the image that it was made of: [H, W, 3] uint8."""
+    canvas = _canvas(image)
+    height, width = canvas.shape[:2]
+    values = np.clip(np.nan_to_num(np.asarray(values, np.float32)), 0, 1)
+    values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    colors = matplotlib.colormaps["inferno"](values)[..., :3] * 255
+    grey = canvas.mean(axis=-1, keepdims=True)
+    weight = 0.35 + 0.5 * values[..., None]
+    return np.round(grey * (1 - weight) + colors * weight).astype(np.uint8)
+
+
+def grid(images, columns, *, padding=4):
+    """The images as one sheet, row by row on white; smaller ones stand amid their places: [H, W, 3] uint8."""
+    images = [_canvas(image) for image in images]
+    if not images or columns < 1:
+        raise PictureError(
+            f"expected images for at least one column, received {len(images)} images for {columns} columns"
+        )
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    sheet = np.full((rows * (height + padding) + padding, columns * (width + padding) + padding, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        h, w = image.shape[:2]
+        y = padding + i // columns * (height + padding) + (height - h) // 2
+        x = padding + i % columns * (width + padding) + (width - w) // 2
+        sheet[y : y + h, x : x + w] = image
+    return sheet
+
+
+def save(path, image):
+    """Writes an image as its file's suffix says (.png, .jpg, ...): complete or not at all; the folder is made."""
+    path = Path(path)
+    try:
+        done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(_canvas(image), cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        done = False
+    if not done:
+        raise PictureError(
+            f"{path}: expected a suffix that says how to write it, such as .png or .jpg, received {path.suffix!r}"
+        )
+    _write(path, encoded.tobytes())
+
+
+def _write(path, contents):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_bytes(contents)
+    os.replace(aside, path)
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+FEW = 12  # as many classes get a colour and a line in the legend; more are drawn thin and grey
+
+
+def pr_curves(curves, classes, path):
+    """Precision against recall at IoU 0.5, a line a class and their mean. curves: evaluate.Curves."""
+    mean = _mean_rows(curves.precision)
+    figure, axes = _figure("recall", "precision")
+    _class_lines(axes, curves.recall, curves.precision, classes, lambda row: f"AP50 {row.mean():.3f}")
+    axes.plot(curves.recall, mean, color="black", linewidth=2.5, label=f"mean  AP50 {mean.mean():.3f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), title="Precision and recall at IoU 0.5")
+    _finish(figure, axes, path)
+
+
+def f1_curves(curves, classes, path):
+    """F1 at IoU 0.5 against the least score that counts, a line a class and all pooled. curves: evaluate.Curves."""
+    figure, axes = _figure("least score", "F1")
+    _class_lines(
+        axes, curves.scores, curves.f1, classes, lambda row: f"{row.max():.3f} at {curves.scores[row.argmax()]:.2f}"
+    )
+    axes.plot(
+        curves.scores, curves.f1_all, color="black", linewidth=2.5, label=f"all  best {np.nanmax(curves.f1_all):.3f}"
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), title="F1 and score at IoU 0.5")
+    _finish(figure, axes, path)
+
+
+def _mean_rows(rows):
+    rows = rows[~np.isnan(rows).any(axis=1)]
+    return rows.mean(axis=0) if len(rows) else np.full(rows.shape[1], np.nan)
+
+
+def _class_lines(axes, x, rows, classes, told):
+    for k, (row, name) in enumerate(zip(rows, classes, strict=True)):
+        if np.isnan(row).any():
+            continue
+        if len(classes) <= FEW:
+            axes.plot(x, row, color=np.divide(color(k), 255), linewidth=1.5, label=f"{name}  {told(row)}")
+        else:
+            axes.plot(x, row, color="0.75", linewidth=0.8)
+
+
+def confusion_matrix(matrix, score, classes, path):
+    """Truths (rows) against what was found (columns), [K+1, K+1] at a least score; coloured by share of a row."""
+    matrix = np.asarray(matrix)
+    K = len(classes)
+    side = float(np.clip(2.2 + 0.32 * (K + 1), 4.5, 30))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    figure.colorbar(drawn, ax=axes, label="share of the row", fraction=0.046)
+    size = float(np.clip(72 * side * 0.6 / (K + 1), 3, 10))
+    axes.set_xticks(range(K + 1), [*classes, "missed"], rotation=90 if K > 4 else 0, fontsize=size)
+    axes.set_yticks(range(K + 1), [*classes, "nothing there"], fontsize=size)
+    if K <= 30:
+        for i, j in np.argwhere(matrix):
+            ink = "white" if share[i, j] > 0.5 else "black"
+            axes.text(j, i, f"{matrix[i, j]:,}", ha="center", va="center", color=ink, fontsize=size * 0.9)
+    axes.set(xlabel="found as", ylabel="truth", title=f"Confusion at IoU 0.5, scores from {score:.3f} on")
+    _write_figure(figure, path)
+
+
+def training_curves(history, path):
+    """Loss terms, learning rate and AP over the epochs. history: the history.csv of a run."""
+    with open(history, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or "epoch" not in rows[0]:
+        raise PictureError(f"{history}: expected a run's history.csv with a row an epoch, received {len(rows)} rows")
+
+    def column(name):
+        """Epochs and values where there is one."""
+        known = [(float(row["epoch"]), float(row[name])) for row in rows if row[name]]
+        return np.array(known).reshape(-1, 2).T
+
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    panels = {
+        "loss": [name for name in rows[0] if name.startswith("loss")],
+        "AP": [name for name in ("AP50", "AP", "AP75") if name in rows[0]],
+        "learning rate": [name for name in ("lr",) if name in rows[0]],
+    }
+    for axes, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        _style(axes, "epoch", "")
+        for k, name in enumerate(names):
+            x, y = column(name)
+            whole = name == "loss"
+            axes.plot(
+                x,
+                y,
+                color="black" if whole else np.divide(color(k), 255),
+                linewidth=2.2 if whole else 1.6,
+                marker="o" if len(x) < 30 else None,
+                markersize=3,
+                label=name.removeprefix("loss_") if len(names) > 1 else None,
+            )
+        for before, after in itertools.pairwise(rows):
+            if before.get("stage") != after.get("stage"):
+                axes.axvline(
+                    (float(before["epoch"]) + float(after["epoch"])) / 2, color="0.6", linewidth=1, linestyle=":"
+                )
+        axes.set_title(title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(names) > 1:
+            axes.legend(frameon=False, fontsize=9)
+        if title == "AP":
+            axes.set_ylim(0, 1)
+        else:
+            axes.set_ylim(bottom=0)
+    _write_figure(figure, path)
+
+
+def _figure(xlabel, ylabel):
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    _style(axes, xlabel, ylabel)
+    return figure, axes
+
+
+def _style(axes, xlabel, ylabel):
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _finish(figure, axes, path):
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _write_figure(figure, path)
+
+
+def _write_figure(figure, path):
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class named in a script that the font lacks
+        figure.savefig(buffer, format=Path(path).suffix[1:] or "png", dpi=110, bbox_inches="tight")
+    _write(path, buffer.getvalue())
