@@ -1,0 +1,172 @@
+"""Random changes to training pictures, each a pure function of a seed.
+
+Geometry is 3x3 matrices on columns (y, x, 1): pixels of a picture, pixel (0, 0) covering [0, 1) x [0, 1). They are multiplied
+first and applied once. Colour is one 3x3 matrix too, on (r, g, b). Seeds are tf.random seeds: two integers, see tf.random.fold_in.
+"""
+
+import math
+
+import tensorflow as tf
+
+MIN_VISIBLE = 0.1  # of a box's area: below it, what is left inside the picture says nothing about the object
+MIN_SIDE = 2.0  # pixels
+
+
+def _matrix(yy, yx, y, xy, xx, x):
+    return tf.reshape(tf.stack([tf.cast(v, tf.float32) for v in (yy, yx, y, xy, xx, x, 0, 0, 1)]), [3, 3])
+
+
+def translation(y, x):
+    """Moves by (y, x) pixels."""
+    return _matrix(1, 0, y, 0, 1, x)
+
+
+def scaling(factor):
+    """Zooms by a factor, (0, 0) stays where it is."""
+    return _matrix(factor, 0, 0, 0, factor, 0)
+
+
+def about(center, matrix):
+    """The same matrix with its origin moved to center (y, x)."""
+    y, x = center
+    return translation(y, x) @ matrix @ translation(-y, -x)
+
+
+def rotation(degrees, center):
+    """Turns round center (y, x); positive is counter-clockwise as seen."""
+    angle = tf.cast(degrees, tf.float32) * (math.pi / 180)
+    sin, cos = tf.sin(angle), tf.cos(angle)
+    return about(center, _matrix(cos, -sin, 0, sin, cos, 0))  # y points down, so what lies to the right goes up
+
+
+def letterbox(size, target):
+    """The matrix that takes a picture of `size` (H, W) to the middle of `target` (H, W), as large as it fits, aspect kept."""
+    size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
+    factor = tf.reduce_min(target / size)
+    y, x = tf.unstack((target - size * factor) / 2)
+    return translation(y, x) @ scaling(factor)
+
+
+def transform_boxes(boxes, matrix):
+    """The hulls of the moved boxes: [M, 4], [3, 3] -> [M, 4]."""
+    corner1, corner2 = tf.split(tf.convert_to_tensor(boxes, tf.float32), 2, axis=-1)  # [M, 2]
+    linear, shift = matrix[:2, :2], matrix[:2, 2]
+    center = tf.matmul((corner1 + corner2) / 2, linear, transpose_b=True) + shift
+    reach = tf.matmul((corner2 - corner1) / 2, tf.abs(linear), transpose_b=True)
+    return tf.concat([center - reach, center + reach], axis=-1)
+
+
+def clip_boxes(boxes, labels, crowd, size):
+    """Cuts boxes to a picture of `size` (H, W) and drops those of which too little is left (of a crowd, any visible part stays)."""
+    limit = tf.cast(tf.concat([size, size], axis=0), tf.float32)
+    clipped = tf.clip_by_value(boxes, 0.0, limit)
+    before, after = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
+    visible = tf.reduce_prod(after, axis=1) >= MIN_VISIBLE * tf.reduce_prod(before, axis=1)
+    keep = tf.reduce_all(after >= MIN_SIDE, axis=1) & (visible | crowd)
+    return tf.boolean_mask(clipped, keep), tf.boolean_mask(labels, keep), tf.boolean_mask(crowd, keep)
+
+
+# --- geometry: (seed, size, amount) -> [3, 3] -------------------------------------------------------------------------
+
+
+def _uniform(seed, amount, shape=()):
+    return tf.random.stateless_uniform(shape, seed, -amount, amount)
+
+
+def _middle(size):
+    return tf.unstack(tf.cast(size, tf.float32) / 2, 2)
+
+
+def flip(seed, size, probability):
+    """Left-right, for a picture of `size`."""
+    sign = tf.where(tf.random.stateless_uniform([], seed) < probability, -1.0, 1.0)
+    return about(_middle(size), _matrix(1, 0, 0, 0, sign, 0))
+
+
+def flip_vertical(seed, size, probability):
+    """Upside down, for a picture of `size`."""
+    sign = tf.where(tf.random.stateless_uniform([], seed) < probability, -1.0, 1.0)
+    return about(_middle(size), _matrix(sign, 0, 0, 0, 1, 0))
+
+
+def scale(seed, size, amount):
+    """Zooms about the middle by a factor of 1-amount .. 1+amount."""
+    return about(_middle(size), scaling(1 + _uniform(seed, amount)))
+
+
+def translate(seed, size, amount):
+    """Shifts by up to `amount` of the size, either way."""
+    y, x = tf.unstack(_uniform(seed, amount, [2]) * tf.cast(size, tf.float32))
+    return translation(y, x)
+
+
+def rotate(seed, size, degrees):
+    """Turns about the middle by up to `degrees`, either way."""
+    return rotation(_uniform(seed, degrees), _middle(size))
+
+
+def shear(seed, size, degrees):
+    """Slants about the middle along both axes by up to `degrees`, either way."""
+    y, x = tf.unstack(tf.tan(_uniform(seed, degrees * math.pi / 180, [2])))
+    return about(_middle(size), _matrix(1, y, 0, x, 1, 0))
+
+
+def affine(seed, size, augment):
+    """Scale, shear, rotate and translate on a canvas of `size`, as one matrix."""
+    seeds = tf.unstack(tf.random.split(seed, 4))
+    matrix = scale(seeds[0], size, augment.scale)
+    matrix = shear(seeds[1], size, augment.shear) @ matrix
+    matrix = rotate(seeds[2], size, augment.rotate) @ matrix
+    return translate(seeds[3], size, augment.translate) @ matrix
+
+
+def flips(seed, size, augment):
+    """Both flips of a picture of `size`, as one matrix."""
+    seeds = tf.unstack(tf.random.split(seed, 2))
+    return flip(seeds[0], size, augment.flip) @ flip_vertical(seeds[1], size, augment.flip_vertical)
+
+
+def mosaic(seed, sizes, target):
+    """Where four pictures of `sizes` (H, W) go round one point of `target`: four matrices, each picture's corner at that point.
+
+    They keep the size they have when letterboxed alone, so objects are as large as in plain training; the canvas cuts what is
+    too much. The point is drawn from the middle half of the canvas.
+    """
+    point = tf.random.stateless_uniform([2], seed, 0.25, 0.75) * tf.cast(target, tf.float32)
+    matrices = []
+    for size, quadrant in zip(
+        sizes, ((1, 1), (1, 0), (0, 1), (0, 0)), strict=True
+    ):  # 1: ends at the point, 0: begins there
+        factor = letterbox(size, target)[0, 0]
+        y, x = tf.unstack(point - factor * tf.cast(size, tf.float32) * tf.constant(quadrant, tf.float32))
+        matrices.append(translation(y, x) @ scaling(factor))
+    return matrices
+
+
+# --- pixels: (image, seed, ...) -> image ------------------------------------------------------------------------------
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def colour(image, seed, *, hue, saturation, value):
+    """Hue, saturation and value changed at random: [H, W, 3] in 0..1 -> the same.
+
+    hue is a part of the colour circle, the other two are gains around 1. Each is linear in (r, g, b): a turn about the grey axis
+    (a third of the circle takes red to green), a stretch away from grey, a factor. So all three are one matrix, at a fifth
+    of the time that the way to HSV and back takes.
+    """
+    hue, saturation, value = tf.unstack(_uniform(seed, 1.0, [3]) * [hue, saturation, value])
+    angle = hue * (2 * math.pi)
+    grey = tf.fill([3, 3], 1 / 3)
+    cross = tf.constant([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    turn = tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) * grey  # Rodrigues' formula
+    luma = tf.tile([_LUMA], [3, 1])
+    stretch = luma + (1 + saturation) * (tf.eye(3) - luma)
+    matrix = (1 + value) * (stretch @ turn)
+    return tf.clip_by_value(tf.matmul(image, matrix, transpose_b=True), 0.0, 1.0)
+
+
+def mixup_weight(seed):
+    """How much of the first picture a mixture keeps: Beta(8, 8), mostly near one half (Zhang et al. 2018, arXiv:1710.09412)."""
+    first, second = tf.unstack(tf.random.stateless_gamma([2], seed, alpha=8.0))
+    return first / (first + second)

@@ -1,0 +1,389 @@
+"""From files to batches of Samples: decode, one 3x3 matrix, one warp, colour, pad, batch.
+
+`decode_image`, `prepare` and what they call are TensorFlow operations only: training, detection and exported models share them.
+"""
+
+import errno
+import os
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from tfyolo.data import augment as aug
+from tfyolo.data.augment import letterbox, transform_boxes
+from tfyolo.data.readers import DataError
+from tfyolo.structures import Sample
+
+GREY = 114 / 255  # what surrounds a letterboxed picture
+
+
+class ImageError(ValueError):
+    """A picture cannot be read. The message names the file, what is wrong with it and what to do."""
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def decode_image(contents):
+    """JPEG, PNG, GIF (its first frame) or BMP bytes -> [H, W, 3] uint8 RGB, upright as its EXIF orientation says.
+
+    contents: scalar string tensor. Grey becomes RGB, 16 bits become 8, CMYK is converted, alpha is dropped (the colours under it
+    stay, as in cv2.imread and PIL's convert("RGB")). Raises tf.errors.InvalidArgumentError for anything else, and for
+    truncated files.
+    """
+    contents = tf.ensure_shape(contents, [])
+    magic = tf.strings.substr(contents, 0, 2)
+
+    def jpeg():
+        # INTEGER_ACCURATE: the same pixels as cv2 and PIL, which other people's weights were trained on.
+        return _upright(tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"), _orientation(contents))
+
+    def bmp():  # DecodeBmp knows no palette: it gives the numbers of the colours
+        image = tf.io.decode_bmp(contents)
+        return tf.cond(
+            tf.shape(image)[2] == 1, lambda: tf.gather(_palette(contents), tf.cast(image[..., 0], tf.int32)), lambda: image[..., :3]
+        )
+
+    def other():
+        return tf.io.decode_image(contents, channels=3, expand_animations=False)
+
+    image = tf.cond(magic == b"\xff\xd8", jpeg, lambda: tf.cond(magic == b"BM", bmp, other))
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _palette(contents):
+    """The colours of a BMP: [P, 3] uint8 RGB. They stand between the header and the pixels as (blue, green, red, 0)."""
+    pixels, header = tf.unstack(tf.gather(tf.io.decode_raw(tf.strings.substr(contents, 10, 8), tf.int32), [0, 1]))
+    colours = tf.io.decode_raw(tf.strings.substr(contents, 14 + header, (pixels - 14 - header) // 4 * 4), tf.uint8)
+    return tf.reshape(colours, [-1, 4])[:, 2::-1]
+
+
+def _orientation(contents):
+    """EXIF orientation 1..8 of JPEG bytes: tag 0x0112 in their APP1 "Exif" segment; 1 if there is none or it makes no sense."""
+    head = tf.strings.substr(contents, 0, 1 << 18)
+    length = tf.strings.length(head)
+    head = tf.strings.join([head, bytes(16)])  # so that a look past the end finds zeros
+
+    def octets(at, count):
+        return tf.strings.substr(head, tf.clip_by_value(at, 0, length), count)
+
+    def numbers(octets, dtype, little):  # all that stand in the string
+        either = [tf.io.decode_raw(octets, dtype, little_endian=order) for order in (False, True)]
+        return tf.cast(tf.where(little, either[1], either[0]), tf.int32)
+
+    def segment(at):  # FF and its kind, then its length
+        return tf.unstack(numbers(octets(at, 4), tf.uint16, False), 2)
+
+    def stands_before(at):  # application segments and comments can, the picture itself cannot
+        kind, _ = segment(at)
+        return ((kind // 16 == 0xFFE) | (kind == 0xFFFE)) & (octets(at + 4, 4) != b"Exif")
+
+    def read(tiff):
+        little = octets(tiff, 2) == b"II"
+        directory = tiff + numbers(octets(tiff + 4, 4), tf.int32, little)[0]
+        count = numbers(octets(directory, 2), tf.uint16, little)[0]
+        entries = octets(directory + 2, 12 * tf.minimum(count, (length - directory) // 12))
+        tag, _, _, _, value, _ = tf.unstack(tf.reshape(numbers(entries, tf.uint16, little), [-1, 6]), axis=1)
+        orientation = tf.reduce_max(tf.where(tag == 0x0112, value, 1))
+        return tf.where(orientation <= 8, orientation, 1)
+
+    (at,) = tf.while_loop(stands_before, lambda at: (at + 2 + segment(at)[1],), (2,))
+    return tf.cond(octets(at + 4, 4) == b"Exif", lambda: read(at + 10), lambda: 1)
+
+
+def _upright(image, orientation):
+    """Undoes an EXIF orientation."""
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    image = tf.cond(tf.reduce_any(orientation == [2, 3, 6, 7]), lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(tf.reduce_any(orientation == [3, 4, 7, 8]), lambda: tf.reverse(image, [0]), lambda: image)
+
+
+def read_image(source):
+    """Reads a picture: [H, W, 3] np.uint8 RGB, upright. What decode_image reads, and what cv2 reads beside it (TIFF, ...).
+
+    source: a path, the bytes of a file, or (path, (offset, length)) for bytes that lie inside a file. ImageError if it cannot
+    be read in full: a truncated picture is an error, not half a picture.
+    """
+    if isinstance(source, bytes):
+        name, contents = f"a picture of {len(source)} bytes", source
+    else:
+        path, span = source if isinstance(source, tuple) else (source, None)
+        name = f"file {os.fspath(path)}" + (f", {span[1]} bytes from {span[0]}" if span else "")
+        contents = _contents(path, span)
+    if not contents:
+        raise ImageError(f"{name}: empty. Put the picture there again, or remove it and its annotations")
+    if contents.startswith(b"version https://git-lfs"):
+        raise ImageError(f"{name}: a Git LFS pointer, not a picture. `git lfs pull` fetches the picture itself")
+    for kind, start, end in (
+        ("JPEG", b"\xff\xd8", b"\xff\xd9"),
+        ("PNG", b"\x89PNG", b"IEND\xaeB`\x82"),
+        ("GIF", b"GIF8", b";"),
+    ):
+        if contents.startswith(start):
+            try:
+                with tf.device("CPU:0"):
+                    return decode_image(tf.constant(contents)).numpy()
+            except tf.errors.OpError as error:
+                state = "damaged" if contents.rstrip(b"\0").endswith(end) else "truncated"
+                raise ImageError(
+                    f"{name}: {state} {kind} of {len(contents)} bytes. Copy it anew, or remove it and its annotations"
+                ) from error
+    try:
+        image = cv2.imdecode(np.frombuffer(contents, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(
+            f"{name}: no picture, or a damaged one; it starts with {contents[:8]!r}. Expected JPEG, PNG, GIF, BMP, WebP or TIFF"
+        )
+    return image
+
+
+def _contents(path, span):
+    try:
+        with open(path, "rb") as file:
+            if span is None:
+                return file.read()
+            file.seek(span[0])
+            return file.read(span[1])
+    except OSError as error:
+        what = {errno.ENOENT: "no such file", errno.EISDIR: "a folder, not a picture"}.get(error.errno, error.strerror)
+        raise ImageError(f"file {os.fspath(path)}: {what}. Check the path") from error
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+def warp(image, matrix, size):
+    """Moves a picture by a matrix on (y, x, 1), bilinearly, onto a canvas of `size` (H, W), GREY where there is none of it.
+
+    [H, W, 3] uint8, or float32 in 0..1 -> [h, w, 3] float32 in 0..1.
+    """
+    unit = 1 / 255 if image.dtype == tf.uint8 else 1.0
+    image, matrix = _shrink(image, matrix)
+    reach = tf.cast(tf.concat([[0, 0], tf.shape(image)[:2]], axis=0), tf.float32) + [-0.5, -0.5, 0.5, 0.5]
+    # Only the window of the canvas that the picture reaches is computed.
+    first, last = tf.split(transform_boxes(reach[None], matrix)[0], 2)
+    first = tf.clip_by_value(tf.cast(tf.floor(first), tf.int32), 0, tf.subtract(size, 1))
+    last = tf.clip_by_value(tf.cast(tf.math.ceil(last), tf.int32), first + 1, size)
+    # The operation wants the way back, in (x, y), with pixel centres at whole numbers.
+    y, x = tf.unstack(tf.cast(first, tf.float32) + 0.5)
+    back = aug.translation(-0.5, -0.5) @ tf.linalg.inv(matrix) @ aug.translation(y, x)
+    back_xy = tf.gather(tf.gather(back, [1, 0], axis=0), [1, 0, 2], axis=1)
+    window = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=tf.concat([tf.reshape(back_xy, [1, 6]), tf.zeros([1, 2])], axis=1),
+        output_shape=last - first,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+        fill_value=GREY / unit,
+    )[0]
+    margins = tf.stack([first, size - last], axis=1)
+    canvas = tf.pad(window * unit, tf.concat([margins, [[0, 0]]], axis=0), constant_values=GREY)
+    return tf.ensure_shape(canvas, [*size, 3] if isinstance(size, (tuple, list)) else [None, None, 3])
+
+
+def _shrink(image, matrix):
+    """Halves, thirds, ... a picture that the matrix makes smaller than half: bilinear reads 2 x 2 pixels and would skip the rest."""
+    factor = tf.cast(tf.math.rsqrt(tf.abs(tf.linalg.det(matrix))) + 1e-3, tf.int32)
+    size = tf.shape(image)[:2]
+    smaller = tf.maximum(size // tf.maximum(factor, 1), 1)
+    stretch = tf.linalg.diag(tf.concat([tf.cast(size, tf.float32) / tf.cast(smaller, tf.float32), [1.0]], axis=0))
+    return tf.cond(
+        factor > 1,
+        lambda: (tf.raw_ops.ResizeArea(images=image[None], size=smaller)[0], matrix @ stretch),
+        lambda: (tf.cast(image, tf.float32), matrix),
+    )
+
+
+def prepare(image, target):
+    """The one way a picture enters a network outside training: [H, W, 3] uint8 -> ([h, w, 3] float32 in 0..1, transform [3, 3]).
+
+    target: (h, w). The transform takes (y, x, 1) in pixels of the picture to pixels of the result; its inverse takes boxes back.
+    """
+    transform = letterbox(tf.shape(image)[:2], target)
+    return warp(image, transform, target), transform
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+def _loader(records, skipped):
+    """A graph function: index -> (image [H, W, 3] uint8, boxes, labels, crowd), for any index; beyond the records it is grey.
+
+    A picture that cannot be read is grey and without boxes; `skipped`[index] then says what is wrong with it.
+    """
+    grey = np.full([1, 1, 3], 114, np.uint8)
+    nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool)
+
+    def fetch(index):
+        if index >= len(records):
+            return b"", *nothing
+        record = records[index]
+        try:
+            return _contents(record.path, record.span), record.boxes, record.labels, record.crowd
+        except ImageError:
+            return b"", record.boxes, record.labels, record.crowd
+
+    def rescue(index, *truth):
+        if index < len(records):
+            try:
+                record = records[index]
+                return read_image((record.path, record.span)), *truth
+            except ImageError as error:
+                skipped[int(index)] = str(error)
+        return grey, *nothing
+
+    types = [tf.float32, tf.int32, tf.bool]
+
+    def load(index):
+        contents, *truth = tf.numpy_function(fetch, [index], [tf.string, *types])
+        # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps Python, and its one
+        # lock, out of the way of the other threads: four times as fast on two cores as decoding in a numpy_function.
+        tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
+        image = (
+            tried.concatenate(tf.data.Dataset.from_tensors(tf.zeros([0, 0, 3], tf.uint8))).take(1).get_single_element()
+        )
+        image, *truth = tf.cond(
+            tf.size(image) > 0,
+            lambda: [image, *truth],
+            lambda: tf.numpy_function(rescue, [index, *truth], [tf.uint8, *types]),
+        )
+        return tuple(map(tf.ensure_shape, (image, *truth), ([None, None, 3], [None, 4], [None], [None])))
+
+    return load
+
+
+def _batched(samples, size, batch):
+    """Boxes are padded to the most that a picture of the batch has, and to one: no step sees an empty tensor, none is cut."""
+
+    def at_least_one(sample):
+        missing = [[0, tf.cast(tf.shape(sample.labels)[0] == 0, tf.int32)]]
+        return sample._replace(
+            boxes=tf.pad(sample.boxes, [*missing, [0, 0]]),
+            labels=tf.pad(sample.labels, missing, constant_values=-1),
+            crowd=tf.pad(sample.crowd, missing),
+        )
+
+    shapes = Sample([*size, 3], [None, 4], [None], [None], [], [3, 3])
+    padding = Sample(0.0, 0.0, -1, False, -1, 0.0)
+    samples = samples.map(at_least_one).padded_batch(batch, shapes, padding, drop_remainder=True)
+    return samples.prefetch(tf.data.AUTOTUNE)
+
+
+def train_dataset(source, *, size, batch, augment, seed, epochs, plain_epochs=0, start_epoch=0, skipped=None):
+    """Batches of augmented Samples for epochs start_epoch .. epochs-1, and the number of steps an epoch has.
+
+    size: (H, W). augment: config.Augment; mosaic and mixup stop `plain_epochs` before the end. All chance comes from (seed, epoch,
+    draw): a stream that starts at epoch k is, bit for bit, the tail of the one that starts at 0. An epoch has
+    ceil(pictures / batch) steps and shows every picture at least once. Boxes [B, M, 4] have M >= 1, labels are padded with -1;
+    image_id and transform are those of the picture drawn, the first of a mosaic or mixture. skipped: a dict that gets {index of record:
+    message} for what cannot be read; such a picture is grey and without boxes.
+    """
+    load = _loader(_records(source), {} if skipped is None else skipped)
+    pictures = len(source.records)
+    steps = -(-pictures // batch)
+    draws = steps * batch
+    size = tuple(size)
+
+    def place(index, image, truth, matrix):
+        boxes, labels, crowd = truth
+        boxes, labels, crowd = aug.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
+        return Sample(warp(image, matrix, size), boxes, labels, crowd, index, matrix)
+
+    def plain(index, seed):
+        seeds = tf.unstack(tf.random.split(seed, 2))
+        image, *truth = load(index)
+        original = tf.shape(image)[:2]
+        matrix = letterbox(original, size) @ aug.flips(seeds[0], original, augment)
+        return place(index, image, truth, aug.affine(seeds[1], size, augment) @ matrix)
+
+    def mosaic(index, seed):
+        seeds = tf.unstack(tf.random.split(seed, 7))
+        others = tf.random.stateless_uniform([3], seeds[0], maxval=pictures, dtype=tf.int32)
+        indices = [index, *tf.unstack(others)]
+        loaded = [load(i) for i in indices]
+        sizes = [tf.shape(image)[:2] for image, *_ in loaded]
+        affine = aug.affine(seeds[1], size, augment)
+        parts = [
+            place(i, image, truth, affine @ matrix @ aug.flips(flip_seed, original, augment))
+            for i, (image, *truth), original, matrix, flip_seed in zip(
+                indices, loaded, sizes, aug.mosaic(seeds[2], sizes, size), seeds[3:], strict=True
+            )
+        ]
+        return parts[0]._replace(
+            # The parts do not overlap, and each fades into grey at its edge: sums of differences from grey join without a seam.
+            image=tf.add_n([part.image - GREY for part in parts]) + GREY,
+            boxes=tf.concat([part.boxes for part in parts], axis=0),
+            labels=tf.concat([part.labels for part in parts], axis=0),
+            crowd=tf.concat([part.crowd for part in parts], axis=0),
+        )
+
+    def draw(number):
+        epoch, position = number // draws, number % draws
+        key = tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch), position)
+        seeds = tf.unstack(tf.random.split(key, 7))
+        index = tf.random.experimental.index_shuffle(position % pictures, tf.stack([seed, epoch]), pictures - 1)
+        index = tf.cast(index, tf.int32)
+        mixing = epoch < epochs - plain_epochs
+
+        def chance(seed, probability):
+            return mixing & (tf.random.stateless_uniform([], seed) < probability)
+
+        def one(index, seed):
+            if not augment.mosaic:
+                return plain(index, seed)
+            seeds = tf.unstack(tf.random.split(seed, 2))
+            return tf.cond(
+                chance(seeds[0], augment.mosaic), lambda: mosaic(index, seeds[1]), lambda: plain(index, seeds[1])
+            )
+
+        def mixup(first):
+            second = one(tf.random.stateless_uniform([], seeds[2], maxval=pictures, dtype=tf.int32), seeds[3])
+            weight = aug.mixup_weight(seeds[4])
+            return first._replace(
+                image=weight * first.image + (1 - weight) * second.image,
+                boxes=tf.concat([first.boxes, second.boxes], axis=0),
+                labels=tf.concat([first.labels, second.labels], axis=0),
+                crowd=tf.concat([first.crowd, second.crowd], axis=0),
+            )
+
+        sample = one(index, seeds[0])
+        if augment.mixup:
+            sample = tf.cond(chance(seeds[1], augment.mixup), lambda: mixup(sample), lambda: sample)
+        return sample._replace(
+            image=aug.colour(
+                sample.image, seeds[5], hue=augment.hue, saturation=augment.saturation, value=augment.value
+            )
+        )
+
+    numbers = tf.data.Dataset.range(start_epoch * draws, epochs * draws)
+    samples = numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _batched(samples, size, batch), steps
+
+
+def eval_dataset(source, *, size, batch, skipped=None):
+    """Batches of Samples in the order of the records, prepared and not augmented; the last one is filled up with grey pictures.
+
+    Those have image_id -1. skipped: as in train_dataset.
+    """
+    load = _loader(_records(source), {} if skipped is None else skipped)
+    pictures = len(source.records)
+    size = tuple(size)
+
+    def sample(number):
+        index = tf.cast(number, tf.int32)
+        image, boxes, labels, crowd = load(index)
+        image, transform = prepare(image, size)
+        index = tf.where(index < pictures, index, -1)
+        return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)
+
+    numbers = tf.data.Dataset.range(-(-pictures // batch) * batch)
+    return _batched(numbers.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True), size, batch)
+
+
+def _records(source):
+    if not source.records:
+        raise DataError(f"{source.name}: expected pictures in its split {source.split!r}. Received: none")
+    return source.records
