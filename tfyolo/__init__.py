@@ -1,0 +1,51 @@
+"""tfyolo: one-stage object detectors on TensorFlow and Keras.
+
+    detector = tfyolo.load("runs/x")
+    found = detector("photo.jpg")
+    run = tfyolo.train("configs/yolov3-tiny.yaml")
+"""
+
+__all__ = [
+    "ASSIGNERS",
+    "BACKBONES",
+    "DECODERS",
+    "HEADS",
+    "NECKS",
+    "OBJECTIVES",
+    "build",
+    "evaluate",
+    "export",
+    "load",
+    "load_config",
+    "load_model",
+    "read_data",
+    "train",
+]
+
+# TensorFlow takes seconds to import: what is public is fetched when it is first asked for.
+_HOMES = {
+    "ASSIGNERS": ("assigners", "ASSIGNERS"),
+    "BACKBONES": ("backbones", "BACKBONES"),
+    "DECODERS": ("decoders", "DECODERS"),
+    "HEADS": ("heads", "HEADS"),
+    "NECKS": ("necks", "NECKS"),
+    "OBJECTIVES": ("losses", "OBJECTIVES"),
+    "build": ("model", "build"),
+    "evaluate": ("evaluate", "evaluate"),
+    "export": ("exports", "export"),
+    "load": ("detect", "load"),
+    "load_config": ("config", "load"),
+    "load_model": ("model", "load_model"),
+    "read_data": ("data.readers", "read"),
+    "train": ("training", "train"),
+}
+
+
+def __getattr__(name):
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tfyolo' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module, attribute = _HOMES[name]
+    value = globals()[name] = getattr(importlib.import_module(f"tfyolo.{module}"), attribute)
+    return value

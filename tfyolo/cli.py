@@ -70,7 +70,7 @@ def train(config, overrides, out, resume, overfit, as_json):
     tfyolo train configs/yolov3-tiny.yaml data=my/pictures --overfit 8
     """
     from tfyolo import config as configs
-    from tfyolo import train as training
+    from tfyolo import training
 
     if os.path.isdir(config):
         if not resume or overrides or out:
@@ -124,7 +124,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
     tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
     """
     from tfyolo import detect as detection
-    from tfyolo import evaluate as evaluation
+    from tfyolo.evaluate import evaluate as judge
     from tfyolo.data import readers
 
     detector = detection.load(model, **_given(iou=iou))
@@ -134,7 +134,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
     if path is None:
         path, images, data_format = data.path, images or data.images, data_format or data.format
     source = readers.read(path, split or (data.val if data else "val"), images=images, format=data_format)
-    report = evaluation.evaluate(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
+    report = judge(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
     if as_json:
         _print_json(report.to_json())
     else:
@@ -255,12 +255,12 @@ def _told(found, score):
 @_json
 def export(run, formats, out, overwrite, as_json):
     """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside."""
-    from tfyolo import export as exporting
+    from tfyolo import exports
     from tfyolo.model import load_model, weights_file
 
     out = out or weights_file(run).parent / "export"
-    paths = exporting.export(load_model(run), out, formats or exporting.FORMATS, overwrite=overwrite, progress=not as_json)
-    sizes = {name: {"path": str(path), "bytes": exporting.size_of(path)} for name, path in paths.items()}
+    paths = exports.export(load_model(run), out, formats or exports.FORMATS, overwrite=overwrite, progress=not as_json)
+    sizes = {name: {"path": str(path), "bytes": exports.size_of(path)} for name, path in paths.items()}
     if as_json:
         _print_json(sizes)
     else:

@@ -144,20 +144,12 @@ class Stage(Strict):
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     final: Probability = 0.01  # cosine: the last learning rate, as part of lr; step: the factor of each step
     steps: Annotated[tuple[Probability, ...], Field(strict=False)] = (0.8, 0.9)  # step: where, as parts of the stage
-    warmup: Annotated[float, Field(ge=0)] = 3.0  # epochs over which lr rises from 0
+    warmup: Annotated[float, Field(ge=0)] = 3.0  # epochs over which lr rises from 0; at most a third of the stage
     plain_epochs: Annotated[int, Field(ge=0)] = 10  # the last epochs, without mosaic and mixup; all, if there are fewer
     image_size: Size | None = None  # (H, W); null: model.input_size
     data: Data | None = None  # null: the config's data
     freeze: Texts = ()  # parts of the model that stay as they are: "backbone", "neck.p4"
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}  # factor on each term of the loss; 1 where unnamed
-
-    @field_validator("warmup")
-    @classmethod
-    def _within_the_stage(cls, warmup, info: ValidationInfo):
-        epochs = info.data.get("epochs", math.inf)
-        if warmup > epochs:
-            raise ValueError(f"expected a number from 0 to the stage's epochs ({epochs}), received {warmup:g}")
-        return warmup
 
 
 class Train(Strict):

@@ -18,7 +18,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, stage, steps_per_epoch):
         self.stage = stage
         self.total = stage.epochs * steps_per_epoch
-        self.warmup = stage.warmup * steps_per_epoch
+        self.warmup = min(stage.warmup, stage.epochs / 3) * steps_per_epoch
 
     def __call__(self, step):
         stage, step = self.stage, tf.cast(step, tf.float32)
@@ -59,13 +59,12 @@ class Average:
         self.weights = network.weights
         self.values = [tf.Variable(weight, trainable=False) for weight in self.weights] if decay else self.weights
 
-    def update(self, step):
-        """Takes in the weights after `step` steps; in the cross-replica context."""
+    def update(self, step, strategy):
+        """Takes in the weights after `step` steps; in the strategy's cross-replica context."""
         if not self.decay:
             return
         step = tf.cast(step, tf.float32)
         keep = tf.minimum(self.decay, (1 + step) / (10 + step))
-        strategy = tf.distribute.get_strategy()
         for value, weight in zip(self.values, self.weights, strict=True):
             strategy.extended.update(
                 value, lambda v, w: v.assign_sub((1 - keep) * (v - w)), args=(weight.value,), group=False

@@ -51,11 +51,12 @@ def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, p
         apart, pair_scores, limit, iou_threshold=1.0 if soft_sigma else iou, score_threshold=score, soft_nms_sigma=soft_sigma / 2
     )
     found = tf.shape(kept)[0]
-    padding = [[0, limit - found]]
+    rest = [[0, limit - found]]
+    # Reshaped, which only tells the shape, because TFLite has no ensure_shape.
     return Detections(
-        boxes=tf.ensure_shape(tf.pad(tf.gather(pair_boxes, kept), [*padding, [0, 0]]), [limit, 4]),
-        scores=tf.ensure_shape(tf.pad(kept_scores, padding), [limit]),
-        labels=tf.ensure_shape(tf.pad(tf.gather(labels, kept), padding, constant_values=-1), [limit]),
+        boxes=tf.reshape(tf.pad(tf.gather(pair_boxes, kept), [*rest, [0, 0]]), [limit, 4]),
+        scores=tf.reshape(tf.pad(kept_scores, rest), [limit]),
+        labels=tf.reshape(tf.pad(tf.gather(labels, kept), rest, constant_values=-1), [limit]),
         count=found,
         best=pair_scores[0],
     )

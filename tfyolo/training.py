@@ -16,9 +16,9 @@ from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector
-from tfyolo.evaluate import evaluate
+from tfyolo.evaluate import evaluate, match
 from tfyolo.model import build, describe, resolve
-from tfyolo.optim import OPTIMIZERS, Average, Schedule
+from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
 
 
 class TrainingError(ValueError):
@@ -87,11 +87,11 @@ def make_step(model, optimizer, average, strategy, *, accumulate=1, clip=None, w
 
     def step(sample):
         figures = strategy.run(on_replica, (sample,))
-        average.update(optimizer.iterations.value)
+        average.update(optimizer.iterations.value, strategy)
         return {name: strategy.experimental_local_results(value)[0] for name, value in figures.items()}
 
     # The number of truths differs from batch to batch: the shape is relaxed at once, so that one trace serves all.
-    return step if eager else tf.function(step, reduce_retracing=True)
+    return step if eager else tf.function(step, reduce_retracing=True, autograph=False)
 
 
 def _part(sample, i, parts):
@@ -155,6 +155,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         stage, (learned, judged) = config.train.stages[stage_index], sources[stage_index]
         size = stage.image_size or config.model.input_size
         start = state["epoch"] - done  # epochs of this stage that a resumed run has behind it
+        skipped, told = {}, 0  # pictures that could not be read, by record
 
         # Model, optimizer, averages
         with strategy.scope():
@@ -170,6 +171,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 epochs=stage.epochs,
                 plain_epochs=stage.plain_epochs,
                 start_epoch=start,
+                skipped=skipped,
             )
             builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
             optimizer = builder(Schedule(stage, steps), **options)
@@ -216,7 +218,6 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
             }
 
             # Judgement
-            last_epoch = done + epoch + 1 == epochs
             improved = False
             if (epoch + 1) % config.train.evaluate_every == 0 or epoch + 1 == stage.epochs:
                 checkpoint.assign(judge.network, average.arrays())
@@ -226,13 +227,19 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 improved = state["best"] is None or _score(metrics) > _score(state["best"])
                 if improved:
                     state["best"] = {"epoch": row["epoch"], **metrics}
-                _draw_pictures(config, judge, detector, judged, folder / "pictures" / f"epoch_{row['epoch']:04d}", board)
+                pictures = folder / "pictures" / f"epoch_{row['epoch']:04d}"
+                score = report.score if np.isfinite(report.score) else 0.25
+                _draw_pictures(judge, detector, judged, config.train.pictures, score, pictures, board, row["epoch"])
 
             # What is kept: everything to go on from, written whole or not at all
             state = {**state, "stage": stage_index, "epoch": row["epoch"]}
             history.add(row)
             _log(board, row)
-            tqdm.write(_line(row, epochs, improved)) if progress else None
+            if progress:
+                tqdm.write(_line(row, epochs, improved))
+            if len(skipped) > told:
+                tqdm.write(_unreadable(skipped, told, learned))
+                told = len(skipped)
             if improved:
                 meta = {"epoch": row["epoch"], "metrics": metrics}
                 checkpoint.save(folder / "best.h5", describe(judge, **meta), weights=checkpoint.weights_of(judge.network))
@@ -314,6 +321,14 @@ def _say_problems(source):
         shown = "\n".join(f"  {problem.file}: {problem.message}" for problem in errors[:5])
         more = f"\n  and {len(errors) - 5} more; tfyolo check-data names them all" if len(errors) > 5 else ""
         tqdm.write(f"{source.name} {source.split}: {len(errors)} faults in the data, left out of training:\n{shown}{more}")
+
+
+def _unreadable(skipped, told, source):
+    new = list(skipped.items())[told:]
+    shown = "\n".join(f"  {source.records[index].path}: {message}" for index, message in new[:5])
+    return f"{len(new)} pictures could not be read and are left out ({len(skipped)} so far):\n{shown}" + (
+        f"\n  and {len(new) - 5} more; tfyolo check-data names them all" if len(new) > 5 else ""
+    )
 
 
 def _freeze(config, stage_index, network):
@@ -398,3 +413,28 @@ def _line(row, epochs, improved):
     if "AP" in row:
         line += f"  |  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}{'  best so far' if improved else ''}"
     return line
+
+
+def _draw_pictures(model, detector, source, count, score, folder, board, epoch):
+    """Draws the first pictures of a Source as the network sees them: right, wrong and missed boxes, beside the objectness of each level."""
+    if not count:
+        return
+    first = source._replace(records=source.records[:count])
+    sample = next(iter(pipeline.eval_dataset(first, size=detector.input_size, batch=len(first.records))))
+    raw = model.network(sample.image, training=False)
+    maps = model.decoder.objectness(raw)
+    found = tf.nest.map_structure(np.asarray, detector.postprocess(model.decoder(raw)))
+    sheets = []
+    for b, record in enumerate(first.records):
+        image = np.round(255 * sample.image[b].numpy()).astype(np.uint8)
+        true = sample.labels[b].numpy() >= 0
+        truths = [getattr(sample, name)[b].numpy()[true] for name in ("boxes", "labels", "crowd")]
+        kept = (np.arange(len(found.scores[b])) < found.count[b]) & (found.scores[b] >= score)
+        boxes = [getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores")]
+        drawn = visualize.draw_matches(image, *truths, *boxes, model.classes, match(*truths, *boxes))
+        heat = [visualize.heatmap(image, levels[b].numpy()) for levels in maps.values()]
+        sheet = visualize.grid([drawn, *heat], columns=1 + len(heat))
+        visualize.save(folder / f"{Path(str(record.image_id)).stem}.jpg", sheet)
+        sheets.append(sheet)
+    with board.as_default():
+        tf.summary.image("validation", visualize.grid(sheets, columns=1)[None], step=epoch)

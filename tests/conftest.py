@@ -1,0 +1,70 @@
+"""What tests share: small models of every config, and the way to the real data that may lie beside the clone."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+# Two logical CPUs, for the tests of two replicas; everything else runs on the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+from tfyolo import config as configs
+from tfyolo.structures import Sample
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def shared():
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the real data in ../shared, which is not beside this clone")
+    return SHARED
+
+
+def load_config(name, *overrides):
+    return configs.load(ROOT / "configs" / f"{name}.yaml", overrides)
+
+
+def small(name, **extra):
+    """A config of the zoo, as it is but for its width and size: small enough to build by the dozen."""
+    overrides = {
+        "yolov3": ["model.backbone.width=0.125", "model.input_size=[96,64]"],
+        "yolov3-spp": ["model.backbone.width=0.125", "model.input_size=[64,96]"],
+        "yolov3-tiny": [
+            "model.backbone.width=0.125",
+            "model.neck.width=0.125",
+            "model.head.channels={p4: 32, p5: 64}",
+            "model.input_size=[96,128]",
+        ],
+        "yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=[128,192]"],
+        "demo": ["model.input_size=64"],
+        "demo-yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=128"],
+    }[name]
+    return load_config(name, *overrides, *(f"{key}={value}" for key, value in extra.items()))
+
+
+def random_sample(size, *, batch=2, truths=6, classes=3, crowd=False, seed=0, padding=2):
+    """A batch of noise with random boxes, `padding` rows of them empty."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    centers = rng.uniform(0.05, 0.95, (batch, truths, 2)) * size
+    sides = rng.uniform(0.05, 0.6, (batch, truths, 2)) * size
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], -1)
+    boxes = np.clip(boxes, 0, [height, width, height, width]).astype("float32")
+    labels = rng.integers(0, classes, (batch, truths)).astype("int32")
+    if padding:
+        boxes[:, -padding:], labels[:, -padding:] = 0, -1
+    crowds = np.zeros((batch, truths), bool)
+    crowds[:, 0] = crowd
+    images = rng.random((batch, height, width, 3), dtype="float32")
+    ids = np.arange(batch, dtype="int32")
+    transforms = np.tile(np.eye(3, dtype="float32"), (batch, 1, 1))
+    return Sample(*map(tf.constant, (images, boxes, labels, crowds, ids, transforms)))

@@ -1,0 +1,174 @@
+"""Losses against numpy, Keras and the papers' sums; and the laws that a training loop leans on."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CONFIGS, random_sample, small
+
+from tfyolo import model as models
+from tfyolo.assigners import best_anchor, responsible_cell
+from tfyolo.boxes import area, iou
+from tfyolo.losses import TERMS, Dense, bce, focal
+from tfyolo.structures import BACKGROUND
+
+NAMES = ("a", "b", "c")
+LOGITS = np.linspace(-30, 30, 41).astype("float32")
+
+
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+def test_bce_equals_the_definition(target):
+    p = 1 / (1 + np.exp(-LOGITS.astype("float64")))
+    expected = -(target * np.log(p) + (1 - target) * np.log1p(-p + 1e-300))
+    finite = np.isfinite(expected)
+    np.testing.assert_allclose(bce(np.float32(target), LOGITS)[finite], expected[finite], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.5, 1.5)])
+def test_focal_equals_keras(alpha, gamma):
+    logits = np.linspace(-8, 8, 33).astype("float32")[:, None]
+    for target in (0.0, 1.0):
+        targets = np.full_like(logits, target)
+        expected = keras.losses.binary_focal_crossentropy(
+            targets, logits, apply_class_balancing=True, alpha=alpha, gamma=gamma, from_logits=True
+        )
+        np.testing.assert_allclose(focal(targets, logits, alpha, gamma)[:, 0], expected, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_have_finite_gradients_everywhere(name):
+    logits = tf.constant([-1e4, -50.0, 0.0, 50.0, 1e4])
+    for target in (0.0, 1.0):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = TERMS[name](tf.fill([5], target), logits)
+        assert np.isfinite(value).all() and np.isfinite(tape.gradient(value, logits)).all()
+
+
+def forward(name, crowd=False, **options):
+    model = models.build(small(name), NAMES)
+    sample = random_sample(model.config.model.input_size, truths=7, crowd=crowd)
+    raw = model.network(sample.image)
+    return model, sample, raw, model.decoder(raw)
+
+
+def test_yolov3_sums_by_hand():
+    model, sample, raw, candidates = forward("yolov3")
+    assigner = functools.partial(best_anchor, ignore=0.5)
+    objective = Dense(model.decoder, assigner, box="iou", box_gain=2.0, noobj_gain=0.25, cls_gain=3.0, label_smoothing=0.1)
+    terms = objective(raw, candidates, sample)
+    index = assigner(candidates, sample.boxes, sample.labels).gt_index.numpy()
+    height, width = model.config.model.input_size
+    box = obj = cls = 0.0
+    for b in range(2):
+        for n, m in enumerate(index[b]):
+            logit = candidates.logits["obj"][b, n]
+            if m == BACKGROUND:
+                obj += 0.25 * float(bce(0.0, logit)[0])
+            if m < 0:
+                continue
+            truth = sample.boxes[b, m]
+            obj += float(bce(1.0, logit)[0])
+            box += (2 - float(area(truth)) / (height * width)) * (1 - float(iou(candidates.boxes[b, n], truth)))
+            smooth = np.full(3, 0.05, "float32")
+            smooth[sample.labels[b, m]] = 0.95
+            cls += float(np.sum(bce(smooth, candidates.logits["cls"][b, n])))
+    expected = {"box": 2.0 * box / 2, "obj": obj / 2, "cls": 3.0 * cls / 2}
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_yolov1_sums_by_hand():
+    """Equation 3 of arXiv:1506.02640."""
+    model, sample, raw, candidates = forward("yolov1")
+    terms = model.objective(raw, candidates, sample)
+    assignment = responsible_cell(candidates, sample.boxes, sample.labels)
+    index = assignment.gt_index.numpy()
+    height, width = model.config.model.input_size
+    box = obj = cls = 0.0
+    for b in range(2):
+        for n, m in enumerate(index[b]):
+            confidence = float(candidates.logits["obj"][b, n, 0])
+            if m < 0:
+                obj += 0.5 * confidence**2
+                continue
+            y1, x1, y2, x2 = sample.boxes[b, m].numpy()
+            center_y, center_x = candidates.priors.centers[n]
+            ty, tx, root_h, root_w = candidates.logits["box"][b, n].numpy()
+            box += ((y1 + y2) / 2 / 64 - (center_y / 64 - 0.5) - ty) ** 2 + ((x1 + x2) / 2 / 64 - (center_x / 64 - 0.5) - tx) ** 2
+            box += (np.sqrt((y2 - y1) / height) - root_h) ** 2 + (np.sqrt((x2 - x1) / width) - root_w) ** 2
+            obj += (float(iou(candidates.boxes[b, n], sample.boxes[b, m])) - confidence) ** 2
+            cls += float(np.sum((np.eye(3)[sample.labels[b, m]] - candidates.logits["cls"][b, n].numpy()) ** 2))
+    expected = {"box": 5.0 * box / 2, "obj": obj / 2, "cls": cls / 2}
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_padding_and_the_order_of_truths_change_nothing(name):
+    model, sample, raw, candidates = forward(name)
+    once = model.objective(raw, candidates, sample)
+    order = [3, 1, 0, 4, 2]
+    cells = np.asarray(sample.boxes[:, :5, :2] + sample.boxes[:, :5, 2:]) // 128  # one truth a cell of any level
+    moved = sample._replace(
+        **{key: tf.gather(getattr(sample, key), order, axis=1) for key in ("boxes", "labels", "crowd")}
+    )
+    again = model.objective(raw, candidates, moved)
+    unique = all(len(np.unique(image, axis=0)) == 5 for image in cells)
+    for term in once:
+        if unique or name not in ("yolov1", "demo-yolov1"):
+            assert float(once[term]) == pytest.approx(float(again[term]), rel=1e-5)
+        assert float(once[term]) >= 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_picture_without_boxes_has_only_an_objectness_term(name):
+    model, sample, raw, candidates = forward(name)
+    empty = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1)
+    terms = model.objective(raw, candidates, empty)
+    assert float(terms["box"]) == float(terms["cls"]) == 0 and float(terms["obj"]) > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_perfect_prediction_has_no_box_term_and_the_gradient_leads_there(name):
+    model, sample, raw, candidates = forward(name)
+    index = model.objective.assigner(candidates, sample.boxes, sample.labels).gt_index
+    truths = tf.gather(sample.boxes, tf.maximum(index, 0), batch_dims=1)
+    codes = model.decoder.encode(truths, candidates.priors)
+    perfect = tf.where((index >= 0)[..., None], truths, candidates.boxes)
+
+    class Activated:  # the codes of the truths in place of the activated logits
+        activate = staticmethod(lambda _: codes)
+        encode = model.decoder.encode
+
+    objective = model.objective
+    objective.decoder = Activated
+    objective.assigner = lambda *_: model_assignment
+    model_assignment = type("A", (), {"gt_index": index, "quality": tf.cast(index >= 0, tf.float32)})
+    terms = objective(raw, candidates._replace(boxes=perfect), sample)
+    assert float(terms["box"]) == pytest.approx(0, abs=1e-4)
+
+
+def test_crowds_are_neither_learned_nor_background():
+    model, sample, raw, candidates = forward("yolov3", crowd=True)
+    whole = tf.concat([tf.constant([[[-1e3, -1e3, 1e3, 1e3]]] * 2), sample.boxes[:, 1:]], axis=1)
+    terms = model.objective(raw, candidates, sample._replace(boxes=whole))
+    labels = tf.where(sample.crowd, -1, sample.labels)
+    positive = model.objective.assigner(candidates, whole, labels).gt_index.numpy() >= 0
+    logits = candidates.logits["obj"][..., 0].numpy()[positive]
+    assert float(terms["obj"]) == pytest.approx(float(np.sum(bce(1.0, logits))) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_backward_pass_of_the_sum_equals_the_sum_of_the_gradients_of_each_term(name):
+    model, sample, _, _ = forward(name)
+    variables = model.network.trainable_variables
+    with tf.GradientTape(persistent=True) as tape:
+        raw = model.network(sample.image)
+        terms = model.objective(raw, model.decoder(raw), sample)
+        total = sum(terms.values())
+    together = tape.gradient(total, variables)
+    for i in range(0, len(variables), max(1, len(variables) // 8)):
+        each = [tape.gradient(term, variables[i], unconnected_gradients="zero") for term in terms.values()]
+        scale = float(tf.reduce_max(tf.abs(together[i]))) + 1e-6
+        np.testing.assert_allclose(together[i], sum(each), atol=1e-4 * scale)

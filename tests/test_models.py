@@ -1,0 +1,157 @@
+"""Every config of configs/, by existing: published counts, contracts of the parts, gradients, and errors of options that do not fit."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CONFIGS, load_config, random_sample, small
+
+from tfyolo import model as models
+from tfyolo.config import ConfigError
+from tfyolo.decoders import level_stride
+from tfyolo.training import loss_terms
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def built(request):
+    return models.build(small(request.param), NAMES)
+
+
+# ../shared/FACTS.md, from the published cfgs: K classes, all floats, trainable, GFLOPs
+PUBLISHED = [
+    ("yolov3", 416, 80, 62_001_757, 61_949_149, 65.86),
+    ("yolov3-tiny", 416, 80, 8_858_734, 8_852_366, 5.56),
+    ("yolov3-spp", 608, 80, 63_052_381, 62_998_749, 141.4),
+    pytest.param("yolov1", 448, 20, 271_703_550, 271_703_550, None, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("name, size, classes, parameters, trainable, gflops", PUBLISHED)
+def test_published_counts(name, size, classes, parameters, trainable, gflops):
+    config = load_config(name)
+    assert config.model.input_size == (size, size)
+    summary = models.summary(models.build(config, [str(i) for i in range(classes)]))
+    assert (summary["parameters"], summary["trainable"]) == (parameters, trainable)
+    assert sum(stage["parameters"] for stage in summary["stages"]) == parameters
+    if gflops:
+        assert summary["flops"] / 1e9 == pytest.approx(gflops, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_yolov1_with_batch_norm_counts():
+    model = models.build(load_config("yolov1", "model.backbone.norm=true"), [str(i) for i in range(20)])
+    assert models.summary(model)["trainable"] == 271_716_734
+
+
+def test_a_class_more_costs_what_the_head_says():
+    counts = [models.build(small("yolov3"), [str(i) for i in range(k)]).network.count_params() for k in (1, 2)]
+    channels = [2 * 512 // 8 // 2 * level for level in (1, 0.5, 0.25)]  # the 3x3 convolutions before the outputs, at width 1/8
+    assert counts[1] - counts[0] == sum(3 * (c + 1) for c in channels)
+
+
+def test_the_neck_enlarges_what_comes_out_of_the_five_convolutions():
+    network = models.build(small("yolov3"), NAMES).network
+    lateral = network.get_layer("neck.p4.lateral.conv")
+    assert lateral.input is network.get_layer("neck.p5.conv5.act").output
+
+
+def test_raw_has_the_contracts_shape(built):
+    height, width = built.config.model.input_size
+    raw = built.network.output
+    parts = built.decoder.parts(len(NAMES))
+    assert set(raw) == set(parts) == {"box", "obj", "cls"}
+    for part, levels in raw.items():
+        assert set(levels) == set(built.decoder.levels)
+        for level, tensor in levels.items():
+            stride = level_stride(level)
+            assert tensor.shape[1:3] == (height // stride, width // stride)
+            assert tensor.shape[3] in (1, built.decoder.num_anchors) and tensor.shape[4] == parts[part]
+
+
+def test_candidates_have_the_contracts_shapes(built):
+    sample = random_sample(built.config.model.input_size)
+    candidates = built.decoder(built.network(sample.image))
+    count = candidates.boxes.shape[1]
+    assert candidates.boxes.shape == (2, count, 4) and candidates.scores.shape == (2, count, len(NAMES))
+    assert {part: values.shape for part, values in candidates.logits.items()} == {
+        part: (2, count, channels) for part, channels in built.decoder.parts(len(NAMES)).items()
+    }
+    assert candidates.priors.centers.shape == (count, 2) and candidates.priors.strides.shape == (count,)
+    assert np.all((candidates.scores.numpy() >= 0) & (candidates.scores.numpy() <= 1))
+    assert not built.decoder.weights
+
+
+def test_every_variable_learns(built):
+    sample = random_sample(built.config.model.input_size, batch=3)
+    with tf.GradientTape() as tape:
+        loss = sum(loss_terms(built, sample).values())
+    gradients = tape.gradient(loss, built.network.trainable_variables)
+    still = [
+        variable.path
+        for variable, gradient in zip(built.network.trainable_variables, gradients, strict=True)
+        if gradient is None or not np.isfinite(gradient).all() or not np.any(gradient)
+    ]
+    assert not still
+
+
+def test_save_and_load_give_the_same_outputs(built, tmp_path):
+    models.save_model(tmp_path / "model.h5", built)
+    again = models.load_model(tmp_path / "model.h5")
+    images = random_sample(built.config.model.input_size).image
+    assert again.classes == NAMES and again.config == built.config
+    tf.nest.map_structure(np.testing.assert_array_equal, built.network(images), again.network(images))
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_candidates(built):
+    model = models.build(built.config, NAMES, precision="bfloat16")
+    assert {variable.dtype for variable in model.network.trainable_variables} == {"float32"}
+    kernels = [layer for layer in model.network.layers if hasattr(layer, "kernel")]
+    assert {layer.compute_dtype for layer in kernels} == {"bfloat16"}
+    candidates = model.decoder(model.network(random_sample(built.config.model.input_size).image))
+    assert candidates.boxes.dtype == candidates.scores.dtype == tf.float32
+    assert models.build(built.config, NAMES).network.layers[1].compute_dtype == "float32"  # the policy does not leak
+
+
+@pytest.mark.parametrize(
+    "name, override, message",
+    [
+        ("yolov3", "model.input_size=[416,400]", "model.input_size: expected multiples of 32"),
+        ("yolov3", "model.backbone=resnet", "model.backbone.name: expected one of darknet_v1, darknet53"),
+        ("yolov3", "model.backbone.widht=1.0", "model.backbone.widht: darknet53 has no such option; its options: width"),
+        ("yolov3", "model.backbone.width=wide", "model.backbone.width: expected float, received 'wide'"),
+        ("yolov3", "model.decoder.anchors={p4: [[1,2]], p5: [[3,4]]}", "expected the levels 3 (p3, p4, p5)"),
+        ("yolov3", "model.decoder.anchors.p3=[[1,2]]", "the same number of anchors at every level"),
+        ("yolov3", "model.decoder.anchors.p3=[[1,2,3]]", "model.decoder.anchors"),
+        ("yolov3", "model.objective.box=l1", "model.objective: box: expected one of squared, iou, giou, diou, ciou"),
+        ("yolov3", "model.classes=[x, y]", "model.classes: expected the data's 3 (a, b, c), received 2 (x, y)"),
+        ("yolov1", "model.neck=up_cat", "model.decoder"),
+    ],
+)
+def test_options_that_do_not_fit_are_errors_of_the_config(name, override, message):
+    with pytest.raises(ConfigError, match="override") as error:
+        models.build(load_config(name, override), NAMES)
+    assert message in str(error.value)
+
+
+def test_weights_load_all_or_nothing(tmp_path):
+    models.save_model(tmp_path / "model.h5", models.build(small("demo"), NAMES))
+    other = models.build(small("demo"), ("a", "b"))
+    before = [value.copy() for value in other.network.get_weights()]
+    from tfyolo import checkpoint
+
+    _, weights = checkpoint.load(tmp_path / "model.h5", "weights")
+    with pytest.raises(checkpoint.CheckpointError, match=r"shape: head.p4.out/kernel is .*nothing was loaded|nothing was loaded"):
+        checkpoint.assign(other.network, weights)
+    for value, old in zip(other.network.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs", b"\x89HDF\r\n\x1a\n" + b"\0" * 50])
+def test_a_file_that_is_no_checkpoint_is_told_so(tmp_path, content):
+    from tfyolo import checkpoint
+
+    path = tmp_path / "best.h5"
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.CheckpointError, match="expected a file of weights that tfyolo has written"):
+        models.load_model(tmp_path)

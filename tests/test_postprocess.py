@@ -1,0 +1,79 @@
+"""Non-maximum suppression against the plain loop of the papers."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfyolo.boxes import iou
+from tfyolo.postprocess import nms
+from tfyolo.structures import Candidates
+
+
+def candidates(count=60, classes=4, batch=2, seed=0):
+    rng = np.random.default_rng(seed)
+    centers, sides = rng.uniform(20, 80, (batch, count, 2)), rng.uniform(10, 40, (batch, count, 2))
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], -1).astype("float32")
+    scores = rng.uniform(0, 1, (batch, count, classes)).astype("float32") ** 3
+    return Candidates(tf.constant(boxes), tf.constant(scores), {}, None)
+
+
+def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=True):
+    """Greedy NMS, or Gaussian soft-NMS (Bodla et al. 2017, figure 2), over all (box, class) pairs."""
+    pairs = [[float(scores[n, k]), n, k] for n in range(len(boxes)) for k in range(scores.shape[1])]
+    kept = []
+    while pairs and len(kept) < limit:
+        best = max(pairs)
+        pairs.remove(best)
+        if best[0] <= score:
+            break
+        kept.append(best)
+        rest = []
+        for pair in pairs:
+            overlap = float(iou(boxes[best[1]], boxes[pair[1]])) if best[2] == pair[2] or not per_class else 0.0
+            if sigma:
+                pair[0] *= np.exp(-(overlap**2) / sigma)
+                rest.append(pair)
+            elif overlap <= threshold:
+                rest.append(pair)
+        pairs = rest
+    return kept
+
+
+@pytest.mark.parametrize("per_class", [True, False])
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+@pytest.mark.parametrize("limit", [300, 7])
+def test_equals_the_loop(per_class, sigma, limit):
+    given = candidates(count=25)
+    found = nms(given, score=0.1, iou=0.4, limit=limit, soft_sigma=sigma, per_class=per_class)
+    for b in range(2):
+        expected = by_the_loop(given.boxes[b].numpy(), given.scores[b].numpy(), 0.1, 0.4, limit, sigma, per_class)
+        count = int(found.count[b])
+        assert count == len(expected)
+        np.testing.assert_allclose(found.scores[b, :count], [pair[0] for pair in expected], atol=1e-5)
+        np.testing.assert_array_equal(found.labels[b, :count], [pair[2] for pair in expected])
+        np.testing.assert_allclose(found.boxes[b, :count], given.boxes[b].numpy()[[pair[1] for pair in expected]])
+        assert not found.scores[b, count:].numpy().any() and (found.labels[b, count:].numpy() == -1).all()
+
+
+def test_the_best_pairs_enter_and_no_others():
+    """candidates_limit pairs, exactly the best: the two small top-k equal one large."""
+    given = candidates(count=200, classes=5, batch=1)
+    found = nms(given, score=0.0, iou=1.0, limit=300, candidates_limit=50)
+    best = np.sort(given.scores.numpy().ravel())[::-1][:50]
+    np.testing.assert_allclose(found.scores[0, : int(found.count[0])], best)
+
+
+def test_one_image_equals_many():
+    given = candidates(batch=3)
+    many = nms(given, score=0.05)
+    for b in range(3):
+        one = nms(Candidates(given.boxes[b : b + 1], given.scores[b : b + 1], {}, None), score=0.05)
+        for left, right in zip(many, one, strict=True):
+            np.testing.assert_allclose(left[b], right[0])
+
+
+def test_nothing_above_the_score_says_the_best():
+    given = candidates()
+    found = nms(given, score=1.0)
+    assert not found.count.numpy().any()
+    np.testing.assert_allclose(found.best, given.scores.numpy().max((1, 2)))
