@@ -128,7 +128,7 @@ def _recognise(path, images, format):
     formats = (format,) if format else tuple(READERS)
     for name in formats:
         if found := READERS[name](path, images and Path(images)):
-            return name, found
+            return name, dict(sorted(found.items(), key=lambda item: (_ORDER.get(_meaning(item[0]), 9), item[0])))
     below = sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
     inside = [child for child in below if any(READERS[name](child, None) for name in formats)]
     holds = sorted(child.name for child in path.iterdir())[:8] if path.is_dir() else []
@@ -141,6 +141,7 @@ def _recognise(path, images, format):
 
 
 _SPLITS = ("train", "val", "test", "trainval")
+_ORDER = {split: place for place, split in enumerate(_SPLITS)}
 _MEANINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 
@@ -513,6 +514,9 @@ def yolo(images, names=None) -> Source:
     rows_of = {picture: _yolo_rows(file, problems) for picture, file in texts.items()}
     largest = max((row[1] for rows in rows_of.values() for row in rows), default=0)
     classes = tuple(map(str, range(largest + 1))) if names is None else tuple(names)
+    if names is None:
+        message = "no data .yaml, classes.txt or .names says what the classes are called; their numbers are their names"
+        problems.append(Problem(os.fspath(images[0]), message, "warning"))
     result = []
     for picture, rows in rows_of.items():
         file = os.fspath(texts[picture])

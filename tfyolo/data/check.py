@@ -1,0 +1,340 @@
+"""Looks through a data set before anyone trains on it: every picture is decoded, every fault named by its file."""
+
+import hashlib
+import json
+import os
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from tfyolo.data import anchors as clustering
+from tfyolo.data import readers, records
+from tfyolo.data.pipeline import ImageError, read_image
+from tfyolo.data.readers import DataError, Problem
+
+FEW = 20  # boxes of a class below which it can hardly be learned
+SHOWN = 30  # problems of a kind in the text; the JSON has them all
+_SUFFIXES = {
+    b"\xff\xd8\xff": ("JPEG", {".jpg", ".jpeg", ".jpe", ".jfif"}),
+    b"\x89PNG": ("PNG", {".png"}),
+    b"GIF8": ("GIF", {".gif"}),
+    b"BM": ("BMP", {".bmp"}),
+    b"RIFF": ("WebP", {".webp"}),
+    b"II*\0": ("TIFF", {".tif", ".tiff"}),
+    b"MM\0*": ("TIFF", {".tif", ".tiff"}),
+}
+
+
+class Split(NamedTuple):
+    """What a split holds. boxes: {class: how many}, without crowds."""
+
+    pictures: int
+    empty: int  # pictures without boxes
+    crowds: int
+    boxes: dict[str, int]
+
+
+class CheckReport(NamedTuple):
+    """What was found. sizes: percentiles of the boxes' (h, w) once letterboxed to `input_size`, {percent: (h, w)}."""
+
+    name: str
+    format: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    input_size: tuple[int, int]
+    sizes: dict[int, tuple[float, float]]
+    anchors: tuple[tuple[float, float], ...]
+    fitness: clustering.Fitness | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in types that json.dumps takes."""
+        fitness = self.fitness and self.fitness._replace(shares=self.fitness.shares.tolist())._asdict()
+        return {
+            **self._asdict(),
+            "splits": {name: split._asdict() for name, split in self.splits.items()},
+            "fitness": fitness,
+            "problems": [problem._asdict() for problem in self.problems],
+            "errors": len(self.errors),
+            "warnings": len(self.warnings),
+        }
+
+    def __str__(self):
+        splits, (H, W) = self.splits.values(), self.input_size
+        totals = ["all"] if len(splits) > 1 else []
+        head = ["", *self.splits, *totals]
+        rows = [
+            ["pictures", *(split.pictures for split in splits)],
+            ["  without boxes", *(split.empty for split in splits)],
+            ["boxes", *(sum(split.boxes.values()) for split in splits)],
+            *([f"  {name}", *(split.boxes[name] for split in splits)] for name in self.classes),
+            ["crowds", *(split.crowds for split in splits)],
+        ]
+        rows = [head, *([*row, *(sum(row[1:]) for _ in totals)] for row in rows)]
+        width = max(len(str(row[0])) for row in rows)
+        lines = [f"{self.name}: {self.format}, {len(self.classes)} classes", ""]
+        lines += [
+            str(row[0]).ljust(width)
+            + "".join(f"{cell:>{max(len(name), 7) + 2}}" for cell, name in zip(row[1:], head[1:], strict=True))
+            for row in rows
+        ]
+        if self.sizes:
+            shown = ", ".join(f"{percent}% {h:.0f} x {w:.0f}" for percent, (h, w) in self.sizes.items())
+            lines += ["", f"boxes (h x w) at {H} x {W}: {shown}"]
+        if self.fitness:
+            shares = ", ".join(
+                f"{h:g} x {w:g} {share:.0%}" for (h, w), share in zip(self.anchors, self.fitness.shares, strict=True)
+            )
+            mean_iou, below_half, _ = self.fitness
+            lines.append(f"anchors: mean best IoU {mean_iou:.3f}, below 0.5 for {below_half:.1%} of the boxes")
+            lines += textwrap.wrap(f"best for: {shares}", 116, initial_indent="  ", subsequent_indent="  ")
+        for kind, problems in (("errors", self.errors), ("warnings", self.warnings)):
+            lines += ["", f"{len(problems) or 'no'} {kind}"]
+            lines += [f"  {problem.file}: {problem.message}" for problem in problems[:SHOWN]]
+            if len(problems) > SHOWN:
+                lines.append(f"  and {len(problems) - SHOWN} more, all of them in the JSON")
+        return "\n".join(lines)
+
+
+def check(path, *, images=None, format=None, input_size=None, anchors=None, out=None, progress=True) -> CheckReport:
+    """Reads all splits of the data set at `path`, and every picture in full.
+
+    input_size: (H, W) that boxes are measured at, 416 x 416 if None. anchors: [(h, w)] in its pixels, to hold the boxes
+    against. out: a folder for report.json and check.png, the summary as a picture. Raises DataError where `readers.read` does.
+    """
+    input_size = tuple(input_size or (416, 416))
+    anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
+    sources, problems = _sources(path, images, format)
+    looks = _look_at_all(sources, progress)
+    problems += [problem for found in looks.values() for look in found for problem in look.problems]
+    problems += _twins(sources, looks)
+    problems += _classes(sources)
+
+    first = next(iter(sources.values()))
+    sizes = np.concatenate([clustering.dataset_sizes(source, input_size) for source in sources.values()])
+    fitness = clustering.fitness(sizes, anchors) if anchors and len(sizes) else None
+    if fitness and fitness.below_half > 0.1:
+        message = (
+            f"{fitness.below_half:.0%} of the boxes overlap no anchor by half; find better ones: tfyolo kmeans-anchors"
+        )
+        problems.append(Problem(os.fspath(path), message, "warning"))
+    percent = (1, 25, 50, 75, 99)
+    report = CheckReport(
+        first.name,
+        first.format,
+        first.classes,
+        {name: _split(source, first.classes) for name, source in sources.items()},
+        input_size,
+        dict(zip(percent, map(tuple, np.percentile(sizes, percent, axis=0).tolist()), strict=True))
+        if len(sizes)
+        else {},
+        anchors,
+        fitness,
+        tuple(dict.fromkeys(problems)),
+    )
+    if out is not None:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1).encode())
+        figure = _summary(report, sources, sizes)
+        figure.savefig(folder / ".check.png", dpi=100)
+        os.replace(folder / ".check.png", folder / "check.png")
+    return report
+
+
+def _write(file, content):
+    aside = file.with_name(f".{file.name}")
+    aside.write_bytes(content)
+    os.replace(aside, file)
+
+
+def _sources(path, images, format):
+    """({split: Source}, problems). A split that only joins others, as VOC's trainval does, is left out."""
+    sources, problems, failed = {}, [], None
+    for name in readers.splits(path, images=images, format=format):
+        try:
+            sources[name] = readers.read(path, name, images=images, format=format)
+        except DataError as error:
+            failed = error
+            problems.append(Problem(os.fspath(path), f"split {name}: {error}"))
+        else:
+            problems += sources[name].problems
+    if not sources:
+        raise failed
+    for joined in [name for name in sources if name.startswith("trainval")]:
+        others = {(r.path, r.span) for name, source in sources.items() if name != joined for r in source.records}
+        if all((record.path, record.span) in others for record in sources[joined].records):
+            del sources[joined]
+    return sources, problems
+
+
+class _Look(NamedTuple):
+    digest: bytes | None
+    problems: tuple[Problem, ...]
+
+
+def _look_at_all(sources, progress):
+    """{split: [_Look at each of its records]}."""
+    total = sum(len(source.records) for source in sources.values())
+    with (
+        ThreadPoolExecutor() as pool,  # decoding is not Python: threads do
+        tqdm(total=total, desc="checking", unit="pictures", disable=not progress) as bar,
+    ):
+        looks = {}
+        for name, source in sources.items():
+            looks[name] = []
+            for look in pool.map(_look, source.records):
+                looks[name].append(look)
+                bar.update()
+    return looks
+
+
+def _look(record):
+    where = f"{record.image_id}: " if record.span else ""
+    problems = []
+
+    def problem(message, severity="error"):
+        problems.append(Problem(record.path, where + message, severity))
+
+    try:
+        encoded = records.contents(record)
+    except OSError as error:
+        problem(f"cannot be read: {error.strerror}")
+        return _Look(None, tuple(problems))
+    suffix = Path(record.path).suffix.lower()
+    for magic, (kind, suffixes) in _SUFFIXES.items():
+        if encoded.startswith(magic) and not record.span and suffix not in suffixes:
+            problem(f"is a {kind} but its name ends in {suffix or 'nothing'}", "warning")
+    try:
+        size = read_image(encoded).shape[:2]
+    except ImageError as error:
+        problem(str(error))
+        return _Look(None, tuple(problems))
+    if size != record.size:
+        turned = ": it is stored turned, by its EXIF orientation" if size == record.size[::-1] else ""
+        outside = len(record.boxes) and (record.boxes[:, 2:].max(axis=0) > np.array(size) + readers.TOLERANCE).any()
+        problem(
+            f"is {size[0]} x {size[1]} (H x W), the annotations say {record.size[0]} x {record.size[1]}{turned}"
+            + ("; some boxes lie outside" if outside else ""),
+            "error" if outside else "warning",
+        )
+    return _Look(hashlib.sha256(encoded).digest(), tuple(problems))
+
+
+def _twins(sources, looks):
+    """Problems of pictures with the same content: an error across splits, where what was learned would be asked again."""
+    same = {}
+    for name, source in sources.items():
+        for record, look in zip(source.records, looks[name], strict=True):
+            if look.digest:
+                where = f"{record.path} ({record.image_id})" if record.span else record.path
+                same.setdefault(look.digest, []).append((name, record.path, where))
+    for twins in same.values():
+        (split, file, _), *others = twins
+        if others:
+            across = len({name for name, _, _ in twins}) > 1
+            listed = ", ".join(f"{where} in {name}" for name, _, where in others)
+            message = (
+                f"the same picture in {'different splits' if across else 'one split'}: here in {split}, and {listed}"
+            )
+            yield Problem(file, message, "error" if across else "warning")
+
+
+def _classes(sources):
+    """Problems of classes: not the same in all splits, or hardly there."""
+    (name, first), *others = sources.items()
+    for other, source in others:
+        if source.classes != first.classes:
+            theirs, ours = ", ".join(source.classes), ", ".join(first.classes)
+            message = f"the splits have different classes: {other} has {theirs}; {name} has {ours}"
+            yield Problem(source.name, message, "error")
+    name, learned = next(((n, s) for n, s in sources.items() if n.startswith("train")), (name, first))
+    few = {label: count for label, count in _split(learned, learned.classes).boxes.items() if count < FEW}
+    if few:
+        fewest = sorted(few, key=few.get)[:10]
+        listed = ", ".join(f"{label} ({few[label]})" for label in fewest) + (", ..." if len(few) > len(fewest) else "")
+        message = f"{len(few)} of {len(learned.classes)} classes have fewer than {FEW} boxes in {name}: {listed}"
+        yield Problem(learned.name, message, "warning")
+
+
+def _split(source, classes):
+    counts = np.zeros(len(source.classes), int)
+    for record in source.records:
+        np.add.at(counts, record.labels[~record.crowd], 1)
+    by_name = dict(zip(source.classes, counts.tolist(), strict=True))
+    return Split(
+        pictures=len(source.records),
+        empty=sum(not len(record.boxes) for record in source.records),
+        crowds=int(sum(record.crowd.sum() for record in source.records)),
+        boxes={name: by_name.get(name, 0) for name in classes},
+    )
+
+
+# --- the summary as a picture -----------------------------------------------------------------------------------------
+
+
+def _summary(report, sources, sizes):
+    """A matplotlib Figure: counts of the classes, the boxes' sizes among the anchors, some pictures with their boxes."""
+    from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
+
+    figure = Figure(figsize=(16, 9), layout="constrained")
+    top, bottom = figure.subfigures(2, 1)
+    bars, scatter = top.subplots(1, 2)
+    counts = {name: [split.boxes[name] for split in report.splits.values()] for name in report.classes}
+    shown = sorted(counts, key=lambda name: -sum(counts[name]))[:40]
+    start = np.zeros(len(shown))
+    for place, name in enumerate(report.splits):
+        height = np.array([counts[label][place] for label in shown])
+        bars.bar(range(len(shown)), height, bottom=start, label=name)
+        start += height
+    bars.set_xticks(range(len(shown)), shown, rotation=90 if len(shown) > 8 else 0)
+    bars.set_title(
+        f"{report.name}: boxes of each class" + (f", the first {len(shown)}" if len(shown) < len(counts) else "")
+    )
+    bars.legend()
+
+    some = sizes[np.random.default_rng(0).permutation(len(sizes))[:20_000]]
+    scatter.scatter(some[:, 1], some[:, 0], s=4, alpha=0.3, linewidths=0)
+    if report.anchors:
+        heights, widths = zip(*report.anchors, strict=True)
+        scatter.scatter(widths, heights, marker="+", s=120, color="crimson", label="anchors")
+        scatter.legend()
+    H, W = report.input_size
+    scatter.set(title=f"boxes at {H} x {W}", xlabel="width, pixels", ylabel="height, pixels", xlim=(0, W), ylim=(0, H))
+
+    source = max(sources.values(), key=lambda source: len(source.records))
+    axes = bottom.subplots(2, 6).ravel()
+    for axis in axes:
+        axis.axis("off")
+    chosen = np.random.default_rng(0).permutation(len(source.records))
+    colours = ["crimson", "gold", "deepskyblue", "lime", "magenta", "orange", "cyan", "white"]
+    drawn = 0
+    for index in chosen:
+        if drawn == len(axes):
+            break
+        record = source.records[index]
+        try:
+            image = read_image((record.path, record.span) if record.span else record.path)
+        except ImageError:
+            continue
+        axis = axes[drawn]
+        drawn += 1
+        axis.imshow(image)
+        for (y1, x1, y2, x2), label in zip(record.boxes, record.labels, strict=True):
+            colour = colours[label % len(colours)]
+            axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1)
+            axis.text(x1, y1, source.classes[label], color=colour, fontsize=6, verticalalignment="bottom", clip_on=True)
+        axis.set_title(str(record.image_id), fontsize=7)
+    return figure
