@@ -1,13 +1,15 @@
 """Random changes to training pictures, each a pure function of a seed.
 
-Geometry is 3x3 matrices on columns (y, x, 1): pixels of a picture, pixel (0, 0) covering [0, 1) x [0, 1). They are multiplied
-first and applied once. Colour is one 3x3 matrix too, on (r, g, b). Seeds are tf.random seeds: two integers, see tf.random.fold_in.
+Geometry is 3x3 matrices on columns (y, x, 1), in pixels; pixel (0, 0) covers [0, 1) x [0, 1). They are multiplied first
+and applied once, by pipeline.warp. Colour is one 3x3 matrix too, on (r, g, b). A seed is two integers, as in
+tf.random.split.
 """
 
 import math
 
 import tensorflow as tf
 
+GREY = 114 / 255  # what surrounds a picture on its canvas
 MIN_VISIBLE = 0.1  # of a box's area: below it, what is left inside the picture says nothing about the object
 MIN_SIDE = 2.0  # pixels
 
@@ -40,7 +42,7 @@ def rotation(degrees, center):
 
 
 def letterbox(size, target):
-    """The matrix that takes a picture of `size` (H, W) to the middle of `target` (H, W), as large as it fits, aspect kept."""
+    """Takes a picture of `size` (H, W) to the middle of `target` (H, W), as large as it fits with its aspect kept."""
     size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
     factor = tf.reduce_min(target / size)
     y, x = tf.unstack((target - size * factor) / 2)
@@ -57,7 +59,7 @@ def transform_boxes(boxes, matrix):
 
 
 def clip_boxes(boxes, labels, crowd, size):
-    """Cuts boxes to a picture of `size` (H, W) and drops those of which too little is left (of a crowd, any visible part stays)."""
+    """Cuts boxes to a picture of `size` (H, W) and drops those with too little left; of crowds, any part stays."""
     limit = tf.cast(tf.concat([size, size], axis=0), tf.float32)
     clipped = tf.clip_by_value(boxes, 0.0, limit)
     before, after = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
@@ -127,18 +129,17 @@ def flips(seed, size, augment):
 
 
 def mosaic(seed, sizes, target):
-    """Where four pictures of `sizes` (H, W) go round one point of `target`: four matrices, each picture's corner at that point.
+    """Four pictures of `sizes` (H, W) round one point in the middle half of `target`: a matrix for each.
 
-    They keep the size they have when letterboxed alone, so objects are as large as in plain training; the canvas cuts what is
-    too much. The point is drawn from the middle half of the canvas.
+    They have a corner at that point and the size they have when letterboxed alone, so objects are as large as in plain
+    training, and the canvas cuts what is too much (Bochkovskiy et al. 2020, arXiv:2004.10934).
     """
     point = tf.random.stateless_uniform([2], seed, 0.25, 0.75) * tf.cast(target, tf.float32)
     matrices = []
-    for size, quadrant in zip(
-        sizes, ((1, 1), (1, 0), (0, 1), (0, 0)), strict=True
-    ):  # 1: ends at the point, 0: begins there
+    ends_at_point = ((1, 1), (1, 0), (0, 1), (0, 0))  # along (y, x); the others begin there
+    for size, ends in zip(sizes, ends_at_point, strict=True):
         factor = letterbox(size, target)[0, 0]
-        y, x = tf.unstack(point - factor * tf.cast(size, tf.float32) * tf.constant(quadrant, tf.float32))
+        y, x = tf.unstack(point - factor * tf.cast(size, tf.float32) * tf.constant(ends, tf.float32))
         matrices.append(translation(y, x) @ scaling(factor))
     return matrices
 
@@ -151,9 +152,9 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def colour(image, seed, *, hue, saturation, value):
     """Hue, saturation and value changed at random: [H, W, 3] in 0..1 -> the same.
 
-    hue is a part of the colour circle, the other two are gains around 1. Each is linear in (r, g, b): a turn about the grey axis
-    (a third of the circle takes red to green), a stretch away from grey, a factor. So all three are one matrix, at a fifth
-    of the time that the way to HSV and back takes.
+    hue: the largest turn, as part of the colour circle. saturation, value: the largest change of a gain of 1. All three
+    are linear in (r, g, b): a turn about the grey axis (a third of the circle takes red to green), a stretch away from
+    grey, a factor. So they are one matrix, in a fifth of the time that the way to HSV and back takes.
     """
     hue, saturation, value = tf.unstack(_uniform(seed, 1.0, [3]) * [hue, saturation, value])
     angle = hue * (2 * math.pi)
@@ -166,7 +167,27 @@ def colour(image, seed, *, hue, saturation, value):
     return tf.clip_by_value(tf.matmul(image, matrix, transpose_b=True), 0.0, 1.0)
 
 
-def mixup_weight(seed):
-    """How much of the first picture a mixture keeps: Beta(8, 8), mostly near one half (Zhang et al. 2018, arXiv:1710.09412)."""
-    first, second = tf.unstack(tf.random.stateless_gamma([2], seed, alpha=8.0))
-    return first / (first + second)
+# --- mixes: several Samples -> Sample; image_id and transform are the first one's -------------------------------------
+
+
+def join(parts):
+    """The parts of a mosaic as one Sample. They do not overlap; around each is GREY."""
+    # Each part fades into grey at its edge, so the sum of the differences from grey has no seam.
+    return _together(parts, tf.add_n([part.image - GREY for part in parts]) + GREY)
+
+
+def mixup(seed, first, second):
+    """One Sample laid over another (Zhang et al. 2018, arXiv:1710.09412), each with its boxes.
+
+    The share of the first is from Beta(8, 8), mostly near one half, so that the objects of both can be seen.
+    """
+    one, other = tf.unstack(tf.random.stateless_gamma([2], seed, alpha=8.0))
+    share = one / (one + other)
+    return _together([first, second], share * first.image + (1 - share) * second.image)
+
+
+def _together(samples, image):
+    boxes, labels, crowd = (
+        tf.concat([getattr(sample, field) for sample in samples], axis=0) for field in ("boxes", "labels", "crowd")
+    )
+    return samples[0]._replace(image=image, boxes=boxes, labels=labels, crowd=crowd)
