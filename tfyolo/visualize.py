@@ -66,11 +66,12 @@ def draw_matches(image, truth_boxes, truth_labels, crowd, boxes, labels, scores,
 
 
 def color(label):
-    """(r, g, b) 0..255 of a class: always the same, and far from those of the classes before it."""
+    """(r, g, b) 0..255 of a class: always the same, far from those of the classes before it, legible on white."""
     # Steps of the golden ratio never come close to an earlier hue; every round is a little darker or paler.
     hue = (0.02 + label * 0.618034) % 1
     saturation, value = [(0.85, 0.95), (0.60, 1.0), (0.90, 0.72)][label // 12 % 3]
-    return tuple(round(255 * v) for v in hsv_to_rgb((hue, saturation, value)))
+    rgb = 255 * hsv_to_rgb((hue, saturation, value))
+    return tuple(round(v) for v in (rgb * min(1, 150 / _luma(rgb))).tolist())
 
 
 def _tag(label, score, classes):
@@ -152,7 +153,11 @@ def _legend(pen, font, legend, height, width, taken):
 
 def _ink(shade):
     """Black or white, whichever reads better on a colour."""
-    return (0, 0, 0) if np.dot(shade, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
+    return (0, 0, 0) if _luma(shade) > 130 else (255, 255, 255)
+
+
+def _luma(rgb):
+    return np.dot(rgb, (0.299, 0.587, 0.114))  # ITU-R BT.601
 
 
 @lru_cache(maxsize=32)
@@ -238,59 +243,66 @@ FEW = 12  # as many classes get a colour and a line in the legend; more are draw
 
 def pr_curves(curves, classes, path):
     """Precision against recall at IoU 0.5, a line a class and their mean. curves: evaluate.Curves."""
-    mean = _mean_rows(curves.precision)
-    figure, axes = _figure("recall", "precision")
-    _class_lines(axes, curves.recall, curves.precision, classes, lambda row: f"AP50 {row.mean():.3f}")
-    axes.plot(curves.recall, mean, color="black", linewidth=2.5, label=f"mean  AP50 {mean.mean():.3f}")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), title="Precision and recall at IoU 0.5")
-    _finish(figure, axes, path)
+    figure, axes = _axes("Precision and recall at IoU 0.5", "recall", "precision")
+    known = curves.precision[~np.isnan(curves.precision).any(axis=1)]
+    mean = known.mean(axis=0) if len(known) else np.full(len(curves.recall), np.nan)
+    _class_lines(axes, curves.recall, curves.precision, classes, lambda row: f"AP50 {row.mean():.3f}", ("mean", mean))
+    _write_figure(figure, path)
 
 
 def f1_curves(curves, classes, path):
     """F1 at IoU 0.5 against the least score that counts, a line a class and all pooled. curves: evaluate.Curves."""
-    figure, axes = _figure("least score", "F1")
-    _class_lines(
-        axes, curves.scores, curves.f1, classes, lambda row: f"{row.max():.3f} at {curves.scores[row.argmax()]:.2f}"
-    )
-    axes.plot(
-        curves.scores, curves.f1_all, color="black", linewidth=2.5, label=f"all  best {np.nanmax(curves.f1_all):.3f}"
-    )
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), title="F1 and score at IoU 0.5")
-    _finish(figure, axes, path)
+    figure, axes = _axes("F1 and score at IoU 0.5", "least score that counts", "F1")
+
+    def best(row):
+        return f"{row.max():.3f} at {curves.scores[row.argmax()]:.2f}"
+
+    _class_lines(axes, curves.scores, curves.f1, classes, best, ("all", curves.f1_all))
+    _write_figure(figure, path)
 
 
-def _mean_rows(rows):
-    rows = rows[~np.isnan(rows).any(axis=1)]
-    return rows.mean(axis=0) if len(rows) else np.full(rows.shape[1], np.nan)
+def _axes(title, xlabel, ylabel):
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), title=title)
+    _style(axes, xlabel, ylabel)
+    return figure, axes
 
 
-def _class_lines(axes, x, rows, classes, told):
-    for k, (row, name) in enumerate(zip(rows, classes, strict=True)):
-        if np.isnan(row).any():
-            continue
-        if len(classes) <= FEW:
-            axes.plot(x, row, color=np.divide(color(k), 255), linewidth=1.5, label=f"{name}  {told(row)}")
-        else:
-            axes.plot(x, row, color="0.75", linewidth=0.8)
+def _class_lines(axes, x, rows, classes, told, whole):
+    """A line for each class that has truths, with what is told of it; `whole` (name, row) is that of all classes."""
+    known = [(color(k), name, row) for k, (name, row) in enumerate(zip(classes, rows, strict=True)) if row[0] == row[0]]
+    few = len(known) <= FEW
+    for n, (shade, name, row) in enumerate(known):
+        look = {"color": np.divide(shade, 255), "linewidth": 1.5} if few else {"color": "0.82", "linewidth": 0.7}
+        axes.plot(x, row, **look, label=f"{name}  {told(row)}" if few else f"{len(known)} classes" if n == 0 else None)
+    if len(known) != 1:
+        name, row = whole
+        axes.plot(x, row, color="black", linewidth=2.5, label=f"{name}  {told(row)}" if known else "no truths")
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def confusion_matrix(matrix, score, classes, path):
-    """Truths (rows) against what was found (columns), [K+1, K+1] at a least score; coloured by share of a row."""
+    """Truths (rows) against what was found (columns): [K+1, K+1] at a least score, as in evaluate.Report.
+
+    Coloured by the share of a class's truths; in the last row, by the share of what was found as that class.
+    """
     matrix = np.asarray(matrix)
     K = len(classes)
-    side = float(np.clip(2.2 + 0.32 * (K + 1), 4.5, 30))
+    side = float(np.clip(3 + 0.2 * K, 4, 24))
+    size = float(np.clip(45 * side / (K + 1), 4, 10))  # points; a cell has about 60 * side / (K + 1)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    share[-1] = matrix[-1] / np.maximum(matrix.sum(axis=0), 1)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
-    figure.colorbar(drawn, ax=axes, label="share of the row", fraction=0.046)
-    size = float(np.clip(72 * side * 0.6 / (K + 1), 3, 10))
-    axes.set_xticks(range(K + 1), [*classes, "missed"], rotation=90 if K > 4 else 0, fontsize=size)
+    drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(drawn, ax=axes, label="share of the truths; last row: of what was found", fraction=0.04, pad=0.02)
+    axes.set_xticks(range(K + 1), [*classes, "missed"], rotation=0 if K <= 3 else 90, fontsize=size)
     axes.set_yticks(range(K + 1), [*classes, "nothing there"], fontsize=size)
-    if K <= 30:
+    if K <= 40:
         for i, j in np.argwhere(matrix):
             ink = "white" if share[i, j] > 0.5 else "black"
-            axes.text(j, i, f"{matrix[i, j]:,}", ha="center", va="center", color=ink, fontsize=size * 0.9)
+            axes.text(j, i, matrix[i, j], ha="center", va="center", color=ink, fontsize=size * 0.9)
     axes.set(xlabel="found as", ylabel="truth", title=f"Confusion at IoU 0.5, scores from {score:.3f} on")
     _write_figure(figure, path)
 
@@ -304,50 +316,28 @@ def training_curves(history, path):
 
     def column(name):
         """Epochs and values where there is one."""
-        known = [(float(row["epoch"]), float(row[name])) for row in rows if row[name]]
+        known = [(float(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
         return np.array(known).reshape(-1, 2).T
 
+    terms = [name for name in rows[0] if name.startswith("loss")]
+    panels = {"loss": terms, "AP": ["AP50", "AP", "AP75"], "learning rate": ["lr"]}
     figure = Figure(figsize=(13, 3.8), layout="constrained")
-    panels = {
-        "loss": [name for name in rows[0] if name.startswith("loss")],
-        "AP": [name for name in ("AP50", "AP", "AP75") if name in rows[0]],
-        "learning rate": [name for name in ("lr",) if name in rows[0]],
-    }
     for axes, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         _style(axes, "epoch", "")
+        axes.set_title(title)
         for k, name in enumerate(names):
             x, y = column(name)
-            whole = name == "loss"
-            axes.plot(
-                x,
-                y,
-                color="black" if whole else np.divide(color(k), 255),
-                linewidth=2.2 if whole else 1.6,
-                marker="o" if len(x) < 30 else None,
-                markersize=3,
-                label=name.removeprefix("loss_") if len(names) > 1 else None,
-            )
-        for before, after in itertools.pairwise(rows):
-            if before.get("stage") != after.get("stage"):
-                axes.axvline(
-                    (float(before["epoch"]) + float(after["epoch"])) / 2, color="0.6", linewidth=1, linestyle=":"
-                )
-        axes.set_title(title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            look = {"color": "black", "linewidth": 2.2} if name == "loss" else {"color": np.divide(color(k), 255)}
+            marker = "o" if len(x) < 40 else None
+            axes.plot(x, y, **look, marker=marker, markersize=3, label=name.removeprefix("loss_"))
         if len(names) > 1:
             axes.legend(frameon=False, fontsize=9)
-        if title == "AP":
-            axes.set_ylim(0, 1)
-        else:
-            axes.set_ylim(bottom=0)
+        for before, after in itertools.pairwise(rows):
+            if before["stage"] != after["stage"]:
+                axes.axvline(float(after["epoch"]) - 0.5, color="0.6", linewidth=1, linestyle=":")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(0, 1 if title == "AP" else None)
     _write_figure(figure, path)
-
-
-def _figure(xlabel, ylabel):
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    _style(axes, xlabel, ylabel)
-    return figure, axes
 
 
 def _style(axes, xlabel, ylabel):
@@ -355,11 +345,6 @@ def _style(axes, xlabel, ylabel):
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _finish(figure, axes, path):
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _write_figure(figure, path)
 
 
 def _write_figure(figure, path):

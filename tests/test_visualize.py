@@ -1,0 +1,277 @@
+"""Pictures, read back pixel by pixel."""
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from tfyolo import visualize
+from tfyolo.evaluate import Curves
+from tfyolo.structures import BACKGROUND, IGNORE
+from tfyolo.visualize import FOUND, IGNORED, MISSED, WRONG, PictureError
+
+GREY = 90
+
+
+def blank(height=120, width=160):
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def differs(picture, image):
+    """Rows and columns [N, 2] that were drawn on."""
+    return np.argwhere((picture != image).any(axis=-1))
+
+
+# ------------------------------------------------------------------------------------------------------ boxes on images
+
+
+def test_edges_lie_where_the_box_ends():
+    """Pixel (0, 0) covers [0, 1) x [0, 1): the box (20, 30, 50, 70) covers rows 20 .. 49 and columns 30 .. 69."""
+    picture = visualize.draw(blank(), [[20, 30, 50, 70]], [0], None, [""])  # a name without letters has no tag
+    expected = blank()
+    cv2.rectangle(expected, (30, 20), (69, 49), visualize.color(0), 1)
+    np.testing.assert_array_equal(picture, expected)
+
+
+@pytest.mark.parametrize("size, line", [((120, 160), 1), ((480, 640), 2), ((1500, 2000), 6)])
+def test_lines_grow_inwards_with_the_picture(size, line):
+    height, width = size
+    image = blank(height, width)
+    picture = visualize.draw(image, [[10, 10, height - 10, width - 10]], [1], None, ["", ""])
+    drawn = (picture == visualize.color(1)).all(axis=-1)
+    assert drawn[height // 2].nonzero()[0].tolist() == [
+        *range(10, 10 + line),
+        *range(width - 10 - line, width - 10),
+    ]
+    assert drawn[:, width // 2].sum() == 2 * line
+
+
+@pytest.mark.parametrize("value", [blank(), np.full((120, 160), GREY, np.uint8), np.full((120, 160, 1), GREY / 255)])
+def test_grey_and_floats_are_drawn_on_as_well(value):
+    before = value.copy()
+    picture = visualize.draw(value, [[20, 30, 90, 140]], [0], [0.5], ["cat"])
+    np.testing.assert_array_equal(picture, visualize.draw(blank(), [[20, 30, 90, 140]], [0], [0.5], ["cat"]))
+    np.testing.assert_array_equal(value, before)
+
+
+def test_nothing_to_draw_gives_a_copy():
+    image = blank()
+    picture = visualize.draw(image, np.zeros([0, 4]), [], [], ["cat"])
+    np.testing.assert_array_equal(picture, image)
+    assert not np.shares_memory(picture, image)
+
+
+def test_padding_and_boxes_elsewhere_leave_no_trace():
+    boxes = [[10, 10, 50, 50], [-90, -90, -20, -20], [500, 10, 600, 90], [np.nan, 0, 9, 9]]
+    np.testing.assert_array_equal(visualize.draw(blank(), boxes, [-1, 0, 0, 0], [0.9] * 4, ["cat"]), blank())
+
+
+def test_a_box_that_leaves_the_picture_is_cut():
+    picture = visualize.draw(blank(), [[-50, -50, 60, 80]], [0], None, [""])
+    drawn = differs(picture, blank())
+    assert drawn.min(axis=0).tolist() == [0, 0] and drawn.max(axis=0).tolist() == [59, 79]
+
+
+@pytest.mark.parametrize("box", [[0, 0, 20, 20], [100, 140, 120, 160], [0, 140, 30, 160], [50, 60, 50.2, 60.2]])
+def test_tags_stay_in_the_picture(box):
+    """It is as high and wide as one that has all the room there is, but for a side that falls on the box's own line."""
+
+    def extent(box):
+        tagged, plain = (visualize.draw(blank(), [box], [0], None, [name]) for name in ("elephant", ""))
+        return np.ptp(differs(tagged, plain), axis=0)
+
+    np.testing.assert_allclose(extent(box), extent([60, 40, 90, 41]), atol=1)
+
+
+def test_tags_do_not_hide_each_other():
+    """Three boxes with one upper left corner: each tag finds a place of its own."""
+    boxes, labels = [[40, 40, 100, 150], [40, 40, 90, 120], [40, 40, 75, 135]], [0, 1, 2]
+
+    def painted(names, boxes, labels):
+        picture = visualize.draw(blank(), boxes, labels, None, names)
+        return np.array([(picture == visualize.color(label)).all(axis=-1).sum() for label in range(3)])
+
+    names, none = ["aaaa", "bbbb", "cccc"], [""] * 3
+    together = painted(names, boxes, labels) - painted(none, boxes, labels)
+    for label in labels:
+        one = [boxes[label]], [label]
+        alone = painted(names, *one) - painted(none, *one)
+        assert together[label] > 0.7 * alone[label] > 100  # less what lies on its own outline
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (8, 8), (16, 40)])
+def test_tiny_pictures(size):
+    picture = visualize.draw(blank(*size), [[0, 0, *size]], [0], [0.5], ["elephant"])
+    assert picture.shape == (*size, 3) and tuple(picture[0, 0]) == visualize.color(0)
+
+
+def test_names_in_any_script_show_their_letters():
+    box = [[60, 20, 110, 150]]
+    drawn = [
+        visualize.draw(blank(), box, [0], None, [name]).tobytes() for name in ("zaz", "žáž", "зая", "ζαζ", "???", "猫")
+    ]
+    assert len(set(drawn)) == 6
+
+
+def test_a_label_without_a_name_is_told_by_its_number():
+    np.testing.assert_array_equal(
+        visualize.draw(blank(), [[60, 20, 110, 150]], [7], None, ["cat"]),
+        visualize.draw(blank(), [[60, 20, 110, 150]], [7], None, ["cat"] * 7 + ["class 7"]),
+    )
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.zeros((4, 4, 2), np.uint8), r"\[4, 4, 2\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\]"),
+        (np.zeros((4, 4, 3), np.int64), "int64"),
+    ],
+)
+def test_what_is_no_image_is_an_error(image, message):
+    with pytest.raises(PictureError, match=message):
+        visualize.draw(image, [], [], [], [])
+
+
+def test_colours_stay_and_differ():
+    colors = [visualize.color(label) for label in range(80)]
+    assert colors[:3] == [(242, 61, 36), (36, 72, 242), (106, 196, 29)]  # the same in every run and version
+    assert len(set(colors)) == 80 and np.array(colors).min() >= 0 and np.array(colors).max() <= 255
+    first = np.array(colors[:12], int)
+    distance = np.abs(first[:, None] - first[None]).sum(axis=-1) + 1000 * np.eye(12, dtype=int)
+    assert distance.min() > 50
+
+
+def test_matches_have_four_colours():
+    image = blank(400, 400)
+    truths = [[10, 10, 60, 60], [110, 10, 160, 60], [210, 10, 260, 60]]
+    boxes = [[10, 110, 60, 160], [110, 110, 160, 160], [210, 110, 260, 160]]
+    picture = visualize.draw_matches(
+        image,
+        np.array(truths),
+        [0, 0, 0],
+        [False, False, True],
+        np.array(boxes),
+        [0, 0, 0],
+        [0.9, 0.8, 0.7],
+        ["cat"],
+        [0, BACKGROUND, IGNORE],  # the first finds the first truth
+    )
+    corner = [tuple(picture[box[2] - 1, box[3] - 1]) for box in truths + boxes]
+    assert corner == [(GREY,) * 3, MISSED, IGNORED, FOUND, WRONG, IGNORED]
+    assert len({FOUND, WRONG, MISSED, IGNORED}) == 4 and (image == GREY).all()
+    assert all((picture[-60:] == shade).all(axis=-1).any() for shade in (FOUND, WRONG, MISSED, IGNORED))  # the legend
+
+
+def test_matches_of_nothing():
+    empty = np.zeros([0, 4]), np.zeros(0, int)
+    picture = visualize.draw_matches(blank(), *empty, np.zeros(0, bool), *empty, np.zeros(0), ["cat"], np.zeros(0, int))
+    assert picture.shape == blank().shape
+
+
+# ------------------------------------------------------------------------------------------------------ maps and sheets
+
+
+def test_a_heatmap_is_warm_where_the_map_is_high():
+    image = blank(64, 96)
+    values = np.zeros((4, 6))
+    values[1, 4] = 1
+    picture = visualize.heatmap(image, values).astype(int)
+    assert picture.shape == image.shape and (image == GREY).all()
+    red = picture[..., 0]
+    y, x = np.unravel_index(red.argmax(), red.shape)
+    assert 16 <= y < 32 and 64 <= x < 80  # cell (1, 4) of cells of 16 pixels
+    assert red[20:28, 68:76].min() > red[:, :32].max() + 50
+    strange = np.where(values > 0, np.inf, np.nan)
+    np.testing.assert_array_equal(visualize.heatmap(image, strange), picture)
+
+
+def test_a_grid_shows_every_image_once():
+    images = [np.full((10 + i, 20 - i, 3), 40 * i, np.uint8) for i in range(5)]
+    sheet = visualize.grid(images, 3, padding=2)
+    assert sheet.shape == (2 * (14 + 2) + 2, 3 * (20 + 2) + 2, 3)
+    for i, image in enumerate(images):
+        rows, columns = np.nonzero((sheet == 40 * i).all(axis=-1))
+        assert len(rows) == image.shape[0] * image.shape[1]
+        assert rows.min() // 17 == i // 3 and columns.min() // 22 == i % 3
+    with pytest.raises(PictureError, match="received 0 images"):
+        visualize.grid([], 3)
+
+
+def test_saved_is_what_is_read_back(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    visualize.save(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1], image)
+    visualize.save(tmp_path / "b.jpg", blank())
+    assert (tmp_path / "b.jpg").read_bytes()[:2] == b"\xff\xd8"
+    with pytest.raises(PictureError, match=r"'\.txt'"):
+        visualize.save(tmp_path / "c.txt", image)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "b.jpg", "new"]
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def curves(K, empty=()):
+    recall, scores = np.linspace(0, 1, 101), np.linspace(0, 1, 201)
+    level = np.linspace(0.3, 1, K)[:, None]
+    precision, f1 = level * (1 - recall**4), level * np.sin(np.pi * scores)
+    precision[list(empty)] = f1[list(empty)] = np.nan
+    return Curves(recall, precision, scores, f1, np.full(201, np.nan) if len(empty) == K else np.sin(np.pi * scores))
+
+
+@pytest.mark.parametrize("K, empty", [(1, ()), (1, (0,)), (3, (1,)), (200, (5,))])
+def test_figures_are_drawn_for_any_number_of_classes(tmp_path, K, empty):
+    classes = [f"класс {k}" if k else "猫" for k in range(K)]
+    matrix = np.random.default_rng(0).integers(0, 50, (K + 1, K + 1)) * (len(empty) < K)
+    visualize.pr_curves(curves(K, empty), classes, tmp_path / "pr.png")
+    visualize.f1_curves(curves(K, empty), classes, tmp_path / "f1.svg")
+    visualize.confusion_matrix(matrix, 0.25, classes, tmp_path / "confusion.png")
+    for name in ("pr.png", "confusion.png"):
+        picture = cv2.imread(str(tmp_path / name))
+        assert min(picture.shape[:2]) > 300 and max(picture.shape[:2]) < 3000
+    assert "<svg" in (tmp_path / "f1.svg").read_text()
+    assert len(list(tmp_path.iterdir())) == 3 and not pyplot.get_fignums()
+
+
+def test_a_curve_has_the_colour_of_its_class(tmp_path):
+    """The one of the class without truths is missing, those after it keep their colours."""
+    visualize.pr_curves(curves(3, empty=(1,)), ["cat", "dog", "emu"], tmp_path / "pr.png")
+    picture = cv2.imread(str(tmp_path / "pr.png"))[..., ::-1].astype(int)
+    count = [(np.abs(picture - visualize.color(k)).max(axis=-1) < 8).sum() for k in range(3)]
+    assert count[0] > 200 and count[1] == 0 and count[2] > 200
+
+
+def test_the_confusion_matrix_is_dark_where_the_truths_went(tmp_path):
+    def dark(matrix):
+        visualize.confusion_matrix(np.array(matrix), 0.25, ["cat", "dog"], tmp_path / "c.png")
+        picture = cv2.imread(str(tmp_path / "c.png"))[..., ::-1].astype(int)
+        return picture[..., 2] - picture[..., 0] > 60
+
+    right, missed = dark([[9, 0, 0], [0, 9, 0], [0, 0, 0]]), dark([[0, 0, 9], [0, 0, 9], [0, 0, 0]])
+    y, x = np.argwhere(right & ~missed).T
+    assert np.corrcoef(y, x)[0, 1] > 0.8  # two squares, one to the right of and below the other
+    y_missed, x_missed = np.argwhere(missed & ~right).T
+    assert x_missed.min() > x.max() - 3 and abs(y_missed.mean() - y.mean()) < 3
+
+
+HISTORY = (
+    "epoch,stage,lr,seconds,images_per_second,loss,loss_box,loss_class,gradient_norm,AP,AP50,AP75\n"
+    "1,0,0.001,9,30,3.5,2,1.5,7,,,\n2,0,0.0005,9,30,2.5,1.5,1,7,0.2,0.4,0.1\n3,1,0.0001,9,30,2,1,1,7,nan,nan,nan\n"
+)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4])
+def test_training_curves_of_any_length(tmp_path, rows):
+    """One epoch, none of them evaluated, a new stage, an AP that cannot be said: all are ordinary."""
+    (tmp_path / "history.csv").write_text("".join(line + "\n" for line in HISTORY.splitlines()[:rows]))
+    visualize.training_curves(tmp_path / "history.csv", tmp_path / "curves.png")
+    picture = cv2.imread(str(tmp_path / "curves.png"))[..., ::-1].astype(int)
+    _, ap, lr = np.array_split(np.abs(picture - visualize.color(0)).max(axis=-1) < 8, 3, axis=1)
+    assert lr.sum() > 20 and (ap.sum() > 20)  # the legend alone shows AP's colour
+
+
+def test_training_curves_of_nothing(tmp_path):
+    (tmp_path / "history.csv").write_text(HISTORY.splitlines()[0])
+    with pytest.raises(PictureError, match=r"history.csv: expected a run's history.csv.*received 0 rows"):
+        visualize.training_curves(tmp_path / "history.csv", tmp_path / "curves.png")
