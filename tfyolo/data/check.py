@@ -112,7 +112,7 @@ def check(path, *, images=None, format=None, input_size=None, anchors=None, out=
     """Reads all splits of the data set at `path`, and every picture in full.
 
     input_size: (H, W) that boxes are measured at, 416 x 416 if None. anchors: [(h, w)] in its pixels, to hold the boxes
-    against. out: a folder for report.json and check.png, the summary as a picture. Raises DataError where `readers.read` does.
+    against. out: a folder for report.json and check.png, the summary as a picture. Raises DataError as `read` does.
     """
     input_size = tuple(input_size or (416, 416))
     anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
@@ -234,7 +234,7 @@ def _look(record):
 
 
 def _twins(sources, looks):
-    """Problems of pictures with the same content: an error across splits, where what was learned would be asked again."""
+    """Problems of pictures with the same content: an error across splits, where one would tell the other."""
     same = {}
     for name, source in sources.items():
         for record, look in zip(source.records, looks[name], strict=True):
@@ -286,7 +286,7 @@ def _split(source, classes):
 
 
 def _summary(report, sources, sizes):
-    """A matplotlib Figure: counts of the classes, the boxes' sizes among the anchors, some pictures with their boxes."""
+    """A matplotlib Figure: counts of the classes, sizes of boxes and anchors, some pictures with their boxes."""
     from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
 
     figure = Figure(figsize=(16, 9), layout="constrained")

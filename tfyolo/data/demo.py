@@ -126,13 +126,17 @@ def draw(rng, labels, size):
             box = top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1
             figures.append({"label": int(label), "box": tuple(map(int, box)), "whole": whole, "seen": int(solid.sum())})
             break
-    if rng.random() < 0.5:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.3))
-    canvas += rng.normal(0, rng.uniform(0, 0.035), canvas.shape).astype(np.float32)
-    picture = _bytes(canvas)
+    picture = _bytes(_lens(rng, canvas))
     return picture[..., 0] if grey else picture, [
         (figure["label"], figure["box"], int(figure["seen"])) for figure in figures
     ]
+
+
+def _lens(rng, canvas):
+    """Blur and noise."""
+    if rng.random() < 0.5:
+        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.3))
+    return canvas + rng.normal(0, rng.uniform(0, 0.035), canvas.shape)
 
 
 def _bytes(picture):

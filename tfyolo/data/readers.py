@@ -132,9 +132,9 @@ def _recognise(path, images, format):
     below = sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
     inside = [child for child in below if any(READERS[name](child, None) for name in formats)]
     holds = sorted(child.name for child in path.iterdir())[:8] if path.is_dir() else []
+    hint = f"; it holds {', '.join(holds) or 'nothing'}" if path.is_dir() else ""
     raise DataError(
-        f"{path}: not recognised as {' or '.join(formats)}"
-        + (f"; did you mean {inside[0]}?" if inside else f"; it holds {', '.join(holds) or 'nothing'}" if below else "")
+        f"{path}: not recognised as {' or '.join(formats)}{f'; did you mean {inside[0]}?' if inside else hint}"
         + "\nLooked for:"
         + "".join(f"\n  {line.strip()}" for line in __doc__.split("\n\n")[1].splitlines() if line.split()[0] in formats)
     )
@@ -395,7 +395,7 @@ def _looks_like_coco(file):
 def voc(images, annotations, names=None, listed_in=None) -> Source:
     """Pascal VOC (Everingham et al. 2010): an XML a picture; corners from 1 and inclusive: x1 = xmin - 1, x2 = xmax.
 
-    images: folders of the pictures, which are found by the XML's stem, whatever its <filename> says. annotations: the
+    images: the folder of the pictures, found by the XML's stem whatever its <filename> says. annotations: the
     folder of the XML files. names: the stems that belong to the split, read from the file `listed_in`; None: all.
     Classes are the sorted names in all XML files of the folder, so that all splits agree. Equal corners are a stray
     click, without area.
@@ -413,10 +413,7 @@ def voc(images, annotations, names=None, listed_in=None) -> Source:
     if not classes:
         raise DataError(f"{annotations}: not one <object> with a <name> in {len(trees)} XML files")
     label_of = {name: label for label, name in enumerate(classes)}
-    pictures = {}
-    for folder in reversed(images):
-        pictures |= _pictures(folder)
-
+    pictures = _pictures(images)
     if names is None:
         problems += [
             Problem(os.fspath(picture), "picture without XML; left out", "warning")
@@ -472,36 +469,36 @@ def _find_voc(path, images):
         return {}
     for annotations in (path / "Annotations", path / "annotations", path):
         if next(annotations.glob("*.xml"), None):
-            below = (path / "JPEGImages", path / "images", annotations, path)
-            folders = [images] if images else [folder for folder in below if folder.is_dir()][:1]
+            below = (path / "JPEGImages", path / "images", annotations)
+            pictures = images or next((folder for folder in below if _pictures(folder)), path)
             lists = {}
             for file in sorted(path.glob("ImageSets/Main/*.txt")) or sorted(path.glob("ImageSets/*.txt")):
                 rows = [line.split() for line in _text(file).splitlines() if line.strip()]
                 if rows and all(len(row) == 1 for row in rows):  # <class>_<split>.txt has a second column
                     lists[file.stem] = (tuple(row[0] for row in rows), file)
             if not lists:
-                return {"all": functools.partial(voc, folders, annotations)}
-            return {split: functools.partial(voc, folders, annotations, *named) for split, named in lists.items()}
+                return {"all": functools.partial(voc, pictures, annotations)}
+            return {split: functools.partial(voc, pictures, annotations, *named) for split, named in lists.items()}
     parts = [child for child in sorted(path.iterdir()) if child.is_dir() and next(child.glob("*.xml"), None)]
-    return {part.name: functools.partial(voc, [images or part], part) for part in parts}
+    return {part.name: functools.partial(voc, images or part, part) for part in parts}
 
 
 # --- YOLO text --------------------------------------------------------------------------------------------------------
 
 
-def yolo(images, names=None) -> Source:
+def yolo(images, names=None, together=()) -> Source:
     """Darknet's text: beside each picture, or in labels/ beside images/, a .txt with lines `class cx cy w h` in 0..1.
 
     A line of a class and three or more points is an outline, taken for the box round it. A picture without a text
     file is one without objects. images: folders, or .txt files that list pictures. names: classes by number; None:
-    the numbers seen.
+    the numbers seen, also in `together`, the folders of all splits.
     """
     problems, pictures, labels = [], [], set()
     for place in images:
         if place.is_dir():
             pictures += _pictures(place).values()
             folder = _labels_of(place)
-            labels |= {file for file in folder.rglob("*.txt") if file.name not in _NAME_FILES}
+            labels |= {file for file in folder.rglob("*.txt") if file.name not in _NOT_LABELS}
         else:
             listed = [line.strip() for line in _text(place).splitlines() if line.strip()]
             pictures += [
@@ -512,11 +509,13 @@ def yolo(images, names=None) -> Source:
     problems += [Problem(str(file), "label without picture; left out") for file in sorted(without_picture)]
 
     rows_of = {picture: _yolo_rows(file, problems) for picture, file in texts.items()}
-    largest = max((row[1] for rows in rows_of.values() for row in rows), default=0)
-    classes = tuple(map(str, range(largest + 1))) if names is None else tuple(names)
     if names is None:
+        elsewhere = [_yolo_rows(file, []) for place in together for file in _labels_of(place).rglob("*.txt")]
+        numbers = [row[1] for rows in [*rows_of.values(), *elsewhere] for row in rows]
+        names = tuple(map(str, range(max(numbers, default=0) + 1)))
         message = "no data .yaml, classes.txt or .names says what the classes are called; their numbers are their names"
         problems.append(Problem(os.fspath(images[0]), message, "warning"))
+    stems = {picture.stem for picture in texts}
     result = []
     for picture, rows in rows_of.items():
         file = os.fspath(texts[picture])
@@ -528,16 +527,17 @@ def yolo(images, names=None) -> Source:
         height, width = size
         things = []
         for line, number, x1, y1, x2, y2 in rows:
-            if number >= len(classes):
-                message = f"line {line}: unknown class {number}: the names are 0..{len(classes) - 1}; left out"
+            if number >= len(names):
+                message = f"line {line}: unknown class {number}: the names are 0..{len(names) - 1}; left out"
                 problems.append(Problem(file, message))
                 continue
             things.append(_Object(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
-        result.append(_record(picture.stem, picture, size, things, file, problems))
-    return Source(tuple(result), classes, tuple(range(len(classes))), tuple(problems), "", "", "yolo")
+        image_id = picture.stem if len(stems) == len(texts) else os.fspath(picture)
+        result.append(_record(image_id, picture, size, things, file, problems))
+    return Source(tuple(result), tuple(names), tuple(range(len(names))), tuple(problems), "", "", "yolo")
 
 
-_NAME_FILES = ("classes.txt", "obj.names", "train.txt", "val.txt", "test.txt")
+_NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # they lie beside labels
 
 
 def _labels_of(folder):
@@ -570,22 +570,19 @@ def _yolo_rows(file, problems):
         seen.add(tuple(words))
         try:
             number, (*values,) = float(words[0]), map(float, words[1:])
-            if (
-                number < 0
-                or number != int(number)
-                or not (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0))
-            ):
+            outline = len(values) >= 6 and len(values) % 2 == 0
+            if number < 0 or number != int(number) or not (len(values) == 4 or outline):
                 raise ValueError
         except (ValueError, OverflowError):
             shown = content if len(content) <= 60 else content[:57] + "..."
             message = f"line {line}: expected `class cx cy w h`, received {shown!r}; left out"
             problems.append(Problem(os.fspath(file), message))
             continue
-        if len(values) == 4:
+        if outline:
+            corners = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+        else:
             x, y, w, h = values
             corners = x - w / 2, y - h / 2, x + w / 2, y + h / 2
-        else:
-            corners = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
         rows.append((line, int(number), *corners))
     return rows
 
@@ -619,7 +616,7 @@ def _find_yolo(path, images):
     ]:
         if names is None and file.is_file():
             names = [line.strip() for line in _text(file).splitlines() if line.strip()]
-    return {split: functools.partial(yolo, [part], names) for split, part in parts.items()}
+    return {split: functools.partial(yolo, [part], names, parts.values()) for split, part in parts.items()}
 
 
 def _yolo_splits(file, images):
@@ -642,6 +639,8 @@ def _yolo_splits(file, images):
         raise DataError(
             f"{file}: names: expected a list of class names or a mapping from their numbers, received {names!r}"
         )
+    if names is None and isinstance(content.get("nc"), int):
+        names = list(range(content["nc"]))
     root = file.parent / str(content.get("path") or ".")
     bases = [root, file.parent, Path(str(content.get("path") or "."))]
 
@@ -659,7 +658,10 @@ def _yolo_splits(file, images):
     def reader(split):
         return yolo([images] if images else list(places(split)), names and tuple(map(str, names)))
 
-    return {split: functools.partial(reader, split) for split in ("train", "val", "test") if content.get(split)}
+    there = [
+        split for split in ("train", "val", "test") if content.get(split) and isinstance(content[split], str | list)
+    ]
+    return {split: functools.partial(reader, split) for split in there}
 
 
 # --- TFRecord ---------------------------------------------------------------------------------------------------------
@@ -688,9 +690,10 @@ def tfrecord(shards, together=()) -> Source:
     category_ids = sorted(classes)
     label_of = {category: label for label, category in enumerate(category_ids)}
 
+    own = set(shards)
     result, seen = [], set()
     for shard, example in examples:
-        if shard not in shards:
+        if shard not in own:
             continue
         where = f"record {example.place}"
         image_id = example.source_id or example.filename or f"{Path(shard).name}:{example.place}"

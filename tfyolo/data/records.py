@@ -72,7 +72,7 @@ def index(shard) -> list[Example]:
             while at < length:
                 try:
                     (size,) = struct.unpack_from("<Q", data, at)  # length, its checksum, the record, its checksum
-                    if at + 16 + size > length:
+                    if not size or at + 16 + size > length:
                         raise ValueError
                     examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
                 except (ValueError, IndexError, struct.error):

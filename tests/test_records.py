@@ -1,0 +1,249 @@
+"""TFRecord: what is written is what is read, byte for byte; files of other writers; damaged files."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfyolo.data import records
+from tfyolo.data.readers import Record, Source, read, splits
+
+SIZES = [(40, 80), (60, 50), (33, 47), (20, 20), (90, 30)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Five pictures, JPEG and PNG, with 0..4 boxes; the third of three classes is seen nowhere."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number, size in enumerate(SIZES):
+        path = tmp_path / "pictures" / f"{number}{'.png' if number % 2 else '.jpg'}"
+        path.parent.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 255, [*size, 3], dtype=np.uint8)
+        path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+        corners = np.sort(rng.uniform(0, 1, [number, 2, 2]), axis=1) * size  # [M, 2 corners, 2]
+        made.append(
+            Record(
+                100 + number,
+                str(path),
+                np.float32(corners.reshape(-1, 4)),
+                np.int32(rng.integers(0, 2, number)),
+                rng.random(number) < 0.5,
+                np.float32(rng.uniform(1, 100, number)),
+                size,
+            )
+        )
+    return Source(tuple(made), ("cat", "dög", "eel"), (3, 7, 90), (), "some", "train", "coco")
+
+
+@pytest.mark.parametrize("shards", [None, 1, 2, 5])
+def test_round_trip(source, shards, tmp_path):
+    written = records.write(source, tmp_path / "out", shards, progress=False)
+    assert len(written.files) == (shards or 1)
+    assert (written.records, written.skipped) == (5, ())
+    again = read(tmp_path / "out")
+    assert (again.format, again.problems) == ("tfrecord", ())
+    assert (again.classes, again.category_ids) == (source.classes, source.category_ids)
+    by_id = {record.image_id: record for record in again.records}
+    assert by_id.keys() == {record.image_id for record in source.records}
+    for record in source.records:
+        other = by_id[record.image_id]
+        np.testing.assert_allclose(other.boxes, record.boxes, atol=1e-4)
+        np.testing.assert_allclose(other.areas, record.areas)
+        np.testing.assert_array_equal(other.labels, record.labels)
+        np.testing.assert_array_equal(other.crowd, record.crowd)
+        assert other.size == record.size
+        assert records.contents(other) == Path(record.path).read_bytes()
+
+
+def test_shards_of_shards(source, tmp_path):
+    records.write(source, tmp_path / "out", 2, progress=False)
+    records.write(read(tmp_path / "out"), tmp_path / "again", 3, progress=False)
+    one, two = (sorted(read(tmp_path / name).records, key=lambda r: r.image_id) for name in ("out", "again"))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-4)
+        assert records.contents(a) == records.contents(b)
+
+
+def test_the_index_agrees_with_tensorflows_own_reader(source, tmp_path):
+    (file,) = records.write(source, tmp_path, progress=False).files
+    parsed = [tf.train.Example.FromString(raw.numpy()).features.feature for raw in tf.data.TFRecordDataset(file)]
+    with open(file, "rb") as stream:
+        content = stream.read()
+    for example, feature in zip(records.index(file), parsed, strict=True):
+        assert feature["image/object/bbox/ymax"].float_list.value == [box[2] for box in example.boxes_unit]
+        assert feature["image/object/class/label"].int64_list.value == example.labels
+        assert feature["image/object/class/text"].bytes_list.value == [text.encode() for text in example.texts]
+        start, length = example.span
+        assert feature["image/encoded"].bytes_list.value[0] == content[start : start + length]
+
+
+def test_broken_pictures_are_left_out_and_named(source, tmp_path):
+    cut, gone = source.records[0].path, source.records[1].path
+    Path(cut).write_bytes(Path(cut).read_bytes()[:500])
+    Path(gone).unlink()
+    written = records.write(source, tmp_path / "out", 2, progress=False)
+    assert written.records == 3
+    assert {file for file, _ in written.skipped} == {cut, gone}
+    assert len(read(tmp_path / "out").records) == 3
+
+
+def test_shards_are_not_overwritten_unasked(source, tmp_path):
+    records.write(source, tmp_path, 2, progress=False)
+    with pytest.raises(records.WriteError, match="has 2 shards of train already"):
+        records.write(source, tmp_path, 3, progress=False)
+    records.write(source._replace(split="val"), tmp_path, 1, progress=False)
+    records.write(source, tmp_path, 3, overwrite=True, progress=False)
+    assert splits(tmp_path) == ("train", "val")
+    assert len(list(tmp_path.glob("train-*.tfrecord"))) == 3
+    assert [len(read(tmp_path, split).records) for split in ("train", "val")] == [5, 5]
+
+
+@pytest.mark.parametrize("shards", [0, 6])
+def test_as_many_shards_as_there_may_be(source, shards, tmp_path):
+    with pytest.raises(records.WriteError, match=rf"expected 1\.\.5, .* received {shards}"):
+        records.write(source, tmp_path / "out", shards, progress=False)
+
+
+def test_nothing_is_left_of_a_write_that_fails(source, tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "_encode", fail)
+    with pytest.raises(KeyboardInterrupt):
+        records.write(source, tmp_path / "out", progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def foreign(**features):
+    def feature(values):
+        kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]
+        make = {"bytes_list": tf.train.BytesList, "float_list": tf.train.FloatList, "int64_list": tf.train.Int64List}[
+            kind
+        ]
+        return tf.train.Feature(**{kind: make(value=values)})
+
+    named = {f"image/{key.replace('__', '/')}": feature(values) for key, values in features.items() if values}
+    return tf.train.Example(features=tf.train.Features(feature=named)).SerializeToString()
+
+
+def write_foreign(file, *examples):
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for example in examples:
+            writer.write(example)
+
+
+def bbox(y1, x1, y2, x2):
+    return {
+        "object__bbox__ymin": [y1],
+        "object__bbox__xmin": [x1],
+        "object__bbox__ymax": [y2],
+        "object__bbox__xmax": [x2],
+    }
+
+
+PNG = cv2.imencode(".png", np.zeros([50, 100, 3], np.uint8))[1].tobytes()
+
+
+def test_other_writers_files(tmp_path):
+    """As of the TensorFlow Object Detection API: no size, classes by text or by a label map, difficult for crowds."""
+    one = foreign(
+        encoded=[PNG],
+        filename=[b"a.png"],
+        **bbox(0.5, 0.25, 1.0, 0.75),
+        object__class__label=[5],
+        object__class__text=[b"dog"],
+    )
+    two = foreign(
+        encoded=[PNG], filename=[b"b.png"], **bbox(0.0, 0.0, 0.5, 0.5), object__class__label=[2], object__difficult=[1]
+    )
+    write_foreign(tmp_path / "coco_train.record-00000-of-00002", one)
+    write_foreign(tmp_path / "coco_train.record-00001-of-00002", two)
+    write_foreign(tmp_path / "coco_val.record", foreign(encoded=[PNG], filename=[b"c.png"]))
+    assert splits(tmp_path) == ("coco_train", "coco_val")
+    source = read(tmp_path)
+    assert (source.classes, source.category_ids, source.problems) == (("2", "dog"), (2, 5), ())
+    np.testing.assert_allclose(source.records[0].boxes, [[25, 25, 50, 75]])
+    assert [record.labels.tolist() for record in source.records] == [[1], [0]]
+    assert [record.crowd.tolist() for record in source.records] == [[False], [True]]
+    assert [record.image_id for record in source.records] == ["a.png", "b.png"]
+    assert source.records[0].size == (50, 100)
+
+    val = read(tmp_path, "val")
+    assert val.classes == source.classes  # though val has no box
+    assert val.records[0].boxes.shape == (0, 4)
+
+    (tmp_path / "labels.pbtxt").write_text(
+        "item { id: 2 name: 'cat' }\nitem {\n  id: 5\n  name: 'dog'\n}\nitem { id: 9 name: 'eel' }"
+    )
+    assert read(tmp_path).classes == ("cat", "dog", "eel")
+    assert len(read(tmp_path / "coco_train.record-00001-of-00002", "coco_train").records) == 1
+    assert len(read(str(tmp_path / "coco_*.record-0000?-of-00002"), "train").records) == 2
+
+
+def test_things_that_are_wrong_are_named(tmp_path):
+    good = foreign(encoded=[PNG], source_id=[b"1"], **bbox(0.5, 0.25, 1.0, 0.75), object__class__label=[1])
+    examples = [
+        good,
+        foreign(encoded=[PNG], source_id=[b"2"], **bbox(0.5, 0.5, 0.5, 0.75), object__class__label=[1]),
+        foreign(encoded=[PNG], source_id=[b"3"], **bbox(0.5, 0.5, 0.6, 0.75), object__class__label=[8]),
+        foreign(source_id=[b"4"]),
+        foreign(encoded=[b"no picture"], source_id=[b"5"]),
+        good,
+    ]
+    write_foreign(tmp_path / "train.tfrecord", *examples)
+    (tmp_path / "train.json").write_text(json.dumps({"categories": [{"id": 1, "name": "cat"}], "integer_ids": True}))
+    source = read(tmp_path)
+    assert [record.image_id for record in source.records] == [1, 2, 3, 1]
+    assert [len(record.boxes) for record in source.records] == [1, 0, 0, 1]
+    said = [problem.message for problem in source.problems]
+    for message, words in zip(
+        said,
+        [
+            "record 1 (2): box 1: .* no area",
+            "unknown class 8",
+            "no image/encoded",
+            "not a picture",
+            "the id 1 is used twice",
+        ],
+        strict=True,
+    ):
+        assert all(word in message for word in words.split(".*"))
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40, 400])
+def test_truncated_shards_are_read_to_where_they_end(source, cut, tmp_path):
+    (file,) = records.write(source, tmp_path / "out", progress=False).files
+    Path(file).write_bytes(Path(file).read_bytes()[:-cut])
+    again = read(tmp_path / "out")
+    assert len(again.records) == 4
+    (problem,) = again.problems
+    assert problem.file == file
+    assert "cut off or damaged at byte" in problem.message and "after 4 records" in problem.message
+
+
+@pytest.mark.parametrize("content", [b"\0" * 100, b"nothing of the kind" * 10])
+def test_files_that_only_look_like_shards(content, tmp_path):
+    (tmp_path / "train.tfrecord").write_bytes(content)
+    with pytest.raises(records.ShardError, match="not a TFRecord file"):
+        records.index(tmp_path / "train.tfrecord")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00004.tfrecord", "train"),
+        ("coco_train.record-00000-of-00100", "coco_train"),
+        ("val.record", "val"),
+        ("test.tfrecords", "test"),
+        ("a-b-00001-of-00002.tfrecord", "a-b"),
+        ("train.json", None),
+        ("notes.txt", None),
+        ("tfrecord", None),
+    ],
+)
+def test_split_of(name, split):
+    assert records.split_of(name) == split
