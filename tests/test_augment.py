@@ -1,0 +1,300 @@
+"""Every geometric change moves a painted rectangle and its box alike; colour keeps what it must keep."""
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfyolo.config import Augment
+from tfyolo.data import augment, pipeline
+from tfyolo.structures import Sample
+
+COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0]], np.float32)
+SIZE = (96, 128)
+CANVAS = (104, 80)
+RECTANGLE = np.array([[30, 52, 50, 82]], np.float32)
+SEEDS = [(7, n) for n in range(6)]
+
+
+def picture(size, boxes, labels, seed=0):
+    """[H, W, 3] uint8: grey noise, and filled rectangles in the colours of their labels."""
+    image = np.random.default_rng(seed).integers(90, 140, (*size, 1)).repeat(3, axis=2).astype(np.uint8)
+    for (y1, x1, y2, x2), label in zip(np.asarray(boxes).astype(int), labels, strict=True):
+        image[y1:y2, x1:x2] = COLOURS[label] * 255
+    return image
+
+
+def find(image, label):
+    """The box round all pixels that are nearer to the label's colour than to grey, as float32; None without any."""
+    y, x = np.nonzero(np.linalg.norm(np.asarray(image) - COLOURS[label], axis=-1) < 0.43)
+    return None if len(y) == 0 else np.array([y.min(), x.min(), y.max() + 1, x.max() + 1], np.float32)
+
+
+GEOMETRY = {
+    "flip": lambda seed: augment.flip(seed, SIZE, 0.5),
+    "flip_vertical": lambda seed: augment.flip_vertical(seed, SIZE, 0.5),
+    "scale": lambda seed: augment.scale(seed, SIZE, 0.6),
+    "translate": lambda seed: augment.translate(seed, SIZE, 0.3),
+    "rotate": lambda seed: augment.rotate(seed, SIZE, 180),
+    "shear": lambda seed: augment.shear(seed, SIZE, 25),
+    "letterbox": lambda seed: augment.letterbox(SIZE, CANVAS),
+    "affine": lambda seed: augment.affine(seed, SIZE, Augment(scale=0.3, translate=0.1, rotate=180, shear=10)),
+    "all": lambda seed: (
+        augment.affine(seed, SIZE, Augment(scale=0.4, translate=0.1, rotate=30, shear=5))
+        @ augment.letterbox(SIZE, SIZE)
+        @ augment.flips(seed, SIZE, Augment(flip=0.5, flip_vertical=0.5))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_box_moves_with_what_it_surrounds(name):
+    image = picture(SIZE, RECTANGLE, [3])
+    canvas = CANVAS if name == "letterbox" else SIZE
+    turned = name in ("rotate", "shear", "affine", "all")
+
+    def move(seed):
+        matrix = GEOMETRY[name](seed)
+        return pipeline.warp(image, matrix, canvas), pipeline.transform_boxes(RECTANGLE, matrix)
+
+    for seed, in_graph in zip(SEEDS, tf.data.Dataset.from_tensor_slices(SEEDS).map(move), strict=True):
+        moved, boxes = move(seed)
+        np.testing.assert_allclose(moved, in_graph[0], atol=1e-4)
+        np.testing.assert_allclose(boxes, in_graph[1], atol=1e-3)
+        box = boxes.numpy()[0]
+        # The hull of what is visible of a turned rectangle is smaller than its clipped hull.
+        assert not turned or ((box[:2] > 0).all() and (box[2:] < canvas).all()), "the test needs it inside"
+        np.testing.assert_allclose(find(moved, 3), np.clip(box, 0, [*canvas, *canvas]), atol=1.5)
+
+
+@pytest.mark.parametrize("name", set(GEOMETRY) - {"letterbox"})
+def test_geometry_is_a_function_of_its_seed(name):
+    matrices = [GEOMETRY[name](seed).numpy() for seed in [*SEEDS, *SEEDS]]
+    np.testing.assert_array_equal(matrices[: len(SEEDS)], matrices[len(SEEDS) :])
+    assert len({m.tobytes() for m in matrices}) >= 2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_mosaic_moves_boxes_with_their_pictures(seed):
+    sizes = [(60, 90), (90, 60), (50, 50), (200, 300)]
+    boxes = [np.array([[h * 0.3, w * 0.3, h * 0.8, w * 0.7]], np.float32).round() for h, w in sizes]
+    images = [picture(size, box, [label]) for label, (size, box) in enumerate(zip(sizes, boxes, strict=True))]
+    parts, centers = [], []
+    for label, matrix in enumerate(augment.mosaic(seed, sizes, SIZE)):
+        moved, labels, crowd = augment.clip_boxes(
+            pipeline.transform_boxes(boxes[label], matrix), [label], [False], SIZE
+        )
+        parts.append(Sample(pipeline.warp(images[label], matrix, SIZE), moved, labels, crowd, label, matrix))
+        frame = pipeline.transform_boxes(np.array([[0, 0, *sizes[label]]], np.float32), matrix).numpy()[0]
+        centers.append(frame[[(2, 3), (2, 1), (0, 3), (0, 1)][label],])  # the corner at the common point
+    np.testing.assert_allclose(centers, np.tile(centers[0], (4, 1)), atol=1e-3)
+    assert (centers[0] >= np.array(SIZE) / 4).all() and (centers[0] <= np.array(SIZE) * 3 / 4).all()
+
+    joined = augment.join(parts)
+    for box, label in zip(joined.boxes.numpy(), joined.labels.numpy(), strict=True):
+        np.testing.assert_allclose(find(joined.image, label), box, atol=1.5)
+    for label in set(range(4)) - set(joined.labels.numpy()):  # what is dropped is hardly to be seen
+        left = find(joined.image, label)
+        area = np.prod(boxes[label][0, 2:] - boxes[label][0, :2]) * float(tf.linalg.det(parts[label].transform))
+        assert left is None or np.prod(left[2:] - left[:2]) < 0.2 * area or (left[2:] - left[:2]).min() <= 3
+
+
+def test_mosaic_has_no_seam():
+    """Four pictures of one colour that cover the canvas are one picture of that colour."""
+    size = (96, 96)
+    white = np.full((96, 96, 3), 255, np.uint8)
+    turn = augment.rotation(20, (48, 48)) @ augment.about((48, 48), augment.scaling(2.0))
+    parts = [
+        Sample(pipeline.warp(white, turn @ matrix, size), np.zeros((0, 4), np.float32), [], [], 0, matrix)
+        for matrix in augment.mosaic((1, 2), [size] * 4, size)
+    ]
+    middle = augment.join(parts).image.numpy()[30:66, 30:66]
+    np.testing.assert_allclose(middle, 1.0, atol=1e-4)
+
+
+def test_clip_boxes_by_hand():
+    boxes = np.array(
+        [
+            [10, 10, 30, 40],  # inside
+            [-10, 0, 10, 20],  # half
+            [-91, 0, 9, 20],  # 9 %
+            [-89, 0, 11, 20],  # 11 %
+            [-91, 0, 9, 20],  # 9 % of a crowd
+            [20, 58.5, 40, 80],  # 1.5 pixels wide: of it 7 %
+            [5, 5, 6.9, 30],  # too low to be seen
+            [200, 200, 210, 210],  # outside
+            [30, 30, 30, 30],  # nothing
+        ],
+        np.float32,
+    )
+    crowd = np.array([False] * 4 + [True] + [False] * 4)
+    clipped, labels, crowds = augment.clip_boxes(boxes, np.arange(9), crowd, (50, 60))
+    np.testing.assert_array_equal(labels, [0, 1, 3, 4])
+    np.testing.assert_array_equal(crowds, [False, False, False, True])
+    np.testing.assert_array_equal(clipped, [[10, 10, 30, 40], [0, 0, 10, 20], [0, 0, 11, 20], [0, 0, 9, 20]])
+
+
+def test_clip_boxes_takes_none():
+    clipped, labels, crowd = augment.clip_boxes(
+        tf.zeros([0, 4]), tf.zeros([0], tf.int32), tf.zeros([0], bool), (50, 60)
+    )
+    assert clipped.shape == (0, 4) and labels.shape == (0,) and crowd.shape == (0,)
+
+
+# --- matrices by hand -------------------------------------------------------------------------------------------------
+
+
+def test_letterbox_by_hand():
+    np.testing.assert_allclose(augment.letterbox((480, 640), (320, 320)), [[0.5, 0, 40], [0, 0.5, 0], [0, 0, 1]])
+    np.testing.assert_allclose(augment.letterbox((10, 10), (20, 40)), [[2, 0, 0], [0, 2, 10], [0, 0, 1]])
+
+
+def test_rotation_is_counter_clockwise():
+    image = np.random.default_rng(0).integers(0, 256, (31, 31, 3), np.uint8)
+    turned = pipeline.warp(image, augment.rotation(90, (15.5, 15.5)), (31, 31))
+    np.testing.assert_allclose(turned, np.rot90(image) / 255, atol=1e-3)
+
+
+@pytest.mark.parametrize("flip, mirror", [(augment.flip, np.fliplr), (augment.flip_vertical, np.flipud)])
+def test_flips_are_exact(flip, mirror):
+    image = np.random.default_rng(0).integers(0, 256, (21, 34, 3), np.uint8)
+    for probability, expected in ((1.0, mirror(image)), (0.0, image)):
+        moved = pipeline.warp(image, flip((1, 2), (21, 34), probability), (21, 34))
+        np.testing.assert_allclose(moved, expected / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "amount, function, measure",
+    [
+        (0.5, augment.scale, lambda m: m[0, 0] - 1),
+        (0.2, augment.translate, lambda m: m[0, 2] / SIZE[0]),
+        (0.2, augment.translate, lambda m: m[1, 2] / SIZE[1]),
+        (30.0, augment.rotate, lambda m: np.degrees(np.arctan2(m[1, 0], m[0, 0]))),
+        (30.0, augment.shear, lambda m: np.degrees(np.arctan(m[0, 1]))),
+        (30.0, augment.shear, lambda m: np.degrees(np.arctan(m[1, 0]))),
+    ],
+)
+def test_amounts_are_uniform_between_their_limits(amount, function, measure):
+    values = np.array([measure(function((n, 1), SIZE, amount).numpy()) for n in range(200)]) / amount
+    assert (np.abs(values) <= 1 + 1e-4).all()
+    assert abs(values.mean()) < 0.15 and abs(values.std() - 1 / np.sqrt(3)) < 0.06
+
+
+# --- colour -----------------------------------------------------------------------------------------------------------
+
+PALE = np.random.default_rng(3).uniform(0.4, 0.6, (8, 8, 3)).astype(np.float32)  # far from where it is clipped
+OFF = {"hue": 0.0, "saturation": 0.0, "value": 0.0}
+
+
+def as_hue(image):
+    """Complex numbers whose angle is the hue and whose length the colourfulness: the part across the grey axis."""
+    return np.asarray(image, np.float64) @ np.exp(2j * np.pi * np.arange(3) / 3)
+
+
+def test_no_change_of_colour():
+    np.testing.assert_allclose(augment.colour(PALE, (1, 2), **OFF), PALE, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_hue_turns_about_the_grey_axis(seed):
+    changed = augment.colour(PALE, seed, **OFF | {"hue": 0.2}).numpy()
+    turns = as_hue(changed) / as_hue(PALE)
+    np.testing.assert_allclose(turns, turns[0, 0], atol=1e-4)
+    assert abs(abs(turns[0, 0]) - 1) < 1e-4 and 1e-3 < abs(np.angle(turns[0, 0])) <= 0.2 * 2 * np.pi
+    np.testing.assert_allclose(changed.sum(-1), PALE.sum(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_saturation_stretches_away_from_grey(seed):
+    luma = PALE @ np.float32([0.299, 0.587, 0.114])
+    stretched = augment.colour(PALE, seed, **OFF | {"saturation": 0.7}).numpy() - luma[..., None]
+    gains = stretched / (PALE - luma[..., None])
+    np.testing.assert_allclose(gains, gains[0, 0, 0], rtol=1e-2)
+    assert 0.3 <= gains.mean() <= 1.7 and abs(gains.mean() - 1) > 1e-3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_value_is_a_gain_and_is_clipped(seed):
+    image = np.random.default_rng(3).uniform(0, 1, (8, 8, 3)).astype(np.float32)
+    changed = augment.colour(image, seed, **OFF | {"value": 0.4}).numpy()
+    gain = np.median(changed[image < 0.6] / image[image < 0.6])
+    assert 0.6 <= gain <= 1.4 and abs(gain - 1) > 1e-3
+    np.testing.assert_allclose(changed, np.clip(image * gain, 0, 1), atol=1e-5)
+
+
+def test_colour_in_a_data_set_is_colour_outside():
+    gains = {"hue": 0.1, "saturation": 0.5, "value": 0.5}
+    inside = next(
+        iter(tf.data.Dataset.from_tensors(tf.constant((3, 4))).map(lambda s: augment.colour(PALE, s, **gains)))
+    )
+    np.testing.assert_allclose(inside, augment.colour(PALE, (3, 4), **gains), atol=1e-6)
+
+
+# --- mixtures ---------------------------------------------------------------------------------------------------------
+
+
+def test_mixup_keeps_both():
+    def sample(value, labels):
+        boxes = np.arange(4 * len(labels), dtype=np.float32).reshape(-1, 4)
+        return Sample(tf.fill([2, 2, 3], value), boxes, labels, [label == 2 for label in labels], value, tf.eye(3))
+
+    shares = []
+    for n in range(200):
+        mixed = augment.mixup((n, 5), sample(1.0, [0, 1]), sample(0.0, [2]))
+        assert np.ptp(mixed.image) == 0
+        shares.append(float(mixed.image[0, 0, 0]))
+    np.testing.assert_array_equal(mixed.labels, [0, 1, 2])
+    np.testing.assert_array_equal(mixed.crowd, [False, False, True])
+    np.testing.assert_array_equal(mixed.boxes, [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]])
+    # Beta(8, 8) has mean 1/2 and variance 1 / (4 * 17).
+    assert abs(np.mean(shares) - 0.5) < 0.03 and abs(np.std(shares) - 0.121) < 0.02
+
+
+# --- the warp itself --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_warp_is_cv2_warp_affine(seed):
+    smooth = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)
+    matrix = augment.affine(seed, (60, 80), Augment(scale=0.3, translate=0.2, rotate=90, shear=10)).numpy()
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # cv2 counts from the pixels' centres, and x first
+    swap = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    matrix_xy = swap @ np.linalg.inv(half) @ matrix @ half @ swap
+    expected = cv2.warpAffine(
+        smooth.astype(np.float32) / 255,
+        matrix_xy[:2],
+        (90, 70),
+        flags=cv2.INTER_LINEAR,
+        borderValue=[pipeline.GREY] * 3,
+    )
+    moved = pipeline.warp(smooth, matrix, (70, 90)).numpy()
+    np.testing.assert_allclose(moved, expected, atol=0.02)  # cv2 rounds places to 1/32 of a pixel
+    np.testing.assert_allclose(pipeline.warp(smooth.astype(np.float32) / 255, matrix, (70, 90)), moved, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_shrinking_by_a_whole_number_is_the_mean(factor):
+    image = np.random.default_rng(0).integers(0, 256, (48, 72, 3), np.uint8)
+    size = (48 // factor, 72 // factor)
+    mean = image.reshape(size[0], factor, size[1], factor, 3).mean((1, 3)) / 255
+    np.testing.assert_allclose(pipeline.warp(image, augment.scaling(1 / factor), size), mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [2.0, 2.5, 3.4, 5.7])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_shrinking_skips_no_pixel(factor, axis):
+    """Black and white lines become grey. Bilinear interpolation alone makes broad stripes of them, black and white."""
+    lines = np.zeros((200, 200, 3), np.uint8)
+    lines[(slice(None, None, 2), slice(None))[:: 1 - 2 * axis]] = 255
+    small = pipeline.warp(lines, augment.scaling(1 / factor), (int(200 / factor) - 1,) * 2)
+    assert np.abs(small.numpy() - 0.5).max() < 0.2
+
+
+def test_what_is_outside_is_grey():
+    image = np.full((10, 10, 3), 255, np.uint8)
+    outside = pipeline.warp(image, augment.translation(500, -500), (20, 30))
+    np.testing.assert_allclose(outside, np.full((20, 30, 3), 114 / 255), atol=1e-6)
+    boxed = pipeline.warp(image, augment.letterbox((10, 10), (10, 30)), (10, 30)).numpy()
+    np.testing.assert_allclose(boxed[:, :10], 114 / 255, atol=1e-6)
+    np.testing.assert_allclose(boxed[:, 10:20], 1.0, atol=1e-6)
+    np.testing.assert_allclose(boxed[:, 20:], 114 / 255, atol=1e-6)
