@@ -100,8 +100,8 @@ class CheckReport(NamedTuple):
             mean_iou, below_half, _ = self.fitness
             lines.append(f"anchors: mean best IoU {mean_iou:.3f}, below 0.5 for {below_half:.1%} of the boxes")
             lines += textwrap.wrap(f"best for: {shares}", 116, initial_indent="  ", subsequent_indent="  ")
-        for kind, problems in (("errors", self.errors), ("warnings", self.warnings)):
-            lines += ["", f"{len(problems) or 'no'} {kind}"]
+        for kind, problems in (("error", self.errors), ("warning", self.warnings)):
+            lines += ["", f"{len(problems) or 'no'} {kind}{'s' if len(problems) != 1 else ''}"]
             lines += [f"  {problem.file}: {problem.message}" for problem in problems[:SHOWN]]
             if len(problems) > SHOWN:
                 lines.append(f"  and {len(problems) - SHOWN} more, all of them in the JSON")
@@ -220,7 +220,7 @@ def _look(record):
     try:
         size = read_image(encoded).shape[:2]
     except ImageError as error:
-        problem(str(error))
+        problem(str(error).partition(": ")[2])  # it speaks of bytes, the problem names the file
         return _Look(None, tuple(problems))
     if size != record.size:
         turned = ": it is stored turned, by its EXIF orientation" if size == record.size[::-1] else ""
