@@ -198,7 +198,7 @@ def test_text_and_json_and_picture(clean, tmp_path):
     cut(clean / "train/2.jpg")
     report = check(clean, anchors=[(30, 30)], out=tmp_path / "out", progress=False)
     text = str(report)
-    assert "\n1 error\n" in text and "\nno warnings" in text
+    assert "\n1 error\n" in text and "\n1 warning\n" in text
     assert "train/2.jpg: " in text
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
     assert rows["pictures"] == ["4", "4", "8"]

@@ -253,20 +253,19 @@ def _twins(sources, looks):
 
 
 def _classes(sources):
-    """Problems of classes: not the same in all splits, or hardly there."""
+    """Problems of classes: not the same in all splits, or hardly there in the first, which is train where there is one."""
     (name, first), *others = sources.items()
     for other, source in others:
         if source.classes != first.classes:
             theirs, ours = ", ".join(source.classes), ", ".join(first.classes)
             message = f"the splits have different classes: {other} has {theirs}; {name} has {ours}"
             yield Problem(source.name, message, "error")
-    name, learned = next(((n, s) for n, s in sources.items() if n.startswith("train")), (name, first))
-    few = {label: count for label, count in _split(learned, learned.classes).boxes.items() if count < FEW}
+    few = {label: count for label, count in _split(first, first.classes).boxes.items() if count < FEW}
     if few:
         fewest = sorted(few, key=few.get)[:10]
         listed = ", ".join(f"{label} ({few[label]})" for label in fewest) + (", ..." if len(few) > len(fewest) else "")
-        message = f"{len(few)} of {len(learned.classes)} classes have fewer than {FEW} boxes in {name}: {listed}"
-        yield Problem(learned.name, message, "warning")
+        message = f"{len(few)} of {len(first.classes)} classes have fewer than {FEW} boxes in {name}: {listed}"
+        yield Problem(first.name, message, "warning")
 
 
 def _split(source, classes):

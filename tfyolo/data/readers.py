@@ -20,6 +20,7 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,22 +172,22 @@ def _record(image_id, picture, size, objects, file, problems, span=None):
     kept = []
     for thing in objects:
         y1, x1, y2, x2 = thing.box
-        shown = f"{thing.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g}"
-        if not all(map(math.isfinite, thing.box)):
-            problems.append(Problem(file, f"{shown} is not finite; left out"))
-            continue
-        if y2 <= y1 or x2 <= x1:
-            problems.append(Problem(file, f"{shown} has no area; left out"))
-            continue
         box = max(y1, 0.0), max(x1, 0.0), min(y2, float(height)), min(x2, float(width))
-        if box[2] <= box[0] or box[3] <= box[1]:
-            problems.append(Problem(file, f"{shown} lies outside its picture of {height} x {width}; left out"))
-            continue
-        if max(abs(a - b) for a, b in zip(box, thing.box, strict=True)) > TOLERANCE:
-            message = f"{shown} reaches over the edge of its picture of {height} x {width}; clipped"
-            problems.append(Problem(file, message, "warning"))
-        area = thing.area if thing.area is not None else (box[2] - box[0]) * (box[3] - box[1])
-        kept.append((box, thing.label, thing.crowd, area))
+        wrong, severity = None, "error"
+        if not all(map(math.isfinite, thing.box)):
+            wrong = "is not finite; left out"
+        elif y2 <= y1 or x2 <= x1:
+            wrong = "has no area; left out"
+        elif box[2] <= box[0] or box[3] <= box[1]:
+            wrong = f"lies outside its picture of {height} x {width}; left out"
+        elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
+            wrong, severity = f"reaches over the edge of its picture of {height} x {width}; clipped", "warning"
+        if wrong:
+            shown = f"{thing.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g}"
+            problems.append(Problem(file, f"{shown} {wrong}", severity))
+        if not wrong or severity == "warning":
+            area = thing.area if thing.area is not None else (box[2] - box[0]) * (box[3] - box[1])
+            kept.append((box, thing.label, thing.crowd, area))
     boxes, labels, crowd, areas = zip(*kept, strict=True) if kept else ((), (), (), ())
     return Record(
         image_id,
@@ -239,7 +240,7 @@ def _text(file):
 def _pictures(folder):
     """{path without its suffix, relative to folder: picture} of all pictures in and below a folder."""
     found = {}
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
@@ -251,12 +252,11 @@ def _pictures(folder):
 
 def _each_once(names, file, problems):
     """The names without repetitions, each of which is a Problem."""
-    seen = dict.fromkeys(names)
-    if len(seen) < len(names):
-        for name in seen:
-            if (count := names.count(name)) > 1:
-                problems.append(Problem(file, f"{name} is listed {count} times; read once", "warning"))
-    return list(seen)
+    counts = Counter(names)
+    for name, count in counts.items():
+        if count > 1:
+            problems.append(Problem(file, f"{name} is listed {count} times; read once", "warning"))
+    return list(counts)
 
 
 # --- COCO JSON --------------------------------------------------------------------------------------------------------
