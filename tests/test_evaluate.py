@@ -241,7 +241,8 @@ def test_confusion_by_hand():
 
 
 def test_what_cannot_be_said_is_null():
-    report = judge(source([record([square(0, 0)], [0])]), [found([square(0, 0)], [0.9], [0])])
+    one = found([square(0, 0), square(50, 50)], [0.9, 0.3], [0, 1])
+    report = judge(source([record([square(0, 0)], [0])]), [one])
     assert np.isnan(report.per_class[1]["AP"]) and np.isnan(report.metrics["APl"])
     assert np.isnan(report.curves.f1[1]).all() and np.isnan(report.curves.precision[1]).all()
     assert report.metrics["AP"] == 1.0  # a class without truths has no say in the mean

@@ -163,6 +163,14 @@ def test_matches_have_four_colours():
     assert all((picture[-60:] == shade).all(axis=-1).any() for shade in (FOUND, WRONG, MISSED, IGNORED))  # the legend
 
 
+def test_errors_are_drawn_over_what_is_right():
+    box = np.array([[10, 10, 60, 60]])
+    both = np.concatenate([box, box])
+    for gt_index in ([0, BACKGROUND], [BACKGROUND, 0]):
+        picture = visualize.draw_matches(blank(), box, [0], [False], both, [0, 0], [0.9, 0.8], [""], np.array(gt_index))
+        assert tuple(picture[59, 59]) == WRONG
+
+
 def test_matches_of_nothing():
     empty = np.zeros([0, 4]), np.zeros(0, int)
     picture = visualize.draw_matches(blank(), *empty, np.zeros(0, bool), *empty, np.zeros(0), ["cat"], np.zeros(0, int))
