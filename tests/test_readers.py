@@ -389,6 +389,12 @@ def test_coco_pictures_that_are_wrong(tmp_path):
     assert len(source.records) == 2
 
 
+def test_classes_of_one_name(tmp_path):
+    make_coco_plain(tmp_path)
+    write_json(tmp_path / "train.json", coco_json(categories=[{"id": 3, "name": "cat"}, {"id": 90, "name": "cat"}]))
+    only(read(tmp_path).problems, tmp_path.name, "2 classes are called 'cat'", severity="warning")
+
+
 def test_coco_without_sizes_reads_headers(tmp_path):
     make_coco_plain(tmp_path)
     content = coco_json()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import textwrap
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -253,7 +254,7 @@ def _twins(sources, looks):
 
 
 def _classes(sources):
-    """Problems of classes: not the same in all splits, or hardly there in the first, which is train where there is one."""
+    """Problems of classes: not the same in all splits, or hardly there in the first, which is train if there is one."""
     (name, first), *others = sources.items()
     for other, source in others:
         if source.classes != first.classes:
@@ -272,12 +273,14 @@ def _split(source, classes):
     counts = np.zeros(len(source.classes), int)
     for record in source.records:
         np.add.at(counts, record.labels[~record.crowd], 1)
-    by_name = dict(zip(source.classes, counts.tolist(), strict=True))
+    by_name = Counter()
+    for name, count in zip(source.classes, counts.tolist(), strict=True):
+        by_name[name] += count
     return Split(
         pictures=len(source.records),
         empty=sum(not len(record.boxes) for record in source.records),
         crowds=int(sum(record.crowd.sum() for record in source.records)),
-        boxes={name: by_name.get(name, 0) for name in classes},
+        boxes={name: by_name[name] for name in classes},
     )
 
 

@@ -34,12 +34,12 @@ def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, prog
     """
     folder = Path(folder)
     counts = {split: count for split, count in (("train", train), ("val", val), ("test", test)) if count}
-    description = {"version": VERSION, "pictures": counts, "size": list(size), "seed": seed}
+    description = json.dumps({"version": VERSION, "pictures": counts, "size": size, "seed": seed})
     if not counts or min(counts.values()) < 0 or not 64 <= size[0] <= size[1]:
         raise DemoError(f"expected some pictures, of sides from 64 pixels; received {counts or 'none'}, sides {size}")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         marker = folder / "demo.json"
-        if marker.is_file() and json.loads(marker.read_text()) == description:
+        if marker.is_file() and marker.read_text() == description:
             return folder
         raise DemoError(f"{folder} holds something else already; expected a new folder, or one of the same demo data")
 
@@ -51,7 +51,7 @@ def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, prog
         with tqdm(total=total, desc="drawing the demo data", unit="pictures", disable=not progress) as bar:
             for split, count in counts.items():
                 _write_split(drawn, split, count, size, [seed, *split.encode()], bar)
-        (drawn / "demo.json").write_text(json.dumps(description))
+        (drawn / "demo.json").write_text(description)
         os.replace(drawn, folder)  # an empty folder may be replaced
     return folder
 

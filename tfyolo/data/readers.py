@@ -106,6 +106,9 @@ def read(path, split="train", *, images=None, format=None) -> Source:
         (name,) = names
     source = found[name]()
     problems.extend(source.problems)
+    for called, count in Counter(source.classes).items():
+        if count > 1:
+            problems.append(Problem(os.fspath(path), f"{count} classes are called {called!r}", "warning"))
     if not source.records:
         first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
         raise DataError(f"{path}: not one picture in the split {name!r}, of {len(problems)} problems the first:{first}")

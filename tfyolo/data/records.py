@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-SHARD_BYTES = 128 << 20
+SHARD_BYTES = 200_000_000
 
 
 class ShardError(ValueError):
@@ -211,7 +211,7 @@ class Written(NamedTuple):
 def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
     """A Source as <split>-00000-of-00004.tfrecord, ... and <split>.json in `folder`, with the bytes of its pictures.
 
-    shards: how many; None: of about 128 MB. Each picture is decoded once, to leave out the broken ones. The shards
+    shards: how many; None: of about 200 MB. Each picture is decoded once, to leave out the broken ones. The shards
     get their names only when all are complete. Raises WriteError if the folder has shards of this split, unless
     `overwrite`.
     """
