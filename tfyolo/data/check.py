@@ -305,6 +305,7 @@ def _summary(report, sources, sizes):
     bars.set_title(
         f"{report.name}: boxes of each class" + (f", the first {len(shown)}" if len(shown) < len(counts) else "")
     )
+    bars.margins(y=0.2)  # room for the legend
     bars.legend()
 
     some = sizes[np.random.default_rng(0).permutation(len(sizes))[:20_000]]

@@ -56,7 +56,7 @@ class Record(NamedTuple):
     labels: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
-    size: tuple[int, int] | None
+    size: tuple[int, int]
     span: tuple[int, int] | None = None
 
 

@@ -215,7 +215,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     get their names only when all are complete. Raises WriteError if the folder has shards of this split, unless
     `overwrite`.
     """
-    from tfyolo.data.pipeline import ImageError
+    from tfyolo.data.pipeline import ImageError, read_image  # which imports readers, and they this file's index
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,9 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
                 for record in source.records[shard::shards]:
                     bar.update()
                     try:
-                        writer.write(_encode(record, source).SerializeToString())
+                        encoded = contents(record)
+                        read_image(encoded)
+                        writer.write(_encode(record, encoded, source).SerializeToString())
                     except (OSError, ImageError) as error:
                         skipped.append((record.path, str(error)))
         described = {
@@ -273,13 +275,9 @@ def _length(record):
         return 0
 
 
-def _encode(record, source):
-    from tfyolo.data.pipeline import read_image
-
-    encoded = contents(record)
-    decoded = read_image(encoded)
+def _encode(record, encoded, source):
     # The stated size, even if it is wrong, is what the boxes count in; reading multiplies by it again.
-    height, width = record.size or decoded.shape[:2]
+    height, width = record.size
     y1, x1, y2, x2 = np.float64(record.boxes).T
     octets = {
         "image/encoded": [encoded],
