@@ -83,7 +83,7 @@ def _draw(image, marks, legend=None):
     """marks: (box, colour, text or None), the most important first."""
     canvas = _canvas(image)
     height, width = canvas.shape[:2]
-    line = max(1, round((height + width) / 600))
+    line = round(0.85 + (height + width) / 700)  # 1 on a thumbnail, 2 on 640 x 480, 6 on 2000 x 1500
     marks = [(corners, shade, text) for box, shade, text in marks if (corners := _corners(box, height, width))]
     for (y1, x1, y2, x2), shade, _ in reversed(marks):
         t = min(line, y2 - y1, x2 - x1)
@@ -255,7 +255,8 @@ def f1_curves(curves, classes, path):
     figure, axes = _axes("F1 and score at IoU 0.5", "least score that counts", "F1")
 
     def best(row):
-        return f"{row.max():.3f} at {curves.scores[row.argmax()]:.2f}"
+        places = np.flatnonzero(row == row.max())  # a plateau, as a rule: its middle, as in evaluate.Report
+        return f"{row.max():.3f} at {curves.scores[places[len(places) // 2]]:.3f}"
 
     _class_lines(axes, curves.scores, curves.f1, classes, best, ("all", curves.f1_all))
     _write_figure(figure, path)
@@ -296,7 +297,8 @@ def confusion_matrix(matrix, score, classes, path):
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(drawn, ax=axes, label="share of the truths; last row: of what was found", fraction=0.04, pad=0.02)
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label("share of the truths; last row: of what was found", fontsize=8)
     axes.set_xticks(range(K + 1), [*classes, "missed"], rotation=0 if K <= 3 else 90, fontsize=size)
     axes.set_yticks(range(K + 1), [*classes, "nothing there"], fontsize=size)
     if K <= 40:
