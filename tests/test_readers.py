@@ -342,6 +342,7 @@ def shape(**change):
         ({"bbox": [70, -5, 20, 10]}, ["annotation 99", "reaches over the edge"], (0, 70, 5, 80), "warning"),
         ({"bbox": [10, 10, 5]}, ["annotation 99", "expected"], None, "error"),
         ({"bbox": "10 10 5 5"}, ["annotation 99", "expected"], None, "error"),
+        ({"image_id": [7]}, ["annotation 99", "expected"], None, "error"),
         ({"image_id": 12345}, ["annotation 99", "no picture has its image_id 12345"], None, "error"),
         ({"category_id": 4}, ["annotation 99", "unknown class", "category_id 4"], None, "error"),
         ({"id": 0}, ["annotation 0", "used twice"], None, "error"),
@@ -361,12 +362,15 @@ def test_coco_boxes_that_are_wrong(change, words, kept, severity, tmp_path):
 def test_coco_crowd_area_and_rounding(tmp_path):
     make_coco_plain(tmp_path)
     content = coco_json()
-    content["annotations"] = [shape(iscrowd=1, area=12.5), shape(id=100, bbox=[-0.5, 0, 81, 40.4])]
+    content["annotations"] = [shape(iscrowd=1, area=12.5)]
+    content["annotations"] += [
+        shape(id=n, bbox=[-0.5, 0, 81, 40.4], area=area) for n, area in ((1, math.nan), (2, None))
+    ]
     write_json(tmp_path / "train.json", content)
     source = read(tmp_path)
     assert source.problems == ()
-    assert source.records[0].crowd.tolist() == [True, False]
-    assert source.records[0].areas.tolist() == [12.5, 40 * 80]
+    assert source.records[0].crowd.tolist() == [True, False, False]
+    assert source.records[0].areas.tolist() == [12.5, 40 * 80, 40 * 80]
     np.testing.assert_array_equal(source.records[0].boxes[1], [0, 0, 40, 80])
     assert source.records[1].boxes.shape == (0, 4)
 

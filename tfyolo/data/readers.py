@@ -287,7 +287,8 @@ def coco(images, annotations) -> Source:
     problems, entries, names = [], {}, {}
     for kind, needed, table in (("images", "file_name", entries), ("categories", "name", names)):
         for place, entry in enumerate(content[kind]):
-            if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str) or not entry.get(needed):
+            given = entry if isinstance(entry, dict) else {}
+            if not isinstance(given.get("id"), int | str) or not isinstance(given.get(needed), str):
                 problems.append(Problem(annotations, f"{kind}[{place}]: expected `id` and `{needed}`; left out"))
             elif entry["id"] in table:
                 problems.append(Problem(annotations, f"{kind}[{place}]: the id {entry['id']} is used twice; left out"))
@@ -295,7 +296,7 @@ def coco(images, annotations) -> Source:
                 table[entry["id"]] = entry
     if not names:
         raise DataError(f"{annotations}: `categories` is empty: it names no class")
-    category_ids = sorted(names)
+    category_ids = sorted(names, key=lambda number: (isinstance(number, str), number))
     label_of = {category: label for label, category in enumerate(category_ids)}
 
     objects = {image_id: [] for image_id in entries}
@@ -306,22 +307,21 @@ def coco(images, annotations) -> Source:
         wrong = None
         try:
             x, y, w, h = map(float, entry["bbox"])
-            area = entry.get("area")
-            area = float(area) if area is not None else None
+            area = float(entry.get("area") or math.nan)
             image_id, category, crowd = entry["image_id"], entry["category_id"], bool(entry.get("iscrowd", 0))
-        except (TypeError, ValueError, KeyError, AttributeError):
-            wrong = "expected `image_id`, `category_id` and `bbox` [x, y, width, height]"
-        else:
             if image_id not in objects:
                 wrong = f"no picture has its image_id {image_id}"
             elif category not in label_of:
                 wrong = f"unknown class: no category has its category_id {category}"
             elif number is not None and number in seen:
                 wrong = "its id is used twice"
+        except (TypeError, ValueError, KeyError, AttributeError):
+            wrong = "expected `image_id`, `category_id` and `bbox` [x, y, width, height]"
         if wrong:
             problems.append(Problem(annotations, f"{where}: {wrong}; left out"))
             continue
         seen.add(number)
+        area = area if math.isfinite(area) else None
         objects[image_id].append(_Object(where, (y, x, y + h, x + w), label_of[category], crowd, area))
 
     def there(folder):
@@ -343,7 +343,7 @@ def coco(images, annotations) -> Source:
             )
         elif size := _size((entry.get("height"), entry.get("width")), picture, problems):
             result.append(_record(image_id, picture, size, objects[image_id], annotations, problems))
-    classes = tuple(str(names[category]["name"]) for category in category_ids)
+    classes = tuple(names[category]["name"] for category in category_ids)
     return Source(tuple(result), classes, tuple(category_ids), tuple(problems), "", "", "coco")
 
 
@@ -367,18 +367,11 @@ def _find_coco(path, images):
         files |= {file.stem.removeprefix("instances_"): file for file in named or loose if _looks_like_coco(file)}
 
     def folders(split, file):
-        below = (
-            split,
-            f"images/{split}",
-            f"{split}/images",
-            "images",
-            "",
-            _meaning(split),
-            f"images/{_meaning(split)}",
-        )
+        names = dict.fromkeys((split, _meaning(split)))
         if images:
-            return [images / split, images / _meaning(split), images]
-        return list(dict.fromkeys([*(root / name for name in below), file.parent]))
+            return [*(images / name for name in names), images]
+        below = [place for name in names for place in (name, f"images/{name}", f"{name}/images")]
+        return [*(root / place for place in (*below, "images", "")), file.parent]
 
     return {split: functools.partial(coco, folders(split, file), file) for split, file in files.items()}
 
