@@ -281,6 +281,7 @@ def test_ambiguous_split(tmp_path):
         ("a.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer.*git lfs pull"),
         ("a.yaml", "train: [", "not valid YAML"),
         ("a.yaml", "train: nowhere\nnames: [cat]", "train: nowhere is not there; looked for"),
+        ("a.yaml", "train: .\nnames: {0: cat, x: dog}", "names: expected the numbers"),
         ("a.yaml", "train: .\nnames: {0: cat, 2: dog}", r"names: expected the numbers 0\.\.1"),
         ("a.txt", "", "not recognised as tfrecord or coco or voc or yolo"),
     ],
@@ -507,6 +508,15 @@ def test_yolo_pictures_and_labels_that_miss_each_other(tmp_path):
     only([first], "three.txt", "label without picture")
     only([second], "one.txt", "no label file", severity="warning")
     assert [len(record.boxes) for record in source.records] == [0, 1]
+
+
+def test_yolo_labels_beside_pictures_below_a_folder_called_images(tmp_path):
+    root = tmp_path / "images" / "mine"
+    for stem, size in SIZES.items():
+        picture(root / f"{stem}.jpg", size)
+        write_text(root / f"{stem}.txt", *yolo_lines(stem))
+    write_text(root / "classes.txt", *CLASSES)
+    assert [len(record.boxes) for record in read(root, "all").records] == [2, 1]
 
 
 def test_yolo_classes_without_names_are_the_numbers_of_all_splits(tmp_path):

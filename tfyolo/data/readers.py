@@ -500,7 +500,8 @@ def yolo(images, names=None, together=()) -> Source:
             pictures += [
                 Path(os.path.normpath(place.parent / name)) for name in _each_once(listed, str(place), problems)
             ]
-    texts = {picture: _labels_of(picture.parent) / f"{picture.stem}.txt" for picture in pictures}
+    folders = {folder: _labels_of(folder) for folder in {picture.parent for picture in pictures}}
+    texts = {picture: folders[picture.parent] / f"{picture.stem}.txt" for picture in pictures}
     without_picture = labels.difference(texts.values())
     problems += [Problem(str(file), "label without picture; left out") for file in sorted(without_picture)]
 
@@ -538,12 +539,12 @@ _NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # they lie be
 
 def _labels_of(folder):
     """Where the text files of a folder's pictures are: under labels/ in place of the last images/; else beside them."""
-    parts = list(folder.parts)
-    for place in reversed(range(len(parts))):
-        if parts[place] == "images":
-            parts[place] = "labels"
-            return Path(*parts)
-    return folder
+    parts = folder.parts
+    if "images" not in parts:
+        return folder
+    place = len(parts) - 1 - parts[::-1].index("images")
+    labels = Path(*parts[:place], "labels", *parts[place + 1 :])
+    return labels if labels.is_dir() else folder
 
 
 def _yolo_rows(file, problems):
@@ -593,7 +594,7 @@ def _find_yolo(path, images):
         if re.search(r"^(train|val|test)\s*:", _text(file), re.MULTILINE) and (found := _yolo_splits(file, images)):
             return found
     root = images or path / "images"
-    if root.is_dir() and _labels_of(root).is_dir():
+    if root.is_dir() and _labels_of(root) != root:
         parts = {child.name: child for child in sorted(root.iterdir()) if child.is_dir()} or {"all": root}
     else:
         parts = {
@@ -604,12 +605,7 @@ def _find_yolo(path, images):
     if not parts and any(picture.with_suffix(".txt").is_file() for picture in _pictures(path).values()):
         parts = {"all": path}
     names = None
-    for file in [
-        path / "classes.txt",
-        path / "labels" / "classes.txt",
-        path / "obj.names",
-        *sorted(path.glob("*.names")),
-    ]:
+    for file in (path / "classes.txt", path / "labels" / "classes.txt", *sorted(path.glob("*.names"))):
         if names is None and file.is_file():
             names = [line.strip() for line in _text(file).splitlines() if line.strip()]
     return {split: functools.partial(yolo, [part], names, parts.values()) for split, part in parts.items()}
@@ -626,7 +622,7 @@ def _yolo_splits(file, images):
         )
     names = content.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise DataError(
                 f"{file}: names: expected the numbers 0..{len(names) - 1}, received {sorted(names, key=str)}"
             )
@@ -652,7 +648,8 @@ def _yolo_splits(file, images):
             yield Path(os.path.normpath(found))
 
     def reader(split):
-        return yolo([images] if images else list(places(split)), names and tuple(map(str, names)))
+        inside = images and (images / split if (images / split).is_dir() else images)
+        return yolo([inside] if inside else list(places(split)), names and tuple(map(str, names)))
 
     there = [
         split for split in ("train", "val", "test") if content.get(split) and isinstance(content[split], str | list)
