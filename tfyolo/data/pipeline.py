@@ -72,9 +72,12 @@ def _orientation(contents):
     def segment(at):  # FF and its kind, then its length
         return tf.unstack(numbers(octets(at, 4), tf.uint16, False), 2)
 
+    def is_exif(at):
+        return (octets(at, 2) == b"\xff\xe1") & (octets(at + 4, 4) == b"Exif")
+
     def stands_before(at):  # application segments and comments can, the picture itself cannot
         kind, _ = segment(at)
-        return ((kind // 16 == 0xFFE) | (kind == 0xFFFE)) & (octets(at + 4, 4) != b"Exif")
+        return ((kind // 16 == 0xFFE) | (kind == 0xFFFE)) & ~is_exif(at)
 
     def read(tiff):
         little = octets(tiff, 2) == b"II"
@@ -85,7 +88,7 @@ def _orientation(contents):
         return tf.reduce_max(tf.where(tag == 0x0112, value, 1))
 
     (at,) = tf.while_loop(stands_before, lambda at: (at + 2 + segment(at)[1],), (2,))
-    return tf.cond(octets(at + 4, 4) == b"Exif", lambda: read(at + 10), lambda: 1)
+    return tf.cond(is_exif(at), lambda: read(at + 10), lambda: 1)
 
 
 def _upright(image, orientation):
@@ -218,6 +221,14 @@ def prepare(image, target):
 # --- data sets --------------------------------------------------------------------------------------------------------
 
 
+_INDEX, _SEED = tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int64)
+
+
+def _graph(*signature):
+    """Traced once, however often a mosaic of a mixture calls it, and as it stands: there is no Python to convert."""
+    return tf.function(input_signature=signature, autograph=False)
+
+
 def _loader(records, skipped):
     """A graph function: index -> (image [H, W, 3] uint8, boxes, labels, crowd). Past the last record: grey, no boxes.
 
@@ -246,6 +257,7 @@ def _loader(records, skipped):
 
     types = [tf.float32, tf.int32, tf.bool]
 
+    @_graph(_INDEX)
     def load(index):
         contents, *truth = tf.numpy_function(fetch, [index], [tf.string, *types])
         # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps Python's
@@ -323,6 +335,15 @@ def train_dataset(source, *, size, batch, augment, seed, epochs, plain_epochs=0,
             [place(i, image, truth, m) for i, (image, *truth), m in zip(indices, loaded, matrices, strict=True)]
         )
 
+    @_graph(_INDEX, _SEED, tf.TensorSpec([], tf.bool))
+    def one(index, seed, mixing):
+        if not augment.mosaic:
+            return plain(index, seed)
+        drawn, seed = tf.unstack(tf.random.split(seed, 2))
+        use = mixing & (tf.random.stateless_uniform([], drawn) < augment.mosaic)
+        return tf.cond(use, lambda: mosaic(index, seed), lambda: plain(index, seed))
+
+    @_graph(tf.TensorSpec([], tf.int64))
     def draw(number):
         epoch, position = number // draws, number % draws
         key = tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch), position)
@@ -331,22 +352,14 @@ def train_dataset(source, *, size, batch, augment, seed, epochs, plain_epochs=0,
         index = tf.cast(index, tf.int32)
         mixing = epoch < epochs - plain_epochs
 
-        def chance(seed, probability):
-            return mixing & (tf.random.stateless_uniform([], seed) < probability)
-
-        def one(index, seed):
-            if not augment.mosaic:
-                return plain(index, seed)
-            drawn, seed = tf.unstack(tf.random.split(seed, 2))
-            return tf.cond(chance(drawn, augment.mosaic), lambda: mosaic(index, seed), lambda: plain(index, seed))
-
-        def mixture(sample):
+        def mixture():
             partner = tf.random.stateless_uniform([], seeds[2], maxval=pictures, dtype=tf.int32)
-            return aug.mixup(seeds[3], sample, one(partner, seeds[4]))
+            return aug.mixup(seeds[3], sample, one(partner, seeds[4], mixing))
 
-        sample = one(index, seeds[0])
+        sample = one(index, seeds[0], mixing)
         if augment.mixup:
-            sample = tf.cond(chance(seeds[1], augment.mixup), lambda: mixture(sample), lambda: sample)
+            use = mixing & (tf.random.stateless_uniform([], seeds[1]) < augment.mixup)
+            sample = tf.cond(use, mixture, lambda: sample)
         gains = {"hue": augment.hue, "saturation": augment.saturation, "value": augment.value}
         return sample._replace(image=aug.colour(sample.image, seeds[5], **gains))
 
@@ -364,6 +377,7 @@ def eval_dataset(source, *, size, batch, skipped=None):
     pictures = len(source.records)
     size = tuple(size)
 
+    @_graph(tf.TensorSpec([], tf.int64))
     def sample(number):
         index = tf.cast(number, tf.int32)
         image, boxes, labels, crowd = load(index)
