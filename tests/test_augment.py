@@ -253,10 +253,14 @@ def test_mixup_keeps_both():
 # --- the warp itself --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("zoom", [1.0, 4.0])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_warp_is_cv2_warp_affine(seed):
+def test_warp_is_cv2_warp_affine(seed, zoom):
     smooth = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)
     matrix = augment.affine(seed, (60, 80), Augment(scale=0.3, translate=0.2, rotate=90, shear=10)).numpy()
+    if zoom > 1:  # a small picture, enlarged: its soft edge is wide
+        smooth = smooth[:11, :14]
+        matrix = matrix @ augment.translation(20, 20).numpy() @ augment.scaling(zoom).numpy()
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # cv2 counts from the pixels' centres, and x first
     swap = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])
     matrix_xy = swap @ np.linalg.inv(half) @ matrix @ half @ swap

@@ -321,12 +321,6 @@ def test_all_bad_overrides_are_told_at_once(write):
          "7: model.classes.1: expected text, received 5; quotes make it text"),
         ("input_size: 416", "input_size: 416\n  classes: []",
          "5: model.classes: expected a list with at least one entry, each text or null, received []"),
-        ("- epochs: 10", "- epochs: 2",
-         "18: train.stages.0.warmup: expected a number from 0 to the stage's epochs (2), "
-         "received 3 (the default)"),
-        ("lr: 1e-3", "warmup: 20\n      lr: 1",
-         "19: train.stages.0.warmup: expected a number from 0 to the stage's epochs (10), "
-         "received 20"),
         ("lr: 1e-3", "lr: 0", "19: train.stages.0.lr: expected a number > 0, received 0"),
         ("lr: 1e-3", "plain_epochs: 5", "18: train.stages.0.lr: missing, expected a number > 0"),
         ("lr: 1e-3", "lr: 1\n      loss_weights:\n        box: -1",

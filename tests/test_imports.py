@@ -23,8 +23,8 @@ ORDER = [
     {"model"},
     {"weights", "optim"},
     {"detect"},
-    {"evaluate", "export"},
-    {"train"},
+    {"evaluation", "exports"},
+    {"training"},
     {"cli"},
     {"__main__"},
 ]

@@ -6,7 +6,7 @@ import pytest
 from matplotlib import pyplot
 
 from tfyolo import visualize
-from tfyolo.evaluate import Curves
+from tfyolo.evaluation import Curves
 from tfyolo.structures import BACKGROUND, IGNORE
 from tfyolo.visualize import FOUND, IGNORED, MISSED, WRONG, PictureError
 

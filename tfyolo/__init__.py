@@ -31,7 +31,7 @@ _HOMES = {
     "NECKS": ("necks", "NECKS"),
     "OBJECTIVES": ("losses", "OBJECTIVES"),
     "build": ("model", "build"),
-    "evaluate": ("evaluate", "evaluate"),
+    "evaluate": ("evaluation", "evaluate"),
     "export": ("exports", "export"),
     "load": ("detect", "load"),
     "load_config": ("config", "load"),

@@ -11,7 +11,27 @@ from pathlib import Path
 
 import click
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter; said before it is first imported
+
+
+def _import_tensorflow():
+    """Imports TensorFlow without the page of notices about the machine that its C++ side writes past every setting.
+
+    What goes wrong still arrives as a Python exception.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow
+
+        tensorflow.config.list_logical_devices()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 class _Command(click.Command):
@@ -19,6 +39,7 @@ class _Command(click.Command):
 
     def invoke(self, context):
         try:
+            _import_tensorflow()
             return super().invoke(context)
         except ValueError as error:
             if not type(error).__module__.startswith("tfyolo"):
@@ -124,7 +145,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
     tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
     """
     from tfyolo import detect as detection
-    from tfyolo.evaluate import evaluate as judge
+    from tfyolo.evaluation import evaluate as judge
     from tfyolo.data import readers
 
     detector = detection.load(model, **_given(iou=iou))

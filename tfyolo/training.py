@@ -16,7 +16,8 @@ from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector
-from tfyolo.evaluate import evaluate, match
+from tfyolo.evaluation import evaluate, match
+from tfyolo.layers import sum_over_replicas
 from tfyolo.model import build, describe, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
 
@@ -52,21 +53,19 @@ def loss_terms(model, sample, weights=None, total=lambda x: x):
     return {name: value * (weights or {}).get(name, 1.0) for name, value in terms.items()}
 
 
-def make_step(model, optimizer, average, strategy, *, accumulate=1, clip=None, weights=None, eager=False):
+def make_step(model, optimizer, average, strategy, spec, *, accumulate=1, clip=None, weights=None, eager=False):
     """step(sample of the global batch) -> {"loss", each term, "gradient_norm"}, all over the global batch.
 
+    spec: element_spec of the (distributed) batches; the number of truths is open in it, so that one trace serves all.
     The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole. The norm is clipped
     after the replicas' gradients are summed, so that any number of replicas takes the same step.
     """
     variables = model.network.trainable_variables
     replicas = strategy.num_replicas_in_sync
 
-    def total(value):
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
-
     def gradients(part):
         with tf.GradientTape() as tape:
-            terms = loss_terms(model, part, weights, total)
+            terms = loss_terms(model, part, weights, sum_over_replicas)
             loss = tf.add_n(list(terms.values())) / accumulate
         return tape.gradient(loss, variables), {"loss": loss, **{name: v / accumulate for name, v in terms.items()}}
 
@@ -78,7 +77,7 @@ def make_step(model, optimizer, average, strategy, *, accumulate=1, clip=None, w
             more, more_figures = gradients(part)
             summed = [a + b for a, b in zip(summed, more, strict=True)]
             figures = {name: figures[name] + more_figures[name] for name in figures}
-        summed, figures = total((summed, figures))
+        summed, figures = tf.nest.map_structure(sum_over_replicas, (summed, figures))
         norm = tf.linalg.global_norm(summed)
         factor = tf.minimum(1.0, clip / (norm + 1e-6)) if clip else 1.0
         # Keras sums the replicas' gradients once more, hence the division.
@@ -90,8 +89,7 @@ def make_step(model, optimizer, average, strategy, *, accumulate=1, clip=None, w
         average.update(optimizer.iterations.value, strategy)
         return {name: strategy.experimental_local_results(value)[0] for name, value in figures.items()}
 
-    # The number of truths differs from batch to batch: the shape is relaxed at once, so that one trace serves all.
-    return step if eager else tf.function(step, reduce_retracing=True, autograph=False)
+    return step if eager else tf.function(step, input_signature=[spec], autograph=False)
 
 
 def _part(sample, i, parts):
@@ -184,17 +182,18 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         if start:
             for variable in optimizer.variables:
                 variable.assign(saved["optimizer"][variable.name])
+        batches = iter(strategy.experimental_distribute_dataset(dataset))
         step = make_step(
             model,
             optimizer,
             average,
             strategy,
+            batches.element_spec,
             accumulate=config.train.accumulate,
             clip=config.train.clip,
             weights=_loss_weights(config, stage_index, model.objective),
             eager=config.train.eager,
         )
-        batches = iter(strategy.experimental_distribute_dataset(dataset))
 
         for epoch in range(start, stage.epochs):
             # One epoch of steps

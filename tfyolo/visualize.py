@@ -51,7 +51,7 @@ def draw_matches(image, truth_boxes, truth_labels, crowd, boxes, labels, scores,
     """The image with what was found, is wrong, was missed and does not count, in four colours with a legend.
 
     truth_boxes [M, 4], truth_labels [M], crowd [M] bool; boxes [D, 4], labels [D], scores [D]; gt_index [D] is what
-    evaluate.match says of them. No rows of padding.
+    evaluation.match says of them. No rows of padding.
     """
     gt_index = np.asarray(gt_index, int)
     missed = np.setdiff1d(np.flatnonzero(~np.asarray(crowd, bool)), gt_index)
@@ -242,7 +242,7 @@ FEW = 12  # as many classes get a colour and a line in the legend; more are draw
 
 
 def pr_curves(curves, classes, path):
-    """Precision against recall at IoU 0.5, a line a class and their mean. curves: evaluate.Curves."""
+    """Precision against recall at IoU 0.5, a line a class and their mean. curves: evaluation.Curves."""
     figure, axes = _axes("Precision and recall at IoU 0.5", "recall", "precision")
     known = curves.precision[~np.isnan(curves.precision).any(axis=1)]
     mean = known.mean(axis=0) if len(known) else np.full(len(curves.recall), np.nan)
@@ -251,11 +251,11 @@ def pr_curves(curves, classes, path):
 
 
 def f1_curves(curves, classes, path):
-    """F1 at IoU 0.5 against the least score that counts, a line a class and all pooled. curves: evaluate.Curves."""
+    """F1 at IoU 0.5 against the least score that counts, a line a class and all pooled. curves: evaluation.Curves."""
     figure, axes = _axes("F1 and score at IoU 0.5", "least score that counts", "F1")
 
     def best(row):
-        places = np.flatnonzero(row == row.max())  # a plateau, as a rule: its middle, as in evaluate.Report
+        places = np.flatnonzero(row == row.max())  # a plateau, as a rule: its middle, as in evaluation.Report
         return f"{row.max():.3f} at {curves.scores[places[len(places) // 2]]:.3f}"
 
     _class_lines(axes, curves.scores, curves.f1, classes, best, ("all", curves.f1_all))
@@ -284,7 +284,7 @@ def _class_lines(axes, x, rows, classes, told, whole):
 
 
 def confusion_matrix(matrix, score, classes, path):
-    """Truths (rows) against what was found (columns): [K+1, K+1] at a least score, as in evaluate.Report.
+    """Truths (rows) against what was found (columns): [K+1, K+1] at a least score, as in evaluation.Report.
 
     Coloured by the share of a class's truths; in the last row, by the share of what was found as that class.
     """

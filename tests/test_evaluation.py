@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tfyolo.data.readers import Record, Source
-from tfyolo.evaluate import EvaluationError, Found, coco_metrics, evaluate, judge, match
+from tfyolo.evaluation import EvaluationError, Found, coco_metrics, evaluate, judge, match
 from tfyolo.structures import BACKGROUND, IGNORE, Detections
 
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

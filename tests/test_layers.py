@@ -1,0 +1,80 @@
+"""Layers against Keras's, and against Darknet's padding written out."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfyolo.layers import BatchNorm, Upsample, conv, max_pool, spp
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(2, 3, shape).astype("float32")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_equals_keras(training):
+    ours, theirs = BatchNorm(), keras.layers.BatchNormalization(momentum=0.97, epsilon=1e-5)
+    x, weight = tf.constant(noise(4, 6, 5, 8)), noise(4, 6, 5, 8, seed=1)
+    ours.build(x.shape), theirs.build(x.shape)
+    for layer in (ours, theirs):
+        for i, name in enumerate(("gamma", "beta", "moving_mean", "moving_variance")):
+            getattr(layer, name).assign(np.abs(noise(8, seed=2 + i)))
+    results = []
+    for layer in (ours, theirs):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(y * weight)
+        results.append((y, *tape.gradient(loss, [x, layer.gamma.value, layer.beta.value]), layer.moving_mean, layer.moving_variance))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+
+
+def test_a_frozen_batch_norm_stands_still():
+    layer = BatchNorm(trainable=False)
+    x = noise(2, 3, 3, 4)
+    np.testing.assert_allclose(layer(x, training=True), layer(x, training=False))
+    assert not layer.trainable_variables and not np.any(layer.moving_mean)
+
+
+def test_upsample_repeats_pixels():
+    x = noise(2, 3, 5, 4)
+    np.testing.assert_array_equal(Upsample()(x), x.repeat(2, 1).repeat(2, 2))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 10), (7, 9)])
+@pytest.mark.parametrize("kernel, stride", [(3, 2), (7, 2), (3, 1), (1, 1)])
+def test_convolutions_pad_as_darknet(size, kernel, stride):
+    """kernel // 2 zeros on every side, then a plain sliding window."""
+    images = keras.Input((*size, 2))
+    model = keras.Model(images, conv(images, 3, kernel, stride, norm=False, activation="linear", name="c"))
+    weights = model.layers[-1].kernel.numpy()
+    x = noise(1, *size, 2)
+    pad = kernel // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = ((side + 2 * pad - kernel) // stride + 1 for side in size)
+    expected = np.zeros((height, width, 3))
+    for i in range(height):
+        for j in range(width):
+            window = padded[0, i * stride : i * stride + kernel, j * stride : j * stride + kernel]
+            expected[i, j] = np.tensordot(window, weights, 3)
+    np.testing.assert_allclose(model(x)[0], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size, stride", [(2, 2), (2, 1), (5, 1), (13, 1)])
+def test_pooling_pads_as_darknet(size, stride):
+    x = noise(1, 8, 8, 2)
+    before = (size - 1) // 2
+    padded = np.full((8 + size - 1, 8 + size - 1, 2), -np.inf)
+    padded[before : before + 8, before : before + 8] = x[0]
+    if stride == 2:
+        padded = np.pad(x[0], ((0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
+    expected = [[padded[i : i + size, j : j + size].max((0, 1)) for j in range(0, 8, stride)] for i in range(0, 8, stride)]
+    np.testing.assert_array_equal(max_pool(x, size, stride, name="p")[0], np.array(expected, "float32"))
+
+
+def test_spp_is_the_three_pools_and_the_map_largest_window_first():
+    x = noise(1, 16, 16, 2)
+    expected = np.concatenate([max_pool(x, size, 1, name="p") for size in (13, 9, 5)] + [x], -1)
+    np.testing.assert_array_equal(spp(x, name="s"), expected)

@@ -1,0 +1,304 @@
+"""The training loop's laws: replicas, accumulation, traces, resuming, averages, schedules, and stopping with a reason."""
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, random_sample, small
+
+from tfyolo import checkpoint, training
+from tfyolo import config as configs
+from tfyolo import model as models
+from tfyolo.config import ConfigError, Stage
+from tfyolo.data import demo
+from tfyolo.layers import BatchNorm
+from tfyolo.optim import Average, Schedule
+
+NAMES = ("a", "b", "c")
+SPEC_FREE = {"boxes", "labels", "crowd"}
+
+
+def strategy_of(replicas):
+    cpus = [device.name for device in tf.config.list_logical_devices("CPU")][:replicas]
+    return tf.distribute.MirroredStrategy(cpus, cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+def one_step(name, replicas=1, *, accumulate=1, clip=None, steps=1, lr=1.0, frozen_norm=False, weights=None):
+    """The change of every weight after steps of plain SGD on one global batch of 4."""
+    config = small(name, **{"model.objective.box": "giou"})
+    keras.utils.set_random_seed(0)
+    strategy = strategy_of(replicas)
+    sample = random_sample(config.model.input_size, batch=4, truths=6)
+    dataset = tf.data.Dataset.from_tensors(sample).repeat(steps).unbatch().batch(4, drop_remainder=True)
+    with strategy.scope():
+        model = models.build(config, NAMES)
+        if frozen_norm:
+            for layer in model.network.layers:
+                if isinstance(layer, BatchNorm):
+                    layer.trainable = False
+        optimizer = keras.optimizers.SGD(lr)
+        optimizer.build(model.network.trainable_variables)
+        average = Average(model.network, 0.0)
+    batches = iter(strategy.experimental_distribute_dataset(dataset))
+    step = training.make_step(
+        model, optimizer, average, strategy, batches.element_spec, accumulate=accumulate, clip=clip, weights=weights
+    )
+    before = checkpoint.weights_of(model.network)
+    figures = [step(next(batches)) for _ in range(steps)]
+    after = checkpoint.weights_of(model.network)
+    return {name: after[name] - before[name] for name in before}, {k: float(v) for k, v in figures[-1].items()}, step
+
+
+def assert_close(left, right, tolerance):
+    scale = max(np.abs(value).max() for value in left.values())
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], atol=tolerance * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["demo", "yolov3"])
+def test_two_replicas_take_the_step_of_one(name):
+    """Also batch norm's statistics, the clipped norm and every figure."""
+    one, figures, _ = one_step(name, 1, clip=0.5, lr=0.1)
+    two, figures_of_two, _ = one_step(name, 2, clip=0.5, lr=0.1)
+    assert figures_of_two == pytest.approx(figures, rel=1e-4)
+    assert figures["gradient_norm"] > 0.5
+    assert_close(one, two, 1e-5)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_accumulated_parts_take_the_step_of_the_whole(replicas):
+    """Batch norm looks at a part at a time by its nature, so it stands still here."""
+    whole, figures, _ = one_step("demo", 1, frozen_norm=True, lr=0.1)
+    parts, figures_of_parts, _ = one_step("demo", replicas, accumulate=2, frozen_norm=True, lr=0.1)
+    assert figures_of_parts == pytest.approx(figures, rel=1e-4)
+    assert_close(whole, parts, 1e-5)
+
+
+def test_clipping_shortens_the_step_to_the_norm():
+    free, figures, _ = one_step("demo", lr=1.0)
+    clipped, _, _ = one_step("demo", lr=1.0, clip=figures["gradient_norm"] / 4)
+    moved = [name for name in free if "moving" not in name]
+    for name in moved:
+        np.testing.assert_allclose(clipped[name], free[name] / 4, rtol=1e-2, atol=1e-5)
+
+
+def test_loss_weights_scale_their_terms():
+    _, figures, _ = one_step("demo")
+    _, weighted, _ = one_step("demo", weights={"box": 3.0, "cls": 0.0})
+    expected = 3 * figures["box"] + figures["obj"]
+    assert weighted["loss"] == pytest.approx(expected, rel=1e-5) and weighted["cls"] == 0
+
+
+def test_one_trace_serves_batches_with_any_number_of_truths():
+    config = small("demo")
+    strategy = strategy_of(1)
+    samples = [random_sample(config.model.input_size, batch=4, truths=truths, padding=1) for truths in (2, 9, 5, 30)]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(samples),
+        output_signature=type(samples[0])(
+            *(
+                tf.TensorSpec([4, None, *x.shape[2:]] if name in SPEC_FREE else x.shape, x.dtype)
+                for name, x in samples[0]._asdict().items()
+            )
+        ),
+    )
+    with strategy.scope():
+        model = models.build(config, NAMES)
+        optimizer = keras.optimizers.AdamW(1e-3)
+        optimizer.build(model.network.trainable_variables)
+        average = Average(model.network, 0.9)
+    batches = iter(strategy.experimental_distribute_dataset(dataset))
+    step = training.make_step(model, optimizer, average, strategy, batches.element_spec)
+    for batch in batches:
+        step(batch)
+    assert step.experimental_get_tracing_count() == 1
+
+
+def test_the_average_holds_all_weights_batch_norm_too_and_follows_the_formula():
+    network = models.build(small("demo"), NAMES).network
+    average = Average(network, 0.9)
+    expected = checkpoint.weights_of(network)
+    assert any("moving_mean" in name for name in expected) and set(average.arrays()) == set(expected)
+    for n in (1, 2, 50):
+        for weight in network.weights:
+            weight.assign_add(keras.ops.ones_like(weight) * n)
+        keep = min(0.9, (1 + n) / (10 + n))
+        expected = {
+            name: keep * value + (1 - keep) * checkpoint.weights_of(network)[name] for name, value in expected.items()
+        }
+        average.update(tf.constant(n), tf.distribute.get_strategy())
+    for name, value in average.arrays().items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_schedules_by_hand():
+    cosine = Schedule(Stage(epochs=10, lr=0.1, warmup=2.0, final=0.1), steps_per_epoch=10)
+    assert float(cosine(0)) == pytest.approx(0.1 / 20) and float(cosine(19)) == pytest.approx(0.1)
+    middle = 0.1 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert float(cosine(60)) == pytest.approx(middle) and float(cosine(100)) == pytest.approx(0.01)
+    steps = Schedule(Stage(epochs=10, lr=1.0, warmup=0.0, schedule="step", final=0.1, steps=(0.5, 0.8)), steps_per_epoch=1)
+    assert [float(steps(i)) for i in (0, 4, 5, 7, 8)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    constant = Schedule(Stage(epochs=3, lr=1.0, warmup=30.0, schedule="constant"), steps_per_epoch=5)
+    assert float(constant(5)) == 1.0  # the warm-up takes a third of the stage at most
+
+
+# --- whole runs, each in a process of its own, as a user has them ---------------------------------------------------------------
+
+TINY = [
+    "model.input_size=64",
+    "model.backbone.width=0.125",
+    "model.neck.width=0.125",
+    "model.head.channels={p4: 32, p5: 32}",
+    "train.batch=4",
+    "train.evaluate_every=2",
+    "train.pictures=1",
+    "train.ema=0.9",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "demo"
+    demo.write(folder, train=10, val=4, test=2)
+    return folder
+
+
+def tfyolo(*arguments, wait=True, **environment):
+    command = [sys.executable, "-m", "tfyolo.cli", *map(str, arguments)]
+    options = {"cwd": ROOT, "env": {**os.environ, **environment}, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.run(command, **options) if wait else subprocess.Popen(command, **options)
+
+
+def stages(*epochs):
+    return f"train.stages=[{', '.join(f'{{epochs: {n}, lr: 0.002, warmup: 1, plain_epochs: 1}}' for n in epochs)}]"
+
+
+def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_path):
+    """Two stages, the kill in the second, with kill -9."""
+    arguments = ["train", "configs/demo.yaml", f"data={data}", *TINY, stages(2, 3)]
+    whole = tfyolo(*arguments, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stdout
+    process = tfyolo(*arguments, "--out", tmp_path / "killed", wait=False)
+    history = tmp_path / "killed" / "history.csv"
+    last = tmp_path / "killed" / "last.h5"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        done = checkpoint.read_meta(last)["state"]["epoch"] if last.exists() else 0
+        if done >= 3 or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = tfyolo("train", tmp_path / "killed", "--resume")
+    assert resumed.returncode == 0, resumed.stdout
+    groups = ("weights", "averages", "optimizer", "random")
+    _, *left = checkpoint.load(tmp_path / "whole" / "last.h5", *groups)
+    _, *right = checkpoint.load(last, *groups)
+    for a, b in zip(left, right, strict=True):
+        assert set(a) == set(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    _, best = checkpoint.load(tmp_path / "whole" / "best.h5", "weights")
+    _, best_resumed = checkpoint.load(tmp_path / "killed" / "best.h5", "weights")
+    for name in best:
+        np.testing.assert_array_equal(best[name], best_resumed[name])
+    rows = [list(csv.DictReader(path.open())) for path in (tmp_path / "whole" / "history.csv", history)]
+    assert [row["epoch"] for row in rows[1]] == ["1", "2", "3", "4", "5"]
+    for a, b in zip(*rows, strict=True):
+        assert all(a[key] == b[key] for key in a if key not in ("seconds", "images_per_second"))
+    again = tfyolo(*arguments, "--out", tmp_path / "whole")
+    assert again.returncode == 1 and "holds something already" in again.stdout
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_pictures(data, tmp_path):
+    stage = "train.stages=[{epochs: 3, lr: 1e30, warmup: 0, schedule: constant}]"
+    optimizer = "train.optimizer={name: sgd}"
+    run = tfyolo("train", "configs/demo.yaml", f"data={data}", *TINY, stage, optimizer, "train.clip=null", "--out", tmp_path / "run")
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    message = run.stdout.split("Error:")[-1]
+    assert "step" in message and "became" in message and "train" in message and ".jpg" in message
+
+
+def test_a_broken_picture_is_left_out_and_named(data, tmp_path):
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    victim = sorted((copy / "train").glob("*.jpg"))[0]
+    victim.write_bytes(victim.read_bytes()[:200])
+    run = tfyolo("train", "configs/demo.yaml", f"data={copy}", *TINY, stages(1), "--out", tmp_path / "run")
+    assert run.returncode == 0, run.stdout
+    assert "could not be read" in run.stdout and victim.name in run.stdout
+
+
+def test_eager_takes_the_same_steps(data, tmp_path):
+    for eager in ("true", "false"):
+        run = tfyolo("train", "configs/demo.yaml", f"data={data}", *TINY, stages(1), f"train.eager={eager}", "--out", tmp_path / eager)
+        assert run.returncode == 0, run.stdout
+    _, eager = checkpoint.load(tmp_path / "true" / "last.h5", "weights")
+    _, graph = checkpoint.load(tmp_path / "false" / "last.h5", "weights")
+    for name in eager:
+        np.testing.assert_allclose(eager[name], graph[name], rtol=1e-2, atol=2e-3, err_msg=name)
+
+
+def test_frozen_parts_stay_and_the_others_move(data, tmp_path):
+    stage = "train.stages=[{epochs: 1, lr: 0.01, freeze: [backbone, neck.p5]}]"
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stage])
+    keras.utils.set_random_seed(config.train.seed)
+    run = training.train(config, tmp_path / "run", progress=False)
+    keras.utils.set_random_seed(config.train.seed)
+    models.build(config, ("x",))  # the judge is built first, and draws from the same random numbers
+    _, after = checkpoint.load(run.folder / "last.h5", "weights")
+    again = training.train(config, tmp_path / "again", progress=False)
+    _, repeated = checkpoint.load(again.folder / "last.h5", "weights")
+    model = models.build(config, checkpoint.read_meta(run.folder / "last.h5")["classes"])
+    fresh = {name: value for name, value in checkpoint.weights_of(model.network).items()}
+    for name in fresh:
+        np.testing.assert_array_equal(after[name], repeated[name])  # the same seed, the same run
+        frozen = name.startswith(("backbone.", "neck.p5."))
+        if name.endswith(("moving_mean", "beta")):  # these start at 0 whatever the seed
+            assert np.any(after[name]) != frozen, name
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.stages.0.freeze=[bakbone]", "train.stages.0.freeze.0: expected the name of a part"),
+        ("train.stages.0.freeze=[backbone, neck, head]", "everything is frozen"),
+        ("train.stages.0.loss_weights={boxes: 2}", "expected a term of the loss (box, obj, cls)"),
+        ("train.optimizer=adam", "train.optimizer.name: expected one of sgd, adamw"),
+        ("train.batch=3", "train.batch: expected a multiple of 2 replicas"),
+        ("data=null", "data: expected where the pictures"),
+    ],
+)
+def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, override, message):
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, override])
+    with pytest.raises(ConfigError) as error:
+        training.train(config, tmp_path / "run", progress=False)
+    assert message in str(error.value)
+
+
+@pytest.mark.slow
+def test_overfit_reaches_a_perfect_score(data, tmp_path):
+    run = tfyolo("train", "configs/demo.yaml", f"data={data}", "--overfit", "4", "--out", tmp_path / "run")
+    assert run.returncode == 0, run.stdout
+    assert float(list(csv.DictReader((tmp_path / "run" / "history.csv").open()))[-1]["AP50"]) > 0.999
+
+
+@pytest.mark.slow
+def test_darknet53_learns_eight_real_pictures_by_heart(shared, tmp_path):
+    out = tmp_path / "run"
+    arguments = [f"data={shared / 'data' / 'coco-tiny'}", "model.input_size=256", "train.precision=bfloat16"]
+    run = tfyolo("train", "configs/yolov3.yaml", *arguments, "--overfit", "8", "--out", out)
+    scores = [float(row["AP50"]) for row in csv.DictReader((out / "history.csv").open()) if row["AP50"]]
+    assert max(scores) > 0.95, run.stdout
+
+
