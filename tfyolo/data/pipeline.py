@@ -194,8 +194,8 @@ def warp(image, matrix, size):
 def _shrink(image, matrix):
     """Reduces a picture that the matrix makes smaller than half by a whole factor -> float32 picture, the matrix left.
 
-    Bilinear interpolation reads 2 x 2 pixels and would skip the others. On photographs reduced 2.2 to 6.7 times it comes
-    to 26 to 35 dB from cv2's INTER_AREA; with this to 33 to 94, for a third more time.
+    Bilinear interpolation reads 2 x 2 pixels and would skip the others. On photographs reduced 2.2 to 6.7 times it
+    comes to 26 to 35 dB from cv2's INTER_AREA; with this to 33 to 94, for a third more time.
     """
     factor = tf.cast(tf.math.rsqrt(tf.abs(tf.linalg.det(matrix))) + 1e-3, tf.int32)
     size = tf.shape(image)[:2]
