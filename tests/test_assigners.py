@@ -31,13 +31,19 @@ def test_best_anchor_equals_the_loop(match):
         for m in np.flatnonzero(sample.labels[b] >= 0):
             y1, x1, y2, x2 = sample.boxes[b, m].numpy()
             center, size = np.array([(y1 + y2) / 2, (x1 + x2) / 2]), (y2 - y1, x2 - x1)
-            cells = [n for n in range(len(centers)) if (np.floor(center / strides[n]) == np.floor(centers[n] / strides[n])).all()]
+            cells = [
+                n
+                for n in range(len(centers))
+                if (np.floor(center / strides[n]) == np.floor(centers[n] / strides[n])).all()
+            ]
             fits = {n: shape_overlap(anchors[n], size) for n in cells}
             best = max(fits, key=fits.get)
             for n, fit in fits.items():
                 if (n == best or fit > match) and fit > strength.get(n, -1):
                     owner[n], strength[n] = m, fit
-        overlaps = np.asarray(iou(candidates.boxes[b][:, None], sample.boxes[b][None]))[:, sample.labels[b] >= 0].max(-1)
+        overlaps = np.asarray(iou(candidates.boxes[b][:, None], sample.boxes[b][None]))[:, sample.labels[b] >= 0].max(
+            -1
+        )
         expected = np.where(overlaps > 0.5, IGNORE, BACKGROUND)
         for n, m in owner.items():
             expected[n] = m

@@ -34,7 +34,9 @@ def test_anchor_boxes_equal_the_formula(scale):
                     h, w = height * np.exp(th), width * np.exp(tw)
                     expected = [y - h / 2, x - w / 2, y + h / 2, x + w / 2]
                     np.testing.assert_allclose(candidates.boxes[1, n], expected, rtol=1e-4, atol=1e-3)
-                    scores = sigmoid(raw["obj"][level][1, row, column, a]) * sigmoid(raw["cls"][level][1, row, column, a])
+                    scores = sigmoid(raw["obj"][level][1, row, column, a]) * sigmoid(
+                        raw["cls"][level][1, row, column, a]
+                    )
                     np.testing.assert_allclose(candidates.scores[1, n], scores, rtol=1e-5)
                     n += 1
     assert n == candidates.boxes.shape[1]
@@ -52,7 +54,9 @@ def test_grid_boxes_equal_the_formula():
     n = ((1 * 3) + 2) * 2 + 1  # row 1, column 2, the second box
     ty, tx, root_h, root_w = raw["box"]["p6"][0, 1, 2, 1]
     y, x, h, w = (1 + ty) * 64, (2 + tx) * 64, root_h**2 * 128, root_w**2 * 192
-    np.testing.assert_allclose(candidates.boxes[0, n], [y - h / 2, x - w / 2, y + h / 2, x + w / 2], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        candidates.boxes[0, n], [y - h / 2, x - w / 2, y + h / 2, x + w / 2], rtol=1e-4, atol=1e-3
+    )
     scores = np.clip(raw["obj"]["p6"][0, 1, 2, 1], 0, 1) * np.clip(raw["cls"]["p6"][0, 1, 2, 0], 0, 1)
     np.testing.assert_allclose(candidates.scores[0, n], scores, rtol=1e-5)
 

@@ -26,7 +26,14 @@ def test_batch_norm_equals_keras(training):
             tape.watch(x)
             y = layer(x, training=training)
             loss = tf.reduce_sum(y * weight)
-        results.append((y, *tape.gradient(loss, [x, layer.gamma.value, layer.beta.value]), layer.moving_mean, layer.moving_variance))
+        results.append(
+            (
+                y,
+                *tape.gradient(loss, [x, layer.gamma.value, layer.beta.value]),
+                layer.moving_mean,
+                layer.moving_variance,
+            )
+        )
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
 
@@ -70,7 +77,9 @@ def test_pooling_pads_as_darknet(size, stride):
     padded[before : before + 8, before : before + 8] = x[0]
     if stride == 2:
         padded = np.pad(x[0], ((0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
-    expected = [[padded[i : i + size, j : j + size].max((0, 1)) for j in range(0, 8, stride)] for i in range(0, 8, stride)]
+    expected = [
+        [padded[i : i + size, j : j + size].max((0, 1)) for j in range(0, 8, stride)] for i in range(0, 8, stride)
+    ]
     np.testing.assert_array_equal(max_pool(x, size, stride, name="p")[0], np.array(expected, "float32"))
 
 

@@ -57,7 +57,9 @@ def forward(name, crowd=False, **options):
 def test_yolov3_sums_by_hand():
     model, sample, raw, candidates = forward("yolov3")
     assigner = functools.partial(best_anchor, ignore=0.5)
-    objective = Dense(model.decoder, assigner, box="iou", box_gain=2.0, noobj_gain=0.25, cls_gain=3.0, label_smoothing=0.1)
+    objective = Dense(
+        model.decoder, assigner, box="iou", box_gain=2.0, noobj_gain=0.25, cls_gain=3.0, label_smoothing=0.1
+    )
     terms = objective(raw, candidates, sample)
     index = assigner(candidates, sample.boxes, sample.labels).gt_index.numpy()
     height, width = model.config.model.input_size
@@ -96,7 +98,9 @@ def test_yolov1_sums_by_hand():
             y1, x1, y2, x2 = sample.boxes[b, m].numpy()
             center_y, center_x = candidates.priors.centers[n]
             ty, tx, root_h, root_w = candidates.logits["box"][b, n].numpy()
-            box += ((y1 + y2) / 2 / 64 - (center_y / 64 - 0.5) - ty) ** 2 + ((x1 + x2) / 2 / 64 - (center_x / 64 - 0.5) - tx) ** 2
+            box += ((y1 + y2) / 2 / 64 - (center_y / 64 - 0.5) - ty) ** 2 + (
+                (x1 + x2) / 2 / 64 - (center_x / 64 - 0.5) - tx
+            ) ** 2
             box += (np.sqrt((y2 - y1) / height) - root_h) ** 2 + (np.sqrt((x2 - x1) / width) - root_w) ** 2
             obj += (float(iou(candidates.boxes[b, n], sample.boxes[b, m])) - confidence) ** 2
             cls += float(np.sum((np.eye(3)[sample.labels[b, m]] - candidates.logits["cls"][b, n].numpy()) ** 2))

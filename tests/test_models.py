@@ -46,7 +46,9 @@ def test_yolov1_with_batch_norm_counts():
 
 def test_a_class_more_costs_what_the_head_says():
     counts = [models.build(small("yolov3"), [str(i) for i in range(k)]).network.count_params() for k in (1, 2)]
-    channels = [2 * 512 // 8 // 2 * level for level in (1, 0.5, 0.25)]  # the 3x3 convolutions before the outputs, at width 1/8
+    channels = [
+        2 * 512 // 8 // 2 * level for level in (1, 0.5, 0.25)
+    ]  # the 3x3 convolutions before the outputs, at width 1/8
     assert counts[1] - counts[0] == sum(3 * (c + 1) for c in channels)
 
 
@@ -118,7 +120,11 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_candidates(
     [
         ("yolov3", "model.input_size=[416,400]", "model.input_size: expected multiples of 32"),
         ("yolov3", "model.backbone=resnet", "model.backbone.name: expected one of darknet_v1, darknet53"),
-        ("yolov3", "model.backbone.widht=1.0", "model.backbone.widht: darknet53 has no such option; its options: width"),
+        (
+            "yolov3",
+            "model.backbone.widht=1.0",
+            "model.backbone.widht: darknet53 has no such option; its options: width",
+        ),
         ("yolov3", "model.backbone.width=wide", "model.backbone.width: expected float, received 'wide'"),
         ("yolov3", "model.decoder.anchors={p4: [[1,2]], p5: [[3,4]]}", "expected the levels 3 (p3, p4, p5)"),
         ("yolov3", "model.decoder.anchors.p3=[[1,2]]", "the same number of anchors at every level"),
@@ -141,7 +147,9 @@ def test_weights_load_all_or_nothing(tmp_path):
     from tfyolo import checkpoint
 
     _, weights = checkpoint.load(tmp_path / "model.h5", "weights")
-    with pytest.raises(checkpoint.CheckpointError, match=r"shape: head.p4.out/kernel is .*nothing was loaded|nothing was loaded"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"shape: head.p4.out/kernel is .*nothing was loaded|nothing was loaded"
+    ):
         checkpoint.assign(other.network, weights)
     for value, old in zip(other.network.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, old)

@@ -144,7 +144,9 @@ def test_schedules_by_hand():
     assert float(cosine(0)) == pytest.approx(0.1 / 20) and float(cosine(19)) == pytest.approx(0.1)
     middle = 0.1 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert float(cosine(60)) == pytest.approx(middle) and float(cosine(100)) == pytest.approx(0.01)
-    steps = Schedule(Stage(epochs=10, lr=1.0, warmup=0.0, schedule="step", final=0.1, steps=(0.5, 0.8)), steps_per_epoch=1)
+    steps = Schedule(
+        Stage(epochs=10, lr=1.0, warmup=0.0, schedule="step", final=0.1, steps=(0.5, 0.8)), steps_per_epoch=1
+    )
     assert [float(steps(i)) for i in (0, 4, 5, 7, 8)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     constant = Schedule(Stage(epochs=3, lr=1.0, warmup=30.0, schedule="constant"), steps_per_epoch=5)
     assert float(constant(5)) == 1.0  # the warm-up takes a third of the stage at most
@@ -173,7 +175,13 @@ def data(tmp_path_factory):
 
 def tfyolo(*arguments, wait=True, **environment):
     command = [sys.executable, "-m", "tfyolo.cli", *map(str, arguments)]
-    options = {"cwd": ROOT, "env": {**os.environ, **environment}, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options = {
+        "cwd": ROOT,
+        "env": {**os.environ, **environment},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
     return subprocess.run(command, **options) if wait else subprocess.Popen(command, **options)
 
 
@@ -221,7 +229,17 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_p
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_pictures(data, tmp_path):
     stage = "train.stages=[{epochs: 3, lr: 1e30, warmup: 0, schedule: constant}]"
     optimizer = "train.optimizer={name: sgd}"
-    run = tfyolo("train", "configs/demo.yaml", f"data={data}", *TINY, stage, optimizer, "train.clip=null", "--out", tmp_path / "run")
+    run = tfyolo(
+        "train",
+        "configs/demo.yaml",
+        f"data={data}",
+        *TINY,
+        stage,
+        optimizer,
+        "train.clip=null",
+        "--out",
+        tmp_path / "run",
+    )
     assert run.returncode == 1 and "Traceback" not in run.stdout
     message = run.stdout.split("Error:")[-1]
     assert "step" in message and "became" in message and "train" in message and ".jpg" in message
@@ -241,7 +259,16 @@ def test_a_broken_picture_is_left_out_and_named(data, tmp_path):
 
 def test_eager_takes_the_same_steps(data, tmp_path):
     for eager in ("true", "false"):
-        run = tfyolo("train", "configs/demo.yaml", f"data={data}", *TINY, stages(1), f"train.eager={eager}", "--out", tmp_path / eager)
+        run = tfyolo(
+            "train",
+            "configs/demo.yaml",
+            f"data={data}",
+            *TINY,
+            stages(1),
+            f"train.eager={eager}",
+            "--out",
+            tmp_path / eager,
+        )
         assert run.returncode == 0, run.stdout
     _, eager = checkpoint.load(tmp_path / "true" / "last.h5", "weights")
     _, graph = checkpoint.load(tmp_path / "false" / "last.h5", "weights")
@@ -300,5 +327,3 @@ def test_darknet53_learns_eight_real_pictures_by_heart(shared, tmp_path):
     run = tfyolo("train", "configs/yolov3.yaml", *arguments, "--overfit", "8", "--out", out)
     scores = [float(row["AP50"]) for row in csv.DictReader((out / "history.csv").open()) if row["AP50"]]
     assert max(scores) > 0.95, run.stdout
-
-

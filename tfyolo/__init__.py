@@ -1,8 +1,8 @@
 """tfyolo: one-stage object detectors on TensorFlow and Keras.
 
-    detector = tfyolo.load("runs/x")
-    found = detector("photo.jpg")
-    run = tfyolo.train("configs/yolov3-tiny.yaml")
+detector = tfyolo.load("runs/x")
+found = detector("photo.jpg")
+run = tfyolo.train("configs/yolov3-tiny.yaml")
 """
 
 __all__ = [

@@ -60,9 +60,7 @@ def _read(path, groups):
 
 def _arrays(group):
     arrays = {}
-    group.visititems(
-        lambda name, item: arrays.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None
-    )
+    group.visititems(lambda name, item: arrays.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None)
     return arrays
 
 

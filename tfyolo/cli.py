@@ -12,8 +12,7 @@ from pathlib import Path
 import click
 
 
-
-def _import_tensorflow():
+def import_tensorflow():
     """Imports TensorFlow without the page of notices about the machine that its C++ side writes past every setting.
 
     What goes wrong still arrives as a Python exception.
@@ -39,7 +38,7 @@ class _Command(click.Command):
 
     def invoke(self, context):
         try:
-            _import_tensorflow()
+            import_tensorflow()
             return super().invoke(context)
         except ValueError as error:
             if not type(error).__module__.startswith("tfyolo"):
@@ -61,7 +60,9 @@ def main():
     """One-stage object detectors on TensorFlow: train, evaluate, export and run them."""
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on standard output, and nothing else.")
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print the figures as JSON on standard output, and nothing else."
+)
 _images = click.option("--images", help="Folder of the pictures, if the annotations do not lead there.")
 _format = click.option(
     "--data-format", type=click.Choice(["coco", "voc", "yolo", "tfrecord"]), help="Only if the data is not recognised."
@@ -80,7 +81,9 @@ def _print_json(value):
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", help="Folder for the run; new or empty.  [default: runs/NAME, numbered if taken]")
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch of the run in CONFIG or --out.")
-@click.option("--overfit", type=click.IntRange(1), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot.")
+@click.option(
+    "--overfit", type=click.IntRange(1), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot."
+)
 @_json
 def train(config, overrides, out, resume, overfit, as_json):
     """Train CONFIG, a YAML file (or, with --resume, the folder of a run).
@@ -95,7 +98,9 @@ def train(config, overrides, out, resume, overfit, as_json):
 
     if os.path.isdir(config):
         if not resume or overrides or out:
-            raise click.UsageError(f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone")
+            raise click.UsageError(
+                f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone"
+            )
         out = config
         loaded = None
     else:
@@ -108,7 +113,9 @@ def train(config, overrides, out, resume, overfit, as_json):
         _print_json({"run": str(run.folder), **(run.metrics or {})})
     else:
         best = run.metrics
-        click.echo(f"best: epoch {best['epoch']}, AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}; everything lies in {run.folder}")
+        click.echo(
+            f"best: epoch {best['epoch']}, AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}; everything lies in {run.folder}"
+        )
 
 
 def run_folder(out):
@@ -136,7 +143,9 @@ def _stop_saying(message):
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap above which non-maximum suppression drops a box.")
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
-@click.option("--pictures", type=click.IntRange(0), default=0, help="Pictures to draw into --out, right and wrong in colours.")
+@click.option(
+    "--pictures", type=click.IntRange(0), default=0, help="Pictures to draw into --out, right and wrong in colours."
+)
 @_json
 def evaluate(model, path, split, images, data_format, batch, iou, out, pictures, as_json):
     """Judge MODEL, a run, a SavedModel or a .tflite file, by the COCO metrics.
@@ -145,8 +154,8 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
     tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
     """
     from tfyolo import detect as detection
-    from tfyolo.evaluation import evaluate as judge
     from tfyolo.data import readers
+    from tfyolo.evaluation import evaluate as judge
 
     detector = detection.load(model, **_given(iou=iou))
     data = detector.config.data
@@ -176,11 +185,17 @@ def _given(**options):
 @click.argument("sources", nargs=-1, metavar="[PICTURE|VIDEO|FOLDER|GLOB]...")
 @click.option("--camera", type=click.IntRange(0), metavar="N", help="Look through camera N, until Ctrl-C or --frames.")
 @click.option("--frames", type=click.IntRange(1), help="The most frames of a video or camera.")
-@click.option("--score", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="The least a detection needs.")
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="The least a detection needs."
+)
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap above which a box is dropped for a better one.")
 @click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
-@click.option("--soft-nms", type=click.FloatRange(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
-@click.option("--out", default="detections", show_default=True, help="Folder for the drawn pictures and detections.json.")
+@click.option(
+    "--soft-nms", type=click.FloatRange(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5."
+)
+@click.option(
+    "--out", default="detections", show_default=True, help="Folder for the drawn pictures and detections.json."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
 @_json
 def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms, out, overwrite, as_json):
@@ -376,11 +391,16 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
         levels[level] = [[round(float(h), 1), round(float(w), 1)] for h, w in found[start : start + len(own[level])]]
         start += len(own[level])
     before = [anchor for level in sorted(own) for anchor in own[level]]
-    fit = {"mean_iou": float(clustering.mean_iou(sizes, found)), "mean_iou_of_config": float(clustering.mean_iou(sizes, before))}
+    fit = {
+        "mean_iou": float(clustering.mean_iou(sizes, found)),
+        "mean_iou_of_config": float(clustering.mean_iou(sizes, before)),
+    }
     if as_json:
         _print_json({"input_size": list(size), "boxes": len(sizes), "anchors": levels, **fit})
         return
-    click.echo(f"# {len(sizes)} boxes of {source.name} {source.split} at {size[0]} x {size[1]}: mean best overlap", nl=False)
+    click.echo(
+        f"# {len(sizes)} boxes of {source.name} {source.split} at {size[0]} x {size[1]}: mean best overlap", nl=False
+    )
     click.echo(f" {fit['mean_iou']:.3f}, with the config's anchors {fit['mean_iou_of_config']:.3f}")
     click.echo("anchors:  # (h, w)")
     for level, values in levels.items():
@@ -405,7 +425,9 @@ def demo_data(folder, seed):
 @main.command()
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--classes", type=click.IntRange(1), metavar="K", help="How many.  [default: the config's, its data's, or 80]")
+@click.option(
+    "--classes", type=click.IntRange(1), metavar="K", help="How many.  [default: the config's, its data's, or 80]"
+)
 @_json
 def summary(config, overrides, classes, as_json):
     """Say CONFIG's (or a run's) shapes, parameters and FLOPs, stage by stage."""
@@ -439,7 +461,9 @@ def _class_names(config, count):
     if config.model.classes:
         return config.model.classes
     if config.data:
-        return readers.read(config.data.path, config.data.train, images=config.data.images, format=config.data.format).classes
+        return readers.read(
+            config.data.path, config.data.train, images=config.data.images, format=config.data.format
+        ).classes
     return [str(i) for i in range(80)]
 
 

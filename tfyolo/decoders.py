@@ -78,7 +78,8 @@ class Decoder(keras.layers.Layer):
 
     def objectness(self, raw):
         return {
-            level: ops.max(self._probability(ops.cast(raw["obj"][level], "float32")), axis=(-2, -1)) for level in self.levels
+            level: ops.max(self._probability(ops.cast(raw["obj"][level], "float32")), axis=(-2, -1))
+            for level in self.levels
         }
 
 

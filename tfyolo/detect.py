@@ -100,7 +100,13 @@ class ImageDetections(NamedTuple):
             }
             for name, label, score, box in rows
         ]
-        return {"file": self.file, "height": height, "width": width, "best": round(self.best, 4), "detections": detections}
+        return {
+            "file": self.file,
+            "height": height,
+            "width": width,
+            "best": round(self.best, 4),
+            "detections": detections,
+        }
 
 
 def _as_picture(image):
@@ -119,7 +125,9 @@ def restore(boxes, transform, size):
     boxes: [B, D, 4]. transform: [B, 3, 3], as in Sample. size: [B, 2] (H, W) of the files' pictures.
     """
     inverse = tf.linalg.inv(transform)
-    corners = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 2])  # [B, 2D, 2]; letterboxing keeps a box a box: two corners will do
+    corners = tf.reshape(
+        boxes, [tf.shape(boxes)[0], -1, 2]
+    )  # [B, 2D, 2]; letterboxing keeps a box a box: two corners will do
     corners = tf.einsum("bij,bnj->bni", inverse[:, :2, :2], corners) + inverse[:, None, :2, 2]
     limits = tf.cast(size, tf.float32)[:, None, :]
     return tf.reshape(tf.clip_by_value(corners, 0.0, limits), tf.shape(boxes))
@@ -145,7 +153,9 @@ EXPORT_META = "tfyolo.json"
 
 def _exported(path, text, options):
     if options:
-        raise ValueError(f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run")
+        raise ValueError(
+            f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run"
+        )
     meta = json.loads(text)
     return configs.from_json(meta["config"]), meta["classes"]
 
@@ -153,7 +163,9 @@ def _exported(path, text, options):
 def _load_saved_model(path, options):
     described = path / "assets.extra" / EXPORT_META
     if not described.exists():
-        raise checkpoint.CheckpointError(f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing")
+        raise checkpoint.CheckpointError(
+            f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing"
+        )
     config, classes = _exported(path, described.read_text(encoding="utf-8"), options)
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
@@ -172,7 +184,9 @@ def _load_tflite(path, options):
         with zipfile.ZipFile(path) as archive:
             text = archive.read(EXPORT_META).decode()
     except (zipfile.BadZipFile, KeyError):
-        raise checkpoint.CheckpointError(f"{path}: expected a TFLite file that tfyolo has exported; it carries no config") from None
+        raise checkpoint.CheckpointError(
+            f"{path}: expected a TFLite file that tfyolo has exported; it carries no config"
+        ) from None
     config, classes = _exported(path, text, options)
     interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
     runner = interpreter.get_signature_runner()
@@ -182,8 +196,6 @@ def _load_tflite(path, options):
         return Detections(*(np.concatenate([found[name] for found in each]) for name in Detections._fields))
 
     return Detector(config, classes, network, lambda detections: detections, path)
-
-
 
 
 # --- many files -----------------------------------------------------------------------------------------------------------------

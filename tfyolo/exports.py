@@ -31,7 +31,10 @@ def export(model, out, formats=FORMATS, *, overwrite=False, progress=False):
         if name not in FORMATS:
             raise ExportError(f"format: expected one of {', '.join(FORMATS)}, received {name!r}")
     out = Path(out)
-    paths = {name: out / ("saved_model" if name == "saved_model" else f"{name.replace('tflite', 'model', 1)}.tflite") for name in formats}
+    paths = {
+        name: out / ("saved_model" if name == "saved_model" else f"{name.replace('tflite', 'model', 1)}.tflite")
+        for name in formats
+    }
     taken = [str(path) for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
@@ -53,7 +56,11 @@ def export(model, out, formats=FORMATS, *, overwrite=False, progress=False):
 def size_of(path):
     """Bytes of a file, or of all files in a folder."""
     path = Path(path)
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    )
 
 
 class _Served(tf.Module):

@@ -56,9 +56,7 @@ def grid(features, parts, num_anchors, *, units: int = 4096, dropout: float = 0.
     x = layers.Dense(units, name=f"{name}.hidden")(x)
     x = layers.LeakyReLU(negative_slope=0.1, name=f"{name}.act")(x)
     x = layers.Dropout(dropout, name=f"{name}.dropout")(x)
-    shapes = {
-        part: (height, width, 1 if part == "cls" else num_anchors, parts[part]) for part in ("cls", "obj", "box")
-    }
+    shapes = {part: (height, width, 1 if part == "cls" else num_anchors, parts[part]) for part in ("cls", "obj", "box")}
     x = layers.Dense(
         sum(math.prod(shape) for shape in shapes.values()),
         kernel_initializer=initializers.RandomNormal(stddev=0.01),

@@ -20,6 +20,7 @@ if _ON_TENSORFLOW:
         """The sum of a tensor over all replicas of a tf.distribute strategy, in replica context; its gradient is the same sum."""
         return _merged_sum(x), _merged_sum
 
+
 ACTIVATIONS = {
     "linear": None,
     "leaky": lambda x: ops.leaky_relu(x, negative_slope=0.1),  # Darknet's slope
@@ -69,7 +70,9 @@ class BatchNorm(layers.Layer):
 
     def _fused(self, x):
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=self.epsilon, is_training=True)
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, gamma, beta, epsilon=self.epsilon, is_training=True
+        )
         # The kernel gives the unbiased variance; Darknet, and several replicas here, keep the biased one.
         count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
         return outputs, mean, variance * (count - 1) / count
@@ -80,7 +83,9 @@ class BatchNorm(layers.Layer):
         axes = (0, 1, 2)
         if replicas == 1:
             return ops.moments(x, axes=axes)
-        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32) * replicas  # strategies give every replica the same share
+        count = (
+            tf.cast(tf.size(x) // x.shape[-1], tf.float32) * replicas
+        )  # strategies give every replica the same share
         mean = sum_over_replicas(tf.reduce_sum(x, axes)) / count
         # Deviations from the mean of all: the difference of two large sums would lose what two replicas and one must agree in.
         return mean, sum_over_replicas(tf.reduce_sum(tf.square(x - mean), axes)) / count

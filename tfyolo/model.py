@@ -100,14 +100,17 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
     if not classes:
         raise config.error("model.classes", "expected the names of the classes, here or by a data set, received none")
     if config.model.classes is not None and classes != config.model.classes:
-        raise config.error("model.classes", f"expected the data's {_listed(classes)}, received {_listed(config.model.classes)}")
+        raise config.error(
+            "model.classes", f"expected the data's {_listed(classes)}, received {_listed(config.model.classes)}"
+        )
     size = tuple(input_size or config.model.input_size)
     decoder = _make(config, "decoder")
     stride = max(level_stride(level) for level in decoder.levels)
     if size[0] % stride or size[1] % stride:
         near = [max(stride, round(side / stride) * stride) for side in size]
         raise config.error(
-            "model.input_size", f"expected multiples of {stride}, the largest stride, for example {near}, received {list(size)}"
+            "model.input_size",
+            f"expected multiples of {stride}, the largest stride, for example {near}, received {list(size)}",
         )
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
@@ -117,7 +120,8 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
         features = _make(config, "neck", features, name="neck")
         if set(features) != set(decoder.levels):
             raise config.error(
-                "model.decoder", f"expected the levels {_listed(sorted(features))} that the neck gives, received {_listed(decoder.levels)}"
+                "model.decoder",
+                f"expected the levels {_listed(sorted(features))} that the neck gives, received {_listed(decoder.levels)}",
             )
         raw = _make(config, "head", features, decoder.parts(len(classes)), decoder.num_anchors, name="head")
         network = keras.Model(images, raw, name=config.name.replace("/", "."))

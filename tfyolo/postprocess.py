@@ -48,7 +48,12 @@ def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, p
         extent = tf.reduce_max(pair_boxes) - tf.reduce_min(pair_boxes) + 1.0
         apart = pair_boxes + tf.cast(labels, tf.float32)[:, None] * extent
     kept, kept_scores = tf.image.non_max_suppression_with_scores(
-        apart, pair_scores, limit, iou_threshold=1.0 if soft_sigma else iou, score_threshold=score, soft_nms_sigma=soft_sigma / 2
+        apart,
+        pair_scores,
+        limit,
+        iou_threshold=1.0 if soft_sigma else iou,
+        score_threshold=score,
+        soft_nms_sigma=soft_sigma / 2,
     )
     found = tf.shape(kept)[0]
     rest = [[0, limit - found]]

@@ -139,7 +139,9 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
     for stage, (learned, judged) in enumerate(sources):
         for source in (learned, judged):
             if source.classes != classes:
-                raise config.error(f"train.stages.{stage}.data", f"expected the classes {classes}, received {source.classes}")
+                raise config.error(
+                    f"train.stages.{stage}.data", f"expected the classes {classes}, received {source.classes}"
+                )
             _say_problems(source)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     detector = Detector.of(judge, source=folder)
@@ -198,7 +200,9 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         for epoch in range(start, stage.epochs):
             # One epoch of steps
             began, sums = time.monotonic(), {}
-            bar = tqdm(range(steps), desc=f"epoch {done + epoch + 1}/{epochs}", unit="step", leave=False, disable=not progress)
+            bar = tqdm(
+                range(steps), desc=f"epoch {done + epoch + 1}/{epochs}", unit="step", leave=False, disable=not progress
+            )
             for i in bar:
                 sample = next(batches)
                 lr = float(optimizer.learning_rate)
@@ -213,7 +217,9 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 "lr": lr,
                 "seconds": seconds,
                 "images_per_second": steps * config.train.batch / seconds,
-                **{name if name in ("loss", "gradient_norm") else f"loss_{name}": v / steps for name, v in sums.items()},
+                **{
+                    name if name in ("loss", "gradient_norm") else f"loss_{name}": v / steps for name, v in sums.items()
+                },
             }
 
             # Judgement
@@ -241,7 +247,9 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 told = len(skipped)
             if improved:
                 meta = {"epoch": row["epoch"], "metrics": metrics}
-                checkpoint.save(folder / "best.h5", describe(judge, **meta), weights=checkpoint.weights_of(judge.network))
+                checkpoint.save(
+                    folder / "best.h5", describe(judge, **meta), weights=checkpoint.weights_of(judge.network)
+                )
             saved = {
                 "weights": checkpoint.weights_of(model.network),
                 "averages": average.arrays(),
@@ -279,7 +287,9 @@ def _open_folder(config, out, resume):
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         hint = "go on with it by --resume, or " if (out / "last.h5").exists() else ""
-        raise TrainingError(f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out")
+        raise TrainingError(
+            f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     return out
 
@@ -309,7 +319,9 @@ def _read_stage(config, stage, overfit):
         return learned, read(split=data.val)
     some = tuple(record for record in learned.records if len(record.boxes))[:overfit]
     if len(some) < overfit:
-        raise TrainingError(f"{data.path}: expected {overfit} pictures with boxes to learn by heart, it has {len(some)}")
+        raise TrainingError(
+            f"{data.path}: expected {overfit} pictures with boxes to learn by heart, it has {len(some)}"
+        )
     steps = 25
     return learned._replace(records=some * steps), learned._replace(records=some, problems=())
 
@@ -319,7 +331,9 @@ def _say_problems(source):
     if errors:
         shown = "\n".join(f"  {problem.file}: {problem.message}" for problem in errors[:5])
         more = f"\n  and {len(errors) - 5} more; tfyolo check-data names them all" if len(errors) > 5 else ""
-        tqdm.write(f"{source.name} {source.split}: {len(errors)} faults in the data, left out of training:\n{shown}{more}")
+        tqdm.write(
+            f"{source.name} {source.split}: {len(errors)} faults in the data, left out of training:\n{shown}{more}"
+        )
 
 
 def _unreadable(skipped, told, source):
@@ -337,12 +351,15 @@ def _freeze(config, stage_index, network):
         if not layers:
             parts = sorted({".".join(layer.name.split(".")[:2]) for layer in network.layers if "." in layer.name})
             raise config.error(
-                f"train.stages.{stage_index}.freeze.{i}", f"expected the name of a part, such as {', '.join(parts)}, received {prefix!r}"
+                f"train.stages.{stage_index}.freeze.{i}",
+                f"expected the name of a part, such as {', '.join(parts)}, received {prefix!r}",
             )
         for layer in layers:
             layer.trainable = False
     if not network.trainable_variables:
-        raise config.error(f"train.stages.{stage_index}.freeze", "expected a part that is left to learn, everything is frozen")
+        raise config.error(
+            f"train.stages.{stage_index}.freeze", "expected a part that is left to learn, everything is frozen"
+        )
 
 
 def _loss_weights(config, stage_index, objective):
@@ -350,7 +367,8 @@ def _loss_weights(config, stage_index, objective):
     for name in weights:
         if name not in objective.terms:
             raise config.error(
-                f"train.stages.{stage_index}.loss_weights.{name}", f"expected a term of the loss ({', '.join(objective.terms)})"
+                f"train.stages.{stage_index}.loss_weights.{name}",
+                f"expected a term of the loss ({', '.join(objective.terms)})",
             )
     return weights
 
@@ -415,7 +433,7 @@ def _line(row, epochs, improved):
 
 
 def _draw_pictures(model, detector, source, count, score, folder, board, epoch):
-    """Draws the first pictures of a Source as the network sees them: right, wrong and missed boxes, beside the objectness of each level."""
+    """Draws the first pictures of a Source as the network sees them: right, wrong and missed boxes beside each level's objectness."""
     if not count:
         return
     first = source._replace(records=source.records[:count])

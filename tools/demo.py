@@ -1,0 +1,90 @@
+"""`make demo`: the whole way on data that tfyolo draws itself: train, evaluate, export, detect; and a summary of every figure.
+
+python tools/demo.py [FOLDER] [KEY=VALUE]...    default: demo
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from tfyolo import cli
+
+GOAL = 0.85  # AP50 on the held-out split
+
+
+def main(folder="demo", *overrides):
+    cli.import_tensorflow()  # before what imports it in turn
+    from tfyolo import config, detect, exports, model, visualize
+    from tfyolo.data import demo, readers
+    from tfyolo.evaluation import evaluate
+    from tfyolo.training import train
+
+    folder, seconds = Path(folder), {}
+
+    def timed(name, work):
+        print(f"\n== {name}", flush=True)
+        began = time.monotonic()
+        result = work()
+        seconds[name] = round(time.monotonic() - began, 1)
+        return result
+
+    data = timed("draw the data set", lambda: demo.write(folder / "data"))
+    for name in ("run", "detections"):  # what an earlier demo has left
+        shutil.rmtree(folder / name, ignore_errors=True)
+    settings = config.load(Path(__file__).parents[1] / "configs" / "demo.yaml", [f"data={data}", *overrides])
+    run = timed("train", lambda: train(settings, folder / "run"))
+
+    held_out = readers.read(data, "test")
+    report = timed(
+        "evaluate on the held-out split",
+        lambda: evaluate(detect.load(run.folder), held_out, out=folder / "run" / "test", pictures=8),
+    )
+    print(report)
+    paths = timed("export", lambda: exports.export(model.load_model(run.folder), run.folder / "export", progress=True))
+
+    def judge_exports():
+        return {name: evaluate(detect.load(path), held_out).metrics for name, path in paths.items()}
+
+    metrics = {"keras": report.metrics, **timed("evaluate the exports", judge_exports)}
+
+    def draw():
+        detector = detect.load(paths["tflite"])
+        found = [detector(record.path) for record in held_out.records[:8]]
+        for each in found:
+            visualize.save(folder / "detections" / Path(each.file).name, each.draw())
+        visualize.save(folder / "detections.png", visualize.grid([each.draw() for each in found], columns=4))
+
+    timed("detect with the TFLite file", draw)
+    visualize.training_curves(run.folder / "history.csv", folder / "training.png")
+    figures = {
+        name: {
+            "AP": round(m["AP"], 4),
+            "AP50": round(m["AP50"], 4),
+            "bytes": exports.size_of(paths.get(name, run.folder / "best.h5")),
+        }
+        for name, m in metrics.items()
+    }
+    summary = {"split": "test", "models": figures, "seconds": seconds, "total_seconds": round(sum(seconds.values()), 1)}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+
+    print(f"\n{'model':<16}{'AP':>8}{'AP50':>8}{'MB':>8}")
+    for name, row in figures.items():
+        print(f"{name:<16}{row['AP']:>8.3f}{row['AP50']:>8.3f}{row['bytes'] / 1e6:>8.1f}")
+    print(f"\n{summary['total_seconds']:.0f} s of work: {', '.join(f'{name} {s:.0f}' for name, s in seconds.items())}")
+    print(f"""
+Everything lies in {folder.resolve()}:
+  detections.png, detections/   what the TFLite file sees in pictures that it has never seen
+  training.png                  losses and AP over the epochs
+  summary.json                  these figures
+  run/                          the trained model, its log and its pictures; run/test/ curves and errors on the held-out split
+  run/export/                   the SavedModel and the TFLite files
+  data/                         the data set, COCO JSON""")
+    reached = report.metrics["AP50"] >= GOAL
+    print(f"AP50 {report.metrics['AP50']:.3f} on the held-out split, goal {GOAL}: {'reached' if reached else 'MISSED'}")
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
