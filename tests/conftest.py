@@ -5,6 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +16,7 @@ tf.config.set_logical_device_configuration(
 )
 
 from tfyolo import config as configs
+from tfyolo import model as models
 from tfyolo.structures import Sample
 
 ROOT = Path(__file__).parents[1]
@@ -68,3 +70,15 @@ def random_sample(size, *, batch=2, truths=6, classes=3, crowd=False, seed=0, pa
     ids = np.arange(batch, dtype="int32")
     transforms = np.tile(np.eye(3, dtype="float32"), (batch, 1, 1))
     return Sample(*map(tf.constant, (images, boxes, labels, crowds, ids, transforms)))
+
+
+def lively(name, classes=("a", "b", "c"), **extra):
+    """A small Model, not trained, whose last layer is such that boxes with all kinds of scores are found in any picture."""
+    keras.utils.set_random_seed(0)
+    model = models.build(small(name, **extra), classes)
+    rng = np.random.default_rng(0)
+    for variable in model.network.variables:
+        if ".out/" in variable.path:
+            fan_in = int(np.prod(variable.shape[:-1])) if variable.path.endswith("kernel") else 1
+            variable.assign(rng.normal(0, fan_in**-0.5, variable.shape))
+    return model

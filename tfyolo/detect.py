@@ -52,7 +52,10 @@ class Detector:
         found = self.postprocess(self.network(prepared[None]))
         boxes = restore(found.boxes, transform[None], tf.constant([image.shape[:2]]))
         boxes, scores, labels = (np.asarray(value)[0] for value in (boxes, found.scores, found.labels))
-        kept = (np.arange(len(scores)) < np.asarray(found.count)[0]) & (scores >= score)
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(
+            axis=1
+        )  # the others lay wholly in the margins of the letterbox, or are padding
+        kept = inside & (scores >= score)
         best = float(np.asarray(found.best)[0])
         return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, best, image, file)
 
