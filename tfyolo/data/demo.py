@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-CLASSES = ("disc", "ring", "square", "star", "triangle")
+CLASSES = ("cross", "disc", "ring", "star", "triangle")
 VERSION = 1  # of what is drawn: the same version, numbers and seed give the same bytes
-VISIBLE = 0.65  # the part of a figure that is never hidden by others or by the picture's edge
+VISIBLE = 0.75  # the part of a figure that is never hidden by others or by the picture's edge
 FINE = 4  # subpixels a side
 
 
@@ -135,8 +135,8 @@ def draw(rng, labels, size):
 def _lens(rng, canvas):
     """Blur and noise."""
     if rng.random() < 0.5:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.3))
-    return canvas + rng.normal(0, rng.uniform(0, 0.035), canvas.shape)
+        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.0))
+    return canvas + rng.normal(0, rng.uniform(0, 0.03), canvas.shape)
 
 
 def _bytes(picture):
@@ -185,14 +185,14 @@ def _background(rng, H, W):
     else:
         period = rng.uniform(16, 60)
         mix = abs(_stripes(rng, H, W, period) - _stripes(rng, H, W, period)) * rng.uniform(0.3, 1.0)
-    return one * (1 - mix) + two * mix + rng.uniform(0.02, 0.15) * _noise(rng, H, W)
+    return one * (1 - mix) + two * mix + rng.uniform(0.02, 0.12) * _noise(rng, H, W)
 
 
 def _clutter(rng, canvas):
     """Draws, in place, things that are no figures: lines, specks, thin scraps, scrawls."""
     H, W = canvas.shape[:2]
     side = min(H, W)
-    for _ in range(rng.integers(0, 9)):
+    for _ in range(rng.integers(0, 6)):
         colour = tuple(map(int, 255 * _colour(rng, (0.0, 1.0))))
         y, x = int(rng.integers(H)), int(rng.integers(W))
         kind = rng.integers(4)
@@ -222,10 +222,16 @@ def _spokes(*reach):
     return np.array(reach)[:, None] * np.stack([np.sin(angles), np.cos(angles)], axis=1)
 
 
+def _cross(arm):
+    """Corners of a plus sign whose arms are 2 and 2 * arm long and wide: [12, 2]."""
+    corner = np.array([[arm, 1.0], [arm, arm], [1.0, arm]])
+    return np.concatenate([corner, corner[::-1] * [1, -1], -corner, -corner[::-1] * [1, -1]])
+
+
 _OUTLINES = {
+    "cross": [_cross(0.36)],
     "disc": [_spokes(*[0.95] * 60)],
     "ring": [_spokes(*[1.0] * 60), _spokes(*[0.55] * 60)],  # the second is cut out
-    "square": [_spokes(1, 1, 1, 1)],
     "star": [_spokes(*[1.15, 0.48] * 5)],
     "triangle": [_spokes(1.1, 1.1, 1.1)],
 }
@@ -233,7 +239,7 @@ _OUTLINES = {
 
 def _figure(rng, label, H, W):
     """(alpha, its top and left in a picture of H x W, pixels of the whole figure); alpha ends at the picture's edge."""
-    radius = math.sqrt(H * W) * math.exp(rng.uniform(math.log(0.065), math.log(0.24)))
+    radius = math.sqrt(H * W) * math.exp(rng.uniform(math.log(0.085), math.log(0.25)))
     turn, stretch = rng.uniform(0, 2 * math.pi), math.exp(rng.uniform(-0.12, 0.12))
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     matrix = radius * np.diag([stretch, 1 / stretch]) @ rotation.T
@@ -252,12 +258,12 @@ def _paint(rng, canvas, alpha, grey):
     """Fills the figure, in place, with a colour that stands out from what is under it."""
     H, W = alpha.shape
     under = (canvas * alpha[..., None]).sum(axis=(0, 1)) / alpha.sum()
-    candidates = np.stack([_colour(rng) for _ in range(6)])
+    candidates = np.stack([_colour(rng) for _ in range(8)])
     if grey:
         candidates = candidates.mean(axis=1, keepdims=True).repeat(3, axis=1)
     far = np.linalg.norm(candidates - under, axis=1)
-    colour = candidates[np.argmax(far > 0.45)] if (far > 0.45).any() else candidates[far.argmax()]
-    other = np.clip(colour + rng.uniform(-0.3, 0.3, 1 if grey else 3), 0, 1)
+    colour = candidates[np.argmax(far > 0.6)] if (far > 0.6).any() else candidates[far.argmax()]
+    other = np.clip(colour + rng.uniform(-0.25, 0.25, 1 if grey else 3), 0, 1)
     kind = rng.integers(4)
     if kind == 0:
         fill = np.broadcast_to(colour, [H, W, 3])
