@@ -112,7 +112,7 @@ def test_every_public_name_is_there_and_comes_from_where_it_says():
     assert sorted(set(tfyolo.__all__)) == tfyolo.__all__ == sorted(tfyolo._HOMES)
     for name, (module, attribute) in tfyolo._HOMES.items():
         assert getattr(tfyolo, name) is getattr(importlib.import_module(f"tfyolo.{module}"), attribute)
-    with pytest.raises(AttributeError, match="'tfyolo' has no attribute 'trian'; it has .*train"):
+    with pytest.raises(AttributeError, match=r"'tfyolo' has no attribute 'trian'; it has .*train"):
         _ = tfyolo.trian
 
 
