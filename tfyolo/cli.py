@@ -3,9 +3,9 @@
 Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 130 stopped by Ctrl-C.
 """
 
-import contextlib
 import json as jsons
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -45,6 +45,11 @@ class _Command(click.Command):
                 raise
             click.echo(f"Error: {error}", err=True)
             sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+            sys.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             sys.exit(130)
@@ -107,8 +112,14 @@ def train(config, overrides, out, resume, overfit, as_json):
         loaded = configs.load(config, overrides)
         if resume:
             out = out or str(Path("runs") / loaded.name)
-    with _stop_saying(lambda: f"stopped; `tfyolo train {run_folder(out)} --resume` goes on"):
-        run = training.train(loaded, out, resume=resume, overfit=overfit, progress=not as_json)
+    folder = training.open_folder(loaded, out, resume)
+    try:
+        run = training.train(loaded, folder, resume=resume, overfit=overfit, progress=not as_json)
+    except KeyboardInterrupt:
+        begun = (folder / "last.h5").exists()
+        hint = f"`tfyolo train {shlex.quote(str(folder))} --resume` goes on" if begun else "no epoch was finished"
+        click.echo(f"\nstopped; {hint}", err=True)
+        sys.exit(130)
     if as_json:
         _print_json({"run": str(run.folder), **(run.metrics or {})})
     else:
@@ -116,19 +127,6 @@ def train(config, overrides, out, resume, overfit, as_json):
         click.echo(
             f"best: epoch {best['epoch']}, AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}; everything lies in {run.folder}"
         )
-
-
-def run_folder(out):
-    return out or "RUN"
-
-
-@contextlib.contextmanager
-def _stop_saying(message):
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(f"\n{message()}", err=True)
-        sys.exit(130)
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------------------------
@@ -224,33 +222,31 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
     detector = detection.load(model, **options)
     Path(out).mkdir(parents=True, exist_ok=True)
 
-    rows, faults = [], []
+    rows, faults = [], 0
     # Videos have a bar of their own.
     for file, target in zip(tqdm(files, unit="file", disable=as_json or len(files) < 2), drawn, strict=True):
-        if isinstance(file, int) or file.lower().endswith(detection.VIDEOS):
-            found = detection.detect_video(detector, file, target, score=score, limit=frames, progress=not as_json)
-            rows += found
-            if not as_json:
-                count = sum(len(row["detections"]) for row in found)
-                tqdm.write(f"{file}: {len(found)} frames, {count} detections -> {target}")
-            continue
         try:
-            found = detector(file, score)
-        except ImageError as error:
-            faults.append(str(error))
+            if isinstance(file, int) or file.lower().endswith(detection.VIDEOS):
+                new = detection.detect_video(detector, file, target, score=score, limit=frames, progress=not as_json)
+                told = f"{len(new)} frames, {sum(len(row['detections']) for row in new)} detections"
+            else:
+                found = detector(file, score)
+                visualize.save(target, found.draw())
+                new, told = [found.to_json()], _told(found, score)
+        except (ImageError, detection.SourceError) as error:
+            faults += 1
             tqdm.write(f"Error: {error}", file=sys.stderr)
             continue
-        visualize.save(target, found.draw())
-        rows.append(found.to_json())
+        rows += new
         if not as_json:
-            tqdm.write(f"{file}: {_told(found, score)} -> {target}")
+            tqdm.write(f"{file}: {told} -> {target}")
     aside = summary.with_suffix(".tmp")
     aside.write_text(jsons.dumps(rows, indent=1), encoding="utf-8")
     os.replace(aside, summary)
     if as_json:
         _print_json(rows)
     else:
-        click.echo(f"{len(rows)} rows in {summary}" + (f"; {len(faults)} files could not be read" if faults else ""))
+        click.echo(f"{len(rows)} rows in {summary}" + (f"; {faults} files could not be read" if faults else ""))
     if faults:
         sys.exit(1)
 

@@ -3,6 +3,7 @@
 import csv
 import functools
 import os
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -116,7 +117,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
     """
     # What is asked for
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
-    folder = _open_folder(config, out, resume)
+    folder = open_folder(config, out, resume)
     state, saved = {"stage": 0, "epoch": 0, "best": None}, {}
     if resume:
         meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
@@ -243,7 +244,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
             if progress:
                 tqdm.write(_line(row, epochs, improved))
             if len(skipped) > told:
-                tqdm.write(_unreadable(skipped, told, learned))
+                tqdm.write(_unreadable(skipped, told, learned), file=sys.stderr)
                 told = len(skipped)
             if improved:
                 meta = {"epoch": row["epoch"], "metrics": metrics}
@@ -274,24 +275,28 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
 # --- what the run is made of ----------------------------------------------------------------------------------------------------
 
 
-def _open_folder(config, out, resume):
-    """The run's folder, new unless it is resumed: no run is written over."""
+def open_folder(config, out=None, resume=False):
+    """The folder of a run, made unless it is resumed; arguments as of train(). No run is written over."""
     if resume:
         if out is None or not (Path(out) / "last.h5").exists():
             raise TrainingError(f"{out}: expected the folder of a run with last.h5 to resume, found none")
         return Path(out)
     if out is None:
         out, number = Path("runs") / config.name, 2
-        while out.exists():
+        while _holds_something(out):
             out, number = Path("runs") / f"{config.name}-{number}", number + 1
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if _holds_something(out):
         hint = "go on with it by --resume, or " if (out / "last.h5").exists() else ""
         raise TrainingError(
             f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out"
         )
     out.mkdir(parents=True, exist_ok=True)
     return out
+
+
+def _holds_something(path):
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def _by_heart(config, count):
@@ -332,7 +337,8 @@ def _say_problems(source):
         shown = "\n".join(f"  {problem.file}: {problem.message}" for problem in errors[:5])
         more = f"\n  and {len(errors) - 5} more; tfyolo check-data names them all" if len(errors) > 5 else ""
         tqdm.write(
-            f"{source.name} {source.split}: {len(errors)} faults in the data, left out of training:\n{shown}{more}"
+            f"{source.name} {source.split}: {len(errors)} faults in the data, left out of training:\n{shown}{more}",
+            file=sys.stderr,
         )
 
 
