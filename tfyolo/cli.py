@@ -224,7 +224,7 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
 
     rows, faults = [], 0
     # Videos have a bar of their own.
-    for file, target in zip(tqdm(files, unit="file", disable=as_json or len(files) < 2), drawn, strict=True):
+    for file, target in zip(tqdm(files, unit="file", disable=as_json or len(files) < 2 or None), drawn, strict=True):
         try:
             if isinstance(file, int) or file.lower().endswith(detection.VIDEOS):
                 new = detection.detect_video(detector, file, target, score=score, limit=frames, progress=not as_json)

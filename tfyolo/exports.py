@@ -41,7 +41,7 @@ def export(model, out, formats=FORMATS, *, overwrite=False, progress=False):
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
         scratch = Path(scratch)
-        for name, path in tqdm(paths.items(), desc="export", unit="file", leave=False, disable=not progress):
+        for name, path in tqdm(paths.items(), desc="export", unit="file", leave=False, disable=not progress or None):
             aside = scratch / path.name
             if name == "saved_model":
                 _write_saved_model(model, aside)
@@ -63,71 +63,69 @@ def size_of(path):
     )
 
 
-class _Served(tf.Module):
-    """What a SavedModel holds: the whole way from a picture to boxes, under three signatures."""
+def _detect(model, images):
+    """images [B, H, W, 3] float32 0..1 at the network's size -> Detections, boxes in its pixels."""
+    return model.postprocess(model.decoder(model.network(images, training=False)))
 
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.weights = [variable.value for variable in model.network.variables]  # so that saving finds them
 
-    def detect(self, images):
-        """images [B, H, W, 3] float32 0..1 at the network's size -> Detections, boxes in its pixels."""
-        raw = self.model.network(images, training=False)
-        return self.model.postprocess(self.model.decoder(raw))
+def _save(model, path, signatures):
+    # Only the variables are handed over: with the Keras model beside them, each would be written twice.
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.network.variables]
+    tf.saved_model.save(module, str(path), signatures=signatures)
 
-    def detect_pictures(self, pictures, transforms, sizes):
-        found = self.detect(pictures)
+
+def _signatures(model):
+    """The whole way from a picture to boxes, three times."""
+    height, width = model.config.model.input_size
+    prepared = (
+        tf.TensorSpec([height, width, 3], tf.float32),
+        tf.TensorSpec([3, 3], tf.float32),
+        tf.TensorSpec([2], tf.int32),
+    )
+
+    def detect_pictures(pictures, prepare):
+        images, transforms, sizes = tf.map_fn(prepare, pictures, fn_output_signature=prepared)
+        found = _detect(model, images)
         return found._replace(boxes=restore(found.boxes, transforms, sizes))._asdict()
 
-    def prepare(self, picture):
-        image, transform = pipeline.prepare(picture, self.model.config.model.input_size)
+    def prepare(picture):
+        image, transform = pipeline.prepare(picture, (height, width))
         return image, transform, tf.shape(picture)[:2]
 
-    def signatures(self):
-        height, width = self.model.config.model.input_size
-        prepared = (
-            tf.TensorSpec([height, width, 3], tf.float32),
-            tf.TensorSpec([3, 3], tf.float32),
-            tf.TensorSpec([2], tf.int32),
-        )
+    @tf.function(input_signature=[tf.TensorSpec([None, height, width, 3], tf.float32, "images")])
+    def serving_default(images):
+        return _detect(model, images)._asdict()
 
-        @tf.function(input_signature=[tf.TensorSpec([None, height, width, 3], tf.float32, "images")])
-        def serving_default(images):
-            return self.detect(images)._asdict()
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    def uint8(images):
+        return detect_pictures(images, prepare)
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
-        def uint8(images):
-            return self.detect_pictures(*tf.map_fn(self.prepare, images, fn_output_signature=prepared))
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "contents")])
+    def jpeg(contents):
+        return detect_pictures(contents, lambda content: prepare(pipeline.decode_image(content)))
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "contents")])
-        def jpeg(contents):
-            one = lambda content: self.prepare(pipeline.decode_image(content))  # noqa: E731
-            return self.detect_pictures(*tf.map_fn(one, contents, fn_output_signature=prepared))
-
-        return {"serving_default": serving_default, "uint8": uint8, "jpeg": jpeg}
+    return {"serving_default": serving_default, "uint8": uint8, "jpeg": jpeg}
 
 
 def _write_saved_model(model, path):
-    served = _Served(model)
-    tf.saved_model.save(served, str(path), signatures=served.signatures())
+    _save(model, path, _signatures(model))
     extra = path / "assets.extra"
     extra.mkdir()
     (extra / EXPORT_META).write_text(json.dumps(describe(model)), encoding="utf-8")
 
 
 def _write_tflite(model, path, name, scratch):
-    served = _Served(model)
     height, width = model.config.model.input_size
 
     # One picture, so that the post-processing needs no loop.
     @tf.function(input_signature=[tf.TensorSpec([1, height, width, 3], tf.float32, "images")])
     def one(images):
-        return served.detect(images)._asdict()
+        return _detect(model, images)._asdict()
 
     if not scratch.exists():
         # By way of a SavedModel: converted straight from Keras, a model can lose its weights without a word.
-        tf.saved_model.save(served, str(scratch), signatures={"serving_default": one})
+        _save(model, scratch, {"serving_default": one})
     converter = tf.lite.TFLiteConverter.from_saved_model(str(scratch))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if name != "tflite":

@@ -202,7 +202,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
             # One epoch of steps
             began, sums = time.monotonic(), {}
             bar = tqdm(
-                range(steps), desc=f"epoch {done + epoch + 1}/{epochs}", unit="step", leave=False, disable=not progress
+                range(steps), desc=f"epoch {done + epoch + 1}/{epochs}", unit="step", leave=False, disable=not progress or None
             )
             for i in bar:
                 sample = next(batches)

@@ -191,7 +191,7 @@ def _look_at_all(sources, progress):
     total = sum(len(source.records) for source in sources.values())
     with (
         ThreadPoolExecutor() as pool,  # decoding is not Python: threads do
-        tqdm(total=total, desc="checking", unit="pictures", disable=not progress) as bar,
+        tqdm(total=total, desc="checking", unit="pictures", disable=not progress or None) as bar,
     ):
         looks = {}
         for name, source in sources.items():

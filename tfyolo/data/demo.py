@@ -48,7 +48,7 @@ def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, prog
         drawn = Path(aside, "drawn")
         (drawn / "annotations").mkdir(parents=True)
         total = sum(counts.values())
-        with tqdm(total=total, desc="drawing the demo data", unit="pictures", disable=not progress) as bar:
+        with tqdm(total=total, desc="drawing the demo data", unit="pictures", disable=not progress or None) as bar:
             for split, count in counts.items():
                 _write_split(drawn, split, count, size, [seed, *split.encode()], bar)
         (drawn / "demo.json").write_text(description)

@@ -230,7 +230,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
         raise WriteError(f"shards: expected 1..{len(source.records)}, the number of pictures, received {shards}")
 
     skipped = []
-    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="pictures", disable=not progress)
+    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="pictures", disable=not progress or None)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as aside, bar:
         names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
         for shard, name in enumerate(names):
