@@ -78,7 +78,8 @@ def lively(name, classes=("a", "b", "c"), **extra):
     model = models.build(small(name, **extra), classes)
     rng = np.random.default_rng(0)
     for variable in model.network.variables:
-        if ".out/" in variable.path:
-            fan_in = int(np.prod(variable.shape[:-1])) if variable.path.endswith("kernel") else 1
-            variable.assign(rng.normal(0, fan_in**-0.5, variable.shape))
+        if ".out/kernel" in variable.path:
+            variable.assign(rng.normal(0, np.prod(variable.shape[:-1]) ** -0.5, variable.shape))
+        elif ".out/bias" in variable.path:
+            variable.assign(rng.uniform(0.2, 1, variable.shape))
     return model

@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -156,7 +157,7 @@ EXPORT_META = "tfyolo.json"
 
 def _exported(path, text, options):
     if options:
-        raise ValueError(
+        raise checkpoint.CheckpointError(
             f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run"
         )
     meta = json.loads(text)
@@ -170,7 +171,12 @@ def _load_saved_model(path, options):
             f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing"
         )
     config, classes = _exported(path, described.read_text(encoding="utf-8"), options)
-    loaded = tf.saved_model.load(str(path))
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except Exception as error:  # of a dozen kinds, none of them TensorFlow's own
+        raise checkpoint.CheckpointError(
+            f"{path}: expected a SavedModel that tfyolo has exported, but it does not load; export it anew"
+        ) from error
     signature = loaded.signatures["serving_default"]
 
     def network(images, _keep=loaded):
@@ -186,13 +192,12 @@ def _load_tflite(path, options):
     try:
         with zipfile.ZipFile(path) as archive:
             text = archive.read(EXPORT_META).decode()
-    except (zipfile.BadZipFile, KeyError):
+        runner = tf.lite.Interpreter(str(path), num_threads=os.cpu_count()).get_signature_runner()
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise checkpoint.CheckpointError(
-            f"{path}: expected a TFLite file that tfyolo has exported; it carries no config"
-        ) from None
+            f"{path}: expected a TFLite file that tfyolo has exported; this one is damaged or another program's"
+        ) from error
     config, classes = _exported(path, text, options)
-    interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
-    runner = interpreter.get_signature_runner()
 
     def network(images):
         each = [runner(images=np.asarray(image, "float32")[None]) for image in images]
@@ -259,7 +264,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
     pictures, rate = frames(source)
     out, writer, rows = Path(out), None, []
     aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
-    bar = tqdm(pictures, desc=str(source), unit="frame", total=limit, disable=not progress)
+    bar = tqdm(pictures, desc=str(source), unit="frame", total=limit, disable=not progress or None)
     try:
         for number, picture in enumerate(bar):
             found = detector(picture, score)
@@ -271,7 +276,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
             if limit and number + 1 >= limit:
                 break
     except KeyboardInterrupt:
-        bar.write(f"stopped after {len(rows)} frames")
+        bar.write(f"stopped after {len(rows)} frames", file=sys.stderr)
     finally:
         pictures.close()
         if writer is not None:

@@ -1,0 +1,264 @@
+"""Exports give what the run gives, carry all they need, and appear whole or not at all."""
+
+import io
+import json
+import os
+import shutil
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import lively
+from PIL import Image
+from test_detect import jpeg, picture
+
+from tfyolo import checkpoint, detect, exports
+from tfyolo import model as models
+from tfyolo.data import readers
+from tfyolo.evaluation import evaluate
+from tfyolo.exports import FORMATS, ExportError
+
+CLASSES = ("a", "b", "größer")
+TFLITE = FORMATS[1:]
+
+
+class Exported:
+    def __init__(self, name, folder, **extra):
+        self.model = lively(name, CLASSES, **extra)
+        self.run = folder / "run.h5"
+        models.save_model(self.run, self.model)
+        self.paths = exports.export(self.model, folder / "export")
+        self.detector = detect.load(self.run)
+        self.exports = {form: detect.load(path) for form, path in self.paths.items()}
+
+    @property
+    def pictures(self):
+        height, width = self.detector.input_size
+        return [picture(height // 2, width), picture(height, width // 3, seed=1), picture(200, 200, seed=2)]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return Exported("demo", tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def yolov1(tmp_path_factory):
+    return Exported("demo-yolov1", tmp_path_factory.mktemp("yolov1"), **{"model.input_size": 192})
+
+
+@pytest.fixture(scope="module", params=["demo", "yolov1"])
+def exported(request):
+    return request.getfixturevalue(request.param)
+
+
+def assert_same(found, expected, pixels=1e-2):
+    assert len(expected.boxes) > 5
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=pixels)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+@pytest.mark.parametrize("form", ["saved_model", "tflite"])
+def test_an_export_finds_what_the_run_finds(exported, form):
+    for image in exported.pictures:
+        assert_same(exported.exports[form](image), exported.detector(image), pixels=2e-3)
+
+
+def unlike(found, expected, score=0.3):
+    """The share of the detections expected, from a score on, that have no partner found: of its class, overlapping by 0.8."""
+    partners = found.labels == expected.labels[:, None]
+    top = np.maximum(expected.boxes[:, None, :2], found.boxes[:, :2])
+    bottom = np.minimum(expected.boxes[:, None, 2:], found.boxes[:, 2:])
+    inter = np.prod(np.maximum(bottom - top, 0), -1)
+    area = [np.prod(boxes[:, 2:] - boxes[:, :2], -1) for boxes in (expected.boxes, found.boxes)]
+    partners &= inter > 0.8 * (area[0][:, None] + area[1] - inter)
+    clear = expected.scores >= score
+    assert clear.sum() > 5
+    return np.mean(~partners[clear].any(1))
+
+
+@pytest.mark.parametrize("form, score, share", [("tflite-float16", 5e-3, 0.01), ("tflite-dynamic", 5e-2, 0.1)])
+def test_coarser_weights_find_nearly_the_same(exported, form, score, share):
+    for image in exported.pictures:
+        expected, found = exported.detector(image), exported.exports[form](image, 0.2)
+        assert found.best == pytest.approx(expected.best, abs=score)
+        assert unlike(found, expected) <= share
+
+
+@pytest.mark.parametrize("form, octets", [("tflite", 4), ("tflite-float16", 2), ("tflite-dynamic", 1)])
+def test_a_tflite_file_holds_every_weight(exported, form, octets):
+    kernels = sum(int(np.prod(v.shape)) for v in exported.model.network.variables if len(v.shape) > 1)
+    assert 0 <= exports.size_of(exported.paths[form]) - octets * kernels < 100_000
+
+
+@pytest.mark.parametrize("form", TFLITE)
+def test_tflite_files_need_no_operations_but_the_builtin(exported, form):
+    interpreter = tf.lite.Interpreter(str(exported.paths[form]))
+    names = {operation["op_name"] for operation in interpreter._get_ops_details()}
+    assert "CONV_2D" in names and "NON_MAX_SUPPRESSION_V5" in names
+    assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper() or name == "WHILE"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_export_knows_its_classes_size_and_config(exported, form):
+    loaded = exported.exports[form]
+    assert loaded.classes == CLASSES and loaded.input_size == exported.model.config.model.input_size
+    assert loaded.config == exported.model.config
+    assert loaded.source == str(exported.paths[form])
+
+
+def test_metadata_and_labels_lie_in_the_files(exported):
+    described = models.describe(exported.model)
+    text = exported.paths["saved_model"] / "assets.extra" / "tfyolo.json"
+    assert json.loads(text.read_text(encoding="utf-8")) == described
+    for form in TFLITE:
+        with zipfile.ZipFile(exported.paths[form]) as archive:
+            assert json.loads(archive.read("tfyolo.json")) == described
+            assert archive.read("labels.txt").decode().splitlines() == list(CLASSES)
+
+
+def test_an_exports_post_processing_is_fixed(exported):
+    for form in ("saved_model", "tflite"):
+        with pytest.raises(checkpoint.CheckpointError, match="has its post-processing inside; iou can only be set on"):
+            detect.load(exported.paths[form], iou=0.5)
+
+
+# --- the SavedModel's signatures ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    loaded = tf.saved_model.load(str(exported.paths["saved_model"]))
+    return lambda name, value: loaded.signatures[name](tf.constant(value)), loaded
+
+
+def row(detector, found, b, image, score=0.25):
+    kept = found["scores"][b] >= score
+    boxes, scores, labels = (found[name][b][kept].numpy() for name in ("boxes", "scores", "labels"))
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return detect.ImageDetections(
+        boxes[inside], scores[inside], labels[inside], detector.classes, float(found["best"][b]), image, None
+    )
+
+
+def test_pictures_as_numbers(exported, signatures):
+    call, _ = signatures
+    for image in exported.pictures:
+        found = call("uint8", np.stack([image, image[::-1]]))
+        for b, one in enumerate((image, image[::-1])):
+            expected = exported.detector(np.ascontiguousarray(one))
+            assert_same(row(exported.detector, found, b, one), expected)
+            assert float(found["best"][b]) == pytest.approx(expected.best, abs=1e-5)
+
+
+def test_pictures_as_files_of_any_size_and_kind(exported, signatures):
+    call, _ = signatures
+    first, second, third = exported.pictures
+    grey = io.BytesIO()
+    Image.fromarray(third).convert("L").save(grey, "jpeg")
+    png = cv2.imencode(".png", second)[1].tobytes()
+    files = [jpeg(first), jpeg(first, 6), jpeg(second, 3), grey.getvalue(), png]
+    found = call("jpeg", files)
+    for b, contents in enumerate(files):
+        assert_same(row(exported.detector, found, b, None), exported.detector(contents))
+
+
+def test_floats_at_the_networks_size(exported, signatures):
+    call, loaded = signatures
+    assert set(loaded.signatures) == {"serving_default", "uint8", "jpeg"}
+    size = exported.detector.input_size
+    images = np.random.default_rng(0).random((3, *size, 3), dtype="float32")
+    found = call("serving_default", images)
+    expected = exported.detector.postprocess(exported.detector.network(images))
+    for name, value in expected._asdict().items():
+        np.testing.assert_allclose(found[name], value, atol=1e-3, err_msg=name)
+
+
+# --- judged alike ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_is_judged_as_the_run_is(exported, tmp_path):
+    """The truths are some of what the run finds, so that there is something to be right about."""
+    records = []
+    for i, image in enumerate(exported.pictures):
+        path = tmp_path / f"{i}.png"
+        cv2.imwrite(str(path), image[..., ::-1])
+        found = exported.detector(image)
+        boxes, labels = found.boxes[::4], found.labels[::4]
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
+        records.append(
+            readers.Record(i, str(path), boxes, labels, np.zeros(len(boxes), bool), areas, image.shape[:2], None)
+        )
+    source = readers.Source(tuple(records), CLASSES, (0, 1, 2), (), "own", "val", "coco")
+    expected = evaluate(exported.detector, source, batch=2, progress=False).metrics
+    assert 0.1 < expected["AP"] < 1
+    for form in ("saved_model", "tflite"):
+        metrics = evaluate(exported.exports[form], source, batch=2, progress=False).metrics
+        assert metrics == pytest.approx(expected, abs=1e-3, nan_ok=True)
+
+
+# --- files: whole or not at all -------------------------------------------------------------------------------------------------
+
+
+def test_an_earlier_export_is_only_replaced_when_asked(demo):
+    folder, before = demo.paths["tflite"].parent, demo.paths["tflite"].read_bytes()
+    with pytest.raises(ExportError, match=r"model\.tflite: there already.*--overwrite"):
+        exports.export(demo.model, folder, ["tflite"])
+    assert demo.paths["tflite"].read_bytes() == before
+    victim = folder / "saved_model" / "assets.extra" / "old"
+    victim.touch()
+    exports.export(demo.model, folder, ["saved_model"], overwrite=True)
+    assert not victim.exists()
+    assert sorted(os.listdir(folder)) == sorted(path.name for path in demo.paths.values())
+
+
+@pytest.mark.parametrize("form", ["saved_model", "tflite"])
+def test_a_failure_leaves_what_was_there(demo, tmp_path, monkeypatch, form):
+    """It strikes when all but the metadata is written."""
+    target = tmp_path / demo.paths[form].name
+    if form == "saved_model":
+        target.mkdir()
+        (target / "old").touch()
+    else:
+        target.write_text("old")
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(exports, "describe", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        exports.export(demo.model, tmp_path, [form], overwrite=True)
+    assert os.listdir(tmp_path) == [target.name]
+    assert (target / "old").exists() if form == "saved_model" else target.read_text() == "old"
+
+
+def test_formats_that_are_none_are_named(demo, tmp_path):
+    with pytest.raises(ExportError, match=r"expected one of saved_model, tflite, .*received 'onnx'"):
+        exports.export(demo.model, tmp_path / "new", ["tflite", "onnx"])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5])
+def test_damaged_and_foreign_files_are_named(demo, tmp_path, keep):
+    contents = demo.paths["tflite"].read_bytes()
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(contents[: int(keep if keep >= 1 else keep * len(contents))])
+    with pytest.raises(checkpoint.CheckpointError, match=r"damaged\.tflite: expected a TFLite file"):
+        detect.load(damaged)
+    with zipfile.ZipFile(damaged, "w") as archive, zipfile.ZipFile(demo.paths["tflite"]) as whole:
+        archive.writestr("tfyolo.json", whole.read("tfyolo.json"))
+    with pytest.raises(checkpoint.CheckpointError, match=r"damaged\.tflite: expected a TFLite file"):
+        detect.load(damaged)
+
+
+def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
+    broken = shutil.copytree(demo.paths["saved_model"], tmp_path / "broken")
+    (broken / "saved_model.pb").write_bytes(b"\xff" * 100)
+    with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel.*does not load"):
+        detect.load(broken)
+    shutil.rmtree(broken / "assets.extra")
+    with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel that tfyolo has exported"):
+        detect.load(broken)
