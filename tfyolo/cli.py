@@ -138,7 +138,7 @@ def train(config, overrides, out, resume, overfit, as_json):
 @click.option("--split", help="The split of the data.  [default: the config's val]")
 @_images
 @_format
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap above which non-maximum suppression drops a box.")
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
 @click.option(
@@ -252,15 +252,17 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
 
 
 def _names_for_drawings(files, out):
-    """A name in `out` for each file's drawing: its own, numbered where two folders hold the same name."""
+    """A name in `out` for each file's drawing: its own, numbered where it is taken by another's."""
     from tfyolo.detect import VIDEOS
 
-    names, seen = [], {}
+    names = {}  # in order
     for file in map(Path, files):
         suffix = ".mp4" if str(file).lower().endswith(VIDEOS) else ".jpg"
-        count = seen[file.stem, suffix] = seen.get((file.stem, suffix), 0) + 1
-        names.append(out / (file.stem + (f"-{count}" if count > 1 else "") + suffix))
-    return names
+        name, number = file.stem + suffix, 2
+        while name in names:
+            name, number = f"{file.stem}-{number}{suffix}", number + 1
+        names[name] = None
+    return [out / name for name in names]
 
 
 def _told(found, score):
@@ -311,7 +313,7 @@ def export(run, formats, out, overwrite, as_json):
 @click.option("--out", help="Folder for a summary picture and report.json.")
 @_json
 def check_data(path, images, data_format, config, out, as_json):
-    """Look through all of a data set: counts, sizes, and everything that is wrong, by file. Exit code 1 if something is."""
+    """Look through all of the data set at PATH: counts, sizes, and everything wrong, by file. Exit code 1 if something is."""
     from tfyolo.data import check
 
     options = {}
@@ -350,21 +352,23 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
 
     for split in chosen or readers.splits(path, images=images, format=data_format):
         source = readers.read(path, split, images=images, format=data_format)
-        files = records.write(source, out, shards=shards, overwrite=overwrite)
-        click.echo(f"{split}: {len(source.records)} pictures in {len(files)} shards in {out}")
+        written = records.write(source, out, shards=shards, overwrite=overwrite)
+        click.echo(f"{split}: {written.records} pictures in {len(written.files)} shards in {out}")
+        for file, reason in written.skipped:
+            click.echo(f"left out: {file}: {reason}", err=True)
 
 
 @main.command("kmeans-anchors")
 @click.argument("path")
 @_images
 @_format
-@click.option("--split", default="train", show_default=True)
+@click.option("--split", default="train", show_default=True, help="The split whose boxes count.")
 @click.option("--config", required=True, help="Whose levels, anchors a level and input size to find them for.")
-@click.option("--input-size", type=int, help="Side of a square input in place of the config's.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--input-size", type=click.IntRange(1), help="Side of a square input in place of the config's.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the first guess, which clustering improves.")
 @_json
 def kmeans_anchors(path, images, data_format, split, config, input_size, seed, as_json):
-    """Find the anchors that fit a data set's boxes best, as YAML for model.decoder.
+    """Find the anchors that fit the boxes of the data set at PATH best, as YAML for model.decoder.
 
     \b
     tfyolo kmeans-anchors my/pictures --config configs/yolov3-tiny.yaml --input-size 320
@@ -406,7 +410,7 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
 
 @main.command("demo-data")
 @click.argument("folder")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed is another data set of the kind.")
 def demo_data(folder, seed):
     """Draw the demo data set, shapes to be found, into FOLDER as COCO JSON."""
     from tfyolo.data import demo
