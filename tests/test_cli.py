@@ -315,6 +315,9 @@ def test_summary_of_a_run(trained):
         (["make-tfrecords", "nowhere", "out"], 1, "nowhere"),
         (["kmeans-anchors", "nowhere"], 2, "Missing option '--config'"),
         (["demo-data", "."], 1, "holds something else already"),
+        (["export", "model.tflite"], 2, "model.tflite is an export; name the run"),
+        (["detect", "run.h5", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the picture itself"),
+        (["summary", ".", "train.batch=3"], 2, "KEY=VALUE and --classes are for configs"),
         (["summary", "no.h5"], 1, "no.h5: expected a file of weights"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
@@ -322,6 +325,7 @@ def test_summary_of_a_run(trained):
 def test_the_impossible_is_told_in_a_line(arguments, code, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("some text")
+    (tmp_path / "picture.jpg").write_text("some picture")
     result = tfyolo(*arguments)
     assert result.exit_code == code and result.stdout == ""
     assert message in result.stderr and "Traceback" not in result.stderr

@@ -259,6 +259,9 @@ def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
     (broken / "saved_model.pb").write_bytes(b"\xff" * 100)
     with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel.*does not load"):
         detect.load(broken)
+    (broken / "assets.extra" / "tfyolo.json").write_text("{}")
+    with pytest.raises(checkpoint.CheckpointError, match=r"broken: its tfyolo\.json is not as tfyolo wrote it"):
+        detect.load(broken)
     shutil.rmtree(broken / "assets.extra")
     with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel that tfyolo has exported"):
         detect.load(broken)

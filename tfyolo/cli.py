@@ -212,6 +212,8 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
         raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
     files = detection.find_pictures(sources) if sources else []
     drawn = _names_for_drawings(files, Path(out))
+    if themselves := {*map(os.path.realpath, files)} & {*map(os.path.realpath, drawn)}:
+        raise click.UsageError(f"{min(themselves)}: the drawing would replace the picture itself; name another --out")
     if camera is not None:
         files, drawn = [*files, camera], [*drawn, Path(out) / f"camera{camera}.mp4"]
     summary = Path(out) / "detections.json"
@@ -292,6 +294,8 @@ def export(run, formats, out, overwrite, as_json):
     from tfyolo import exports
     from tfyolo.model import load_model, weights_file
 
+    if run.endswith(".tflite") or os.path.exists(os.path.join(run, "saved_model.pb")):
+        raise click.UsageError(f"{run} is an export; name the run that it was made from")
     out = out or weights_file(run).parent / "export"
     paths = exports.export(load_model(run), out, formats or exports.FORMATS, overwrite=overwrite, progress=not as_json)
     sizes = {name: {"path": str(path), "bytes": exports.size_of(path)} for name, path in paths.items()}
@@ -435,6 +439,10 @@ def summary(config, overrides, classes, as_json):
     from tfyolo import model as models
 
     if os.path.isdir(config) or config.endswith(".h5"):
+        if overrides or classes:
+            raise click.UsageError(
+                f"{config} is a model that is trained: it stays as it is; KEY=VALUE and --classes are for configs"
+            )
         described = models.summary(models.load_model(config))
     else:
         loaded = configs.load(config, overrides)

@@ -160,8 +160,13 @@ def _exported(path, text, options):
         raise checkpoint.CheckpointError(
             f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run"
         )
-    meta = json.loads(text)
-    return configs.from_json(meta["config"]), meta["classes"]
+    try:
+        meta = json.loads(text)
+        return configs.from_json(meta["config"]), meta["classes"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it anew"
+        ) from error
 
 
 def _load_saved_model(path, options):
