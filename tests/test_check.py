@@ -101,6 +101,7 @@ def turned(file):
         (lambda file: noise(file, 99, content=".png"), "warning", ["is a PNG but its name ends in .jpg"]),
         (lambda file: noise(file, 99, (50, 70)), "warning", ["is 50 x 70", "the annotations say 40 x 60"]),
         (lambda file: noise(file, 99, (20, 30)), "error", ["is 20 x 30", "some boxes lie outside"]),
+        (lambda file: noise(file, 99, content=".webp"), "warning", ["is a WebP but its name ends in .jpg"]),
         (turned, "warning", ["is 60 x 40", "stored turned, by its EXIF orientation"]),
     ],
 )

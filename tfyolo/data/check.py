@@ -5,16 +5,16 @@ import json
 import os
 import textwrap
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from tfyolo.data import anchors as clustering
 from tfyolo.data import readers, records
-from tfyolo.data.pipeline import ImageError, read_image
+from tfyolo.data.pipeline import ImageError, decode_image, read_image
 from tfyolo.data.readers import DataError, Problem
 
 FEW = 20  # boxes of a class below which it can hardly be learned
@@ -189,40 +189,60 @@ class _Look(NamedTuple):
 def _look_at_all(sources, progress):
     """{split: [_Look at each of its records]}."""
     total = sum(len(source.records) for source in sources.values())
-    with (
-        ThreadPoolExecutor() as pool,  # decoding is not Python: threads do
-        tqdm(total=total, desc="checking", unit="pictures", disable=not progress or None) as bar,
-    ):
-        looks = {}
+    looks = {}
+    with tqdm(total=total, desc="checking", unit="pictures", disable=not progress or None) as bar:
         for name, source in sources.items():
             looks[name] = []
-            for look in pool.map(_look, source.records):
-                looks[name].append(look)
+            for record, decoded in zip(source.records, _decode(source.records), strict=True):
+                looks[name].append(_look(record, *decoded))
                 bar.update()
     return looks
 
 
-def _look(record):
+def _decode(pictures):
+    """For each Record in turn (the first bytes of its picture, their digest, its (H, W)); (0, 0) if it does not decode.
+
+    A graph on all cores: TensorFlow's eager operations, called from several Python threads, have crashed (2.21).
+    """
+
+    def fetch(index):
+        try:
+            encoded = records.contents(pictures[index])
+        except OSError:
+            encoded = b""
+        return encoded, encoded[:8], hashlib.sha256(encoded).digest()
+
+    def decode(index):
+        encoded, head, digest = tf.numpy_function(fetch, [index], [tf.string] * 3)
+        encoded.set_shape([])
+        size = tf.data.Dataset.from_tensors(encoded).map(lambda encoded: tf.shape(decode_image(encoded))[:2])
+        size = size.ignore_errors().concatenate(tf.data.Dataset.from_tensors([0, 0])).take(1).get_single_element()
+        return head, digest, size
+
+    found = tf.data.Dataset.range(len(pictures)).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    return ((head, digest, tuple(size.tolist())) for head, digest, size in found.as_numpy_iterator())
+
+
+def _look(record, head, digest, size):
     where = f"{record.image_id}: " if record.span else ""
     problems = []
 
     def problem(message, severity="error"):
         problems.append(Problem(record.path, where + message, severity))
 
-    try:
-        encoded = records.contents(record)
-    except OSError as error:
-        problem(f"cannot be read: {error.strerror}")
-        return _Look(None, tuple(problems))
     suffix = Path(record.path).suffix.lower()
     for magic, (kind, suffixes) in _SUFFIXES.items():
-        if encoded.startswith(magic) and not record.span and suffix not in suffixes:
+        if head.startswith(magic) and not record.span and suffix not in suffixes:
             problem(f"is a {kind} but its name ends in {suffix or 'nothing'}", "warning")
-    try:
-        size = read_image(encoded).shape[:2]
-    except ImageError as error:
-        problem(str(error).partition(": ")[2])  # it speaks of bytes, the problem names the file
-        return _Look(None, tuple(problems))
+    if size == (0, 0):  # broken, or of a format that only read_image knows
+        try:
+            size = read_image(records.contents(record)).shape[:2]
+        except ImageError as error:
+            problem(str(error).partition(": ")[2])  # it speaks of bytes, the problem names the file
+            return _Look(None, tuple(problems))
+        except OSError as error:
+            problem(f"cannot be read: {error.strerror}")
+            return _Look(None, tuple(problems))
     if size != record.size:
         turned = ": it is stored turned, by its EXIF orientation" if size == record.size[::-1] else ""
         outside = len(record.boxes) and (record.boxes[:, 2:].max(axis=0) > np.array(size) + readers.TOLERANCE).any()
@@ -231,7 +251,7 @@ def _look(record):
             + ("; some boxes lie outside" if outside else ""),
             "error" if outside else "warning",
         )
-    return _Look(hashlib.sha256(encoded).digest(), tuple(problems))
+    return _Look(digest, tuple(problems))
 
 
 def _twins(sources, looks):
