@@ -1,6 +1,7 @@
 """Looks through a data set before anyone trains on it: every picture is decoded, every fault named by its file."""
 
 import hashlib
+import itertools
 import json
 import os
 import textwrap
@@ -188,15 +189,12 @@ class _Look(NamedTuple):
 
 def _look_at_all(sources, progress):
     """{split: [_Look at each of its records]}."""
-    total = sum(len(source.records) for source in sources.values())
-    looks = {}
-    with tqdm(total=total, desc="checking", unit="pictures", disable=not progress or None) as bar:
-        for name, source in sources.items():
-            looks[name] = []
-            for record, decoded in zip(source.records, _decode(source.records), strict=True):
-                looks[name].append(_look(record, *decoded))
-                bar.update()
-    return looks
+    pictures = [record for source in sources.values() for record in source.records]
+    decoded = tqdm(
+        _decode(pictures), total=len(pictures), desc="checking", unit="pictures", disable=not progress or None
+    )
+    looks = (_look(record, *found) for record, found in zip(pictures, decoded, strict=True))
+    return {name: list(itertools.islice(looks, len(source.records))) for name, source in sources.items()}
 
 
 def _decode(pictures):
