@@ -208,7 +208,9 @@ def _find(detector, source, label_of, batch, progress):
     size = np.array(detector.input_size)
     dataset = iter(pipeline.eval_dataset(source, size=detector.input_size, batch=batch, skipped=skipped))
     laps = []
-    with tqdm(total=len(source.records), desc="evaluate", unit="image", leave=False, disable=not progress or None) as bar:
+    with tqdm(
+        total=len(source.records), desc="evaluate", unit="image", leave=False, disable=not progress or None
+    ) as bar:
         while True:
             started = time.perf_counter()
             sample = next(dataset, None)

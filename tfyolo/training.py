@@ -123,7 +123,9 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
         saved = dict(zip(("weights", "averages", "optimizer", "random"), arrays, strict=True))
         config, state, overfit = configs.from_json(meta["config"]), meta["state"], meta["overfit"]
-    elif overfit:
+    else:
+        config = _found_from_anywhere(config)
+    if overfit and not resume:
         config = _by_heart(config, overfit)
     keras.utils.set_random_seed(config.train.seed)
     strategy = make_strategy()
@@ -202,7 +204,11 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
             # One epoch of steps
             began, sums = time.monotonic(), {}
             bar = tqdm(
-                range(steps), desc=f"epoch {done + epoch + 1}/{epochs}", unit="step", leave=False, disable=not progress or None
+                range(steps),
+                desc=f"epoch {done + epoch + 1}/{epochs}",
+                unit="step",
+                leave=False,
+                disable=not progress or None,
             )
             for i in bar:
                 sample = next(batches)
@@ -297,6 +303,22 @@ def open_folder(config, out=None, resume=False):
 
 def _holds_something(path):
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def _found_from_anywhere(config):
+    """The config with the paths of its data absolute: what is saved with the run is read again from other folders."""
+
+    def absolute(data):
+        if data is None:
+            return None
+        paths = {
+            name: value and os.path.abspath(value) for name, value in (("path", data.path), ("images", data.images))
+        }
+        return data.model_copy(update=paths)
+
+    stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
+    train = config.train.model_copy(update={"stages": stages})
+    return config.model_copy(update={"data": absolute(config.data), "train": train})
 
 
 def _by_heart(config, count):

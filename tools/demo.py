@@ -51,7 +51,7 @@ def main(folder="demo", *overrides):
 
     def draw():
         detector = detect.load(paths["tflite"])
-        found = [detector(record.path) for record in held_out.records[:8]]
+        found = [detector(record.path, score=0.5) for record in held_out.records[:8]]
         for each in found:
             visualize.save(folder / "detections" / Path(each.file).name, each.draw())
         visualize.save(folder / "detections.png", visualize.grid([each.draw() for each in found], columns=4))

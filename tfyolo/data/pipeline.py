@@ -5,6 +5,7 @@ decode_image, prepare and what they call are graph operations only: training, de
 
 import errno
 import os
+import threading
 
 import cv2
 import numpy as np
@@ -246,11 +247,15 @@ def _loader(records, skipped):
         except ImageError:
             return b"", record.boxes, record.labels, record.crowd
 
+    # Eager operations in several Python threads at once crash TensorFlow now and then.
+    one_at_a_time = threading.Lock()
+
     def rescue(index, *truth):
         if index < len(records):
             try:
                 record = records[index]
-                return read_image((record.path, record.span)), *truth
+                with one_at_a_time:
+                    return read_image((record.path, record.span)), *truth
             except ImageError as error:
                 skipped[int(index)] = str(error)
         return grey, *nothing
