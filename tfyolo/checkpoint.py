@@ -49,6 +49,8 @@ def _read(path, groups):
     try:
         with h5py.File(path, "r") as file:
             meta = json.loads(file["meta"][()])
+            if not {"config", "classes"} <= set(meta):
+                raise ValueError("its description names no config and classes")
             found = [_arrays(file[group]) for group in groups]
     except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(

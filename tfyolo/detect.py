@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -197,7 +198,12 @@ def _load_tflite(path, options):
     try:
         with zipfile.ZipFile(path) as archive:
             text = archive.read(EXPORT_META).decode()
-        runner = tf.lite.Interpreter(str(path), num_threads=os.cpu_count()).get_signature_runner()
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # the interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it
+            interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+        runner = interpreter.get_signature_runner()
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise checkpoint.CheckpointError(
             f"{path}: expected a TFLite file that tfyolo has exported; this one is damaged or another program's"
