@@ -127,6 +127,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_candidates(
         ("yolov3", "model.decoder.anchors={p4: [[1,2]], p5: [[3,4]]}", "expected the levels 3 (p3, p4, p5)"),
         ("yolov3", "model.decoder.anchors.p3=[[1,2]]", "the same number of anchors at every level"),
         ("yolov3", "model.decoder.anchors.p3=[[1,2,3]]", "model.decoder.anchors"),
+        ("yolov3", "model.backbone.width=0", "model.backbone: width: expected a number above 0, received 0"),
         ("yolov3", "model.objective.box=l1", "model.objective: box: expected one of squared, iou, giou, diou, ciou"),
         ("yolov3", "model.classes=[x, y]", "model.classes: expected the data's 3 (a, b, c), received 2 (x, y)"),
     ],

@@ -141,5 +141,7 @@ def spp(x, sizes=(5, 9, 13), *, name):
 
 
 def scaled(channels, width):
-    """Channels times width, rounded to a multiple of 8, at least 8: sizes that convolution kernels like."""
+    """Channels times width, rounded to a multiple of 8, at least 8: sizes that convolution kernels like. width > 0."""
+    if width <= 0:
+        raise ValueError(f"width: expected a number above 0, received {width}")
     return channels if width == 1 else max(8, 8 * round(channels * width / 8))
