@@ -17,6 +17,7 @@ setup(
         "keras>=3.11,<4",
         "numpy>=2.0",
         "opencv-python-headless>=4.10",
+        "pillow>=10",
         "pyyaml>=6.0",
         "pydantic>=2.9,<3",
         "click>=8.1",

@@ -1,6 +1,8 @@
 """What tests share: small models of every config, and the way to the real data that may lie beside the clone."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -51,6 +53,24 @@ def small(name, **extra):
         "demo-yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=128"],
     }[name]
     return load_config(name, *overrides, *(f"{key}={value}" for key, value in extra.items()))
+
+
+# configs/demo.yaml, as small as it trains at all.
+TINY = [
+    "model.input_size=64",
+    "model.backbone.width=0.125",
+    "model.neck.width=0.125",
+    "model.head.channels={p4: 32, p5: 32}",
+    "train.batch=4",
+    "train.pictures=1",
+]
+
+
+def process(*arguments, **options):
+    """The command line in a process of its own, down to the bytes that C++ may write."""
+    command = [sys.executable, "-m", "tfyolo.cli", *map(str, arguments)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options)
 
 
 def random_sample(size, *, batch=2, truths=6, classes=3, crowd=False, seed=0, padding=2):

@@ -7,17 +7,17 @@ import re
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import click
+import conftest
 import cv2
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import ROOT
+from conftest import ROOT, process
 from test_detect import picture
 
 from tfyolo import checkpoint, cli
@@ -25,15 +25,7 @@ from tfyolo import config as configs
 from tfyolo.data import demo
 
 DEMO = str(ROOT / "configs" / "demo.yaml")
-TINY = [
-    "model.input_size=64",
-    "model.backbone.width=0.125",
-    "model.neck.width=0.125",
-    "model.head.channels={p4: 32, p5: 32}",
-    "train.batch=4",
-    "train.pictures=1",
-    "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]",
-]
+TINY = [*conftest.TINY, "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"]
 
 
 def tfyolo(*arguments):
@@ -42,15 +34,6 @@ def tfyolo(*arguments):
     if not isinstance(result.exception, SystemExit | None):
         raise result.exception
     return result
-
-
-def process(*arguments, cwd=None, **options):
-    """The command in a process of its own, down to the bytes that C++ may write."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tfyolo.cli", *map(str, arguments)], cwd=cwd, env=environment, **pipes, **options
-    )
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +288,7 @@ def test_summary_of_a_run(trained):
         (["evaluate", "."], 1, "expected a run's folder with best.h5 or last.h5"),
         (["evaluate", "file"], 1, "file: expected a file of weights that tfyolo has written"),
         (["evaluate", "file", "--iou", "1.5"], 2, "--iou"),
+        (["detect", "run.h5", "picture.jpg", "--score", "nan"], 2, "'nan' is not a number"),
         (["detect", "run.h5"], 2, "name pictures, videos, folders or globs, or a --camera"),
         (["detect", "run.h5", "missing.jpg"], 1, "missing.jpg: expected a picture"),
         (["detect", "run.h5", "file", "--out", "file"], 1, "file"),

@@ -2,17 +2,16 @@
 
 import csv
 import math
-import os
 import signal
 import subprocess
-import sys
 import time
 
+import conftest
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, random_sample, small
+from conftest import ROOT, process, random_sample, small
 
 from tfyolo import checkpoint, training
 from tfyolo import config as configs
@@ -154,16 +153,7 @@ def test_schedules_by_hand():
 
 # --- whole runs, each in a process of its own, as a user has them ---------------------------------------------------------------
 
-TINY = [
-    "model.input_size=64",
-    "model.backbone.width=0.125",
-    "model.neck.width=0.125",
-    "model.head.channels={p4: 32, p5: 32}",
-    "train.batch=4",
-    "train.evaluate_every=2",
-    "train.pictures=1",
-    "train.ema=0.9",
-]
+TINY = [*conftest.TINY, "train.evaluate_every=2", "train.ema=0.9"]
 
 
 @pytest.fixture(scope="module")
@@ -173,16 +163,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def tfyolo(*arguments, wait=True, **environment):
-    command = [sys.executable, "-m", "tfyolo.cli", *map(str, arguments)]
-    options = {
-        "cwd": ROOT,
-        "env": {**os.environ, **environment},
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.STDOUT,
-        "text": True,
-    }
-    return subprocess.run(command, **options) if wait else subprocess.Popen(command, **options)
+def tfyolo(*arguments):
+    """The command in a process of its own, to its end; stdout has everything that it printed."""
+    with process(*arguments, cwd=ROOT, stderr=subprocess.STDOUT) as command:
+        printed, _ = command.communicate()
+    return subprocess.CompletedProcess(arguments, command.returncode, printed)
 
 
 def stages(*epochs):
@@ -194,17 +179,17 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_p
     arguments = ["train", "configs/demo.yaml", f"data={data}", *TINY, stages(2, 3)]
     whole = tfyolo(*arguments, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stdout
-    process = tfyolo(*arguments, "--out", tmp_path / "killed", wait=False)
+    killed = process(*arguments, "--out", tmp_path / "killed", cwd=ROOT)
     history = tmp_path / "killed" / "history.csv"
     last = tmp_path / "killed" / "last.h5"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         done = checkpoint.read_meta(last)["state"]["epoch"] if last.exists() else 0
-        if done >= 3 or process.poll() is not None:
+        if done >= 3 or killed.poll() is not None:
             break
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
     resumed = tfyolo("train", tmp_path / "killed", "--resume")
     assert resumed.returncode == 0, resumed.stdout
     groups = ("weights", "averages", "optimizer", "random")

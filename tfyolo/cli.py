@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments
 """
 
 import json as jsons
+import math
 import os
 import shlex
 import sys
@@ -57,6 +58,16 @@ class _Command(click.Command):
 
 class _Group(click.Group):
     command_class = _Command
+
+
+class _Range(click.FloatRange):
+    """Which, unlike click's own, knows that no comparison holds for NaN."""
+
+    def convert(self, value, param, context):
+        number = super().convert(value, param, context)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, context)
+        return number
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -139,7 +150,7 @@ def train(config, overrides, out, resume, overfit, as_json):
 @_images
 @_format
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
-@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap above which non-maximum suppression drops a box.")
+@click.option("--iou", type=_Range(0, 1), help="Overlap above which non-maximum suppression drops a box.")
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
 @click.option(
     "--pictures", type=click.IntRange(0), default=0, help="Pictures to draw into --out, right and wrong in colours."
@@ -183,14 +194,10 @@ def _given(**options):
 @click.argument("sources", nargs=-1, metavar="[PICTURE|VIDEO|FOLDER|GLOB]...")
 @click.option("--camera", type=click.IntRange(0), metavar="N", help="Look through camera N, until Ctrl-C or --frames.")
 @click.option("--frames", type=click.IntRange(1), help="The most frames of a video or camera.")
-@click.option(
-    "--score", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="The least a detection needs."
-)
-@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap above which a box is dropped for a better one.")
+@click.option("--score", type=_Range(0, 1), default=0.25, show_default=True, help="The least a detection needs.")
+@click.option("--iou", type=_Range(0, 1), help="Overlap above which a box is dropped for a better one.")
 @click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
-@click.option(
-    "--soft-nms", type=click.FloatRange(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5."
-)
+@click.option("--soft-nms", type=_Range(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
 @click.option(
     "--out", default="detections", show_default=True, help="Folder for the drawn pictures and detections.json."
 )

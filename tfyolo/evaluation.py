@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tfyolo import visualize
 from tfyolo.data import pipeline
+from tfyolo.detect import restore
 from tfyolo.structures import BACKGROUND, IGNORE
 
 IOU = 0.5  # the overlap from which a box is right: in curves, confusion matrix and pictures; AP is a mean over ten
@@ -222,9 +223,12 @@ def _find(detector, source, label_of, batch, progress):
             detections = tf.nest.map_structure(np.asarray, detector.postprocess(outputs))
             postprocess = time.perf_counter()
             ids, transforms = np.asarray(sample.image_id), np.asarray(sample.transform)
+            # The margins are alike on both sides, and what lies between them is the file's picture.
+            files = np.rint((size - 2 * transforms[:, :2, 2]) / transforms[:, [0, 1], [0, 1]])
+            in_files = np.asarray(restore(detections.boxes, transforms, files))
             for b in np.flatnonzero(ids >= 0):
                 kept = slice(detections.count[b])
-                boxes = _to_file(detections.boxes[b, kept], transforms[b], size)
+                boxes = in_files[b, kept]
                 inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # what lies wholly beside the picture goes
                 labels = label_of[detections.labels[b, kept]]
                 found[ids[b]] = Found(boxes[inside], detections.scores[b, kept][inside], labels[inside])
@@ -245,14 +249,6 @@ def _done(outputs):
         if isinstance(value, tf.Tensor):
             tf.reshape(value, [-1])[:1].numpy()
     return outputs
-
-
-def _to_file(boxes, transform, size):
-    """Boxes [D, 4] in pixels of a network's input of `size` -> of the file, cut to the picture, which lies centred."""
-    transform = np.asarray(transform, np.float64)
-    offset, factor = transform[:2, 2], transform[[0, 1], [0, 1]]
-    corners = np.clip(np.reshape(boxes, [-1, 2, 2]), offset, size - offset)
-    return ((corners - offset) / factor).reshape(-1, 4)
 
 
 # ------------------------------------------------------------------------------------------------ from boxes to figures
