@@ -25,6 +25,8 @@ ACTIVATIONS = {
     "linear": None,
     "leaky": lambda x: ops.leaky_relu(x, negative_slope=0.1),  # Darknet's slope
     "relu": ops.relu,
+    "relu6": ops.relu6,
+    "logistic": ops.sigmoid,
     "mish": keras.activations.mish,
     "silu": ops.silu,
 }
@@ -102,36 +104,72 @@ class Upsample(layers.Layer):
         return (shape[0], 2 * shape[1], 2 * shape[2], shape[3])
 
 
-def conv(x, filters, kernel=1, stride=1, *, norm=True, activation="leaky", name):
-    """Convolution, batch norm (or a bias), activation; kernel // 2 pixels of padding on every side, as Darknet pads.
+def conv(x, filters, kernel=1, stride=1, *, norm=True, activation="leaky", groups=1, dilation=1, pad=None, name):
+    """Convolution, batch norm (or a bias), activation.
 
-    "same" would shift a strided convolution by one pixel on even sizes.
+    pad: pixels of padding on every side, before dilation; None: kernel // 2, as Darknet pads. "same" would shift a strided
+    convolution by one pixel on even sizes. groups: of channels, each convolved by itself; as many as channels is depthwise.
     """
-    if stride > 1 and kernel > 1:
-        x = layers.ZeroPadding2D(kernel // 2, data_format="channels_last", name=f"{name}.pad")(x)
-        padding = "valid"
+    pad = kernel // 2 if pad is None else pad
+    # On all sides alike, "same" pads only where nothing is strided and the kernel has a middle.
+    same = stride == 1 and kernel % 2 and pad == kernel // 2
+    if pad and not same:
+        x = layers.ZeroPadding2D(pad * dilation, data_format="channels_last", name=f"{name}.pad")(x)
+    options = {
+        "strides": stride,
+        "padding": "same" if same else "valid",
+        "dilation_rate": dilation,
+        "data_format": "channels_last",
+        "use_bias": not norm,
+        "name": f"{name}.conv",
+    }
+    if groups > 1 and groups == filters == x.shape[-1]:
+        x = layers.DepthwiseConv2D(kernel, depthwise_initializer="he_normal", **options)(x)
     else:
-        padding = "same"
-    x = layers.Conv2D(
-        filters,
-        kernel,
-        stride,
-        padding,
-        data_format="channels_last",
-        use_bias=not norm,
-        kernel_initializer="he_normal",
-        name=f"{name}.conv",
-    )(x)
+        x = layers.Conv2D(filters, kernel, groups=groups, kernel_initializer="he_normal", **options)(x)
     if norm:
         x = BatchNorm(name=f"{name}.norm")(x)
-    if ACTIVATIONS[activation] is not None:
-        x = layers.Activation(ACTIVATIONS[activation], name=f"{name}.act")(x)
-    return x
+    return activate(x, activation, name=name)
 
 
-def max_pool(x, size=2, stride=2, *, name):
-    """Max pooling with Darknet's padding: at stride 1 the grid keeps its size."""
-    return layers.MaxPooling2D(size, stride, "same", data_format="channels_last", name=name)(x)
+def activate(x, activation, *, name):
+    """One of ACTIVATIONS."""
+    if ACTIVATIONS[activation] is None:
+        return x
+    return layers.Activation(ACTIVATIONS[activation], name=f"{name}.act")(x)
+
+
+class _PadLowest(layers.Layer):
+    """Padding that never is a maximum: before and after, in rows and columns alike."""
+
+    def __init__(self, before, after, **kwargs):
+        super().__init__(**kwargs)
+        self.before, self.after = before, after
+
+    def call(self, x):
+        both = (self.before, self.after)
+        return ops.pad(x, [(0, 0), both, both, (0, 0)], constant_values=-1e30)
+
+    def compute_output_shape(self, shape):
+        more = self.before + self.after
+        return (shape[0], shape[1] + more, shape[2] + more, shape[3])
+
+
+def max_pool(x, size=2, stride=2, *, pad=None, name):
+    """Max pooling with Darknet's padding: size - 1 pixels in all, the smaller half before; at stride 1 the grid keeps its size.
+
+    pad: that number of pixels, if it is another.
+    """
+    pad = size - 1 if pad is None else pad
+    grids = [(side, (side + pad - size) // stride + 1) for side in x.shape[1:3]]
+    # "same" where it comes to the same: what it pads before, and what it leaves out at the end.
+    alike = all(
+        out == -(-side // stride) and max((out - 1) * stride + size - side, 0) // 2 == pad // 2 for side, out in grids
+    )
+    if pad and not alike:
+        x = _PadLowest(pad // 2, pad - pad // 2, name=f"{name}.pad")(x)
+    padding = "same" if alike else "valid"
+    return layers.MaxPooling2D(size, stride, padding, data_format="channels_last", name=name)(x)
 
 
 def spp(x, sizes=(5, 9, 13), *, name):
