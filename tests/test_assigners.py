@@ -22,12 +22,18 @@ def shape_overlap(a, b):
 
 
 @pytest.mark.parametrize("match", [1.0, 0.3])
-def test_best_anchor_equals_the_loop(match):
-    candidates, sample = candidates_of("yolov3", None)
+@pytest.mark.parametrize("crowded", [False, True])
+def test_best_anchor_equals_the_loop(match, crowded):
+    """crowded: all boxes have one middle, so that they want the same anchors."""
+    sample = random_sample(small("yolov3").model.input_size, truths=8)
+    if crowded:
+        half = (sample.boxes[..., 2:] - sample.boxes[..., :2]) / 2
+        sample = sample._replace(boxes=np.concatenate([20.0 - half, 20.0 + half], -1))
+    candidates, sample = candidates_of("yolov3", sample)
     found = best_anchor(candidates, sample.boxes, sample.labels, ignore=0.5, match=match).gt_index.numpy()
     centers, strides, anchors = candidates.priors
     for b in range(2):
-        owner, strength = {}, {}
+        fits = {}  # of each truth with the anchors of its cells
         for m in np.flatnonzero(sample.labels[b] >= 0):
             y1, x1, y2, x2 = sample.boxes[b, m].numpy()
             center, size = np.array([(y1 + y2) / 2, (x1 + x2) / 2]), (y2 - y1, x2 - x1)
@@ -36,11 +42,23 @@ def test_best_anchor_equals_the_loop(match):
                 for n in range(len(centers))
                 if (np.floor(center / strides[n]) == np.floor(centers[n] / strides[n])).all()
             ]
-            fits = {n: shape_overlap(anchors[n], size) for n in cells}
-            best = max(fits, key=fits.get)
-            for n, fit in fits.items():
-                if (n == best or fit > match) and fit > strength.get(n, -1):
-                    owner[n], strength[n] = m, fit
+            fits[m] = {n: shape_overlap(anchors[n], size) for n in cells}
+        owner = {}
+        for _ in range(3):
+            asked = {}
+            for m in set(fits) - set(owner.values()):
+                free = {n: fit for n, fit in fits[m].items() if n not in owner}
+                if free:
+                    best = max(free, key=free.get)
+                    asked.setdefault(best, []).append(m)
+            owner |= {n: max(askers, key=lambda m: fits[m][n]) for n, askers in asked.items()}
+        assert set(owner.values()) == set(fits)
+        others = {}
+        for m, of_anchor in fits.items():
+            for n, fit in of_anchor.items():
+                if n not in owner and fit > max(match, fits[others[n]][n] if n in others else 0):
+                    others[n] = m
+        owner |= others
         overlaps = np.asarray(iou(candidates.boxes[b][:, None], sample.boxes[b][None]))[:, sample.labels[b] >= 0].max(
             -1
         )

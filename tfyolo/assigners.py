@@ -28,6 +28,22 @@ def _best_per_truth(score, eligible):
     return ops.logical_and(chosen, eligible)
 
 
+def _one_each(score, eligible, rounds=3):
+    """One candidate for each truth, and none twice: [B, N, M] -> [B, N, M] bool.
+
+    In each round every truth without a candidate asks for the free one with its highest score, which takes the asker of the highest.
+    """
+    matched = ops.zeros_like(eligible)
+    truths = ops.arange(ops.shape(score)[2])
+    for _ in range(rounds):
+        taken = ops.logical_or(ops.any(matched, axis=1, keepdims=True), ops.any(matched, axis=2, keepdims=True))
+        asked = _best_per_truth(score, ops.logical_and(eligible, ops.logical_not(taken)))
+        winner = ops.argmax(ops.where(asked, score, -float("inf")), axis=2)  # [B, N]
+        won = ops.cast(ops.expand_dims(winner, -1), "int32") == truths
+        matched = ops.logical_or(matched, ops.logical_and(asked, won))
+    return matched
+
+
 def _assign(matched, score, otherwise):
     """Each candidate takes the matched truth with the highest score: matched, score [B, N, M]; otherwise [B, N] -> [B, N] int32."""
     truth = ops.cast(ops.argmax(ops.where(matched, score, -float("inf")), axis=-1), "int32")
@@ -37,13 +53,17 @@ def _assign(matched, score, otherwise):
 def best_anchor(candidates, boxes, labels, *, ignore: float = 0.7, match: float = 1.0):
     """YOLOv3: the anchor whose shape fits a truth best answers for it, in the cell of its centre (arXiv:1804.02767, section 2.1).
 
+    Of several truths that want one anchor it goes to the one it fits best, the others take their next best: in Darknet, the last in
+    the file wins and the others are never learned, which touches one in twenty where small pictures hold many small objects.
     ignore: a background candidate whose box overlaps any truth by more than this is not told that it holds nothing.
     match: further anchors of the cell whose shape overlaps the truth's by more than this answer too (Darknet's iou_thresh).
     """
     priors = candidates.priors
     cell = in_cell(priors, boxes, labels)
     shape = shape_iou(priors.anchors, boxes_to_yxhw(boxes)[..., 2:])  # [B, N, M]
-    matched = ops.logical_or(_best_per_truth(shape, cell), ops.logical_and(cell, shape > match))
+    matched = _one_each(shape, cell)
+    free = ops.logical_not(ops.any(matched, axis=2, keepdims=True))
+    matched = ops.logical_or(matched, ops.logical_and(free, ops.logical_and(cell, shape > match)))
 
     overlap = pairwise_iou(candidates.boxes, boxes)  # [B, N, M]
     overlap = ops.max(ops.where(ops.expand_dims(labels, 1) >= 0, overlap, 0.0), axis=-1)

@@ -329,8 +329,7 @@ def check_data(path, images, data_format, config, out, as_json):
 
     options = {}
     if config:
-        anchors, size = _anchors(config)
-        options = {"anchors": anchors, "input_size": size}
+        options = _boxes_of(config)
     report = check.check(path, images=images, format=data_format, out=out, progress=not as_json, **options)
     if as_json:
         _print_json(report.to_json())
@@ -340,13 +339,14 @@ def check_data(path, images, data_format, config, out, as_json):
         sys.exit(1)
 
 
-def _anchors(config):
-    """((h, w) of all anchors of a config's decoder, or None; its input size)."""
+def _boxes_of(config):
+    """What a config says of boxes' sizes: (h, w) of all its anchors, or None, its input size, how pictures are brought to it."""
     from tfyolo import config as configs
 
     loaded = configs.load(config)
     anchors = loaded.model.decoder.options.get("anchors", {})
-    return [tuple(anchor) for level in sorted(anchors) for anchor in anchors[level]] or None, loaded.model.input_size
+    sizes = [tuple(anchor) for level in sorted(anchors) for anchor in anchors[level]] or None
+    return {"anchors": sizes, "input_size": loaded.model.input_size, "preprocess": loaded.model.preprocess}
 
 
 @main.command("make-tfrecords")
@@ -394,7 +394,7 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
         raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
     size = (input_size, input_size) if input_size else loaded.model.input_size
     source = readers.read(path, split, images=images, format=data_format)
-    sizes = clustering.dataset_sizes(source, size)
+    sizes = clustering.dataset_sizes(source, size, loaded.model.preprocess)
     count = sum(len(level) for level in own.values())
     found = clustering.kmeans(sizes, count, seed=seed)
     levels, start = {}, 0

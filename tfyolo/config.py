@@ -102,6 +102,8 @@ class Data(Strict):
 
 class Model(Strict):
     input_size: Size  # (H, W) in pixels, or one number for a square
+    # How pictures are brought to it: with their aspect and grey margins, without, or either as Darknet does, to the pixel.
+    preprocess: Literal["letterbox", "stretch", "darknet", "darknet_letterbox"] = "letterbox"
     classes: Annotated[Texts, Field(min_length=1)] | None = None  # names in label order; null: the data's own
     backbone: Part
     neck: Part = Part(name="identity")
@@ -160,6 +162,7 @@ class Train(Strict):
     clip: Annotated[float, Field(gt=0)] | None = 10.0  # largest global norm of the gradient; null: as it comes
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # decay of the moving average of the weights, a step; 0: none
     precision: Literal["float32", "bfloat16"] = "float32"
+    init: Text | None = None  # weights to begin with: a run, an import, a .h5 file, or a Darknet backbone's file
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     evaluate_every: Positive = 5  # epochs
     pictures: Annotated[int, Field(ge=0)] = 4  # validation pictures drawn at each evaluation

@@ -117,11 +117,11 @@ class Anchor(Decoder):
 class Grid(Decoder):
     """YOLOv1's boxes: an offset inside the cell, and the roots of the sides as parts of the picture (arXiv:1506.02640, section 2).
 
-    Outputs are linear, squared errors taken on them as they are; scores are cut to 0..1. The level is p6: a cell is 64 pixels.
+    Outputs are linear, squared errors taken on them as they are; scores are cut to 0..1. level: "p6" where a cell is 64 pixels.
     """
 
-    def __init__(self, *, boxes_per_cell: int = 2, name="decoder"):
-        super().__init__({"p6": [(0.0, 0.0)] * boxes_per_cell}, name)
+    def __init__(self, *, boxes_per_cell: int = 2, level: str = "p6", name="decoder"):
+        super().__init__({level: [(0.0, 0.0)] * boxes_per_cell}, name)
 
     @staticmethod
     def _probability(x):

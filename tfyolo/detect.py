@@ -50,7 +50,7 @@ class Detector:
         """
         file = str(image) if isinstance(image, str | os.PathLike) else None
         image = _as_picture(image) if isinstance(image, np.ndarray) else pipeline.read_image(image)
-        prepared, transform = pipeline.prepare(image, self.input_size)
+        prepared, transform = pipeline.prepare(image, self.input_size, self.config.model.preprocess)
         found = self.postprocess(self.network(prepared[None]))
         boxes = restore(found.boxes, transform[None], tf.constant([image.shape[:2]]))
         boxes, scores, labels = (np.asarray(value)[0] for value in (boxes, found.scores, found.labels))

@@ -207,7 +207,8 @@ def _find(detector, source, label_of, batch, progress):
     """A Found, or None, for each record; and the seconds that an image took."""
     found, skipped = [None] * len(source.records), {}
     size = np.array(detector.input_size)
-    dataset = iter(pipeline.eval_dataset(source, size=detector.input_size, batch=batch, skipped=skipped))
+    options = {"batch": batch, "preprocess": detector.config.model.preprocess, "skipped": skipped}
+    dataset = iter(pipeline.eval_dataset(source, size=detector.input_size, **options))
     laps = []
     with tqdm(
         total=len(source.records), desc="evaluate", unit="image", leave=False, disable=not progress or None

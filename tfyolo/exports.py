@@ -90,7 +90,7 @@ def _signatures(model):
         return found._replace(boxes=restore(found.boxes, transforms, sizes))._asdict()
 
     def prepare(picture):
-        image, transform = pipeline.prepare(picture, (height, width))
+        image, transform = pipeline.prepare(picture, (height, width), model.config.model.preprocess)
         return image, transform, tf.shape(picture)[:2]
 
     @tf.function(input_signature=[tf.TensorSpec([None, height, width, 3], tf.float32, "images")])

@@ -18,44 +18,65 @@ def _split(x, parts):
     return dict(zip(parts, ops.split(x, np.cumsum(list(parts.values()))[:-1].tolist(), axis=-1), strict=True))
 
 
+def _outputs(x, parts, num_anchors, prior, name):
+    """The 1x1 convolution at a level's end: [B, h, w, C] -> {part: [B, h, w, A, Z]}."""
+    total = sum(parts.values())
+    logit = math.log(prior / (1 - prior))
+    bias = np.concatenate([np.full(size, logit if part == "obj" else 0.0) for part, size in parts.items()])
+    x = layers.Conv2D(
+        num_anchors * total,
+        1,
+        data_format="channels_last",
+        kernel_initializer=initializers.RandomNormal(stddev=0.01),
+        bias_initializer=initializers.Constant(np.tile(bias, num_anchors)),
+        name=f"{name}.out",
+    )(x)  # [B, h, w, A * Z]
+    x = layers.Reshape((*x.shape[1:3], num_anchors, total), name=f"{name}.anchors")(x)  # [B, h, w, A, Z]
+    return _split(x, parts)
+
+
 def coupled(features, parts, num_anchors, *, channels: dict[str, int] | None = None, prior: float = 0.01, name="head"):
     """YOLOv3's head: a 3x3 convolution, then a 1x1 to num_anchors * (y, x, h, w, objectness, K) channels.
 
     channels: of the 3x3 convolution, by level; else twice the feature's. prior: the objectness an untrained head gives out, so
     that the many empty cells do not swamp the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1).
     """
-    total = sum(parts.values())
-    logit = math.log(prior / (1 - prior))
-    bias = np.concatenate([np.full(size, logit if part == "obj" else 0.0) for part, size in parts.items()])
     raw = {part: {} for part in parts}
     for level, x in features.items():
         x = conv(x, (channels or {}).get(level, 2 * x.shape[-1]), 3, name=f"{name}.{level}")
-        x = layers.Conv2D(
-            num_anchors * total,
-            1,
-            data_format="channels_last",
-            kernel_initializer=initializers.RandomNormal(stddev=0.01),
-            bias_initializer=initializers.Constant(np.tile(bias, num_anchors)),
-            name=f"{name}.{level}.out",
-        )(x)  # [B, h, w, A * Z]
-        x = layers.Reshape((*x.shape[1:3], num_anchors, total), name=f"{name}.{level}.anchors")(x)  # [B, h, w, A, Z]
-        for part, values in _split(x, parts).items():
+        for part, values in _outputs(x, parts, num_anchors, prior, f"{name}.{level}").items():
             raw[part][level] = values
     return raw
 
 
-def grid(features, parts, num_anchors, *, units: int = 4096, dropout: float = 0.5, name="head"):
+def linear(features, parts, num_anchors, *, prior: float = 0.01, name="head"):
+    """The last convolution alone, 1x1 to num_anchors * (y, x, h, w, objectness, K) channels: for necks that end in the others.
+
+    prior: as of coupled.
+    """
+    raw = {part: {} for part in parts}
+    for level, x in features.items():
+        for part, values in _outputs(x, parts, num_anchors, prior, f"{name}.{level}").items():
+            raw[part][level] = values
+    return raw
+
+
+def grid(
+    features, parts, num_anchors, *, units: int | None = 4096, dropout: float = 0.5, side: int | None = None, name="head"
+):
     """YOLOv1's fully connected head (Redmon et al. 2016, arXiv:1506.02640, section 2.1).
 
     Everything but the boxes' own parts is said once a cell: raw["cls"] has A = 1. The order of the outputs is Darknet's: classes of
-    all cells, then objectness, then boxes.
+    all cells, then objectness, then boxes. units: of the hidden layer with its dropout; None: there is neither. side: of the grid;
+    None: as large as the feature.
     """
     ((level, x),) = features.items()
-    height, width = x.shape[1:3]
+    height, width = (side, side) if side else x.shape[1:3]
     x = layers.Flatten(data_format="channels_last", name=f"{name}.flatten")(x)
-    x = layers.Dense(units, name=f"{name}.hidden")(x)
-    x = layers.LeakyReLU(negative_slope=0.1, name=f"{name}.act")(x)
-    x = layers.Dropout(dropout, name=f"{name}.dropout")(x)
+    if units:
+        x = layers.Dense(units, name=f"{name}.hidden")(x)
+        x = layers.LeakyReLU(negative_slope=0.1, name=f"{name}.act")(x)
+        x = layers.Dropout(dropout, name=f"{name}.dropout")(x)
     shapes = {part: (height, width, 1 if part == "cls" else num_anchors, parts[part]) for part in ("cls", "obj", "box")}
     x = layers.Dense(
         sum(math.prod(shape) for shape in shapes.values()),
@@ -68,5 +89,6 @@ def grid(features, parts, num_anchors, *, units: int = 4096, dropout: float = 0.
 
 HEADS = {
     "coupled": coupled,
+    "linear": linear,
     "grid": grid,
 }

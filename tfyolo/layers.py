@@ -94,14 +94,40 @@ class BatchNorm(layers.Layer):
 
 
 class Upsample(layers.Layer):
-    """Nearest-neighbour enlargement by 2. One RESIZE_NEAREST_NEIGHBOR in TFLite, where UpSampling2D becomes a reshape and a tile."""
+    """Nearest-neighbour enlargement. One RESIZE_NEAREST_NEIGHBOR in TFLite, where UpSampling2D becomes a reshape and a tile."""
+
+    def __init__(self, factor=2, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
 
     def call(self, x):
-        height, width = x.shape[1:3]
-        return ops.image.resize(x, (2 * height, 2 * width), interpolation="nearest", data_format="channels_last")
+        size = [self.factor * side for side in x.shape[1:3]]
+        return ops.image.resize(x, size, interpolation="nearest", data_format="channels_last")
 
     def compute_output_shape(self, shape):
-        return (shape[0], 2 * shape[1], 2 * shape[2], shape[3])
+        return (shape[0], self.factor * shape[1], self.factor * shape[2], shape[3])
+
+
+class ChannelGroup(layers.Layer):
+    """One of several equal groups of a map's channels: Darknet's `[route] groups=2 group_id=1` is the second half."""
+
+    def __init__(self, groups, index, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= index < groups:
+            raise ValueError(f"index: expected a group in [0, {groups}), received {index}")
+        self.groups, self.index = groups, index
+
+    def call(self, x):
+        size = self._size(x.shape)
+        return x[..., self.index * size : (self.index + 1) * size]
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self._size(shape))
+
+    def _size(self, shape):
+        if shape[-1] % self.groups:
+            raise ValueError(f"groups: expected a divisor of {shape[-1]} channels, received {self.groups}")
+        return shape[-1] // self.groups
 
 
 def conv(x, filters, kernel=1, stride=1, *, norm=True, activation="leaky", groups=1, dilation=1, pad=None, name):

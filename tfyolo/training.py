@@ -174,6 +174,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 epochs=stage.epochs,
                 plain_epochs=stage.plain_epochs,
                 start_epoch=start,
+                preprocess=config.model.preprocess,
                 skipped=skipped,
             )
             builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
@@ -465,7 +466,13 @@ def _draw_pictures(model, detector, source, count, score, folder, board, epoch):
     if not count:
         return
     first = source._replace(records=source.records[:count])
-    sample = next(iter(pipeline.eval_dataset(first, size=detector.input_size, batch=len(first.records))))
+    sample = next(
+        iter(
+            pipeline.eval_dataset(
+                first, size=detector.input_size, batch=len(first.records), preprocess=detector.config.model.preprocess
+            )
+        )
+    )
     raw = model.network(sample.image, training=False)
     maps = model.decoder.objectness(raw)
     found = tf.nest.map_structure(np.asarray, detector.postprocess(model.decoder(raw)))

@@ -30,12 +30,14 @@ class Fitness(NamedTuple):
     shares: np.ndarray
 
 
-def dataset_sizes(source, input_size):
-    """(h, w) of all boxes of a Source but its crowds, in pixels of a picture letterboxed to `input_size`: [M, 2]."""
+def dataset_sizes(source, input_size, preprocess="letterbox"):
+    """(h, w) of all boxes of a Source but its crowds, in pixels of a picture brought to `input_size`: [M, 2]."""
     sizes = [np.zeros([0, 2], np.float32)]
     for record in source.records:
         boxes = record.boxes[~record.crowd]
-        scale = min(target / side for target, side in zip(input_size, record.size, strict=True))
+        scale = np.divide(input_size, record.size)
+        if preprocess.endswith("letterbox"):
+            scale = scale.min()
         sizes.append((boxes[:, 2:] - boxes[:, :2]) * scale)
     return np.concatenate(sizes)
 

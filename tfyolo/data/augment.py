@@ -6,6 +6,8 @@ tf.random.split.
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -47,6 +49,53 @@ def letterbox(size, target):
     factor = tf.reduce_min(target / size)
     y, x = tf.unstack((target - size * factor) / 2)
     return translation(y, x) @ scaling(factor)
+
+
+def stretch(size, target):
+    """Takes a picture of `size` (H, W) to `target` (H, W), its aspect given up."""
+    y, x = tf.unstack(tf.cast(target, tf.float32) / tf.cast(size, tf.float32))
+    return _matrix(y, 0, 0, 0, x, 0)
+
+
+def darknet_stretch(size, target):
+    """Darknet's resize_image: the middles of the corner pixels come to lie on each other, not the corners."""
+    size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
+    y, x = tf.unstack(tf.where(size > 1, (target - 1) / tf.maximum(size - 1, 1), target))
+    return translation(0.5, 0.5) @ _matrix(y, 0, 0, 0, x, 0) @ translation(-0.5, -0.5)
+
+
+def darknet_letterbox(size, target):
+    """Darknet's letterbox_image: sides and margins in whole pixels, within them resized as darknet_stretch does."""
+    size, target = tf.cast(size, tf.int32), tf.cast(target, tf.int32)
+    height, width = tf.unstack(size)
+    wide = target[1] * height < target[0] * width  # the width is what limits it
+    inner = tf.where(
+        wide,
+        tf.stack([height * target[1] // width, target[1]]),
+        tf.stack([target[0], width * target[0] // height]),
+    )
+    y, x = tf.unstack((target - inner) // 2)
+    return translation(y, x) @ darknet_stretch(size, tf.maximum(inner, 1))
+
+
+class Fit(NamedTuple):
+    """How pictures are brought to the network's size.
+
+    matrix: (size, target) -> [3, 3]. fill: the grey beside the picture, 0..1. antialias: whether a picture made much
+    smaller is averaged, or only sampled.
+    """
+
+    matrix: Callable
+    fill: float
+    antialias: bool
+
+
+FITS = {
+    "letterbox": Fit(letterbox, GREY, True),
+    "stretch": Fit(stretch, GREY, True),
+    "darknet": Fit(darknet_stretch, 0.5, False),
+    "darknet_letterbox": Fit(darknet_letterbox, 0.5, False),
+}
 
 
 def transform_boxes(boxes, matrix):

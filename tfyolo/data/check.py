@@ -41,7 +41,7 @@ class Split(NamedTuple):
 
 
 class CheckReport(NamedTuple):
-    """What was found. sizes: percentiles of the boxes' (h, w) once letterboxed to `input_size`, {percent: (h, w)}."""
+    """What was found. sizes: percentiles of the boxes' (h, w) once brought to `input_size`, {percent: (h, w)}."""
 
     name: str
     format: str
@@ -110,7 +110,17 @@ class CheckReport(NamedTuple):
         return "\n".join(lines)
 
 
-def check(path, *, images=None, format=None, input_size=None, anchors=None, out=None, progress=True) -> CheckReport:
+def check(
+    path,
+    *,
+    images=None,
+    format=None,
+    input_size=None,
+    preprocess="letterbox",
+    anchors=None,
+    out=None,
+    progress=True,
+) -> CheckReport:
     """Reads all splits of the data set at `path`, and every picture in full.
 
     input_size: (H, W) that boxes are measured at, 416 x 416 if None. anchors: [(h, w)] in its pixels, to hold the boxes
@@ -125,7 +135,7 @@ def check(path, *, images=None, format=None, input_size=None, anchors=None, out=
     problems += _classes(sources)
 
     first = next(iter(sources.values()))
-    sizes = np.concatenate([clustering.dataset_sizes(source, input_size) for source in sources.values()])
+    sizes = np.concatenate([clustering.dataset_sizes(source, input_size, preprocess) for source in sources.values()])
     fitness = clustering.fitness(sizes, anchors) if anchors and len(sizes) else None
     if fitness and fitness.below_half > 0.1:
         message = (

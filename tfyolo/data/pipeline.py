@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.data import augment as aug
-from tfyolo.data.augment import GREY, letterbox, transform_boxes
+from tfyolo.data.augment import FITS, GREY, transform_boxes
 from tfyolo.data.readers import DataError
 from tfyolo.structures import Sample
 
@@ -162,14 +162,14 @@ def _contents(path, span):
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
 
-def warp(image, matrix, size):
-    """Moves a picture by a matrix on (y, x, 1), bilinearly, onto a canvas of `size` (h, w) that is GREY elsewhere.
+def warp(image, matrix, size, *, fill=GREY, antialias=True):
+    """Moves a picture by a matrix on (y, x, 1), bilinearly, onto a canvas of `size` (h, w) that is grey elsewhere.
 
     [H, W, 3] uint8, or float32 in 0..1 -> [h, w, 3] float32 in 0..1.
     """
     image = tf.convert_to_tensor(image)
     unit = 1 / 255 if image.dtype == tf.uint8 else 1.0
-    image, matrix = _shrink(image, matrix)
+    image, matrix = _shrink(image, matrix) if antialias else (tf.cast(image, tf.float32), matrix)
     reach = tf.cast(tf.concat([[0, 0], tf.shape(image)[:2]], axis=0), tf.float32) + [-0.5, -0.5, 0.5, 0.5]
     # Only the window of the canvas that the picture reaches is computed.
     first, last = tf.split(transform_boxes(reach[None], matrix)[0], 2)
@@ -185,10 +185,10 @@ def warp(image, matrix, size):
         output_shape=last - first,
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
-        fill_value=GREY / unit,
+        fill_value=fill / unit,
     )[0]
     margins = tf.stack([first, size - last], axis=1)
-    canvas = tf.pad(window * unit, tf.concat([margins, [[0, 0]]], axis=0), constant_values=GREY)
+    canvas = tf.pad(window * unit, tf.concat([margins, [[0, 0]]], axis=0), constant_values=fill)
     return tf.ensure_shape(canvas, [*size, 3])
 
 
@@ -209,14 +209,15 @@ def _shrink(image, matrix):
     )
 
 
-def prepare(image, target):
-    """Letterboxes a picture to `target` (h, w): [H, W, 3] uint8 -> ([h, w, 3] float32 in 0..1, transform [3, 3]).
+def prepare(image, target, preprocess="letterbox"):
+    """Brings a picture to `target` (h, w): [H, W, 3] uint8 -> ([h, w, 3] float32 in 0..1, transform [3, 3]).
 
     The one way a picture enters a network outside training. The transform takes (y, x, 1) in pixels of the picture to
-    pixels of the result; its inverse takes boxes back.
+    pixels of the result; its inverse takes boxes back. preprocess: a name of augment.FITS.
     """
-    transform = letterbox(tf.shape(image)[:2], target)
-    return warp(image, transform, target), transform
+    fit = FITS[preprocess]
+    transform = fit.matrix(tf.shape(image)[:2], target)
+    return warp(image, transform, target, fill=fit.fill, antialias=fit.antialias), transform
 
 
 # --- data sets --------------------------------------------------------------------------------------------------------
@@ -297,7 +298,19 @@ def _batched(samples, size, batch):
     return samples.prefetch(tf.data.AUTOTUNE)
 
 
-def train_dataset(source, *, size, batch, augment, seed, epochs, plain_epochs=0, start_epoch=0, skipped=None):
+def train_dataset(
+    source,
+    *,
+    size,
+    batch,
+    augment,
+    seed,
+    epochs,
+    plain_epochs=0,
+    start_epoch=0,
+    preprocess="letterbox",
+    skipped=None,
+):
     """Batches of augmented Samples for epochs start_epoch .. epochs-1, and the number of steps an epoch has.
 
     size: (H, W). augment: config.Augment; mosaic and mixup stop plain_epochs before the end. All chance comes from
@@ -311,18 +324,19 @@ def train_dataset(source, *, size, batch, augment, seed, epochs, plain_epochs=0,
     pictures = len(source.records)
     steps = -(-pictures // batch)
     draws = steps * batch
-    size = tuple(size)
+    size, fit = tuple(size), FITS[preprocess]
 
     def place(index, image, truth, matrix):
         boxes, labels, crowd = truth
         boxes, labels, crowd = aug.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
-        return Sample(warp(image, matrix, size), boxes, labels, crowd, index, matrix)
+        image = warp(image, matrix, size, fill=fit.fill, antialias=fit.antialias)
+        return Sample(image, boxes, labels, crowd, index, matrix)
 
     def plain(index, seed):
         seeds = tf.unstack(tf.random.split(seed, 2))
         image, *truth = load(index)
         original = tf.shape(image)[:2]
-        matrix = letterbox(original, size) @ aug.flips(seeds[0], original, augment)
+        matrix = fit.matrix(original, size) @ aug.flips(seeds[0], original, augment)
         return place(index, image, truth, aug.affine(seeds[1], size, augment) @ matrix)
 
     def mosaic(index, seed):
@@ -373,7 +387,7 @@ def train_dataset(source, *, size, batch, augment, seed, epochs, plain_epochs=0,
     return _batched(samples, size, batch), steps
 
 
-def eval_dataset(source, *, size, batch, skipped=None):
+def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None):
     """Batches of Samples in the order of the records, prepared and not augmented.
 
     The last batch is filled up with grey pictures, whose image_id is -1. skipped and errors: as in train_dataset.
@@ -386,7 +400,7 @@ def eval_dataset(source, *, size, batch, skipped=None):
     def sample(number):
         index = tf.cast(number, tf.int32)
         image, boxes, labels, crowd = load(index)
-        image, transform = prepare(image, size)
+        image, transform = prepare(image, size, preprocess)
         index = tf.where(index < pictures, index, -1)
         return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)
 

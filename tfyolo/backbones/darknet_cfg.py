@@ -1,0 +1,444 @@
+"""Any Darknet network: the sections of its .cfg, each a class that says its shape and builds its layers.
+
+Sections read what stands before them, or earlier sections by number: counted from 0, or back from themselves if negative, as in the
+.cfg. Shapes are (h, w, c). Layers are named by the section's number: "backbone.12.conv".
+"""
+
+from typing import Annotated, Literal
+
+from keras import initializers, layers, ops
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from tfyolo.layers import ACTIVATIONS, ChannelGroup, Upsample, activate, conv, max_pool
+
+# Darknet's names of activations, and ours.
+DARKNET_ACTIVATIONS = {name: name for name in ACTIVATIONS if name != "silu"} | {"swish": "silu"}
+
+Activation = Literal["linear", "leaky", "relu", "relu6", "logistic", "mish", "swish"]
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Earlier = Annotated[tuple[int, ...], Field(min_length=1)]
+
+_section = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+
+
+class SectionError(ValueError):
+    """A section does not fit those before it. number: which, from 0."""
+
+    def __init__(self, number, message):
+        super().__init__(f"section {number}: {message}")
+        self.number, self.message = number, message
+
+
+# --- layers that nobody else has ------------------------------------------------------------------------------------------------
+
+
+class LocallyConnected(layers.Layer):
+    """A convolution with another kernel at every place: kernel [h, w, size * size * C, filters], bias [h, w, filters]."""
+
+    def __init__(self, filters, size, stride, pad, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.size, self.stride, self.pad = filters, size, stride, pad
+
+    def build(self, shape):
+        _, height, width, _ = self.compute_output_shape(shape)
+        inputs = self.size * self.size * shape[-1]
+        normal = initializers.RandomNormal(stddev=(2 / inputs) ** 0.5)  # he_normal of each place by itself
+        self.kernel = self.add_weight((height, width, inputs, self.filters), normal, name="kernel")
+        self.bias = self.add_weight((height, width, self.filters), "zeros", name="bias")
+
+    def call(self, x):
+        x = ops.pad(x, [(0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)])
+        patches = ops.image.extract_patches(x, self.size, self.stride, padding="valid", data_format="channels_last")
+        return ops.einsum("bhwp,hwpf->bhwf", patches, ops.cast(self.kernel, x.dtype)) + ops.cast(self.bias, x.dtype)
+
+    def compute_output_shape(self, shape):
+        sides = [_windows(side, self.size, self.stride, self.pad) for side in shape[1:3]]
+        return (shape[0], *sides, self.filters)
+
+
+class WeightedSum(layers.Layer):
+    """Maps times learned weights, one a map or one a channel, and summed: weights [maps, 1 or C].
+
+    normalization: "none"; or the weights of the maps are brought to a sum of 1 by "relu" or "softmax" (EfficientDet, arXiv:1911.09070,
+    section 3.3).
+    """
+
+    def __init__(self, per_channel, normalization, **kwargs):
+        super().__init__(**kwargs)
+        self.per_channel, self.normalization = per_channel, normalization
+
+    def build(self, shapes):
+        shape = (len(shapes), shapes[0][-1] if self.per_channel else 1)
+        self.weights_of_maps = self.add_weight(shape, "ones", name="weights")
+
+    def call(self, maps):
+        weights = self.weights_of_maps
+        if self.normalization == "relu":
+            weights = ops.maximum(weights, 1e-3)
+            weights = weights / (ops.sum(weights, axis=0) + 1e-4)
+        elif self.normalization == "softmax":
+            weights = ops.exp(weights - ops.max(weights, axis=0))
+            weights = weights / (ops.sum(weights, axis=0) + 1e-4)
+        return sum(x * ops.cast(w, x.dtype) for x, w in zip(maps, ops.unstack(weights), strict=True))
+
+
+class SpaceToDepth(layers.Layer):
+    """Blocks of stride x stride pixels become channels (YOLOv2's passthrough, arXiv:1612.08242, section 2).
+
+    as_published: the order of Darknet's [reorg], which shuffles pixels because it takes the output's shape for the input's. Published
+    weights were trained with it. Otherwise that of [reorg3d]: row in the block, column in the block, channel.
+    """
+
+    def __init__(self, stride, as_published, **kwargs):
+        super().__init__(**kwargs)
+        self.stride, self.as_published = stride, as_published
+
+    def call(self, x):
+        s, (height, width, channels) = self.stride, x.shape[1:]
+        if not self.as_published:
+            x = ops.reshape(x, (-1, height // s, s, width // s, s, channels))
+            x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+            return ops.reshape(x, (-1, height // s, width // s, s * s * channels))
+        x = ops.transpose(x, (0, 3, 1, 2))  # Darknet's memory: channel, row, column
+        x = ops.reshape(x, (-1, channels // (s * s), height, s, width, s))
+        x = ops.transpose(x, (0, 3, 5, 1, 2, 4))
+        x = ops.reshape(x, (-1, s * s * channels, height // s, width // s))
+        return ops.transpose(x, (0, 2, 3, 1))
+
+    def compute_output_shape(self, shape):
+        s = self.stride
+        return (shape[0], shape[1] // s, shape[2] // s, shape[3] * s * s)
+
+
+# --- sections -------------------------------------------------------------------------------------------------------------------
+
+
+def _windows(side, size, stride, pad):
+    """How many windows of a convolution fit along a side."""
+    count = (side + 2 * pad - size) // stride + 1
+    if count < 1:
+        raise ValueError(f"a window of {size} pixels does not fit into {side} with {pad} of padding on each end")
+    return count
+
+
+def _same(shapes):
+    if len(set(shapes)) > 1:
+        raise ValueError(f"expected maps of one shape (h, w, c), received {', '.join(map(str, shapes))}")
+    return shapes[0]
+
+
+class Section:
+    def sources(self, number):
+        """The numbers of the sections that this one, which is the number-th, reads; -1 is the picture."""
+        return [number - 1]
+
+    def shape(self, shapes):
+        """(h, w, c) of the output, from those of the sources. Raises ValueError where they do not fit."""
+        return shapes[0]
+
+
+class _Joins(Section):
+    """Reads the section before it and earlier ones."""
+
+    def sources(self, number):
+        return [number - 1, *_absolute(self.inputs, number)]
+
+
+def _absolute(inputs, number):
+    return [index if index >= 0 else number + index for index in inputs]
+
+
+@_section
+class Convolutional(Section):
+    type: Literal["convolutional"] = "convolutional"
+    filters: Positive = 1
+    size: Positive = 1
+    stride: Positive = 1
+    groups: Positive = 1
+    dilation: Positive = 1
+    padding: Natural = 0  # pixels on every side, before dilation
+    batch_normalize: bool = False
+    activation: Activation = "logistic"
+
+    def shape(self, shapes):
+        ((height, width, channels),) = shapes
+        if channels % self.groups or self.filters % self.groups:
+            raise ValueError(f"{channels} channels and {self.filters} filters do not divide into {self.groups} groups")
+        if self.stride > 1 and self.dilation > 1:
+            raise ValueError(f"expected stride or dilation to be 1, received {self.stride} and {self.dilation}")
+        # Darknet counts windows as if nothing were dilated, which has to come to the same.
+        if self.dilation > 1 and self.size != 2 * self.padding + 1:
+            raise ValueError(f"expected padding={self.size // 2} with dilation={self.dilation}, received {self.padding}")
+        return (*(_windows(side, self.size, self.stride, self.padding) for side in (height, width)), self.filters)
+
+    def build(self, tensors, name):
+        return conv(
+            tensors[0],
+            self.filters,
+            self.size,
+            self.stride,
+            norm=self.batch_normalize,
+            activation=DARKNET_ACTIVATIONS[self.activation],
+            groups=self.groups,
+            dilation=self.dilation,
+            pad=self.padding,
+            name=name,
+        )
+
+
+@_section
+class Connected(Section):
+    """Fully connected: a 1x1 convolution of the map laid out as one pixel."""
+
+    type: Literal["connected"] = "connected"
+    output: Positive = 1
+    batch_normalize: bool = False
+    activation: Activation = "logistic"
+
+    def shape(self, shapes):
+        return (1, 1, self.output)
+
+    def build(self, tensors, name):
+        (x,) = tensors
+        height, width, channels = x.shape[1:]
+        if (height, width) != (1, 1):
+            x = layers.Reshape((1, 1, height * width * channels), name=f"{name}.flatten")(x)
+        activation = DARKNET_ACTIVATIONS[self.activation]
+        return conv(x, self.output, norm=self.batch_normalize, activation=activation, name=name)
+
+
+@_section
+class Local(Section):
+    type: Literal["local"] = "local"
+    filters: Positive = 1
+    size: Positive = 1
+    stride: Positive = 1
+    pad: bool = False
+    activation: Activation = "logistic"
+
+    def shape(self, shapes):
+        ((height, width, _),) = shapes
+        if self.pad and self.size != 3:
+            raise ValueError(f"expected size=3 with pad=1, which Darknet takes for one pixel, received {self.size}")
+        return (*(_windows(side, self.size, self.stride, int(self.pad)) for side in (height, width)), self.filters)
+
+    def build(self, tensors, name):
+        x = LocallyConnected(self.filters, self.size, self.stride, int(self.pad), name=f"{name}.local")(tensors[0])
+        return activate(x, DARKNET_ACTIVATIONS[self.activation], name=name)
+
+
+@_section
+class Maxpool(Section):
+    type: Literal["maxpool"] = "maxpool"
+    size: Positive = 1
+    stride: Positive = 1
+    padding: Natural = 0  # pixels in all, the smaller half before
+
+    def shape(self, shapes):
+        ((height, width, channels),) = shapes
+        if self.padding >= 2 * self.size:
+            raise ValueError(f"expected less padding than two windows of {self.size}, received {self.padding}")
+        sides = [(side + self.padding - self.size) // self.stride + 1 for side in (height, width)]
+        if min(sides) < 1:
+            raise ValueError(f"a window of {self.size} pixels does not fit into {height} x {width}")
+        return (*sides, channels)
+
+    def build(self, tensors, name):
+        return max_pool(tensors[0], self.size, self.stride, pad=self.padding, name=f"{name}.pool")
+
+
+@_section
+class Avgpool(Section):
+    """The mean of the whole map."""
+
+    type: Literal["avgpool"] = "avgpool"
+
+    def shape(self, shapes):
+        return (1, 1, shapes[0][2])
+
+    def build(self, tensors, name):
+        pool = layers.GlobalAveragePooling2D(keepdims=True, data_format="channels_last", name=f"{name}.pool")
+        return pool(tensors[0])
+
+
+@_section
+class Enlarge(Section):
+    type: Literal["upsample"] = "upsample"
+    stride: Positive = 2
+
+    def shape(self, shapes):
+        ((height, width, channels),) = shapes
+        return (height * self.stride, width * self.stride, channels)
+
+    def build(self, tensors, name):
+        return Upsample(self.stride, name=f"{name}.up")(tensors[0])
+
+
+@_section
+class Reorg(Section):
+    type: Literal["reorg", "reorg3d"] = "reorg"
+    stride: Positive = 1
+
+    def shape(self, shapes):
+        ((height, width, channels),) = shapes
+        block = self.stride**2
+        if height % self.stride or width % self.stride or (self.type == "reorg" and channels % block):
+            raise ValueError(f"stride {self.stride} does not divide a map of shape {shapes[0]}")
+        return (height // self.stride, width // self.stride, channels * block)
+
+    def build(self, tensors, name):
+        return SpaceToDepth(self.stride, self.type == "reorg", name=f"{name}.reorg")(tensors[0])
+
+
+@_section
+class Dropout(Section):
+    type: Literal["dropout"] = "dropout"
+    probability: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+    def build(self, tensors, name):
+        return layers.Dropout(self.probability, name=f"{name}.dropout")(tensors[0])
+
+
+@_section
+class Route(Section):
+    """Joins the channels of earlier sections; of each, if groups > 1, only the group_id-th of equal parts."""
+
+    type: Literal["route"] = "route"
+    inputs: Earlier
+    groups: Positive = 1
+    group_id: Natural = 0
+
+    def sources(self, number):
+        return _absolute(self.inputs, number)
+
+    def shape(self, shapes):
+        if len({shape[:2] for shape in shapes}) > 1:
+            raise ValueError(f"expected maps of one size (h, w), received {', '.join(map(str, shapes))}")
+        if self.group_id >= self.groups or any(channels % self.groups for _, _, channels in shapes):
+            raise ValueError(f"there is no group {self.group_id} of {self.groups} in {', '.join(map(str, shapes))}")
+        return (*shapes[0][:2], sum(channels for _, _, channels in shapes) // self.groups)
+
+    def build(self, tensors, name):
+        if self.groups > 1:
+            tensors = [
+                ChannelGroup(self.groups, self.group_id, name=f"{name}.group{i}")(x) for i, x in enumerate(tensors)
+            ]
+        return layers.Concatenate(name=f"{name}.concat")(tensors) if len(tensors) > 1 else tensors[0]
+
+
+@_section
+class Shortcut(_Joins):
+    type: Literal["shortcut"] = "shortcut"
+    inputs: Earlier
+    weights_type: Literal["none", "per_feature", "per_channel"] = "none"
+    weights_normalization: Literal["none", "relu", "softmax"] = "none"
+    activation: Activation = "linear"
+
+    def shape(self, shapes):
+        return _same(shapes)
+
+    def build(self, tensors, name):
+        if self.weights_type == "none":
+            x = layers.Add(name=f"{name}.add")(tensors)
+        else:
+            options = (self.weights_type == "per_channel", self.weights_normalization)
+            x = WeightedSum(*options, name=f"{name}.sum")(tensors)
+        return activate(x, DARKNET_ACTIVATIONS[self.activation], name=name)
+
+
+@_section
+class ScaleChannels(_Joins):
+    """Squeeze and excitation: an earlier map, each channel times a number that was made from all of it."""
+
+    type: Literal["scale_channels"] = "scale_channels"
+    inputs: Annotated[Earlier, Field(max_length=1)]
+    activation: Activation = "linear"
+
+    def shape(self, shapes):
+        factors, shape = shapes
+        if factors != (1, 1, shape[2]):
+            raise ValueError(f"expected one number for each channel of {shape}, received a map of shape {factors}")
+        return shape
+
+    def build(self, tensors, name):
+        x = layers.Multiply(name=f"{name}.scale")(tensors)
+        return activate(x, DARKNET_ACTIVATIONS[self.activation], name=name)
+
+
+@_section
+class Sam(_Joins):
+    """Spatial attention, YOLOv4's pointwise form: two maps multiplied."""
+
+    type: Literal["sam"] = "sam"
+    inputs: Annotated[Earlier, Field(max_length=1)]
+    activation: Activation = "linear"
+
+    def shape(self, shapes):
+        return _same(shapes)
+
+    def build(self, tensors, name):
+        x = layers.Multiply(name=f"{name}.scale")(tensors)
+        return activate(x, DARKNET_ACTIVATIONS[self.activation], name=name)
+
+
+@_section
+class Output(Section):
+    """Where the network's last convolution of a level stands, which is the head's: what it reads is the level's feature."""
+
+    type: Literal["output"] = "output"
+    level: Annotated[str, Field(pattern=r"^p[0-9]$")]
+
+
+@_section
+class Prediction(Section):
+    """Where the .cfg says how outputs become boxes, which is the decoder's."""
+
+    type: Literal["prediction"] = "prediction"
+
+
+HEADS = (Output, Prediction)
+AnySection = Annotated[
+    Convolutional | Connected | Local | Maxpool | Avgpool | Enlarge | Reorg | Dropout | Route | Shortcut
+    | ScaleChannels | Sam | Output | Prediction,
+    Field(discriminator="type"),
+]  # fmt: skip
+
+
+# --- the network ----------------------------------------------------------------------------------------------------------------
+
+
+def trace(sections, size):
+    """The shape (h, w, c) of every section's output for pictures of `size` (H, W), without building any.
+
+    The sections of heads have the shape of what they read. Raises SectionError where sections do not fit each other.
+    """
+    shapes = []
+    for number, section in enumerate(sections):
+        sources = section.sources(number)
+        for source in sources:
+            if not -1 <= source < number:
+                raise SectionError(number, f"expected the number of an earlier section, received {source}")
+            if source >= 0 and isinstance(sections[source], HEADS) and not isinstance(section, HEADS):
+                raise SectionError(number, f"reads section {source}, which is a head: nothing can follow it")
+        try:
+            shapes.append(section.shape([shapes[source] if source >= 0 else (*size, 3) for source in sources]))
+        except ValueError as error:
+            raise SectionError(number, str(error)) from error
+    return shapes
+
+
+def darknet_cfg(images, *, sections: list[AnySection], name="backbone"):
+    """The network of a Darknet .cfg up to its heads: {level: what the last convolution of a level reads}."""
+    trace(sections, images.shape[1:3])
+    tensors, features = [], {}
+    for number, section in enumerate(sections):
+        inputs = [tensors[source] if source >= 0 else images for source in section.sources(number)]
+        if isinstance(section, HEADS):
+            if isinstance(section, Output):
+                features[section.level] = inputs[0]
+            tensors.append(inputs[0])
+        else:
+            tensors.append(section.build(inputs, f"{name}.{number}"))
+    return dict(sorted(features.items()))
