@@ -9,7 +9,10 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["tfyolo", "tfyolo.*"]),
+    # The configs lie at the top of the repository, where people look for them, and inside the package once it is installed.
+    packages=[*find_packages(include=["tfyolo", "tfyolo.*"]), "tfyolo.configs"],
+    package_dir={"tfyolo.configs": "configs"},
+    package_data={"tfyolo.configs": ["*.yaml"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         # tf.lite.Interpreter, and the graph that ImageProjectiveTransformV3 and NonMaxSuppressionV5 give, are checked on these.
@@ -27,6 +30,9 @@ setup(
         "faster-coco-eval>=1.6.5",
         "tensorboard>=2.19",
     ],
-    extras_require={"dev": ["pytest>=8", "pycocotools>=2.0.8", "ruff>=0.9"]},
+    extras_require={
+        # OpenCV 4 reads Darknet networks, OpenCV 5 no longer does: the importer's oracle.
+        "dev": ["pytest>=8", "pycocotools>=2.0.8", "ruff>=0.9", "opencv-python-headless>=4.12,<5"]
+    },
     entry_points={"console_scripts": ["tfyolo=tfyolo.cli:main"]},
 )

@@ -32,6 +32,17 @@ def save(path, meta, **groups):
         aside.unlink(missing_ok=True)
 
 
+def write_text(path, text):
+    """Written aside, then renamed, like everything that a run leaves."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8", newline="")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def read_meta(path):
     """The JSON part alone."""
     return _read(path, ())[0]

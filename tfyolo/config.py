@@ -221,6 +221,15 @@ def load(path: str | os.PathLike, overrides: tuple[str, ...] | list[str] = ()) -
     return _validate(_plain(root, places), places, problems)
 
 
+def zoo(name: str) -> Path:
+    """The file of a config that comes with tfyolo: configs/NAME.yaml of a clone, tfyolo/configs/NAME.yaml of an installed package."""
+    here = Path(__file__).parent
+    return next(
+        (path for path in (here / "configs" / f"{name}.yaml",) if path.exists()),
+        here.parent / "configs" / f"{name}.yaml",
+    )
+
+
 def from_json(text: str | bytes) -> Config:
     """The config that `to_json` wrote."""
     try:

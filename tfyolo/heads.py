@@ -62,7 +62,14 @@ def linear(features, parts, num_anchors, *, prior: float = 0.01, name="head"):
 
 
 def grid(
-    features, parts, num_anchors, *, units: int | None = 4096, dropout: float = 0.5, side: int | None = None, name="head"
+    features,
+    parts,
+    num_anchors,
+    *,
+    units: int | None = 4096,
+    dropout: float = 0.5,
+    side: int | None = None,
+    name="head",
 ):
     """YOLOv1's fully connected head (Redmon et al. 2016, arXiv:1506.02640, section 2.1).
 

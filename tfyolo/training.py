@@ -148,7 +148,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
             _say_problems(source)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     detector = Detector.of(judge, source=folder)
-    _write_text(folder / "config.yaml", configs.to_yaml(config))
+    checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
     history = _History(folder / "history.csv", keep=state["epoch"])
     board = tf.summary.create_file_writer(str(folder / "tensorboard"))
 
@@ -432,12 +432,6 @@ class _History:
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(aside, self.path)
-
-
-def _write_text(path, text):
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 def _score(metrics):

@@ -6,7 +6,7 @@ A new one is a function in a file of its lineage and a line in the dict below.
 """
 
 from tfyolo.backbones.darknet import darknet53, darknet_tiny, darknet_v1
-from tfyolo.backbones.darknet_cfg import darknet_cfg
+from tfyolo.backbones.sections import darknet_cfg
 
 BACKBONES = {
     "darknet_v1": darknet_v1,

@@ -170,7 +170,9 @@ class Convolutional(Section):
             raise ValueError(f"expected stride or dilation to be 1, received {self.stride} and {self.dilation}")
         # Darknet counts windows as if nothing were dilated, which has to come to the same.
         if self.dilation > 1 and self.size != 2 * self.padding + 1:
-            raise ValueError(f"expected padding={self.size // 2} with dilation={self.dilation}, received {self.padding}")
+            raise ValueError(
+                f"expected padding={self.size // 2} with dilation={self.dilation}, received {self.padding}"
+            )
         return (*(_windows(side, self.size, self.stride, self.padding) for side in (height, width)), self.filters)
 
     def build(self, tensors, name):

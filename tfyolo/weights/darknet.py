@@ -1,0 +1,917 @@
+"""Darknet networks, in and out: a .cfg becomes a config, its .weights the weights, float by float, and back.
+
+    net = read_cfg("yolov3.cfg")                    what the .cfg says
+    load("yolov3.cfg", "yolov3.weights") -> Imported(model, origin, ...)
+    write("out.weights", "runs/x")                  the way back
+
+A .weights file is a header and then bare floats, layer after layer in the order of the .cfg. Nothing in it says which layer a float
+belongs to: if the two do not fit to the last byte, nothing is imported.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from pydantic import ValidationError
+
+from tfyolo import checkpoint
+from tfyolo import config as configs
+from tfyolo.backbones import sections as parts
+from tfyolo.model import Model, build, describe, weights_file
+from tfyolo.weights.graph import pair
+
+
+class DarknetError(ValueError):
+    """A .cfg or .weights file cannot be represented exactly. The message names the file, the section and the line."""
+
+
+# --- the .cfg, as text ----------------------------------------------------------------------------------------------------------
+
+LARGEST_CFG = 1 << 22  # bytes; the longest published is a hundredth of it
+
+
+class _Raw(NamedTuple):
+    """A section as it is written: its kind, the line it begins in, its options and the lines they stand in."""
+
+    kind: str
+    line: int
+    options: dict[str, str]
+    lines: dict[str, int]
+
+
+def _read_text(path):
+    path = Path(path)
+    if not path.is_file():
+        raise DarknetError(f"{path}: expected a Darknet .cfg, found {'a folder' if path.is_dir() else 'no such file'}")
+    if path.stat().st_size > LARGEST_CFG:
+        raise DarknetError(f"{path}: expected a Darknet .cfg, which is text, received {path.stat().st_size:,} bytes")
+    contents = path.read_bytes()
+    try:
+        text = contents.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DarknetError(f"{path}: expected a Darknet .cfg, which is text; is this the .weights file?")
+    return text
+
+
+def _parse(text, path):
+    sections = []
+    for line, written in enumerate(text.splitlines(), start=1):
+        written = "".join(written.partition("#")[0].split())  # Darknet drops every blank, inside words too
+        if not written or written.startswith(";"):
+            continue
+        if written.startswith("["):
+            if not written.endswith("]"):
+                raise DarknetError(f"{path}:{line}: expected [section], received {written!r}")
+            sections.append(_Raw(written[1:-1].lower(), line, {}, {}))
+            continue
+        key, equals, value = written.partition("=")
+        if not equals or not sections:
+            expected = "key=value" if sections else "[net] before anything else"
+            raise DarknetError(f"{path}:{line}: expected {expected}, received {written[:60]!r}")
+        sections[-1].options[key] = value
+        sections[-1].lines[key] = line
+    if not sections or sections[0].kind not in ("net", "network"):
+        received = f"[{sections[0].kind}]" if sections else "none"
+        raise DarknetError(f"{path}: expected a Darknet .cfg, whose first section is [net], received {received}")
+    return sections
+
+
+# --- what it means --------------------------------------------------------------------------------------------------------------
+
+PREDICTIONS = ("yolo", "region", "detection")
+
+# What a section may say beside what its class in backbones.sections knows. A value: the only one that can be represented.
+_ONLY = {
+    "net": {"channels": "3"},
+    "convolutional": dict.fromkeys(
+        ("binary", "xnor", "bin_output", "flipped", "antialiasing", "deform", "rotate", "sway", "stretch")
+        + ("stretch_sway", "assisted_excitation", "dontload", "dontloadscales", "coordconv", "only_align"),
+        "0",
+    ),
+    "connected": dict.fromkeys(("flipped", "dontload", "dontloadscales"), "0"),
+    "maxpool": {"maxpool_depth": "0", "antialiasing": "0", "out_channels": "1"},
+    "upsample": {"scale": "1"},
+    "reorg": {"reverse": "0", "flatten": "0", "extra": "0"},
+    "reorg3d": {"reverse": "0", "flatten": "0", "extra": "0"},
+    "scale_channels": {"scale_wh": "0"},
+    "yolo": {"embedding_layer": "-1"},
+    "region": {"coords": "4", "softmax": "1", "background": "0"},
+    "detection": {"coords": "4", "softmax": "0", "sqrt": "1"},
+}
+# What only concerns how Darknet trains, or draws.
+_TRAINING = {
+    "convolutional": {"stopbackward", "grad_centr", "dontsave", "train_only_bn", "learning_rate", "keep_delta_gpu"},
+    "dropout": {"dropblock", "dropblock_size_abs", "dropblock_size_rel", "dropblock_size"},
+    "yolo": {"num", "jitter", "random", "resize", "max", "max_delta", "objectness_smooth", "counters_per_class", "show_details"}
+    | {"label_smooth_eps", "truth_thresh", "beta_nms", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total", "nms_threshold"},
+    "region": {"num", "bias_match", "jitter", "rescore", "object_scale", "noobject_scale", "class_scale", "coord_scale"}
+    | {"mask_scale", "absolute", "thresh", "random", "log", "max", "focal_loss", "classfix", "nms_threshold"},
+    "detection": {"rescore", "jitter", "object_scale", "noobject_scale", "class_scale", "coord_scale", "forced", "random"}
+    | {"max", "reorg"},
+}  # fmt: skip
+_SECTIONS = {
+    "conv": "convolutional",
+    "conn": "connected",
+    "max": "maxpool",
+    "avg": "avgpool",
+}
+_CLASSES = {
+    "convolutional": parts.Convolutional,
+    "connected": parts.Connected,
+    "local": parts.Local,
+    "maxpool": parts.Maxpool,
+    "avgpool": parts.Avgpool,
+    "upsample": parts.Enlarge,
+    "reorg": parts.Reorg,
+    "reorg3d": parts.Reorg,
+    "dropout": parts.Dropout,
+    "route": parts.Route,
+    "shortcut": parts.Shortcut,
+    "scale_channels": parts.ScaleChannels,
+    "sam": parts.Sam,
+}
+
+
+class Head(NamedTuple):
+    """A [yolo], [region] or [detection] section and the layer that it reads.
+
+    number: of the section, and output: of the layer with the head's weights, from 0. layer: that layer's section. level: "p5".
+    anchors: [(h, w)] in pixels. options: as written.
+    """
+
+    kind: str
+    number: int
+    output: int
+    layer: Any
+    level: str
+    anchors: list
+    options: dict[str, str]
+
+
+class Net(NamedTuple):
+    """A .cfg, understood.
+
+    size: (H, W). preprocess: of the config. sections: of backbones.sections. shapes: (h, w, c) of each. heads: in the order of the
+    file. classes: how many. notes: what the user should know.
+    """
+
+    path: str
+    text: str
+    size: tuple[int, int]
+    preprocess: str
+    sections: list
+    shapes: list
+    heads: list[Head]
+    classes: int
+    lines: list[int]
+    kinds: list[str]
+    notes: list[str]
+
+    def place(self, number):
+        """Where a section stands: "yolov3.cfg:25 [convolutional]"."""
+        return f"{self.path}:{self.lines[number]} [{self.kinds[number]}]"
+
+
+def read_cfg(path):
+    """The Net of a .cfg file. Raises DarknetError for what it cannot represent, by section and line."""
+    return parse_cfg(_read_text(path), str(path))
+
+
+def parse_cfg(text, path="a .cfg"):
+    """The Net of a .cfg's text; path: what errors call it."""
+    net, *raw = (section._replace(kind=_SECTIONS.get(section.kind, section.kind)) for section in _parse(text, path))
+    notes = []
+    _refuse(net, path, notes)
+    size = tuple(_number(net, side, path) for side in ("height", "width"))
+    if not raw or raw[-1].kind not in PREDICTIONS:
+        raise DarknetError(
+            f"{path}: expected the network of a detector, which ends in [yolo], [region] or [detection]; this one ends in "
+            f"[{raw[-1].kind if raw else net.kind}]"
+        )
+    lines, kinds = [section.line for section in raw], [section.kind for section in raw]
+    sections = [_section(section, path, notes) for section in raw]
+
+    # Heads: the layer before each prediction is not the backbone's
+    layers = {}
+    for number, section in enumerate(raw):
+        if section.kind in PREDICTIONS:
+            layer = sections[number - 1] if number else None
+            _check_output(section, layer, path, raw[number - 1].line if number else section.line)
+            layers[number - 1] = layer
+            sections[number - 1] = parts.Output(level="p0")
+    try:
+        shapes = parts.trace(sections, size)
+    except parts.SectionError as error:
+        raise DarknetError(f"{path}:{lines[error.number]}: [{kinds[error.number]}]: {error.message}") from None
+    heads, classes = [], None
+    for number, section in enumerate(raw):
+        if section.kind not in PREDICTIONS:
+            continue
+        layer = layers[number - 1]
+        head, its_classes = _head(section, number, layer, shapes[number - 1], size, path, notes)
+        if head.level in [other.level for other in heads]:
+            raise DarknetError(
+                f"{path}:{section.line}: [{section.kind}]: a second head of stride {2 ** int(head.level[1:])}"
+            )
+        if classes not in (None, its_classes) or (heads and head.kind != heads[0].kind):
+            raise DarknetError(
+                f"{path}:{section.line}: [{section.kind}]: expected the kind and the classes of the head before "
+                f"([{heads[0].kind}], {classes}), received {its_classes} classes"
+            )
+        classes = its_classes
+        heads.append(head)
+        sections[number - 1] = parts.Output(level=head.level)
+    if len({len(head.anchors) for head in heads}) > 1:
+        raise DarknetError(f"{path}: expected the same number of anchors (mask) in every [yolo] section")
+    preprocess = "darknet_letterbox" if net.options.get("letter_box", "0") not in ("0", "") else "darknet"
+    return Net(path, text, size, preprocess, sections, shapes, heads, classes, lines, kinds, notes)
+
+
+def _number(section, key, path, default=None, convert=int):
+    text = section.options.get(key, default)
+    if text is None:
+        raise DarknetError(f"{path}:{section.line}: [{section.kind}]: expected {key}=..., received none")
+    try:
+        value = convert(text)
+        if not math.isfinite(value) or (convert is int and not 0 < value < 1 << 20):
+            raise ValueError
+        return value
+    except (ValueError, OverflowError):
+        what = "a whole number above 0" if convert is int else "a number"
+        line = section.lines.get(key, section.line)
+        raise DarknetError(f"{path}:{line}: [{section.kind}]: {key}: expected {what}, received {text[:40]!r}") from None
+
+
+def _numbers(section, key, path, convert):
+    try:
+        values = [convert(value) for value in section.options[key].split(",") if value]
+        if not all(map(math.isfinite, values)):
+            raise ValueError
+        return values
+    except (ValueError, OverflowError):
+        raise DarknetError(
+            f"{path}:{section.lines[key]}: [{section.kind}]: {key}: expected numbers separated by commas, "
+            f"received {section.options[key][:40]!r}"
+        ) from None
+
+
+def _refuse(section, path, notes, known=()):
+    """Raises DarknetError for what cannot be represented, and notes options that nobody knows."""
+    only = _ONLY.get(section.kind, {})
+    for key, value in section.options.items():
+        if key in only and value != only[key]:
+            raise DarknetError(
+                f"{path}:{section.lines[key]}: [{section.kind}]: {key}={value} cannot be represented, only {key}={only[key]}"
+            )
+        if section.kind in ("net", "network") or key in only or key in known or key in _TRAINING.get(section.kind, ()):
+            continue
+        notes.append(f"{path}:{section.lines[key]}: [{section.kind}]: {key} is not known and was left aside")
+
+
+def _section(raw, path, notes):
+    """The section of backbones.sections for a section as written."""
+    if raw.kind in PREDICTIONS:
+        return parts.Prediction()
+    if raw.kind not in _CLASSES:
+        choices = ", ".join([*_CLASSES, *PREDICTIONS])
+        raise DarknetError(f"{path}:{raw.line}: [{raw.kind}] cannot be represented; sections that can: {choices}")
+    cls, options, given = _CLASSES[raw.kind], dict(raw.options), raw.options
+    for key in ("stride_x", "stride_y"):
+        if key in options and options.pop(key) != given.get("stride", "1"):
+            raise DarknetError(
+                f"{path}:{raw.lines[key]}: [{raw.kind}]: {key}={given[key]} cannot be represented, only that of both sides"
+            )
+    # From what Darknet writes to what the class calls it
+    if raw.kind == "convolutional":
+        padded = options.pop("pad", "0") not in ("0", "")
+        size = _number(raw, "size", path, "1")
+        if padded:
+            options["padding"] = str(size // 2)
+        if size == 1:
+            options.pop("dilation", None)
+    elif raw.kind == "maxpool":
+        stride = _number(raw, "stride", path, "1")
+        options.setdefault("size", str(stride))
+        options.setdefault("padding", str(_number(raw, "size", path, str(stride)) - 1))
+    elif raw.kind in ("route", "shortcut", "scale_channels", "sam"):
+        key = "layers" if raw.kind == "route" else "from"
+        if key not in options:
+            raise DarknetError(f"{path}:{raw.line}: [{raw.kind}]: expected {key}=..., received none")
+        del options[key]
+        options["inputs"] = _numbers(raw, key, path, int)
+    elif raw.kind == "reorg3d":
+        options["type"] = "reorg3d"
+    for old, new in (("per_layer", "per_feature"), ("relu", "relu"), ("softmax", "softmax"), ("avg_relu", "relu")):
+        for key in ("weights_type", "weights_normalization") if raw.kind == "shortcut" else ():
+            if options.get(key) == old:
+                options[key] = new
+    names = {name for name in cls.__dataclass_fields__}
+    known = {name: value for name, value in options.items() if name in names}
+    _refuse(raw, path, notes, known={*known, "pad", "from", "layers", "stride_x", "stride_y"})
+    try:
+        return cls(**known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        line = raw.lines.get(key, raw.line)
+        raise DarknetError(
+            f"{path}:{line}: [{raw.kind}]: {key}: {first['msg'][0].lower()}{first['msg'][1:]}, received {given.get(key)!r}"
+        ) from None
+
+
+def _check_output(section, layer, path, line):
+    """The layer before a prediction has to be what our heads are: bare, 1x1."""
+    place = f"{path}:{line}"
+    if section.kind == "detection":
+        if not isinstance(layer, parts.Connected) or layer.batch_normalize or layer.activation != "linear":
+            raise DarknetError(
+                f"{place}: before [detection] expected [connected] with activation=linear, without batch norm"
+            )
+        return
+    activation = "logistic" if section.options.get("new_coords", "0") == "1" else "linear"
+    bare = {"size": 1, "stride": 1, "groups": 1, "padding": 0, "batch_normalize": False, "activation": activation}
+    wrong = [name for name, value in bare.items() if getattr(layer, name, None) != value]
+    if wrong:
+        wanted = ", ".join(f"{name}={int(bare[name]) if name != 'activation' else bare[name]}" for name in wrong)
+        raise DarknetError(f"{place}: before [{section.kind}] expected a [convolutional] with {wanted}")
+
+
+def _head(section, number, layer, shape, size, path, notes):
+    """(Head, its number of classes)."""
+    place = f"{path}:{section.line}: [{section.kind}]"
+    known = {
+        "mask",
+        "anchors",
+        "classes",
+        "scale_x_y",
+        "new_coords",
+        "ignore_thresh",
+        "iou_thresh",
+        "iou_loss",
+        "side",
+        "num",
+    }
+    known |= {"iou_normalizer", "cls_normalizer", "obj_normalizer", "nms_kind"}
+    for key in ("map", "tree"):
+        if key in section.options:
+            raise DarknetError(
+                f"{path}:{section.lines[key]}: [{section.kind}]: {key} (a tree of classes) cannot be represented"
+            )
+    _refuse(section, path, notes, known)
+    classes = _number(section, "classes", path, "1" if section.kind == "detection" else "20")
+    if section.kind == "detection":
+        grid = [_number(section, "side", path, "7")] * 2
+    else:
+        grid = shape[:2]
+    strides = {side / cells for side, cells in zip(size, grid, strict=True)}
+    stride = strides.pop()
+    if strides or stride not in [2**level for level in range(1, 10)]:
+        raise DarknetError(
+            f"{place}: expected a grid 2, 4, .. or 512 times smaller than the picture, {size}, received {grid}"
+        )
+    if section.kind == "detection":
+        count = _number(section, "num", path, "1")
+        anchors, wanted = [(0.0, 0.0)] * count, grid[0] * grid[1] * (classes + 5 * count)
+        received = layer.output
+    else:
+        if "anchors" not in section.options:
+            raise DarknetError(f"{place}: expected anchors=..., received none")
+        values = _numbers(section, "anchors", path, float)
+        pairs = list(zip(values[1::2], values[::2], strict=False))
+        if section.kind == "region":
+            pairs = [(h * stride, w * stride) for h, w in pairs]
+        mask = _numbers(section, "mask", path, int) if "mask" in section.options else range(len(pairs))
+        if not mask or any(not 0 <= index < len(pairs) for index in mask) or any(min(pair) <= 0 for pair in pairs):
+            raise DarknetError(
+                f"{place}: expected a mask of anchors 0 to {len(pairs) - 1}, all above 0, received {list(mask)}"
+            )
+        anchors = [pairs[index] for index in mask]
+        wanted, received = len(anchors) * (5 + classes), layer.filters
+    if wanted != received:
+        raise DarknetError(
+            f"{place}: {len(anchors)} boxes a cell and {classes} classes need {wanted} outputs of the layer before, received {received}"
+        )
+    if section.options.get("nms_kind", "greedynms") not in ("greedynms", "default"):
+        notes.append(f"{place}: nms_kind={section.options['nms_kind']}: greedy suppression by IoU stands in for it")
+    return Head(
+        section.kind, number, number - 1, layer, f"p{int(math.log2(stride))}", anchors, section.options
+    ), classes
+
+
+# --- as a config ----------------------------------------------------------------------------------------------------------------
+
+NMS_IOU = 0.45  # Darknet's own, in its detector
+
+
+def config_of(net, name):
+    """The Config of a Net: its sections for a backbone, with the training recipe of YOLOv3 (or of YOLOv1, for [detection])."""
+    values = json.loads(
+        configs.to_json(configs.load(configs.zoo("yolov1" if net.heads[0].kind == "detection" else "yolov3")))
+    )
+    sections = [_plain(section) for section in net.sections]
+    values["name"] = name
+    values["model"] |= {
+        "backbone": {"name": "darknet_cfg", "sections": sections},
+        "neck": {"name": "identity"},
+        "head": {"name": "linear"},
+        **_readings(net),
+    }
+    head = net.heads[0]
+    if head.kind == "detection":
+        values["model"]["head"] = {"name": "grid", "units": None, "side": math.isqrt(head_cells(head, net.classes))}
+    if head.kind == "region":
+        values["model"]["objective"]["cls"] = "softmax"
+    return configs.from_json(json.dumps(values))
+
+
+def head_cells(head, classes):
+    """How many cells the grid of a [detection] has."""
+    return head.layer.output // (classes + 5 * len(head.anchors))
+
+
+def _plain(section):
+    """A section as a config says it: its type, and what differs from the defaults."""
+    values = {name: getattr(section, name) for name in section.__dataclass_fields__}
+    defaults = {name: field.default for name, field in section.__dataclass_fields__.items()}
+    return {"type": section.type} | {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def _readings(net):
+    """What of the config's model the .cfg decides for a native network too: everything but its layers."""
+    heads = {head.level: head for head in net.heads}
+    head = net.heads[0]
+    anchors = {level: [list(pair) for pair in heads[level].anchors] for level in sorted(heads)}
+    scales = {level: float(heads[level].options.get("scale_x_y", 1)) for level in sorted(heads)}
+    if head.kind == "detection":
+        decoder = {"name": "grid", "boxes_per_cell": len(head.anchors), "level": head.level}
+    elif head.kind == "region":
+        decoder = {"name": "region", "anchors": anchors}
+    else:
+        scale = scales if len(set(scales.values())) > 1 else next(iter(scales.values()))
+        wide = head.options.get("new_coords", "0") == "1"
+        decoder = {"name": "wide" if wide else "anchor", "anchors": anchors}
+        if scale != (2.0 if wide else 1.0):
+            decoder["scale_yx"] = scale
+    readings = {
+        "input_size": list(net.size),
+        "preprocess": net.preprocess,
+        "classes": None,
+        "decoder": decoder,
+        "postprocess": {"name": "nms", "iou": NMS_IOU},
+    }
+    if head.kind != "detection":
+        options = {"ignore": float(head.options.get("ignore_thresh", 0.5 if head.kind == "yolo" else 0.6))}
+        if float(head.options.get("iou_thresh", 1.0)) < 1:
+            options["match"] = float(head.options["iou_thresh"])
+        readings["assigner"] = {"name": "best_anchor", **options}
+    return readings
+
+
+# --- the floats -----------------------------------------------------------------------------------------------------------------
+
+
+class _Array(NamedTuple):
+    """One array of the file. variable: the Keras path. shape: in the file. ours: that -> the variable's value; theirs: back."""
+
+    variable: str
+    shape: tuple[int, ...]
+    ours: Any = staticmethod(lambda x: x)
+    theirs: Any = staticmethod(lambda x: x)
+
+    @property
+    def count(self):
+        return math.prod(self.shape)
+
+
+def _transposed(*axes):
+    back = tuple(sorted(range(len(axes)), key=axes.__getitem__))
+    return (lambda x: x.transpose(axes)), (lambda x: x.transpose(back))
+
+
+def _convolution(layer, norm, filters, channels, kernel, depthwise=False, outputs=None):
+    """The arrays of a convolution. outputs: the order in which the file's filters become ours, an order that is its own inverse."""
+
+    def swap(x):
+        return x if outputs is None else x[outputs]
+
+    vectors = (
+        [f"{norm}/{name}" for name in ("beta", "gamma", "moving_mean", "moving_variance")]
+        if norm
+        else [f"{layer}/bias"]
+    )
+    to_ours, to_theirs = _transposed(2, 3, 0, 1) if depthwise else _transposed(2, 3, 1, 0)
+    return [
+        *(_Array(name, (filters,), swap, swap) for name in vectors),
+        _Array(
+            f"{layer}/kernel",
+            (filters, channels, kernel, kernel),
+            lambda x: to_ours(swap(x)),
+            lambda x: swap(to_theirs(x)),
+        ),
+    ]
+
+
+def _fully_connected(layer, shape, outputs, norm=None, order=None):
+    """Bias, weights (out, in), then the statistics. shape: (h, w, c) of the map it reads, which Darknet lays out channel first."""
+    height, width, channels = shape
+    dense = layer.endswith(".out")
+
+    def swap(x):
+        return x if order is None else x[order]
+
+    def ours(x):
+        x = swap(x).reshape(outputs, channels, height, width).transpose(2, 3, 1, 0).reshape(-1, outputs)
+        return x if dense else x[None, None]
+
+    def theirs(x):
+        x = x.reshape(height, width, channels, outputs).transpose(3, 2, 0, 1).reshape(outputs, -1)
+        return swap(x)
+
+    bias = f"{norm}/beta" if norm else f"{layer}/bias"
+    statistics = [f"{norm}/{name}" for name in ("gamma", "moving_mean", "moving_variance")] if norm else []
+    return [
+        _Array(bias, (outputs,), swap, swap),
+        _Array(f"{layer}/kernel", (outputs, math.prod(shape)), ours, theirs),
+        *(_Array(name, (outputs,)) for name in statistics),
+    ]
+
+
+def _locally_connected(layer, section, shape, out):
+    height, width, filters = out
+    size, channels = section.size, shape[2]
+
+    def ours(x):
+        return x.transpose(0, 1, 4, 5, 3, 2).reshape(height, width, size * size * channels, filters)
+
+    def theirs(x):
+        return x.reshape(height, width, size, size, channels, filters).transpose(0, 1, 5, 4, 2, 3)
+
+    return [
+        _Array(f"{layer}/bias", (filters, height, width), *_transposed(1, 2, 0)),
+        _Array(f"{layer}/kernel", (height, width, filters, channels, size, size), ours, theirs),
+    ]
+
+
+def _yx_first(head, classes):
+    """The order that brings a head's outputs from Darknet's x, y, w, h to y, x, h, w; its own inverse."""
+    if head.kind == "detection":
+        cells = head_cells(head, classes)
+        order = np.arange(head.layer.output)
+        boxes = order[cells * (classes + len(head.anchors)) :].reshape(-1, 4)
+        boxes[:] = boxes[:, [1, 0, 3, 2]]
+        return order
+    order = np.arange(len(head.anchors) * (5 + classes)).reshape(len(head.anchors), -1)
+    order[:, :4] = order[:, [1, 0, 3, 2]]
+    return order.ravel()
+
+
+def layout(net):
+    """[(section's number, [its arrays])] of a Net's .weights file, in the order of the file. Layers are named as there."""
+    heads = {head.output: head for head in net.heads}
+    slots = []
+    for number, section in enumerate(net.sections):
+        name = f"backbone.{number}"
+        sources = [net.shapes[source] if source >= 0 else (*net.size, 3) for source in section.sources(number)]
+        if isinstance(section, parts.Convolutional):
+            channels = sources[0][2] // section.groups
+            depthwise = section.groups > 1 and section.groups == section.filters == sources[0][2]
+            norm = f"{name}.norm" if section.batch_normalize else None
+            arrays = _convolution(f"{name}.conv", norm, section.filters, channels, section.size, depthwise)
+        elif isinstance(section, parts.Connected):
+            norm = f"{name}.norm" if section.batch_normalize else None
+            arrays = _fully_connected(f"{name}.conv", sources[0], section.output, norm)
+        elif isinstance(section, parts.Local):
+            arrays = _locally_connected(f"{name}.local", section, sources[0], net.shapes[number])
+        elif isinstance(section, parts.Shortcut) and section.weights_type != "none":
+            channels = net.shapes[number][2] if section.weights_type == "per_channel" else 1
+            arrays = [_Array(f"{name}.sum/weights", (len(sources), channels))]
+        elif isinstance(section, parts.Output):
+            head = heads[number]
+            order = _yx_first(head, net.classes)
+            if head.kind == "detection":
+                arrays = _fully_connected("head.out", sources[0], head.layer.output, order=order)
+            else:
+                arrays = _convolution(
+                    f"head.{head.level}.out", None, head.layer.filters, sources[0][2], 1, outputs=order
+                )
+        else:
+            continue
+        slots.append((number, arrays))
+    return slots
+
+
+# --- the .weights file ----------------------------------------------------------------------------------------------------------
+
+
+class Header(NamedTuple):
+    """What a .weights file begins with. seen: pictures that it was trained on; 8 bytes since version 0.2, 4 before."""
+
+    major: int
+    minor: int
+    revision: int
+    seen: int
+
+    @property
+    def bytes(self):
+        version = np.array([self.major, self.minor, self.revision], "<i4").tobytes()
+        return version + np.array(self.seen, "<u8" if self.wide else "<u4").tobytes()
+
+    @property
+    def wide(self):
+        return self.major * 10 + self.minor >= 2
+
+
+def _open(path):
+    """(Header, the floats, not yet read)."""
+    path = Path(path)
+    if not path.is_file():
+        raise DarknetError(
+            f"{path}: expected a Darknet .weights file, found {'a folder' if path.is_dir() else 'no such file'}"
+        )
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise DarknetError(f"{path}: a pointer of Git LFS, not the weights. Run `git lfs pull` to fetch them")
+    if len(head) < 20:
+        raise DarknetError(
+            f"{path}: expected a Darknet .weights file, received {size} bytes: truncated, or a download that failed"
+        )
+    if head.lstrip().startswith((b"<", b"{", b"[net")) or (head.isascii() and b"\0" not in head):
+        raise DarknetError(f"{path}: expected a Darknet .weights file, received text that begins {head[:24]!r}")
+    major, minor, revision = np.frombuffer(head[:12], "<i4").tolist()
+    if not (0 <= major < 100 and 0 <= minor < 100):
+        hint = " (weights of networks turned on their side, by an old Darknet)" if major > 1000 or minor > 1000 else ""
+        raise DarknetError(
+            f"{path}: expected a Darknet .weights file, which begins with its version (0.1, 0.2, ..), received {major}.{minor}{hint}"
+        )
+    wide = major * 10 + minor >= 2
+    seen = int(np.frombuffer(head[12 : 20 if wide else 16], "<u8" if wide else "<u4")[0])
+    header = Header(major, minor, revision, seen)
+    start = len(header.bytes)
+    if (size - start) % 4:
+        raise DarknetError(
+            f"{path}: expected whole floats of 4 bytes after a header of {start}, received {size - start:,} bytes{_mangled(path)}"
+        )
+    return header, np.memmap(path, "<f4", "r", offset=start) if size > start else np.empty(0, "<f4")
+
+
+def _mangled(path):
+    """What happened to a file that some program took for text, in words; nothing if that is not it."""
+    with open(path, "rb") as file:
+        sample = file.read(1 << 20)
+    lines = sample.count(b"\n")
+    if sample.count(b"\xef\xbf\xbd") > len(sample) // 5000 + 3:
+        return ": it was saved as text, and every byte that is no UTF-8 is lost; fetch it again, as a binary file"
+    if lines > 20 and lines == sample.count(b"\r\n"):
+        return ": its line ends were rewritten, as for text; fetch it again, as a binary file"
+    return ": truncated, or not a .weights file"
+
+
+def _check_count(net, path, slots, received):
+    expected = sum(array.count for _, arrays in slots for array in arrays)
+    if received == expected:
+        return
+    message = f"{path}: {net.path} needs {expected:,} floats, the file has {received:,}; nothing was imported. "
+    if received > expected:
+        raise DarknetError(
+            f"{message}{received - expected:,} are left over after the last layer, {net.place(slots[-1][0])}: this is another "
+            f"network's .cfg{_mangled(path)}"
+        )
+    left = received
+    for number, arrays in slots:
+        count = sum(array.count for array in arrays)
+        if left < count:
+            raise DarknetError(
+                f"{message}{expected - received:,} are missing: it ends in {net.place(number)}, after {left:,} of that layer's "
+                f"{count:,}: truncated, or of another .cfg{_mangled(path)}"
+            )
+        left -= count
+
+
+def _read(net, path, slots, floats):
+    """{Keras path: array} of all that a file holds."""
+    weights, start = {}, 0
+    for number, arrays in slots:
+        for array in arrays:
+            values = np.asarray(floats[start : start + array.count]).reshape(array.shape)
+            start += array.count
+            if not np.isfinite(values).all():
+                raise DarknetError(
+                    f"{path}: {net.place(number)}: {array.variable.rpartition('/')[2]} holds numbers that are not finite: the file is "
+                    f"damaged{_mangled(path)}"
+                )
+            weights[array.variable] = np.ascontiguousarray(array.ours(values))
+    return weights
+
+
+# --- import ---------------------------------------------------------------------------------------------------------------------
+
+# The published architectures that have builders of their own, by their number of convolutions: the first sign. Then the graphs decide.
+NATIVE = {
+    13: "yolov3-tiny",
+    75: "yolov3",
+    76: "yolov3-spp",
+    21: "yolov4-tiny",
+    24: "yolov4-tiny-3l",
+    110: "yolov4",
+    115: "yolov4-csp",
+}
+
+# The 80 classes of COCO, in the order of its annotations and of every Darknet network trained on them.
+# fmt: off
+COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+# fmt: on
+
+
+class Imported(NamedTuple):
+    """model: a tfyolo Model with the weights. origin: what the way back needs, as JSON. native: the config's name, or None.
+
+    report: what was found and done, in lines.
+    """
+
+    model: Model
+    origin: dict
+    native: str | None
+    report: list[str]
+
+
+def load(cfg, weights, names=None):
+    """The Model of a Darknet network. names: a file of class names, one a line; None: COCO's if there are 80, else numbers.
+
+    Raises DarknetError if anything in the .cfg cannot be represented, or the .weights file does not fit it to the last float.
+    """
+    net = read_cfg(cfg)
+    slots = layout(net)
+    header, floats = _open(weights)
+    _check_count(net, weights, slots, len(floats))  # before anything is allocated that a .cfg may lie about
+    classes, told = _classes(net, names)
+    arrays = _read(net, weights, slots, floats)
+    model, native, renamed = _build(net, classes, Path(cfg).stem)
+    arrays = {_renamed(name, renamed): array for name, array in arrays.items()}
+    checkpoint.assign(model.network, arrays, source=f"{weights}: its weights")
+    origin = {"cfg": net.text, "header": list(header), "layers": renamed}
+    convolutions = sum(isinstance(section, parts.Convolutional) for section in net.sections) + len(net.heads)
+    report = [
+        *net.notes,
+        f"{net.path}: {'the native ' + native if native else 'a network of its own'}, {convolutions} convolutions, "
+        f"{net.size[0]} x {net.size[1]} pixels, {told}",
+        f"{weights}: all {len(floats):,} floats used, each once",
+    ]
+    return Imported(model, origin, native, report)
+
+
+def _classes(net, names):
+    if names is not None:
+        text = Path(names).read_text(encoding="utf-8-sig")
+        classes = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(classes) != net.classes or len(set(classes)) != len(classes):
+            raise DarknetError(
+                f"{names}: expected {net.classes} different names, one a line, for the classes of {net.path}, received "
+                f"{len(classes)}, {len(set(classes))} of them different"
+            )
+        return classes, f"{net.classes} classes"
+    if net.classes == len(COCO):
+        return list(COCO), "80 classes, taken for COCO's (--names FILE has others)"
+    return [str(i) for i in range(net.classes)], f"{net.classes} classes without names (--names FILE gives them)"
+
+
+def _build(net, classes, name):
+    """(Model, name of the native config or None, {layer: its name in the native model})."""
+    config = config_of(net, name)
+    model = build(config, classes)
+    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in model.network.layers)
+    native = NATIVE.get(convolutions)
+    if native is None:
+        return model, None, {}
+    values = json.loads(configs.to_json(configs.load(configs.zoo(native))))
+    values["name"] = name
+    values["model"] |= _readings(net)
+    try:
+        twin = build(configs.from_json(json.dumps(values)), classes)
+    except configs.ConfigError:  # other levels
+        return model, None, {}
+    renamed = pair(model.network, twin.network)
+    if renamed is None:
+        return model, None, {}
+    weighted = {layer.name for layer in model.network.layers if layer.weights}
+    return twin, native, {old: new for old, new in renamed.items() if old in weighted}
+
+
+def _renamed(variable, renamed):
+    layer, _, name = variable.rpartition("/")
+    return f"{renamed.get(layer, layer)}/{name}"
+
+
+def import_run(cfg, weights, out, names=None):
+    """Writes the run folder of a Darknet network: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DarknetError(
+            f"{out}: expected a new or empty folder for the run, it holds something already; name another --out"
+        )
+    imported = load(cfg, weights, names)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(
+        out / "best.h5",
+        describe(imported.model, darknet=imported.origin),
+        weights=checkpoint.weights_of(imported.model.network),
+    )
+    checkpoint.write_text(out / "config.yaml", configs.to_yaml(imported.model.config))
+    return imported
+
+
+# --- the way back ---------------------------------------------------------------------------------------------------------------
+
+
+def write(path, run, overwrite=False):
+    """Writes a run that was imported, or trained from an import, as `path` and, beside it, its .cfg; returns both paths.
+
+    What was not trained comes out byte for byte as it came in.
+    """
+    path = Path(path)
+    cfg = path.with_suffix(".cfg")
+    taken = [str(file) for file in (path, cfg) if file.exists()]
+    if taken and not overwrite:
+        raise DarknetError(f"{', '.join(taken)}: there already; name another file, or --overwrite")
+    file = weights_file(run)
+    meta, weights = checkpoint.load(file, "weights")
+    if "darknet" not in meta:
+        raise DarknetError(
+            f"{run}: expected a run that was imported from Darknet, or trained from one; its .cfg is not known"
+        )
+    origin = meta["darknet"]
+    text = _adapted(origin["cfg"], configs.from_json(meta["config"]), len(meta["classes"]))
+    net = parse_cfg(text, str(cfg))
+    slots = layout(net)
+    arrays = [array for _, arrays in slots for array in arrays]
+    header = Header(*origin["header"])
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as out:
+            out.write(header.bytes)
+            for array in arrays:
+                values = weights.pop(_renamed(array.variable, origin["layers"]))
+                out.write(np.ascontiguousarray(array.theirs(values), "<f4").tobytes())
+        if weights:
+            raise DarknetError(f"{run}: {len(weights)} arrays have no place in {cfg}: {', '.join(list(weights)[:3])}")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    checkpoint.write_text(cfg, text)
+    return path, cfg
+
+
+def _adapted(text, config, classes):
+    """The .cfg's text for what training has changed: input size, classes, anchors. The same text if that is nothing."""
+    net = parse_cfg(text)
+    lines = text.splitlines(keepends=True)
+    raw = _parse(text, "")
+
+    def put(section, key, value):
+        line = section.lines[key] - 1
+        written = lines[line]
+        end = written[len(written.rstrip("\r\n")) :]
+        lines[line] = f"{key}={value}{end}"
+
+    if tuple(config.model.input_size) != net.size:
+        for key, side in zip(("height", "width"), config.model.input_size, strict=True):
+            put(raw[0], key, side)
+    for head in net.heads:
+        section, layer = raw[1 + head.number], raw[1 + head.output]
+        if classes != net.classes:
+            key, old = ("output", head.layer.output) if head.kind == "detection" else ("filters", head.layer.filters)
+            boxes = old // (5 + net.classes) if head.kind != "detection" else head_cells(head, net.classes)
+            put(layer, key, old + boxes * (classes - net.classes))
+            if "classes" in section.lines:
+                put(section, "classes", classes)
+        anchors = config.model.decoder.options.get("anchors", {}).get(head.level)
+        if anchors and [tuple(map(float, pair)) for pair in anchors] != [
+            tuple(map(float, pair)) for pair in head.anchors
+        ]:
+            stride = 2 ** int(head.level[1:]) if head.kind == "region" else 1
+            mask = (
+                [int(i) for i in section.options["mask"].split(",")]
+                if "mask" in section.options
+                else range(len(anchors))
+            )
+            values = section.options["anchors"].split(",")
+            for index, (height, width) in zip(mask, anchors, strict=True):
+                values[2 * index : 2 * index + 2] = [f"{width / stride:g}", f"{height / stride:g}"]
+            put(section, "anchors", ", ".join(values))
+    return "".join(lines)

@@ -1,0 +1,72 @@
+"""Whether two Keras networks are the same, whatever their layers are called; and the order that Darknet would write them in."""
+
+from keras import layers
+
+# What makes layers of one class different: all else follows from the shapes of what they read.
+_DETAILS = (
+    *("filters", "kernel_size", "strides", "padding", "groups", "dilation_rate", "use_bias"),  # convolutions
+    *("activation", "epsilon", "pool_size", "target_shape", "factor", "index", "before", "after"),
+    *("units", "stride", "pad", "as_published", "per_channel", "normalization"),
+)
+
+
+def _source(tensor):
+    """(layer, tensors that it read)."""
+    layer, node, _ = tensor._keras_history
+    return layer, layer._inbound_nodes[node].input_tensors
+
+
+class _Keys(dict):
+    """A number for each tensor: equal where everything that leads to the tensors is."""
+
+    def __init__(self):
+        super().__init__()
+        self.known = {}
+
+    def of(self, output):
+        waiting = [output]
+        while waiting:  # not by recursion: networks are deeper than Python's stack likes
+            tensor = waiting[-1]
+            layer, inputs = _source(tensor)
+            missing = [x for x in inputs if id(x) not in self]
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            details = tuple(str(getattr(layer, name, None)) for name in _DETAILS)
+            below = [self[id(x)] for x in inputs]
+            if isinstance(layer, layers.Add | layers.Multiply):
+                below.sort()
+            signature = (type(layer).__name__, tuple(tensor.shape), details, *below)
+            self[id(tensor)] = self.known.setdefault(signature, len(self.known))
+        return self[id(output)]
+
+
+def pair(left, right):
+    """{name of a layer in left: its twin in right} of two Keras networks of one structure; None if they are not."""
+    keys = _Keys()
+    left, right = _leaves(left.output), _leaves(right.output)
+    if left.keys() != right.keys():
+        return None
+    names, waiting = {}, [(left[path], right[path]) for path in left]
+    done = set()
+    while waiting:
+        a, b = waiting.pop()
+        if keys.of(a) != keys.of(b):
+            return None
+        if (id(a), id(b)) in done:
+            continue
+        done.add((id(a), id(b)))
+        (layer, inputs), (twin, twins) = _source(a), _source(b)
+        if names.setdefault(layer.name, twin.name) != twin.name:
+            return None
+        if isinstance(layer, layers.Add | layers.Multiply):
+            inputs, twins = (sorted(each, key=keys.of) for each in (inputs, twins))
+        waiting += zip(inputs, twins, strict=True)
+    return names
+
+
+def _leaves(tree, path=()):
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {key: leaf for name, value in tree.items() for key, leaf in _leaves(value, (*path, name)).items()}
