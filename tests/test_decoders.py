@@ -6,40 +6,93 @@ from conftest import CONFIGS, random_sample, small
 
 from tfyolo import model as models
 from tfyolo.boxes import iou
-from tfyolo.decoders import Anchor, Grid, make_priors
+from tfyolo.decoders import Anchor, Grid, Region, Wide, by_level, make_priors
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-@pytest.mark.parametrize("scale", [1.0, 1.2])
-def test_anchor_boxes_equal_the_formula(scale):
-    decoder = Anchor(anchors={"p5": [[20, 30], [60, 40]], "p4": [[10, 12], [8, 5]]}, scale_yx=scale)
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+# How each makes a factor on the anchor and the probabilities of the classes, of logits.
+FORMULAS = {
+    Anchor: (np.exp, sigmoid),
+    Wide: (lambda t: (2 * sigmoid(t)) ** 2, sigmoid),
+    Region: (np.exp, softmax),
+}
+SCALES = [1.0, 1.2, {"p4": 1.1, "p5": 1.05}]
+ANCHORS = {"p5": [[20, 30], [60, 40]], "p4": [[10, 12], [8, 5]]}
+GRIDS = {"p4": (4, 6), "p5": (2, 3)}
+
+
+def noise(decoder, classes=3, spread=1.0):
+    """Raw outputs of two pictures, in float32."""
     rng = np.random.default_rng(0)
-    grids = {"p4": (4, 6), "p5": (2, 3)}
-    raw = {
-        part: {level: rng.normal(size=(2, *grid, 2, z)).astype("float32") for level, grid in grids.items()}
-        for part, z in decoder.parts(3).items()
+    return {
+        part: {level: rng.normal(0, spread, size=(2, *grid, 2, z)).astype("float32") for level, grid in GRIDS.items()}
+        for part, z in decoder.parts(classes).items()
     }
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_boxes_and_scores_equal_the_formulas(kind, scale):
+    factor, probabilities = FORMULAS[kind]
+    decoder = kind(anchors=ANCHORS, scale_yx=scale)
+    raw = noise(decoder)
     candidates = decoder(raw)
     n = 0
     for level, stride in (("p4", 16), ("p5", 32)):
-        for row in range(grids[level][0]):
-            for column in range(grids[level][1]):
-                for a, (height, width) in enumerate(decoder.anchors[level]):
-                    ty, tx, th, tw = raw["box"][level][1, row, column, a]
-                    y = (row + scale * sigmoid(ty) - (scale - 1) / 2) * stride
-                    x = (column + scale * sigmoid(tx) - (scale - 1) / 2) * stride
-                    h, w = height * np.exp(th), width * np.exp(tw)
-                    expected = [y - h / 2, x - w / 2, y + h / 2, x + w / 2]
-                    np.testing.assert_allclose(candidates.boxes[1, n], expected, rtol=1e-4, atol=1e-3)
-                    scores = sigmoid(raw["obj"][level][1, row, column, a]) * sigmoid(
-                        raw["cls"][level][1, row, column, a]
-                    )
-                    np.testing.assert_allclose(candidates.scores[1, n], scores, rtol=1e-5)
-                    n += 1
+        s = scale[level] if isinstance(scale, dict) else scale
+        box, obj, cls = (raw[part][level][1].astype("float64") for part in ("box", "obj", "cls"))
+        for row, column, a in np.ndindex(*GRIDS[level], 2):
+            yx, hw = box[row, column, a, :2], box[row, column, a, 2:]
+            yx = (np.array([row, column]) + s * sigmoid(yx) - (s - 1) / 2) * stride
+            hw = factor(hw) * ANCHORS[level][a]
+            expected = np.concatenate([yx - hw / 2, yx + hw / 2])
+            np.testing.assert_allclose(candidates.boxes[1, n], expected, rtol=1e-4, atol=1e-3)
+            scores = sigmoid(obj[row, column, a]) * probabilities(cls[row, column, a])
+            np.testing.assert_allclose(candidates.scores[1, n], scores, rtol=1e-5)
+            n += 1
     assert n == candidates.boxes.shape[1]
+
+
+@pytest.mark.parametrize("kind, scale", [(Anchor, 1.0), (Wide, 2.0), (Region, 1.0)])
+def test_a_cell_reaches_as_far_as_its_papers_say(kind, scale):
+    """YOLOv3 and v2: to the cell's borders. YOLOv4-CSP: half a cell beyond, and four times the anchor."""
+    decoder = kind(anchors={"p5": [[20, 30]]})
+    raw = {part: {"p5": np.zeros((1, 1, 1, 1, z), "float32")} for part, z in decoder.parts(2).items()}
+    raw["box"]["p5"][:] = [-100, 100, 0, 100]
+    y1, x1, y2, x2 = np.asarray(decoder(raw).boxes)[0, 0]
+    assert ((y1 + y2) / 2 / 32, y2 - y1) == pytest.approx(((1 - scale) / 2, 20), rel=1e-3)
+    if kind is Wide:
+        assert ((x1 + x2) / 2 / 32, x2 - x1) == pytest.approx(((1 + scale) / 2, 120))
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_encode_is_the_inverse_of_decode(kind, scale):
+    decoder = kind(anchors=ANCHORS, scale_yx=scale)
+    candidates = decoder(noise(decoder, spread=2.0))
+    codes = decoder.activate(candidates.logits["box"])
+    np.testing.assert_allclose(decoder.encode(candidates.boxes, candidates.priors), codes, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_a_box_without_sides_has_finite_codes(kind):
+    decoder = kind(anchors=ANCHORS)
+    priors = make_priors({"p4": (1, 1)}, {"p4": ANCHORS["p4"]})
+    assert np.isfinite(decoder.encode(np.zeros((1, 2, 4), "float32"), priors)).all()
+
+
+def test_a_number_by_level_goes_to_the_levels_candidates():
+    priors = make_priors({"p3": (1, 2), "p5": (1, 1)}, {"p3": [(1, 1)], "p5": [(2, 2)]})
+    np.testing.assert_array_equal(by_level({"p5": 3.0, "p3": 0.5}, priors), [0.5, 0.5, 3.0])
+    np.testing.assert_array_equal(by_level(2.0, priors), [2.0, 2.0, 2.0])
 
 
 def test_grid_boxes_equal_the_formula():
@@ -75,8 +128,9 @@ def test_decode_is_the_inverse_of_encode(name):
     assert np.min(iou(again, boxes)) > 0.999
 
 
-def test_huge_logits_stay_finite():
-    decoder = Anchor(anchors={"p5": [[300, 300]]})
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_huge_logits_stay_finite(kind):
+    decoder = kind(anchors={"p5": [[300, 300]]})
     raw = {part: {"p5": np.full((1, 1, 1, 1, z), 1e4, "float32")} for part, z in decoder.parts(2).items()}
     candidates = decoder(raw)
     assert np.isfinite(candidates.boxes).all() and np.isfinite(candidates.scores).all()

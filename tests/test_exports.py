@@ -19,6 +19,7 @@ from tfyolo import model as models
 from tfyolo.data import readers
 from tfyolo.evaluation import evaluate
 from tfyolo.exports import FORMATS, ExportError
+from tfyolo.layers import BatchNorm
 
 CLASSES = ("a", "b", "größer")
 TFLITE = FORMATS[1:]
@@ -100,6 +101,26 @@ def test_tflite_files_need_no_operations_but_the_builtin(exported, form):
     names = {operation["op_name"] for operation in interpreter._get_ops_details()}
     assert "CONV_2D" in names and "NON_MAX_SUPPRESSION_V5" in names
     assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper() or name == "WHILE"]
+
+
+@pytest.mark.parametrize("name", ["yolov4-tiny", pytest.param("yolov4-csp", marks=pytest.mark.slow)])
+def test_other_layers_and_decoders_are_builtin_operations_too(name, tmp_path):
+    """Groups of channels; mish, and boxes without an exponential."""
+    model = lively(name, CLASSES)
+    for layer in model.network.layers:
+        if isinstance(layer, BatchNorm):
+            layer.momentum = 0
+    # With statistics of pictures, as a trained network has them: without, the many sums of YOLOv4-CSP grow to thousands.
+    pictures = np.stack([picture(*model.config.model.input_size, seed) for seed in range(16)])
+    model.network(pictures / np.float32(255), training=True)
+    models.save_model(tmp_path / "run.h5", model)
+    path = exports.export(model, tmp_path, ["tflite"])["tflite"]
+    names = {operation["op_name"] for operation in tf.lite.Interpreter(str(path))._get_ops_details()}
+    assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper()]
+    image = pictures[0]
+    found, expected = detect.load(path)(image), detect.load(tmp_path / "run.h5")(image)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    assert unlike(found, expected) == 0  # two of nearly the same score may have changed places
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfyolo.layers import BatchNorm, Upsample, conv, max_pool, spp
+from tfyolo.layers import BatchNorm, ChannelGroup, Upsample, conv, max_pool, spp
 
 
 def noise(*shape, seed=0):
@@ -48,6 +48,23 @@ def test_a_frozen_batch_norm_stands_still():
 def test_upsample_repeats_pixels():
     x = noise(2, 3, 5, 4)
     np.testing.assert_array_equal(Upsample()(x), x.repeat(2, 1).repeat(2, 2))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_channel_groups_divide_the_channels_in_order(groups):
+    x = noise(2, 3, 5, 6)
+    parts = [ChannelGroup(groups, index)(x) for index in range(groups)]
+    for part, expected in zip(parts, np.split(x, groups, axis=-1), strict=True):
+        np.testing.assert_array_equal(part, expected)
+    symbolic = ChannelGroup(groups, 0)(keras.Input((3, 5, 6)))
+    assert symbolic.shape == (None, 3, 5, 6 // groups)
+
+
+def test_channel_groups_that_are_none_are_named():
+    with pytest.raises(ValueError, match=r"index: expected a group in \[0, 2\), received 2"):
+        ChannelGroup(2, 2)
+    with pytest.raises(ValueError, match="groups: expected a divisor of 6 channels, received 4"):
+        ChannelGroup(4, 0)(keras.Input((3, 5, 6)))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (6, 10), (7, 9)])

@@ -11,7 +11,8 @@ from conftest import CONFIGS, random_sample, small
 from tfyolo import model as models
 from tfyolo.assigners import best_anchor, responsible_cell
 from tfyolo.boxes import area, iou
-from tfyolo.losses import TERMS, Dense, bce, focal
+from tfyolo.decoders import Anchor, Region, Wide
+from tfyolo.losses import TERMS, Dense, bce, focal, softmax_cross_entropy
 from tfyolo.structures import BACKGROUND
 
 NAMES = ("a", "b", "c")
@@ -79,6 +80,71 @@ def test_yolov3_sums_by_hand():
             cls += float(np.sum(bce(smooth, candidates.logits["cls"][b, n])))
     expected = {"box": 2.0 * box / 2, "obj": obj / 2, "cls": 3.0 * cls / 2}
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def ciou_by_hand(a, b):
+    """Equations 10 to 12 of arXiv:1911.08287, of two boxes in float64."""
+    (ay1, ax1, ay2, ax2), (by1, bx1, by2, bx2) = a, b
+    shared = max(0, min(ay2, by2) - max(ay1, by1)) * max(0, min(ax2, bx2) - max(ax1, bx1))
+    overlap = shared / ((ay2 - ay1) * (ax2 - ax1) + (by2 - by1) * (bx2 - bx1) - shared)
+    distance = (ay1 + ay2 - by1 - by2) ** 2 / 4 + (ax1 + ax2 - bx1 - bx2) ** 2 / 4
+    diagonal = (max(ay2, by2) - min(ay1, by1)) ** 2 + (max(ax2, bx2) - min(ax1, bx1)) ** 2
+    v = 4 / np.pi**2 * (np.arctan((bx2 - bx1) / (by2 - by1)) - np.arctan((ax2 - ax1) / (ay2 - ay1))) ** 2
+    return overlap - distance / diagonal - v / (1 - overlap + v) * v
+
+
+@pytest.mark.parametrize("cls", ["bce", "softmax"])
+@pytest.mark.parametrize("kind", [Anchor, Wide, Region])
+def test_gains_by_level_and_a_softmax_sum_by_hand(kind, cls):
+    """YOLOv4-CSP's objectness counts 4, 1 and 0.4 at p3, p4, p5; YOLOv2's classes are one out of K."""
+    gains = {"p3": 4.0, "p4": 1.0, "p5": 0.4}
+    decoder = kind(anchors={"p3": [[12, 9]], "p4": [[24, 32]], "p5": [[60, 50]]})
+    sample, rng = random_sample((64, 96), truths=7), np.random.default_rng(0)
+    raw = {
+        part: {f"p{i}": rng.normal(size=(2, 64 >> i, 96 >> i, 1, z)).astype("float32") for i in (3, 4, 5)}
+        for part, z in decoder.parts(3).items()
+    }
+    candidates = decoder(raw)
+    assigner = functools.partial(best_anchor, ignore=0.3, match=0.2)
+    terms = Dense(decoder, assigner, cls=cls, obj_gain=gains, noobj_gain=0.5, small_boxes=False, label_smoothing=0.1)(
+        raw, candidates, sample
+    )
+
+    index = assigner(candidates, sample.boxes, sample.labels).gt_index.numpy()
+    logits = {part: np.asarray(values, "float64") for part, values in candidates.logits.items()}
+    boxes, truths = np.asarray(candidates.boxes, "float64"), np.asarray(sample.boxes, "float64")
+    gain = np.repeat([4.0, 1.0, 0.4], [8 * 12, 4 * 6, 2 * 3])
+    box = obj = classes = 0.0
+    for b, n in np.ndindex(*index.shape):
+        m, logit = index[b, n], logits["obj"][b, n, 0]
+        if m == BACKGROUND:
+            obj += gain[n] * 0.5 * np.log1p(np.exp(logit))
+        if m < 0:
+            continue
+        obj += gain[n] * np.log1p(np.exp(-logit))
+        box += 1 - ciou_by_hand(boxes[b, n], truths[b, m])
+        one_hot = np.eye(3)[sample.labels[b, m]]
+        t = logits["cls"][b, n]
+        if cls == "softmax":
+            classes -= np.sum((0.9 * one_hot + 0.1 / 3) * (t - np.log(np.exp(t).sum())))
+        else:
+            target = 0.9 * one_hot + 0.05
+            classes += np.sum(target * np.log1p(np.exp(-t)) + (1 - target) * np.log1p(np.exp(t)))
+    assert {gain[n] for b, n in np.argwhere(index >= 0)} == {4.0, 1.0, 0.4} and (index == BACKGROUND).sum() > 50
+    expected = {"box": box / 2, "obj": obj / 2, "cls": classes / 2}
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_softmax_cross_entropy_equals_keras_and_does_not_overflow():
+    logits = np.random.default_rng(0).normal(0, 4, (5, 6, 7)).astype("float32")
+    targets = np.eye(7, dtype="float32")[np.arange(30).reshape(5, 6) % 7]
+    expected = keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
+    np.testing.assert_allclose(softmax_cross_entropy(targets, logits), expected, rtol=1e-4, atol=1e-5)
+    huge = tf.constant([[1e4, -1e4, 0.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(huge)
+        value = softmax_cross_entropy(tf.constant([[0.0, 1.0, 0.0]]), huge)
+    assert float(value[0]) == pytest.approx(2e4) and np.isfinite(tape.gradient(value, huge)).all()
 
 
 def test_yolov1_sums_by_hand():

@@ -23,6 +23,10 @@ PUBLISHED = [
     ("yolov3", 416, 80, 62_001_757, 61_949_149, 65.86),
     ("yolov3-tiny", 416, 80, 8_858_734, 8_852_366, 5.56),
     ("yolov3-spp", 608, 80, 63_052_381, 62_998_749, 141.4),
+    ("yolov4", 608, 80, 64_429_405, 64_363_101, 128.4),
+    ("yolov4-tiny", 416, 80, 6_062_814, 6_056_606, 6.91),
+    ("yolov4-tiny-3l", 608, 80, 6_334_045, 6_327_453, 17.74),
+    ("yolov4-csp", 512, 80, 52_986_205, 52_921_437, 77.0),
     pytest.param("yolov1", 448, 20, 271_703_550, 271_703_550, None, marks=pytest.mark.slow),
 ]
 
@@ -54,6 +58,30 @@ def test_the_neck_enlarges_what_comes_out_of_the_five_convolutions():
     network = models.build(small("yolov3"), NAMES).network
     lateral = network.get_layer("neck.p4.lateral.conv")
     assert lateral.input is network.get_layer("neck.p5.conv5.act").output
+
+
+@pytest.mark.parametrize(
+    "name, layer, inputs",
+    [
+        # Layers of the cfgs, in the order of their routes: a concatenation the other way round fits no published weights.
+        ("yolov4", "backbone.p5.concat", ["backbone.p5.transition.act", "backbone.p5.skip.act"]),
+        ("yolov4", "neck.p4.concat", ["neck.p4.lateral.act", "neck.p4.up"]),
+        ("yolov4", "neck.n5.concat", ["neck.n5.down.act", "neck.p5.spp.conv3.act"]),
+        ("yolov4-csp", "neck.n4.concat", ["neck.n4.down.act", "neck.p4.join.act"]),
+        ("yolov4-csp", "neck.p3.partial", ["neck.p3.conv4.act", "neck.p3.skip.act"]),
+        ("yolov4-tiny", "backbone.p3.concat", ["backbone.p3.conv2.act", "backbone.p3.conv1.act"]),
+        ("yolov4-tiny", "backbone.p3.join", ["backbone.p3.whole.act", "backbone.p3.transition.act"]),
+        ("yolov4-tiny", "neck.p4.concat", ["neck.p4.up", "backbone.p4.transition.act"]),
+        ("yolov4-tiny-3l", "neck.p3.lateral.conv", ["neck.p4.expand.act"]),
+        ("yolov4-tiny-3l", "head.p4.out", ["neck.p4.expand.act"]),
+    ],
+)
+def test_features_meet_as_in_the_published_networks(name, layer, inputs):
+    network = models.build(small(name), NAMES).network
+    received = network.get_layer(layer).input
+    received = received if isinstance(received, list) else [received]
+    expected = [network.get_layer(source).output for source in inputs]
+    assert len(received) == len(expected) and all(a is b for a, b in zip(received, expected, strict=True))
 
 
 def test_raw_has_the_contracts_shape(built):
@@ -129,6 +157,19 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_candidates(
         ("yolov3", "model.decoder.anchors.p3=[[1,2,3]]", "model.decoder.anchors"),
         ("yolov3", "model.backbone.width=0", "model.backbone: width: expected a number above 0, received 0"),
         ("yolov3", "model.objective.box=l1", "model.objective: box: expected one of squared, iou, giou, diou, ciou"),
+        ("yolov3", "model.head.activation=gelu", "model.head: activation: expected one of linear, leaky, relu"),
+        ("yolov4", "model.backbone.first_stage=plain", "model.backbone.first_stage: expected typing.Literal['csp'"),
+        ("yolov4-tiny-3l", "model.backbone.finest=p4", "model.decoder: expected the levels 2 (p4, p5)"),
+        (
+            "yolov4",
+            "model.decoder.scale_yx={p3: 2}",
+            "scale_yx: expected a number for each of p3, p4, p5, received {'p3'",
+        ),
+        (
+            "yolov4-csp",
+            "model.objective.obj_gain={p3: 4}",
+            "model.objective: obj_gain: expected a number for each of p3",
+        ),
         ("yolov3", "model.classes=[x, y]", "model.classes: expected the data's 3 (a, b, c), received 2 (x, y)"),
     ],
 )

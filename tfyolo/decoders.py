@@ -43,6 +43,21 @@ def make_priors(grids, anchors):
     return Priors(*(np.concatenate(values).astype("float32") for values in (centers, strides, sizes)))
 
 
+def check_levels(name, value, levels):
+    """Raises ValueError unless an option is one number, or holds one for each of the levels."""
+    if isinstance(value, dict) and set(value) != set(levels):
+        raise ValueError(f"{name}: expected a number for each of {', '.join(levels)}, received {value}")
+
+
+def by_level(value, priors):
+    """Each candidate's share of an option that is one number, or {level: number}: [N] float32."""
+    values = value if isinstance(value, dict) else {}
+    shares = ops.full_like(priors.strides, 0.0 if values else value)
+    for level, number in values.items():
+        shares = ops.where(ops.equal(priors.strides, level_stride(level)), number, shares)
+    return shares
+
+
 class Decoder(keras.layers.Layer):
     """What the decoders of grids of cells share: flattening Raw, and the scores."""
 
@@ -54,6 +69,9 @@ class Decoder(keras.layers.Layer):
         self.anchors = {level: anchors[level] for level in sorted(anchors, key=level_stride)}
         self.levels = tuple(self.anchors)
         self.num_anchors = next(iter(counts.values()))
+
+    def _class_probability(self, logits):
+        return self._probability(logits)
 
     def parts(self, num_classes):
         return {"box": 4, "obj": 1, "cls": num_classes}
@@ -73,7 +91,7 @@ class Decoder(keras.layers.Layer):
         logits = {part: self._flatten(levels) for part, levels in raw.items()}
         priors = make_priors({level: raw["box"][level].shape[1:3] for level in self.levels}, self.anchors)
         boxes = self.decode(self.activate(logits["box"]), priors)
-        scores = self._probability(logits["obj"]) * self._probability(logits["cls"])
+        scores = self._probability(logits["obj"]) * self._class_probability(logits["cls"])
         return Candidates(boxes, scores, logits, priors)
 
     def objectness(self, raw):
@@ -87,31 +105,87 @@ class Anchor(Decoder):
     """YOLOv3's boxes: an offset inside the cell and a factor on an anchor (Redmon and Farhadi 2018, arXiv:1804.02767, section 2.1).
 
     anchors: {level: [(h, w), ...]} in pixels of the network's input.
-    scale_yx: s in s * sigmoid(t) - (s - 1) / 2, above 1 to let centres reach the cell's border (YOLOv4).
+    scale_yx: s in s * sigmoid(t) - (s - 1) / 2, above 1 to let centres reach the cell's border (Bochkovskiy et al. 2020,
+    arXiv:2004.10934, section 3.4: "eliminate grid sensitivity"); of all levels or {level: s}. The codes are sigmoid(t) and the
+    factor's logarithm.
     """
 
-    def __init__(self, *, anchors: dict[str, list[tuple[float, float]]], scale_yx: float = 1.0, name="decoder"):
+    def __init__(
+        self,
+        *,
+        anchors: dict[str, list[tuple[float, float]]],
+        scale_yx: float | dict[str, float] = 1.0,
+        name="decoder",
+    ):
         super().__init__(anchors, name)
+        check_levels("scale_yx", scale_yx, self.levels)
         self.scale_yx = scale_yx
 
     _probability = staticmethod(ops.sigmoid)
 
     def activate(self, logits):
-        yx, hw = logits[..., :2], logits[..., 2:]
-        yx = self.scale_yx * ops.sigmoid(yx) - (self.scale_yx - 1) / 2
-        return ops.concatenate([yx, ops.minimum(hw, LARGEST_LOG)], axis=-1)
+        yx, log_hw = logits[..., :2], logits[..., 2:]
+        return ops.concatenate([ops.sigmoid(yx), ops.minimum(log_hw, LARGEST_LOG)], axis=-1)
+
+    def _reach(self, priors):
+        """Pixels between the two ends of sigmoid: [N, 1]."""
+        return (by_level(self.scale_yx, priors) * priors.strides)[:, None]
+
+    @staticmethod
+    def _factor(codes_hw):
+        return ops.exp(codes_hw)
+
+    @staticmethod
+    def _codes_hw(factor):
+        return ops.log(ops.maximum(factor, keras.config.epsilon()))
 
     def decode(self, codes, priors):
-        strides = priors.strides[:, None]
-        yx = priors.centers + (codes[..., :2] - 0.5) * strides
-        hw = priors.anchors * ops.exp(codes[..., 2:])
+        # s * sigmoid(t) - (s - 1) / 2 is counted from the cell's corner; from its centre it is s * (sigmoid(t) - 1 / 2).
+        yx = priors.centers + (codes[..., :2] - 0.5) * self._reach(priors)
+        hw = priors.anchors * self._factor(codes[..., 2:])
         return yxhw_to_boxes(ops.concatenate([yx, hw], axis=-1))
 
     def encode(self, boxes, priors):
         boxes_yxhw = boxes_to_yxhw(boxes)
-        yx = (boxes_yxhw[..., :2] - priors.centers) / priors.strides[:, None] + 0.5
-        hw = ops.log(ops.maximum(boxes_yxhw[..., 2:], keras.config.epsilon()) / priors.anchors)
-        return ops.concatenate([yx, hw], axis=-1)
+        yx = (boxes_yxhw[..., :2] - priors.centers) / self._reach(priors) + 0.5
+        return ops.concatenate([yx, self._codes_hw(boxes_yxhw[..., 2:] / priors.anchors)], axis=-1)
+
+
+class Wide(Anchor):
+    """The boxes of YOLOv4-CSP and YOLOv7: no exponential, sides of at most four anchors (Darknet's new_coords=1).
+
+    y, x = s * sigmoid(t) - (s - 1) / 2, with s = 2 half a cell beyond each border; h, w = (2 * sigmoid(t))^2 * anchor. The codes are
+    sigmoid(t), all four; of a side above four anchors, encode gives a code above 1: it still decodes to that side.
+    """
+
+    def __init__(
+        self,
+        *,
+        anchors: dict[str, list[tuple[float, float]]],
+        scale_yx: float | dict[str, float] = 2.0,
+        name="decoder",
+    ):
+        super().__init__(anchors=anchors, scale_yx=scale_yx, name=name)
+
+    def activate(self, logits):
+        return ops.sigmoid(logits)
+
+    @staticmethod
+    def _factor(codes_hw):
+        return ops.square(2 * codes_hw)
+
+    @staticmethod
+    def _codes_hw(factor):
+        return ops.sqrt(ops.maximum(factor, 0.0)) / 2
+
+
+class Region(Anchor):
+    """YOLOv2's boxes: those of `anchor`, of one class out of K (Redmon and Farhadi 2017, arXiv:1612.08242, section 2).
+
+    The classes are a softmax: their scores add up to the objectness.
+    """
+
+    _class_probability = staticmethod(ops.softmax)
 
 
 class Grid(Decoder):
@@ -148,5 +222,7 @@ class Grid(Decoder):
 
 DECODERS = {
     "anchor": Anchor,
+    "wide": Wide,
+    "region": Region,
     "grid": Grid,
 }

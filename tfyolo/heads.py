@@ -35,15 +35,26 @@ def _outputs(x, parts, num_anchors, prior, name):
     return _split(x, parts)
 
 
-def coupled(features, parts, num_anchors, *, channels: dict[str, int] | None = None, prior: float = 0.01, name="head"):
+def coupled(
+    features,
+    parts,
+    num_anchors,
+    *,
+    channels: dict[str, int] | None = None,
+    activation: str = "leaky",
+    prior: float = 0.01,
+    name="head",
+):
     """YOLOv3's head: a 3x3 convolution, then a 1x1 to num_anchors * (y, x, h, w, objectness, K) channels.
 
-    channels: of the 3x3 convolution, by level; else twice the feature's. prior: the objectness an untrained head gives out, so
-    that the many empty cells do not swamp the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1).
+    channels: of the 3x3 convolution, by level; else twice the feature's. activation: of that convolution, one of
+    layers.ACTIVATIONS. prior: the objectness an untrained head gives out, so that the many empty cells do not swamp the first steps
+    (Lin et al. 2017, arXiv:1708.02002, section 4.1).
     """
     raw = {part: {} for part in parts}
     for level, x in features.items():
-        x = conv(x, (channels or {}).get(level, 2 * x.shape[-1]), 3, name=f"{name}.{level}")
+        width = (channels or {}).get(level, 2 * x.shape[-1])
+        x = conv(x, width, 3, activation=activation, name=f"{name}.{level}")
         for part, values in _outputs(x, parts, num_anchors, prior, f"{name}.{level}").items():
             raw[part][level] = values
     return raw

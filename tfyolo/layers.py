@@ -160,6 +160,8 @@ def conv(x, filters, kernel=1, stride=1, *, norm=True, activation="leaky", group
 
 def activate(x, activation, *, name):
     """One of ACTIVATIONS."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, received {activation!r}")
     if ACTIVATIONS[activation] is None:
         return x
     return layers.Activation(ACTIVATIONS[activation], name=f"{name}.act")(x)

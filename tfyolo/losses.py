@@ -9,6 +9,7 @@ of the replicas add up to the gradient of the whole batch. total(x) sums a count
 from keras import ops
 
 from tfyolo.boxes import OVERLAPS, area, intersection
+from tfyolo.decoders import by_level, check_levels
 from tfyolo.structures import BACKGROUND, IGNORE
 
 
@@ -42,15 +43,21 @@ def squared(targets, values):
 TERMS = {"bce": bce, "focal": focal, "squared": squared}
 
 
+def softmax_cross_entropy(targets, logits):
+    """Cross-entropy of one class out of K: targets that add up to 1, logits [..., K] -> [...]."""
+    return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
+
+
 class Dense:
     """Box, objectness and class terms over all candidates; each a sum over the batch, divided by its number of pictures, as in Darknet.
 
     box: "squared" (errors of the codes, arXiv:1506.02640 eq. 3) or 1 - overlap: "iou", "giou", "diou", "ciou".
-    obj, cls: "bce", "focal" or "squared". The objectness to be learned is the assignment's quality; the classes are learned where a
-    candidate answers for a truth.
-    noobj_gain: factor on the objectness term of background candidates, beside obj_gain for the others.
+    obj, cls: "bce", "focal" or "squared"; cls also "softmax", cross-entropy of one class out of K. The objectness to be learned is the
+    assignment's quality; the classes are learned where a candidate answers for a truth.
+    box_gain, obj_gain, cls_gain: factors on the terms, Darknet's iou_, obj_ and cls_normalizer. obj_gain: of all levels or {level: gain}.
+    noobj_gain: a further factor on the objectness term of background candidates.
     small_boxes: weigh each box term by 2 - the box's share of the picture (YOLOv3).
-    label_smoothing: pulls class targets from 0 and 1 towards one half.
+    label_smoothing: pulls class targets from 0 and 1 towards one half, or towards 1 / K under "softmax".
     Candidates inside a crowd are not told that they hold nothing.
     """
 
@@ -63,17 +70,22 @@ class Dense:
         obj: str = "bce",
         cls: str = "bce",
         box_gain: float = 1.0,
-        obj_gain: float = 1.0,
+        obj_gain: float | dict[str, float] = 1.0,
         noobj_gain: float = 1.0,
         cls_gain: float = 1.0,
         small_boxes: bool = True,
         label_smoothing: float = 0.0,
     ):
-        for name, value, choices in (("box", box, ["squared", *OVERLAPS]), ("obj", obj, TERMS), ("cls", cls, TERMS)):
+        for name, value, choices in (
+            ("box", box, ["squared", *OVERLAPS]),
+            ("obj", obj, TERMS),
+            ("cls", cls, [*TERMS, "softmax"]),
+        ):
             if value not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, received {value!r}")
+        check_levels("obj_gain", obj_gain, decoder.levels)
         self.decoder, self.assigner = decoder, assigner
-        self.box, self.obj, self.cls = box, TERMS[obj], TERMS[cls]
+        self.box, self.obj, self.cls = box, TERMS[obj], cls
         self.box_gain, self.obj_gain, self.noobj_gain, self.cls_gain = box_gain, obj_gain, noobj_gain, cls_gain
         self.small_boxes, self.label_smoothing = small_boxes, label_smoothing
 
@@ -104,11 +116,10 @@ class Dense:
             box = box * (2 - area(boxes) / (height * width))
 
         objectness = self.obj(ops.stop_gradient(assignment.quality), candidates.logits["obj"][..., 0])
-        gain = ops.where(positive, self.obj_gain, self.noobj_gain) * ops.cast(index != IGNORE, "float32")
+        gain = by_level(self.obj_gain, candidates.priors) * ops.where(positive, 1.0, self.noobj_gain)  # [B, N]
+        gain = gain * ops.cast(index != IGNORE, "float32")
 
-        one_hot = ops.one_hot(labels, candidates.logits["cls"].shape[-1])  # [B, N, K]
-        one_hot = one_hot * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
-        classes = ops.sum(self.cls(one_hot, candidates.logits["cls"]), axis=-1)
+        classes = self._class_term(candidates.logits["cls"], labels)
         return {
             "box": self.box_gain * mean(ops.where(positive, box, 0.0)),
             "obj": mean(gain * objectness),
@@ -120,6 +131,15 @@ class Dense:
             codes = self.decoder.activate(candidates.logits["box"])
             return ops.sum(squared(self.decoder.encode(boxes, candidates.priors), codes), axis=-1)
         return 1 - OVERLAPS[self.box](candidates.boxes, boxes)
+
+    def _class_term(self, logits, labels):
+        """[B, N, K], [B, N] -> [B, N]."""
+        K = logits.shape[-1]
+        middle = 1 / K if self.cls == "softmax" else 0.5
+        targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + middle * self.label_smoothing
+        if self.cls == "softmax":
+            return softmax_cross_entropy(targets, logits)
+        return ops.sum(TERMS[self.cls](targets, logits), axis=-1)
 
     @staticmethod
     def _inside_crowd(boxes, sample):

@@ -5,21 +5,22 @@ from keras import layers
 from tfyolo.layers import conv, max_pool, scaled
 
 
+def residual(x, squeezed, *, activation="leaky", name):
+    """Darknet-53's residual: a 1x1 convolution to `squeezed` channels, a 3x3 back to as many as x has, the sum with x."""
+    y = conv(x, squeezed, 1, activation=activation, name=f"{name}.reduce")
+    y = conv(y, x.shape[-1], 3, activation=activation, name=f"{name}.expand")
+    return layers.Add(name=f"{name}.add")([x, y])
+
+
 def darknet53(images, *, width: float = 1.0, name="backbone"):
     """Darknet-53 without its classifier (Redmon and Farhadi 2018, arXiv:1804.02767, table 1): p3, p4, p5."""
-
-    def residual(x, channels, name):
-        y = conv(x, channels // 2, 1, name=f"{name}.reduce")
-        y = conv(y, channels, 3, name=f"{name}.expand")
-        return layers.Add(name=f"{name}.add")([x, y])
-
     features = {}
     x = conv(images, scaled(32, width), 3, name=f"{name}.stem")
     for level, (channels, repeats) in enumerate([(64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)], start=1):
         channels = scaled(channels, width)
         x = conv(x, channels, 3, 2, name=f"{name}.p{level}.down")
         for i in range(repeats):
-            x = residual(x, channels, name=f"{name}.p{level}.residual{i + 1}")
+            x = residual(x, channels // 2, name=f"{name}.p{level}.residual{i + 1}")
         features[f"p{level}"] = x
     return {level: features[level] for level in ("p3", "p4", "p5")}
 

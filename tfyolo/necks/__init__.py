@@ -5,7 +5,8 @@
 A new one is a function in a file of its lineage and a line in the dict below.
 """
 
-from tfyolo.necks.up_cat import up_cat, up_cat_tiny
+from tfyolo.necks.pan import csp_pan, pan
+from tfyolo.necks.up_cat import up_cat, up_cat_tiny, up_cat_tiny_3l
 
 
 def identity(features, *, name="neck"):
@@ -17,4 +18,7 @@ NECKS = {
     "identity": identity,
     "up_cat": up_cat,
     "up_cat_tiny": up_cat_tiny,
+    "up_cat_tiny_3l": up_cat_tiny_3l,
+    "pan": pan,
+    "csp_pan": csp_pan,
 }

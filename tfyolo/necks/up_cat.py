@@ -1,4 +1,4 @@
-"""The necks of YOLOv3: coarse features are enlarged and laid beside the finer ones, top down."""
+"""The necks of YOLOv3 and YOLOv4-tiny: coarse features are enlarged and laid beside the finer ones, top down."""
 
 from keras import layers
 
@@ -36,9 +36,25 @@ def up_cat(features, *, spp_pools: tuple[int, ...] = (), name="neck"):
 
 
 def up_cat_tiny(features, *, width: float = 1.0, name="neck"):
-    """YOLOv3-tiny's neck: one convolution at p5; half of that, enlarged, beside the backbone's p4."""
+    """The neck of YOLOv3-tiny and YOLOv4-tiny: one convolution at p5; half of that, enlarged, beside the backbone's p4."""
     p5 = conv(features["p5"], scaled(256, width), 1, name=f"{name}.p5")
     lateral = conv(p5, scaled(128, width), 1, name=f"{name}.p4.lateral")
     lateral = Upsample(name=f"{name}.p4.up")(lateral)
     p4p5 = layers.Concatenate(name=f"{name}.p4.concat")([lateral, features["p4"]])
     return {"p4": p4p5, "p5": p5}
+
+
+def up_cat_tiny_3l(features, *, width: float = 1.0, name="neck"):
+    """YOLOv4-tiny-3l's neck: as up_cat_tiny, one level further.
+
+    What goes on from p4 to p3 has been through p4's 3x3 convolution. So those stand here, and the head is `linear`.
+    """
+    widths = {"p5": 512, "p4": 256, "p3": 128}
+    x = conv(features["p5"], scaled(256, width), 1, name=f"{name}.p5")
+    outputs = {"p5": conv(x, scaled(widths["p5"], width), 3, name=f"{name}.p5.expand")}
+    for level in sorted(features, reverse=True)[1:]:
+        lateral = conv(x, scaled(widths[level] // 2, width), 1, name=f"{name}.{level}.lateral")
+        lateral = Upsample(name=f"{name}.{level}.up")(lateral)
+        x = layers.Concatenate(name=f"{name}.{level}.concat")([lateral, features[level]])
+        x = outputs[level] = conv(x, scaled(widths[level], width), 3, name=f"{name}.{level}.expand")
+    return outputs
