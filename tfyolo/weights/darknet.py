@@ -558,7 +558,7 @@ def _locally_connected(layer, section, shape, out):
     ]
 
 
-def _yx_first(head, classes):
+def yx_first(head, classes):
     """The order that brings a head's outputs from Darknet's x, y, w, h to y, x, h, w; its own inverse."""
     if head.kind == "detection":
         cells = head_cells(head, classes)
@@ -593,7 +593,7 @@ def layout(net):
             arrays = [_Array(f"{name}.sum/weights", (len(sources), channels))]
         elif isinstance(section, parts.Output):
             head = heads[number]
-            order = _yx_first(head, net.classes)
+            order = yx_first(head, net.classes)
             if head.kind == "detection":
                 arrays = _fully_connected("head.out", sources[0], head.layer.output, order=order)
             else:
@@ -627,7 +627,7 @@ class Header(NamedTuple):
         return self.major * 10 + self.minor >= 2
 
 
-def _open(path):
+def open_weights(path):
     """(Header, the floats, not yet read)."""
     path = Path(path)
     if not path.is_file():
@@ -674,7 +674,7 @@ def _mangled(path):
     return ": truncated, or not a .weights file"
 
 
-def _check_count(net, path, slots, received):
+def check_count(net, path, slots, received):
     expected = sum(array.count for _, arrays in slots for array in arrays)
     if received == expected:
         return
@@ -758,14 +758,14 @@ def load(cfg, weights, names=None):
     """
     net = read_cfg(cfg)
     slots = layout(net)
-    header, floats = _open(weights)
-    _check_count(net, weights, slots, len(floats))  # before anything is allocated that a .cfg may lie about
+    header, floats = open_weights(weights)
+    check_count(net, weights, slots, len(floats))  # before anything is allocated that a .cfg may lie about
     classes, told = _classes(net, names)
     arrays = _read(net, weights, slots, floats)
     model, native, renamed = _build(net, classes, Path(cfg).stem)
     arrays = {_renamed(name, renamed): array for name, array in arrays.items()}
     checkpoint.assign(model.network, arrays, source=f"{weights}: its weights")
-    origin = {"cfg": net.text, "header": list(header), "layers": renamed}
+    origin = {"cfg": net.text, "header": list(header), "native": native, "layers": renamed}
     convolutions = sum(isinstance(section, parts.Convolutional) for section in net.sections) + len(net.heads)
     report = [
         *net.notes,
@@ -809,8 +809,7 @@ def _build(net, classes, name):
     renamed = pair(model.network, twin.network)
     if renamed is None:
         return model, None, {}
-    weighted = {layer.name for layer in model.network.layers if layer.weights}
-    return twin, native, {old: new for old, new in renamed.items() if old in weighted}
+    return twin, native, renamed
 
 
 def _renamed(variable, renamed):

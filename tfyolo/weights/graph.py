@@ -11,9 +11,9 @@ _DETAILS = (
 
 
 def _source(tensor):
-    """(layer, tensors that it read)."""
-    layer, node, _ = tensor._keras_history
-    return layer, layer._inbound_nodes[node].input_tensors
+    """(layer, tensors that it read, which of its outputs this is)."""
+    layer, node, index = tensor._keras_history
+    return layer, layer._inbound_nodes[node].input_tensors, index
 
 
 class _Keys(dict):
@@ -27,7 +27,7 @@ class _Keys(dict):
         waiting = [output]
         while waiting:  # not by recursion: networks are deeper than Python's stack likes
             tensor = waiting[-1]
-            layer, inputs = _source(tensor)
+            layer, inputs, index = _source(tensor)
             missing = [x for x in inputs if id(x) not in self]
             if missing:
                 waiting += missing
@@ -37,7 +37,7 @@ class _Keys(dict):
             below = [self[id(x)] for x in inputs]
             if isinstance(layer, layers.Add | layers.Multiply):
                 below.sort()
-            signature = (type(layer).__name__, tuple(tensor.shape), details, *below)
+            signature = (type(layer).__name__, index, tuple(tensor.shape), details, *below)
             self[id(tensor)] = self.known.setdefault(signature, len(self.known))
         return self[id(output)]
 
@@ -57,7 +57,7 @@ def pair(left, right):
         if (id(a), id(b)) in done:
             continue
         done.add((id(a), id(b)))
-        (layer, inputs), (twin, twins) = _source(a), _source(b)
+        (layer, inputs, _), (twin, twins, _) = _source(a), _source(b)
         if names.setdefault(layer.name, twin.name) != twin.name:
             return None
         if isinstance(layer, layers.Add | layers.Multiply):

@@ -1,0 +1,224 @@
+"""Is an imported network the network it was? Counts against the published ones, and every layer against OpenCV's Darknet importer."""
+
+import math
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfyolo import checkpoint
+from tfyolo.backbones import sections as parts
+from tfyolo.layers import BatchNorm
+from tfyolo.model import load_model, postprocess, weights_file
+from tfyolo.weights import darknet
+
+# All floats of the published .weights files, with their 80 classes.
+PUBLISHED = {
+    "yolov3": 62_001_757,
+    "yolov3-spp": 63_052_381,
+    "yolov3-tiny": 8_858_734,
+    "yolov4": 64_429_405,
+    "yolov4-csp": 52_986_205,
+    "yolov4-tiny": 6_062_814,
+    "yolov4-tiny-3l": 6_334_045,
+}
+EPSILON = 1e-6  # of OpenCV's batch norm; Darknet's is 1e-5, which tells where a channel hardly varies
+RELATIVE = 1e-3  # of a map's largest value
+PIXELS, SCORE = 0.1, 1e-3  # of a box decoded
+KEPT_PIXELS, KEPT_SCORE = 2.0, 0.01  # of a detection
+LEAST, MOST = 0.01, 2000  # the least score of what suppression is compared on, and how many boxes at most
+
+
+class Check(NamedTuple):
+    """One line of the table. worst: the largest difference seen, in `unit`. passed: None where it could not be made."""
+
+    name: str
+    worst: float | None
+    limit: float | None
+    unit: str
+    passed: bool | None
+
+    def __str__(self):
+        state = {True: "ok", False: "WRONG", None: "not checked"}[self.passed]
+        figures = "" if self.worst is None else f"{self.worst:>12.3g}  (at most {self.limit:g})"
+        return f"{self.name:<44} {state:<12} {figures}  {self.unit}".rstrip()
+
+
+def verify(run, against=None, image=None):
+    """[Check] of an imported run, or one trained from it.
+
+    against: (.cfg, .weights) that the oracle reads; None: those that the run itself gives, written back. image: a picture
+    [H, W, 3] uint8 RGB; None: noise. Without an OpenCV that reads Darknet networks (4.x), only what needs none is checked.
+    """
+    meta = checkpoint.read_meta(weights_file(run))
+    if "darknet" not in meta:
+        raise darknet.DarknetError(f"{run}: expected a run that was imported from Darknet, or trained from one")
+    model = load_model(run)
+    with tempfile.TemporaryDirectory() as scratch:
+        if against is None:
+            against = darknet.write(Path(scratch) / "net.weights", run)[::-1]
+        net = darknet.read_cfg(against[0])
+        slots = darknet.layout(net)
+        checks = _counts(model, net, slots, meta["darknet"])
+        _, floats = darknet.open_weights(against[1])
+        darknet.check_count(net, against[1], slots, len(floats))
+        if tuple(model.config.model.input_size) != net.size or len(model.classes) != net.classes:
+            raise darknet.DarknetError(
+                f"{against[0]}: expected the run's {model.config.model.input_size} pixels and {len(model.classes)} classes, received "
+                f"{net.size} and {net.classes}"
+            )
+        if not hasattr(cv2.dnn, "readNetFromDarknet"):
+            reason = f"OpenCV {cv2.__version__} reads no Darknet networks; pip install 'opencv-python-headless<5'"
+            return [*checks, Check("against OpenCV", None, None, reason, None)]
+        try:
+            oracle = _oracle(net, against[1], scratch)
+        except cv2.error as error:
+            reason = f"OpenCV does not read this network: {error.err}"
+            return [*checks, Check("against OpenCV", None, None, reason, None)]
+        return checks + _compare(model, net, meta["darknet"]["layers"], oracle, _picture(net.size, image))
+
+
+def _counts(model, net, slots, origin):
+    parameters = model.network.count_params()
+    floats = sum(array.count for _, arrays in slots for array in arrays)
+    checks = [Check(f"parameters: {parameters:,} of the .cfg's {floats:,}", None, None, "", parameters == floats)]
+    native = origin.get("native")
+    if native in PUBLISHED:
+        # A class more costs a filter for each box, in every head.
+        per_class = sum(len(head.anchors) * (net.shapes[head.output][2] + 1) for head in net.heads)
+        published = PUBLISHED[native] + (net.classes - 80) * per_class
+        what = f"{native} published: {published:,} with {net.classes} classes"
+        checks.append(Check(what, None, None, "", parameters == published))
+    return checks
+
+
+def _oracle(net, weights, scratch):
+    """OpenCV's network, told not to drop what scores little and not to merge layers."""
+    lines = net.text.splitlines()
+    for head in sorted(net.heads, key=lambda head: -head.number):
+        lines[net.lines[head.number] : net.lines[head.number]] = ["thresh=0.000001"]
+        for at in range(net.lines[head.number] + 1, len(lines)):
+            if lines[at].strip().startswith("["):
+                break
+            if lines[at].replace(" ", "").startswith("thresh="):
+                lines[at] = ""
+    cfg = Path(scratch) / "oracle.cfg"
+    cfg.write_text("\n".join(lines) + "\n")
+    oracle = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
+    oracle.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+    oracle.enableFusion(False)
+    return oracle
+
+
+def _picture(size, image):
+    if image is None:
+        # Noise of all sizes: what a picture is to a network.
+        rng = np.random.default_rng(0)
+        layers = [
+            cv2.resize(rng.random((2**k, 2**k, 3)), size[::-1], interpolation=cv2.INTER_LINEAR) for k in (1, 3, 5, 8)
+        ]
+        return np.clip(sum(layers) / len(layers), 0, 1).astype("float32")
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype("float32") / 255
+
+
+def _compare(model, net, layers, oracle, image):
+    theirs = {}  # the last of OpenCV's layers that stem from each section
+    predictions = []
+    for name in oracle.getLayerNames():
+        kind, _, number = name.rpartition("_")
+        if kind in ("yolo", "detection"):
+            predictions.append(name)
+        elif number.isdigit() and kind not in ("permute", "slice", "identity"):
+            # Activations count one further than what they belong to.
+            theirs[int(number) - (kind in parts.DARKNET_ACTIVATIONS)] = name
+    ours = {number: _ours(model.network, layers, net, number) for number in theirs}
+    ours = {number: layer for number, layer in ours.items() if layer is not None}
+    numbers = sorted(ours)
+    oracle.setInput(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+    finest_first = sorted(range(len(net.heads)), key=lambda i: net.heads[i].level)
+    outputs = oracle.forward([theirs[number] for number in numbers] + [predictions[i] for i in finest_first])
+    maps, rows = outputs[: len(numbers)], outputs[len(numbers) :]
+    for layer in model.network.layers:
+        if isinstance(layer, BatchNorm):
+            layer.epsilon = EPSILON
+    probe = keras.Model(model.network.inputs, [*(ours[number].output for number in numbers), model.network.output])
+    *own, raw = probe({"images": image[None]}, training=False)
+
+    checks, of_head = [], {head.output: head for head in net.heads}
+    for number, mine, other in zip(numbers, own, maps, strict=True):
+        mine = np.asarray(mine)
+        if number in of_head:
+            head = of_head[number]
+            mine = mine[..., darknet.yx_first(head, net.classes)]
+            mine = 1 / (1 + np.exp(-mine)) if head.layer.activation == "logistic" else mine
+            name = f"head {head.level}: {net.kinds[number]} {number}"
+        else:
+            name = f"layer {number}: {net.kinds[number]}"
+        other = other.reshape(mine.shape[0], mine.shape[3], *mine.shape[1:3]).transpose(0, 2, 3, 1)
+        worst = float(np.abs(mine - other).max() / max(np.abs(other).max(), 1e-9))
+        checks.append(Check(name, worst, RELATIVE, "of the largest value", worst <= RELATIVE))
+
+    # Boxes: OpenCV's rows are x, y, w, h as parts of the picture, objectness, scores.
+    candidates = model.decoder(raw)
+    rows = np.concatenate([row.reshape(-1, 5 + net.classes) for row in rows])
+    x, y, w, h = np.split(rows[:, :4] * np.tile(net.size[::-1], 2), 4, axis=1)
+    boxes = np.concatenate([y - h / 2, x - w / 2, y + h / 2, x + w / 2], axis=1)
+    # What random weights propose may be many times larger than the picture, and so is a float's last digit; or beyond any measure.
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / max(net.size)
+    usual = sides < 100
+    own = np.asarray(candidates.boxes[0])
+    worst = float((np.abs(boxes - own)[usual] / np.maximum(sides[usual, None], 1)).max(initial=0))
+    checks.append(Check("boxes decoded", worst, PIXELS, "pixels", worst <= PIXELS))
+    scores, own = rows[:, 5:], np.asarray(candidates.scores[0])
+    if net.heads[0].kind == "region":  # where OpenCV puts a suppression of its own behind: what that dropped is 0
+        scores = np.where(scores > 0, scores, own)
+    worst = float(np.abs(scores - own).max())
+    checks.append(Check("scores decoded", worst, SCORE, "", worst <= SCORE))
+    return [*checks, _suppression(model, np.where(usual[:, None], boxes, candidates.boxes[0]), scores, candidates)]
+
+
+def _ours(network, layers, net, number):
+    """The layer that ends a section's part of our network, None if it has none of its own."""
+    if isinstance(net.sections[number], parts.Output):
+        head = next(head for head in net.heads if head.output == number)
+        names = [f"head.{head.level}.out"]
+    else:
+        prefix = f"backbone.{number}."
+        names = [name for name in layers if name.startswith(prefix)] or [
+            layer.name for layer in network.layers if layer.name.startswith(prefix)
+        ]
+    # Pairing walks from the outputs back, network.layers forth.
+    own = {layers.get(name, name) for name in names}
+    found = [layer for layer in network.layers if layer.name in own]
+    return found[-1] if found else None
+
+
+def _suppression(model, boxes, scores, candidates):
+    """What is left of the oracle's boxes after OpenCV's suppression, against ours of ours."""
+    # A network of noise is sure of everything; the oracle's suppression takes the square of their number.
+    least = max(LEAST, float(np.partition(scores, -MOST, axis=None)[-MOST]) if scores.size > MOST else 0.0)
+    options = {"score": least, "limit": MOST, "candidates_limit": 2 * MOST}
+    found = postprocess(model.config, **options)(candidates)
+    found = tf.nest.map_structure(lambda x: np.asarray(x)[0], found)
+    mine = [(found.labels[i], found.scores[i], found.boxes[i]) for i in range(found.count)]
+    rows, labels = np.nonzero(scores > least)
+    xywh = np.concatenate([boxes[rows][:, [1, 0]], boxes[rows][:, [3, 2]] - boxes[rows][:, [1, 0]]], axis=1)
+    iou = darknet.NMS_IOU
+    kept = cv2.dnn.NMSBoxesBatched(xywh.tolist(), scores[rows, labels].tolist(), labels.tolist(), least, iou)
+    theirs = [(labels[i], scores[rows[i], labels[i]], boxes[rows[i]]) for i in np.ravel(kept).astype(int)]
+    alone = _without_twin(mine, theirs) + _without_twin(theirs, mine)
+    name = f"suppression: {len(mine)} kept, {len(theirs)} by OpenCV"
+    # Two boxes that overlap by the threshold to the last digit may fall on either side of it.
+    limit = math.ceil(0.01 * (len(mine) + len(theirs)))
+    return Check(name, alone, limit, "without a twin", alone <= limit)
+
+
+def _without_twin(some, others):
+    def twins(a, b):
+        return a[0] == b[0] and abs(a[1] - b[1]) <= KEPT_SCORE and np.abs(a[2] - b[2]).max() <= KEPT_PIXELS
+
+    return sum(not any(twins(a, b) for b in others) for a in some)
