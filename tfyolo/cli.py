@@ -102,20 +102,24 @@ def _print_json(value):
 )
 @_json
 def train(config, overrides, out, resume, overfit, as_json):
-    """Train CONFIG, a YAML file (or, with --resume, the folder of a run).
+    """Train CONFIG: a YAML file, or the folder of a run, to begin with its weights (or, with --resume, to go on with it).
 
     \b
     tfyolo train configs/yolov3-tiny.yaml data=my/pictures train.batch=8 model.input_size=320
     tfyolo train runs/yolov3-tiny --resume
+    tfyolo train runs/imported data=my/pictures                  (fine-tunes a run, or an import)
     tfyolo train configs/yolov3-tiny.yaml data=my/pictures --overfit 8
     """
     from tfyolo import config as configs
     from tfyolo import training
 
-    if os.path.isdir(config):
+    if os.path.isdir(config) and not resume and overrides:
+        loaded = configs.load(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
+    elif os.path.isdir(config):
         if not resume or overrides or out:
             raise click.UsageError(
-                f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone"
+                f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a new one with its "
+                f"weights by `tfyolo train {config} data=PATH`"
             )
         out = config
         loaded = None
@@ -138,6 +142,78 @@ def train(config, overrides, out, resume, overfit, as_json):
         click.echo(
             f"best: epoch {best['epoch']}, AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}; everything lies in {run.folder}"
         )
+
+
+# --- import -------------------------------------------------------------------------------------------------------------------
+
+
+@main.command("import")
+@click.argument("network", metavar="NET.cfg|RUN")
+@click.argument("weights", required=False, metavar="[NET.weights]")
+@click.option("--names", help="File of class names, one a line.  [default: COCO's for 80 classes, else numbers]")
+@click.option("--out", help="Folder for the run; new or empty.  [default: runs/NET, numbered if taken]")
+@click.option("--write", metavar="OUT.weights", help="Write it back as Darknet's .weights, with its .cfg beside it.")
+@click.option("--overwrite", is_flag=True, help="Let --write replace what is there.")
+@_json
+def import_(network, weights, names, out, write, overwrite, as_json):
+    """Make a run of a Darknet network: exactly, or not at all. Or write a RUN that came from one back.
+
+    \b
+    tfyolo import yolov4-tiny.cfg yolov4-tiny.weights --out runs/yolov4-tiny
+    tfyolo import runs/fine-tuned --write fine-tuned.weights
+    """
+    from tfyolo.training import free_folder
+    from tfyolo.weights import darknet
+
+    if weights is None and not (write and os.path.exists(network) and not network.endswith(".cfg")):
+        raise click.UsageError("name NET.cfg and NET.weights; or a RUN, and --write OUT.weights for the way back")
+    told = {}
+    if weights is not None:
+        out = Path(out) if out else free_folder(Path(network).stem)
+        imported = darknet.import_run(network, weights, out, names)
+        told = {"run": str(out), "native": imported.native, "report": imported.report}
+        if not as_json:
+            click.echo("\n".join(imported.report))
+            click.echo(f"everything lies in {out}")
+        network = out
+    if write:
+        written = darknet.write(write, network, overwrite)
+        told["written"] = [str(path) for path in written]
+        if not as_json:
+            click.echo(f"written: {written[0]} and {written[1]}")
+    if as_json:
+        _print_json(told)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--against", nargs=2, metavar="NET.cfg NET.weights", help="What to compare with.  [default: RUN, written back]"
+)
+@click.option("--image", help="A picture to compare on.  [default: noise]")
+@click.option("--all", "every", is_flag=True, help="Show every layer, not only the heads and what is wrong.")
+@_json
+def verify(run, against, image, every, as_json):
+    """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's. Exit code 1 if something differs."""
+    from tfyolo.data.pipeline import read_image
+    from tfyolo.weights.verify import verify as compare
+
+    checks = compare(run, against or None, read_image(image) if image else None)
+    wrong = [check for check in checks if check.passed is False]
+    if as_json:
+        _print_json({"passed": not wrong, "checks": [check._asdict() for check in checks]})
+    else:
+        layers = [check for check in checks if check.name.startswith("layer")]
+        for check in checks:
+            if every or check not in layers or check in wrong:
+                click.echo(str(check))
+        if layers and not every:
+            worst = max(layers, key=lambda check: check.worst)
+            click.echo(
+                f"{len(layers)} layers, {len([c for c in layers if c.passed])} of them equal; the worst: {worst}"
+            )
+    if wrong:
+        sys.exit(1)
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from tfyolo.evaluation import evaluate, match
 from tfyolo.layers import sum_over_replicas
 from tfyolo.model import build, describe, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
+from tfyolo.weights.initial import initialise
 
 
 class TrainingError(ValueError):
@@ -123,7 +124,9 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
         saved = dict(zip(("weights", "averages", "optimizer", "random"), arrays, strict=True))
         config, state, overfit = configs.from_json(meta["config"]), meta["state"], meta["overfit"]
+        origin = {name: meta[name] for name in ("darknet",) if name in meta}
     else:
+        origin = {}
         config = _found_from_anywhere(config)
     if overfit and not resume:
         config = _by_heart(config, overfit)
@@ -163,6 +166,9 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         # Model, optimizer, averages
         with strategy.scope():
             model = build(config, classes, input_size=size, precision=config.train.precision)
+            if config.train.init and not saved:
+                report, origin = initialise(model, config.train.init)
+                tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
             _freeze(config, stage_index, model.network)
             average = Average(model.network, config.train.ema)
             dataset, steps = pipeline.train_dataset(
@@ -254,7 +260,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 tqdm.write(_unreadable(skipped, told, learned), file=sys.stderr)
                 told = len(skipped)
             if improved:
-                meta = {"epoch": row["epoch"], "metrics": metrics}
+                meta = {"epoch": row["epoch"], "metrics": metrics, **origin}
                 checkpoint.save(
                     folder / "best.h5", describe(judge, **meta), weights=checkpoint.weights_of(judge.network)
                 )
@@ -264,7 +270,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 "optimizer": {variable.name: variable.numpy() for variable in optimizer.variables},
                 "random": checkpoint.random_states(model.network),
             }
-            meta = {"state": state, "overfit": overfit}
+            meta = {"state": state, "overfit": overfit, **origin}
             checkpoint.save(folder / "last.h5", describe(judge, **meta), **saved)
             if overfit and improved and metrics["AP50"] >= PERFECT:
                 return Run(folder, state["best"])
@@ -288,17 +294,21 @@ def open_folder(config, out=None, resume=False):
         if out is None or not (Path(out) / "last.h5").exists():
             raise TrainingError(f"{out}: expected the folder of a run with last.h5 to resume, found none")
         return Path(out)
-    if out is None:
-        out, number = Path("runs") / config.name, 2
-        while _holds_something(out):
-            out, number = Path("runs") / f"{config.name}-{number}", number + 1
-    out = Path(out)
+    out = free_folder(config.name) if out is None else Path(out)
     if _holds_something(out):
         hint = "go on with it by --resume, or " if (out / "last.h5").exists() else ""
         raise TrainingError(
             f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out"
         )
     out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def free_folder(name):
+    """runs/NAME, or runs/NAME-2, ...: the first that holds nothing."""
+    out, number = Path("runs") / name, 2
+    while _holds_something(out):
+        out, number = Path("runs") / f"{name}-{number}", number + 1
     return out
 
 
@@ -318,7 +328,8 @@ def _found_from_anywhere(config):
         return data.model_copy(update=paths)
 
     stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
-    train = config.train.model_copy(update={"stages": stages})
+    init = config.train.init and os.path.abspath(config.train.init)
+    train = config.train.model_copy(update={"stages": stages, "init": init})
     return config.model_copy(update={"data": absolute(config.data), "train": train})
 
 

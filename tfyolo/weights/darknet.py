@@ -494,7 +494,7 @@ def _transposed(*axes):
     return (lambda x: x.transpose(axes)), (lambda x: x.transpose(back))
 
 
-def _convolution(layer, norm, filters, channels, kernel, depthwise=False, outputs=None):
+def convolution(layer, norm, filters, channels, kernel, depthwise=False, outputs=None):
     """The arrays of a convolution. outputs: the order in which the file's filters become ours, an order that is its own inverse."""
 
     def swap(x):
@@ -582,7 +582,7 @@ def layout(net):
             channels = sources[0][2] // section.groups
             depthwise = section.groups > 1 and section.groups == section.filters == sources[0][2]
             norm = f"{name}.norm" if section.batch_normalize else None
-            arrays = _convolution(f"{name}.conv", norm, section.filters, channels, section.size, depthwise)
+            arrays = convolution(f"{name}.conv", norm, section.filters, channels, section.size, depthwise)
         elif isinstance(section, parts.Connected):
             norm = f"{name}.norm" if section.batch_normalize else None
             arrays = _fully_connected(f"{name}.conv", sources[0], section.output, norm)
@@ -597,7 +597,7 @@ def layout(net):
             if head.kind == "detection":
                 arrays = _fully_connected("head.out", sources[0], head.layer.output, order=order)
             else:
-                arrays = _convolution(
+                arrays = convolution(
                     f"head.{head.level}.out", None, head.layer.filters, sources[0][2], 1, outputs=order
                 )
         else:

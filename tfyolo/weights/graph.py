@@ -2,6 +2,8 @@
 
 from keras import layers
 
+from tfyolo.layers import BatchNorm
+
 # What makes layers of one class different: all else follows from the shapes of what they read.
 _DETAILS = (
     *("filters", "kernel_size", "strides", "padding", "groups", "dilation_rate", "use_bias"),  # convolutions
@@ -64,6 +66,32 @@ def pair(left, right):
             inputs, twins = (sorted(each, key=keys.of) for each in (inputs, twins))
         waiting += zip(inputs, twins, strict=True)
     return names
+
+
+def in_file_order(network):
+    """[(convolution, its BatchNorm or None)] in the order in which Darknet's .cfg files have them.
+
+    A .cfg has a layer after all that it reads; where branches are joined, the one joined last was written first, and of a sum the one
+    that was there before.
+    """
+    found, seen = [], set()
+    waiting = [(tensor, False) for tensor in reversed(list(_leaves(network.output).values()))]
+    while waiting:
+        tensor, ready = waiting.pop()
+        layer, inputs, _ = _source(tensor)
+        if ready:
+            if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+                readers = [node.operation for node in layer.output._keras_history.operation._outbound_nodes]
+                norm = next((reader for reader in readers if isinstance(reader, BatchNorm)), None)
+                found.append((layer, norm))
+            continue
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        waiting.append((tensor, True))
+        first_to_last = list(reversed(inputs)) if isinstance(layer, layers.Concatenate) else inputs
+        waiting += [(x, False) for x in reversed(first_to_last)]
+    return found
 
 
 def _leaves(tree, path=()):

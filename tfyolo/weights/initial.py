@@ -1,0 +1,98 @@
+"""Weights to begin training with: those of a run or an import, or a Darknet backbone alone."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tfyolo import checkpoint
+from tfyolo.model import weights_file
+from tfyolo.weights import darknet
+from tfyolo.weights.graph import in_file_order
+
+
+def initialise(model, path):
+    """Puts what fits into a Model, part by part (backbone, neck, head), each wholly or not at all; (report, origin).
+
+    path: a run's folder, a .h5 file, or a Darknet backbone's file (darknet53.conv.74). The convolutions whose channels count classes
+    are kept only if the classes are the same. report: lines that say what was kept and what begins anew. origin: what the way back to
+    Darknet needs, if the weights came from there; else {}. Raises CheckpointError or DarknetError if nothing fits.
+    """
+    if Path(path).is_dir() or Path(path).suffix == ".h5":
+        file = weights_file(path)
+        meta, theirs = checkpoint.load(file, "weights")
+        classes = tuple(meta["classes"])
+        origin = {"darknet": meta["darknet"]} if "darknet" in meta else {}
+    else:
+        theirs, left = _backbone(model.network, path)
+        classes, origin = None, {}
+    own = checkpoint.weights_of(model.network)
+    report, kept = [], {}
+    for part in dict.fromkeys(name.partition(".")[0] for name in own):
+        counted = {name for name in own if name.startswith(f"{part}.") and _counts_classes(name)}
+        mine = {name: own[name].shape for name in own if name.startswith(f"{part}.") and name not in counted}
+        misfits = [name for name, shape in mine.items() if name not in theirs or theirs[name].shape != shape]
+        if classes is None and part != "backbone":
+            report.append(f"{part}: begins anew, the file is of a backbone")
+            continue
+        if misfits:
+            found = theirs[misfits[0]].shape if misfits[0] in theirs else "nothing"
+            report.append(
+                f"{part}: begins anew; {len(misfits)} of its {len(mine)} arrays do not fit, the first {misfits[0]}: {mine[misfits[0]]} "
+                f"here, {found} there"
+            )
+            continue
+        anew = ""
+        if classes == model.classes and all(
+            name in theirs and theirs[name].shape == own[name].shape for name in counted
+        ):
+            mine |= {name: own[name].shape for name in counted}
+        elif counted:
+            layers = sorted({name.partition("/")[0] for name in counted})
+            anew = f"; {', '.join(layers)} begin anew: {len(classes)} classes there, {len(model.classes)} here"
+            if len(classes) == len(model.classes):
+                anew = f"; {', '.join(layers)} begin anew: the classes have other names"
+        kept |= {name: theirs[name] for name in mine}
+        report.append(f"{part}: {len(mine)} arrays kept{anew}")
+    if not kept:
+        raise checkpoint.CheckpointError(
+            f"{path}: expected weights for {model.config.name}, nothing fits: " + "; ".join(report)
+        )
+    checkpoint.assign(model.network, own | kept, source=str(path))
+    if classes is None and left:
+        report.append(f"{left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg")
+    complete = not any(line.partition(": ")[2].startswith("begins anew") for line in report)
+    return report, origin if complete else {}
+
+
+def _counts_classes(name):
+    """Whether an array belongs to a head's last convolution, whose channels are boxes times (5 + K)."""
+    return name.partition("/")[0].endswith(".out")
+
+
+def _backbone(network, path):
+    """({Keras path: array} of a backbone from a file without a .cfg, the number of floats left over)."""
+    _, floats = darknet.open_weights(path)
+    arrays, start = {}, 0
+    for convolution, norm in in_file_order(network):
+        if not convolution.name.startswith("backbone."):
+            continue
+        filters = convolution.kernel.shape[-1]
+        channels, kernel = convolution.kernel.shape[2], convolution.kernel.shape[0]
+        for array in darknet.convolution(convolution.name, norm and norm.name, filters, channels, kernel):
+            if start + array.count > len(floats):
+                raise darknet.DarknetError(
+                    f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in {array.variable}"
+                )
+            values = np.asarray(floats[start : start + array.count]).reshape(array.shape)
+            start += array.count
+            # No .cfg says that this file is of this backbone; a variance that is none says that it is not.
+            if not np.isfinite(values).all() or (array.variable.endswith("variance") and values.min() < 0):
+                raise darknet.DarknetError(
+                    f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it another network's?"
+                )
+            arrays[array.variable] = array.ours(values)
+    if not arrays:
+        raise darknet.DarknetError(
+            f"{path}: {network.name} has no backbone of convolutions that a Darknet file could fill"
+        )
+    return arrays, len(floats) - start
