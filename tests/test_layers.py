@@ -86,17 +86,35 @@ def test_convolutions_pad_as_darknet(size, kernel, stride):
     np.testing.assert_allclose(model(x)[0], expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("size, stride", [(2, 2), (2, 1), (5, 1), (13, 1)])
+@pytest.mark.parametrize("groups, dilation, filters", [(1, 2, 4), (2, 1, 6), (4, 1, 4), (4, 3, 4)])
+def test_grouped_and_dilated_convolutions(groups, dilation, filters):
+    """The filters of a group see its channels alone, with dilation - 1 pixels between those they look at."""
+    images = keras.Input((7, 9, 4))
+    options = {"groups": groups, "dilation": dilation, "norm": False, "activation": "linear", "name": "c"}
+    model = keras.Model(images, conv(images, filters, 3, **options))
+    weights = model.layers[-1].kernel.numpy()
+    if groups == filters:  # a depthwise kernel is [k, k, C, 1]
+        weights = weights.transpose(0, 1, 3, 2)
+    x = noise(1, 7, 9, 4)
+    padded = np.pad(x[0], ((dilation, dilation), (dilation, dilation), (0, 0)))
+    expected = np.zeros((7, 9, filters))
+    for f in range(filters):
+        group = f // (filters // groups)
+        channels = slice(group * (4 // groups), (group + 1) * (4 // groups))
+        for i in range(7):
+            for j in range(9):
+                window = padded[i : i + 2 * dilation + 1 : dilation, j : j + 2 * dilation + 1 : dilation, channels]
+                expected[i, j, f] = (window * weights[..., f]).sum()
+    np.testing.assert_allclose(model(x)[0], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size, stride", [(2, 2), (2, 1), (5, 1), (13, 1), (3, 2), (4, 4), (1, 2)])
 def test_pooling_pads_as_darknet(size, stride):
     x = noise(1, 8, 8, 2)
-    before = (size - 1) // 2
-    padded = np.full((8 + size - 1, 8 + size - 1, 2), -np.inf)
-    padded[before : before + 8, before : before + 8] = x[0]
-    if stride == 2:
-        padded = np.pad(x[0], ((0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
-    expected = [
-        [padded[i : i + size, j : j + size].max((0, 1)) for j in range(0, 8, stride)] for i in range(0, 8, stride)
-    ]
+    before, after = (size - 1) // 2, size - 1 - (size - 1) // 2
+    padded = np.pad(x[0], ((before, after), (before, after), (0, 0)), constant_values=-np.inf)
+    places = range(0, 8, stride)
+    expected = [[padded[i : i + size, j : j + size].max((0, 1)) for j in places] for i in places]
     np.testing.assert_array_equal(max_pool(x, size, stride, name="p")[0], np.array(expected, "float32"))
 
 

@@ -762,7 +762,7 @@ def load(cfg, weights, names=None):
     check_count(net, weights, slots, len(floats))  # before anything is allocated that a .cfg may lie about
     classes, told = _classes(net, names)
     arrays = _read(net, weights, slots, floats)
-    model, native, renamed = _build(net, classes, Path(cfg).stem)
+    model, native, renamed = build_model(net, classes, Path(cfg).stem)
     arrays = {_renamed(name, renamed): array for name, array in arrays.items()}
     checkpoint.assign(model.network, arrays, source=f"{weights}: its weights")
     origin = {"cfg": net.text, "header": list(header), "native": native, "layers": renamed}
@@ -791,7 +791,7 @@ def _classes(net, names):
     return [str(i) for i in range(net.classes)], f"{net.classes} classes without names (--names FILE gives them)"
 
 
-def _build(net, classes, name):
+def build_model(net, classes, name):
     """(Model, name of the native config or None, {layer: its name in the native model})."""
     config = config_of(net, name)
     model = build(config, classes)

@@ -41,18 +41,20 @@ def initialise(model, path):
                 f"here, {found} there"
             )
             continue
-        anew = ""
+        told = [f"{len(mine)} arrays kept"] if mine else []
         if classes == model.classes and all(
             name in theirs and theirs[name].shape == own[name].shape for name in counted
         ):
             mine |= {name: own[name].shape for name in counted}
+            told = [f"{len(mine)} arrays kept"]
         elif counted:
             layers = sorted({name.partition("/")[0] for name in counted})
-            anew = f"; {', '.join(layers)} begin anew: {len(classes)} classes there, {len(model.classes)} here"
+            why = f"{len(classes)} classes there, {len(model.classes)} here"
             if len(classes) == len(model.classes):
-                anew = f"; {', '.join(layers)} begin anew: the classes have other names"
+                why = "the classes have other names"
+            told.append(f"{', '.join(layers)} begin anew: {why}")
         kept |= {name: theirs[name] for name in mine}
-        report.append(f"{part}: {len(mine)} arrays kept{anew}")
+        report.append(f"{part}: {'; '.join(told)}")
     if not kept:
         raise checkpoint.CheckpointError(
             f"{path}: expected weights for {model.config.name}, nothing fits: " + "; ".join(report)

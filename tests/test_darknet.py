@@ -1,0 +1,556 @@
+"""The Darknet importer: against OpenCV's own reader of the same files, against NumPy where OpenCV has none, and what it refuses."""
+
+import math
+
+import conftest
+import cv2
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+from conftest import random_sample
+
+from tfyolo import checkpoint, cli, detect
+from tfyolo import config as configs
+from tfyolo import model as models
+from tfyolo.backbones import sections as parts
+from tfyolo.training import loss_terms
+from tfyolo.weights import darknet, graph
+from tfyolo.weights.initial import initialise
+from tfyolo.weights.verify import verify
+
+ORACLE = pytest.mark.skipif(
+    not hasattr(cv2.dnn, "readNetFromDarknet"), reason="needs OpenCV 4, which reads Darknet networks"
+)
+
+
+def section(kind, **options):
+    return f"[{kind}]\n" + "".join(f"{key}={value}\n" for key, value in options.items())
+
+
+def conv(filters, size=3, stride=1, activation="leaky", batch_normalize=1, **more):
+    norm = {"batch_normalize": 1} if batch_normalize else {}
+    return section(
+        "convolutional", **norm, filters=filters, size=size, stride=stride, pad=1, activation=activation, **more
+    )
+
+
+def out(boxes=2, classes=3, activation="linear"):
+    return conv(boxes * (5 + classes), 1, activation=activation, batch_normalize=0)
+
+
+def yolo(mask="0,1", classes=3, **more):
+    anchors = "8,9, 20,16, 30,44, 60,31"
+    return section("yolo", mask=mask, anchors=anchors, classes=classes, num=4, **more)
+
+
+def net(height=64, width=64, **more):
+    return section("net", batch=1, subdivisions=1, width=width, height=height, channels=3, **more)
+
+
+STEM = conv(8, stride=2) + conv(16, stride=2) + conv(16, stride=2)
+
+# Small networks that between them have every section and option; those that OpenCV reads are held against it.
+SMALL = {
+    "plain": STEM + out() + yolo(),
+    "activations": "".join(conv(8, activation=name) for name in ("relu", "logistic", "mish", "swish", "linear"))
+    + STEM + out() + yolo(),
+    "depthwise": STEM + conv(16, groups=16) + conv(16, 5, groups=16) + conv(24, 1, activation="linear") + out() + yolo(),
+    "grouped": STEM + conv(24, groups=4) + out() + yolo(),
+    "unpadded": STEM + section("convolutional", filters=8, size=3, stride=1, padding=1, activation="leaky") + out() + yolo(),
+    "shortcut": STEM + conv(16) + conv(16) + section("shortcut", **{"from": -3}, activation="leaky") + out() + yolo(),
+    "routes": STEM + section("route", layers=-1, groups=2, group_id=1) + conv(8) + section("route", layers="-1, -3")
+    + section("route", layers="0") + section("maxpool", size=4, stride=4) + section("route", layers="-1,-3") + out() + yolo(),
+    "pools": conv(8) + section("maxpool", size=2, stride=2) + section("maxpool", size=3, stride=2) + conv(16, stride=2)
+    + section("maxpool", size=2, stride=1) + section("maxpool", size=5, stride=1) + section("route", layers=-2)
+    + section("maxpool", size=9, stride=1) + section("route", layers="-1,-3,-4") + out() + yolo(),
+    "two levels": STEM + conv(24, stride=2) + out() + yolo("2,3", scale_x_y=1.05) + section("route", layers=-3) + conv(8, 1)
+    + section("upsample", stride=2) + section("route", layers="-1, 2") + conv(16) + out() + yolo("0,1", scale_x_y=1.2),
+    "new coordinates": STEM + out(activation="logistic") + yolo(new_coords=1, scale_x_y=2.0),
+    "region": STEM + conv(16, stride=2) + section("route", layers=-2) + conv(8, 1) + section("reorg", stride=2)
+    + section("route", layers="-1,-4") + out() + section("region", anchors="1,1.5, 2.5,2", classes=3, coords=4, num=2, softmax=1),
+    "squeeze": STEM + section("avgpool") + conv(4, 1, batch_normalize=0, activation="relu") + conv(16, 1, activation="logistic",
+    batch_normalize=0) + section("scale_channels", **{"from": -4}, activation="linear") + out() + yolo(),
+    "attention": STEM + conv(16, activation="logistic") + section("sam", **{"from": -2}) + section("dropout", probability=".2")
+    + out() + yolo(),
+}  # fmt: skip
+BY_HAND = {
+    "dilated": STEM + conv(16, dilation=2) + conv(16, activation="relu6") + out() + yolo(),
+    "weighted by map": STEM + conv(16) + conv(16) + section("shortcut", **{"from": "-2,-3"}, weights_type="per_feature",
+    weights_normalization="softmax") + out() + yolo(),
+    "weighted by channel": STEM + conv(16) + conv(16) + section("shortcut", **{"from": "-2,-3"}, weights_type="per_channel",
+    weights_normalization="relu") + out() + yolo(),
+    "reorg3d": STEM + section("reorg3d", stride=2) + out() + yolo(),
+    "local": STEM + section("local", filters=5, size=3, stride=1, pad=1, activation="leaky") + out() + yolo(),
+    "grid": STEM + section("dropout", probability=".5") + section("connected", output=40, activation="leaky", batch_normalize=1)
+    + section("connected", output=8 * 8 * (3 + 5 * 2), activation="linear")
+    + section("detection", classes=3, coords=4, side=8, num=2, softmax=0, sqrt=1),
+    "grid of a map": STEM + section("connected", output=8 * 8 * (3 + 5 * 2), activation="linear")
+    + section("detection", classes=3, coords=4, side=8, num=2, softmax=0, sqrt=1),
+}  # fmt: skip
+EVERY = {**SMALL, **BY_HAND}
+
+
+def random_weights(path, understood, seed=0, header=(0, 2, 5, 32013312)):
+    """A .weights file with sane random values: no map grows, none dies."""
+    rng = np.random.default_rng(seed)
+    with open(path, "wb") as file:
+        file.write(darknet.Header(*header).bytes)
+        for _, arrays in darknet.layout(understood):
+            for array in arrays:
+                name = array.variable.rpartition("/")[2]
+                low, high = {"moving_variance": (0.5, 1.5), "gamma": (0.3, 0.7), "weights": (0.2, 1)}.get(
+                    name, (-0.2, 0.2)
+                )
+                values = rng.uniform(low, high, array.shape)
+                if name == "kernel":
+                    gain = 0.5 if ".out/" in array.variable else 1.4
+                    values = rng.normal(0, gain / math.sqrt(math.prod(array.shape[1:])), array.shape)
+                file.write(values.astype("<f4").tobytes())
+    return path
+
+
+def written(tmp_path, text, name="small", **options):
+    cfg = tmp_path / f"{name}.cfg"
+    cfg.write_text(text)
+    return cfg, random_weights(tmp_path / f"{name}.weights", darknet.read_cfg(cfg), **options)
+
+
+def tfyolo(*arguments):
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments], prog_name="tfyolo")
+    if not isinstance(result.exception, SystemExit | None):
+        raise result.exception
+    return result
+
+
+# --- exact in ---------------------------------------------------------------------------------------------------------------------
+
+
+@ORACLE
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size", [(64, 64), (96, 160)])
+def test_every_layer_equals_opencv(name, size, tmp_path):
+    cfg, weights = written(tmp_path, net(*size) + SMALL[name])
+    darknet.import_run(cfg, weights, tmp_path / "run")
+    checks = verify(tmp_path / "run", (cfg, weights))
+    assert [str(check) for check in checks if not check.passed] == []
+    names = [check.name.partition(":")[0] for check in checks]
+    assert len([name for name in names if name.startswith("layer")]) >= 3
+    assert {"boxes decoded", "scores decoded"} <= set(names) and names[-1] == "suppression"
+    assert tfyolo("verify", tmp_path / "run").exit_code == 0  # against itself, written back
+
+
+@ORACLE
+def test_a_wrong_weight_is_found(tmp_path):
+    cfg, weights = written(tmp_path, net() + SMALL["two levels"])
+    darknet.import_run(cfg, weights, tmp_path / "run")
+    _, other = written(tmp_path, net() + SMALL["two levels"], "other", seed=1)
+    contents = bytearray(weights.read_bytes())
+    contents[2000:2004] = np.float32(9).tobytes()
+    other.write_bytes(contents)
+    checks = verify(tmp_path / "run", (cfg, other))
+    wrong = [check.name for check in checks if check.passed is False]
+    assert wrong and wrong[0].startswith("layer") and any(name.startswith("head p3") for name in wrong)
+    result = tfyolo("verify", tmp_path / "run", "--against", cfg, other)
+    assert result.exit_code == 1 and "WRONG" in result.stdout
+
+
+PUBLISHED = {
+    "yolov2-tiny": None, "yolov3-tiny": "yolov3-tiny", "yolov4-tiny": "yolov4-tiny", "yolov4-tiny-3l": "yolov4-tiny-3l",
+    "yolov7-tiny": None, "yolov2": None, "yolov3": "yolov3", "yolov3-spp": "yolov3-spp", "yolov4": "yolov4",
+    "yolov4-csp": "yolov4-csp", "yolov7": None,
+}  # fmt: skip
+LIGHT = ("yolov3-tiny", "yolov4-tiny")
+
+
+@ORACLE
+@pytest.mark.parametrize(
+    "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
+)
+@pytest.mark.parametrize("size", [None, (320, 256)])
+def test_published_networks_equal_opencv_and_come_back(name, size, shared, tmp_path):
+    text = (shared / "darknet-cfg" / f"{name}.cfg").read_text()
+    for key, side in zip(("height", "width"), size or (), strict=False):
+        text = "\n".join(
+            f"{key}={side}" if line.replace(" ", "").startswith(f"{key}=") else line for line in text.splitlines()
+        )
+    cfg, weights = written(tmp_path, text)
+    imported = darknet.import_run(cfg, weights, tmp_path / "run")
+    assert imported.native == PUBLISHED[name]
+    assert [str(check) for check in verify(tmp_path / "run", (cfg, weights)) if not check.passed] == []
+    back, _ = darknet.write(tmp_path / "back.weights", tmp_path / "run")
+    assert back.read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_way_back_is_byte_for_byte(name, tmp_path):
+    for header in ((0, 2, 5, 1 << 40), (0, 1, 0, 7)):
+        cfg, weights = written(tmp_path, net() + EVERY[name], f"v{header[1]}", header=header)
+        darknet.import_run(cfg, weights, tmp_path / f"run{header[1]}")
+        back, back_cfg = darknet.write(tmp_path / f"back{header[1]}.weights", tmp_path / f"run{header[1]}")
+        assert back.read_bytes() == weights.read_bytes() and back_cfg.read_text() == cfg.read_text()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_network_learns(name, tmp_path):
+    cfg, weights = written(tmp_path, net() + EVERY[name])
+    model = darknet.load(cfg, weights).model
+    with tf.GradientTape() as tape:
+        loss = tf.add_n(list(loss_terms(model, random_sample((64, 64), batch=3, truths=8)).values()))
+    gradients = tape.gradient(loss, model.network.trainable_variables)
+    still = [
+        variable.path
+        for variable, gradient in zip(model.network.trainable_variables, gradients, strict=True)
+        if gradient is None or not np.isfinite(gradient).all() or not np.any(gradient)
+    ]
+    assert not still
+
+
+# --- by hand, where OpenCV has no such layer --------------------------------------------------------------------------------------
+
+
+def test_reorg_is_darknets_loop():
+    """Darknet's forward pass reads its input as if it were its output: index by index, as in its loop over the output's shape."""
+    height, width, channels, stride = 6, 4, 8, 2
+    x = np.random.default_rng(0).random((channels, height, width)).astype("float32")
+    memory, expected = x.ravel(), np.empty(x.size, "float32")
+    few = channels // stride**2
+    for k in range(channels):
+        for j in range(height):
+            for i in range(width):
+                here = i + width * (j + height * k)
+                column, row = i * stride + k // few % stride, j * stride + k // few // stride
+                expected[here] = memory[column + width * stride * (row + height * stride * (k % few))]
+    expected = expected.reshape(channels * stride**2, height // stride, width // stride).transpose(1, 2, 0)
+    np.testing.assert_array_equal(parts.SpaceToDepth(stride, True)(x.transpose(1, 2, 0)[None])[0], expected)
+
+
+def test_reorg3d_is_space_to_depth():
+    x = np.random.default_rng(0).random((2, 6, 4, 3)).astype("float32")
+    np.testing.assert_array_equal(parts.SpaceToDepth(2, False)(x), tf.nn.space_to_depth(x, 2))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("normalization", ["none", "relu", "softmax"])
+def test_weighted_shortcuts(per_channel, normalization):
+    rng = np.random.default_rng(0)
+    maps, layer = [rng.normal(size=(2, 3, 3, 4)) for _ in range(3)], parts.WeightedSum(per_channel, normalization)
+    layer.build([x.shape for x in maps])
+    weights = rng.normal(size=layer.weights_of_maps.shape)
+    layer.weights_of_maps.assign(weights)
+    if normalization == "relu":
+        weights = np.where(weights > 1e-3, weights, 1e-3)
+        weights = weights / (weights.sum(0) + 1e-4)
+    elif normalization == "softmax":
+        weights = np.exp(weights - weights.max(0))
+        weights = weights / (weights.sum(0) + 1e-4)
+    expected = sum(x * w for x, w in zip(maps, weights, strict=True))
+    np.testing.assert_allclose(layer([tf.constant(x, tf.float32) for x in maps]), expected, rtol=1e-4, atol=1e-5)
+
+
+def floats_of(weights, understood):
+    """{section: its arrays as they stand in the file}."""
+    _, floats = darknet.open_weights(weights)
+    found, start = {}, 0
+    for number, arrays in darknet.layout(understood):
+        found[number] = []
+        for array in arrays:
+            found[number].append(np.asarray(floats[start : start + array.count]))
+            start += array.count
+    return found
+
+
+def test_locally_connected_is_darknets_loop(tmp_path):
+    cfg, weights = written(tmp_path, net() + BY_HAND["local"])
+    model = darknet.load(cfg, weights).model
+    layer = model.network.get_layer("backbone.3.local")
+    probe = keras.Model(model.network.input, [layer.input, layer.output])
+    x, y = (np.asarray(value)[0] for value in probe(random_sample((64, 64)).image))
+    bias, kernel = floats_of(weights, darknet.read_cfg(cfg))[3]
+    padded = np.pad(x.transpose(2, 0, 1), ((0, 0), (1, 1), (1, 1)))
+    bias, kernel = bias.reshape(5, 64), kernel.reshape(64, 5, -1)  # one kernel a place, places row by row
+    for place in range(64):
+        row, column = divmod(place, 8)
+        window = padded[:, row : row + 3, column : column + 3].ravel()
+        np.testing.assert_allclose(y[row, column], kernel[place] @ window + bias[:, place], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grid", "grid of a map"])
+def test_yolov1_is_its_paper(name, tmp_path):
+    """The fully connected layers on the map laid out channel first; classes, confidences, then boxes x, y, sqrt w, sqrt h."""
+    cfg, weights = written(tmp_path, net() + BY_HAND[name])
+    model = darknet.load(cfg, weights).model
+    images = random_sample((64, 64), batch=1).image
+    feature = keras.Model(model.network.input, model.network.get_layer("backbone.2.act").output)(images)
+    x = np.asarray(feature)[0].transpose(2, 0, 1).ravel().astype("float64")
+    floats = floats_of(weights, darknet.read_cfg(cfg))
+    if name == "grid":
+        beta, kernel, gamma, mean, variance = floats[4]
+        x = (kernel.reshape(40, -1) @ x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+        x = np.where(x > 0, x, 0.1 * x)
+    bias, kernel = floats[max(floats)]
+    flat = kernel.reshape(len(bias), -1) @ x + bias
+    classes, confidences, boxes = np.split(flat, [64 * 3, 64 * 5])
+    scores = classes.reshape(64, 1, 3).clip(0, 1) * confidences.reshape(64, 2, 1).clip(0, 1)
+    column, row = np.tile(np.arange(8), 8)[:, None], np.repeat(np.arange(8), 8)[:, None]
+    x, y, w, h = np.moveaxis(boxes.reshape(64, 2, 4), -1, 0)
+    x, y, w, h = (x + column) * 8, (y + row) * 8, w**2 * 64, h**2 * 64
+    expected = np.stack([y - h / 2, x - w / 2, y + h / 2, x + w / 2], -1).reshape(-1, 4)
+    candidates = model.decoder(model.network(images))
+    np.testing.assert_allclose(candidates.scores[0], scores.reshape(-1, 3), atol=1e-5)
+    np.testing.assert_allclose(candidates.boxes[0], expected, rtol=1e-4, atol=1e-3)
+
+
+# --- what it is used for ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_import_is_a_run(tmp_path):
+    cfg, weights = written(tmp_path, net() + SMALL["two levels"])
+    (tmp_path / "names").write_text("ape\nbee\ncow\n")
+    result = tfyolo("import", cfg, weights, "--names", tmp_path / "names", "--out", tmp_path / "run")
+    assert result.exit_code == 0 and "floats used, each once" in result.stdout, result.stderr
+    detector = detect.load(tmp_path / "run")
+    assert detector.classes == ("ape", "bee", "cow") and detector.config.model.preprocess == "darknet"
+    assert detector.config.model.decoder.options["scale_yx"] == {"p3": 1.2, "p4": 1.05}
+    assert detector(np.full((50, 70, 3), 128, np.uint8), 0.0).best > 0
+    again = tfyolo("import", cfg, weights, "--out", tmp_path / "run")
+    assert again.exit_code == 1 and "holds something already" in again.stderr
+    assert configs.load(tmp_path / "run" / "config.yaml") == detector.config
+
+
+def test_an_import_is_trained_on_with_other_classes_and_written_back(tmp_path):
+    from tfyolo.data import demo
+
+    data = demo.write(tmp_path / "demo", train=4, val=2, test=1, size=(64, 96), progress=False)
+    cfg, weights = written(tmp_path, net() + SMALL["two levels"])
+    darknet.import_run(cfg, weights, tmp_path / "run")
+    stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
+    options = [stage, "train.batch=2", "model.input_size=96", "model.decoder.anchors.p3=[[7, 8], [15, 17.5]]"]
+    result = tfyolo("train", tmp_path / "run", f"data={data}", *options, "--out", tmp_path / "tuned")
+    assert result.exit_code == 0, result.stderr
+    assert "head.p3.out, head.p4.out begin anew: 3 classes there, 5 here" in result.stderr
+    back, back_cfg = darknet.write(tmp_path / "tuned.weights", tmp_path / "tuned")
+    understood = darknet.read_cfg(back_cfg)
+    classes = len(checkpoint.read_meta(tmp_path / "tuned" / "best.h5")["classes"])
+    assert understood.size == (96, 96) and understood.classes == classes
+    assert {head.level: head.anchors for head in understood.heads}["p3"] == [(7.0, 8.0), (15.0, 17.5)]
+    again = darknet.load(back_cfg, back).model
+    images = random_sample((96, 96)).image
+    expected = models.load_model(tmp_path / "tuned").network(images)
+    for a, b in zip(tf.nest.flatten(again.network(images)), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in LIGHT else pytest.param(n, marks=pytest.mark.slow) for n, native in PUBLISHED.items() if native],
+)
+def test_native_backbones_stand_in_the_order_of_the_file(name, shared):
+    """That a backbone's file without a .cfg relies on: the order found by walking the native network, against the published .cfg."""
+    understood = darknet.read_cfg(shared / "darknet-cfg" / f"{name}.cfg")
+    model, native, renamed = darknet.build_model(understood, darknet.COCO, name)
+    assert native == name
+    ours = [layer.name for layer, _ in graph.in_file_order(model.network) if layer.name.startswith("backbone.")]
+    file = [renamed.get(f"backbone.{number}.conv") for number, _ in darknet.layout(understood)]
+    assert ours == [layer for layer in file if layer and layer.startswith("backbone.")]
+
+
+def test_a_backbones_file_begins_a_network(tmp_path):
+    """As darknet53.conv.74 is used: the first layers of the file, here of a small YOLOv3, and some of the next part's."""
+    model = models.build(conftest.small("yolov3"), ("a", "b", "c"))
+    values, floats = {}, []
+    rng = np.random.default_rng(0)
+    for convolution, norm in graph.in_file_order(model.network):
+        if convolution.name.startswith("backbone."):
+            filters, kernel = convolution.kernel.shape[-1], convolution.kernel.shape
+            file = rng.normal(size=(filters, kernel[2], kernel[0], kernel[1])).astype("float32")
+            vectors = rng.random((4, filters)).astype("float32")
+            floats += [*vectors.ravel(), *file.ravel()]
+            values[f"{convolution.name}/kernel"] = file.transpose(2, 3, 1, 0)
+            names = ("beta", "gamma", "moving_mean", "moving_variance")
+            values |= {f"{norm.name}/{name}": vector for name, vector in zip(names, vectors, strict=True)}
+    path = tmp_path / "darknet53.conv.74"
+    header = darknet.Header(0, 2, 0, 1).bytes
+    path.write_bytes(header + np.array(floats + [1.0, 2.0], "<f4").tobytes())
+    before = checkpoint.weights_of(model.network)
+    report, _ = initialise(model, path)
+    assert "neck: begins anew, the file is of a backbone" in report and "2 floats after the backbone" in report[-1]
+    for name, value in checkpoint.weights_of(model.network).items():
+        np.testing.assert_array_equal(value, values.get(name, before[name]), err_msg=name)
+    path.write_bytes(header + np.array(floats[:-1], "<f4").tobytes())
+    with pytest.raises(darknet.DarknetError, match="expected the backbone of yolov3, the file ends after"):
+        initialise(model, path)
+    path.write_bytes(header + np.array([0.5, *floats], "<f4").tobytes()[: 4 * len(floats)] + b"\xff\xff\xff\xff")
+    with pytest.raises(darknet.DarknetError, match="is it another network's"):
+        initialise(model, path)
+
+
+def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
+    source = models.build(conftest.small("demo"), ("a", "b", "c"))
+    models.save_model(tmp_path / "m.h5", source)
+    same = models.build(conftest.small("demo"), ("a", "b", "c"))
+    report, _ = initialise(same, tmp_path / "m.h5")
+    assert all(line.endswith("arrays kept") for line in report)
+    for a, b in zip(same.network.get_weights(), source.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    renamed = models.build(conftest.small("demo"), ("x", "y", "z"))
+    report, _ = initialise(renamed, tmp_path / "m.h5")
+    assert "head.p4.out, head.p5.out begin anew: the classes have other names" in report[-1]
+    other = models.build(conftest.small("demo", **{"model.neck.width": 0.25}), ("a", "b", "c"))
+    before = checkpoint.weights_of(other.network)
+    report, _ = initialise(other, tmp_path / "m.h5")
+    assert report[0].startswith("backbone: ") and report[0].endswith("kept")
+    assert report[1].startswith("neck: begins anew") and report[2].startswith("head: begins anew")
+    after = checkpoint.weights_of(other.network)
+    for name in before:
+        expected = checkpoint.weights_of(source.network)[name] if name.startswith("backbone.") else before[name]
+        np.testing.assert_array_equal(after[name], expected)
+    with pytest.raises(checkpoint.CheckpointError, match="nothing fits"):
+        initialise(models.build(conftest.small("yolov1"), ("a",)), tmp_path / "m.h5")
+
+
+# --- what it refuses ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "whose first section is"),
+        ("filters=3", r"1: expected \[net\] before anything else"),
+        ("[net\nwidth=3", r"1: expected \[section\]"),
+        (net() + "[convolutional]\nfilters", "8: expected key=value, received 'filters'"),
+        (net() + STEM, "ends in .convolutional."),
+        (net() + STEM + out() + section("gaussian_yolo"), r"ends in \[gaussian_yolo\]"),
+        (net() + section("lstm") + STEM + out() + yolo(), r":7: \[lstm\] cannot be represented"),
+        (net() + conv(8, activation="elu") + STEM + out() + yolo(), r":13: \[convolutional\]: activation: .*'elu'"),
+        (net() + conv("many") + STEM + out() + yolo(), r":9: \[convolutional\]: filters: .*'many'"),
+        (net() + conv(0) + STEM + out() + yolo(), "filters: input should be greater than 0"),
+        (net() + conv(8, xnor=1) + STEM + out() + yolo(), r":14: \[convolutional\]: xnor=1 cannot be represented"),
+        (net() + conv(8, groups=3) + STEM + out() + yolo(), "do not divide into 3 groups"),
+        (
+            net() + STEM + section("route", layers="-9") + out() + yolo(),
+            r"\[route\]: expected the number of an earlier",
+        ),
+        (net() + STEM + section("route", layers="0,2") + out() + yolo(), "maps of one size"),
+        (net() + STEM + section("shortcut", **{"from": -3}) + out() + yolo(), "maps of one shape"),
+        (net() + STEM + section("shortcut") + out() + yolo(), "expected from=..., received none"),
+        (net() + STEM + out(classes=4) + yolo(), "need 16 outputs of the layer before, received 18"),
+        (net() + STEM + out() + yolo(mask="0,7"), "a mask of anchors 0 to 3"),
+        (net() + STEM + out() + yolo(classes="x"), r"classes: expected a whole number"),
+        (
+            net() + STEM + out(activation="leaky") + yolo(),
+            r"before \[yolo\] expected a \[convolutional\] with activation=linear",
+        ),
+        (net() + STEM + out() + yolo(new_coords=1), "with activation=logistic"),
+        (net() + STEM + conv(16) + yolo(), "batch_normalize=0"),
+        (net() + STEM + out() + yolo() + conv(8) + out() + yolo(), "reads section 4, which is a head"),
+        (net() + STEM + out() + yolo() + section("route", layers=-3) + out() + yolo(), "a second head of stride 8"),
+        (net(70, 64) + STEM + out() + yolo(), "expected a grid 2, 4, .. or 512 times smaller"),
+        (net().replace("channels=3", "channels=1") + STEM + out() + yolo(), "channels=1 cannot be represented"),
+        (net().replace("width", "wide") + STEM + out() + yolo(), "expected width=..."),
+        (net() + STEM + section("maxpool", size=900, stride=1, padding=0) + out() + yolo(), "does not fit into"),
+    ],
+    ids=lambda value: "" if "\n" in value else value[:40],
+)
+def test_what_a_cfg_cannot_say(text, message, tmp_path):
+    (tmp_path / "bad.cfg").write_text(text)
+    with pytest.raises(darknet.DarknetError, match=message) as error:
+        darknet.read_cfg(tmp_path / "bad.cfg")
+    assert "bad.cfg" in str(error.value)
+
+
+def test_unknown_options_are_told_and_left_aside(tmp_path):
+    (tmp_path / "odd.cfg").write_text(net() + STEM + conv(16, colour="red") + out() + yolo(nms_kind="diounms"))
+    notes = darknet.read_cfg(tmp_path / "odd.cfg").notes
+    assert "colour is not known" in notes[0] and "nms_kind=diounms: greedy suppression" in notes[1]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda data: data[:-4], "1 are missing: it ends in .*convolutional., after"),
+        (lambda data: data[: len(data) // 2 // 4 * 4], "are missing: it ends in"),
+        (lambda data: data[:-3], "whole floats of 4 bytes"),
+        (lambda data: data + bytes(8), "2 are left over after the last layer"),
+        (lambda data: b"", "received 0 bytes"),
+        (lambda data: data[:12], "received 12 bytes"),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS"),
+        (lambda data: b"<!DOCTYPE html><html><body>Not Found</body></html>", "received text that begins b'<!DOCTYPE"),
+        (lambda data: data.decode("utf-8", "replace").encode(), "saved as text"),
+        (lambda data: data.replace(b"\n", b"\r\n"), "line ends were rewritten"),
+        (lambda data: data[:400] + np.float32(np.nan).tobytes() + data[404:], "not finite"),
+        (lambda data: np.int32([1 << 20, 3, 0]).tobytes() + data[12:], "begins with its version"),
+    ],
+)
+def test_what_a_file_of_weights_cannot_be(change, message, tmp_path):
+    text = net() + conv(64) + conv(64) + conv(64) + STEM + out() + yolo()
+    cfg, weights = written(tmp_path, text)
+    weights.write_bytes(change(weights.read_bytes()))
+    with pytest.raises(darknet.DarknetError, match=message) as error:
+        darknet.import_run(cfg, weights, tmp_path / "run")
+    assert str(weights) in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_cfg_that_lies_allocates_nothing(tmp_path):
+    cfg, weights = written(tmp_path, net() + STEM + out() + yolo())
+    cfg.write_text(net() + conv(1 << 19, 99) + conv(1 << 19, 99) + STEM + out() + yolo())
+    with pytest.raises(darknet.DarknetError, match="are missing: it ends in"):
+        darknet.load(cfg, weights)
+
+
+def _mutated(rng, data, text):
+    """Some bytes of a file changed, dropped, doubled or cut off; of a .cfg, also whole lines and numbers."""
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        at, kind = int(rng.integers(len(data) + 1)), rng.integers(6 if text else 4)
+        if kind == 0 and at < len(data):
+            data[at] = rng.integers(256)
+        elif kind == 1:
+            del data[at : at + int(rng.integers(1, 9))]
+        elif kind == 2:
+            data[at:at] = data[at : at + int(rng.integers(1, 40))]
+        elif kind == 3 and rng.random() < 0.3:
+            del data[at:]
+        elif kind == 4:
+            lines = bytes(data).split(b"\n")
+            line = int(rng.integers(len(lines)))
+            lines[line] = lines[int(rng.integers(len(lines)))]
+            data = bytearray(b"\n".join(lines))
+        elif kind == 5:
+            lines = bytes(data).split(b"\n")
+            line = int(rng.integers(len(lines)))
+            number = rng.choice([b"0", b"-1", b"1e9", b"99999999999", b"2", b"7", b"nan", b"", b"3,4"])
+            lines[line] = lines[line].partition(b"=")[0] + b"=" + number
+            data = bytearray(b"\n".join(lines))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_mutated_files_are_imported_or_named(count, tmp_path):
+    """An import or a clear error each time, and the way back is exact whenever it came in."""
+    rng = np.random.default_rng(count)
+    originals = []
+    for name in ("two levels", "routes", "depthwise", "region"):
+        cfg, weights = written(tmp_path, net() + EVERY[name], name.replace(" ", "-"))
+        originals.append((cfg.read_bytes(), weights.read_bytes()))
+    came_in = 0
+    for _ in range(count):
+        cfg, weights = originals[rng.integers(len(originals))]
+        if rng.random() < 0.7:
+            cfg = _mutated(rng, cfg, text=True)
+        else:
+            weights = _mutated(rng, weights, text=False)
+        (tmp_path / "m.cfg").write_bytes(cfg)
+        (tmp_path / "m.weights").write_bytes(weights)
+        try:
+            imported = darknet.load(tmp_path / "m.cfg", tmp_path / "m.weights")
+        except (darknet.DarknetError, configs.ConfigError) as error:
+            assert "m.cfg" in str(error) or "m.weights" in str(error), error
+            continue
+        came_in += 1
+        models.save_model(tmp_path / "m.h5", imported.model, darknet=imported.origin)
+        back, _ = darknet.write(tmp_path / "out.weights", tmp_path / "m.h5", overwrite=True)
+        assert back.read_bytes() == weights
+        keras.backend.clear_session()
+    assert came_in > count // 20
