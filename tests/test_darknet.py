@@ -11,10 +11,11 @@ import tensorflow as tf
 from click.testing import CliRunner
 from conftest import random_sample
 
-from tfyolo import checkpoint, cli, detect
+from tfyolo import checkpoint, cli, detect, evaluation
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.backbones import sections as parts
+from tfyolo.data import pipeline, readers
 from tfyolo.training import loss_terms
 from tfyolo.weights import darknet, graph
 from tfyolo.weights.initial import initialise
@@ -302,6 +303,80 @@ def test_yolov1_is_its_paper(name, tmp_path):
     np.testing.assert_allclose(candidates.boxes[0], expected, rtol=1e-4, atol=1e-3)
 
 
+# --- a published network on real pictures -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fastest(tmp_path_factory):
+    """(run of the published network, its files)"""
+    folder = conftest.SHARED / "weights"
+    if not folder.is_dir():
+        pytest.skip("needs the published weights in ../shared, which is not beside this clone")
+    files = [folder / f"yolo-fastest-1.1-xl.{kind}" for kind in ("cfg", "weights")]
+    run = tmp_path_factory.mktemp("fastest") / "run"
+    darknet.import_run(*files, run)
+    return run, files
+
+
+def opencv_detector(files, score):
+    """Pictures as prepared for the network -> [(label, score, box)] in its pixels, by OpenCV alone."""
+    cfg = files[0].read_text().replace("[yolo]", "[yolo]\nthresh=0.0001")
+    network = cv2.dnn.readNetFromDarknet(*(np.frombuffer(x, np.uint8) for x in (cfg.encode(), files[1].read_bytes())))
+
+    def detect_in(image):
+        height, width = image.shape[:2]
+        network.setInput(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+        rows = np.concatenate(network.forward(network.getUnconnectedOutLayersNames()))
+        which, labels = np.nonzero(rows[:, 5:] > score)
+        scores = rows[which, 5 + labels]
+        x, y, w, h = (rows[which, :4] * [width, height, width, height]).T
+        xywh = np.stack([x - w / 2, y - h / 2, w, h], 1)
+        kept = np.ravel(cv2.dnn.NMSBoxesBatched(xywh.tolist(), scores.tolist(), labels.tolist(), score, 0.45)).astype(
+            int
+        )
+        boxes = np.stack([y - h / 2, x - w / 2, y + h / 2, x + w / 2], 1)
+        return labels[kept], scores[kept], boxes[kept]
+
+    return detect_in
+
+
+@ORACLE
+def test_the_dog_the_bicycle_and_the_car(fastest, shared):
+    run, files = fastest
+    found = detect.load(run)(shared / "data" / "photos" / "dog.jpg", 0.8)
+    assert sorted(found.names) == ["bicycle", "car", "dog"]
+    picture = cv2.resize(pipeline.read_image(shared / "data" / "photos" / "dog.jpg"), (320, 320))
+    labels, scores, boxes = opencv_detector(files, 0.8)(picture.astype("float32") / 255)
+    boxes = boxes * np.tile(found.image.shape[:2], 2) / 320
+    assert sorted(labels) == sorted(found.labels)
+    for label, score, box in zip(labels, scores, boxes, strict=True):
+        (mine,) = np.flatnonzero(found.labels == label)
+        assert np.abs(found.boxes[mine] - box).max() < 3 and abs(found.scores[mine] - score) < 0.01
+
+
+@ORACLE
+def test_its_average_precision_is_opencvs(fastest, shared):
+    """On the same pictures, brought to its size in the same way, at the same thresholds."""
+    run, files = fastest
+    source = readers.read(shared / "data" / "coco-tiny", "val")
+    detector = detect.load(run, score=0.005)
+    report = evaluation.evaluate(detector, source, progress=False)
+    oracle, found, lonely, compared = opencv_detector(files, 0.005), [], 0, 0
+    for record in source.records:
+        picture = pipeline.read_image(record.path)
+        labels, scores, boxes = oracle(cv2.resize(picture.astype("float32") / 255, (320, 320)))
+        limits = np.tile(picture.shape[:2], 2)
+        boxes = (boxes * limits / 320).clip(0, limits).astype("float32")
+        found.append(evaluation.Found(boxes, scores.astype("float32"), labels))
+        own = detector(picture, 0.05)
+        for label, score, box in zip(own.labels, own.scores, own.boxes, strict=True):
+            near = (labels == label) & (np.abs(scores - score) < 0.01) & (np.abs(boxes - box).max(-1, initial=0) < 2)
+            lonely, compared = lonely + (not near.any()), compared + 1
+    theirs = evaluation.judge(source, found)
+    assert report.metrics["AP50"] == pytest.approx(theirs.metrics["AP50"], abs=0.005) and theirs.metrics["AP50"] > 0.35
+    assert compared > 300 and lonely == 0, (lonely, compared)
+
+
 # --- what it is used for ----------------------------------------------------------------------------------------------------------
 
 
@@ -311,7 +386,7 @@ def test_an_import_is_a_run(tmp_path):
     result = tfyolo("import", cfg, weights, "--names", tmp_path / "names", "--out", tmp_path / "run")
     assert result.exit_code == 0 and "floats used, each once" in result.stdout, result.stderr
     detector = detect.load(tmp_path / "run")
-    assert detector.classes == ("ape", "bee", "cow") and detector.config.model.preprocess == "darknet"
+    assert detector.classes == ("ape", "bee", "cow") and detector.config.model.preprocess == "stretch"
     assert detector.config.model.decoder.options["scale_yx"] == {"p3": 1.2, "p4": 1.05}
     assert detector(np.full((50, 70, 3), 128, np.uint8), 0.0).best > 0
     again = tfyolo("import", cfg, weights, "--out", tmp_path / "run")

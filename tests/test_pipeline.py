@@ -240,6 +240,45 @@ def test_prepare_and_back(size):
         np.testing.assert_allclose(prepared[: max(y1 - 2, 0), : max(x1 - 2, 0)], 114 / 255, atol=1e-4)
 
 
+def darknet_resize(image, height, width):
+    """Darknet's resize_image, in float64: the middles of the corners on each other, two linear interpolations."""
+
+    def along(x, size):
+        at = np.arange(size) * ((len(x) - 1) / (size - 1))
+        low = np.minimum(at.astype(int), len(x) - 2)
+        part = (at - low).reshape(-1, *[1] * (x.ndim - 1))
+        return x[low] * (1 - part) + x[low + 1] * part
+
+    return along(along(image, height).swapaxes(0, 1), width).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("size", [(37, 53), (120, 300), (301, 90), (64, 96)])
+def test_darknets_ways_to_fit_a_picture(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    prepared, transform = pipeline.prepare(image, (64, 96), "darknet")
+    np.testing.assert_allclose(prepared, darknet_resize(image / 255, 64, 96), atol=2e-3)
+    corners = pipeline.transform_boxes(np.array([[0.5, 0.5, size[0] - 0.5, size[1] - 0.5]], "float32"), transform)
+    np.testing.assert_allclose(corners, [[0.5, 0.5, 63.5, 95.5]], atol=1e-3)
+
+    boxed, transform = pipeline.prepare(image, (64, 96), "darknet_letterbox")
+    height, width = (64, size[1] * 64 // size[0]) if 96 * size[0] >= 64 * size[1] else (size[0] * 96 // size[1], 96)
+    expected = np.full((64, 96, 3), 0.5)
+    top, left = (64 - height) // 2, (96 - width) // 2
+    expected[top : top + height, left : left + width] = darknet_resize(image / 255, height, width)
+    np.testing.assert_allclose(boxed, expected, atol=2e-3)
+    centers = pipeline.transform_boxes(np.array([[0.5, 0.5, size[0] - 0.5, size[1] - 0.5]], "float32"), transform)
+    np.testing.assert_allclose(centers, [[top + 0.5, left + 0.5, top + height - 0.5, left + width - 0.5]], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(40, 50), (300, 250), (64, 500)])
+def test_stretching_is_cv2s_resize(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    prepared, transform = pipeline.prepare(image, (64, 96), "stretch")
+    expected = cv2.resize(image.astype("float32") / 255, (96, 64), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(prepared, expected, atol=2e-3)
+    np.testing.assert_allclose(transform, np.diag([64 / size[0], 96 / size[1], 1]), rtol=1e-6)
+
+
 def test_a_saved_model_takes_files(tmp_path):
     class Reader(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([], tf.string)])

@@ -151,11 +151,16 @@ def train(config, overrides, out, resume, overfit, as_json):
 @click.argument("network", metavar="NET.cfg|RUN")
 @click.argument("weights", required=False, metavar="[NET.weights]")
 @click.option("--names", help="File of class names, one a line.  [default: COCO's for 80 classes, else numbers]")
+@click.option(
+    "--preprocess",
+    type=click.Choice(["letterbox", "stretch", "darknet", "darknet_letterbox"]),
+    help="How pictures are brought to its size.  [default: stretch; darknet_letterbox if the .cfg says letter_box=1]",
+)
 @click.option("--out", help="Folder for the run; new or empty.  [default: runs/NET, numbered if taken]")
 @click.option("--write", metavar="OUT.weights", help="Write it back as Darknet's .weights, with its .cfg beside it.")
 @click.option("--overwrite", is_flag=True, help="Let --write replace what is there.")
 @_json
-def import_(network, weights, names, out, write, overwrite, as_json):
+def import_(network, weights, names, preprocess, out, write, overwrite, as_json):
     """Make a run of a Darknet network: exactly, or not at all. Or write a RUN that came from one back.
 
     \b
@@ -170,7 +175,7 @@ def import_(network, weights, names, out, write, overwrite, as_json):
     told = {}
     if weights is not None:
         out = Path(out) if out else free_folder(Path(network).stem)
-        imported = darknet.import_run(network, weights, out, names)
+        imported = darknet.import_run(network, weights, out, names, preprocess)
         told = {"run": str(out), "native": imported.native, "report": imported.report}
         if not as_json:
             click.echo("\n".join(imported.report))

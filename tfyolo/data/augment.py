@@ -52,7 +52,7 @@ def letterbox(size, target):
 
 
 def stretch(size, target):
-    """Takes a picture of `size` (H, W) to `target` (H, W), its aspect given up."""
+    """Takes a picture of `size` (H, W) to `target` (H, W), its aspect given up: cv2.resize, and OpenCV's blobFromImage."""
     y, x = tf.unstack(tf.cast(target, tf.float32) / tf.cast(size, tf.float32))
     return _matrix(y, 0, 0, 0, x, 0)
 
@@ -82,19 +82,20 @@ class Fit(NamedTuple):
     """How pictures are brought to the network's size.
 
     matrix: (size, target) -> [3, 3]. fill: the grey beside the picture, 0..1. antialias: whether a picture made much
-    smaller is averaged, or only sampled.
+    smaller is averaged, or only sampled. rim: pixels that it reaches beyond the middles of its outermost pixels.
     """
 
     matrix: Callable
     fill: float
     antialias: bool
+    rim: float
 
 
 FITS = {
-    "letterbox": Fit(letterbox, GREY, True),
-    "stretch": Fit(stretch, GREY, True),
-    "darknet": Fit(darknet_stretch, 0.5, False),
-    "darknet_letterbox": Fit(darknet_letterbox, 0.5, False),
+    "letterbox": Fit(letterbox, GREY, antialias=True, rim=0.5),
+    "stretch": Fit(stretch, GREY, antialias=False, rim=0.5),
+    "darknet": Fit(darknet_stretch, 0.5, antialias=False, rim=0.0),
+    "darknet_letterbox": Fit(darknet_letterbox, 0.5, antialias=False, rim=0.0),
 }
 
 

@@ -162,19 +162,24 @@ def _contents(path, span):
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
 
-def warp(image, matrix, size, *, fill=GREY, antialias=True):
+def warp(image, matrix, size, *, fill=GREY, antialias=True, replicate=False, rim=0.5):
     """Moves a picture by a matrix on (y, x, 1), bilinearly, onto a canvas of `size` (h, w) that is grey elsewhere.
+
+    Beyond the middles of its outermost pixels the picture fades into the grey; or, if replicate, goes on as it ends, for
+    `rim` pixels.
 
     [H, W, 3] uint8, or float32 in 0..1 -> [h, w, 3] float32 in 0..1.
     """
     image = tf.convert_to_tensor(image)
     unit = 1 / 255 if image.dtype == tf.uint8 else 1.0
     image, matrix = _shrink(image, matrix) if antialias else (tf.cast(image, tf.float32), matrix)
-    reach = tf.cast(tf.concat([[0, 0], tf.shape(image)[:2]], axis=0), tf.float32) + [-0.5, -0.5, 0.5, 0.5]
-    # Only the window of the canvas that the picture reaches is computed.
+    outside = (rim if replicate else 1.0) - 0.5  # it has faded at the middle of a next pixel
+    reach = tf.cast(tf.concat([[0, 0], tf.shape(image)[:2]], axis=0), tf.float32)
+    reach += outside * tf.constant([-1.0, -1.0, 1.0, 1.0])
+    # Only the window of the canvas whose pixels have their middles there is computed.
     first, last = tf.split(transform_boxes(reach[None], matrix)[0], 2)
-    first = tf.clip_by_value(tf.cast(tf.floor(first), tf.int32), 0, tf.subtract(size, 1))
-    last = tf.clip_by_value(tf.cast(tf.math.ceil(last), tf.int32), first + 1, size)
+    first = tf.clip_by_value(tf.cast(tf.math.ceil(first - 0.501), tf.int32), 0, tf.subtract(size, 1))
+    last = tf.clip_by_value(tf.cast(tf.floor(last - 0.499), tf.int32) + 1, first + 1, size)
     # The operation wants the way back, in (x, y), with pixel centres at whole numbers.
     y, x = tf.unstack(tf.cast(first, tf.float32) + 0.5)
     back = aug.translation(-0.5, -0.5) @ tf.linalg.inv(matrix) @ aug.translation(y, x)
@@ -184,7 +189,7 @@ def warp(image, matrix, size, *, fill=GREY, antialias=True):
         transforms=tf.concat([tf.reshape(back_xy, [1, 6]), tf.zeros([1, 2])], axis=1),
         output_shape=last - first,
         interpolation="BILINEAR",
-        fill_mode="CONSTANT",
+        fill_mode="NEAREST" if replicate else "CONSTANT",
         fill_value=fill / unit,
     )[0]
     margins = tf.stack([first, size - last], axis=1)
@@ -217,7 +222,8 @@ def prepare(image, target, preprocess="letterbox"):
     """
     fit = FITS[preprocess]
     transform = fit.matrix(tf.shape(image)[:2], target)
-    return warp(image, transform, target, fill=fit.fill, antialias=fit.antialias), transform
+    options = {"fill": fit.fill, "antialias": fit.antialias, "rim": fit.rim, "replicate": not fit.antialias}
+    return warp(image, transform, target, **options), transform
 
 
 # --- data sets --------------------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def parse_cfg(text, path="a .cfg"):
         sections[number - 1] = parts.Output(level=head.level)
     if len({len(head.anchors) for head in heads}) > 1:
         raise DarknetError(f"{path}: expected the same number of anchors (mask) in every [yolo] section")
-    preprocess = "darknet_letterbox" if net.options.get("letter_box", "0") not in ("0", "") else "darknet"
+    preprocess = "darknet_letterbox" if net.options.get("letter_box", "0") not in ("0", "") else "stretch"
     return Net(path, text, size, preprocess, sections, shapes, heads, classes, lines, kinds, notes)
 
 
@@ -751,12 +751,16 @@ class Imported(NamedTuple):
     report: list[str]
 
 
-def load(cfg, weights, names=None):
+def load(cfg, weights, names=None, preprocess=None):
     """The Model of a Darknet network. names: a file of class names, one a line; None: COCO's if there are 80, else numbers.
+
+    preprocess: how pictures are brought to its size, as in a config; None: stretched, as OpenCV and most users of such files do it, or
+    with letter_box=1 in the .cfg as Darknet does it then.
 
     Raises DarknetError if anything in the .cfg cannot be represented, or the .weights file does not fit it to the last float.
     """
     net = read_cfg(cfg)
+    net = net._replace(preprocess=preprocess or net.preprocess)
     slots = layout(net)
     header, floats = open_weights(weights)
     check_count(net, weights, slots, len(floats))  # before anything is allocated that a .cfg may lie about
@@ -817,14 +821,14 @@ def _renamed(variable, renamed):
     return f"{renamed.get(layer, layer)}/{name}"
 
 
-def import_run(cfg, weights, out, names=None):
+def import_run(cfg, weights, out, names=None, preprocess=None):
     """Writes the run folder of a Darknet network: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DarknetError(
             f"{out}: expected a new or empty folder for the run, it holds something already; name another --out"
         )
-    imported = load(cfg, weights, names)
+    imported = load(cfg, weights, names, preprocess)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.save(
         out / "best.h5",
