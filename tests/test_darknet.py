@@ -536,9 +536,9 @@ def test_what_a_cfg_cannot_say(text, message, tmp_path):
 
 
 def test_unknown_options_are_told_and_left_aside(tmp_path):
-    (tmp_path / "odd.cfg").write_text(net() + STEM + conv(16, colour="red") + out() + yolo(nms_kind="diounms"))
+    (tmp_path / "odd.cfg").write_text(net() + STEM + conv(16, colour="red") + out() + yolo(nms_kind="cornersnms"))
     notes = darknet.read_cfg(tmp_path / "odd.cfg").notes
-    assert "colour is not known" in notes[0] and "nms_kind=diounms: greedy suppression" in notes[1]
+    assert "colour is not known" in notes[0] and "nms_kind=cornersnms: greedy suppression" in notes[1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfyolo.boxes import iou
+from tfyolo.boxes import diou, iou
 from tfyolo.postprocess import nms
 from tfyolo.structures import Candidates
 
@@ -17,7 +17,7 @@ def candidates(count=60, classes=4, batch=2, seed=0):
     return Candidates(tf.constant(boxes), tf.constant(scores), {}, None)
 
 
-def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=True):
+def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=True, power=None):
     """Greedy NMS, or Gaussian soft-NMS (Bodla et al. 2017, figure 2), over all (box, class) pairs."""
     pairs = [[float(scores[n, k]), n, k] for n in range(len(boxes)) for k in range(scores.shape[1])]
     kept = []
@@ -30,6 +30,8 @@ def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=Tru
         rest = []
         for pair in pairs:
             overlap = float(iou(boxes[best[1]], boxes[pair[1]])) if best[2] == pair[2] or not per_class else 0.0
+            if power is not None and overlap:
+                overlap -= float(iou(boxes[best[1]], boxes[pair[1]]) - diou(boxes[best[1]], boxes[pair[1]])) ** power
             if sigma:
                 pair[0] *= np.exp(-(overlap**2) / sigma)
                 rest.append(pair)
@@ -53,6 +55,22 @@ def test_equals_the_loop(per_class, sigma, limit):
         np.testing.assert_array_equal(found.labels[b, :count], [pair[2] for pair in expected])
         np.testing.assert_allclose(found.boxes[b, :count], given.boxes[b].numpy()[[pair[1] for pair in expected]])
         assert not found.scores[b, count:].numpy().any() and (found.labels[b, count:].numpy() == -1).all()
+
+
+@pytest.mark.parametrize("per_class", [True, False])
+@pytest.mark.parametrize("power", [1.0, 0.6])
+def test_distance_counts(per_class, power):
+    given = candidates(count=40)
+    found = nms(given, score=0.05, iou=0.3, distance_power=power, per_class=per_class)
+    plain = nms(given, score=0.05, iou=0.3, per_class=per_class)
+    for b in range(2):
+        pair = given.boxes[b].numpy(), given.scores[b].numpy()
+        expected = by_the_loop(*pair, 0.05, 0.3, 300, per_class=per_class, power=power)
+        assert int(found.count[b]) == len(expected) > int(plain.count[b])
+        np.testing.assert_allclose(found.scores[b, : len(expected)], [kept[0] for kept in expected], atol=1e-6)
+        np.testing.assert_array_equal(found.labels[b, : len(expected)], [kept[2] for kept in expected])
+    with pytest.raises(ValueError, match="soft_sigma and distance_power"):
+        nms(given, soft_sigma=0.5, distance_power=1.0)
 
 
 def test_the_best_pairs_enter_and_no_others():

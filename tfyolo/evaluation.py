@@ -181,9 +181,21 @@ def judge(source, found, seconds=None):
 # ----------------------------------------------------------------------------------------------- from pictures to boxes
 
 
+# What Pascal VOC, and Darknet's list of COCO's classes after it, call some of COCO's.
+_SYNONYMS = {
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+}
+
+
 def _label_of(classes, source):
     """[K] the data set's label for each of the detector's."""
     theirs = source.classes
+    classes = tuple(_SYNONYMS.get(name, name) if name not in theirs else name for name in classes)
     numbered = theirs == tuple(map(str, range(len(theirs))))  # a YOLO folder without a list of names
     if tuple(classes) == theirs or (numbered and len(classes) == len(theirs)):
         return np.arange(len(theirs))

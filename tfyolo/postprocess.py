@@ -1,7 +1,9 @@
 """Post-processing: Candidates -> Detections. TensorFlow operations that TFLite has too, so that an export equals the model."""
 
+import numpy as np
 import tensorflow as tf
 
+from tfyolo.boxes import diou, pairwise_iou
 from tfyolo.structures import Detections
 
 
@@ -13,17 +15,22 @@ def nms(
     limit: int = 300,
     candidates_limit: int = 2000,
     soft_sigma: float = 0.0,
+    distance_power: float | None = None,
     per_class: bool = True,
 ):
     """Non-maximum suppression: greedy, best first; a box may be found as several classes.
 
     score: the least score of a detection. iou: a box that overlaps a better one by more than this goes (of its class, if per_class).
     limit: D. candidates_limit: how many (box, class) pairs, the best, enter. soft_sigma: above 0, overlapping boxes lose score instead
-    of going (Bodla et al. 2017, arXiv:1704.04503, the Gaussian form with this sigma).
+    of going (Bodla et al. 2017, arXiv:1704.04503, the Gaussian form with this sigma). distance_power: what counts as overlap is
+    IoU - (squared distance of the middles / squared diagonal of the hull) ^ this: boxes beside each other stay (Zheng et al. 2020,
+    arXiv:1911.08287, section 4.3, where it is 1; Darknet's beta_nms). Not together with soft_sigma.
     """
+    if soft_sigma and distance_power is not None:
+        raise ValueError("soft_sigma and distance_power: expected one of them at most")
     # One image at a time, the graph written out where the batch is known: TFLite gets no loop.
     scores, boxes = candidates.scores, candidates.boxes
-    options = (score, iou, limit, candidates_limit, soft_sigma, per_class)
+    options = (score, iou, limit, candidates_limit, soft_sigma, distance_power, per_class)
     if scores.shape[0] == 1:
         one = _nms_image(boxes[0], scores[0], *options)
         return Detections(*(value[None] for value in one))
@@ -31,7 +38,7 @@ def nms(
     return tf.map_fn(lambda pair: _nms_image(*pair, *options), (boxes, scores), fn_output_signature=signature)
 
 
-def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, per_class):
+def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, distance_power, per_class):
     """boxes [N, 4], scores [N, K] -> Detections without B."""
     count, classes = scores.shape
     # The best k pairs lie in the k boxes whose best class is best: two small top-k instead of one over N * K.
@@ -47,14 +54,18 @@ def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, p
         # Boxes of different classes are moved so far apart that they cannot overlap.
         extent = tf.reduce_max(pair_boxes) - tf.reduce_min(pair_boxes) + 1.0
         apart = pair_boxes + tf.cast(labels, tf.float32)[:, None] * extent
-    kept, kept_scores = tf.image.non_max_suppression_with_scores(
-        apart,
-        pair_scores,
-        limit,
-        iou_threshold=1.0 if soft_sigma else iou,
-        score_threshold=score,
-        soft_nms_sigma=soft_sigma / 2,
-    )
+    if distance_power is not None:
+        kept = _greedy(_overlap(apart, distance_power) > iou, pair_scores > score)[:limit]
+        kept_scores = tf.gather(pair_scores, kept)
+    else:
+        kept, kept_scores = tf.image.non_max_suppression_with_scores(
+            apart,
+            pair_scores,
+            limit,
+            iou_threshold=1.0 if soft_sigma else iou,
+            score_threshold=score,
+            soft_nms_sigma=soft_sigma / 2,
+        )
     found = tf.shape(kept)[0]
     rest = [[0, limit - found]]
     # Reshaped, which only tells the shape, because TFLite has no ensure_shape.
@@ -65,6 +76,32 @@ def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, p
         count=found,
         best=pair_scores[0],
     )
+
+
+def _overlap(boxes, distance_power):
+    """[k, 4] -> [k, k], IoU less what the distance of the middles takes away."""
+    iou = pairwise_iou(boxes, boxes)
+    distance = tf.maximum(iou - diou(boxes[:, None], boxes[None]), 0.0)
+    return iou - tf.pow(distance, distance_power)
+
+
+def _greedy(overlapping, eligible):
+    """The rows that stay, best first: overlapping [k, k] bool, eligible [k] bool, sorted by score -> [count] int32.
+
+    A row goes if it overlaps a better one that stays. Who stays is guessed and guessed again from the last guess: in each round the
+    next link of every chain comes right, so it ends, after as many rounds as the longest chain has links.
+    """
+    k = overlapping.shape[0]
+    better = tf.constant(np.tri(k, k, -1, dtype=bool))  # [i, j]: j stands before i
+    suppressed_by = tf.cast(overlapping & better, tf.float32)
+
+    def guess(stays, _):
+        left = tf.squeeze(tf.matmul(suppressed_by, tf.cast(stays, tf.float32)[:, None]), axis=1)
+        now = eligible & (left == 0)
+        return now, tf.reduce_any(now != stays)
+
+    stays, _ = tf.while_loop(lambda _, changed: changed, guess, guess(eligible, True))
+    return tf.cast(tf.where(stays)[:, 0], tf.int32)
 
 
 POSTPROCESS = {"nms": nms}

@@ -109,7 +109,7 @@ _TRAINING = {
     "convolutional": {"stopbackward", "grad_centr", "dontsave", "train_only_bn", "learning_rate", "keep_delta_gpu"},
     "dropout": {"dropblock", "dropblock_size_abs", "dropblock_size_rel", "dropblock_size"},
     "yolo": {"num", "jitter", "random", "resize", "max", "max_delta", "objectness_smooth", "counters_per_class", "show_details"}
-    | {"label_smooth_eps", "truth_thresh", "beta_nms", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total", "nms_threshold"},
+    | {"label_smooth_eps", "truth_thresh", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total", "nms_threshold"},
     "region": {"num", "bias_match", "jitter", "rescore", "object_scale", "noobject_scale", "class_scale", "coord_scale"}
     | {"mask_scale", "absolute", "thresh", "random", "log", "max", "focal_loss", "classfix", "nms_threshold"},
     "detection": {"rescore", "jitter", "object_scale", "noobject_scale", "class_scale", "coord_scale", "forced", "random"}
@@ -357,7 +357,7 @@ def _head(section, number, layer, shape, size, path, notes):
         "side",
         "num",
     }
-    known |= {"iou_normalizer", "cls_normalizer", "obj_normalizer", "nms_kind"}
+    known |= {"iou_normalizer", "cls_normalizer", "obj_normalizer", "nms_kind", "beta_nms"}
     for key in ("map", "tree"):
         if key in section.options:
             raise DarknetError(
@@ -397,8 +397,8 @@ def _head(section, number, layer, shape, size, path, notes):
         raise DarknetError(
             f"{place}: {len(anchors)} boxes a cell and {classes} classes need {wanted} outputs of the layer before, received {received}"
         )
-    if section.options.get("nms_kind", "greedynms") not in ("greedynms", "default"):
-        notes.append(f"{place}: nms_kind={section.options['nms_kind']}: greedy suppression by IoU stands in for it")
+    if (kind := section.options.get("nms_kind", "default")) not in ("greedynms", "diounms", "default"):
+        notes.append(f"{place}: nms_kind={kind}: greedy suppression by IoU stands in for it")
     return Head(
         section.kind, number, number - 1, layer, f"p{int(math.log2(stride))}", anchors, section.options
     ), classes
@@ -465,6 +465,8 @@ def _readings(net):
         "decoder": decoder,
         "postprocess": {"name": "nms", "iou": NMS_IOU},
     }
+    if head.options.get("nms_kind") == "diounms":
+        readings["postprocess"]["distance_power"] = float(head.options.get("beta_nms", 0.6))
     if head.kind != "detection":
         options = {"ignore": float(head.options.get("ignore_thresh", 0.5 if head.kind == "yolo" else 0.6))}
         if float(head.options.get("iou_thresh", 1.0)) < 1:

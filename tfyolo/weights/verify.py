@@ -201,7 +201,7 @@ def _suppression(model, boxes, scores, candidates):
     """What is left of the oracle's boxes after OpenCV's suppression, against ours of ours."""
     # A network of noise is sure of everything; the oracle's suppression takes the square of their number.
     least = max(LEAST, float(np.partition(scores, -MOST, axis=None)[-MOST]) if scores.size > MOST else 0.0)
-    options = {"score": least, "limit": MOST, "candidates_limit": 2 * MOST}
+    options = {"score": least, "limit": MOST, "candidates_limit": 2 * MOST, "distance_power": None}
     found = postprocess(model.config, **options)(candidates)
     found = tf.nest.map_structure(lambda x: np.asarray(x)[0], found)
     mine = [(found.labels[i], found.scores[i], found.boxes[i]) for i in range(found.count)]
