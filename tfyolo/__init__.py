@@ -15,11 +15,13 @@ __all__ = [
     "build",
     "evaluate",
     "export",
+    "import_darknet",
     "load",
     "load_config",
     "load_model",
     "read_data",
     "train",
+    "verify",
 ]
 
 # TensorFlow takes seconds to import: what is public is fetched when it is first asked for.
@@ -33,11 +35,13 @@ _HOMES = {
     "build": ("model", "build"),
     "evaluate": ("evaluation", "evaluate"),
     "export": ("exports", "export"),
+    "import_darknet": ("weights.darknet", "import_run"),
     "load": ("detect", "load"),
     "load_config": ("config", "load"),
     "load_model": ("model", "load_model"),
     "read_data": ("data.readers", "read"),
     "train": ("training", "train"),
+    "verify": ("weights.verify", "verify"),
 }
 
 
