@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from tfyolo.data import pipeline
 from tfyolo.detect import EXPORT_META, restore
+from tfyolo.fusion import fuse
 from tfyolo.model import describe
 
 FORMATS = ("saved_model", "tflite", "tflite-float16", "tflite-dynamic")
@@ -22,7 +23,7 @@ class ExportError(ValueError):
 
 
 def export(model, out, formats=FORMATS, *, overwrite=False, progress=False):
-    """Writes a Model's exports into a folder and returns {format: path}.
+    """Writes a Model's exports, its batch norms folded, into a folder and returns {format: path}.
 
     formats: of "saved_model", "tflite" (float32), "tflite-float16" (half the size) and "tflite-dynamic" (weights in int8, a quarter).
     overwrite: replaces what an earlier export has left; otherwise that is an ExportError, before anything is written.
@@ -38,6 +39,7 @@ def export(model, out, formats=FORMATS, *, overwrite=False, progress=False):
     taken = [str(path) for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
+    model = fuse(model)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
         scratch = Path(scratch)
