@@ -10,7 +10,7 @@ from keras import layers
 from tfyolo import detect, exports
 from tfyolo import model as models
 from tfyolo.fusion import FOLDS, fuse
-from tfyolo.layers import BatchNorm, conv
+from tfyolo.layers import ACTIVATIONS, BatchNorm, conv
 from tfyolo.weights import darknet
 
 # Convolutions of all kinds.
@@ -104,6 +104,16 @@ def test_an_imported_network_with_depthwise_grouped_and_dilated_convolutions():
     assert sum(isinstance(layer, layers.DepthwiseConv2D) for layer in model.network.layers) == 2
     randomise(model.network)
     assert_folded(model)
+
+
+def test_activations_that_others_stand_in_for():
+    images = keras.Input((8, 8, 4), name="images")
+    x = conv(conv(images, 4, 3, activation="mish", name="first"), 4, 3, activation="leaky", name="second")
+    model = models.Model(None, (), keras.Model(images, x), None, None, None)
+    fused = fuse(model, {ACTIVATIONS["mish"]: keras.ops.relu}).network
+    assert fused.get_layer("first.act").activation is keras.ops.relu
+    assert fused.get_layer("second.act").activation is ACTIVATIONS["leaky"]
+    assert model.network.get_layer("first.act").activation is ACTIVATIONS["mish"]
 
 
 @pytest.mark.parametrize("multiplier", [1, 2, 3])

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tfyolo.data import pipeline
 from tfyolo.detect import EXPORT_META, restore
 from tfyolo.fusion import fuse
+from tfyolo.layers import mish, mish_by_exp
 from tfyolo.model import describe
 
 FORMATS = ("saved_model", "tflite", "tflite-float16", "tflite-dynamic")
@@ -39,7 +40,6 @@ def export(model, out, formats=FORMATS, *, overwrite=False, progress=False):
     taken = [str(path) for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
-    model = fuse(model)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
         scratch = Path(scratch)
@@ -111,6 +111,7 @@ def _signatures(model):
 
 
 def _write_saved_model(model, path):
+    model = fuse(model)
     _save(model, path, _signatures(model))
     extra = path / "assets.extra"
     extra.mkdir()
@@ -119,6 +120,7 @@ def _write_saved_model(model, path):
 
 def _write_tflite(model, path, name, scratch):
     height, width = model.config.model.input_size
+    model = fuse(model, {mish: mish_by_exp})
 
     # One picture, so that the post-processing needs no loop.
     @tf.function(input_signature=[tf.TensorSpec([1, height, width, 3], tf.float32, "images")])

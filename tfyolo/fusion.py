@@ -12,13 +12,13 @@ from keras import layers
 from tfyolo.layers import BatchNorm
 
 
-def fuse(model):
+def fuse(model, activations=None):
     """A Model whose network computes the same with fewer layers, to be used and not to be trained: batch norms are folded.
 
     It has weights of its own; the model given stays as it is. A convolution whose output is read by other layers too, or given out,
-    keeps its norm.
+    keeps its norm. activations: {function: another that computes the same, where it shall stand}.
     """
-    return model._replace(network=_fused(model.network))
+    return model._replace(network=_fused(model.network, activations or {}))
 
 
 class _Convolution:
@@ -63,7 +63,7 @@ def _float64(variable):
     return keras.ops.convert_to_numpy(variable).astype("float64")
 
 
-def _fused(network):
+def _fused(network, activations):
     nodes, readers = _nodes(network)
     calls = {}  # of each layer
     for node in nodes:
@@ -84,7 +84,7 @@ def _fused(network):
             values[id(node.output_tensors[0])] = folded
             continue
         if layer not in copies:
-            copies[layer] = _copy(layer)
+            copies[layer] = _copy(layer, activations)
         args, kwargs = node.arguments.fill_in({id(x): _tensor(values[id(x)]) for x in node.input_tensors})
         outputs = keras.tree.flatten(copies[layer](*args, **kwargs))
         values |= {id(old): new for old, new in zip(node.output_tensors, outputs, strict=True)}
@@ -125,10 +125,11 @@ def _input(tensor):
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
 
 
-def _copy(layer):
+def _copy(layer, activations):
     if isinstance(layer, layers.Activation):
         # Its function may be a lambda, which does not come back from a config.
-        return layers.Activation(layer.activation, name=layer.name, dtype=layer.dtype_policy)
+        function = activations.get(layer.activation, layer.activation)
+        return layers.Activation(function, name=layer.name, dtype=layer.dtype_policy)
     return type(layer).from_config(layer.get_config())
 
 
