@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 
 
-def import_tensorflow():
+def import_tensorflow(threads=None):
     """Imports TensorFlow without the page of notices about the machine that its C++ side writes past every setting.
 
-    What goes wrong still arrives as a Python exception.
+    What goes wrong still arrives as a Python exception. threads: how many it may use, which only its first import can be told.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" in sys.modules:
@@ -28,6 +28,9 @@ def import_tensorflow():
     try:
         import tensorflow
 
+        if threads:
+            tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+            tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
         tensorflow.config.list_logical_devices()
     finally:
         os.dup2(stderr, 2)

@@ -118,14 +118,19 @@ def _write_saved_model(model, path):
     (extra / EXPORT_META).write_text(json.dumps(describe(model)), encoding="utf-8")
 
 
-def _write_tflite(model, path, name, scratch):
+def to_tflite(model, function, scratch, name="tflite"):
+    """The bytes of a TFLite file, for one picture.
+
+    function: (Model, images [1, H, W, 3] float32 0..1) -> {name: tensor}. scratch: a folder for what forms of one function can share.
+    name: of FORMATS.
+    """
     height, width = model.config.model.input_size
     model = fuse(model, {mish: mish_by_exp})
 
     # One picture, so that the post-processing needs no loop.
     @tf.function(input_signature=[tf.TensorSpec([1, height, width, 3], tf.float32, "images")])
     def one(images):
-        return _detect(model, images)._asdict()
+        return function(model, images)
 
     if not scratch.exists():
         # By way of a SavedModel: converted straight from Keras, a model can lose its weights without a word.
@@ -136,7 +141,11 @@ def _write_tflite(model, path, name, scratch):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if name == "tflite-float16":
         converter.target_spec.supported_types = [tf.float16]
-    path.write_bytes(converter.convert())
+    return converter.convert()
+
+
+def _write_tflite(model, path, name, scratch):
+    path.write_bytes(to_tflite(model, lambda model, images: _detect(model, images)._asdict(), scratch, name))
     # A TFLite file may carry a zip at its end: the format's own way of packing files along.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(EXPORT_META, json.dumps(describe(model)))
