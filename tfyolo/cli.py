@@ -37,12 +37,12 @@ def import_tensorflow(threads=None):
         os.close(stderr)
 
 
-class _Command(click.Command):
+class Command(click.Command):
     """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
 
     def invoke(self, context):
         try:
-            import_tensorflow()
+            import_tensorflow(context.params.get("threads"))
             return super().invoke(context)
         except ValueError as error:
             if not type(error).__module__.startswith("tfyolo"):
@@ -60,7 +60,7 @@ class _Command(click.Command):
 
 
 class _Group(click.Group):
-    command_class = _Command
+    command_class = Command
 
 
 class _Range(click.FloatRange):

@@ -13,11 +13,12 @@ import os
 import statistics
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import click
 
-from tfyolo.cli import import_tensorflow
+from tfyolo.cli import Command
 
 PARTS = ("network", "postprocess", "total")
 
@@ -48,11 +49,19 @@ def in_two(network, postprocess):
     return measure
 
 
-def in_one(part, function):
+def in_one(total, network=None):
+    """A measurement of a function; and, if there is one, of another that leaves out the end: what lies between is the end's."""
+
     def measure():
         start = time.perf_counter()
-        function()
-        return {part: time.perf_counter() - start}
+        total()
+        taken = {"total": time.perf_counter() - start}
+        if network:
+            start = time.perf_counter()
+            network()
+            taken["network"] = time.perf_counter() - start
+            taken["postprocess"] = taken["total"] - taken["network"]
+        return taken
 
     return measure
 
@@ -60,25 +69,25 @@ def in_one(part, function):
 # --- competitors ----------------------------------------------------------------------------------------------------------------
 
 
-def keras_measures(model, image):
+def keras_measure(model, image):
     import tensorflow as tf
 
     from tfyolo.detect import Detector
     from tfyolo.fusion import fuse
 
     detector, images = Detector.of(fuse(model)), tf.constant(image[None])
-    return [in_two(lambda: detector.network(images), lambda found: detector.postprocess(found).boxes.numpy())]
+    return in_two(lambda: detector.network(images), lambda found: detector.postprocess(found).boxes.numpy())
 
 
-def saved_model_measures(path, image):
+def saved_model_measure(path, image):
     import tensorflow as tf
 
     loaded, images = tf.saved_model.load(str(path)), tf.constant(image[None])
     serve = loaded.signatures["serving_default"]
-    return [in_one("total", lambda _keep=loaded: serve(images=images)["boxes"].numpy())]
+    return in_one(lambda _keep=loaded: serve(images=images)["boxes"].numpy())
 
 
-def tflite_measures(path, model, image, threads, scratch):
+def tflite_measure(path, model, image, threads, scratch):
     import tensorflow as tf
 
     from tfyolo import exports
@@ -89,14 +98,13 @@ def tflite_measures(path, model, image, threads, scratch):
 
     bare = scratch / "network.tflite"
     bare.write_bytes(exports.to_tflite(model, candidates, scratch / "network"))
-    measures = []
-    for part, file in (("total", path), ("network", bare)):
-        runner = tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner()
-        measures.append(in_one(part, lambda runner=runner: runner(images=image[None])))
-    return measures
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
+        runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
+    return in_one(*(lambda runner=runner: runner(images=image[None]) for runner in runners))
 
 
-def opencv_measures(run, model, image, threads, scratch):
+def opencv_measure(run, model, image, threads, scratch):
     import cv2
     import numpy as np
 
@@ -122,11 +130,11 @@ def opencv_measures(run, model, image, threads, scratch):
         xywh[:, :2] -= xywh[:, 2:] / 2
         return cv2.dnn.NMSBoxesBatched(xywh, rows[boxes, 5 + labels], labels, least, iou)
 
-    return [in_two(network, suppress)]
+    return in_two(network, suppress)
 
 
 def competitors(run, image_path, threads, scratch):
-    """({name: [measure]}, model, what is missing and why)."""
+    """({name: measurement}, Model, what is missing and why)."""
     import cv2
 
     from tfyolo import checkpoint, exports
@@ -136,9 +144,9 @@ def competitors(run, image_path, threads, scratch):
     image = prepared_picture(model, image_path)
     paths = exports.export(model, scratch / "export", ["saved_model", "tflite"])
     found = {
-        "keras": keras_measures(model, image),
-        "saved_model": saved_model_measures(paths["saved_model"], image),
-        "tflite": tflite_measures(paths["tflite"], model, image, threads, scratch),
+        "keras": keras_measure(model, image),
+        "saved_model": saved_model_measure(paths["saved_model"], image),
+        "tflite": tflite_measure(paths["tflite"], model, image, threads, scratch),
     }
     notes = []
     if "darknet" not in checkpoint.read_meta(weights_file(run)):
@@ -146,7 +154,7 @@ def competitors(run, image_path, threads, scratch):
     elif not hasattr(cv2.dnn, "readNetFromDarknet"):
         notes.append(f"opencv: left out, OpenCV {cv2.__version__} reads no Darknet networks")
     else:
-        found["opencv"] = opencv_measures(run, model, image, threads, scratch)
+        found["opencv"] = opencv_measure(run, model, image, threads, scratch)
     return found, model, notes
 
 
@@ -154,42 +162,40 @@ def competitors(run, image_path, threads, scratch):
 
 
 def take_turns(found, seconds, rounds):
-    """{competitor: {part: [[seconds] of each round]}}; `seconds` for each competitor, spread over the rounds."""
+    """{competitor: {part: [[seconds of each call] of each round]}}; `seconds` for each competitor, spread over the rounds."""
     times = {name: {} for name in found}
-    for measures in found.values():
-        for measure in measures:
-            for _ in range(3):  # the first calls compile and allocate
-                measure()
+    for measure in found.values():
+        for _ in range(3):  # the first calls compile and allocate
+            measure()
     for _ in range(rounds):
-        for name, measures in found.items():
-            for measure in measures:
-                measure()  # brings its weights back into the cache
-                turn = []
-                end = time.perf_counter() + seconds / rounds / len(measures)
-                while not turn or time.perf_counter() < end:
-                    turn.append(measure())
-                for part in turn[0]:
-                    times[name].setdefault(part, []).append([parts[part] for parts in turn])
-        # What is only known as a whole, and without its end
-        for parts in times.values():
-            if "network" in parts and len(parts.get("postprocess", [])) < len(parts["total"]):
-                rest = statistics.median(parts["total"][-1]) - statistics.median(parts["network"][-1])
-                parts.setdefault("postprocess", []).append([rest])
+        for name, measure in found.items():
+            measure()  # brings its weights back into the cache
+            turn = []
+            end = time.perf_counter() + seconds / rounds
+            while not turn or time.perf_counter() < end:
+                turn.append(measure())
+            for part in turn[0]:
+                times[name].setdefault(part, []).append([parts[part] for parts in turn])
     return times
 
 
 def figures(times, baseline):
-    """{competitor: {part: {"median_ms", "iqr_ms", "calls", "ratio", "ratio_iqr"} or None}}.
+    """{competitor: {part: {"median_ms", "iqr_ms", "fastest_ms", "calls", "ratio", "ratio_iqr"} or None}}.
 
-    ratio: to the baseline's same part, the median over the rounds; None where the baseline has none.
+    fastest_ms: None for a postprocess, which may be a difference of two. ratio: to the baseline's same part, the median over the
+    rounds; None where the baseline has none.
     """
     result = {}
     for name, parts in times.items():
         result[name] = dict.fromkeys(PARTS)
         for part, turns in parts.items():
             every = sorted(1e3 * call for turn in turns for call in turn)
-            row = {"median_ms": statistics.median(every), "iqr_ms": spread(every), "calls": len(every)}
-            row |= {"ratio": None, "ratio_iqr": None}
+            row = {
+                "median_ms": statistics.median(every),
+                "iqr_ms": spread(every),
+                "fastest_ms": every[0] if part != "postprocess" else None,
+            }
+            row |= {"calls": len(every), "ratio": None, "ratio_iqr": None}
             others = times[baseline].get(part)
             if others:
                 ratios = sorted(
@@ -209,7 +215,7 @@ def spread(values):
     return third - first
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run", metavar="RUN")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="For each of the competitors.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each.")
@@ -219,7 +225,6 @@ def spread(values):
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, and nothing else.")
 def main(run, threads, seconds, rounds, image, baseline, as_json):
     """Time RUN's model on one picture as Keras, SavedModel, TFLite and, if it was imported from Darknet, in OpenCV."""
-    import_tensorflow(threads)
     with tempfile.TemporaryDirectory() as scratch:
         found, model, notes = competitors(run, image, threads, Path(scratch))
         baseline = baseline or ("opencv" if "opencv" in found else "keras")
@@ -244,12 +249,16 @@ def main(run, threads, seconds, rounds, image, baseline, as_json):
     click.echo(
         f"{run} at {told['input_size']}, {threads} threads, {rounds} rounds; load average {told['load_average']:.1f}"
     )
-    click.echo(f"{'':<14}{'':<13}{'median ms':>10}{'spread':>9}{'calls':>7}{'x ' + baseline:>14}{'spread':>9}")
+    click.echo(
+        f"{'':<14}{'':<13}{'median ms':>10}{'spread':>9}{'fastest':>9}{'calls':>7}{'x ' + baseline:>14}{'spread':>9}"
+    )
     for name, parts in rows.items():
         for part, row in parts.items():
             if row is None:
                 continue
-            line = f"{name:<14}{part:<13}{row['median_ms']:>10.2f}{row['iqr_ms']:>9.2f}{row['calls']:>7}"
+            line = f"{name:<14}{part:<13}{row['median_ms']:>10.2f}{row['iqr_ms']:>9.2f}"
+            line += f"{row['fastest_ms']:>9.2f}" if row["fastest_ms"] is not None else f"{'':>9}"
+            line += f"{row['calls']:>7}"
             if row["ratio"] is not None:
                 line += f"{row['ratio']:>14.2f}{row['ratio_iqr']:>9.2f}"
             click.echo(line)
