@@ -31,7 +31,7 @@ class Exported:
         self.run = folder / "run.h5"
         models.save_model(self.run, self.model)
         self.paths = exports.export(self.model, folder / "export")
-        self.detector = detect.load(self.run)
+        self.detector = detect.Detector.of(self.model)  # not folded, unlike what is loaded and exported
         self.exports = {form: detect.load(path) for form, path in self.paths.items()}
 
     @property
@@ -118,7 +118,7 @@ def test_other_layers_and_decoders_are_builtin_operations_too(name, tmp_path):
     names = {operation["op_name"] for operation in tf.lite.Interpreter(str(path))._get_ops_details()}
     assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper()]
     image = pictures[0]
-    found, expected = detect.load(path)(image), detect.load(tmp_path / "run.h5")(image)
+    found, expected = detect.load(path)(image), detect.Detector.of(model)(image)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     assert unlike(found, expected) == 0  # two of nearly the same score may have changed places
 

@@ -24,7 +24,7 @@ ORDER = [
     {"losses"},
     {"postprocess", "checkpoint"},
     {"model"},
-    {"weights", "optim"},
+    {"weights", "optim", "fusion"},
     {"detect"},
     {"evaluation", "exports"},
     {"training"},

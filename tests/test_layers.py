@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfyolo.layers import BatchNorm, ChannelGroup, Upsample, conv, max_pool, spp
+from tfyolo.layers import BatchNorm, ChannelGroup, Upsample, conv, max_pool, mish, mish_by_exp, spp
 
 
 def noise(*shape, seed=0):
@@ -122,3 +122,41 @@ def test_spp_is_the_three_pools_and_the_map_largest_window_first():
     x = noise(1, 16, 16, 2)
     expected = np.concatenate([max_pool(x, size, 1, name="p") for size in (13, 9, 5)] + [x], -1)
     np.testing.assert_array_equal(spp(x, name="s"), expected)
+
+
+def mish_oracle(x):
+    """mish and its derivative, in float64."""
+    e = np.exp(np.asarray(x, "float64"))
+    tanh = e * (e + 2) / (e * (e + 2) + 2)
+    return x * tanh, tanh + x * 4 * e * (e + 1) / (e * (e + 2) + 2) ** 2
+
+
+@pytest.mark.parametrize(
+    "function, atol",
+    [(mish, 1e-35), (mish_by_exp, 1e-35), (tf.function(mish), 2e-6), (tf.function(mish_by_exp), 1e-35)],
+)
+def test_mish_in_both_forms(function, atol):
+    """oneDNN's kernel, which stands in for mish in a graph, is exact to 1e-6 and not to a part of the value."""
+    x = np.append(np.linspace(-100, 100, 20001), [-1e10, 1e10]).astype("float32")
+    expected = np.where(x > 100, x, mish_oracle(np.minimum(x, 100))[0])
+    np.testing.assert_allclose(function(tf.constant(x)), expected, rtol=1e-6, atol=atol)
+
+
+@pytest.mark.parametrize("dtype, atol", [("float32", 1e-6), ("bfloat16", 2**-7)])
+@pytest.mark.parametrize("function", [mish, tf.function(mish)])
+def test_mishs_own_gradient(function, dtype, atol):
+    x = tf.cast(np.linspace(-100, 100, 20001), dtype)
+    upstream = tf.cast(np.random.default_rng(0).uniform(-1, 1, 20001), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    gradient = tape.gradient(y, x, upstream)
+    assert y.dtype == gradient.dtype == x.dtype
+    value, slope = mish_oracle(tf.cast(x, "float64"))
+    np.testing.assert_allclose(tf.cast(y, "float64"), value, rtol=1e-6 if dtype == "float32" else 0.04, atol=1e-5)
+    np.testing.assert_allclose(tf.cast(gradient, "float64"), slope * tf.cast(upstream, "float64"), rtol=0, atol=atol)
+    with tf.GradientTape() as tape:
+        far = tf.constant([-1e30, -1e10, 1e10, 1e30])
+        tape.watch(far)
+        y = function(far)
+    np.testing.assert_array_equal(tape.gradient(y, far), [0, 0, 1, 1])

@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 
 
-def import_tensorflow():
+def import_tensorflow(threads=None):
     """Imports TensorFlow without the page of notices about the machine that its C++ side writes past every setting.
 
-    What goes wrong still arrives as a Python exception.
+    What goes wrong still arrives as a Python exception. threads: how many it may use, which only its first import can be told.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" in sys.modules:
@@ -28,18 +28,21 @@ def import_tensorflow():
     try:
         import tensorflow
 
+        if threads:
+            tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+            tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
         tensorflow.config.list_logical_devices()
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
 
 
-class _Command(click.Command):
+class Command(click.Command):
     """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
 
     def invoke(self, context):
         try:
-            import_tensorflow()
+            import_tensorflow(context.params.get("threads"))
             return super().invoke(context)
         except ValueError as error:
             if not type(error).__module__.startswith("tfyolo"):
@@ -57,7 +60,7 @@ class _Command(click.Command):
 
 
 class _Group(click.Group):
-    command_class = _Command
+    command_class = Command
 
 
 class _Range(click.FloatRange):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline
+from tfyolo.fusion import fuse
 from tfyolo.model import load_model, postprocess
 from tfyolo.structures import Detections
 
@@ -149,7 +150,7 @@ def load(path, **options):
         return _load_saved_model(path, options)
     if path.suffix == ".tflite":
         return _load_tflite(path, options)
-    return Detector.of(load_model(path), source=path, **options)
+    return Detector.of(fuse(load_model(path)), source=path, **options)
 
 
 # The name under which describe() lies inside an export: in a SavedModel's assets.extra, and in the zip at a TFLite file's end.

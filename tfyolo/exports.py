@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from tfyolo.data import pipeline
 from tfyolo.detect import EXPORT_META, restore
+from tfyolo.fusion import fuse
+from tfyolo.layers import mish, mish_by_exp
 from tfyolo.model import describe
 
 FORMATS = ("saved_model", "tflite", "tflite-float16", "tflite-dynamic")
@@ -22,7 +24,7 @@ class ExportError(ValueError):
 
 
 def export(model, out, formats=FORMATS, *, overwrite=False, progress=False):
-    """Writes a Model's exports into a folder and returns {format: path}.
+    """Writes a Model's exports, its batch norms folded, into a folder and returns {format: path}.
 
     formats: of "saved_model", "tflite" (float32), "tflite-float16" (half the size) and "tflite-dynamic" (weights in int8, a quarter).
     overwrite: replaces what an earlier export has left; otherwise that is an ExportError, before anything is written.
@@ -109,19 +111,26 @@ def _signatures(model):
 
 
 def _write_saved_model(model, path):
+    model = fuse(model)
     _save(model, path, _signatures(model))
     extra = path / "assets.extra"
     extra.mkdir()
     (extra / EXPORT_META).write_text(json.dumps(describe(model)), encoding="utf-8")
 
 
-def _write_tflite(model, path, name, scratch):
+def to_tflite(model, function, scratch, name="tflite"):
+    """The bytes of a TFLite file, for one picture.
+
+    function: (Model, images [1, H, W, 3] float32 0..1) -> {name: tensor}. scratch: a folder for what forms of one function can share.
+    name: of FORMATS.
+    """
     height, width = model.config.model.input_size
+    model = fuse(model, {mish: mish_by_exp})
 
     # One picture, so that the post-processing needs no loop.
     @tf.function(input_signature=[tf.TensorSpec([1, height, width, 3], tf.float32, "images")])
     def one(images):
-        return _detect(model, images)._asdict()
+        return function(model, images)
 
     if not scratch.exists():
         # By way of a SavedModel: converted straight from Keras, a model can lose its weights without a word.
@@ -132,7 +141,11 @@ def _write_tflite(model, path, name, scratch):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if name == "tflite-float16":
         converter.target_spec.supported_types = [tf.float16]
-    path.write_bytes(converter.convert())
+    return converter.convert()
+
+
+def _write_tflite(model, path, name, scratch):
+    path.write_bytes(to_tflite(model, lambda model, images: _detect(model, images)._asdict(), scratch, name))
     # A TFLite file may carry a zip at its end: the format's own way of packing files along.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(EXPORT_META, json.dumps(describe(model)))

@@ -1,0 +1,110 @@
+"""The benchmark measures what it says, and says what it left out."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, lively
+
+from tfyolo import checkpoint
+from tfyolo import model as models
+from tfyolo.weights import darknet
+
+CFG = """
+[net]
+height=64
+width=96
+channels=3
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=mish
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=4
+pad=1
+activation=leaky
+[convolutional]
+filters=16
+size=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=8,9,20,16
+classes=3
+num=2
+"""
+
+
+def benchmark(*arguments):
+    """In a process of its own: TensorFlow's threads can only be set once."""
+    command = [sys.executable, ROOT / "tools" / "benchmark.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def imported(tmp_path):
+    (tmp_path / "net.cfg").write_text(CFG)
+    slots = darknet.layout(darknet.read_cfg(tmp_path / "net.cfg"))
+    count = sum(array.count for _, arrays in slots for array in arrays)
+    values = np.random.default_rng(0).uniform(0.01, 0.2, count).astype("<f4")
+    (tmp_path / "net.weights").write_bytes(darknet.Header(0, 2, 5, 0).bytes + values.tobytes())
+    darknet.import_run(tmp_path / "net.cfg", tmp_path / "net.weights", tmp_path / "run")
+    assert "darknet" in checkpoint.read_meta(tmp_path / "run" / "best.h5")
+    return tmp_path / "run"
+
+
+def test_all_competitors_are_measured(imported):
+    done = benchmark(imported, "--seconds", 0.1, "--rounds", 2, "--threads", 1, "--baseline", "tflite", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["threads"], told["rounds"], told["baseline"]) == (1, 2, "tflite")
+    rows = told["competitors"]
+    expected = {"keras", "saved_model", "tflite"}
+    if any("reads no Darknet networks" in note for note in told["notes"]):
+        assert set(rows) == expected
+    else:
+        assert set(rows) == expected | {"opencv"} and told["notes"] == []
+    for name, parts in rows.items():
+        assert parts.keys() == {"network", "postprocess", "total"}
+        total, network, postprocess = (parts[part] for part in ("total", "network", "postprocess"))
+        assert 0 < total["fastest_ms"] <= total["median_ms"] and total["iqr_ms"] >= 0 and total["calls"] >= 2
+        assert total["ratio"] == 1 if name == "tflite" else total["ratio"] > 0
+        if name == "saved_model":
+            assert network is None and postprocess is None
+            continue
+        assert network["fastest_ms"] > 0 and network["calls"] == total["calls"]
+        if name != "tflite":  # whose post-processing is the difference of two calls
+            assert network["median_ms"] < total["median_ms"] and 0 < postprocess["median_ms"] < total["median_ms"]
+
+
+def test_what_is_no_darknet_network_has_no_oracle(tmp_path):
+    models.save_model(tmp_path / "run.h5", lively("demo"))
+    done = benchmark(tmp_path / "run.h5", "--baseline", "opencv")
+    assert done.returncode == 2 and "expected one of keras, saved_model, tflite, received 'opencv'" in done.stderr
+    done = benchmark(tmp_path / "none.h5")
+    assert done.returncode == 1 and "none.h5" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ratios_are_taken_within_a_turn():
+    """In the second of three turns the machine was ten times slower, for both."""
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "tools" / "benchmark.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    base, other = [[0.1, 0.1], [1.0], [0.1, 0.1, 0.3]], [[0.2], [2.0, 2.0], [0.3]]
+    rows = tool.figures({"keras": {"total": base}, "tflite": {"total": other, "network": other}}, "keras")
+    assert rows["keras"]["total"]["ratio"] == 1 and rows["keras"]["total"]["ratio_iqr"] == 0
+    assert rows["keras"]["network"] is None
+    total = rows["tflite"]["total"]
+    assert total["ratio"] == pytest.approx(2) and total["ratio_iqr"] == pytest.approx(0.5)
+    assert total["median_ms"] == pytest.approx(1150) and total["calls"] == 4
+    assert total["fastest_ms"] == pytest.approx(200)
+    assert rows["tflite"]["network"]["ratio"] is None

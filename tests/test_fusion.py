@@ -1,0 +1,204 @@
+"""Folded networks compute what they were made from, with fewer weights, and leave it alone."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CONFIGS, lively, small
+from keras import layers
+
+from tfyolo import detect, exports
+from tfyolo import model as models
+from tfyolo.fusion import FOLDS, fuse
+from tfyolo.layers import ACTIVATIONS, BatchNorm, conv
+from tfyolo.weights import darknet
+
+# Convolutions of all kinds.
+DARKNET = """
+[net]
+height=64
+width=96
+channels=3
+""" + "".join(
+    f"[{kind}]\n" + "".join(f"{option}\n" for option in options.split())
+    for kind, options in [
+        ("convolutional", "batch_normalize=1 filters=8 size=3 stride=2 pad=1 activation=leaky"),
+        ("convolutional", "batch_normalize=1 filters=8 size=3 stride=2 pad=1 groups=8 activation=leaky"),
+        ("convolutional", "batch_normalize=1 filters=16 size=1 activation=linear"),
+        ("convolutional", "batch_normalize=1 filters=16 size=5 stride=1 pad=1 groups=16 activation=swish"),
+        ("convolutional", "batch_normalize=1 filters=24 size=3 stride=1 pad=1 groups=4 activation=mish"),
+        ("convolutional", "batch_normalize=1 filters=24 size=3 stride=2 pad=1 dilation=1 activation=relu6"),
+        ("convolutional", "batch_normalize=1 filters=24 size=3 stride=1 pad=1 dilation=2 activation=logistic"),
+        ("shortcut", "from=-2 activation=linear"),
+        ("convolutional", "filters=16 size=1 activation=linear"),
+        ("yolo", "mask=0,1 anchors=8,9,20,16 classes=3 num=2"),
+    ]
+)
+
+
+def randomise(network, seed=0):
+    """Statistics and scales of batch norms as a trained network may have them, and biases."""
+    rng = np.random.default_rng(seed)
+    ranges = {
+        "gamma": (-1.5, 1.5),
+        "beta": (-1, 1),
+        "moving_mean": (-1, 1),
+        "moving_variance": (0.2, 3),
+        "bias": (-1, 1),
+    }
+    for variable in network.variables:
+        name = variable.path.rpartition("/")[2]
+        if name in ranges:
+            variable.assign(rng.uniform(*ranges[name], variable.shape))
+
+
+def norms(network):
+    return [layer for layer in network.layers if isinstance(layer, BatchNorm)]
+
+
+def outputs(network, seed=1):
+    images = np.random.default_rng(seed).random((2, *network.input_shape[1:]), dtype="float32")
+    return {path: np.asarray(x) for path, x in keras.tree.flatten_with_path(network(images, training=False))}
+
+
+def assert_folded(model):
+    """All norms are gone from fuse(model), which computes what model did, and still does. Returns it."""
+    network = model.network
+    before = {variable.path: variable.numpy() for variable in network.variables}
+    expected = outputs(network)
+    folded = fuse(model)
+    assert folded._replace(network=None) == model._replace(network=None)
+    found = outputs(folded.network)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        assert np.abs(value).max() > 1e-3
+        np.testing.assert_allclose(found[path], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=str(path))
+    channels = sum(norm.gamma.shape[0] for norm in norms(network))
+    assert not norms(folded.network)
+    assert folded.network.count_params() == network.count_params() - 3 * channels
+
+    # Neither has anything of the other
+    for variable in folded.network.variables:
+        variable.assign(tf.zeros_like(variable))
+    for variable in network.variables:
+        np.testing.assert_array_equal(variable, before[variable.path], err_msg=variable.path)
+    for path, value in outputs(network).items():
+        np.testing.assert_array_equal(value, expected[path])
+    assert all(layer.output is not None for layer in network.layers)  # refused by a layer that was called once more
+    return folded
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_network_of_the_zoo(name):
+    model = models.build(small(name), ["a", "b", "c"])
+    randomise(model.network)
+    folded = assert_folded(model)
+    names = {layer.name for layer in model.network.layers} - {norm.name for norm in norms(model.network)}
+    assert {layer.name for layer in folded.network.layers} == names
+    assert norms(model.network) or name == "yolov1"  # which has none, as published
+
+
+def test_an_imported_network_with_depthwise_grouped_and_dilated_convolutions():
+    net = darknet.parse_cfg(DARKNET)
+    model = models.build(darknet.config_of(net, "small"), ["a", "b", "c"])
+    assert sum(isinstance(layer, layers.DepthwiseConv2D) for layer in model.network.layers) == 2
+    randomise(model.network)
+    assert_folded(model)
+
+
+def test_activations_that_others_stand_in_for():
+    images = keras.Input((8, 8, 4), name="images")
+    x = conv(conv(images, 4, 3, activation="mish", name="first"), 4, 3, activation="leaky", name="second")
+    model = models.Model(None, (), keras.Model(images, x), None, None, None)
+    fused = fuse(model, {ACTIVATIONS["mish"]: keras.ops.relu}).network
+    assert fused.get_layer("first.act").activation is keras.ops.relu
+    assert fused.get_layer("second.act").activation is ACTIVATIONS["leaky"]
+    assert model.network.get_layer("first.act").activation is ACTIVATIONS["mish"]
+
+
+@pytest.mark.parametrize("multiplier", [1, 2, 3])
+def test_depthwise_convolutions_with_several_outputs_a_channel(multiplier):
+    images = keras.Input((8, 8, 4))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=multiplier, use_bias=False, name="c")(images)
+    network = keras.Model(images, BatchNorm(name="n")(x))
+    randomise(network)
+    assert_folded(models.Model(None, (), network, None, None, None))
+
+
+class _Doubling(layers.Conv2D):
+    def call(self, x):
+        return 2 * super().call(x)
+
+
+def test_what_cannot_be_folded_stays():
+    """Because others read the convolution too, it is given out, it is used twice, it is none, or one of another kind."""
+
+    def norm(x, name):
+        return BatchNorm(name=f"norm.{name}")(x)
+
+    images = keras.Input((8, 8, 4), name="images")
+    read_twice = layers.Conv2D(4, 3, padding="same", name="read_twice")(images)
+    given_out = layers.Conv2D(4, 3, padding="same", name="given_out")(images)
+    shared = layers.Conv2D(4, 3, padding="same", name="shared")
+    active = layers.Conv2D(4, 3, padding="same", activation="relu", name="active")(images)
+    doubling = _Doubling(4, 3, padding="same", name="doubling")(images)
+    folded = conv(images, 4, 3, name="folded")
+    both = [norm(shared(images), "shared.first"), norm(shared(norm(images, "none")), "shared.second")]
+    kept = [
+        norm(read_twice, "read_twice"),
+        norm(given_out, "given_out"),
+        norm(active, "active"),
+        norm(doubling, "doubling"),
+    ]
+    total = layers.Add(name="sum")([*kept, *both, read_twice, folded])
+    network = keras.Model(images, {"sum": total, "other": given_out})
+    randomise(network)
+    expected = outputs(network)
+    fused = fuse(models.Model(None, (), network, None, None, None)).network
+    for path, value in outputs(fused).items():
+        np.testing.assert_allclose(value, expected[path], rtol=0, atol=1e-4 * np.abs(value).max())
+    assert {layer.name for layer in norms(network)} - {layer.name for layer in norms(fused)} == {"folded.norm"}
+    assert fused.get_layer("shared").count_params() == shared.count_params()
+
+
+def test_folds_build_on_each_other(monkeypatch):
+    """A new line in FOLDS is all that another linear layer needs, wherever it stands among the others."""
+
+    class Scale(layers.Layer):
+        def build(self, shape):
+            self.factor = self.add_weight((shape[-1],), "ones", name="gamma")
+
+        def call(self, x):
+            return x * self.factor
+
+    def fold(layer, x):
+        factor = layer.factor.numpy().astype("float64")
+        return x.affine(factor, np.zeros_like(factor)) if hasattr(x, "affine") else None
+
+    images = keras.Input((8, 8, 4), name="images")
+    x = layers.Conv2D(6, 3, name="c")(images)
+    for i in range(2):
+        x = BatchNorm(name=f"n{i}")(Scale(name=f"s{i}")(x))
+    network = keras.Model(images, x)
+    randomise(network)
+    monkeypatch.setitem(FOLDS, Scale, fold)
+    fused = fuse(models.Model(None, (), network, None, None, None)).network
+    assert [layer.name for layer in fused.layers] == ["images", "c"]
+    np.testing.assert_allclose(*(next(iter(outputs(each).values())) for each in (network, fused)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_is_folded_when_it_is_loaded_and_exported_but_not_in_its_file(tmp_path):
+    model = lively("demo")
+    randomise(model.network)
+    models.save_model(tmp_path / "run.h5", model)
+    detector = detect.load(tmp_path / "run.h5")
+    images = tf.zeros((1, *detector.input_size, 3))
+    used = detector.network.get_concrete_function(images).variables
+    assert used and not [variable.name for variable in used if "moving" in variable.name]
+    expected = detect.Detector.of(model).network(images)
+    np.testing.assert_allclose(detector.network(images).scores, expected.scores, atol=1e-5)
+    paths = exports.export(model, tmp_path / "export", ["saved_model"])
+    saved = tf.train.list_variables(str(paths["saved_model"] / "variables" / "variables"))
+    count = sum(int(np.prod(shape)) for name, shape in saved if name.startswith("weights/"))
+    assert count == fuse(model).network.count_params() < model.network.count_params()
+    assert norms(models.load_model(tmp_path / "run.h5").network)

@@ -1,0 +1,157 @@
+"""Folding: what follows a convolution and is linear, as batch norm is once it is trained, becomes part of its weights.
+
+What can be folded stands in FOLDS at the file's foot, one line a class of layers.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfyolo.layers import BatchNorm
+
+
+def fuse(model, activations=None):
+    """A Model whose network computes the same with fewer layers, to be used and not to be trained: batch norms are folded.
+
+    It has weights of its own; the model given stays as it is. A convolution whose output is read by other layers too, or given out,
+    keeps its norm. activations: {function: another that computes the same, where it shall stand}.
+    """
+    return model._replace(network=_fused(model.network, activations or {}))
+
+
+class _Convolution:
+    """A convolution of the new network that layers after it may still become part of.
+
+    layer: the old network's. x: the new network's tensor that it reads. kernel, bias: float64, in which folding loses nothing;
+    bias may be None.
+    """
+
+    def __init__(self, layer, x, kernel, bias):
+        self.layer, self.x, self.kernel, self.bias = layer, x, kernel, bias
+
+    def affine(self, scale, shift):
+        """The convolution that gives output * scale + shift: [channels] each."""
+        # A depthwise kernel is [h, w, channels read, outputs of each]; others end in all the outputs, whatever their groups.
+        depthwise = isinstance(self.layer, layers.DepthwiseConv2D)
+        kernel = self.kernel * (scale.reshape(self.kernel.shape[2:]) if depthwise else scale)
+        bias = shift if self.bias is None else self.bias * scale + shift
+        return _Convolution(self.layer, self.x, kernel, bias)
+
+    @functools.cached_property
+    def output(self):
+        """The new network's tensor. After the first use the weights are what they are."""
+        depthwise = isinstance(self.layer, layers.DepthwiseConv2D)
+        config = self.layer.get_config() | {"use_bias": self.bias is not None}
+        config["depthwise_initializer" if depthwise else "kernel_initializer"] = (
+            "zeros"  # random ones would be for nothing
+        )
+        layer = type(self.layer).from_config(config)
+        output = layer(self.x)
+        layer.kernel.assign(self.kernel.astype("float32"))
+        if self.bias is not None:
+            layer.bias.assign(self.bias.astype("float32"))
+        return output
+
+
+def _tensor(value):
+    return value.output if isinstance(value, _Convolution) else value
+
+
+def _float64(variable):
+    return keras.ops.convert_to_numpy(variable).astype("float64")
+
+
+def _fused(network, activations):
+    nodes, readers = _nodes(network)
+    calls = {}  # of each layer
+    for node in nodes:
+        calls[node.operation] = calls.get(node.operation, 0) + 1
+    inputs = keras.tree.map_structure(_input, network.input)
+    pairs = zip(keras.tree.flatten(network.input), keras.tree.flatten(inputs), strict=True)
+    values = {id(old): new for old, new in pairs}
+    copies = {}
+    for node in nodes:
+        layer = node.operation
+        if node.is_input:
+            continue
+        # Only what nobody else reads may change.
+        sources = [values[id(x)] if readers[id(x)] == 1 else _tensor(values[id(x)]) for x in node.input_tensors]
+        fold = FOLDS.get(type(layer))  # a subclass may compute anything
+        folded = fold(layer, *sources) if fold and calls[layer] == 1 else None
+        if folded is not None:
+            values[id(node.output_tensors[0])] = folded
+            continue
+        if layer not in copies:
+            copies[layer] = _copy(layer, activations)
+        args, kwargs = node.arguments.fill_in({id(x): _tensor(values[id(x)]) for x in node.input_tensors})
+        outputs = keras.tree.flatten(copies[layer](*args, **kwargs))
+        values |= {id(old): new for old, new in zip(node.output_tensors, outputs, strict=True)}
+    for layer, copy in copies.items():
+        if isinstance(layer, layers.Layer):  # bare operations, such as a keras.ops.split, have no weights
+            for mine, theirs in zip(copy.variables, layer.variables, strict=True):
+                mine.assign(theirs)
+    outputs = keras.tree.map_structure(lambda x: _tensor(values[id(x)]), network.output)
+    return keras.Model(inputs, outputs, name=network.name)
+
+
+def _nodes(network):
+    """The calls that lead to a network's outputs, each after those that it reads; and how often each tensor is read, by id."""
+    outputs = keras.tree.flatten(network.output)
+    readers = {id(x): 1 for x in outputs}  # given out is read too
+    found = {}  # in order
+    waiting = [(_node(x), False) for x in outputs]
+    while waiting:  # not by recursion: networks are deeper than Python's stack likes
+        node, ready = waiting.pop()
+        if node in found:
+            continue
+        if ready:
+            found[node] = None
+            for x in node.input_tensors:
+                readers[id(x)] = readers.get(id(x), 0) + 1
+            continue
+        waiting.append((node, True))
+        waiting += [(_node(x), False) for x in node.input_tensors]
+    return list(found), readers
+
+
+def _node(tensor):
+    layer, index, _ = tensor._keras_history
+    return layer._inbound_nodes[index]
+
+
+def _input(tensor):
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
+
+
+def _copy(layer, activations):
+    if isinstance(layer, layers.Activation):
+        # Its function may be a lambda, which does not come back from a config.
+        function = activations.get(layer.activation, layer.activation)
+        return layers.Activation(function, name=layer.name, dtype=layer.dtype_policy)
+    return type(layer).from_config(layer.get_config())
+
+
+# --- what is folded -------------------------------------------------------------------------------------------------------------
+
+# Each: (layer of the old network, *what it reads: tensors of the new one, or a _Convolution that nobody else reads) -> the
+# _Convolution that gives the layer's output, or None where there is none.
+
+
+def _convolution(layer, x):
+    if layer.activation is not keras.activations.linear or layer.data_format != "channels_last":
+        return None
+    return _Convolution(layer, _tensor(x), _float64(layer.kernel), _float64(layer.bias) if layer.use_bias else None)
+
+
+def _batch_norm(layer, x):
+    if not isinstance(x, _Convolution):
+        return None
+    gamma, beta = _float64(layer.gamma), _float64(layer.beta)
+    mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
+    scale = gamma / np.sqrt(variance + layer.epsilon)
+    return x.affine(scale, beta - mean * scale)
+
+
+FOLDS = {layers.Conv2D: _convolution, layers.DepthwiseConv2D: _convolution, BatchNorm: _batch_norm}

@@ -1,0 +1,270 @@
+"""How fast a run detects on this machine: as Keras, as a SavedModel, as TFLite, and, if it came from Darknet, in OpenCV.
+
+    python tools/benchmark.py runs/yolov3-tiny --threads 2
+
+Everything is one picture, ready for the network, to detections. "network" ends with decoded boxes and scores, as OpenCV's does;
+"postprocess" is the suppression; "total" is both. The competitors take turns, many times, so that what else the machine does hits
+all of them, and ratios are taken within a turn. OpenCV's network drops what scores below 0.2 (or its .cfg's thresh), ours hands the
+suppression all that the config's post-processing asks for: compare networks with networks first.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import click
+
+from tfyolo.cli import Command
+
+PARTS = ("network", "postprocess", "total")
+
+
+def prepared_picture(model, path):
+    """[H, W, 3] float32 0..1 at the network's size. path: of a picture; None: noise, in which little is found."""
+    import numpy as np
+
+    from tfyolo.data import pipeline
+
+    size = model.config.model.input_size
+    if path is None:
+        return np.random.default_rng(0).random((*size, 3), dtype="float32")
+    return np.asarray(pipeline.prepare(pipeline.read_image(path), size, model.config.model.preprocess)[0])
+
+
+def in_two(network, postprocess):
+    """A measurement of two functions, the second reading what the first gives: -> {part: seconds}."""
+
+    def measure():
+        start = time.perf_counter()
+        found = network()
+        middle = time.perf_counter()
+        postprocess(found)
+        end = time.perf_counter()
+        return {"network": middle - start, "postprocess": end - middle, "total": end - start}
+
+    return measure
+
+
+def in_one(total, network=None):
+    """A measurement of a function; and, if there is one, of another that leaves out the end: what lies between is the end's."""
+
+    def measure():
+        start = time.perf_counter()
+        total()
+        taken = {"total": time.perf_counter() - start}
+        if network:
+            start = time.perf_counter()
+            network()
+            taken["network"] = time.perf_counter() - start
+            taken["postprocess"] = taken["total"] - taken["network"]
+        return taken
+
+    return measure
+
+
+# --- competitors ----------------------------------------------------------------------------------------------------------------
+
+
+def keras_measure(model, image):
+    import tensorflow as tf
+
+    from tfyolo.detect import Detector
+    from tfyolo.fusion import fuse
+
+    detector, images = Detector.of(fuse(model)), tf.constant(image[None])
+    return in_two(lambda: detector.network(images), lambda found: detector.postprocess(found).boxes.numpy())
+
+
+def saved_model_measure(path, image):
+    import tensorflow as tf
+
+    loaded, images = tf.saved_model.load(str(path)), tf.constant(image[None])
+    serve = loaded.signatures["serving_default"]
+    return in_one(lambda _keep=loaded: serve(images=images)["boxes"].numpy())
+
+
+def tflite_measure(path, model, image, threads, scratch):
+    import tensorflow as tf
+
+    from tfyolo import exports
+
+    def candidates(model, images):
+        found = model.decoder(model.network(images, training=False))
+        return {"boxes": found.boxes, "scores": found.scores}
+
+    bare = scratch / "network.tflite"
+    bare.write_bytes(exports.to_tflite(model, candidates, scratch / "network"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
+        runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
+    return in_one(*(lambda runner=runner: runner(images=image[None]) for runner in runners))
+
+
+def opencv_measure(run, model, image, threads, scratch):
+    import cv2
+    import numpy as np
+
+    from tfyolo.weights import darknet
+
+    weights, cfg = darknet.write(scratch / "net.weights", run)
+    cv2.setNumThreads(threads)
+    net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
+    net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+    outputs, classes = net.getUnconnectedOutLayersNames(), len(model.classes)
+    blob = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+    options = model.postprocess.keywords
+    least, iou = options.get("score", 0.001), options.get("iou", 0.6)
+
+    def network():
+        net.setInput(blob)
+        return net.forward(outputs)
+
+    def suppress(found):
+        rows = np.concatenate([row.reshape(-1, 5 + classes) for row in found])
+        boxes, labels = np.nonzero(rows[:, 5:] > least)
+        xywh = rows[boxes, :4].astype("float64") * np.tile(image.shape[1::-1], 2)
+        xywh[:, :2] -= xywh[:, 2:] / 2
+        return cv2.dnn.NMSBoxesBatched(xywh, rows[boxes, 5 + labels], labels, least, iou)
+
+    return in_two(network, suppress)
+
+
+def competitors(run, image_path, threads, scratch):
+    """({name: measurement}, Model, what is missing and why)."""
+    import cv2
+
+    from tfyolo import checkpoint, exports
+    from tfyolo.model import load_model, weights_file
+
+    model = load_model(run)
+    image = prepared_picture(model, image_path)
+    paths = exports.export(model, scratch / "export", ["saved_model", "tflite"])
+    found = {
+        "keras": keras_measure(model, image),
+        "saved_model": saved_model_measure(paths["saved_model"], image),
+        "tflite": tflite_measure(paths["tflite"], model, image, threads, scratch),
+    }
+    notes = []
+    if "darknet" not in checkpoint.read_meta(weights_file(run)):
+        notes.append("opencv: left out, the run was not imported from Darknet")
+    elif not hasattr(cv2.dnn, "readNetFromDarknet"):
+        notes.append(f"opencv: left out, OpenCV {cv2.__version__} reads no Darknet networks")
+    else:
+        found["opencv"] = opencv_measure(run, model, image, threads, scratch)
+    return found, model, notes
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------------------
+
+
+def take_turns(found, seconds, rounds):
+    """{competitor: {part: [[seconds of each call] of each round]}}; `seconds` for each competitor, spread over the rounds."""
+    times = {name: {} for name in found}
+    for measure in found.values():
+        for _ in range(3):  # the first calls compile and allocate
+            measure()
+    for _ in range(rounds):
+        for name, measure in found.items():
+            measure()  # brings its weights back into the cache
+            turn = []
+            end = time.perf_counter() + seconds / rounds
+            while not turn or time.perf_counter() < end:
+                turn.append(measure())
+            for part in turn[0]:
+                times[name].setdefault(part, []).append([parts[part] for parts in turn])
+    return times
+
+
+def figures(times, baseline):
+    """{competitor: {part: {"median_ms", "iqr_ms", "fastest_ms", "calls", "ratio", "ratio_iqr"} or None}}.
+
+    fastest_ms: None for a postprocess, which may be a difference of two. ratio: to the baseline's same part, the median over the
+    rounds; None where the baseline has none.
+    """
+    result = {}
+    for name, parts in times.items():
+        result[name] = dict.fromkeys(PARTS)
+        for part, turns in parts.items():
+            every = sorted(1e3 * call for turn in turns for call in turn)
+            row = {
+                "median_ms": statistics.median(every),
+                "iqr_ms": spread(every),
+                "fastest_ms": every[0] if part != "postprocess" else None,
+            }
+            row |= {"calls": len(every), "ratio": None, "ratio_iqr": None}
+            others = times[baseline].get(part)
+            if others:
+                ratios = sorted(
+                    statistics.median(turn) / statistics.median(other)
+                    for turn, other in zip(turns, others, strict=True)
+                )
+                row |= {"ratio": statistics.median(ratios), "ratio_iqr": spread(ratios)}
+            result[name][part] = row
+    return result
+
+
+def spread(values):
+    """The distance between the quartiles."""
+    if len(values) < 2:
+        return 0.0
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return third - first
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run", metavar="RUN")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="For each of the competitors.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each.")
+@click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="How often they take turns.")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="A picture to look at.  [default: noise]")
+@click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, and nothing else.")
+def main(run, threads, seconds, rounds, image, baseline, as_json):
+    """Time RUN's model on one picture as Keras, SavedModel, TFLite and, if it was imported from Darknet, in OpenCV."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found, model, notes = competitors(run, image, threads, Path(scratch))
+        baseline = baseline or ("opencv" if "opencv" in found else "keras")
+        if baseline not in found:
+            raise click.BadParameter(
+                f"expected one of {', '.join(found)}, received {baseline!r}", param_hint="--baseline"
+            )
+        rows = figures(take_turns(found, seconds, rounds), baseline)
+    told = {
+        "run": str(run),
+        "input_size": list(model.config.model.input_size),
+        "threads": threads,
+        "rounds": rounds,
+        "baseline": baseline,
+        "load_average": os.getloadavg()[0],
+        "notes": notes,
+        "competitors": rows,
+    }
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    click.echo(
+        f"{run} at {told['input_size']}, {threads} threads, {rounds} rounds; load average {told['load_average']:.1f}"
+    )
+    click.echo(
+        f"{'':<14}{'':<13}{'median ms':>10}{'spread':>9}{'fastest':>9}{'calls':>7}{'x ' + baseline:>14}{'spread':>9}"
+    )
+    for name, parts in rows.items():
+        for part, row in parts.items():
+            if row is None:
+                continue
+            line = f"{name:<14}{part:<13}{row['median_ms']:>10.2f}{row['iqr_ms']:>9.2f}"
+            line += f"{row['fastest_ms']:>9.2f}" if row["fastest_ms"] is not None else f"{'':>9}"
+            line += f"{row['calls']:>7}"
+            if row["ratio"] is not None:
+                line += f"{row['ratio']:>14.2f}{row['ratio_iqr']:>9.2f}"
+            click.echo(line)
+    for note in notes:
+        click.echo(note)
+
+
+if __name__ == "__main__":
+    main()
