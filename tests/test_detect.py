@@ -11,7 +11,7 @@ from conftest import lively
 from PIL import Image, ImageOps
 
 from tfyolo import detect
-from tfyolo.data import pipeline
+from tfyolo.data import augment, pipeline
 from tfyolo.detect import Detector, ImageDetections, SourceError
 
 SIDE = 64  # of the network's input
@@ -129,7 +129,7 @@ def test_restore_is_the_way_back_from_letterboxing(size):
     rng = np.random.default_rng(0)
     corners = np.sort(rng.uniform(0, 1, (1, 20, 2, 2)), axis=2) * size
     boxes = corners.reshape(1, 20, 4).astype("float32")
-    matrix = np.asarray(pipeline.letterbox(size, (96, 160)))[None]
+    matrix = np.asarray(augment.letterbox(size, (96, 160)))[None]
     there = pipeline.transform_boxes(boxes[0], matrix[0])[None]
     np.testing.assert_allclose(detect.restore(there, matrix, [size]), boxes, rtol=1e-4, atol=1e-3)
     everything = detect.restore(tf.constant([[[-1e3, -1e3, 1e3, 1e3]]]), matrix, [size])
