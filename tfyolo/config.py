@@ -56,9 +56,15 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, value):
-        """A bare string stands for a section with one key, in the classes below that name it."""
+        """A bare string stands for a section with one key, in the classes below that name it; options alone for a default part's."""
         short = cls.model_config.get("json_schema_extra", {}).get("short")
-        return {short: value} if short and isinstance(value, str) else value
+        if short and isinstance(value, str):
+            return {short: value}
+        if isinstance(value, dict):
+            for key, field in cls.model_fields.items():
+                if isinstance(field.default, Part) and isinstance(value.get(key), dict) and "name" not in value[key]:
+                    value = {**value, key: {"name": field.default.name, **value[key]}}
+        return value
 
 
 def _square(value):
