@@ -213,6 +213,19 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_p
     assert again.returncode == 1 and "holds something already" in again.stdout
 
 
+def test_what_is_used_of_last_h5_is_what_training_judged(data, tmp_path):
+    """The averages; the weights beside them, another model, are there to go on from."""
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1), "train.ema=0.99"])
+    run = training.train(config, tmp_path / "run", progress=False)
+    _, weights, averages = checkpoint.load(run.folder / "last.h5", "weights", "averages")
+    assert any(not np.array_equal(weights[name], averages[name]) for name in weights)
+    used = checkpoint.weights_of(models.load_model(run.folder / "last.h5").network)
+    best = checkpoint.weights_of(models.load_model(run.folder / "best.h5").network)
+    for name in averages:
+        np.testing.assert_array_equal(used[name], averages[name])
+        np.testing.assert_array_equal(used[name], best[name])  # of one epoch, so the best too
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_pictures(data, tmp_path):
     stage = "train.stages=[{epochs: 3, lr: 1e30, warmup: 0, schedule: constant}]"
     optimizer = "train.optimizer={name: sgd}"

@@ -161,9 +161,9 @@ def weights_file(path):
 
 
 def load_model(path):
-    """A Model with the weights that a run, or a .h5 file, holds."""
+    """A Model with the weights that a run, or a .h5 file, holds; of last.h5 the averages, as training judged them."""
     file = weights_file(path)
-    meta, weights = checkpoint.load(file, "weights")
+    meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
     model = build(configs.from_json(meta["config"]), meta["classes"])
     checkpoint.assign(model.network, weights, source=f"{file}: its weights")
     return model
