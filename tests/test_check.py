@@ -174,6 +174,11 @@ def test_a_split_that_cannot_be_read_is_an_error_of_the_others(clean):
         check(clean, progress=False)
 
 
+def test_a_split_without_boxes_is_no_split_to_judge_by(clean):
+    annotate(clean, "val", lambda content: content.update(annotations=[]))
+    only(check(clean, progress=False).warnings, "data", "the split val has no boxes")
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """The training loop's laws: replicas, accumulation, traces, resuming, averages, schedules, and stopping with a reason."""
 
 import csv
+import json
 import math
+import shutil
 import signal
 import subprocess
 import time
@@ -11,9 +13,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from conftest import ROOT, process, random_sample, small
 
-from tfyolo import checkpoint, training
+from tfyolo import checkpoint, cli, training
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.config import ConfigError, Stage
@@ -170,6 +173,11 @@ def tfyolo(*arguments):
     return subprocess.CompletedProcess(arguments, command.returncode, printed)
 
 
+def tfyolo_here(*arguments):
+    """The command in this process, which starts faster."""
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
 def stages(*epochs):
     return f"train.stages=[{', '.join(f'{{epochs: {n}, lr: 0.002, warmup: 1, plain_epochs: 1}}' for n in epochs)}]"
 
@@ -246,8 +254,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_picture
 
 
 def test_a_broken_picture_is_left_out_and_named(data, tmp_path):
-    import shutil
-
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     victim = sorted((copy / "train").glob("*.jpg"))[0]
@@ -255,6 +261,29 @@ def test_a_broken_picture_is_left_out_and_named(data, tmp_path):
     run = tfyolo("train", "configs/demo.yaml", f"data={copy}", *TINY, stages(1), "--out", tmp_path / "run")
     assert run.returncode == 0, run.stdout
     assert "could not be read" in run.stdout and victim.name in run.stdout
+
+
+def test_without_a_box_to_judge_by_the_last_epoch_is_the_best_and_the_reason_is_said_first(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    file = copy / "annotations" / "instances_val.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    arguments = [f"data={copy}", *TINY, stages(2), "train.evaluate_every=1", "--out", tmp_path / "run", "--json"]
+    result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", *arguments)
+    assert "data: the split 'val' has no boxes: there will be no AP" in result.stderr
+    assert json.loads(result.stdout, parse_constant=pytest.fail) == {
+        "run": str(tmp_path / "run"), "epoch": 2, "AP": None, "AP50": None, "AP75": None
+    }  # fmt: skip
+    assert checkpoint.read_meta(tmp_path / "run" / "best.h5")["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "metrics, best, better",
+    [((0.2, 0.3), (0.1, 0.9), True), ((0.1, 0.9), (0.1, 0.8), True), ((0.1, 0.8), (0.1, 0.8), False),
+     ((0.0, 0.0), (math.nan, math.nan), True), ((math.nan, math.nan), (0.0, 0.0), False),
+     ((math.nan, math.nan), (math.nan, math.nan), True)],
+)  # fmt: skip
+def test_the_best_epoch_is_the_earliest_of_the_best_and_the_latest_of_those_without_ap(metrics, best, better):
+    assert training._better(*({"AP": one[0], "AP50": one[1]} for one in (metrics, best))) == better
 
 
 def test_eager_takes_the_same_steps(data, tmp_path):

@@ -11,7 +11,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-
 # What a model is used with: the moving averages, which training judges, where the file has them.
 FOR_USE = ("averages", "weights")
 

@@ -12,26 +12,7 @@ from pathlib import Path
 
 import click
 
-
-def import_tensorflow():
-    """Imports TensorFlow without the page of notices about the machine that its C++ side writes past every setting.
-
-    What goes wrong still arrives as a Python exception.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "tensorflow" in sys.modules:
-        return
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import tensorflow
-
-        tensorflow.config.list_logical_devices()
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+from tfyolo.messages import import_tensorflow
 
 
 class _Command(click.Command):
@@ -39,7 +20,7 @@ class _Command(click.Command):
 
     def invoke(self, context):
         try:
-            import_tensorflow()
+            import_tensorflow(devices=True)
             return super().invoke(context)
         except ValueError as error:
             if not type(error).__module__.startswith("tfyolo"):
@@ -86,7 +67,16 @@ _format = click.option(
 
 
 def _print_json(value):
-    click.echo(jsons.dumps(value, indent=2))
+    click.echo(jsons.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value):
+    """The value with null for what is not finite, a figure that cannot be said: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- train --------------------------------------------------------------------------------------------------------------------
@@ -139,9 +129,10 @@ def train(config, overrides, out, resume, overfit, as_json):
         _print_json({"run": str(run.folder), **(run.metrics or {})})
     else:
         best = run.metrics
-        click.echo(
-            f"best: epoch {best['epoch']}, AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}; everything lies in {run.folder}"
-        )
+        scores = "the last one, for want of an AP"
+        if not math.isnan(best["AP"]):
+            scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
+        click.echo(f"best: epoch {best['epoch']}, {scores}; everything lies in {run.folder}")
 
 
 # --- import -------------------------------------------------------------------------------------------------------------------

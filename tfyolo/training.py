@@ -148,7 +148,8 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 raise config.error(
                     f"train.stages.{stage}.data", f"expected the classes {classes}, received {source.classes}"
                 )
-            _say_problems(source)
+    for warning in dict.fromkeys(warning for pair in sources for warning in _warnings(*pair)):
+        tqdm.write(warning, file=sys.stderr)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     detector = Detector.of(judge, source=folder)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
@@ -243,7 +244,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 report = evaluate(detector, judged, batch=config.train.batch, progress=False)
                 metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
                 row.update(metrics)
-                improved = state["best"] is None or _score(metrics) > _score(state["best"])
+                improved = state["best"] is None or _better(metrics, state["best"])
                 if improved:
                     state["best"] = {"epoch": row["epoch"], **metrics}
                 pictures = folder / "pictures" / f"epoch_{row['epoch']:04d}"
@@ -365,14 +366,13 @@ def _read_stage(config, stage, overfit):
     return learned._replace(records=some * steps), learned._replace(records=some, problems=())
 
 
-def _say_problems(source):
-    errors = [problem for problem in source.problems if problem.severity == "error"]
-    if errors:
-        shown = "\n".join(f"  {problem.file}: {problem.message}" for problem in errors[:5])
-        more = f"\n  and {len(errors) - 5} more; tfyolo check-data names them all" if len(errors) > 5 else ""
-        tqdm.write(
-            f"{source.name} {source.split}: {len(errors)} faults in the data, left out of training:\n{shown}{more}",
-            file=sys.stderr,
+def _warnings(learned, judged):
+    """What to know of the data before hours are spent on them."""
+    yield from filter(None, (readers.faults(learned, "training"), readers.faults(judged, "evaluation")))
+    if all(record.crowd.all() for record in judged.records):
+        yield (
+            f"{judged.name}: the split {judged.split!r} has no boxes: there will be no AP, and the last epoch counts as the best. "
+            "Name a split with boxes: data.val=..."
         )
 
 
@@ -445,9 +445,13 @@ class _History:
         os.replace(aside, self.path)
 
 
-def _score(metrics):
-    """What the best epoch is best in: AP, or AP50 where that is all there is to tell two epochs apart."""
-    return tuple(-1.0 if value is None or np.isnan(value) else value for value in (metrics["AP"], metrics["AP50"]))
+def _better(metrics, best):
+    """Whether an epoch is better than the best before it: by AP, or AP50 where that is all there is to tell the two apart.
+
+    Where neither can be said, for want of boxes to judge by, the later one is.
+    """
+    new, old = ([-1.0 if np.isnan(one[name]) else one[name] for name in ("AP", "AP50")] for one in (metrics, best))
+    return new > old or (np.isnan(metrics["AP"]) and np.isnan(best["AP"]))
 
 
 def _log(board, row):
@@ -462,7 +466,8 @@ def _line(row, epochs, improved):
     terms = "  ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in row.items() if name.startswith("loss"))
     line = f"epoch {row['epoch']:>3}/{epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
     if "AP" in row:
-        line += f"  |  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}{'  best so far' if improved else ''}"
+        scores = f"AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}{'  best so far' if improved else ''}"
+        line += f"  |  {'no AP: no boxes to judge by' if np.isnan(row['AP']) else scores}"
     return line
 
 

@@ -133,6 +133,10 @@ def check(
     problems += [problem for found in looks.values() for look in found for problem in look.problems]
     problems += _twins(sources, looks)
     problems += _classes(sources)
+    for name, source in sources.items():
+        if all(record.crowd.all() for record in source.records):
+            message = f"the split {name} has no boxes: nothing can be learned from it, and nothing judged by it"
+            problems.append(Problem(os.fspath(path), message, "warning"))
 
     first = next(iter(sources.values()))
     sizes = np.concatenate([clustering.dataset_sizes(source, input_size, preprocess) for source in sources.values()])

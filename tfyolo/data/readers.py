@@ -30,6 +30,7 @@ import yaml
 from PIL import Image
 
 from tfyolo.data import records
+from tfyolo.messages import counted
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 TOLERANCE = 1.0  # pixels a box may reach over the picture's edge before it is worth a word: 0-based VOC files, rounding
@@ -113,6 +114,17 @@ def read(path, split="train", *, images=None, format=None) -> Source:
         first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
         raise DataError(f"{path}: not one picture in the split {name!r}, of {len(problems)} problems the first:{first}")
     return source._replace(problems=tuple(problems), split=split, format=format, name=Path(path).resolve().name)
+
+
+def faults(source, purpose) -> str | None:
+    """What was left out of a Source, in the few lines that its user should see; None if nothing was. purpose: "training"."""
+    errors = [problem for problem in source.problems if problem.severity == "error"]
+    if not errors:
+        return None
+    shown = "".join(f"\n  {problem.file}: {problem.message}" for problem in errors[:5])
+    more = f"\n  and {len(errors) - 5} more; tfyolo check-data names them all" if len(errors) > 5 else ""
+    said = f"{counted(len(errors), 'fault')} in the data, left out of {purpose}"
+    return f"{source.name} {source.split}: {said}:{shown}{more}"
 
 
 def splits(path, *, images=None, format=None) -> tuple[str, ...]:
