@@ -230,6 +230,29 @@ def test_pictures_left_out_of_tfrecords_are_named(data, tmp_path):
     assert "val: 3 pictures in 1 shards" in result.stdout and f"left out: {victim}: " in result.stderr
 
 
+def test_tfrecords_hold_a_picture_once_and_faults_are_told(tmp_path):
+    """VOC's trainval joins train and val: it is written if it is asked for."""
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / "voc" / folder).mkdir(parents=True)
+    for n in range(4):
+        (tmp_path / "voc" / "JPEGImages" / f"{n}.jpg").write_bytes(
+            cv2.imencode(".jpg", picture(40, 60, n))[1].tobytes()
+        )
+        corners = "<xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax>".replace("20", "5" if n == 3 else "20")
+        (tmp_path / "voc" / "Annotations" / f"{n}.xml").write_text(
+            f"<a><object><name>cat</name><bndbox>{corners}</bndbox></object></a>"
+        )
+    for split, stems in {"train": "0\n1", "val": "2\n3", "trainval": "0\n1\n2\n3"}.items():
+        (tmp_path / "voc" / "ImageSets" / "Main" / f"{split}.txt").write_text(stems)
+    result = tfyolo("make-tfrecords", tmp_path / "voc", tmp_path / "out")
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["train", "val"]
+    assert "voc val: 1 fault in the data, left out of the records:" in result.stderr and "3.xml" in result.stderr
+    asked = tfyolo("make-tfrecords", tmp_path / "voc", tmp_path / "out", "--split", "trainval")
+    assert asked.stdout.startswith("trainval: 4 pictures")
+    refused = tfyolo("make-tfrecords", tmp_path / "voc", tmp_path / "out", "--split", "nope")
+    assert refused.exit_code == 1 and "Name one of them: --split" in refused.stderr and "data." not in refused.stderr
+
+
 def test_anchors_are_printed_as_yaml_and_as_an_override(data):
     arguments = ("kmeans-anchors", data, "--config", DEMO, "--input-size", 64)
     text = tfyolo(*arguments).stdout

@@ -21,6 +21,7 @@ from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.config import ConfigError, Stage
 from tfyolo.data import demo
+from tfyolo.data.readers import SplitError, read
 from tfyolo.layers import BatchNorm
 from tfyolo.optim import Average, Schedule
 
@@ -337,6 +338,46 @@ def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, override,
     with pytest.raises(ConfigError) as error:
         training.train(config, tmp_path / "run", progress=False)
     assert message in str(error.value)
+
+
+def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    (copy / "annotations" / "instances_val.json").unlink()
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", *TINY])
+    with pytest.raises(SplitError, match=r"'val' does not exist .*: data\.val=.*data\.val=train judges on"):
+        training.train(config, tmp_path / "run", progress=False)
+    knowing = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", "data.val=train", *TINY])
+    learned, judged = training._read_stage(knowing, 0, None)
+    assert judged.split == "train" and len(judged.records) == len(learned.records)
+    assert not list(training._warnings(learned, judged))
+
+
+def test_pictures_both_learned_from_and_judged_by_are_told(data):
+    learned, judged = read(data, "train"), read(data, "val")
+    assert not list(training._warnings(learned, judged))
+    both = judged._replace(records=(*judged.records, *learned.records[:3]))
+    (warning,) = training._warnings(learned, both)
+    assert "demo val: 3 of its 7 pictures are also learned from, as 'train'" in warning
+
+
+def test_other_classes_in_val_are_told_by_data_set_and_split(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    file = copy / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace('"disc"', '"disk"'))
+    overrides = [f"data={copy}", *TINY]
+    with pytest.raises(ConfigError) as error:
+        training.train(configs.load(ROOT / "configs" / "demo.yaml", overrides), tmp_path / "run", progress=False)
+    assert "train.stages" not in str(error.value)
+    assert "data val too, which has disk, which data train has not and lacks disc" in str(error.value)
+    own = f"train.stages=[{{epochs: 1, lr: 0.1}}, {{epochs: 1, lr: 0.1, data: {{path: {copy}, train: val}}}}]"
+    with pytest.raises(
+        ConfigError, match=r"train\.stages\.1\.data: expected the 5 classes of demo train in data val too"
+    ):
+        training.train(
+            configs.load(ROOT / "configs" / "demo.yaml", [*overrides, f"data={data}", own]),
+            tmp_path / "run",
+            progress=False,
+        )
 
 
 @pytest.mark.slow

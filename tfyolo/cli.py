@@ -244,7 +244,9 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
         raise click.UsageError(f"{model} does not say what it was trained with; name the data: --data PATH")
     if path is None:
         path, images, data_format = data.path, images or data.images, data_format or data.format
-    source = readers.read(path, split or (data.val if data else "val"), images=images, format=data_format)
+    source = _read_split(path, split or (data.val if data else "val"), images=images, format=data_format)
+    if left_out := readers.faults(source, "evaluation"):
+        click.echo(left_out, err=True)
     report = judge(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
     if as_json:
         _print_json(report.to_json())
@@ -252,6 +254,16 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
         click.echo(str(report))
         if out:
             click.echo(f"curves, figures and detections lie in {out}")
+
+
+def _read_split(path, split, **options):
+    """readers.read for the commands that take --split."""
+    from tfyolo.data import readers
+
+    try:
+        return readers.read(path, split, **options)
+    except readers.SplitError as error:
+        raise readers.SplitError(f"{error}. Name one of them: --split ...") from None
 
 
 def _given(**options):
@@ -426,15 +438,21 @@ def _boxes_of(config):
 @click.argument("out")
 @_images
 @_format
-@click.option("--split", "chosen", multiple=True, help="Repeat for several.  [default: all that the data has]")
+@click.option(
+    "--split", "chosen", multiple=True, help="Repeat for several.  [default: all, but those that only join others]"
+)
 @click.option("--shards", type=click.IntRange(1), help="Files a split.  [default: by size, about 200 MB each]")
 @click.option("--overwrite", is_flag=True, help="Replace shards that lie in OUT already.")
 def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
     """Write the data set at PATH as sharded TFRecords into OUT, pictures as the bytes they are."""
     from tfyolo.data import readers, records
 
-    for split in chosen or readers.splits(path, images=images, format=data_format):
-        source = readers.read(path, split, images=images, format=data_format)
+    options = {"images": images, "format": data_format}
+    names = chosen or readers.splits(path, **options)
+    sources = {name: _read_split(path, name, **options) for name in names}
+    for split, source in sources.items() if chosen else readers.without_unions(sources).items():
+        if left_out := readers.faults(source, "the records"):
+            click.echo(left_out, err=True)
         written = records.write(source, out, shards=shards, overwrite=overwrite)
         click.echo(f"{split}: {written.records} pictures in {len(written.files)} shards in {out}")
         for file, reason in written.skipped:
@@ -458,14 +476,13 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
     """
     from tfyolo import config as configs
     from tfyolo.data import anchors as clustering
-    from tfyolo.data import readers
 
     loaded = configs.load(config)
     own = loaded.model.decoder.options.get("anchors")
     if not own:
         raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
     size = (input_size, input_size) if input_size else loaded.model.input_size
-    source = readers.read(path, split, images=images, format=data_format)
+    source = _read_split(path, split, images=images, format=data_format)
     sizes = clustering.dataset_sizes(source, size, loaded.model.preprocess)
     count = sum(len(level) for level in own.values())
     found = clustering.kmeans(sizes, count, seed=seed)
@@ -548,9 +565,7 @@ def _class_names(config, count):
     if config.model.classes:
         return config.model.classes
     if config.data:
-        return readers.read(
-            config.data.path, config.data.train, images=config.data.images, format=config.data.format
-        ).classes
+        return readers.read_configured(config.data, "train").classes
     return [str(i) for i in range(80)]
 
 

@@ -208,7 +208,8 @@ def _label_of(classes, source):
 
 
 def _title(source):
-    return f"{source.name} {source.split}".strip()
+    same = f" (the pictures of {source.same_as})" if source.same_as else ""
+    return f"{source.name} {source.split}{same}".strip()
 
 
 def _shortened(names):

@@ -1,7 +1,6 @@
 """Training: one script, read from top to bottom."""
 
 import csv
-import functools
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector
 from tfyolo.evaluation import evaluate, match
 from tfyolo.layers import sum_over_replicas
+from tfyolo.messages import counted
 from tfyolo.model import build, describe, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
 from tfyolo.weights.initial import initialise
@@ -140,14 +140,13 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         )
 
     # Data: all of it is read before the first step, so that what is wrong shows now and not at hour three
-    sources = [_read_stage(config, stage, overfit) for stage in config.train.stages]
-    classes = sources[0][0].classes
-    for stage, (learned, judged) in enumerate(sources):
-        for source in (learned, judged):
+    sources = [_read_stage(config, i, overfit) for i in range(len(config.train.stages))]
+    first = sources[0][0]
+    classes = first.classes
+    for i, pair in enumerate(sources):
+        for source in pair:
             if source.classes != classes:
-                raise config.error(
-                    f"train.stages.{stage}.data", f"expected the classes {classes}, received {source.classes}"
-                )
+                raise config.error(_data_of(config, i)[1], _other_classes(source, first))
     for warning in dict.fromkeys(warning for pair in sources for warning in _warnings(*pair)):
         tqdm.write(warning, file=sys.stderr)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
@@ -346,17 +345,34 @@ def _by_heart(config, count):
     )
 
 
-def _read_stage(config, stage, overfit):
+def _data_of(config, stage_index):
+    """(Data, where they stand in the config) of a stage: its own, or those of all stages."""
+    own = config.train.stages[stage_index].data
+    return (own, f"train.stages.{stage_index}.data") if own else (config.data, "data")
+
+
+def _other_classes(source, first):
+    """What is wrong with the classes of a Source that are not those of the first."""
+    ours, theirs = (f"{one.name} {one.split}" for one in (first, source))
+    new, missing = (
+        [name for name in a.classes if name not in b.classes] for a, b in ((source, first), (first, source))
+    )
+    faults = [f"has {', '.join(new[:8])}, which {ours} has not"] if new else []
+    faults += [f"lacks {', '.join(missing[:8])}"] if missing else []
+    told = " and ".join(faults) or f"has them in another order: {', '.join(source.classes[:8])}"
+    return f"expected the {counted(len(first.classes), 'class')} of {ours} in {theirs} too, which {told}"
+
+
+def _read_stage(config, stage_index, overfit):
     """(Source to learn from, Source to be judged on) of a stage."""
-    data = stage.data or config.data
+    data, place = _data_of(config, stage_index)
     if data is None:
         raise config.error("data", "expected where the pictures and their labels lie (data=PATH), received none")
-    read = functools.partial(readers.read, data.path, images=data.images, format=data.format)
-    learned = read(split=data.train)
+    learned = readers.read_configured(data, "train", place)
     if not overfit:
         if not any(len(record.boxes) for record in learned.records):
             raise TrainingError(f"{data.path}: expected boxes to learn from, the split {data.train!r} has none")
-        return learned, read(split=data.val)
+        return learned, readers.read_configured(data, "val", place)
     some = tuple(record for record in learned.records if len(record.boxes))[:overfit]
     if len(some) < overfit:
         raise TrainingError(
@@ -369,6 +385,12 @@ def _read_stage(config, stage, overfit):
 def _warnings(learned, judged):
     """What to know of the data before hours are spent on them."""
     yield from filter(None, (readers.faults(learned, "training"), readers.faults(judged, "evaluation")))
+    seen = {(record.path, record.span) for record in learned.records}
+    if learned.split != judged.split and (same := sum((record.path, record.span) in seen for record in judged.records)):
+        yield (
+            f"{judged.name} {judged.split}: {same} of its {counted(len(judged.records), 'picture')} are also learned from, as "
+            f"{learned.split!r}: the AP will tell how well they are remembered"
+        )
     if all(record.crowd.all() for record in judged.records):
         yield (
             f"{judged.name}: the split {judged.split!r} has no boxes: there will be no AP, and the last epoch counts as the best. "

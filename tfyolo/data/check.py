@@ -177,7 +177,7 @@ def _write(file, content):
 
 
 def _sources(path, images, format):
-    """({split: Source}, problems). A split that only joins others, as VOC's trainval does, is left out."""
+    """({split: Source}, problems), without splits that say nothing new: unions, and those that are another by the data's own word."""
     sources, problems, failed = {}, [], None
     for name in readers.splits(path, images=images, format=format):
         try:
@@ -189,10 +189,13 @@ def _sources(path, images, format):
             problems += sources[name].problems
     if not sources:
         raise failed
-    for joined in [name for name in sources if name.startswith("trainval")]:
-        others = {(r.path, r.span) for name, source in sources.items() if name != joined for r in source.records}
-        if all((record.path, record.span) in others for record in sources[joined].records):
-            del sources[joined]
+    for name, source in sources.items():
+        if source.same_as:
+            message = (
+                f"the split {name} has the very pictures of {source.same_as}: it cannot tell how good a detector is"
+            )
+            problems.append(Problem(os.fspath(path), message, "warning"))
+    sources = {name: source for name, source in readers.without_unions(sources).items() if not source.same_as}
     return sources, problems
 
 
