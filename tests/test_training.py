@@ -346,6 +346,7 @@ def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", *TINY])
     with pytest.raises(SplitError, match=r"'val' does not exist .*: data\.val=.*data\.val=train judges on"):
         training.train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()  # a failed start leaves nothing
     knowing = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", "data.val=train", *TINY])
     learned, judged = training._read_stage(knowing, 0, None)
     assert judged.split == "train" and len(judged.records) == len(learned.records)

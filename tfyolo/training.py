@@ -125,6 +125,14 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         saved = dict(zip(("weights", "averages", "optimizer", "random"), arrays, strict=True))
         config, state, overfit = configs.from_json(meta["config"]), meta["state"], meta["overfit"]
         origin = {name: meta[name] for name in ("darknet",) if name in meta}
+        if _finished(config, state, overfit):
+            done = counted(state["epoch"], "epoch")
+            tqdm.write(
+                f"{folder}: its training is done ({done}), nothing is left to train; to begin a new one with its weights: "
+                f"tfyolo train {folder} train.stages.0.epochs=...",
+                file=sys.stderr,
+            )
+            return Run(folder, state["best"])
     else:
         origin = {}
         config = _found_from_anywhere(config)
@@ -151,6 +159,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         tqdm.write(warning, file=sys.stderr)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     detector = Detector.of(judge, source=folder)
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
     history = _History(folder / "history.csv", keep=state["epoch"])
     board = tf.summary.create_file_writer(str(folder / "tensorboard"))
@@ -289,10 +298,10 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
 
 
 def open_folder(config, out=None, resume=False):
-    """The folder of a run, made unless it is resumed; arguments as of train(). No run is written over."""
+    """The folder of a run, not made yet: one that fails to start leaves nothing. Arguments as of train(). No run is written over."""
     if resume:
         if out is None or not (Path(out) / "last.h5").exists():
-            raise TrainingError(f"{out}: expected the folder of a run with last.h5 to resume, found none")
+            raise TrainingError(f"{out}: no run there to resume; expected a folder with last.h5")
         return Path(out)
     out = free_folder(config.name) if out is None else Path(out)
     if _holds_something(out):
@@ -300,15 +309,24 @@ def open_folder(config, out=None, resume=False):
         raise TrainingError(
             f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise TrainingError(f"{out}: cannot be made, {above} is no folder that can be written to; name another --out")
     return out
 
 
-def free_folder(name):
+def _finished(config, state, overfit):
+    """Whether nothing is left to do: all epochs are done, or what was to be learned by heart is."""
+    if overfit:
+        return state["best"] is not None and state["best"]["AP50"] >= PERFECT
+    return state["epoch"] == sum(stage.epochs for stage in config.train.stages)
+
+
+def free_folder(name, inside="runs"):
     """runs/NAME, or runs/NAME-2, ...: the first that holds nothing."""
-    out, number = Path("runs") / name, 2
+    out, number = Path(inside) / name, 2
     while _holds_something(out):
-        out, number = Path("runs") / f"{name}-{number}", number + 1
+        out, number = Path(inside) / f"{name}-{number}", number + 1
     return out
 
 
