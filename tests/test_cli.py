@@ -79,6 +79,13 @@ def test_training_leaves_a_run(trained):
     assert configs.load(folder / "config.yaml") == configs.from_json(meta["config"])
 
 
+def test_a_run_that_is_finished_has_nothing_left_to_train(trained):
+    before = (trained[0] / "last.h5").read_bytes()
+    result = tfyolo("train", trained[0], "--resume")
+    assert result.exit_code == 0 and "its training is done (1 epoch), nothing is left to train" in result.stderr
+    assert result.stdout.startswith("best: epoch 1, ") and (trained[0] / "last.h5").read_bytes() == before
+
+
 def test_exports_are_told_with_their_sizes(trained, exported):
     assert set(exported) == {"saved_model", "tflite"}
     path = exported["tflite"]["path"]
@@ -148,13 +155,37 @@ def test_what_cannot_be_read_does_not_stop_the_others(trained, tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["a-2.jpg", "detections.json", "ü ü.jpg"]
 
 
+def test_what_cannot_be_opened_leaves_nothing_and_is_named_first(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("some text")
+    for source in (["--camera", 77], ["notes.txt"]):
+        result = tfyolo("detect", trained[0], *source)
+        assert result.exit_code == 1 and "Error: " in result.stderr and "nothing is written" in result.stdout
+        assert os.listdir() == ["notes.txt"]
+    Path("out").mkdir()
+    Path("out/notes.jpg").touch()
+    result = tfyolo("detect", trained[0], "notes.txt", "--out", "out")
+    assert result.exit_code == 2 and "there already" in result.stderr
+    assert "Error: file notes.txt: no picture" in result.stderr
+
+
+def test_detections_are_numbered_like_runs(trained, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    victim = next((data / "test").iterdir())
+    for options, folder in (([], "detections"), ([], "detections-2"), (["--overwrite"], "detections")):
+        result = tfyolo("detect", trained[0], victim, *options)
+        assert result.exit_code == 0 and f"1 row in {folder}/detections.json" in result.stdout
+    assert sorted(os.listdir()) == ["detections", "detections-2"]
+
+
 def test_a_film_is_detected(trained, tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for seed in range(4):
         writer.write(picture(48, 64, seed))
     writer.release()
     result = tfyolo("detect", trained[0], tmp_path / "film.avi", "--frames", 3, "--out", tmp_path / "out")
-    assert result.exit_code == 0 and "film.avi: 3 frames, 0 detections" in result.stdout
+    assert result.exit_code == 0
+    assert re.search(r"film\.avi: 3 frames, nothing above 0\.25; the highest score seen is 0\.\d+ ->", result.stdout)
     assert sorted(os.listdir(tmp_path / "out")) == ["detections.json", "film.mp4"]
 
 
@@ -302,11 +333,13 @@ def test_summary_of_a_run(trained):
         (["train", DEMO, "train.bach=3"], 2, "train.bach: unknown key; did you mean batch?"),
         (["train", DEMO, "train.batch"], 2, "expected KEY=VALUE"),
         (["train", DEMO, "--overfit", "0"], 2, "--overfit"),
-        (["train", DEMO, "--resume", "--out", "nothing"], 1, "nothing: expected the folder of a run with last.h5"),
+        (["train", DEMO, "--resume", "--out", "nothing"], 1, "nothing: no run there to resume"),
+        (["train", "runs/nothing", "--resume"], 1, "runs/nothing: no run there to resume"),
+        (["train", ".", "--resume"], 1, ".: no run there to resume"),
         (["train", "."], 2, "is a folder: go on with its run by"),
         (["train", DEMO, "data=nowhere"], 1, "nowhere"),
         (["train", DEMO, "data=nowhere", "--out", "file"], 1, "file: expected a new or empty folder"),
-        (["train", DEMO, "data=nowhere", "--out", "file/run"], 1, "file/run: Not a directory"),
+        (["train", DEMO, "data=nowhere", "--out", "file/run"], 1, "file/run: cannot be made"),
         (["evaluate", "nowhere"], 1, "nowhere: expected a file of weights"),
         (["evaluate", "."], 1, "expected a run's folder with best.h5 or last.h5"),
         (["evaluate", "file"], 1, "file: expected a file of weights that tfyolo has written"),
@@ -336,6 +369,7 @@ def test_the_impossible_is_told_in_a_line(arguments, code, message, tmp_path, mo
     result = tfyolo(*arguments)
     assert result.exit_code == code and result.stdout == ""
     assert message in result.stderr and "Traceback" not in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "picture.jpg"}  # nothing is left behind
 
 
 def test_data_of_other_classes_is_no_data_to_be_judged_on(trained, data, tmp_path):

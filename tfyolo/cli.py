@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from tfyolo.messages import import_tensorflow
+from tfyolo.messages import counted, import_tensorflow
 
 
 class _Command(click.Command):
@@ -113,6 +113,8 @@ def train(config, overrides, out, resume, overfit, as_json):
             )
         out = config
         loaded = None
+    elif resume and not os.path.exists(config):
+        raise training.TrainingError(f"{config}: no run there to resume; expected a folder with last.h5")
     else:
         loaded = configs.load(config, overrides)
         if resume:
@@ -283,7 +285,7 @@ def _given(**options):
 @click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
 @click.option("--soft-nms", type=_Range(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
 @click.option(
-    "--out", default="detections", show_default=True, help="Folder for the drawn pictures and detections.json."
+    "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
 @_json
@@ -297,11 +299,15 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
 
     from tfyolo import detect as detection
     from tfyolo import visualize
+    from tfyolo.checkpoint import write_text
     from tfyolo.data.pipeline import ImageError
+    from tfyolo.training import free_folder
 
     if not sources and camera is None:
         raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
     files = detection.find_pictures(sources) if sources else []
+    if out is None:
+        out = "detections" if overwrite else free_folder("detections", inside="")
     drawn = _names_for_drawings(files, Path(out))
     if themselves := {*map(os.path.realpath, files)} & {*map(os.path.realpath, drawn)}:
         raise click.UsageError(f"{min(themselves)}: the drawing would replace the picture itself; name another --out")
@@ -310,10 +316,14 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
     summary = Path(out) / "detections.json"
     taken = [str(path) for path in (*drawn, summary) if path.exists()]
     if taken and not overwrite:
+        for file in files:  # what else there is to mend is said at once
+            try:
+                detection.check(file)
+            except (ImageError, detection.SourceError) as error:
+                click.echo(f"Error: {error}", err=True)
         raise click.UsageError(f"{', '.join(taken[:3])}: there already; name another --out, or --overwrite")
     options = _given(iou=iou, soft_sigma=soft_nms, per_class=False if class_agnostic else None)
     detector = detection.load(model, **options)
-    Path(out).mkdir(parents=True, exist_ok=True)
 
     rows, faults = [], 0
     # Videos have a bar of their own.
@@ -321,7 +331,11 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
         try:
             if isinstance(file, int) or file.lower().endswith(detection.VIDEOS):
                 new = detection.detect_video(detector, file, target, score=score, limit=frames, progress=not as_json)
-                told = f"{len(new)} frames, {sum(len(row['detections']) for row in new)} detections"
+                told = (
+                    f"{counted(len(new), 'frame')}, {counted(sum(len(row['detections']) for row in new), 'detection')}"
+                )
+                if not any(row["detections"] for row in new):
+                    told = f"{counted(len(new), 'frame')}, {_nothing(score, max(row['best'] for row in new))}"
             else:
                 found = detector(file, score)
                 visualize.save(target, found.draw())
@@ -333,13 +347,14 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
         rows += new
         if not as_json:
             tqdm.write(f"{file}: {told} -> {target}")
-    aside = summary.with_suffix(".tmp")
-    aside.write_text(jsons.dumps(rows, indent=1), encoding="utf-8")
-    os.replace(aside, summary)
+    if rows:  # where nothing could be read, nothing is left
+        write_text(summary, jsons.dumps(rows, indent=1))
     if as_json:
         _print_json(rows)
     else:
-        click.echo(f"{len(rows)} rows in {summary}" + (f"; {faults} files could not be read" if faults else ""))
+        unread = f"{counted(faults, 'source')} could not be read" if faults else ""
+        written = f"{counted(len(rows), 'row')} in {summary}" if rows else "nothing is written"
+        click.echo("; ".join(filter(None, (written, unread))))
     if faults:
         sys.exit(1)
 
@@ -358,9 +373,13 @@ def _names_for_drawings(files, out):
     return [out / name for name in names]
 
 
+def _nothing(score, best):
+    return f"nothing above {score}; the highest score seen is {best:.3g}"
+
+
 def _told(found, score):
     if not len(found.boxes):
-        return f"nothing above {score}; the highest score seen is {found.best:.3g}"
+        return _nothing(score, found.best)
     counts = {name: found.names.count(name) for name in dict.fromkeys(found.names)}
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 

@@ -247,6 +247,14 @@ def find_pictures(sources):
     return files
 
 
+def check(source):
+    """Raises SourceError or ImageError if a file is no picture and no video, or a camera (its number) does not open."""
+    if isinstance(source, int) or source.lower().endswith(VIDEOS):
+        frames(source)
+    else:
+        pipeline.read_image(source)
+
+
 def frames(source):
     """The frames of a video file (its path) or a camera (its number): [H, W, 3] uint8 RGB; and how many a second.
 
@@ -270,7 +278,8 @@ def frames(source):
 def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True):
     """Draws what is found in a video or by a camera into the video file `out`; gives a row of to_json() per frame, with "frame".
 
-    limit: the most frames to read. Ctrl-C ends it; what was read until then is kept.
+    limit: the most frames to read. Ctrl-C ends it; what was read until then is kept. The folder of `out` is made; where nothing can be
+    read, nothing is left. Raises SourceError.
     """
     pictures, rate = frames(source)
     out, writer, rows = Path(out), None, []
@@ -282,6 +291,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
             rows.append({**found.to_json(), "file": str(source), "frame": number})
             if writer is None:
                 height, width = picture.shape[:2]
+                out.parent.mkdir(parents=True, exist_ok=True)
                 writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
             writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
             if limit and number + 1 >= limit:
