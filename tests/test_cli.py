@@ -258,7 +258,7 @@ def test_pictures_left_out_of_tfrecords_are_named(data, tmp_path):
     victim = next((copy / "val").iterdir())
     victim.write_bytes(b"")
     result = tfyolo("make-tfrecords", copy, tmp_path / "out", "--split", "val")
-    assert "val: 3 pictures in 1 shards" in result.stdout and f"left out: {victim}: " in result.stderr
+    assert "val: 3 pictures in 1 shard in" in result.stdout and f"left out: {victim}: " in result.stderr
 
 
 def test_tfrecords_hold_a_picture_once_and_faults_are_told(tmp_path):
@@ -293,6 +293,10 @@ def test_anchors_are_printed_as_yaml_and_as_an_override(data):
     (override,) = re.findall(r"on the command line: '(.*)'", text)
     decoder = configs.load(DEMO, [override]).model.decoder
     assert decoder.options["anchors"] == found["anchors"]
+    uneven = tfyolo("kmeans-anchors", data, "--config", DEMO, "--input-size", 300)
+    assert (
+        uneven.exit_code == 2 and "expected multiples of 32" in uneven.stderr and "received [300, 300]" in uneven.stderr
+    )
     none = tfyolo("kmeans-anchors", data, "--config", ROOT / "configs" / "yolov1.yaml")
     assert none.exit_code == 2 and "expected a decoder with anchors" in none.stderr
 
@@ -319,6 +323,21 @@ def test_summary_of_a_run(trained):
     of_run = json.loads(tfyolo("summary", trained[0], "--json").stdout)
     assert of_run["classes"] == len(demo.CLASSES) and of_run["input_size"] == [64, 64]
     assert of_run == json.loads(tfyolo("summary", trained[0] / "last.h5", "--json").stdout)
+
+
+def test_a_run_serves_as_a_config(trained, data):
+    found = tfyolo("kmeans-anchors", data, "--config", trained[0], "--json")
+    assert json.loads(found.stdout)["input_size"] == [64, 64]  # the run's, not the config's it began with
+    assert "at 64 x 64" in tfyolo("check-data", data, "--config", trained[0]).stdout
+
+
+@pytest.mark.parametrize("command", ["evaluate", "detect", "export"])
+def test_a_config_is_no_model(command, trained, data):
+    pictures = [data / "test"] if command == "detect" else []
+    result = tfyolo(command, DEMO, *pictures)
+    assert result.exit_code == 1 and "this is a config; name the folder of the run" in result.stderr
+    beside = tfyolo(command, trained[0] / "config.yaml", *pictures)
+    assert beside.stderr.strip().endswith(f": {trained[0]}")
 
 
 # --- what cannot be -----------------------------------------------------------------------------------------------------------------
@@ -357,6 +376,7 @@ def test_summary_of_a_run(trained):
         (["demo-data", "."], 1, "holds something else already"),
         (["export", "model.tflite"], 2, "model.tflite is an export; name the run"),
         (["detect", "run.h5", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the picture itself"),
+        (["summary", "model.tflite"], 2, "model.tflite is an export; summary takes a config, or the run"),
         (["summary", ".", "train.batch=3"], 2, "KEY=VALUE and --classes are for configs"),
         (["summary", "no.h5"], 1, "no.h5: expected a file of weights"),
     ],
@@ -390,7 +410,7 @@ def test_faults_in_the_data_leave_json_as_it_is(data, tmp_path):
     result = tfyolo("train", DEMO, f"data={copy}", *TINY, "--out", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert set(json.loads(result.stdout)) == {"run", "epoch", "AP", "AP50", "AP75"}
-    assert "faults in the data" in result.stderr and "could not be read" in result.stderr
+    assert "1 fault in the data, left out of training" in result.stderr and "as unreadable: 1 picture" in result.stderr
 
 
 # --- help -----------------------------------------------------------------------------------------------------------------------

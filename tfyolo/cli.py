@@ -404,8 +404,7 @@ def export(run, formats, out, overwrite, as_json):
     from tfyolo import exports
     from tfyolo.model import load_model, weights_file
 
-    if run.endswith(".tflite") or os.path.exists(os.path.join(run, "saved_model.pb")):
-        raise click.UsageError(f"{run} is an export; name the run that it was made from")
+    _no_export(run, "name the run that it was made from")
     out = out or weights_file(run).parent / "export"
     paths = exports.export(load_model(run), out, formats or exports.FORMATS, overwrite=overwrite, progress=not as_json)
     sizes = {name: {"path": str(path), "bytes": exports.size_of(path)} for name, path in paths.items()}
@@ -416,6 +415,11 @@ def export(run, formats, out, overwrite, as_json):
             click.echo(f"{name:<16}{entry['bytes'] / 1e6:8.1f} MB  {entry['path']}")
 
 
+def _no_export(path, hint):
+    if path.endswith(".tflite") or os.path.exists(os.path.join(path, "saved_model.pb")):
+        raise click.UsageError(f"{path} is an export; {hint}")
+
+
 # --- data ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -423,7 +427,7 @@ def export(run, formats, out, overwrite, as_json):
 @click.argument("path")
 @_images
 @_format
-@click.option("--config", help="Hold the boxes against the anchors and input size of this config.")
+@click.option("--config", help="Hold the boxes against the anchors and input size of this config or run.")
 @click.option("--out", help="Folder for a summary picture and report.json.")
 @_json
 def check_data(path, images, data_format, config, out, as_json):
@@ -442,11 +446,17 @@ def check_data(path, images, data_format, config, out, as_json):
         sys.exit(1)
 
 
-def _boxes_of(config):
-    """What a config says of boxes' sizes: (h, w) of all its anchors, or None, its input size, how pictures are brought to it."""
+def _config_of(path):
+    """The Config in a YAML file, or in the folder of a run."""
     from tfyolo import config as configs
 
-    loaded = configs.load(config)
+    beside_weights = Path(path) / "config.yaml"
+    return configs.load(beside_weights if beside_weights.is_file() else path)
+
+
+def _boxes_of(config):
+    """What a config says of boxes' sizes: (h, w) of all its anchors, or None, its input size, how pictures are brought to it."""
+    loaded = _config_of(config)
     anchors = loaded.model.decoder.options.get("anchors", {})
     sizes = [tuple(anchor) for level in sorted(anchors) for anchor in anchors[level]] or None
     return {"anchors": sizes, "input_size": loaded.model.input_size, "preprocess": loaded.model.preprocess}
@@ -473,7 +483,8 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
         if left_out := readers.faults(source, "the records"):
             click.echo(left_out, err=True)
         written = records.write(source, out, shards=shards, overwrite=overwrite)
-        click.echo(f"{split}: {written.records} pictures in {len(written.files)} shards in {out}")
+        pictures, files = counted(written.records, "picture"), counted(len(written.files), "shard")
+        click.echo(f"{split}: {pictures} in {files} in {out}")
         for file, reason in written.skipped:
             click.echo(f"left out: {file}: {reason}", err=True)
 
@@ -483,7 +494,7 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
 @_images
 @_format
 @click.option("--split", default="train", show_default=True, help="The split whose boxes count.")
-@click.option("--config", required=True, help="Whose levels, anchors a level and input size to find them for.")
+@click.option("--config", required=True, help="Config or run whose levels, anchors a level and input size count.")
 @click.option("--input-size", type=click.IntRange(1), help="Side of a square input in place of the config's.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the first guess, which clustering improves.")
 @_json
@@ -493,14 +504,15 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
     \b
     tfyolo kmeans-anchors my/pictures --config configs/yolov3-tiny.yaml --input-size 320
     """
-    from tfyolo import config as configs
     from tfyolo.data import anchors as clustering
+    from tfyolo.model import check_size
 
-    loaded = configs.load(config)
+    loaded = _config_of(config)
     own = loaded.model.decoder.options.get("anchors")
     if not own:
         raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
     size = (input_size, input_size) if input_size else loaded.model.input_size
+    check_size(loaded, size, own)
     source = _read_split(path, split, images=images, format=data_format)
     sizes = clustering.dataset_sizes(source, size, loaded.model.preprocess)
     count = sum(len(level) for level in own.values())
@@ -518,7 +530,8 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
         _print_json({"input_size": list(size), "boxes": len(sizes), "anchors": levels, **fit})
         return
     click.echo(
-        f"# {len(sizes)} boxes of {source.name} {source.split} at {size[0]} x {size[1]}: mean best overlap", nl=False
+        f"# {counted(len(sizes), 'box')} of {source.name} {source.split} at {size[0]} x {size[1]}: mean best overlap",
+        nl=False,
     )
     click.echo(f" {fit['mean_iou']:.3f}, with the config's anchors {fit['mean_iou_of_config']:.3f}")
     click.echo("anchors:  # (h, w)")
@@ -553,6 +566,7 @@ def summary(config, overrides, classes, as_json):
     from tfyolo import config as configs
     from tfyolo import model as models
 
+    _no_export(config, "summary takes a config, or the run that the export was made from")
     if os.path.isdir(config) or config.endswith(".h5"):
         if overrides or classes:
             raise click.UsageError(
@@ -571,7 +585,7 @@ def summary(config, overrides, classes, as_json):
         click.echo(f"{row['stage']:<24}{shape:<20}{row['parameters']:>14,}{row['flops'] / 1e6:>12,.1f}")
     height, width = described["input_size"]
     click.echo(
-        f"{described['name']} at {height} x {width}, {described['classes']} classes: {described['parameters']:,} parameters "
+        f"{described['name']} at {height} x {width}, {counted(described['classes'], 'class')}: {described['parameters']:,} parameters "
         f"({described['trainable']:,} trainable), {described['flops'] / 1e9:.2f} GFLOPs (2 x multiply-adds)"
     )
 

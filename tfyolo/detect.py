@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline
+from tfyolo.messages import counted, libraries_silent
 from tfyolo.model import load_model, postprocess
 from tfyolo.structures import Detections
 
@@ -202,7 +203,9 @@ def _load_tflite(path, options):
             warnings.simplefilter(
                 "ignore"
             )  # the interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it
-            interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+            with libraries_silent():  # the delegate's line of INFO
+                interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+                interpreter.allocate_tensors()
         runner = interpreter.get_signature_runner()
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise checkpoint.CheckpointError(
@@ -297,7 +300,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
             if limit and number + 1 >= limit:
                 break
     except KeyboardInterrupt:
-        bar.write(f"stopped after {len(rows)} frames", file=sys.stderr)
+        bar.write(f"stopped after {counted(len(rows), 'frame')}", file=sys.stderr)
     finally:
         pictures.close()
         if writer is not None:

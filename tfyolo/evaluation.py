@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tfyolo import visualize
 from tfyolo.data import pipeline
 from tfyolo.detect import restore
+from tfyolo.messages import counted
 from tfyolo.structures import BACKGROUND, IGNORE
 
 IOU = 0.5  # the overlap from which a box is right: in curves, confusion matrix and pictures; AP is a mean over ten
@@ -74,7 +75,7 @@ class Report(NamedTuple):
 
     def __str__(self):
         counts, shown = self.counts, {name: _figure(value) for name, value in self.metrics.items()}
-        numbers = ", ".join(f"{counts[name]:,} {name}" for name in ("images", "truths", "detections"))
+        numbers = ", ".join(counted(counts[f"{name}s"], name) for name in ("image", "truth", "detection"))
         width = max(len(name) for name in ("class", *(row["name"] for row in self.per_class)))
         rows = [
             f"  {row['name']:<{width}} {row['truths']:>7,} {_figure(row['AP']):>7} {_figure(row['AP50']):>7} "
@@ -102,7 +103,7 @@ class Report(NamedTuple):
         ]
         if skipped := counts["skipped"]:
             some = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-            lines.append(f"  left out, as unreadable: {len(skipped)} pictures: {some}")
+            lines.append(f"  left out, as unreadable: {counted(len(skipped), 'picture')}: {some}")
         return "\n".join(lines)
 
 

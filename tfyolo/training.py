@@ -394,7 +394,7 @@ def _read_stage(config, stage_index, overfit):
     some = tuple(record for record in learned.records if len(record.boxes))[:overfit]
     if len(some) < overfit:
         raise TrainingError(
-            f"{data.path}: expected {overfit} pictures with boxes to learn by heart, it has {len(some)}"
+            f"{data.path}: expected {counted(overfit, 'picture')} with boxes to learn by heart, it has {len(some)}"
         )
     steps = 25
     return learned._replace(records=some * steps), learned._replace(records=some, problems=())
@@ -419,7 +419,7 @@ def _warnings(learned, judged):
 def _unreadable(skipped, told, source):
     new = list(skipped.items())[told:]
     shown = "\n".join(f"  {source.records[index].path}: {message}" for index, message in new[:5])
-    return f"{len(new)} pictures could not be read and are left out ({len(skipped)} so far):\n{shown}" + (
+    return f"left out, as unreadable: {counted(len(new), 'picture')}, {len(skipped)} so far:\n{shown}" + (
         f"\n  and {len(new) - 5} more; tfyolo check-data names them all" if len(new) > 5 else ""
     )
 

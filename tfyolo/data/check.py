@@ -17,6 +17,7 @@ from tfyolo.data import anchors as clustering
 from tfyolo.data import readers, records
 from tfyolo.data.pipeline import ImageError, decode_image, read_image
 from tfyolo.data.readers import DataError, Problem
+from tfyolo.messages import counted
 
 FEW = 20  # boxes of a class below which it can hardly be learned
 SHOWN = 30  # problems of a kind in the text; the JSON has them all
@@ -86,7 +87,7 @@ class CheckReport(NamedTuple):
         ]
         rows = [head, *([*row, *(sum(row[1:]) for _ in totals)] for row in rows)]
         width = max(len(str(row[0])) for row in rows)
-        lines = [f"{self.name}: {self.format}, {len(self.classes)} classes", ""]
+        lines = [f"{self.name}: {self.format}, {counted(len(self.classes), 'class')}", ""]
         lines += [
             str(row[0]).ljust(width)
             + "".join(f"{cell:>{max(len(name), 7) + 2}}" for cell, name in zip(row[1:], head[1:], strict=True))
@@ -103,7 +104,7 @@ class CheckReport(NamedTuple):
             lines.append(f"anchors: mean best IoU {mean_iou:.3f}, below 0.5 for {below_half:.1%} of the boxes")
             lines += textwrap.wrap(f"best for: {shares}", 116, initial_indent="  ", subsequent_indent="  ")
         for kind, problems in (("error", self.errors), ("warning", self.warnings)):
-            lines += ["", f"{len(problems) or 'no'} {kind}{'s' if len(problems) != 1 else ''}"]
+            lines += ["", counted(len(problems), kind) if problems else f"no {kind}s"]
             lines += [f"  {problem.file}: {problem.message}" for problem in problems[:SHOWN]]
             if len(problems) > SHOWN:
                 lines.append(f"  and {len(problems) - SHOWN} more, all of them in the JSON")

@@ -115,7 +115,9 @@ def read(path, split="train", *, images=None, format=None) -> Source:
             problems.append(Problem(os.fspath(path), f"{count} classes are called {called!r}", "warning"))
     if not source.records:
         first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
-        raise DataError(f"{path}: not one picture in the split {name!r}, of {len(problems)} problems the first:{first}")
+        raise DataError(
+            f"{path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
+        )
     return source._replace(problems=tuple(problems), split=split, format=format, name=Path(path).resolve().name)
 
 
@@ -375,7 +377,7 @@ def coco(images, annotations) -> Source:
         picture = os.path.join(folder, entry["file_name"])
         if not os.path.isfile(picture):
             problems.append(
-                Problem(picture, f"picture missing; {annotations} has {len(objects[image_id])} boxes for it")
+                Problem(picture, f"picture missing; {annotations} has {counted(len(objects[image_id]), 'box')} for it")
             )
         elif size := _size((entry.get("height"), entry.get("width")), picture, problems):
             result.append(_record(image_id, picture, size, objects[image_id], annotations, problems))
