@@ -420,8 +420,9 @@ def _write(out, report, source, found, pictures):
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
         image = pipeline.read_image((record.path, record.span) if record.span else record.path)
+        image, truths, boxes = visualize.enlarged(image, record.boxes, one.boxes)
         image = visualize.draw_matches(
-            image, record.boxes, record.labels, record.crowd, one.boxes, one.labels, one.scores, source.classes, index
+            image, truths, record.labels, record.crowd, boxes, one.labels, one.scores, source.classes, index
         )
         visualize.save(out / "pictures" / f"{place:02d}_{Path(str(record.image_id)).stem}.jpg", image)
 

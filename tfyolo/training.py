@@ -533,7 +533,9 @@ def _draw_pictures(model, detector, source, count, score, folder, board, epoch):
         truths = [getattr(sample, name)[b].numpy()[true] for name in ("boxes", "labels", "crowd")]
         kept = (np.arange(len(found.scores[b])) < found.count[b]) & (found.scores[b] >= score)
         boxes = [getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores")]
-        drawn = visualize.draw_matches(image, *truths, *boxes, model.classes, match(*truths, *boxes))
+        gt_index = match(*truths, *boxes)
+        image, truths[0], boxes[0] = visualize.enlarged(image, truths[0], boxes[0])
+        drawn = visualize.draw_matches(image, *truths, *boxes, model.classes, gt_index)
         heat = [visualize.heatmap(image, levels[b].numpy()) for levels in maps.values()]
         sheet = visualize.grid([drawn, *heat], columns=1 + len(heat))
         visualize.save(folder / f"{Path(str(record.image_id)).stem}.jpg", sheet)
