@@ -51,7 +51,9 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module 'tfyolo' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, attribute = _HOMES[name]
-    if module != "config" and importlib.util.find_spec("tensorflow"):
+    if module != "config" and importlib.util.find_spec(
+        "tensorflow"
+    ):  # what else imports it does so with a page of notices
         from tfyolo.messages import import_tensorflow
 
         import_tensorflow()
