@@ -174,6 +174,24 @@ def test_a_split_that_cannot_be_read_is_an_error_of_the_others(clean):
         check(clean, progress=False)
 
 
+def test_a_split_without_boxes_is_no_split_to_judge_by(clean):
+    annotate(clean, "val", lambda content: content.update(annotations=[]))
+    only(check(clean, progress=False).warnings, "data", "the split val has no boxes")
+
+
+def test_a_split_that_is_another_by_the_datas_own_word_is_one_warning(tmp_path):
+    """Not an error of every picture."""
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "train").mkdir(parents=True)
+    for number in range(3):
+        noise(tmp_path / "images" / "train" / f"{number}.jpg", number)
+        (tmp_path / "labels" / "train" / f"{number}.txt").write_text("0 0.5 0.5 0.2 0.2")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cat]")
+    report = check(tmp_path, progress=False)
+    assert report.errors == () and report.splits.keys() == {"train"}
+    only([p for p in report.warnings if "fewer" not in p.message], tmp_path.name, "val has the very pictures of train")
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 

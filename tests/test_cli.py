@@ -79,6 +79,13 @@ def test_training_leaves_a_run(trained):
     assert configs.load(folder / "config.yaml") == configs.from_json(meta["config"])
 
 
+def test_a_run_that_is_finished_has_nothing_left_to_train(trained):
+    before = (trained[0] / "last.h5").read_bytes()
+    result = tfyolo("train", trained[0], "--resume")
+    assert result.exit_code == 0 and "its training is done (1 epoch), nothing is left to train" in result.stderr
+    assert result.stdout.startswith("best: epoch 1, ") and (trained[0] / "last.h5").read_bytes() == before
+
+
 def test_exports_are_told_with_their_sizes(trained, exported):
     assert set(exported) == {"saved_model", "tflite"}
     path = exported["tflite"]["path"]
@@ -148,13 +155,37 @@ def test_what_cannot_be_read_does_not_stop_the_others(trained, tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["a-2.jpg", "detections.json", "ü ü.jpg"]
 
 
+def test_what_cannot_be_opened_leaves_nothing_and_is_named_first(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("some text")
+    for source in (["--camera", 77], ["notes.txt"]):
+        result = tfyolo("detect", trained[0], *source)
+        assert result.exit_code == 1 and "Error: " in result.stderr and "nothing is written" in result.stdout
+        assert os.listdir() == ["notes.txt"]
+    Path("out").mkdir()
+    Path("out/notes.jpg").touch()
+    result = tfyolo("detect", trained[0], "notes.txt", "--out", "out")
+    assert result.exit_code == 2 and "there already" in result.stderr
+    assert "Error: file notes.txt: no picture" in result.stderr
+
+
+def test_detections_are_numbered_like_runs(trained, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    victim = next((data / "test").iterdir())
+    for options, folder in (([], "detections"), ([], "detections-2"), (["--overwrite"], "detections")):
+        result = tfyolo("detect", trained[0], victim, *options)
+        assert result.exit_code == 0 and f"1 row in {folder}/detections.json" in result.stdout
+    assert sorted(os.listdir()) == ["detections", "detections-2"]
+
+
 def test_a_film_is_detected(trained, tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for seed in range(4):
         writer.write(picture(48, 64, seed))
     writer.release()
     result = tfyolo("detect", trained[0], tmp_path / "film.avi", "--frames", 3, "--out", tmp_path / "out")
-    assert result.exit_code == 0 and "film.avi: 3 frames, 0 detections" in result.stdout
+    assert result.exit_code == 0
+    assert re.search(r"film\.avi: 3 frames, nothing above 0\.25; the highest score seen is 0\.\d+ ->", result.stdout)
     assert sorted(os.listdir(tmp_path / "out")) == ["detections.json", "film.mp4"]
 
 
@@ -227,7 +258,30 @@ def test_pictures_left_out_of_tfrecords_are_named(data, tmp_path):
     victim = next((copy / "val").iterdir())
     victim.write_bytes(b"")
     result = tfyolo("make-tfrecords", copy, tmp_path / "out", "--split", "val")
-    assert "val: 3 pictures in 1 shards" in result.stdout and f"left out: {victim}: " in result.stderr
+    assert "val: 3 pictures in 1 shard in" in result.stdout and f"left out: {victim}: " in result.stderr
+
+
+def test_tfrecords_hold_a_picture_once_and_faults_are_told(tmp_path):
+    """VOC's trainval joins train and val: it is written if it is asked for."""
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / "voc" / folder).mkdir(parents=True)
+    for n in range(4):
+        (tmp_path / "voc" / "JPEGImages" / f"{n}.jpg").write_bytes(
+            cv2.imencode(".jpg", picture(40, 60, n))[1].tobytes()
+        )
+        corners = "<xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax>".replace("20", "5" if n == 3 else "20")
+        (tmp_path / "voc" / "Annotations" / f"{n}.xml").write_text(
+            f"<a><object><name>cat</name><bndbox>{corners}</bndbox></object></a>"
+        )
+    for split, stems in {"train": "0\n1", "val": "2\n3", "trainval": "0\n1\n2\n3"}.items():
+        (tmp_path / "voc" / "ImageSets" / "Main" / f"{split}.txt").write_text(stems)
+    result = tfyolo("make-tfrecords", tmp_path / "voc", tmp_path / "out")
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["train", "val"]
+    assert "voc val: 1 fault in the data, left out of the records:" in result.stderr and "3.xml" in result.stderr
+    asked = tfyolo("make-tfrecords", tmp_path / "voc", tmp_path / "out", "--split", "trainval")
+    assert asked.stdout.startswith("trainval: 4 pictures")
+    refused = tfyolo("make-tfrecords", tmp_path / "voc", tmp_path / "out", "--split", "nope")
+    assert refused.exit_code == 1 and "Name one of them: --split" in refused.stderr and "data." not in refused.stderr
 
 
 def test_anchors_are_printed_as_yaml_and_as_an_override(data):
@@ -239,6 +293,10 @@ def test_anchors_are_printed_as_yaml_and_as_an_override(data):
     (override,) = re.findall(r"on the command line: '(.*)'", text)
     decoder = configs.load(DEMO, [override]).model.decoder
     assert decoder.options["anchors"] == found["anchors"]
+    uneven = tfyolo("kmeans-anchors", data, "--config", DEMO, "--input-size", 300)
+    assert (
+        uneven.exit_code == 2 and "expected multiples of 32" in uneven.stderr and "received [300, 300]" in uneven.stderr
+    )
     none = tfyolo("kmeans-anchors", data, "--config", ROOT / "configs" / "yolov1.yaml")
     assert none.exit_code == 2 and "expected a decoder with anchors" in none.stderr
 
@@ -267,6 +325,21 @@ def test_summary_of_a_run(trained):
     assert of_run == json.loads(tfyolo("summary", trained[0] / "last.h5", "--json").stdout)
 
 
+def test_a_run_serves_as_a_config(trained, data):
+    found = tfyolo("kmeans-anchors", data, "--config", trained[0], "--json")
+    assert json.loads(found.stdout)["input_size"] == [64, 64]  # the run's, not the config's it began with
+    assert "at 64 x 64" in tfyolo("check-data", data, "--config", trained[0]).stdout
+
+
+@pytest.mark.parametrize("command", ["evaluate", "detect", "export"])
+def test_a_config_is_no_model(command, trained, data):
+    pictures = [data / "test"] if command == "detect" else []
+    result = tfyolo(command, DEMO, *pictures)
+    assert result.exit_code == 1 and "this is a config; name the folder of the run" in result.stderr
+    beside = tfyolo(command, trained[0] / "config.yaml", *pictures)
+    assert beside.stderr.strip().endswith(f": {trained[0]}")
+
+
 # --- what cannot be -----------------------------------------------------------------------------------------------------------------
 
 
@@ -279,11 +352,13 @@ def test_summary_of_a_run(trained):
         (["train", DEMO, "train.bach=3"], 2, "train.bach: unknown key; did you mean batch?"),
         (["train", DEMO, "train.batch"], 2, "expected KEY=VALUE"),
         (["train", DEMO, "--overfit", "0"], 2, "--overfit"),
-        (["train", DEMO, "--resume", "--out", "nothing"], 1, "nothing: expected the folder of a run with last.h5"),
+        (["train", DEMO, "--resume", "--out", "nothing"], 1, "nothing: no run there to resume"),
+        (["train", "runs/nothing", "--resume"], 1, "runs/nothing: no run there to resume"),
+        (["train", ".", "--resume"], 1, ".: no run there to resume"),
         (["train", "."], 2, "is a folder: go on with its run by"),
         (["train", DEMO, "data=nowhere"], 1, "nowhere"),
         (["train", DEMO, "data=nowhere", "--out", "file"], 1, "file: expected a new or empty folder"),
-        (["train", DEMO, "data=nowhere", "--out", "file/run"], 1, "file/run: Not a directory"),
+        (["train", DEMO, "data=nowhere", "--out", "file/run"], 1, "file/run: cannot be made"),
         (["evaluate", "nowhere"], 1, "nowhere: expected a file of weights"),
         (["evaluate", "."], 1, "expected a run's folder with best.h5 or last.h5"),
         (["evaluate", "file"], 1, "file: expected a file of weights that tfyolo has written"),
@@ -301,6 +376,7 @@ def test_summary_of_a_run(trained):
         (["demo-data", "."], 1, "holds something else already"),
         (["export", "model.tflite"], 2, "model.tflite is an export; name the run"),
         (["detect", "run.h5", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the picture itself"),
+        (["summary", "model.tflite"], 2, "model.tflite is an export; summary takes a config, or the run"),
         (["summary", ".", "train.batch=3"], 2, "KEY=VALUE and --classes are for configs"),
         (["summary", "no.h5"], 1, "no.h5: expected a file of weights"),
     ],
@@ -313,6 +389,7 @@ def test_the_impossible_is_told_in_a_line(arguments, code, message, tmp_path, mo
     result = tfyolo(*arguments)
     assert result.exit_code == code and result.stdout == ""
     assert message in result.stderr and "Traceback" not in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "picture.jpg"}  # nothing is left behind
 
 
 def test_data_of_other_classes_is_no_data_to_be_judged_on(trained, data, tmp_path):
@@ -333,7 +410,7 @@ def test_faults_in_the_data_leave_json_as_it_is(data, tmp_path):
     result = tfyolo("train", DEMO, f"data={copy}", *TINY, "--out", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert set(json.loads(result.stdout)) == {"run", "epoch", "AP", "AP50", "AP75"}
-    assert "faults in the data" in result.stderr and "could not be read" in result.stderr
+    assert "1 fault in the data, left out of training" in result.stderr and "as unreadable: 1 picture" in result.stderr
 
 
 # --- help -----------------------------------------------------------------------------------------------------------------------

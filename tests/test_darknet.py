@@ -469,6 +469,12 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
     assert all(line.endswith("arrays kept") for line in report)
     for a, b in zip(same.network.get_weights(), source.network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    weights = checkpoint.weights_of(source.network)
+    raw = {name: value + 1 for name, value in weights.items()}
+    checkpoint.save(tmp_path / "last.h5", models.describe(source), weights=raw, averages=weights)
+    initialise(same, tmp_path / "last.h5")  # the averages, as wherever a model is used
+    for name, value in checkpoint.weights_of(same.network).items():
+        np.testing.assert_array_equal(value, weights[name])
     renamed = models.build(conftest.small("demo"), ("x", "y", "z"))
     report, _ = initialise(renamed, tmp_path / "m.h5")
     assert "head.p4.out, head.p5.out begin anew: the classes have other names" in report[-1]

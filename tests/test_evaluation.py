@@ -40,6 +40,12 @@ def square(y, x, side=10):
     return [y, x, y + side, x + side]
 
 
+def test_the_title_says_whose_pictures_a_split_has():
+    one = source([record(square(0, 0), [0])])
+    assert judge(one, [found()]).title == "made test"
+    assert judge(one._replace(same_as="train"), [found()]).title == "made test (the pictures of train)"
+
+
 # --------------------------------------------------------------------------------------------------------------- match
 
 

@@ -68,6 +68,11 @@ def test_an_export_finds_what_the_run_finds(exported, form):
         assert_same(exported.exports[form](image), exported.detector(image), pixels=2e-3)
 
 
+def test_a_tflite_file_loads_without_a_word(demo, capfd):
+    detect.load(demo.paths["tflite"])(demo.pictures[0])
+    assert capfd.readouterr().err == ""
+
+
 def unlike(found, expected, score=0.3):
     """The share of the detections expected, from a score on, that have no partner found: of its class, overlapping by 0.8."""
     partners = found.labels == expected.labels[:, None]

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "config"},
+    {"structures", "config", "messages"},
     {"boxes"},
     {"layers", "visualize"},
     {"backbones", "necks", "heads"},
@@ -32,7 +32,7 @@ ORDER = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-DATA_MAY_IMPORT = {"structures", "config", "boxes", "visualize", "data"}
+DATA_MAY_IMPORT = {"structures", "config", "messages", "boxes", "visualize", "data"}
 KNOW_DATA = {name for name, rank in RANK.items() if rank > RANK["model"]}
 SPEAK_KERAS = {"boxes", "layers", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
 

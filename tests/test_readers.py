@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tfyolo.config import Data
 from tfyolo.data import records
-from tfyolo.data.readers import READERS, DataError, picture_size, read, splits
+from tfyolo.data.readers import READERS, DataError, SplitError, picture_size, read, read_configured, splits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -184,11 +186,12 @@ MAKERS = {
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("layout", MAKERS)
 def test_all_formats_say_the_same(layout, split, tmp_path):
+    split = "all" if layout == "yolo flat" else split
     source = read(MAKERS[layout](tmp_path), split)
     assert source.format == layout.split()[0]
     assert source.classes == CLASSES
     assert source.split == split
-    assert [p for p in source.problems if "serve" not in p.message] == []
+    assert source.problems == ()
     assert len(source.records) == 2
     for record in source.records:
         # A stem, or for COCO and what was made from it a number.
@@ -236,9 +239,33 @@ def test_a_file_alone_and_images_elsewhere(tmp_path):
 # --- splits that are not there ----------------------------------------------------------------------------------------
 
 
-def test_missing_split_names_those_there_are(tmp_path):
-    with pytest.raises(DataError, match=r"'test' does not exist .* splits are train2017, val2017.*data\.train="):
-        read(make_coco(tmp_path), "test")
+@pytest.mark.parametrize("layout", ["coco", "yolo", "voc", "tfrecord"])
+def test_no_split_serves_in_place_of_one_that_is_missing(layout, tmp_path):
+    root = MAKERS[layout](tmp_path)
+    with pytest.raises(SplitError, match=r"'test' does not exist .* splits are train(2017)?, val(2017)?$"):
+        read(root, "test")
+
+
+def test_a_configured_split_that_is_missing_says_what_to_set(tmp_path):
+    make_yolo(tmp_path)
+    for kind in ("images", "labels"):
+        shutil.rmtree(tmp_path / kind / "val")
+    data = Data(path=str(tmp_path))
+    assert len(read_configured(data, "train").records) == 2
+    with pytest.raises(
+        SplitError, match=r"'val' does not exist .*are train\. Name .*: data\.val=.*data\.val=train judges"
+    ):
+        read_configured(data, "val")
+    with pytest.raises(SplitError, match=r"Name one of them: train\.stages\.1\.data\.train=\.\.\.$"):
+        read_configured(Data(path=str(tmp_path), train="nope"), "train", "train.stages.1.data")
+
+
+def test_a_yaml_that_names_the_same_pictures_twice_is_taken_at_its_word(tmp_path):
+    """As coco128's: `train: images/train2017`, `val: images/train2017`."""
+    make_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: [images/train]\ntest: images/val\nnames: [cat, dog]")
+    assert [read(tmp_path, split).same_as for split in ("train", "val", "test")] == ["", "train", ""]
+    assert len(read(tmp_path, "val").records) == 2
 
 
 def test_voc_without_splits_is_all(tmp_path):
@@ -247,18 +274,8 @@ def test_voc_without_splits_is_all(tmp_path):
         file.unlink()
     assert splits(tmp_path) == ("all",)
     assert len(read(tmp_path, "all").records) == 2
-    with pytest.raises(DataError, match=r"'train' does not exist.*splits are all.*data\.train=all"):
+    with pytest.raises(SplitError, match=r"'train' does not exist.*splits are all"):
         read(tmp_path, "train")
-
-
-def test_yolo_without_splits_serves_as_train_and_val_and_says_so(tmp_path):
-    make_yolo_flat(tmp_path)
-    for split in ("train", "val"):
-        (problem,) = read(tmp_path, split).problems
-        assert problem.severity == "warning"
-        assert f"serve as '{split}'" in problem.message
-    with pytest.raises(DataError, match="'test' does not exist"):
-        read(tmp_path, "test")
 
 
 def test_ambiguous_split(tmp_path):

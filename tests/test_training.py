@@ -1,7 +1,9 @@
 """The training loop's laws: replicas, accumulation, traces, resuming, averages, schedules, and stopping with a reason."""
 
 import csv
+import json
 import math
+import shutil
 import signal
 import subprocess
 import time
@@ -11,13 +13,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from conftest import ROOT, process, random_sample, small
 
-from tfyolo import checkpoint, training
+from tfyolo import checkpoint, cli, training
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.config import ConfigError, Stage
 from tfyolo.data import demo
+from tfyolo.data.readers import SplitError, read
 from tfyolo.layers import BatchNorm
 from tfyolo.optim import Average, Schedule
 
@@ -170,6 +174,11 @@ def tfyolo(*arguments):
     return subprocess.CompletedProcess(arguments, command.returncode, printed)
 
 
+def tfyolo_here(*arguments):
+    """The command in this process, which starts faster."""
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
 def stages(*epochs):
     return f"train.stages=[{', '.join(f'{{epochs: {n}, lr: 0.002, warmup: 1, plain_epochs: 1}}' for n in epochs)}]"
 
@@ -213,6 +222,19 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_p
     assert again.returncode == 1 and "holds something already" in again.stdout
 
 
+def test_what_is_used_of_last_h5_is_what_training_judged(data, tmp_path):
+    """The averages; the weights beside them, another model, are there to go on from."""
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1), "train.ema=0.99"])
+    run = training.train(config, tmp_path / "run", progress=False)
+    _, weights, averages = checkpoint.load(run.folder / "last.h5", "weights", "averages")
+    assert any(not np.array_equal(weights[name], averages[name]) for name in weights)
+    used = checkpoint.weights_of(models.load_model(run.folder / "last.h5").network)
+    best = checkpoint.weights_of(models.load_model(run.folder / "best.h5").network)
+    for name in averages:
+        np.testing.assert_array_equal(used[name], averages[name])
+        np.testing.assert_array_equal(used[name], best[name])  # of one epoch, so the best too
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_pictures(data, tmp_path):
     stage = "train.stages=[{epochs: 3, lr: 1e30, warmup: 0, schedule: constant}]"
     optimizer = "train.optimizer={name: sgd}"
@@ -233,15 +255,36 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_picture
 
 
 def test_a_broken_picture_is_left_out_and_named(data, tmp_path):
-    import shutil
-
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     victim = sorted((copy / "train").glob("*.jpg"))[0]
     victim.write_bytes(victim.read_bytes()[:200])
     run = tfyolo("train", "configs/demo.yaml", f"data={copy}", *TINY, stages(1), "--out", tmp_path / "run")
     assert run.returncode == 0, run.stdout
-    assert "could not be read" in run.stdout and victim.name in run.stdout
+    assert "left out, as unreadable: 1 picture, 1 so far" in run.stdout and victim.name in run.stdout
+
+
+def test_without_a_box_to_judge_by_the_last_epoch_is_the_best_and_the_reason_is_said_first(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    file = copy / "annotations" / "instances_val.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    arguments = [f"data={copy}", *TINY, stages(2), "train.evaluate_every=1", "--out", tmp_path / "run", "--json"]
+    result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", *arguments)
+    assert "data: the split 'val' has no boxes: there will be no AP" in result.stderr
+    assert json.loads(result.stdout, parse_constant=pytest.fail) == {
+        "run": str(tmp_path / "run"), "epoch": 2, "AP": None, "AP50": None, "AP75": None
+    }  # fmt: skip
+    assert checkpoint.read_meta(tmp_path / "run" / "best.h5")["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "metrics, best, better",
+    [((0.2, 0.3), (0.1, 0.9), True), ((0.1, 0.9), (0.1, 0.8), True), ((0.1, 0.8), (0.1, 0.8), False),
+     ((0.0, 0.0), (math.nan, math.nan), True), ((math.nan, math.nan), (0.0, 0.0), False),
+     ((math.nan, math.nan), (math.nan, math.nan), True)],
+)  # fmt: skip
+def test_the_best_epoch_is_the_earliest_of_the_best_and_the_latest_of_those_without_ap(metrics, best, better):
+    assert training._better(*({"AP": one[0], "AP50": one[1]} for one in (metrics, best))) == better
 
 
 def test_eager_takes_the_same_steps(data, tmp_path):
@@ -295,6 +338,47 @@ def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, override,
     with pytest.raises(ConfigError) as error:
         training.train(config, tmp_path / "run", progress=False)
     assert message in str(error.value)
+
+
+def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    (copy / "annotations" / "instances_val.json").unlink()
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", *TINY])
+    with pytest.raises(SplitError, match=r"'val' does not exist .*: data\.val=.*data\.val=train judges on"):
+        training.train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()  # a failed start leaves nothing
+    knowing = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", "data.val=train", *TINY])
+    learned, judged = training._read_stage(knowing, 0, None)
+    assert judged.split == "train" and len(judged.records) == len(learned.records)
+    assert not list(training._warnings(learned, judged))
+
+
+def test_pictures_both_learned_from_and_judged_by_are_told(data):
+    learned, judged = read(data, "train"), read(data, "val")
+    assert not list(training._warnings(learned, judged))
+    both = judged._replace(records=(*judged.records, *learned.records[:3]))
+    (warning,) = training._warnings(learned, both)
+    assert "demo val: 3 of its 7 pictures are also learned from, as 'train'" in warning
+
+
+def test_other_classes_in_val_are_told_by_data_set_and_split(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    file = copy / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace('"disc"', '"disk"'))
+    overrides = [f"data={copy}", *TINY]
+    with pytest.raises(ConfigError) as error:
+        training.train(configs.load(ROOT / "configs" / "demo.yaml", overrides), tmp_path / "run", progress=False)
+    assert "train.stages" not in str(error.value)
+    assert "data val too, which has disk, which data train has not and lacks disc" in str(error.value)
+    own = f"train.stages=[{{epochs: 1, lr: 0.1}}, {{epochs: 1, lr: 0.1, data: {{path: {copy}, train: val}}}}]"
+    with pytest.raises(
+        ConfigError, match=r"train\.stages\.1\.data: expected the 5 classes of demo train in data val too"
+    ):
+        training.train(
+            configs.load(ROOT / "configs" / "demo.yaml", [*overrides, f"data={data}", own]),
+            tmp_path / "run",
+            progress=False,
+        )
 
 
 @pytest.mark.slow

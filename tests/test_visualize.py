@@ -133,6 +133,29 @@ def test_what_is_no_image_is_an_error(image, message):
         visualize.draw(image, [], [], [], [])
 
 
+def test_small_pictures_are_enlarged_with_their_boxes():
+    image, boxes = blank(48, 96), np.array([[12, 24, 36, 48]])
+    image[12:36, 24:48] = 250
+    large, there, none = visualize.enlarged(image, boxes, np.zeros([0, 4]))
+    assert large.shape == (240, 480, 3) and there.tolist() == [[60, 120, 180, 240]] and none.shape == (0, 4)
+    bright = np.argwhere(large[..., 0] > 170)
+    np.testing.assert_allclose([*bright.min(0), *bright.max(0) + 1], there[0], atol=1)
+    same, theirs = visualize.enlarged(blank(480, 640), boxes)
+    assert same.shape == (480, 640, 3) and theirs is boxes
+
+
+def test_tags_leave_most_of_the_picture_to_see():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 400, (300, 2))
+    boxes = np.concatenate([corners, corners + 40], axis=1)
+    labels = np.zeros(300, int)
+    tagged, plain = (visualize.draw(blank(480, 480), boxes, labels, None, [name]) for name in ("a long name", ""))
+    assert 0.1 < len(differs(tagged, plain)) / 480**2 < visualize.COVERED + 0.02
+    first = visualize.draw(blank(480, 480), boxes[:1], labels[:1], None, ["a long name"])
+    rows, columns = np.nonzero((first == visualize.color(0)).all(axis=-1))
+    assert (tagged[rows, columns] == visualize.color(0)).all(axis=-1).mean() > 0.9  # the most important has its tag
+
+
 def test_colours_stay_and_differ():
     colors = [visualize.color(label) for label in range(80)]
     assert colors[:3] == [(242, 61, 36), (36, 72, 242), (106, 196, 29)]  # the same in every run and version

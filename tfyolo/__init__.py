@@ -48,10 +48,16 @@ _HOMES = {
 
 
 def __getattr__(name):
-    import importlib
+    import importlib.util
 
     if name not in _HOMES:
         raise AttributeError(f"module 'tfyolo' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, attribute = _HOMES[name]
+    if module != "config" and importlib.util.find_spec(
+        "tensorflow"
+    ):  # what else imports it does so with a page of notices
+        from tfyolo.messages import import_tensorflow
+
+        import_tensorflow()
     value = globals()[name] = getattr(importlib.import_module(f"tfyolo.{module}"), attribute)
     return value

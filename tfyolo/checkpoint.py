@@ -11,6 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+# What a model is used with: the moving averages, which training judges, where the file has them.
+FOR_USE = ("averages", "weights")
+
 
 class CheckpointError(ValueError):
     """A file of weights cannot be read, or does not fit what it is loaded into."""
@@ -49,7 +52,7 @@ def read_meta(path):
 
 
 def load(path, *groups):
-    """(meta, {name: array} of each group asked for)."""
+    """(meta, {name: array} of each group asked for); of a group given as several names, the first that the file has."""
     return _read(path, groups)
 
 
@@ -62,7 +65,8 @@ def _read(path, groups):
             meta = json.loads(file["meta"][()])
             if not {"config", "classes"} <= set(meta):
                 raise ValueError("its description names no config and classes")
-            found = [_arrays(file[group]) for group in groups]
+            names = [(group,) if isinstance(group, str) else group for group in groups]
+            found = [_arrays(file[next((name for name in among if name in file), among[-1])]) for among in names]
     except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path}: expected a file of weights that tfyolo has written, but it does not read as one ({error}). "

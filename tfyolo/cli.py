@@ -12,29 +12,7 @@ from pathlib import Path
 
 import click
 
-
-def import_tensorflow(threads=None):
-    """Imports TensorFlow without the page of notices about the machine that its C++ side writes past every setting.
-
-    What goes wrong still arrives as a Python exception. threads: how many it may use, which only its first import can be told.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "tensorflow" in sys.modules:
-        return
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import tensorflow
-
-        if threads:
-            tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-            tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
-        tensorflow.config.list_logical_devices()
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+from tfyolo.messages import counted, import_tensorflow
 
 
 class Command(click.Command):
@@ -42,7 +20,7 @@ class Command(click.Command):
 
     def invoke(self, context):
         try:
-            import_tensorflow(context.params.get("threads"))
+            import_tensorflow(devices=True, threads=context.params.get("threads"))
             return super().invoke(context)
         except ValueError as error:
             if not type(error).__module__.startswith("tfyolo"):
@@ -89,7 +67,16 @@ _format = click.option(
 
 
 def _print_json(value):
-    click.echo(jsons.dumps(value, indent=2))
+    click.echo(jsons.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value):
+    """The value with null for what is not finite, a figure that cannot be said: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- train --------------------------------------------------------------------------------------------------------------------
@@ -126,6 +113,8 @@ def train(config, overrides, out, resume, overfit, as_json):
             )
         out = config
         loaded = None
+    elif resume and not os.path.exists(config):
+        raise training.TrainingError(f"{config}: no run there to resume; expected a folder with last.h5")
     else:
         loaded = configs.load(config, overrides)
         if resume:
@@ -142,9 +131,10 @@ def train(config, overrides, out, resume, overfit, as_json):
         _print_json({"run": str(run.folder), **(run.metrics or {})})
     else:
         best = run.metrics
-        click.echo(
-            f"best: epoch {best['epoch']}, AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}; everything lies in {run.folder}"
-        )
+        scores = "the last one, for want of an AP"
+        if not math.isnan(best["AP"]):
+            scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
+        click.echo(f"best: epoch {best['epoch']}, {scores}; everything lies in {run.folder}")
 
 
 # --- import -------------------------------------------------------------------------------------------------------------------
@@ -256,7 +246,9 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
         raise click.UsageError(f"{model} does not say what it was trained with; name the data: --data PATH")
     if path is None:
         path, images, data_format = data.path, images or data.images, data_format or data.format
-    source = readers.read(path, split or (data.val if data else "val"), images=images, format=data_format)
+    source = _read_split(path, split or (data.val if data else "val"), images=images, format=data_format)
+    if left_out := readers.faults(source, "evaluation"):
+        click.echo(left_out, err=True)
     report = judge(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
     if as_json:
         _print_json(report.to_json())
@@ -264,6 +256,16 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
         click.echo(str(report))
         if out:
             click.echo(f"curves, figures and detections lie in {out}")
+
+
+def _read_split(path, split, **options):
+    """readers.read for the commands that take --split."""
+    from tfyolo.data import readers
+
+    try:
+        return readers.read(path, split, **options)
+    except readers.SplitError as error:
+        raise readers.SplitError(f"{error}. Name one of them: --split ...") from None
 
 
 def _given(**options):
@@ -283,7 +285,7 @@ def _given(**options):
 @click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
 @click.option("--soft-nms", type=_Range(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
 @click.option(
-    "--out", default="detections", show_default=True, help="Folder for the drawn pictures and detections.json."
+    "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
 @_json
@@ -297,11 +299,15 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
 
     from tfyolo import detect as detection
     from tfyolo import visualize
+    from tfyolo.checkpoint import write_text
     from tfyolo.data.pipeline import ImageError
+    from tfyolo.training import free_folder
 
     if not sources and camera is None:
         raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
     files = detection.find_pictures(sources) if sources else []
+    if out is None:
+        out = "detections" if overwrite else free_folder("detections", inside="")
     drawn = _names_for_drawings(files, Path(out))
     if themselves := {*map(os.path.realpath, files)} & {*map(os.path.realpath, drawn)}:
         raise click.UsageError(f"{min(themselves)}: the drawing would replace the picture itself; name another --out")
@@ -310,10 +316,14 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
     summary = Path(out) / "detections.json"
     taken = [str(path) for path in (*drawn, summary) if path.exists()]
     if taken and not overwrite:
+        for file in files:  # what else there is to mend is said at once
+            try:
+                detection.check(file)
+            except (ImageError, detection.SourceError) as error:
+                click.echo(f"Error: {error}", err=True)
         raise click.UsageError(f"{', '.join(taken[:3])}: there already; name another --out, or --overwrite")
     options = _given(iou=iou, soft_sigma=soft_nms, per_class=False if class_agnostic else None)
     detector = detection.load(model, **options)
-    Path(out).mkdir(parents=True, exist_ok=True)
 
     rows, faults = [], 0
     # Videos have a bar of their own.
@@ -321,7 +331,11 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
         try:
             if isinstance(file, int) or file.lower().endswith(detection.VIDEOS):
                 new = detection.detect_video(detector, file, target, score=score, limit=frames, progress=not as_json)
-                told = f"{len(new)} frames, {sum(len(row['detections']) for row in new)} detections"
+                told = (
+                    f"{counted(len(new), 'frame')}, {counted(sum(len(row['detections']) for row in new), 'detection')}"
+                )
+                if not any(row["detections"] for row in new):
+                    told = f"{counted(len(new), 'frame')}, {_nothing(score, max(row['best'] for row in new))}"
             else:
                 found = detector(file, score)
                 visualize.save(target, found.draw())
@@ -333,13 +347,14 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
         rows += new
         if not as_json:
             tqdm.write(f"{file}: {told} -> {target}")
-    aside = summary.with_suffix(".tmp")
-    aside.write_text(jsons.dumps(rows, indent=1), encoding="utf-8")
-    os.replace(aside, summary)
+    if rows:  # where nothing could be read, nothing is left
+        write_text(summary, jsons.dumps(rows, indent=1))
     if as_json:
         _print_json(rows)
     else:
-        click.echo(f"{len(rows)} rows in {summary}" + (f"; {faults} files could not be read" if faults else ""))
+        unread = f"{counted(faults, 'source')} could not be read" if faults else ""
+        written = f"{counted(len(rows), 'row')} in {summary}" if rows else "nothing is written"
+        click.echo("; ".join(filter(None, (written, unread))))
     if faults:
         sys.exit(1)
 
@@ -358,9 +373,13 @@ def _names_for_drawings(files, out):
     return [out / name for name in names]
 
 
+def _nothing(score, best):
+    return f"nothing above {score}; the highest score seen is {best:.3g}"
+
+
 def _told(found, score):
     if not len(found.boxes):
-        return f"nothing above {score}; the highest score seen is {found.best:.3g}"
+        return _nothing(score, found.best)
     counts = {name: found.names.count(name) for name in dict.fromkeys(found.names)}
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
@@ -385,8 +404,7 @@ def export(run, formats, out, overwrite, as_json):
     from tfyolo import exports
     from tfyolo.model import load_model, weights_file
 
-    if run.endswith(".tflite") or os.path.exists(os.path.join(run, "saved_model.pb")):
-        raise click.UsageError(f"{run} is an export; name the run that it was made from")
+    _no_export(run, "name the run that it was made from")
     out = out or weights_file(run).parent / "export"
     paths = exports.export(load_model(run), out, formats or exports.FORMATS, overwrite=overwrite, progress=not as_json)
     sizes = {name: {"path": str(path), "bytes": exports.size_of(path)} for name, path in paths.items()}
@@ -397,6 +415,11 @@ def export(run, formats, out, overwrite, as_json):
             click.echo(f"{name:<16}{entry['bytes'] / 1e6:8.1f} MB  {entry['path']}")
 
 
+def _no_export(path, hint):
+    if path.endswith(".tflite") or os.path.exists(os.path.join(path, "saved_model.pb")):
+        raise click.UsageError(f"{path} is an export; {hint}")
+
+
 # --- data ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -404,7 +427,7 @@ def export(run, formats, out, overwrite, as_json):
 @click.argument("path")
 @_images
 @_format
-@click.option("--config", help="Hold the boxes against the anchors and input size of this config.")
+@click.option("--config", help="Hold the boxes against the anchors and input size of this config or run.")
 @click.option("--out", help="Folder for a summary picture and report.json.")
 @_json
 def check_data(path, images, data_format, config, out, as_json):
@@ -423,11 +446,17 @@ def check_data(path, images, data_format, config, out, as_json):
         sys.exit(1)
 
 
-def _boxes_of(config):
-    """What a config says of boxes' sizes: (h, w) of all its anchors, or None, its input size, how pictures are brought to it."""
+def _config_of(path):
+    """The Config in a YAML file, or in the folder of a run."""
     from tfyolo import config as configs
 
-    loaded = configs.load(config)
+    beside_weights = Path(path) / "config.yaml"
+    return configs.load(beside_weights if beside_weights.is_file() else path)
+
+
+def _boxes_of(config):
+    """What a config says of boxes' sizes: (h, w) of all its anchors, or None, its input size, how pictures are brought to it."""
+    loaded = _config_of(config)
     anchors = loaded.model.decoder.options.get("anchors", {})
     sizes = [tuple(anchor) for level in sorted(anchors) for anchor in anchors[level]] or None
     return {"anchors": sizes, "input_size": loaded.model.input_size, "preprocess": loaded.model.preprocess}
@@ -438,17 +467,24 @@ def _boxes_of(config):
 @click.argument("out")
 @_images
 @_format
-@click.option("--split", "chosen", multiple=True, help="Repeat for several.  [default: all that the data has]")
+@click.option(
+    "--split", "chosen", multiple=True, help="Repeat for several.  [default: all, but those that only join others]"
+)
 @click.option("--shards", type=click.IntRange(1), help="Files a split.  [default: by size, about 200 MB each]")
 @click.option("--overwrite", is_flag=True, help="Replace shards that lie in OUT already.")
 def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
     """Write the data set at PATH as sharded TFRecords into OUT, pictures as the bytes they are."""
     from tfyolo.data import readers, records
 
-    for split in chosen or readers.splits(path, images=images, format=data_format):
-        source = readers.read(path, split, images=images, format=data_format)
+    options = {"images": images, "format": data_format}
+    names = chosen or readers.splits(path, **options)
+    sources = {name: _read_split(path, name, **options) for name in names}
+    for split, source in sources.items() if chosen else readers.without_unions(sources).items():
+        if left_out := readers.faults(source, "the records"):
+            click.echo(left_out, err=True)
         written = records.write(source, out, shards=shards, overwrite=overwrite)
-        click.echo(f"{split}: {written.records} pictures in {len(written.files)} shards in {out}")
+        pictures, files = counted(written.records, "picture"), counted(len(written.files), "shard")
+        click.echo(f"{split}: {pictures} in {files} in {out}")
         for file, reason in written.skipped:
             click.echo(f"left out: {file}: {reason}", err=True)
 
@@ -458,7 +494,7 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
 @_images
 @_format
 @click.option("--split", default="train", show_default=True, help="The split whose boxes count.")
-@click.option("--config", required=True, help="Whose levels, anchors a level and input size to find them for.")
+@click.option("--config", required=True, help="Config or run whose levels, anchors a level and input size count.")
 @click.option("--input-size", type=click.IntRange(1), help="Side of a square input in place of the config's.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the first guess, which clustering improves.")
 @_json
@@ -468,16 +504,16 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
     \b
     tfyolo kmeans-anchors my/pictures --config configs/yolov3-tiny.yaml --input-size 320
     """
-    from tfyolo import config as configs
     from tfyolo.data import anchors as clustering
-    from tfyolo.data import readers
+    from tfyolo.model import check_size
 
-    loaded = configs.load(config)
+    loaded = _config_of(config)
     own = loaded.model.decoder.options.get("anchors")
     if not own:
         raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
     size = (input_size, input_size) if input_size else loaded.model.input_size
-    source = readers.read(path, split, images=images, format=data_format)
+    check_size(loaded, size, own)
+    source = _read_split(path, split, images=images, format=data_format)
     sizes = clustering.dataset_sizes(source, size, loaded.model.preprocess)
     count = sum(len(level) for level in own.values())
     found = clustering.kmeans(sizes, count, seed=seed)
@@ -494,7 +530,8 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
         _print_json({"input_size": list(size), "boxes": len(sizes), "anchors": levels, **fit})
         return
     click.echo(
-        f"# {len(sizes)} boxes of {source.name} {source.split} at {size[0]} x {size[1]}: mean best overlap", nl=False
+        f"# {counted(len(sizes), 'box')} of {source.name} {source.split} at {size[0]} x {size[1]}: mean best overlap",
+        nl=False,
     )
     click.echo(f" {fit['mean_iou']:.3f}, with the config's anchors {fit['mean_iou_of_config']:.3f}")
     click.echo("anchors:  # (h, w)")
@@ -529,6 +566,7 @@ def summary(config, overrides, classes, as_json):
     from tfyolo import config as configs
     from tfyolo import model as models
 
+    _no_export(config, "summary takes a config, or the run that the export was made from")
     if os.path.isdir(config) or config.endswith(".h5"):
         if overrides or classes:
             raise click.UsageError(
@@ -547,7 +585,7 @@ def summary(config, overrides, classes, as_json):
         click.echo(f"{row['stage']:<24}{shape:<20}{row['parameters']:>14,}{row['flops'] / 1e6:>12,.1f}")
     height, width = described["input_size"]
     click.echo(
-        f"{described['name']} at {height} x {width}, {described['classes']} classes: {described['parameters']:,} parameters "
+        f"{described['name']} at {height} x {width}, {counted(described['classes'], 'class')}: {described['parameters']:,} parameters "
         f"({described['trainable']:,} trainable), {described['flops'] / 1e9:.2f} GFLOPs (2 x multiply-adds)"
     )
 
@@ -560,9 +598,7 @@ def _class_names(config, count):
     if config.model.classes:
         return config.model.classes
     if config.data:
-        return readers.read(
-            config.data.path, config.data.train, images=config.data.images, format=config.data.format
-        ).classes
+        return readers.read_configured(config.data, "train").classes
     return [str(i) for i in range(80)]
 
 

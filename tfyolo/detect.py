@@ -18,6 +18,7 @@ from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline
 from tfyolo.fusion import fuse
+from tfyolo.messages import counted, libraries_silent
 from tfyolo.model import load_model, postprocess
 from tfyolo.structures import Detections
 
@@ -203,7 +204,9 @@ def _load_tflite(path, options):
             warnings.simplefilter(
                 "ignore"
             )  # the interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it
-            interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+            with libraries_silent():  # the delegate's line of INFO
+                interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+                interpreter.allocate_tensors()
         runner = interpreter.get_signature_runner()
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise checkpoint.CheckpointError(
@@ -248,6 +251,14 @@ def find_pictures(sources):
     return files
 
 
+def check(source):
+    """Raises SourceError or ImageError if a file is no picture and no video, or a camera (its number) does not open."""
+    if isinstance(source, int) or source.lower().endswith(VIDEOS):
+        frames(source)
+    else:
+        pipeline.read_image(source)
+
+
 def frames(source):
     """The frames of a video file (its path) or a camera (its number): [H, W, 3] uint8 RGB; and how many a second.
 
@@ -271,7 +282,8 @@ def frames(source):
 def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True):
     """Draws what is found in a video or by a camera into the video file `out`; gives a row of to_json() per frame, with "frame".
 
-    limit: the most frames to read. Ctrl-C ends it; what was read until then is kept.
+    limit: the most frames to read. Ctrl-C ends it; what was read until then is kept. The folder of `out` is made; where nothing can be
+    read, nothing is left. Raises SourceError.
     """
     pictures, rate = frames(source)
     out, writer, rows = Path(out), None, []
@@ -283,12 +295,13 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
             rows.append({**found.to_json(), "file": str(source), "frame": number})
             if writer is None:
                 height, width = picture.shape[:2]
+                out.parent.mkdir(parents=True, exist_ok=True)
                 writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
             writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
             if limit and number + 1 >= limit:
                 break
     except KeyboardInterrupt:
-        bar.write(f"stopped after {len(rows)} frames", file=sys.stderr)
+        bar.write(f"stopped after {counted(len(rows), 'frame')}", file=sys.stderr)
     finally:
         pictures.close()
         if writer is not None:

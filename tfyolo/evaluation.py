@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tfyolo import visualize
 from tfyolo.data import pipeline
 from tfyolo.detect import restore
+from tfyolo.messages import counted
 from tfyolo.structures import BACKGROUND, IGNORE
 
 IOU = 0.5  # the overlap from which a box is right: in curves, confusion matrix and pictures; AP is a mean over ten
@@ -74,7 +75,7 @@ class Report(NamedTuple):
 
     def __str__(self):
         counts, shown = self.counts, {name: _figure(value) for name, value in self.metrics.items()}
-        numbers = ", ".join(f"{counts[name]:,} {name}" for name in ("images", "truths", "detections"))
+        numbers = ", ".join(counted(counts[f"{name}s"], name) for name in ("image", "truth", "detection"))
         width = max(len(name) for name in ("class", *(row["name"] for row in self.per_class)))
         rows = [
             f"  {row['name']:<{width}} {row['truths']:>7,} {_figure(row['AP']):>7} {_figure(row['AP50']):>7} "
@@ -102,7 +103,7 @@ class Report(NamedTuple):
         ]
         if skipped := counts["skipped"]:
             some = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-            lines.append(f"  left out, as unreadable: {len(skipped)} pictures: {some}")
+            lines.append(f"  left out, as unreadable: {counted(len(skipped), 'picture')}: {some}")
         return "\n".join(lines)
 
 
@@ -208,7 +209,8 @@ def _label_of(classes, source):
 
 
 def _title(source):
-    return f"{source.name} {source.split}".strip()
+    same = f" (the pictures of {source.same_as})" if source.same_as else ""
+    return f"{source.name} {source.split}{same}".strip()
 
 
 def _shortened(names):
@@ -418,8 +420,9 @@ def _write(out, report, source, found, pictures):
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
         image = pipeline.read_image((record.path, record.span) if record.span else record.path)
+        image, truths, boxes = visualize.enlarged(image, record.boxes, one.boxes)
         image = visualize.draw_matches(
-            image, record.boxes, record.labels, record.crowd, one.boxes, one.labels, one.scores, source.classes, index
+            image, truths, record.labels, record.crowd, boxes, one.labels, one.scores, source.classes, index
         )
         visualize.save(out / "pictures" / f"{place:02d}_{Path(str(record.image_id)).stem}.jpg", image)
 

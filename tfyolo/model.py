@@ -105,13 +105,7 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
         )
     size = tuple(input_size or config.model.input_size)
     decoder = _make(config, "decoder")
-    stride = max(level_stride(level) for level in decoder.levels)
-    if size[0] % stride or size[1] % stride:
-        near = [max(stride, round(side / stride) * stride) for side in size]
-        raise config.error(
-            "model.input_size",
-            f"expected multiples of {stride}, the largest stride, for example {near}, received {list(size)}",
-        )
+    check_size(config, size, decoder.levels)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:
@@ -132,6 +126,17 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
     return Model(config, classes, network, decoder, objective, postprocess(config))
 
 
+def check_size(config, size, levels):
+    """Raises ConfigError if the largest stride of the levels does not divide an input size (H, W)."""
+    stride = max(level_stride(level) for level in levels)
+    if size[0] % stride or size[1] % stride:
+        near = [max(stride, round(side / stride) * stride) for side in size]
+        raise config.error(
+            "model.input_size",
+            f"expected multiples of {stride}, the largest stride, for example {near}, received {list(size)}",
+        )
+
+
 def postprocess(config, **options):
     """The config's post-processing: Candidates -> Detections; options go over the config's."""
     builder, own = resolve(config, "model.postprocess", config.model.postprocess, POSTPROCESS)
@@ -149,6 +154,12 @@ def _listed(names):
 def weights_file(path):
     """The file of weights that a path means: itself, or the best, else the last, of a run."""
     path = Path(path)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        runs = [path.parent / name for name in ("best.h5", "last.h5")]
+        folder = path.parent if any(file.exists() for file in runs) else "runs/NAME"
+        raise checkpoint.CheckpointError(
+            f"{path}: this is a config; name the folder of the run trained with it: {folder}"
+        )
     if not path.is_dir():
         return path
     for name in ("best.h5", "last.h5"):
@@ -161,9 +172,9 @@ def weights_file(path):
 
 
 def load_model(path):
-    """A Model with the weights that a run, or a .h5 file, holds."""
+    """A Model with the weights that a run, or a .h5 file, holds; of last.h5 the averages, as training judged them."""
     file = weights_file(path)
-    meta, weights = checkpoint.load(file, "weights")
+    meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
     model = build(configs.from_json(meta["config"]), meta["classes"])
     checkpoint.assign(model.network, weights, source=f"{file}: its weights")
     return model

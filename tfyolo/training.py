@@ -1,7 +1,6 @@
 """Training: one script, read from top to bottom."""
 
 import csv
-import functools
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector
 from tfyolo.evaluation import evaluate, match
 from tfyolo.layers import sum_over_replicas
+from tfyolo.messages import counted
 from tfyolo.model import build, describe, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
 from tfyolo.weights.initial import initialise
@@ -125,6 +125,14 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         saved = dict(zip(("weights", "averages", "optimizer", "random"), arrays, strict=True))
         config, state, overfit = configs.from_json(meta["config"]), meta["state"], meta["overfit"]
         origin = {name: meta[name] for name in ("darknet",) if name in meta}
+        if _finished(config, state, overfit):
+            done = counted(state["epoch"], "epoch")
+            tqdm.write(
+                f"{folder}: its training is done ({done}), nothing is left to train; to begin a new one with its weights: "
+                f"tfyolo train {folder} train.stages.0.epochs=...",
+                file=sys.stderr,
+            )
+            return Run(folder, state["best"])
     else:
         origin = {}
         config = _found_from_anywhere(config)
@@ -140,17 +148,18 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
         )
 
     # Data: all of it is read before the first step, so that what is wrong shows now and not at hour three
-    sources = [_read_stage(config, stage, overfit) for stage in config.train.stages]
-    classes = sources[0][0].classes
-    for stage, (learned, judged) in enumerate(sources):
-        for source in (learned, judged):
+    sources = [_read_stage(config, i, overfit) for i in range(len(config.train.stages))]
+    first = sources[0][0]
+    classes = first.classes
+    for i, pair in enumerate(sources):
+        for source in pair:
             if source.classes != classes:
-                raise config.error(
-                    f"train.stages.{stage}.data", f"expected the classes {classes}, received {source.classes}"
-                )
-            _say_problems(source)
+                raise config.error(_data_of(config, i)[1], _other_classes(source, first))
+    for warning in dict.fromkeys(warning for pair in sources for warning in _warnings(*pair)):
+        tqdm.write(warning, file=sys.stderr)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     detector = Detector.of(judge, source=folder)
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
     history = _History(folder / "history.csv", keep=state["epoch"])
     board = tf.summary.create_file_writer(str(folder / "tensorboard"))
@@ -243,7 +252,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 report = evaluate(detector, judged, batch=config.train.batch, progress=False)
                 metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
                 row.update(metrics)
-                improved = state["best"] is None or _score(metrics) > _score(state["best"])
+                improved = state["best"] is None or _better(metrics, state["best"])
                 if improved:
                     state["best"] = {"epoch": row["epoch"], **metrics}
                 pictures = folder / "pictures" / f"epoch_{row['epoch']:04d}"
@@ -289,10 +298,10 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
 
 
 def open_folder(config, out=None, resume=False):
-    """The folder of a run, made unless it is resumed; arguments as of train(). No run is written over."""
+    """The folder of a run, not made yet: one that fails to start leaves nothing. Arguments as of train(). No run is written over."""
     if resume:
         if out is None or not (Path(out) / "last.h5").exists():
-            raise TrainingError(f"{out}: expected the folder of a run with last.h5 to resume, found none")
+            raise TrainingError(f"{out}: no run there to resume; expected a folder with last.h5")
         return Path(out)
     out = free_folder(config.name) if out is None else Path(out)
     if _holds_something(out):
@@ -300,15 +309,24 @@ def open_folder(config, out=None, resume=False):
         raise TrainingError(
             f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise TrainingError(f"{out}: cannot be made, {above} is no folder that can be written to; name another --out")
     return out
 
 
-def free_folder(name):
+def _finished(config, state, overfit):
+    """Whether nothing is left to do: all epochs are done, or what was to be learned by heart is."""
+    if overfit:
+        return state["best"] is not None and state["best"]["AP50"] >= PERFECT
+    return state["epoch"] == sum(stage.epochs for stage in config.train.stages)
+
+
+def free_folder(name, inside="runs"):
     """runs/NAME, or runs/NAME-2, ...: the first that holds nothing."""
-    out, number = Path("runs") / name, 2
+    out, number = Path(inside) / name, 2
     while _holds_something(out):
-        out, number = Path("runs") / f"{name}-{number}", number + 1
+        out, number = Path(inside) / f"{name}-{number}", number + 1
     return out
 
 
@@ -345,41 +363,63 @@ def _by_heart(config, count):
     )
 
 
-def _read_stage(config, stage, overfit):
+def _data_of(config, stage_index):
+    """(Data, where they stand in the config) of a stage: its own, or those of all stages."""
+    own = config.train.stages[stage_index].data
+    return (own, f"train.stages.{stage_index}.data") if own else (config.data, "data")
+
+
+def _other_classes(source, first):
+    """What is wrong with the classes of a Source that are not those of the first."""
+    ours, theirs = (f"{one.name} {one.split}" for one in (first, source))
+    new, missing = (
+        [name for name in a.classes if name not in b.classes] for a, b in ((source, first), (first, source))
+    )
+    faults = [f"has {', '.join(new[:8])}, which {ours} has not"] if new else []
+    faults += [f"lacks {', '.join(missing[:8])}"] if missing else []
+    told = " and ".join(faults) or f"has them in another order: {', '.join(source.classes[:8])}"
+    return f"expected the {counted(len(first.classes), 'class')} of {ours} in {theirs} too, which {told}"
+
+
+def _read_stage(config, stage_index, overfit):
     """(Source to learn from, Source to be judged on) of a stage."""
-    data = stage.data or config.data
+    data, place = _data_of(config, stage_index)
     if data is None:
         raise config.error("data", "expected where the pictures and their labels lie (data=PATH), received none")
-    read = functools.partial(readers.read, data.path, images=data.images, format=data.format)
-    learned = read(split=data.train)
+    learned = readers.read_configured(data, "train", place)
     if not overfit:
         if not any(len(record.boxes) for record in learned.records):
             raise TrainingError(f"{data.path}: expected boxes to learn from, the split {data.train!r} has none")
-        return learned, read(split=data.val)
+        return learned, readers.read_configured(data, "val", place)
     some = tuple(record for record in learned.records if len(record.boxes))[:overfit]
     if len(some) < overfit:
         raise TrainingError(
-            f"{data.path}: expected {overfit} pictures with boxes to learn by heart, it has {len(some)}"
+            f"{data.path}: expected {counted(overfit, 'picture')} with boxes to learn by heart, it has {len(some)}"
         )
     steps = 25
     return learned._replace(records=some * steps), learned._replace(records=some, problems=())
 
 
-def _say_problems(source):
-    errors = [problem for problem in source.problems if problem.severity == "error"]
-    if errors:
-        shown = "\n".join(f"  {problem.file}: {problem.message}" for problem in errors[:5])
-        more = f"\n  and {len(errors) - 5} more; tfyolo check-data names them all" if len(errors) > 5 else ""
-        tqdm.write(
-            f"{source.name} {source.split}: {len(errors)} faults in the data, left out of training:\n{shown}{more}",
-            file=sys.stderr,
+def _warnings(learned, judged):
+    """What to know of the data before hours are spent on them."""
+    yield from filter(None, (readers.faults(learned, "training"), readers.faults(judged, "evaluation")))
+    seen = {(record.path, record.span) for record in learned.records}
+    if learned.split != judged.split and (same := sum((record.path, record.span) in seen for record in judged.records)):
+        yield (
+            f"{judged.name} {judged.split}: {same} of its {counted(len(judged.records), 'picture')} are also learned from, as "
+            f"{learned.split!r}: the AP will tell how well they are remembered"
+        )
+    if all(record.crowd.all() for record in judged.records):
+        yield (
+            f"{judged.name}: the split {judged.split!r} has no boxes: there will be no AP, and the last epoch counts as the best. "
+            "Name a split with boxes: data.val=..."
         )
 
 
 def _unreadable(skipped, told, source):
     new = list(skipped.items())[told:]
     shown = "\n".join(f"  {source.records[index].path}: {message}" for index, message in new[:5])
-    return f"{len(new)} pictures could not be read and are left out ({len(skipped)} so far):\n{shown}" + (
+    return f"left out, as unreadable: {counted(len(new), 'picture')}, {len(skipped)} so far:\n{shown}" + (
         f"\n  and {len(new) - 5} more; tfyolo check-data names them all" if len(new) > 5 else ""
     )
 
@@ -445,9 +485,13 @@ class _History:
         os.replace(aside, self.path)
 
 
-def _score(metrics):
-    """What the best epoch is best in: AP, or AP50 where that is all there is to tell two epochs apart."""
-    return tuple(-1.0 if value is None or np.isnan(value) else value for value in (metrics["AP"], metrics["AP50"]))
+def _better(metrics, best):
+    """Whether an epoch is better than the best before it: by AP, or AP50 where that is all there is to tell the two apart.
+
+    Where neither can be said, for want of boxes to judge by, the later one is.
+    """
+    new, old = ([-1.0 if np.isnan(one[name]) else one[name] for name in ("AP", "AP50")] for one in (metrics, best))
+    return new > old or (np.isnan(metrics["AP"]) and np.isnan(best["AP"]))
 
 
 def _log(board, row):
@@ -462,7 +506,8 @@ def _line(row, epochs, improved):
     terms = "  ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in row.items() if name.startswith("loss"))
     line = f"epoch {row['epoch']:>3}/{epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
     if "AP" in row:
-        line += f"  |  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}{'  best so far' if improved else ''}"
+        scores = f"AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}{'  best so far' if improved else ''}"
+        line += f"  |  {'no AP: no boxes to judge by' if np.isnan(row['AP']) else scores}"
     return line
 
 
@@ -488,7 +533,9 @@ def _draw_pictures(model, detector, source, count, score, folder, board, epoch):
         truths = [getattr(sample, name)[b].numpy()[true] for name in ("boxes", "labels", "crowd")]
         kept = (np.arange(len(found.scores[b])) < found.count[b]) & (found.scores[b] >= score)
         boxes = [getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores")]
-        drawn = visualize.draw_matches(image, *truths, *boxes, model.classes, match(*truths, *boxes))
+        gt_index = match(*truths, *boxes)
+        image, truths[0], boxes[0] = visualize.enlarged(image, truths[0], boxes[0])
+        drawn = visualize.draw_matches(image, *truths, *boxes, model.classes, gt_index)
         heat = [visualize.heatmap(image, levels[b].numpy()) for levels in maps.values()]
         sheet = visualize.grid([drawn, *heat], columns=1 + len(heat))
         visualize.save(folder / f"{Path(str(record.image_id)).stem}.jpg", sheet)

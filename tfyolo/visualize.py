@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tfyolo.structures import IGNORE
 
 FOUND, WRONG, MISSED, IGNORED = (32, 178, 90), (226, 48, 52), (255, 170, 20), (130, 140, 158)  # a match's colours
+COVERED = 0.25  # of a picture, by tags: after that, boxes have none, the least important first
 LEGEND = {"found": FOUND, "wrong": WRONG, "missed": MISSED, "ignored": IGNORED}
 
 
@@ -65,6 +66,22 @@ def draw_matches(image, truth_boxes, truth_labels, crowd, boxes, labels, scores,
     return _draw(image, sorted(marks, key=lambda mark: rank.index(mark[1])), LEGEND)
 
 
+def enlarged(image, *boxes, side=480):
+    """(image, *boxes), a small image with its boxes [., 4] made so large that its longer side has `side` pixels.
+
+    Tags have letters of a size that can be read: on 96 x 96 pixels they would cover all there is to see.
+    """
+    canvas = _canvas(image)
+    height, width = canvas.shape[:2]
+    scale = side / max(height, width)
+    if scale <= 1:
+        return canvas, *boxes
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    factors = np.array([size[1] / height, size[0] / width] * 2)
+    resized = cv2.resize(canvas, size, interpolation=cv2.INTER_LINEAR)
+    return resized, *(np.asarray(each, np.float64).reshape(-1, 4) * factors for each in boxes)
+
+
 def color(label):
     """(r, g, b) 0..255 of a class: always the same, far from those of the classes before it, legible on white."""
     # Steps of the golden ratio never come close to an earlier hue; every round is a little darker or paler.
@@ -95,7 +112,11 @@ def _draw(image, marks, legend=None):
     taken = []
     if legend:
         _legend(pen, font, legend, height, width, taken)
-    tags = [_place(font, text, corners, line, height, width, taken) for corners, _, text in marks]
+    tags = []
+    for corners, _, text in marks:
+        covered = sum((y2 - y1) * (x2 - x1) for y1, x1, y2, x2 in taken)
+        full = covered > COVERED * height * width
+        tags.append(None if full else _place(font, text, corners, line, height, width, taken))
     for (_, shade, text), tag in reversed(list(zip(marks, tags, strict=True))):
         if tag:
             y1, x1, y2, x2 = tag

@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from tfyolo import cli
+from tfyolo.messages import import_tensorflow
 
 GOAL = 0.85  # AP50 on the held-out split
 
 
 def main(folder="demo", *overrides):
-    cli.import_tensorflow()  # before what imports it in turn
+    import_tensorflow(devices=True)  # before what imports it in turn
     from tfyolo import config, detect, exports, model, visualize
     from tfyolo.data import demo, readers
     from tfyolo.evaluation import evaluate

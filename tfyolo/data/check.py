@@ -17,6 +17,7 @@ from tfyolo.data import anchors as clustering
 from tfyolo.data import readers, records
 from tfyolo.data.pipeline import ImageError, decode_image, read_image
 from tfyolo.data.readers import DataError, Problem
+from tfyolo.messages import counted
 
 FEW = 20  # boxes of a class below which it can hardly be learned
 SHOWN = 30  # problems of a kind in the text; the JSON has them all
@@ -86,7 +87,7 @@ class CheckReport(NamedTuple):
         ]
         rows = [head, *([*row, *(sum(row[1:]) for _ in totals)] for row in rows)]
         width = max(len(str(row[0])) for row in rows)
-        lines = [f"{self.name}: {self.format}, {len(self.classes)} classes", ""]
+        lines = [f"{self.name}: {self.format}, {counted(len(self.classes), 'class')}", ""]
         lines += [
             str(row[0]).ljust(width)
             + "".join(f"{cell:>{max(len(name), 7) + 2}}" for cell, name in zip(row[1:], head[1:], strict=True))
@@ -103,7 +104,7 @@ class CheckReport(NamedTuple):
             lines.append(f"anchors: mean best IoU {mean_iou:.3f}, below 0.5 for {below_half:.1%} of the boxes")
             lines += textwrap.wrap(f"best for: {shares}", 116, initial_indent="  ", subsequent_indent="  ")
         for kind, problems in (("error", self.errors), ("warning", self.warnings)):
-            lines += ["", f"{len(problems) or 'no'} {kind}{'s' if len(problems) != 1 else ''}"]
+            lines += ["", counted(len(problems), kind) if problems else f"no {kind}s"]
             lines += [f"  {problem.file}: {problem.message}" for problem in problems[:SHOWN]]
             if len(problems) > SHOWN:
                 lines.append(f"  and {len(problems) - SHOWN} more, all of them in the JSON")
@@ -133,6 +134,10 @@ def check(
     problems += [problem for found in looks.values() for look in found for problem in look.problems]
     problems += _twins(sources, looks)
     problems += _classes(sources)
+    for name, source in sources.items():
+        if all(record.crowd.all() for record in source.records):
+            message = f"the split {name} has no boxes: nothing can be learned from it, and nothing judged by it"
+            problems.append(Problem(os.fspath(path), message, "warning"))
 
     first = next(iter(sources.values()))
     sizes = np.concatenate([clustering.dataset_sizes(source, input_size, preprocess) for source in sources.values()])
@@ -173,7 +178,7 @@ def _write(file, content):
 
 
 def _sources(path, images, format):
-    """({split: Source}, problems). A split that only joins others, as VOC's trainval does, is left out."""
+    """({split: Source}, problems), without splits that say nothing new: unions, and those that are another by the data's own word."""
     sources, problems, failed = {}, [], None
     for name in readers.splits(path, images=images, format=format):
         try:
@@ -185,10 +190,13 @@ def _sources(path, images, format):
             problems += sources[name].problems
     if not sources:
         raise failed
-    for joined in [name for name in sources if name.startswith("trainval")]:
-        others = {(r.path, r.span) for name, source in sources.items() if name != joined for r in source.records}
-        if all((record.path, record.span) in others for record in sources[joined].records):
-            del sources[joined]
+    for name, source in sources.items():
+        if source.same_as:
+            message = (
+                f"the split {name} has the very pictures of {source.same_as}: it cannot tell how good a detector is"
+            )
+            problems.append(Problem(os.fspath(path), message, "warning"))
+    sources = {name: source for name, source in readers.without_unions(sources).items() if not source.same_as}
     return sources, problems
 
 

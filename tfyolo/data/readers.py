@@ -30,6 +30,7 @@ import yaml
 from PIL import Image
 
 from tfyolo.data import records
+from tfyolo.messages import counted
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 TOLERANCE = 1.0  # pixels a box may reach over the picture's edge before it is worth a word: 0-based VOC files, rounding
@@ -37,6 +38,10 @@ TOLERANCE = 1.0  # pixels a box may reach over the picture's edge before it is w
 
 class DataError(ValueError):
     """A data set cannot be read. The message says what was looked for, what was found, and what to do."""
+
+
+class SplitError(DataError):
+    """A data set has no such split, or several that the name may mean. The message ends in the splits that it has."""
 
 
 class Record(NamedTuple):
@@ -69,7 +74,11 @@ class Problem(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One split of a data set. category_ids: the numbers that the files use, one per label."""
+    """One split of a data set.
+
+    category_ids: the numbers that the files use, one per label. same_as: the split before it whose very pictures a YOLO
+    data .yaml names for this one too, as coco128's does; else "".
+    """
 
     records: tuple[Record, ...]
     classes: tuple[str, ...]
@@ -78,14 +87,14 @@ class Source(NamedTuple):
     name: str
     split: str
     format: str
+    same_as: str = ""
 
 
 def read(path, split="train", *, images=None, format=None) -> Source:
     """One split of the data set at `path`, a folder, a file or a glob of .tfrecord files.
 
     images: the folder of the pictures, if the annotations do not lead there. format: a key of READERS, if it is not
-    recognised. YOLO text without splits, or with only one, serves as train and as val, with a Problem that says so.
-    Raises DataError.
+    recognised. Raises DataError; SplitError without such a split: none ever serves in place of another.
     """
     format, found = _recognise(path, images, format)
     problems = []
@@ -93,15 +102,10 @@ def read(path, split="train", *, images=None, format=None) -> Source:
         name = split
     else:
         names = [name for name in found if _meaning(name) == _meaning(split)]
-        if not names and format == "yolo" and len(found) == 1 and split in ("train", "val"):
-            names = list(found)
-            message = f"no split {split!r} here: the pictures of {names[0]!r} serve as {split!r} too"
-            problems.append(Problem(os.fspath(path), message, "warning"))
         if len(names) != 1:
             wrong = "is ambiguous in" if names else "does not exist in"
-            raise DataError(
-                f"{path}: the split {split!r} {wrong} this {format} data; its splits are {', '.join(found)}."
-                f" Name one of them: data.train={next(iter(found))} for training, data.val=... for evaluation"
+            raise SplitError(
+                f"{path}: the split {split!r} {wrong} this {format} data; its splits are {', '.join(found)}"
             )
         (name,) = names
     source = found[name]()
@@ -111,8 +115,42 @@ def read(path, split="train", *, images=None, format=None) -> Source:
             problems.append(Problem(os.fspath(path), f"{count} classes are called {called!r}", "warning"))
     if not source.records:
         first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
-        raise DataError(f"{path}: not one picture in the split {name!r}, of {len(problems)} problems the first:{first}")
+        raise DataError(
+            f"{path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
+        )
     return source._replace(problems=tuple(problems), split=split, format=format, name=Path(path).resolve().name)
+
+
+def read_configured(data, use, place="data") -> Source:
+    """The split of a config's Data that is for one use, "train" or "val". place: where the Data stand in the config."""
+    try:
+        return read(data.path, getattr(data, use), images=data.images, format=data.format)
+    except SplitError as error:
+        hint = f"Name one of them: {place}.{use}=..."
+        if use == "val":
+            hint += f"; {place}.val={data.train} judges on the very pictures that are learned from, if that is meant"
+        raise SplitError(f"{error}. {hint}") from None
+
+
+def without_unions(sources):
+    """{split: Source} without those that only join others, as VOC's trainval does."""
+    kept = dict(sources)
+    for joined in [name for name in sources if name.startswith("trainval")]:
+        others = {(r.path, r.span) for name, source in kept.items() if name != joined for r in source.records}
+        if all((record.path, record.span) in others for record in kept[joined].records):
+            del kept[joined]
+    return kept
+
+
+def faults(source, purpose) -> str | None:
+    """What was left out of a Source, in the few lines that its user should see; None if nothing was. purpose: "training"."""
+    errors = [problem for problem in source.problems if problem.severity == "error"]
+    if not errors:
+        return None
+    shown = "".join(f"\n  {problem.file}: {problem.message}" for problem in errors[:5])
+    more = f"\n  and {len(errors) - 5} more; tfyolo check-data names them all" if len(errors) > 5 else ""
+    said = f"{counted(len(errors), 'fault')} in the data, left out of {purpose}"
+    return f"{source.name} {source.split}: {said}:{shown}{more}"
 
 
 def splits(path, *, images=None, format=None) -> tuple[str, ...]:
@@ -339,7 +377,7 @@ def coco(images, annotations) -> Source:
         picture = os.path.join(folder, entry["file_name"])
         if not os.path.isfile(picture):
             problems.append(
-                Problem(picture, f"picture missing; {annotations} has {len(objects[image_id])} boxes for it")
+                Problem(picture, f"picture missing; {annotations} has {counted(len(objects[image_id]), 'box')} for it")
             )
         elif size := _size((entry.get("height"), entry.get("width")), picture, problems):
             result.append(_record(image_id, picture, size, objects[image_id], annotations, problems))
@@ -636,9 +674,11 @@ def _yolo_splits(file, images):
     root = file.parent / str(content.get("path") or ".")
     bases = [root, file.parent, Path(str(content.get("path") or "."))]
 
+    def entries(split):
+        return [str(entry) for entry in (content[split] if isinstance(content[split], list) else [content[split]])]
+
     def places(split):
-        entries = content[split] if isinstance(content[split], list) else [content[split]]
-        for entry in map(str, entries):
+        for entry in entries(split):
             # Data exported by Roboflow says ../train/images for what lies beside the file.
             tries = [base / part for part in (entry, entry.removeprefix("../")) for base in bases]
             found = next((place for place in tries if place.exists()), None)
@@ -649,7 +689,10 @@ def _yolo_splits(file, images):
 
     def reader(split):
         inside = images and (images / split if (images / split).is_dir() else images)
-        return yolo([inside] if inside else list(places(split)), names and tuple(map(str, names)))
+        before = there[: there.index(split)]
+        same_as = next((other for other in before if entries(other) == entries(split) and not inside), "")
+        source = yolo([inside] if inside else list(places(split)), names and tuple(map(str, names)))
+        return source._replace(same_as=same_as)
 
     there = [
         split for split in ("train", "val", "test") if content.get(split) and isinstance(content[split], str | list)

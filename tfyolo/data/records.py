@@ -19,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfyolo.messages import counted
+
 SHARD_BYTES = 200_000_000
 
 
@@ -77,7 +79,9 @@ def index(shard) -> list[Example]:
                     examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
                 except (ValueError, IndexError, struct.error):
                     what = "cut off or damaged" if examples else "damaged, or not a TFRecord file of tf.train.Examples"
-                    raise ShardError(f"{what} at byte {at}, after {len(examples)} records", examples) from None
+                    raise ShardError(
+                        f"{what} at byte {at}, after {counted(len(examples), 'record')}", examples
+                    ) from None
                 at += 16 + size
     return examples
 
@@ -222,7 +226,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
     if old and not overwrite:
         raise WriteError(
-            f"{folder} has {len(old)} shards of {source.split} already; expected another folder, or overwrite"
+            f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or overwrite"
         )
     if shards is None:
         shards = -(-sum(_length(record) for record in source.records) // SHARD_BYTES) or 1

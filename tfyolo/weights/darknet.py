@@ -855,7 +855,7 @@ def write(path, run, overwrite=False):
     if taken and not overwrite:
         raise DarknetError(f"{', '.join(taken)}: there already; name another file, or --overwrite")
     file = weights_file(run)
-    meta, weights = checkpoint.load(file, "weights")
+    meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
     if "darknet" not in meta:
         raise DarknetError(
             f"{run}: expected a run that was imported from Darknet, or trained from one; its .cfg is not known"

@@ -19,7 +19,7 @@ def initialise(model, path):
     """
     if Path(path).is_dir() or Path(path).suffix == ".h5":
         file = weights_file(path)
-        meta, theirs = checkpoint.load(file, "weights")
+        meta, theirs = checkpoint.load(file, checkpoint.FOR_USE)
         classes = tuple(meta["classes"])
         origin = {"darknet": meta["darknet"]} if "darknet" in meta else {}
     else:
