@@ -40,8 +40,8 @@ class Detector:
     @classmethod
     def of(cls, model, source="a model in memory", **options):
         """A detector of a Model: its network as it is at each call. options go over the config's post-processing."""
-        candidates = tf.function(lambda images: model.decoder(model.network(images, training=False)))
-        select = tf.function(postprocess(model.config, **options))
+        candidates = tf.function(lambda images: model.decoder(model.network(images, training=False)), autograph=False)
+        select = tf.function(postprocess(model.config, **options), autograph=False)
         return cls(model.config, model.classes, candidates, select, source)
 
     def __call__(self, image, score=0.25):
