@@ -15,6 +15,7 @@ from tfyolo.backbones import sections as parts
 from tfyolo.layers import BatchNorm
 from tfyolo.model import load_model, postprocess, weights_file
 from tfyolo.weights import darknet
+from tfyolo.weights.cfg import NMS_IOU, read_cfg
 
 # All floats of the published .weights files, with their 80 classes.
 PUBLISHED = {
@@ -61,7 +62,7 @@ def verify(run, against=None, image=None):
     with tempfile.TemporaryDirectory() as scratch:
         if against is None:
             against = darknet.write(Path(scratch) / "net.weights", run)[::-1]
-        net = darknet.read_cfg(against[0])
+        net = read_cfg(against[0])
         slots = darknet.layout(net)
         checks = _counts(model, net, slots, meta["darknet"])
         _, floats = darknet.open_weights(against[1])
@@ -207,7 +208,7 @@ def _suppression(model, boxes, scores, candidates):
     mine = [(found.labels[i], found.scores[i], found.boxes[i]) for i in range(found.count)]
     rows, labels = np.nonzero(scores > least)
     xywh = np.concatenate([boxes[rows][:, [1, 0]], boxes[rows][:, [3, 2]] - boxes[rows][:, [1, 0]]], axis=1)
-    iou = darknet.NMS_IOU
+    iou = NMS_IOU
     kept = cv2.dnn.NMSBoxesBatched(xywh.tolist(), scores[rows, labels].tolist(), labels.tolist(), least, iou)
     theirs = [(labels[i], scores[rows[i], labels[i]], boxes[rows[i]]) for i in np.ravel(kept).astype(int)]
     alone = _without_twin(mine, theirs) + _without_twin(theirs, mine)
