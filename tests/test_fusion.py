@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CONFIGS, lively, small
+from conftest import EACH_CONFIG, lively, small
 from keras import layers
 
 from tfyolo import detect, exports
@@ -88,7 +88,7 @@ def assert_folded(model):
     return folded
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_CONFIG)
 def test_every_network_of_the_zoo(name):
     model = models.build(small(name), ["a", "b", "c"])
     randomise(model.network)

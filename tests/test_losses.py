@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CONFIGS, random_sample, small
+from conftest import EACH_CONFIG, random_sample, small
 
 from tfyolo import model as models
 from tfyolo.assigners import best_anchor, responsible_cell
@@ -174,7 +174,7 @@ def test_yolov1_sums_by_hand():
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_CONFIG)
 def test_padding_and_the_order_of_truths_change_nothing(name):
     model, sample, raw, candidates = forward(name)
     once = model.objective(raw, candidates, sample)
@@ -191,7 +191,7 @@ def test_padding_and_the_order_of_truths_change_nothing(name):
         assert float(once[term]) >= 0
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_CONFIG)
 def test_a_picture_without_boxes_has_only_an_objectness_term(name):
     model, sample, raw, candidates = forward(name)
     empty = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1)
@@ -199,7 +199,7 @@ def test_a_picture_without_boxes_has_only_an_objectness_term(name):
     assert float(terms["box"]) == float(terms["cls"]) == 0 and float(terms["obj"]) > 0
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_CONFIG)
 def test_a_perfect_prediction_has_no_box_term_and_the_gradient_leads_there(name):
     model, sample, raw, candidates = forward(name)
     index = model.objective.assigner(candidates, sample.boxes, sample.labels).gt_index
@@ -232,7 +232,7 @@ def test_crowds_are_neither_learned_nor_background():
     assert float(terms["obj"]) == pytest.approx(float(np.sum(bce(1.0, logits))) / 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH_CONFIG)
 def test_one_backward_pass_of_the_sum_equals_the_sum_of_the_gradients_of_each_term(name):
     model, sample, _, _ = forward(name)
     variables = model.network.trainable_variables

@@ -66,7 +66,7 @@ def assert_close(left, right, tolerance):
         np.testing.assert_allclose(left[name], right[name], atol=tolerance * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["demo", "yolov3"])
+@pytest.mark.parametrize("name", ["demo", pytest.param("yolov3", marks=pytest.mark.slow)])
 def test_two_replicas_take_the_step_of_one(name):
     """Also batch norm's statistics, the clipped norm and every figure."""
     one, figures, _ = one_step(name, 1, clip=0.5, lr=0.1)
