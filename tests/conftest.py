@@ -23,7 +23,7 @@ from tfyolo.structures import Sample
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
-# The deepest take minutes to trace; what they are made of is in the others too. tests/test_models.py has them all.
+# The deepest take minutes to trace; what they are made of is in the others too.
 DEEP = ("yolov3-spp", "yolov4", "yolov4-csp")
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
 SHARED = ROOT.parent / "shared"

@@ -139,7 +139,6 @@ def test_every_layer_equals_opencv(name, size, tmp_path):
     names = [check.name.partition(":")[0] for check in checks]
     assert len([name for name in names if name.startswith("layer")]) >= 3
     assert {"boxes decoded", "scores decoded"} <= set(names) and names[-1] == "suppression"
-    assert tfyolo("verify", tmp_path / "run").exit_code == 0  # against itself, written back
 
 
 @ORACLE
@@ -151,6 +150,7 @@ def test_a_wrong_weight_is_found(tmp_path):
     contents[2000:2004] = np.float32(9).tobytes()
     other.write_bytes(contents)
     checks = verify(tmp_path / "run", (cfg, other))
+    assert tfyolo("verify", tmp_path / "run").exit_code == 0  # against itself, written back
     wrong = [check.name for check in checks if check.passed is False]
     assert wrong and wrong[0].startswith("layer") and any(name.startswith("head p3") for name in wrong)
     result = tfyolo("verify", tmp_path / "run", "--against", cfg, other)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CONFIGS, load_config, random_sample, small
+from conftest import EACH_CONFIG, load_config, random_sample, small
 
 from tfyolo import model as models
 from tfyolo.config import ConfigError
@@ -13,7 +13,7 @@ from tfyolo.training import loss_terms
 NAMES = ("a", "b", "c")
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=EACH_CONFIG)
 def built(request):
     return models.build(small(request.param), NAMES)
 
