@@ -370,19 +370,13 @@ class ScaleChannels(_Joins):
 
 
 @_section
-class Sam(_Joins):
-    """Spatial attention, YOLOv4's pointwise form: two maps multiplied."""
+class Sam(ScaleChannels):
+    """Spatial attention, YOLOv4's pointwise form: the two maps have one shape."""
 
     type: Literal["sam"] = "sam"
-    inputs: Annotated[Earlier, Field(max_length=1)]
-    activation: Activation = "linear"
 
     def shape(self, shapes):
         return _same(shapes)
-
-    def build(self, tensors, name):
-        x = layers.Multiply(name=f"{name}.scale")(tensors)
-        return activate(x, DARKNET_ACTIVATIONS[self.activation], name=name)
 
 
 @_section

@@ -293,12 +293,12 @@ def _section(raw, path, notes):
         options["inputs"] = _numbers(raw, key, path, int)
     elif raw.kind == "reorg3d":
         options["type"] = "reorg3d"
-    for old, new in (("per_layer", "per_feature"), ("relu", "relu"), ("softmax", "softmax"), ("avg_relu", "relu")):
-        for key in ("weights_type", "weights_normalization") if raw.kind == "shortcut" else ():
-            if options.get(key) == old:
-                options[key] = new
-    names = {name for name in cls.__dataclass_fields__}
-    known = {name: value for name, value in options.items() if name in names}
+    if raw.kind == "shortcut":  # two names for one thing
+        synonyms = {"per_layer": "per_feature", "avg_relu": "relu"}
+        options = {
+            key: synonyms.get(value, value) if isinstance(value, str) else value for key, value in options.items()
+        }
+    known = {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
     _refuse(raw, path, notes, known={*known, "pad", "from", "layers", "stride_x", "stride_y"})
     try:
         return cls(**known)
