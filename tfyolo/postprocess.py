@@ -6,6 +6,8 @@ import tensorflow as tf
 from tfyolo.boxes import diou, pairwise_iou
 from tfyolo.structures import Detections
 
+FAR = 8192.0  # pixels: what of a box lies farther off the picture's corner says nothing about what it overlaps
+
 
 def nms(
     candidates,
@@ -51,9 +53,11 @@ def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, d
 
     apart = pair_boxes
     if per_class:
-        # Boxes of different classes are moved so far apart that they cannot overlap.
-        extent = tf.reduce_max(pair_boxes) - tf.reduce_min(pair_boxes) + 1.0
-        apart = pair_boxes + tf.cast(labels, tf.float32)[:, None] * extent
+        # Boxes of different classes are moved so far apart that they cannot overlap; but not so far, for the sake of a single box
+        # that knows no bounds, that a float32 cannot tell the others' sides.
+        apart = tf.clip_by_value(pair_boxes, -FAR, FAR)
+        extent = tf.reduce_max(apart) - tf.reduce_min(apart) + 1.0
+        apart = apart + tf.cast(labels, tf.float32)[:, None] * extent
     if distance_power is not None:
         kept = _greedy(_overlap(apart, distance_power) > iou, pair_scores > score)[:limit]
         kept_scores = tf.gather(pair_scores, kept)

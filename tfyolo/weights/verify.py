@@ -31,7 +31,7 @@ EPSILON = 1e-6  # of OpenCV's batch norm; Darknet's is 1e-5, which tells where a
 RELATIVE = 1e-3  # of a map's largest value
 PIXELS, SCORE = 0.1, 1e-3  # of a box decoded
 KEPT_PIXELS, KEPT_SCORE = 2.0, 0.01  # of a detection
-LEAST, MOST = 0.01, 2000  # the least score of what suppression is compared on, and how many boxes at most
+LEAST, MOST = 0.01, 2000  # the least score of what suppression is compared on, and how many at most
 
 
 class Check(NamedTuple):
@@ -179,7 +179,7 @@ def _compare(model, net, layers, oracle, image):
         scores = np.where(scores > 0, scores, own)
     worst = float(np.abs(scores - own).max())
     checks.append(Check("scores decoded", worst, SCORE, "", worst <= SCORE))
-    return [*checks, _suppression(model, np.where(usual[:, None], boxes, candidates.boxes[0]), scores, candidates)]
+    return [*checks, _suppression(model, candidates)]
 
 
 def _ours(network, layers, net, number):
@@ -198,19 +198,28 @@ def _ours(network, layers, net, number):
     return found[-1] if found else None
 
 
-def _suppression(model, boxes, scores, candidates):
-    """What is left of the oracle's boxes after OpenCV's suppression, against ours of ours."""
-    # A network of noise is sure of everything; the oracle's suppression takes the square of their number.
-    least = max(LEAST, float(np.partition(scores, -MOST, axis=None)[-MOST]) if scores.size > MOST else 0.0)
-    options = {"score": least, "limit": MOST, "candidates_limit": 2 * MOST, "distance_power": None}
-    found = postprocess(model.config, **options)(candidates)
+def _suppression(model, candidates):
+    """What our suppression leaves of our boxes, against what OpenCV's leaves of the same.
+
+    Of the same, and in one order: a network of noise finds many boxes equally likely, and all that follows hangs on which comes first.
+    """
+    scores = candidates.scores[0].numpy()
+    order = np.argsort(-scores, axis=None, kind="stable")[:MOST]  # the oracle's suppression takes the square of their number
+    order = order[scores.flat[order] > LEAST]
+    ranked = np.zeros_like(scores)
+    ranked.flat[order] = np.linspace(1, 0.5, len(order))
+    height, width = model.config.model.input_size
+    # Noise also proposes boxes many times larger than the picture.
+    boxes = tf.clip_by_value(candidates.boxes, [-height, -width] * 2, [2.0 * height, 2.0 * width] * 2)
+    options = {"score": LEAST, "limit": MOST, "candidates_limit": MOST, "distance_power": None}
+    found = postprocess(model.config, **options)(candidates._replace(boxes=boxes, scores=ranked[None]))
     found = tf.nest.map_structure(lambda x: np.asarray(x)[0], found)
     mine = [(found.labels[i], found.scores[i], found.boxes[i]) for i in range(found.count)]
-    rows, labels = np.nonzero(scores > least)
-    xywh = np.concatenate([boxes[rows][:, [1, 0]], boxes[rows][:, [3, 2]] - boxes[rows][:, [1, 0]]], axis=1)
-    iou = NMS_IOU
-    kept = cv2.dnn.NMSBoxesBatched(xywh.tolist(), scores[rows, labels].tolist(), labels.tolist(), least, iou)
-    theirs = [(labels[i], scores[rows[i], labels[i]], boxes[rows[i]]) for i in np.ravel(kept).astype(int)]
+    rows, labels = np.unravel_index(order, scores.shape)
+    boxes, ranked = boxes[0].numpy()[rows], ranked[rows, labels]
+    xywh = np.concatenate([boxes[:, [1, 0]], boxes[:, [3, 2]] - boxes[:, [1, 0]]], axis=1)
+    kept = cv2.dnn.NMSBoxesBatched(xywh.tolist(), ranked.tolist(), labels.tolist(), LEAST, NMS_IOU)
+    theirs = [(labels[i], ranked[i], boxes[i]) for i in np.ravel(kept).astype(int)]
     alone = _without_twin(mine, theirs) + _without_twin(theirs, mine)
     name = f"suppression: {len(mine)} kept, {len(theirs)} by OpenCV"
     # Two boxes that overlap by the threshold to the last digit may fall on either side of it.
