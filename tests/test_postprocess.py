@@ -95,3 +95,12 @@ def test_nothing_above_the_score_says_the_best():
     found = nms(given, score=1.0)
     assert not found.count.numpy().any()
     np.testing.assert_allclose(found.best, given.scores.numpy().max((1, 2)))
+
+
+def test_one_box_without_bounds_leaves_the_others_as_they_are():
+    given = candidates(count=30, classes=80, batch=1)
+    alone = nms(given, score=0.5, iou=0.4)
+    boxes = tf.concat([given.boxes, [[[-1e9, -1e9, 1e9, 1e9]]]], axis=1)
+    found = nms(given._replace(boxes=boxes, scores=tf.pad(given.scores, [[0, 0], [0, 1], [0, 0]])), score=0.5, iou=0.4)
+    np.testing.assert_array_equal(found.boxes, alone.boxes)
+    np.testing.assert_array_equal(found.labels, alone.labels)

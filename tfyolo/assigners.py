@@ -5,9 +5,11 @@
 boxes: [B, M, 4] in pixels of the network's input; labels: [B, M], -1 for rows that hold nothing to learn. No gradient flows through.
 """
 
+import functools
+
 from keras import ops
 
-from tfyolo.boxes import boxes_to_yxhw, pairwise_iou, shape_iou
+from tfyolo.boxes import boxes_to_yxhw, ciou, pairwise_iou, shape_iou
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 
@@ -92,7 +94,66 @@ def responsible_cell(candidates, boxes, labels):
     return Assignment(ops.stop_gradient(gt_index), ops.sum(ops.where(matched, overlap, 0.0), axis=-1))
 
 
+def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.5, beta: float = 6.0):
+    """TOOD's assigner as YOLOv8 has it (Feng et al. 2021, arXiv:2108.07755, section 3.2): score ^ alpha * overlap ^ beta.
+
+    Of the candidates whose cell's centre lies in a truth, the topk best aligned ones answer for it; overlap is CIoU, cut at 0. A
+    candidate that several truths claim goes to the one it overlaps most of all that its centre lies in. The quality is the
+    alignment, scaled so that a truth's best aligned candidate is worth the best overlap among its own. A truth that holds no
+    centre is not learned.
+    """
+    predicted, scores = ops.stop_gradient(candidates.boxes), ops.stop_gradient(candidates.scores)
+    (N, K), M = scores.shape[1:], ops.shape(boxes)[1]
+    y, x = ops.unstack(candidates.priors.centers, 2, axis=-1)  # [N]
+    y1, x1, y2, x2 = ops.unstack(ops.expand_dims(boxes, 2), 4, axis=-1)  # [B, M, 1]
+    inside = [y > y1, y < y2, x > x1, x < x2, ops.expand_dims(labels >= 0, 2)]
+    inside = functools.reduce(ops.logical_and, inside)  # [B, M, N]
+
+    # Few candidates lie in a truth: only those pairs are compared.
+    pairs = ops.stack([ops.cast(index, "int32") for index in ops.nonzero(inside)], axis=-1)  # [P, 3]
+    b, m, n = ops.unstack(pairs, 3, axis=-1)
+    overlap = ciou(_rows(predicted, b * N + n, 4), _rows(boxes, b * M + m, 4))
+    overlap = ops.maximum(overlap, 0.0)
+    score = _rows(scores, (b * N + n) * K + _rows(labels, b * M + m), None)
+    alignment = ops.power(score, alpha) * ops.power(overlap, beta)
+    overlap, alignment = (ops.scatter(pairs, values, ops.shape(inside)) for values in (overlap, alignment))  # [B, M, N]
+
+    _, best = ops.top_k(alignment, min(topk, N))  # [B, M, k]
+    claimed = ops.logical_and(_marked(best, inside), inside)
+    claims = ops.sum(ops.cast(claimed, "int32"), axis=1)  # [B, N]
+    truth = ops.where(claims > 1, ops.argmax(overlap, axis=1), ops.argmax(ops.cast(claimed, "int32"), axis=1))
+    truth = ops.cast(truth, "int32")
+    gt_index = ops.where(claims > 0, truth, BACKGROUND)
+
+    def own(values):
+        """[B, M, N] -> of each candidate with its truth, and the best of that truth: [B, N] both."""
+        values = ops.take_along_axis(values, ops.expand_dims(truth, 1), axis=1)[:, 0]
+        values = ops.where(claims > 0, values, 0.0)
+        rows = ops.expand_dims(ops.arange(ops.shape(boxes)[0]), 1) * M + truth
+        most = ops.segment_max(ops.reshape(values, (-1,)), ops.reshape(rows, (-1,)), ops.shape(boxes)[0] * M)
+        return values, ops.take(most, rows)
+
+    alignment, most_aligned = own(alignment)
+    _, most_overlap = own(overlap)
+    quality = alignment * most_overlap / (most_aligned + 1e-9)
+    return Assignment(ops.stop_gradient(gt_index), ops.stop_gradient(quality))
+
+
+def _rows(values, index, size=None):
+    """Rows of what is left of a tensor when its last axes are taken together to rows of so many values, or single ones."""
+    return ops.take(ops.reshape(values, (-1, size) if size else (-1,)), index, axis=0)
+
+
+def _marked(index, like):
+    """Positions in the last axis, each at most once: [B, M, k] -> [B, M, N] bool."""
+    b, m, k = ops.shape(index)
+    rows = ops.broadcast_to(ops.reshape(ops.arange(b * m), (b, m, 1)), (b, m, k))
+    places = ops.reshape(ops.stack([rows // m, rows % m, index], axis=-1), (-1, 3))
+    return ops.scatter(places, ops.ones(ops.shape(places)[:1], "int32"), ops.shape(like)) > 0
+
+
 ASSIGNERS = {
     "best_anchor": best_anchor,
     "responsible_cell": responsible_cell,
+    "task_aligned": task_aligned,
 }

@@ -59,7 +59,10 @@ def by_level(value, priors):
 
 
 class Decoder(keras.layers.Layer):
-    """What the decoders of grids of cells share: flattening Raw, and the scores."""
+    """What the decoders of grids of cells share: flattening Raw, and the scores.
+
+    anchors: {level: [(h, w), ...]} in pixels of the network's input.
+    """
 
     def __init__(self, anchors, name):
         super().__init__(name=name, dtype="float32")
@@ -91,13 +94,15 @@ class Decoder(keras.layers.Layer):
         logits = {part: self._flatten(levels) for part, levels in raw.items()}
         priors = make_priors({level: raw["box"][level].shape[1:3] for level in self.levels}, self.anchors)
         boxes = self.decode(self.activate(logits["box"]), priors)
-        scores = self._probability(logits["obj"]) * self._class_probability(logits["cls"])
+        scores = self._class_probability(logits["cls"])
+        if "obj" in logits:
+            scores = self._probability(logits["obj"]) * scores
         return Candidates(boxes, scores, logits, priors)
 
     def objectness(self, raw):
+        told = raw.get("obj", raw["cls"])
         return {
-            level: ops.max(self._probability(ops.cast(raw["obj"][level], "float32")), axis=(-2, -1))
-            for level in self.levels
+            level: ops.max(self._probability(ops.cast(told[level], "float32")), axis=(-2, -1)) for level in self.levels
         }
 
 
@@ -188,6 +193,44 @@ class Region(Anchor):
     _class_probability = staticmethod(ops.softmax)
 
 
+class Dfl(Decoder):
+    """YOLOv8's boxes: the distances from a cell's centre to the four sides, each the mean of a distribution over so many cells.
+
+    (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388, section 3.2.) There are no anchors and there is no objectness: a
+    class's score says how well the box fits, too. The codes are the distances to the top, left, bottom and right side in cells.
+
+    bins: numbers of cells that the distributions are over: 0 .. bins - 1. The raw outputs are their logits, side by side.
+    levels: the feature levels.
+    """
+
+    def __init__(self, *, bins: int = 16, levels: tuple[str, ...] = ("p3", "p4", "p5"), name="decoder"):
+        if bins < 2:
+            raise ValueError(f"bins: expected at least 2, received {bins}")
+        super().__init__({level: [(0.0, 0.0)] for level in levels}, name)
+        self.bins = bins
+
+    _probability = staticmethod(ops.sigmoid)
+
+    def parts(self, num_classes):
+        return {"box": 4 * self.bins, "cls": num_classes}
+
+    def distributions(self, logits):
+        """Raw box outputs [..., 4 * bins] -> [..., 4, bins], still logits."""
+        return ops.reshape(logits, (-1, *logits.shape[1:-1], 4, self.bins))
+
+    def activate(self, logits):
+        share = ops.softmax(self.distributions(logits), axis=-1)
+        return ops.sum(share * np.arange(self.bins, dtype="float32"), axis=-1)
+
+    def decode(self, codes, priors):
+        before, after = ops.split(codes * priors.strides[:, None], 2, axis=-1)
+        return ops.concatenate([priors.centers - before, priors.centers + after], axis=-1)
+
+    def encode(self, boxes, priors):
+        before, after = ops.split(boxes, 2, axis=-1)
+        return ops.concatenate([priors.centers - before, after - priors.centers], axis=-1) / priors.strides[:, None]
+
+
 class Grid(Decoder):
     """YOLOv1's boxes: an offset inside the cell, and the roots of the sides as parts of the picture (arXiv:1506.02640, section 2).
 
@@ -224,5 +267,6 @@ DECODERS = {
     "anchor": Anchor,
     "wide": Wide,
     "region": Region,
+    "dfl": Dfl,
     "grid": Grid,
 }

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from keras import initializers, layers, ops
 
-from tfyolo.layers import conv
+from tfyolo.layers import conv, silu_conv
 
 
 def _split(x, parts):
@@ -18,11 +18,10 @@ def _split(x, parts):
     return dict(zip(parts, ops.split(x, np.cumsum(list(parts.values()))[:-1].tolist(), axis=-1), strict=True))
 
 
-def _outputs(x, parts, num_anchors, prior, name):
-    """The 1x1 convolution at a level's end: [B, h, w, C] -> {part: [B, h, w, A, Z]}."""
+def _outputs(x, parts, num_anchors, biases, name):
+    """The 1x1 convolution at a level's end: [B, h, w, C] -> {part: [B, h, w, A, Z]}. biases: {part: to begin with}, else 0."""
     total = sum(parts.values())
-    logit = math.log(prior / (1 - prior))
-    bias = np.concatenate([np.full(size, logit if part == "obj" else 0.0) for part, size in parts.items()])
+    bias = np.concatenate([np.full(size, biases.get(part, 0.0)) for part, size in parts.items()])
     x = layers.Conv2D(
         num_anchors * total,
         1,
@@ -33,6 +32,12 @@ def _outputs(x, parts, num_anchors, prior, name):
     )(x)  # [B, h, w, A * Z]
     x = layers.Reshape((*x.shape[1:3], num_anchors, total), name=f"{name}.anchors")(x)  # [B, h, w, A, Z]
     return _split(x, parts)
+
+
+def _prior_biases(parts, prior):
+    """The bias with which an untrained head finds an object with this probability, in every cell."""
+    logit = math.log(prior / (1 - prior))
+    return {"obj": logit} if "obj" in parts else {"cls": logit}
 
 
 def coupled(
@@ -48,14 +53,14 @@ def coupled(
     """YOLOv3's head: a 3x3 convolution, then a 1x1 to num_anchors * (y, x, h, w, objectness, K) channels.
 
     channels: of the 3x3 convolution, by level; else twice the feature's. activation: of that convolution, one of
-    layers.ACTIVATIONS. prior: the objectness an untrained head gives out, so that the many empty cells do not swamp the first steps
-    (Lin et al. 2017, arXiv:1708.02002, section 4.1).
+    layers.ACTIVATIONS. prior: the objectness an untrained head gives out, or the scores where there is none, so that the many empty
+    cells do not swamp the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1).
     """
-    raw = {part: {} for part in parts}
+    raw, biases = {part: {} for part in parts}, _prior_biases(parts, prior)
     for level, x in features.items():
         width = (channels or {}).get(level, 2 * x.shape[-1])
         x = conv(x, width, 3, activation=activation, name=f"{name}.{level}")
-        for part, values in _outputs(x, parts, num_anchors, prior, f"{name}.{level}").items():
+        for part, values in _outputs(x, parts, num_anchors, biases, f"{name}.{level}").items():
             raw[part][level] = values
     return raw
 
@@ -65,10 +70,47 @@ def linear(features, parts, num_anchors, *, prior: float = 0.01, name="head"):
 
     prior: as of coupled.
     """
+    raw, biases = {part: {} for part in parts}, _prior_biases(parts, prior)
+    for level, x in features.items():
+        for part, values in _outputs(x, parts, num_anchors, biases, f"{name}.{level}").items():
+            raw[part][level] = values
+    return raw
+
+
+def decoupled(
+    features,
+    parts,
+    num_anchors,
+    *,
+    objects: float = 5.0,
+    activation: str = "silu",
+    name="head",
+):
+    """YOLOv8's head: boxes and classes are told by branches of their own, of two 3x3 convolutions and a 1x1 each.
+
+    With a decoder that knows objectness, it is told beside the boxes, as in YOLOX (Ge et al. 2021, arXiv:2107.08430, figure 2). The
+    widths of both branches follow from the finest feature's, C: max(16, C / 4, the boxes' channels) and max(C, min(K, 100)).
+
+    objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
+    activation: one of layers.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
+    """
+    finest = features[min(features)].shape[-1]
+    located = {part: size for part, size in parts.items() if part != "cls"}
+    widths = {
+        "box": max(16, finest // 4, sum(located.values())),
+        "cls": max(finest, min(parts["cls"], 100)),
+    }
     raw = {part: {} for part in parts}
     for level, x in features.items():
-        for part, values in _outputs(x, parts, num_anchors, prior, f"{name}.{level}").items():
-            raw[part][level] = values
+        chance = objects / (640 / 2 ** int(level[1:])) ** 2
+        # What precedes the softmax of a distribution over distances needs no bias: it would not see it.
+        biases = {"obj": math.log(chance)} if "obj" in parts else {"cls": math.log(chance / parts["cls"])}
+        for branch, told in (("box", located), ("cls", {"cls": parts["cls"]})):
+            prefix, y = f"{name}.{level}.{branch}", x
+            for i in (1, 2):
+                y = silu_conv(y, widths[branch], 3, activation=activation, name=f"{prefix}.conv{i}")
+            for part, values in _outputs(y, told, num_anchors, biases, prefix).items():
+                raw[part][level] = values
     return raw
 
 
@@ -108,5 +150,6 @@ def grid(
 HEADS = {
     "coupled": coupled,
     "linear": linear,
+    "decoupled": decoupled,
     "grid": grid,
 }

@@ -1,5 +1,8 @@
 """Layers that several parts share. Every function takes and gives Keras tensors [B, h, w, C]; `name` is a path joined by dots."""
 
+import functools
+import math
+
 import keras
 from keras import layers, ops
 
@@ -149,8 +152,8 @@ class ChannelGroup(layers.Layer):
         self.groups, self.index = groups, index
 
     def call(self, x):
-        size = self._size(x.shape)
-        return x[..., self.index * size : (self.index + 1) * size]
+        self._size(x.shape)
+        return ops.split(x, self.groups, axis=-1)[self.index]  # a slice's gradient is much slower
 
     def compute_output_shape(self, shape):
         return (*shape[:-1], self._size(shape))
@@ -161,11 +164,25 @@ class ChannelGroup(layers.Layer):
         return shape[-1] // self.groups
 
 
-def conv(x, filters, kernel=1, stride=1, *, norm=True, activation="leaky", groups=1, dilation=1, pad=None, name):
+def conv(
+    x,
+    filters,
+    kernel=1,
+    stride=1,
+    *,
+    norm=True,
+    epsilon=1e-5,
+    activation="leaky",
+    groups=1,
+    dilation=1,
+    pad=None,
+    name,
+):
     """Convolution, batch norm (or a bias), activation.
 
     pad: pixels of padding on every side, before dilation; None: kernel // 2, as Darknet pads. "same" would shift a strided
-    convolution by one pixel on even sizes. groups: of channels, each convolved by itself; as many as channels is depthwise.
+    convolution by one pixel on even sizes. epsilon: of the batch norm. groups: of channels, each convolved by itself; as many as
+    channels is depthwise.
     """
     pad = kernel // 2 if pad is None else pad
     # On all sides alike, "same" pads only where nothing is strided and the kernel has a middle.
@@ -185,7 +202,7 @@ def conv(x, filters, kernel=1, stride=1, *, norm=True, activation="leaky", group
     else:
         x = layers.Conv2D(filters, kernel, groups=groups, kernel_initializer="he_normal", **options)(x)
     if norm:
-        x = BatchNorm(name=f"{name}.norm")(x)
+        x = BatchNorm(epsilon=epsilon, name=f"{name}.norm")(x)
     return activate(x, activation, name=name)
 
 
@@ -237,8 +254,55 @@ def spp(x, sizes=(5, 9, 13), *, name):
     return layers.Concatenate(name=f"{name}.concat")([*pools, x])
 
 
+# The convolution of YOLOv8 and its line.
+silu_conv = functools.partial(conv, activation="silu", epsilon=1e-3)
+
+
+def bottleneck(x, channels, *, shortcut=True, activation="silu", name):
+    """Two 3x3 convolutions, and, if it has as many channels as they give, the input added to what they make of it."""
+    y = silu_conv(x, channels, 3, activation=activation, name=f"{name}.conv1")
+    y = silu_conv(y, channels, 3, activation=activation, name=f"{name}.conv2")
+    return layers.Add(name=f"{name}.add")([x, y]) if shortcut and x.shape[-1] == channels else y
+
+
+def c2f(x, channels, repeats, *, shortcut=True, activation="silu", name):
+    """YOLOv8's block: half the channels go through a chain of bottlenecks, of which every link is joined to the output.
+
+    The faster heir of the cross-stage partial block with two convolutions (Wang et al. 2020, arXiv:1911.11929, figure 2), with the
+    shortest and longest gradient paths of ELAN (Wang et al. 2022, arXiv:2211.04800). shortcut: of the bottlenecks.
+    """
+    x = silu_conv(x, channels, 1, activation=activation, name=f"{name}.split")
+    # Not by slices, whose gradient costs as much again as the batch norms.
+    chain = list(ops.split(x, 2, axis=-1))
+    for i in range(repeats):
+        chain.append(
+            bottleneck(
+                chain[-1], channels // 2, shortcut=shortcut, activation=activation, name=f"{name}.bottleneck{i + 1}"
+            )
+        )
+    x = layers.Concatenate(name=f"{name}.concat")(chain)
+    return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
+
+
+def sppf(x, channels, size=5, *, activation="silu", name):
+    """Spatial pyramid pooling, fast: three poolings in a row see what spp's see with windows of 5, 9 and 13."""
+    x = silu_conv(x, x.shape[-1] // 2, 1, activation=activation, name=f"{name}.split")
+    chain = [x]
+    for i in range(3):
+        chain.append(max_pool(chain[-1], size, 1, name=f"{name}.pool{i + 1}"))
+    x = layers.Concatenate(name=f"{name}.concat")(chain)
+    return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
+
+
 def scaled(channels, width):
-    """Channels times width, rounded to a multiple of 8, at least 8: sizes that convolution kernels like. width > 0."""
+    """Channels times width, raised to a multiple of 8: sizes that convolution kernels like. width > 0."""
     if width <= 0:
         raise ValueError(f"width: expected a number above 0, received {width}")
-    return channels if width == 1 else max(8, 8 * round(channels * width / 8))
+    return channels if width == 1 else 8 * math.ceil(round(channels * width, 6) / 8)
+
+
+def repeated(count, depth):
+    """Repeats of a block times depth, at least 1. depth > 0."""
+    if depth <= 0:
+        raise ValueError(f"depth: expected a number above 0, received {depth}")
+    return max(round(count * depth), 1)

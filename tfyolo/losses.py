@@ -48,6 +48,42 @@ def softmax_cross_entropy(targets, logits):
     return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
 
 
+def distribution_focal(targets, logits):
+    """Distribution focal loss (Li et al. 2020, arXiv:2006.04388, eq. 6): the cross-entropies of the two bins beside a target.
+
+    targets [...] in bins, cut to what lies between two; logits [..., bins] -> [...].
+    """
+    bins = logits.shape[-1]
+    targets = ops.clip(targets, 0.0, bins - 1 - 0.01)
+    # What falls to each bin: 1 less its distance to the target, if that is something.
+    share = ops.maximum(1 - ops.absolute(ops.expand_dims(targets, -1) - ops.arange(bins, dtype="float32")), 0.0)
+    return softmax_cross_entropy(share, logits)
+
+
+def _learned(assigner, candidates, sample):
+    """What each candidate is to learn: (Assignment, positive [B, N] bool, boxes [B, N, 4], labels [B, N], index [B, N]).
+
+    index: the assignment's, with the background candidates inside a crowd ignored. Where there is no truth, boxes are the candidates'
+    own: every value stays finite, so nothing leaks through a mask's gradient.
+    """
+    assignment = assigner(candidates, sample.boxes, ops.where(sample.crowd, -1, sample.labels))
+    index = assignment.gt_index
+    positive = index >= 0
+    truth = ops.maximum(index, 0)
+    boxes = ops.take_along_axis(sample.boxes, ops.expand_dims(truth, -1), axis=1)
+    boxes = ops.where(positive[..., None], boxes, ops.stop_gradient(candidates.boxes))
+    labels = ops.take_along_axis(sample.labels, truth, axis=1)
+    in_crowd = ops.logical_and(index == BACKGROUND, _inside_crowd(candidates.boxes, sample))
+    return assignment, positive, boxes, labels, ops.where(in_crowd, IGNORE, index)
+
+
+def _inside_crowd(boxes, sample):
+    """Whether half of a candidate's box lies in a crowd: [B, N] bool."""
+    crowds = ops.where(sample.crowd[..., None], sample.boxes, 0.0)
+    shared = intersection(ops.expand_dims(boxes, 2), ops.expand_dims(crowds, 1))  # [B, N, M]
+    return ops.stop_gradient(ops.any(shared > 0.5 * ops.expand_dims(area(boxes), -1), axis=-1))
+
+
 class Dense:
     """Box, objectness and class terms over all candidates; each a sum over the batch, divided by its number of pictures, as in Darknet.
 
@@ -83,6 +119,8 @@ class Dense:
         ):
             if value not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, received {value!r}")
+        if "obj" not in decoder.parts(1):
+            raise ValueError("dense: expected a decoder with objectness; aligned is for those without")
         check_levels("obj_gain", obj_gain, decoder.levels)
         self.decoder, self.assigner = decoder, assigner
         self.box, self.obj, self.cls = box, TERMS[obj], cls
@@ -92,25 +130,13 @@ class Dense:
     terms = ("box", "obj", "cls")
 
     def __call__(self, raw, candidates, sample, total=local):
-        labels = ops.where(sample.crowd, -1, sample.labels)  # [B, M]
-        assignment = self.assigner(candidates, sample.boxes, labels)
-        index = assignment.gt_index  # [B, N]
-        positive = index >= 0
-        index = ops.where(
-            ops.logical_and(index == BACKGROUND, self._inside_crowd(candidates.boxes, sample)), IGNORE, index
-        )
-
-        truth = ops.maximum(index, 0)
-        boxes = ops.take_along_axis(sample.boxes, ops.expand_dims(truth, -1), axis=1)  # [B, N, 4]
-        labels = ops.take_along_axis(sample.labels, truth, axis=1)  # [B, N]
+        assignment, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
         height, width = sample.image.shape[-3:-1]
         images = total(ops.cast(ops.shape(sample.image)[0], "float32"))
 
         def mean(values):
             return ops.sum(values) / images
 
-        # Rows without a truth get their own box for one: every value stays finite, so nothing leaks through the mask's gradient.
-        boxes = ops.where(positive[..., None], boxes, ops.stop_gradient(candidates.boxes))
         box = self._box_term(candidates, boxes)
         if self.small_boxes:
             box = box * (2 - area(boxes) / (height * width))
@@ -141,14 +167,59 @@ class Dense:
             return softmax_cross_entropy(targets, logits)
         return ops.sum(TERMS[self.cls](targets, logits), axis=-1)
 
-    @staticmethod
-    def _inside_crowd(boxes, sample):
-        """Whether half of a candidate's box lies in a crowd: [B, N] bool."""
-        crowds = ops.where(sample.crowd[..., None], sample.boxes, 0.0)
-        shared = intersection(ops.expand_dims(boxes, 2), ops.expand_dims(crowds, 1))  # [B, N, M]
-        return ops.stop_gradient(ops.any(shared > 0.5 * ops.expand_dims(area(boxes), -1), axis=-1))
+
+class Aligned:
+    """Box, distribution and class terms of decoders without objectness, each weighed by the assignment's quality, as in YOLOv8.
+
+    The class to be learned is worth the quality (Feng et al. 2021, arXiv:2108.07755, section 3.3): binary cross-entropy over all
+    candidates. box: 1 - overlap, "iou", "giou", "diou" or "ciou"; and, of a decoder of distributions, their focal loss, the mean of
+    the four sides. All three are sums over the batch divided by the sum of all qualities, at least 1.
+    box_gain, dfl_gain, cls_gain: factors on the terms.
+    Candidates inside a crowd are not told that they hold nothing.
+    """
+
+    def __init__(
+        self,
+        decoder,
+        assigner,
+        *,
+        box: str = "ciou",
+        box_gain: float = 7.5,
+        dfl_gain: float = 1.5,
+        cls_gain: float = 0.5,
+    ):
+        if box not in OVERLAPS:
+            raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
+        if "obj" in decoder.parts(1):
+            raise ValueError(
+                "aligned: expected a decoder without objectness, such as dfl; dense is for those that have it"
+            )
+        self.decoder, self.assigner, self.box = decoder, assigner, box
+        self.gains = {"box": box_gain, "cls": cls_gain}
+        if hasattr(decoder, "distributions"):
+            self.gains["dfl"] = dfl_gain
+        self.terms = tuple(self.gains)
+
+    def __call__(self, raw, candidates, sample, total=local):
+        assignment, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
+        quality = ops.where(positive, assignment.quality, 0.0)  # [B, N]
+        whole = ops.maximum(total(ops.sum(quality)), 1.0)
+
+        logits = candidates.logits["cls"]
+        targets = ops.one_hot(labels, logits.shape[-1]) * quality[..., None]
+        classes = ops.sum(bce(targets, logits), axis=-1) * ops.cast(index != IGNORE, "float32")
+        terms = {
+            "box": ops.sum(quality * (1 - OVERLAPS[self.box](candidates.boxes, boxes))),
+            "cls": ops.sum(classes),
+        }
+        if "dfl" in self.gains:
+            distances = self.decoder.encode(boxes, candidates.priors)
+            sides = distribution_focal(distances, self.decoder.distributions(candidates.logits["box"]))
+            terms["dfl"] = ops.sum(quality * ops.mean(sides, axis=-1))
+        return {name: self.gains[name] * value / whole for name, value in terms.items()}
 
 
 OBJECTIVES = {
     "dense": Dense,
+    "aligned": Aligned,
 }

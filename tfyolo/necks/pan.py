@@ -1,4 +1,4 @@
-"""The necks of YOLOv4: path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1), concatenating instead of adding.
+"""Path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1), concatenating instead of adding: the necks of YOLOv4 and YOLOv8.
 
 The coarse features are enlarged and laid beside the finer ones, top down, as p5, p4, p3; those are reduced and laid beside the
 coarser ones again, bottom up, as n4, n5. The head gets p3, n4 and n5 under the names of their levels.
@@ -6,7 +6,7 @@ coarser ones again, bottom up, as n4, n5. The head gets p3, n4 and n5 under the 
 
 from keras import layers
 
-from tfyolo.layers import Upsample, conv, spp
+from tfyolo.layers import Upsample, c2f, conv, repeated, silu_conv, spp
 
 
 def _path_aggregation(features, pyramid, fuse, activation, name):
@@ -34,7 +34,7 @@ def _path_aggregation(features, pyramid, fuse, activation, name):
     return outputs
 
 
-def pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
+def spp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
     """YOLOv4's neck (Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.4): spatial pyramid pooling and PAN, leaky.
 
     spp_pools: window sizes of the pooling. Each level has half its backbone's channels.
@@ -57,7 +57,7 @@ def pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
 
 
 def csp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
-    """YOLOv4-CSP's neck (Wang et al. 2021, arXiv:2011.08036, section 4.1): `pan` with every block cross-stage partial, and mish.
+    """YOLOv4-CSP's neck (Wang et al. 2021, arXiv:2011.08036, section 4.1): `spp_pan` with every block cross-stage partial, and mish.
 
     In each block a 1x1 convolution of its input skips the others and is joined to them at the end.
     """
@@ -90,3 +90,28 @@ def csp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
         return partial(mish(x, channels, 1, f"{name}.fuse"), four, channels, name)
 
     return _path_aggregation(features, pyramid, fuse, "mish", name)
+
+
+def pan(features, *, depth: float = 1.0, activation: str = "silu", name="neck"):
+    """YOLOv8's neck: PAN of C2f blocks, with nothing between them and the features but enlarging and reducing.
+
+    depth: factor on the blocks' repeats. activation: one of layers.ACTIVATIONS. Each level keeps its backbone's channels.
+    """
+
+    def fuse(parts, level, name):
+        x = layers.Concatenate(name=f"{name}.merge")(parts)
+        channels, repeats = features[level].shape[-1], repeated(3, depth)
+        return c2f(x, channels, repeats, shortcut=False, activation=activation, name=name)
+
+    levels = sorted(features)
+    x = features[levels[-1]]
+    aggregated = {levels[-1]: x}
+    for level in reversed(levels[:-1]):
+        x = Upsample(name=f"{name}.{level}.up")(x)
+        x = aggregated[level] = fuse([x, features[level]], level, f"{name}.{level}")
+    outputs = {levels[0]: x}
+    for level in levels[1:]:
+        prefix = f"{name}.n{level[1:]}"
+        x = silu_conv(x, x.shape[-1], 3, 2, activation=activation, name=f"{prefix}.down")
+        x = outputs[level] = fuse([x, aggregated[level]], level, prefix)
+    return outputs

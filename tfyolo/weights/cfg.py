@@ -128,7 +128,7 @@ class Head(NamedTuple):
     """A [yolo], [region] or [detection] section and the layer that it reads.
 
     number: of the section, and output: of the layer with the head's weights, from 0. layer: that layer's section. level: "p5".
-    anchors: [(h, w)] in pixels. options: as written.
+    anchors: [(h, w)] in pixels. nms_kind: as written. numbers: what the options of HEAD_NUMBERS say, or stand for unsaid.
     """
 
     kind: str
@@ -137,7 +137,12 @@ class Head(NamedTuple):
     layer: Any
     level: str
     anchors: list
-    options: dict[str, str]
+    nms_kind: str
+    numbers: dict[str, float]
+
+
+# The options of a head that a config has a place for, and what Darknet takes where they are not given.
+HEAD_NUMBERS = {"scale_x_y": 1.0, "new_coords": 0.0, "ignore_thresh": 0.5, "iou_thresh": 1.0, "beta_nms": 0.6}
 
 
 class Net(NamedTuple):
@@ -331,19 +336,8 @@ def _check_output(section, layer, path, line):
 def _head(section, number, layer, shape, size, path, notes):
     """(Head, its number of classes)."""
     place = f"{path}:{section.line}: [{section.kind}]"
-    known = {
-        "mask",
-        "anchors",
-        "classes",
-        "scale_x_y",
-        "new_coords",
-        "ignore_thresh",
-        "iou_thresh",
-        "iou_loss",
-        "side",
-        "num",
-    }
-    known |= {"iou_normalizer", "cls_normalizer", "obj_normalizer", "nms_kind", "beta_nms"}
+    known = {"mask", "anchors", "classes", "iou_loss", "side", "num", "nms_kind", *HEAD_NUMBERS}
+    known |= {"iou_normalizer", "cls_normalizer", "obj_normalizer"}
     for key in ("map", "tree"):
         if key in section.options:
             raise DarknetError(
@@ -385,9 +379,10 @@ def _head(section, number, layer, shape, size, path, notes):
         )
     if (kind := section.options.get("nms_kind", "default")) not in ("greedynms", "diounms", "default"):
         notes.append(f"{place}: nms_kind={kind}: greedy suppression by IoU stands in for it")
-    return Head(
-        section.kind, number, number - 1, layer, f"p{int(math.log2(stride))}", anchors, section.options
-    ), classes
+    defaults = HEAD_NUMBERS | ({} if section.kind == "yolo" else {"ignore_thresh": 0.6})
+    numbers = {key: _number(section, key, path, default, float) for key, default in defaults.items()}
+    level = f"p{int(math.log2(stride))}"
+    return Head(section.kind, number, number - 1, layer, level, anchors, kind, numbers), classes
 
 
 # --- as a config ----------------------------------------------------------------------------------------------------------------
@@ -433,14 +428,14 @@ def readings(net):
     heads = {head.level: head for head in net.heads}
     head = net.heads[0]
     anchors = {level: [list(pair) for pair in heads[level].anchors] for level in sorted(heads)}
-    scales = {level: float(heads[level].options.get("scale_x_y", 1)) for level in sorted(heads)}
+    scales = {level: heads[level].numbers["scale_x_y"] for level in sorted(heads)}
     if head.kind == "detection":
         decoder = {"name": "grid", "boxes_per_cell": len(head.anchors), "level": head.level}
     elif head.kind == "region":
         decoder = {"name": "region", "anchors": anchors}
     else:
         scale = scales if len(set(scales.values())) > 1 else next(iter(scales.values()))
-        wide = head.options.get("new_coords", "0") == "1"
+        wide = head.numbers["new_coords"] == 1
         decoder = {"name": "wide" if wide else "anchor", "anchors": anchors}
         if scale != (2.0 if wide else 1.0):
             decoder["scale_yx"] = scale
@@ -451,11 +446,11 @@ def readings(net):
         "decoder": decoder,
         "postprocess": {"name": "nms", "iou": NMS_IOU},
     }
-    if head.options.get("nms_kind") == "diounms":
-        readings["postprocess"]["distance_power"] = float(head.options.get("beta_nms", 0.6))
+    if head.nms_kind == "diounms":
+        readings["postprocess"]["distance_power"] = head.numbers["beta_nms"]
     if head.kind != "detection":
-        options = {"ignore": float(head.options.get("ignore_thresh", 0.5 if head.kind == "yolo" else 0.6))}
-        if float(head.options.get("iou_thresh", 1.0)) < 1:
-            options["match"] = float(head.options["iou_thresh"])
+        options = {"ignore": head.numbers["ignore_thresh"]}
+        if head.numbers["iou_thresh"] < 1:
+            options["match"] = head.numbers["iou_thresh"]
         readings["assigner"] = {"name": "best_anchor", **options}
     return readings
