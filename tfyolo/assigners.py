@@ -97,10 +97,10 @@ def responsible_cell(candidates, boxes, labels):
 def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.5, beta: float = 6.0):
     """TOOD's assigner as YOLOv8 has it (Feng et al. 2021, arXiv:2108.07755, section 3.2): score ^ alpha * overlap ^ beta.
 
-    Of the candidates whose cell's centre lies in a truth, the topk best aligned ones answer for it; overlap is CIoU, cut at 0. A
-    candidate that several truths claim goes to the one it overlaps most of all that its centre lies in. The quality is the
-    alignment, scaled so that a truth's best aligned candidate is worth the best overlap among its own. A truth that holds no
-    centre is not learned.
+    Of the candidates whose cell's centre lies in a truth and that overlap it, the topk best aligned ones answer for it; overlap is
+    CIoU, cut at 0. A candidate that several truths claim goes to the one it overlaps most, of all that its cell's centre lies in.
+    The quality is the alignment, scaled so that a truth's best aligned candidate is worth the best overlap among its own. A truth
+    that holds no centre is not learned.
     """
     predicted, scores = ops.stop_gradient(candidates.boxes), ops.stop_gradient(candidates.scores)
     (N, K), M = scores.shape[1:], ops.shape(boxes)[1]
@@ -119,7 +119,7 @@ def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.
     overlap, alignment = (ops.scatter(pairs, values, ops.shape(inside)) for values in (overlap, alignment))  # [B, M, N]
 
     _, best = ops.top_k(alignment, min(topk, N))  # [B, M, k]
-    claimed = ops.logical_and(_marked(best, inside), inside)
+    claimed = ops.logical_and(_marked(best, inside), alignment > 0)
     claims = ops.sum(ops.cast(claimed, "int32"), axis=1)  # [B, N]
     truth = ops.where(claims > 1, ops.argmax(overlap, axis=1), ops.argmax(ops.cast(claimed, "int32"), axis=1))
     truth = ops.cast(truth, "int32")

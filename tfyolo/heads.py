@@ -15,7 +15,8 @@ from tfyolo.layers import conv, silu_conv
 
 def _split(x, parts):
     """[..., sum of Z] -> {part: [..., Z]}."""
-    return dict(zip(parts, ops.split(x, np.cumsum(list(parts.values()))[:-1].tolist(), axis=-1), strict=True))
+    ends = np.cumsum(list(parts.values()))[:-1].tolist()
+    return dict(zip(parts, ops.split(x, ends, axis=-1) if ends else [x], strict=True))
 
 
 def _outputs(x, parts, num_anchors, biases, name):
