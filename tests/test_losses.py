@@ -192,11 +192,12 @@ def test_padding_and_the_order_of_truths_change_nothing(name):
 
 
 @pytest.mark.parametrize("name", EACH_CONFIG)
-def test_a_picture_without_boxes_has_only_an_objectness_term(name):
+def test_a_picture_without_boxes_only_learns_that_it_holds_nothing(name):
     model, sample, raw, candidates = forward(name)
     empty = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1)
     terms = model.objective(raw, candidates, empty)
-    assert float(terms["box"]) == float(terms["cls"]) == 0 and float(terms["obj"]) > 0
+    tells = "obj" if "obj" in terms else "cls"
+    assert float(terms.pop(tells)) > 0 and not any(map(float, terms.values()))
 
 
 @pytest.mark.parametrize("name", EACH_CONFIG)
@@ -210,6 +211,7 @@ def test_a_perfect_prediction_has_no_box_term_and_the_gradient_leads_there(name)
     class Activated:  # the codes of the truths in place of the activated logits
         activate = staticmethod(lambda _: codes)
         encode = model.decoder.encode
+        distributions = getattr(model.decoder, "distributions", None)
 
     objective = model.objective
     objective.decoder = Activated
@@ -242,6 +244,7 @@ def test_one_backward_pass_of_the_sum_equals_the_sum_of_the_gradients_of_each_te
         total = sum(terms.values())
     together = tape.gradient(total, variables)
     for i in range(0, len(variables), max(1, len(variables) // 8)):
-        each = [tape.gradient(term, variables[i], unconnected_gradients="zero") for term in terms.values()]
+        each = [tape.gradient(term, variables[i]) for term in terms.values()]
+        each = [tf.zeros_like(variables[i]) if gradient is None else gradient for gradient in each]
         scale = float(tf.reduce_max(tf.abs(together[i]))) + 1e-6
         np.testing.assert_allclose(together[i], sum(each), atol=1e-4 * scale)

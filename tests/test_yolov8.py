@@ -225,6 +225,8 @@ def test_replicas_add_up_to_the_batch():
         sums = []
         for b in range(2):
             part = {name: {level: x[b : b + 1] for level, x in levels.items()} for name, levels in raw.items()}
-            sums.append(objective(part, decoder(part), tf.nest.map_structure(lambda x, b=b: x[b : b + 1], sample), total))
+            sums.append(
+                objective(part, decoder(part), tf.nest.map_structure(lambda x, b=b: x[b : b + 1], sample), total)
+            )
     for name in both:
         np.testing.assert_allclose(sum(part[name] for part in sums), both[name], rtol=1e-5)
