@@ -141,7 +141,7 @@ def train(config, overrides, out, resume, overfit, as_json):
 
 
 @main.command("import")
-@click.argument("network", metavar="NET.cfg|RUN")
+@click.argument("network", metavar="NET.cfg|NET.pt|RUN")
 @click.argument("weights", required=False, metavar="[NET.weights]")
 @click.option("--names", help="File of class names, one a line.  [default: COCO's for 80 classes, else numbers]")
 @click.option(
@@ -154,21 +154,32 @@ def train(config, overrides, out, resume, overfit, as_json):
 @click.option("--overwrite", is_flag=True, help="Let --write replace what is there.")
 @_json
 def import_(network, weights, names, preprocess, out, write, overwrite, as_json):
-    """Make a run of a Darknet network: exactly, or not at all. Or write a RUN that came from one back.
+    """Make a run of a Darknet network or a PyTorch checkpoint: exactly, or not at all. Or write a RUN back that came from Darknet.
 
     \b
     tfyolo import yolov4-tiny.cfg yolov4-tiny.weights --out runs/yolov4-tiny
+    tfyolo import yolov8n.pt --out runs/yolov8n
     tfyolo import runs/fine-tuned --write fine-tuned.weights
     """
     from tfyolo.training import free_folder
-    from tfyolo.weights import darknet
+    from tfyolo.weights import darknet, torch
 
-    if weights is None and not (write and os.path.exists(network) and not network.endswith(".cfg")):
-        raise click.UsageError("name NET.cfg and NET.weights; or a RUN, and --write OUT.weights for the way back")
+    checkpoint = network.endswith((".pt", ".pth"))
+    if checkpoint and (weights or preprocess or write):
+        raise click.UsageError(
+            f"{network} is imported by itself: NET.weights, --preprocess and --write are for Darknet's networks"
+        )
+    if not (weights or checkpoint) and not (write and os.path.exists(network) and not network.endswith(".cfg")):
+        raise click.UsageError(
+            "name NET.cfg and NET.weights, or NET.pt; or a RUN, and --write OUT.weights for the way back to Darknet"
+        )
     told = {}
-    if weights is not None:
+    if weights is not None or checkpoint:
         out = Path(out) if out else free_folder(Path(network).stem)
-        imported = darknet.import_run(network, weights, out, names, preprocess)
+        if checkpoint:
+            imported = torch.import_run(network, out, names)
+        else:
+            imported = darknet.import_run(network, weights, out, names, preprocess)
         told = {"run": str(out), "native": imported.native, "report": imported.report}
         if not as_json:
             click.echo("\n".join(imported.report))

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from tfyolo import config as configs
 from tfyolo.backbones import sections as parts
+from tfyolo.weights.runs import WeightsError
 
 
-class DarknetError(ValueError):
+class DarknetError(WeightsError):
     """A .cfg or .weights file cannot be represented exactly. The message names the file, the section and the line."""
 
 

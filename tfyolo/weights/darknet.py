@@ -19,9 +19,10 @@ import numpy as np
 from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.backbones import sections as parts
-from tfyolo.model import Model, build, describe, weights_file
+from tfyolo.model import Model, build, weights_file
 from tfyolo.weights.cfg import DarknetError, config_of, head_cells, parse_cfg, parse_text, read_cfg, readings
 from tfyolo.weights.graph import pair
+from tfyolo.weights.runs import check_folder, class_names, write_run
 
 # --- the floats -----------------------------------------------------------------------------------------------------------------
 
@@ -332,14 +333,7 @@ def load(cfg, weights, names=None, preprocess=None):
 
 def _classes(net, names):
     if names is not None:
-        text = Path(names).read_text(encoding="utf-8-sig")
-        classes = [line.strip() for line in text.splitlines() if line.strip()]
-        if len(classes) != net.classes or len(set(classes)) != len(classes):
-            raise DarknetError(
-                f"{names}: expected {net.classes} different names, one a line, for the classes of {net.path}, received "
-                f"{len(classes)}, {len(set(classes))} of them different"
-            )
-        return classes, f"{net.classes} classes"
+        return class_names(names, net.classes), f"{net.classes} classes"
     if net.classes == len(COCO):
         return list(COCO), "80 classes, taken for COCO's (--names FILE has others)"
     return [str(i) for i in range(net.classes)], f"{net.classes} classes without names (--names FILE gives them)"
@@ -373,19 +367,9 @@ def _renamed(variable, renamed):
 
 def import_run(cfg, weights, out, names=None, preprocess=None):
     """Writes the run folder of a Darknet network: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DarknetError(
-            f"{out}: expected a new or empty folder for the run, it holds something already; name another --out"
-        )
+    out = check_folder(out)
     imported = load(cfg, weights, names, preprocess)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(
-        out / "best.h5",
-        describe(imported.model, darknet=imported.origin),
-        weights=checkpoint.weights_of(imported.model.network),
-    )
-    checkpoint.write_text(out / "config.yaml", configs.to_yaml(imported.model.config))
+    write_run(imported.model, out, darknet=imported.origin)
     return imported
 
 

@@ -28,7 +28,11 @@ def initialise(model, path):
     own = checkpoint.weights_of(model.network)
     report, kept = [], {}
     for part in dict.fromkeys(name.partition(".")[0] for name in own):
-        counted = {name for name in own if name.startswith(f"{part}.") and _counts_classes(name)}
+        counted = {
+            name
+            for name in own
+            if name.startswith(f"{part}.") and _counts_classes(name, len(classes or ()) != len(model.classes))
+        }
         mine = {name: own[name].shape for name in own if name.startswith(f"{part}.") and name not in counted}
         misfits = [name for name, shape in mine.items() if name not in theirs or theirs[name].shape != shape]
         if classes is None and part != "backbone":
@@ -66,9 +70,13 @@ def initialise(model, path):
     return report, origin if complete else {}
 
 
-def _counts_classes(name):
-    """Whether an array belongs to a head's last convolution, whose channels are boxes times (5 + K)."""
-    return name.partition("/")[0].endswith(".out")
+def _counts_classes(name, other_number):
+    """Whether an array belongs to a head's last convolution, which tells classes; or, of another number of them, to a branch for them.
+
+    A decoupled head's last convolution for boxes tells none, and its branch for classes may be as wide as they are many.
+    """
+    layer = name.partition("/")[0]
+    return (layer.endswith(".out") and not layer.endswith(".box.out")) or (other_number and ".cls." in layer)
 
 
 def _backbone(network, path):

@@ -1,0 +1,39 @@
+"""What importers share: a run's folder made of a network that was trained elsewhere."""
+
+from pathlib import Path
+
+from tfyolo import checkpoint
+from tfyolo import config as configs
+from tfyolo.model import describe
+
+
+class WeightsError(ValueError):
+    """Weights from elsewhere cannot be imported. The message says why."""
+
+
+def check_folder(out):
+    """The folder of a run that is to be made, as a Path. Raises WeightsError if something is there."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WeightsError(
+            f"{out}: expected a new or empty folder for the run, it holds something already; name another --out"
+        )
+    return out
+
+
+def write_run(model, out, **meta):
+    """Writes a Model as a run: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(out / "best.h5", describe(model, **meta), weights=checkpoint.weights_of(model.network))
+    checkpoint.write_text(out / "config.yaml", configs.to_yaml(model.config))
+
+
+def class_names(file, count):
+    """The names in a file, one a line. Raises WeightsError unless there are `count` different ones."""
+    names = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if len(names) != count or len(set(names)) != count:
+        raise WeightsError(
+            f"{file}: expected {count} different names, one a line, for the network's classes, received {len(names)}, "
+            f"{len(set(names))} of them different"
+        )
+    return names
