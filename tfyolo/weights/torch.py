@@ -75,7 +75,9 @@ class _Storage(NamedTuple):
     count: int
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):
+    """pickle's own reader, the one in Python: that in C allocates what a damaged file says, 64 GiB for one number of its memo."""
+
     def __init__(self, file, storages):
         super().__init__(file)
         self.storages, self.stand_ins = storages, {}
@@ -87,6 +89,14 @@ class _Reader(pickle.Unpickler):
         if kind.startswith("torch._utils._rebuild_tensor"):
             return self.tensor
         return self.stand_ins.setdefault(kind, _stand_in(kind))
+
+    def load_build(self):
+        if not isinstance(self.stack[-2], Record | _Dtype | collections.OrderedDict):
+            raise TorchError(f"it would change a {type(self.stack[-2]).__name__}: refused")
+        super().load_build()
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+    del dispatch[pickle.BYTEARRAY8[0]]  # it, too, fills as many bytes as it is told; PyTorch does not write it
 
     def persistent_load(self, pid):
         try:
@@ -159,12 +169,11 @@ def read(path):
         with zipfile.ZipFile(path) as archive:
             return _read(archive)
     except zipfile.BadZipFile:
-        start = path.open("rb").read(64)
-        hint = (
-            "it is text: a pointer to the file, not the file?"
-            if start.isascii() and start.strip()
-            else ("it is cut off, of another kind, or older than PyTorch 1.6 (torch.save it again)")
-        )
+        with path.open("rb") as file:
+            start = file.read(64)
+        hint = "it is cut off, of another kind, or older than PyTorch 1.6 (torch.save it again)"
+        if start.strip() and start.isascii():
+            hint = "it is text: a pointer to the file, not the file?"
         raise TorchError(f"{path}: expected a PyTorch checkpoint, which is a zip; {hint}") from None
     except TorchError as error:
         raise TorchError(f"{path}: {error}") from None
