@@ -55,6 +55,29 @@ if _ON_TENSORFLOW:
         return keras.activations.mish(x), gradient
 
 
+silu = keras.activations.silu
+if _ON_TENSORFLOW:
+
+    @tf.custom_gradient
+    def _silu_bfloat16(x):
+        y = tf.nn.silu(x)
+
+        def gradient(upstream):
+            # At 0 itself, where nothing can be divided, the slope is taken for 0.
+            sigmoid = tf.math.divide_no_nan(y, x)
+            return upstream * (sigmoid + y * (1 - sigmoid))
+
+        return y, gradient
+
+    @tf.autograph.experimental.do_not_convert
+    def silu(x):
+        """x * sigmoid(x) (Ramachandran et al. 2017, arXiv:1710.05941).
+
+        In bfloat16 the sigmoid that its gradient needs again takes longer than all the rest: there it is the output divided by the input.
+        """
+        return _silu_bfloat16(x) if x.dtype == tf.bfloat16 else tf.nn.silu(x)
+
+
 ACTIVATIONS = {
     "linear": None,
     "leaky": lambda x: ops.leaky_relu(x, negative_slope=0.1),  # Darknet's slope
@@ -62,7 +85,7 @@ ACTIVATIONS = {
     "relu6": ops.relu6,
     "logistic": ops.sigmoid,
     "mish": mish,
-    "silu": ops.silu,
+    "silu": silu,
 }
 
 

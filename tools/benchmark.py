@@ -117,7 +117,7 @@ def opencv_measure(run, model, image, threads, scratch):
     outputs, classes = net.getUnconnectedOutLayersNames(), len(model.classes)
     blob = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
     options = model.postprocess.keywords
-    least, iou = options.get("score", 0.001), options.get("iou", 0.6)
+    least, iou, most = options.get("score", 0.001), options.get("iou", 0.6), options.get("candidates_limit", 2000)
 
     def network():
         net.setInput(blob)
@@ -128,7 +128,7 @@ def opencv_measure(run, model, image, threads, scratch):
         boxes, labels = np.nonzero(rows[:, 5:] > least)
         xywh = rows[boxes, :4].astype("float64") * np.tile(image.shape[1::-1], 2)
         xywh[:, :2] -= xywh[:, 2:] / 2
-        return cv2.dnn.NMSBoxesBatched(xywh, rows[boxes, 5 + labels], labels, least, iou)
+        return cv2.dnn.NMSBoxesBatched(xywh, rows[boxes, 5 + labels], labels, least, iou, top_k=most)
 
     return in_two(network, suppress)
 
