@@ -312,7 +312,8 @@ def test_demo_data(tmp_path, monkeypatch):
 def test_summary():
     config = ROOT / "configs" / "yolov3-tiny.yaml"
     described = json.loads(tfyolo("summary", config, "--classes", 80, "--json").stdout)
-    assert set(described) == {"name", "input_size", "classes", "parameters", "trainable", "flops", "stages"}
+    figures = {"classes", "candidates", "parameters", "trainable", "flops"}
+    assert set(described) == {"name", "input_size", "stages", *figures}
     assert described["parameters"] == 8_858_734 and described["classes"] == 80
     assert sum(row["parameters"] for row in described["stages"]) == 8_858_734
     assert sum(row["flops"] for row in described["stages"]) == described["flops"]
@@ -323,6 +324,25 @@ def test_summary_of_a_run(trained):
     of_run = json.loads(tfyolo("summary", trained[0], "--json").stdout)
     assert of_run["classes"] == len(demo.CLASSES) and of_run["input_size"] == [64, 64]
     assert of_run == json.loads(tfyolo("summary", trained[0] / "last.h5", "--json").stdout)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_summary_draws_and_goes_backward(kind, trained, tmp_path):
+    drawing = tmp_path / f"walk.{kind}"
+    result = tfyolo("summary", trained[0], "--backward", "--drawing", drawing)
+    assert result.exit_code == 0 and f"drawn: {drawing}" in result.stdout and "loss of the first batch: box" in result.stdout
+    if kind == "svg":
+        assert all(stage in drawing.read_text() for stage in ("backbone.p3", "neck.p4", "head.p5"))
+    else:
+        assert min(cv2.imread(str(drawing)).shape[:2]) > 300
+    described = json.loads(tfyolo("summary", trained[0], "--backward", "--json").stdout)
+    assert all((row["gradient_norm"] or 0) > 0 for row in described["stages"] if row["parameters"])
+
+
+def test_summary_at_another_size(data):
+    described = json.loads(tfyolo("summary", "configs/yolov8n.yaml", "--size", 320, "--json").stdout)
+    assert described["input_size"] == [320, 320] and described["candidates"] == 2100
+    assert "data: expected where the pictures" in tfyolo("summary", "configs/yolov8n.yaml", "--backward").stderr
 
 
 def test_a_run_serves_as_a_config(trained, data):
@@ -377,7 +397,7 @@ def test_a_config_is_no_model(command, trained, data):
         (["export", "model.tflite"], 2, "model.tflite is an export; name the run"),
         (["detect", "run.h5", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the picture itself"),
         (["summary", "model.tflite"], 2, "model.tflite is an export; summary takes a config, or the run"),
-        (["summary", ".", "train.batch=3"], 2, "KEY=VALUE and --classes are for configs"),
+        (["summary", ".", "train.batch=3"], 2, "KEY=VALUE, --classes and --size are for configs"),
         (["summary", "no.h5"], 1, "no.h5: expected a file of weights"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",

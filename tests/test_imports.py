@@ -25,7 +25,7 @@ ORDER = [
     {"postprocess", "checkpoint"},
     {"model"},
     {"weights", "optim", "fusion"},
-    {"detect"},
+    {"walk", "detect"},
     {"evaluation", "exports"},
     {"training"},
     {"cli"},

@@ -11,6 +11,7 @@ from tfyolo import model as models
 from tfyolo.config import ConfigError
 from tfyolo.decoders import level_stride
 from tfyolo.training import loss_terms
+from tfyolo.walk import gradient_norms, walk
 
 NAMES = ("a", "b", "c")
 
@@ -43,7 +44,7 @@ PUBLISHED = [
 def test_published_counts(name, size, classes, parameters, trainable, gflops):
     config = load_config(name)
     assert config.model.input_size == (size, size)
-    summary = models.summary(models.build(config, [str(i) for i in range(classes)]))
+    summary = walk(models.build(config, [str(i) for i in range(classes)]))
     assert (summary["parameters"], summary["trainable"]) == (parameters or summary["parameters"], trainable)
     assert sum(stage["parameters"] for stage in summary["stages"]) == summary["parameters"]
     if gflops:
@@ -53,7 +54,7 @@ def test_published_counts(name, size, classes, parameters, trainable, gflops):
 @pytest.mark.slow
 def test_yolov1_with_batch_norm_counts():
     model = models.build(load_config("yolov1", "model.backbone.norm=true"), [str(i) for i in range(20)])
-    assert models.summary(model)["trainable"] == 271_716_734
+    assert walk(model)["trainable"] == 271_716_734
 
 
 def test_a_class_more_costs_what_the_head_says():
@@ -73,13 +74,13 @@ def test_the_neck_enlarges_what_comes_out_of_the_five_convolutions():
     [
         # Layers of the cfgs, in the order of their routes: a concatenation the other way round fits no published weights.
         ("yolov4", "backbone.p5.concat", ["backbone.p5.transition.act", "backbone.p5.skip.act"]),
-        ("yolov4", "neck.p4.concat", ["neck.p4.lateral.act", "neck.p4.up"]),
-        ("yolov4", "neck.n5.concat", ["neck.n5.down.act", "neck.p5.spp.conv3.act"]),
-        ("yolov4-csp", "neck.n4.concat", ["neck.n4.down.act", "neck.p4.join.act"]),
+        ("yolov4", "neck.p4.merge", ["neck.p4.lateral.act", "neck.p4.up"]),
+        ("yolov4", "neck.n5.merge", ["neck.n5.down.act", "neck.p5.spp.conv3.act"]),
+        ("yolov4-csp", "neck.n4.merge", ["neck.n4.down.act", "neck.p4.join.act"]),
         ("yolov4-csp", "neck.p3.partial", ["neck.p3.conv4.act", "neck.p3.skip.act"]),
         ("yolov4-tiny", "backbone.p3.concat", ["backbone.p3.conv2.act", "backbone.p3.conv1.act"]),
         ("yolov4-tiny", "backbone.p3.join", ["backbone.p3.whole.act", "backbone.p3.transition.act"]),
-        ("yolov4-tiny", "neck.p4.concat", ["neck.p4.up", "backbone.p4.transition.act"]),
+        ("yolov4-tiny", "neck.p4.merge", ["neck.p4.up", "backbone.p4.transition.act"]),
         ("yolov4-tiny-3l", "neck.p3.lateral.conv", ["neck.p4.expand.act"]),
         ("yolov4-tiny-3l", "head.p4.out", ["neck.p4.expand.act"]),
         # Concatenations 11, 14, 17 and 20 of yolov8.yaml.
@@ -279,3 +280,43 @@ def test_a_file_that_is_no_checkpoint_is_told_so(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(checkpoint.CheckpointError, match="expected a file of weights that tfyolo has written"):
         models.load_model(tmp_path)
+
+
+def test_the_walk_through_an_unscaled_yolov8():
+    """The walk of the literature, at 640 pixels."""
+    config = load_config("yolov8n", "model.backbone.depth=1.0", "model.backbone.width=1.0", "model.neck.depth=1.0")
+    described = walk(models.build(config, [str(i) for i in range(80)]))
+    stages = {row["stage"]: row for row in described["stages"]}
+    assert stages["backbone.p1"]["output"] == [320, 320, 64]
+    kept = {"backbone.p3": [80, 80, 256], "backbone.p4": [40, 40, 512], "backbone.sppf": [20, 20, 1024]}
+    assert {name: stages[name]["output"] for name in kept} == kept
+    assert stages["neck.p4.merge"]["inputs"] == ["neck.p4.up", "backbone.p4"]
+    assert stages["neck.p4.merge"]["output"] == [40, 40, 1536] and stages["neck.p4"]["output"] == [40, 40, 512]
+    assert [stages[f"head.p{level}.box"]["stride"] for level in (3, 4, 5)] == [8, 16, 32]
+    assert described["candidates"] == 8400 and stages["head.p4.cls"]["output"] == [40, 40, 1, 80]
+
+
+def test_every_stage_stands_after_those_it_reads(built):
+    described = walk(built)
+    known = {"images"}
+    for row in described["stages"]:
+        assert row["inputs"] and set(row["inputs"]) <= known and row["output"]
+        known.add(row["stage"])
+    assert sum(row["parameters"] for row in described["stages"]) == built.network.count_params()
+    assert sum(row["flops"] for row in described["stages"]) == described["flops"]
+    sample = random_sample(built.config.model.input_size)
+    assert described["candidates"] == built.decoder(built.network(sample.image)).boxes.shape[1]
+
+
+def test_gradient_norms_of_stages_add_up_to_the_whole(built):
+    sample = random_sample(built.config.model.input_size)
+    with tf.GradientTape() as tape:
+        loss = sum(loss_terms(built, sample).values())
+    gradients = tape.gradient(
+        loss, built.network.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    norms = gradient_norms(built, gradients)
+    assert set(norms) <= {row["stage"] for row in walk(built)["stages"]}
+    assert np.sqrt(sum(norm**2 for norm in norms.values())) == pytest.approx(
+        float(tf.linalg.global_norm(gradients)), rel=1e-4
+    )

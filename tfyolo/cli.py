@@ -571,30 +571,65 @@ def demo_data(folder, seed):
 @click.option(
     "--classes", type=click.IntRange(1), metavar="K", help="How many.  [default: the config's, its data's, or 80]"
 )
+@click.option("--size", type=click.IntRange(1), metavar="PIXELS", help="Of the square input.  [default: the config's]")
+@click.option(
+    "--backward", is_flag=True, help="Take the data's first batch through it, and give each stage's gradient norm."
+)
+@click.option("--drawing", metavar="FILE", help="Draw it too: boxes for stages, arrows for tensors (.png, .svg, .pdf).")
 @_json
-def summary(config, overrides, classes, as_json):
-    """Say CONFIG's (or a run's) shapes, parameters and FLOPs, stage by stage."""
+def summary(config, overrides, classes, size, backward, drawing, as_json):
+    """Walk through CONFIG's (or a run's) detector: shapes, parameters and FLOPs, stage by stage.
+
+    \b
+    tfyolo summary configs/yolov8n.yaml --size 640 --drawing yolov8n.svg
+    tfyolo summary configs/yolov8n.yaml data=my/pictures --backward
+    """
     from tfyolo import config as configs
     from tfyolo import model as models
+    from tfyolo.walk import walk
 
     _no_export(config, "summary takes a config, or the run that the export was made from")
     if os.path.isdir(config) or config.endswith(".h5"):
-        if overrides or classes:
+        if overrides or classes or size:
             raise click.UsageError(
-                f"{config} is a model that is trained: it stays as it is; KEY=VALUE and --classes are for configs"
+                f"{config} is a model that is trained: it stays as it is; KEY=VALUE, --classes and --size are for configs"
             )
-        described = models.summary(models.load_model(config))
+        model = models.load_model(config)
     else:
-        loaded = configs.load(config, overrides)
-        described = models.summary(models.build(loaded, _class_names(loaded, classes)))
+        loaded = configs.load(config, [*overrides, *([f"model.input_size={size}"] if size else [])])
+        model = models.build(loaded, _class_names(loaded, classes))
+    described = walk(model)
+    if backward:
+        from tfyolo.training import first_batch_norms
+
+        loss, norms = first_batch_norms(model)
+        described["loss"] = loss
+        for row in described["stages"]:
+            row["gradient_norm"] = norms.get(row["stage"])
+    if drawing:
+        from tfyolo import visualize
+
+        visualize.stages(described, drawing)
     if as_json:
         _print_json(described)
         return
-    click.echo(f"{'stage':<24}{'output':<20}{'parameters':>14}{'MFLOPs':>12}")
+    last = f"{'gradient':>12}" if backward else ""
+    click.echo(f"{'stage':<24}{'output':<20}{'stride':>7}{'parameters':>14}{'MFLOPs':>12}{last}   reads")
     for row in described["stages"]:
-        shape = " x ".join(map(str, row["output"] or []))
-        click.echo(f"{row['stage']:<24}{shape:<20}{row['parameters']:>14,}{row['flops'] / 1e6:>12,.1f}")
+        shape, stride = " x ".join(map(str, row["output"])), f"{row['stride']:g}" if row["stride"] else ""
+        line = f"{row['stage']:<24}{shape:<20}{stride:>7}{row['parameters']:>14,}{row['flops'] / 1e6:>12,.1f}"
+        if backward:
+            line += f"{row['gradient_norm']:>12.3g}" if row["gradient_norm"] is not None else f"{'':>12}"
+        click.echo(f"{line}   {', '.join(row['inputs'])}")
     height, width = described["input_size"]
+    told = [
+        f"{described['candidates']:,} candidates, each 4 box values and {counted(described['classes'], 'class score')}"
+    ]
+    if backward:
+        told.append("loss of the first batch: " + ", ".join(f"{name} {value:.4g}" for name, value in loss.items()))
+    if drawing:
+        told.append(f"drawn: {drawing}")
+    click.echo("\n".join(told))
     click.echo(
         f"{described['name']} at {height} x {width}, {counted(described['classes'], 'class')}: {described['parameters']:,} parameters "
         f"({described['trainable']:,} trainable), {described['flops'] / 1e9:.2f} GFLOPs (2 x multiply-adds)"

@@ -64,15 +64,15 @@ def _float64(variable):
 
 
 def _fused(network, activations):
-    nodes, readers = _nodes(network)
+    order, readers = nodes(network)
     calls = {}  # of each layer
-    for node in nodes:
+    for node in order:
         calls[node.operation] = calls.get(node.operation, 0) + 1
     inputs = keras.tree.map_structure(_input, network.input)
     pairs = zip(keras.tree.flatten(network.input), keras.tree.flatten(inputs), strict=True)
     values = {id(old): new for old, new in pairs}
     copies = {}
-    for node in nodes:
+    for node in order:
         layer = node.operation
         if node.is_input:
             continue
@@ -96,7 +96,7 @@ def _fused(network, activations):
     return keras.Model(inputs, outputs, name=network.name)
 
 
-def _nodes(network):
+def nodes(network):
     """The calls that lead to a network's outputs, each after those that it reads; and how often each tensor is read, by id."""
     outputs = keras.tree.flatten(network.output)
     readers = {id(x): 1 for x in outputs}  # given out is read too
@@ -112,7 +112,7 @@ def _nodes(network):
                 readers[id(x)] = readers.get(id(x), 0) + 1
             continue
         waiting.append((node, True))
-        waiting += [(_node(x), False) for x in node.input_tensors]
+        waiting += [(_node(x), False) for x in reversed(node.input_tensors)]
     return list(found), readers
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from tfyolo import checkpoint
@@ -188,42 +187,3 @@ def save_model(path, model, **meta):
 def describe(model, **meta):
     """What travels inside every checkpoint and export, so that no later command has to be told again."""
     return {"config": configs.to_json(model.config), "classes": list(model.classes), **meta}
-
-
-# --- figures ------------------------------------------------------------------------------------------------------------------
-
-
-def summary(model):
-    """{"name", "input_size", "classes", "parameters", "trainable", "flops", "stages"}.
-
-    flops: 2 x multiply-adds of convolutions and fully connected layers, batch 1. stages: one row per part and level, in the order of
-    the picture's way: {"stage", "output", "parameters", "flops"}.
-    """
-    rows = {}
-    for layer in model.network.layers:
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
-        stage = ".".join(layer.name.split(".")[:2])
-        row = rows.setdefault(stage, {"stage": stage, "output": None, "parameters": 0, "flops": 0})
-        row["output"] = list(layer.output.shape[1:]) if not isinstance(layer.output, list | dict) else row["output"]
-        row["parameters"] += layer.count_params()
-        row["flops"] += _flops(layer)
-    stages = [row for row in rows.values() if row["stage"].split(".")[0] in ("backbone", "neck", "head")]
-    return {
-        "name": model.config.name,
-        "input_size": list(model.network.input_shape[1:3]),
-        "classes": len(model.classes),
-        "parameters": model.network.count_params(),
-        "trainable": sum(int(np.prod(variable.shape)) for variable in model.network.trainable_variables),
-        "flops": sum(row["flops"] for row in rows.values()),
-        "stages": stages,
-    }
-
-
-def _flops(layer):
-    if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
-        height, width = layer.output.shape[1:3]
-        return 2 * int(np.prod(layer.kernel.shape)) * height * width
-    if isinstance(layer, keras.layers.Dense):
-        return 2 * int(np.prod(layer.kernel.shape))
-    return 0

@@ -21,6 +21,7 @@ from tfyolo.layers import sum_over_replicas
 from tfyolo.messages import counted
 from tfyolo.model import build, describe, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
+from tfyolo.walk import gradient_norms
 from tfyolo.weights.initial import initialise
 
 
@@ -103,6 +104,23 @@ def _part(sample, i, parts):
 
 # An average precision is a mean over 101 points of recall, so that "all found" can end a hair below 1.
 PERFECT = 0.999
+
+
+def first_batch_norms(model):
+    """({term: loss}, {stage: gradient norm}) of the first batch of what a Model's config is to learn from, as it is."""
+    learned, _ = _read_stage(model.config, 0, overfit=None)
+    if learned.classes != model.classes:
+        raise model.config.error("data", _other_classes(learned, learned._replace(classes=model.classes)))
+    first = learned._replace(records=learned.records[: model.config.train.batch])
+    size, preprocess = model.config.model.input_size, model.config.model.preprocess
+    sample = next(iter(pipeline.eval_dataset(first, size=size, batch=len(first.records), preprocess=preprocess)))
+    with tf.GradientTape() as tape:
+        terms = loss_terms(model, sample)
+        loss = tf.add_n(list(terms.values()))
+    gradients = tape.gradient(
+        loss, model.network.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return {name: float(value) for name, value in terms.items()}, gradient_norms(model, gradients)
 
 
 # --- the run ------------------------------------------------------------------------------------------------------------------

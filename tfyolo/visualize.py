@@ -363,6 +363,72 @@ def training_curves(history, path):
     _write_figure(figure, path)
 
 
+PART_COLOURS = {"backbone": "#d7e3f4", "neck": "#dcefdc", "head": "#fbe3cf"}
+
+
+def stages(walk, path):
+    """A detector as boxes (its stages) and arrows (what each reads). walk: of tfyolo.walk.
+
+    From left to right the backbone, the neck, a column for each time it turns round, and the head; finer levels stand higher.
+    """
+    rows = {row["stage"]: row for row in walk["stages"]}
+    columns, column, previous, direction = {}, 0, None, 0
+    for name, row in rows.items():
+        part, stride = name.partition(".")[0], row["stride"] or 1e9
+        if previous and part != previous[0]:
+            column, direction = column + 1, 0
+        elif part == "neck" and stride != previous[1]:
+            turn = 1 if stride > previous[1] else -1
+            column, direction = column + (direction not in (0, turn)), turn
+        columns[name], previous = column, (part, stride)
+    # A level is as high as its fullest column; what stands in one column at one level stands in the order it is read.
+    levels = sorted({row["stride"] or 1e9 for row in rows.values()})
+    groups = {}
+    for name, row in rows.items():
+        groups.setdefault((levels.index(row["stride"] or 1e9), columns[name]), []).append(name)
+    heights = [max(len(names) for (level, _), names in groups.items() if level == i) for i in range(len(levels))]
+    tops = [sum(heights[:i]) + 0.35 * i for i in range(len(levels))]
+    places = {"images": (0.0, -1.0)}
+    for (level, column), names in groups.items():
+        # Upwards where the neck goes from coarse to fine.
+        upwards = rows[names[0]]["inputs"] and any(
+            (rows[source]["stride"] or 1e9) > levels[level] for source in rows[names[0]]["inputs"] if source in rows
+        )
+        for k, name in enumerate(reversed(names) if upwards else names):
+            places[name] = (float(column), tops[level] + k)
+    bottom = tops[-1] + heights[-1]
+    figure = Figure(figsize=(3.1 * (column + 1) + 0.8, 0.62 * (bottom + 2)), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(-0.5, column + 0.5), ylim=(bottom + 0.2, -1.8))
+    axes.axis("off")
+    axes.set_title(
+        f"{walk['name']}: {walk['parameters']:,} parameters, {walk['flops'] / 1e9:.2f} GFLOPs at "
+        f"{walk['input_size'][0]} x {walk['input_size'][1]}; {walk['candidates']:,} candidates",
+        fontsize=11,
+    )
+    boxes = {}
+    for name, (x, y) in places.items():
+        row = rows.get(name, {"output": [*walk["input_size"], 3]})
+        told = [" x ".join(map(str, row["output"]))]
+        if row.get("parameters"):
+            told.append(f"{row['parameters']:,}")
+        if row.get("gradient_norm") is not None:
+            told.append(f"gradient {row['gradient_norm']:.2g}")
+        colour = PART_COLOURS.get(name.partition(".")[0], "white")
+        look = {"boxstyle": "round,pad=0.3", "facecolor": colour, "edgecolor": "0.55", "linewidth": 0.8}
+        text = f"{name}\n{'   '.join(told)}"
+        boxes[name] = axes.text(x, y, text, ha="center", va="center", fontsize=7.5, linespacing=1.4, bbox=look)
+    for name, row in rows.items():
+        for source in row["inputs"]:
+            (x0, y0), (x1, y1) = places[source], places[name]
+            between = any(x == x0 == x1 and min(y0, y1) < y < max(y0, y1) for x, y in places.values())
+            look = {"arrowstyle": "-|>", "color": "0.45", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+            look |= {"patchA": boxes[source].get_bbox_patch(), "patchB": boxes[name].get_bbox_patch()}
+            look["connectionstyle"] = f"arc3,rad={0.35 if between else 0}"
+            axes.annotate("", xy=(x1, y1), xytext=(x0, y0), arrowprops=look)
+    _write_figure(figure, path)
+
+
 def _style(axes, xlabel, ylabel):
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="0.9", linewidth=0.8)

@@ -13,7 +13,7 @@ def _path_aggregation(features, pyramid, fuse, activation, name):
     """pyramid, fuse: (x, channels, name) -> x of so many channels, at the coarsest level and wherever two features have met."""
 
     def join(*parts, name):
-        return layers.Concatenate(name=f"{name}.concat")(list(parts))
+        return layers.Concatenate(name=f"{name}.merge")(list(parts))
 
     coarsest, *finer = sorted(features, reverse=True)
     widths = {level: x.shape[-1] // 2 for level, x in features.items()}

@@ -30,7 +30,7 @@ def up_cat(features, *, spp_pools: tuple[int, ...] = (), name="neck"):
         if coarser is not None:
             lateral = conv(coarser, channels, 1, name=f"{name}.{level}.lateral")
             lateral = Upsample(name=f"{name}.{level}.up")(lateral)
-            x = layers.Concatenate(name=f"{name}.{level}.concat")([lateral, x])
+            x = layers.Concatenate(name=f"{name}.{level}.merge")([lateral, x])
         coarser = outputs[level] = five(x, channels, f"{name}.{level}", pools=() if outputs else spp_pools)
     return outputs
 
@@ -40,7 +40,7 @@ def up_cat_tiny(features, *, width: float = 1.0, name="neck"):
     p5 = conv(features["p5"], scaled(256, width), 1, name=f"{name}.p5")
     lateral = conv(p5, scaled(128, width), 1, name=f"{name}.p4.lateral")
     lateral = Upsample(name=f"{name}.p4.up")(lateral)
-    p4p5 = layers.Concatenate(name=f"{name}.p4.concat")([lateral, features["p4"]])
+    p4p5 = layers.Concatenate(name=f"{name}.p4.merge")([lateral, features["p4"]])
     return {"p4": p4p5, "p5": p5}
 
 
@@ -55,6 +55,6 @@ def up_cat_tiny_3l(features, *, width: float = 1.0, name="neck"):
     for level in sorted(features, reverse=True)[1:]:
         lateral = conv(x, scaled(widths[level] // 2, width), 1, name=f"{name}.{level}.lateral")
         lateral = Upsample(name=f"{name}.{level}.up")(lateral)
-        x = layers.Concatenate(name=f"{name}.{level}.concat")([lateral, features[level]])
+        x = layers.Concatenate(name=f"{name}.{level}.merge")([lateral, features[level]])
         x = outputs[level] = conv(x, scaled(widths[level], width), 3, name=f"{name}.{level}.expand")
     return outputs
