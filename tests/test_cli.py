@@ -330,7 +330,11 @@ def test_summary_of_a_run(trained):
 def test_summary_draws_and_goes_backward(kind, trained, tmp_path):
     drawing = tmp_path / f"walk.{kind}"
     result = tfyolo("summary", trained[0], "--backward", "--drawing", drawing)
-    assert result.exit_code == 0 and f"drawn: {drawing}" in result.stdout and "loss of the first batch: box" in result.stdout
+    assert (
+        result.exit_code == 0
+        and f"drawn: {drawing}" in result.stdout
+        and "loss of the first batch: box" in result.stdout
+    )
     if kind == "svg":
         assert all(stage in drawing.read_text() for stage in ("backbone.p3", "neck.p4", "head.p5"))
     else:

@@ -201,6 +201,23 @@ def test_parts_cross_over(backbone, neck, head, end):
     assert not still
 
 
+def test_a_network_of_open_size_is_the_network_of_every_size(built):
+    if built.config.model.head.name == "grid":
+        with pytest.raises(ConfigError, match="model.head"):
+            models.build(built.config, NAMES, input_size=(None, None))
+        return
+    any_size = models.build(built.config, NAMES, input_size=(None, None))
+    for factor in (1, 2):
+        size = [factor * side for side in built.config.model.input_size]
+        fixed = models.build(built.config, NAMES, input_size=size)
+        fixed.network.set_weights(built.network.get_weights())
+        any_size.network.set_weights(built.network.get_weights())
+        images = random_sample(size).image
+        expected, found = (model.decoder(model.network(images)) for model in (fixed, any_size))
+        np.testing.assert_allclose(found.boxes, expected.boxes, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
+
+
 def test_save_and_load_give_the_same_outputs(built, tmp_path):
     models.save_model(tmp_path / "model.h5", built)
     again = models.load_model(tmp_path / "model.h5")

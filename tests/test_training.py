@@ -66,6 +66,40 @@ def assert_close(left, right, tolerance):
         np.testing.assert_allclose(left[name], right[name], atol=tolerance * scale, err_msg=name)
 
 
+def test_the_sizes_of_multi_scale_training():
+    assert training.scales((320, 320), 0.5, 32)[0] == (160, 160) and training.scales((320, 320), 0.5, 32)[-1] == (
+        480,
+        480,
+    )
+    assert all(side % 64 == 0 for size in training.scales((448, 640), 0.3, 64) for side in size)
+    assert training.scales((32, 32), 0.9, 32)[0] == (32, 32)
+
+
+def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
+    size, other = (64, 64), (96, 128)
+    sample = random_sample(size, batch=4)
+    factor = np.array(other * 2) / np.array(size * 2)
+    enlarged = sample._replace(
+        image=tf.image.resize(sample.image, other), boxes=sample.boxes * factor.astype("float32")
+    )
+    changes = []
+    for given, built_for, sizes in ((sample, (None, None), [size, other]), (enlarged, other, ())):
+        keras.utils.set_random_seed(0)
+        strategy = strategy_of(1)
+        with strategy.scope():
+            model = models.build(small("demo"), NAMES, input_size=built_for)
+            optimizer = keras.optimizers.SGD(0.1)
+            optimizer.build(model.network.trainable_variables)
+            average = Average(model.network, 0.0)
+        spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), given)
+        step = training.make_step(model, optimizer, average, strategy, spec, sizes=sizes)
+        before = checkpoint.weights_of(model.network)
+        step(given, other if sizes else None)
+        after = checkpoint.weights_of(model.network)
+        changes.append({name: after[name] - before[name] for name in before})
+    assert_close(*changes, 1e-3)
+
+
 @pytest.mark.parametrize("name", ["demo", pytest.param("yolov3", marks=pytest.mark.slow)])
 def test_two_replicas_take_the_step_of_one(name):
     """Also batch norm's statistics, the clipped norm and every figure."""

@@ -155,6 +155,8 @@ class Stage(Strict):
     warmup: Annotated[float, Field(ge=0)] = 3.0  # epochs over which lr rises from 0; at most a third of the stage
     plain_epochs: Annotated[int, Field(ge=0)] = 10  # the last epochs, without mosaic and mixup; all, if there are fewer
     image_size: Size | None = None  # (H, W); null: model.input_size
+    # Every step at another size, up to this part smaller or larger: 0.5 is from half to one and a half.
+    multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
     data: Data | None = None  # null: the config's data
     freeze: Texts = ()  # parts of the model that stay as they are: "backbone", "neck.p4"
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}  # factor on each term of the loss; 1 where unnamed

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from keras import initializers, layers, ops
 
-from tfyolo.layers import conv, silu_conv
+from tfyolo.layers import PerAnchor, conv, silu_conv
 
 
 def _split(x, parts):
@@ -31,7 +31,7 @@ def _outputs(x, parts, num_anchors, biases, name):
         bias_initializer=initializers.Constant(np.tile(bias, num_anchors)),
         name=f"{name}.out",
     )(x)  # [B, h, w, A * Z]
-    x = layers.Reshape((*x.shape[1:3], num_anchors, total), name=f"{name}.anchors")(x)  # [B, h, w, A, Z]
+    x = PerAnchor(num_anchors, name=f"{name}.anchors")(x)  # [B, h, w, A, Z]
     return _split(x, parts)
 
 

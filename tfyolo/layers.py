@@ -162,7 +162,21 @@ class Upsample(layers.Layer):
         return ops.image.resize(x, size, interpolation="nearest", data_format="channels_last")
 
     def compute_output_shape(self, shape):
-        return (shape[0], self.factor * shape[1], self.factor * shape[2], shape[3])
+        return (shape[0], *(side and self.factor * side for side in shape[1:3]), shape[3])
+
+
+class PerAnchor(layers.Layer):
+    """[B, h, w, count * Z] -> [B, h, w, count, Z]: what a cell says, box by box."""
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, x):
+        return ops.reshape(x, (-1, *self.compute_output_shape(x.shape)[1:]))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.count, shape[-1] // self.count)
 
 
 class ChannelGroup(layers.Layer):
@@ -260,7 +274,8 @@ def max_pool(x, size=2, stride=2, *, pad=None, name):
     pad: that number of pixels, if it is another.
     """
     pad = size - 1 if pad is None else pad
-    grids = [(side, (side + pad - size) // stride + 1) for side in x.shape[1:3]]
+    # A picture's size may be open; its sides, and those of all that is halved later on, are even then too.
+    grids = [(side, (side + pad - size) // stride + 1) for side in (side or 64 for side in x.shape[1:3])]
     # "same" where it comes to the same: what it pads before, and what it leaves out at the end.
     alike = all(
         out == -(-side // stride) and max((out - 1) * stride + size - side, 0) // 2 == pad // 2 for side, out in grids

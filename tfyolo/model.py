@@ -91,7 +91,8 @@ def _make(config, kind, *args, **kwargs):
 def build(config, classes=None, *, input_size=None, precision="float32"):
     """A Model as the config describes it.
 
-    classes: names in label order; None: the config's own. input_size: (H, W) in place of the config's. precision: "float32" or
+    classes: names in label order; None: the config's own. input_size: (H, W) in place of the config's; (None, None) leaves it open, for
+    networks without a fully connected layer: every multiple of the largest stride will do. precision: "float32" or
     "bfloat16", in which the network computes; its weights are float32 either way.
     Raises ConfigError, naming the place, if the parts do not fit each other.
     """
@@ -104,7 +105,8 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
         )
     size = tuple(input_size or config.model.input_size)
     decoder = _make(config, "decoder")
-    check_size(config, size, decoder.levels)
+    if size != (None, None):
+        check_size(config, size, decoder.levels)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:

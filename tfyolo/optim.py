@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 # Batch norm's and biases are left out of weight decay: they hold scales, not capacity.
-UNDECAYED = ("beta", "gamma", "bias")
+BIASES = ("beta", "bias")
+UNDECAYED = ("gamma", *BIASES)
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -34,9 +35,52 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return stage.lr * warmup * factor
 
 
-def sgd(schedule, *, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 0.0):
-    """SGD with momentum; weight decay is decoupled and scaled by the learning rate."""
-    return keras.optimizers.SGD(schedule, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay or None)
+class WarmingSGD(keras.optimizers.SGD):
+    """SGD in whose warm-up the momentum rises too, and the biases begin with a large rate that falls to that of the others.
+
+    (As YOLOv5's line warms up: a detector's first task is to learn, in its biases, how rare objects are.)
+    """
+
+    def __init__(self, schedule, *, warmup_momentum, warmup_bias_lr, **kwargs):
+        super().__init__(schedule, **kwargs)
+        self.warmup = max(schedule.warmup, 1.0)
+        self.warmup_momentum, self.warmup_bias_lr = warmup_momentum, warmup_bias_lr
+
+    def update_step(self, gradient, variable, learning_rate):
+        if not self.momentum:
+            return super().update_step(gradient, variable, learning_rate)
+        index = self._get_variable_index(variable)
+        cold = 1.0 - tf.minimum(tf.cast(self.iterations.value, tf.float32) / self.warmup, 1.0)
+        momentum = self.momentum + (self.warmup_momentum - self.momentum) * cold
+        if self._trainable_variables[index].name in BIASES:
+            learning_rate = learning_rate + self.warmup_bias_lr * cold
+        velocity = momentum * self.momentums[index] - gradient * learning_rate
+        self.assign(self.momentums[index], velocity)
+        self.assign_add(variable, momentum * velocity - gradient * learning_rate if self.nesterov else velocity)
+
+
+def sgd(
+    schedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+    warmup_momentum: float | None = None,
+    warmup_bias_lr: float = 0.0,
+):
+    """SGD with momentum; weight decay is decoupled and scaled by the learning rate.
+
+    During the stage's warm-up the momentum rises from warmup_momentum (None: it is the same throughout), and what warmup_bias_lr is
+    above 0 falls to 0, on top of the biases' learning rate.
+    """
+    return WarmingSGD(
+        schedule,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay or None,
+        warmup_momentum=momentum if warmup_momentum is None else warmup_momentum,
+        warmup_bias_lr=warmup_bias_lr,
+    )
 
 
 def adamw(schedule, *, beta_1: float = 0.9, beta_2: float = 0.999, weight_decay: float = 0.01):

@@ -1,6 +1,7 @@
 """Training: one script, read from top to bottom."""
 
 import csv
+import functools
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline, readers
+from tfyolo.decoders import level_stride
 from tfyolo.detect import Detector
 from tfyolo.evaluation import evaluate, match
 from tfyolo.layers import sum_over_replicas
@@ -56,10 +58,13 @@ def loss_terms(model, sample, weights=None, total=lambda x: x):
     return {name: value * (weights or {}).get(name, 1.0) for name, value in terms.items()}
 
 
-def make_step(model, optimizer, average, strategy, spec, *, accumulate=1, clip=None, weights=None, eager=False):
-    """step(sample of the global batch) -> {"loss", each term, "gradient_norm"}, all over the global batch.
+def make_step(
+    model, optimizer, average, strategy, spec, *, sizes=(), accumulate=1, clip=None, weights=None, eager=False
+):
+    """step(sample of the global batch, size=None) -> {"loss", each term, "gradient_norm"}, all over the global batch.
 
-    spec: element_spec of the (distributed) batches; the number of truths is open in it, so that one trace serves all.
+    spec: element_spec of the (distributed) batches; the number of truths is open in it, so that one trace serves all. sizes: (H, W)
+    that pictures may be brought to in a step; size: the one of this step, None: as they come.
     The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole. The norm is clipped
     after the replicas' gradients are summed, so that any number of replicas takes the same step.
     """
@@ -72,7 +77,8 @@ def make_step(model, optimizer, average, strategy, spec, *, accumulate=1, clip=N
             loss = tf.add_n(list(terms.values())) / accumulate
         return tape.gradient(loss, variables), {"loss": loss, **{name: v / accumulate for name, v in terms.items()}}
 
-    def on_replica(sample):
+    def on_replica(sample, size):
+        sample = _resized(sample, size) if size else sample
         summed, figures = gradients(_part(sample, 0, accumulate))
         for i in range(1, accumulate):
             with tf.control_dependencies(summed):  # one part at a time: that is what saves memory
@@ -87,12 +93,31 @@ def make_step(model, optimizer, average, strategy, spec, *, accumulate=1, clip=N
         optimizer.apply([gradient * (factor / replicas) for gradient in summed], variables)
         return {**figures, "gradient_norm": norm}
 
-    def step(sample):
-        figures = strategy.run(on_replica, (sample,))
+    def step(sample, size=None):
+        figures = strategy.run(on_replica, (sample, size))
         average.update(optimizer.iterations.value, strategy)
         return {name: strategy.experimental_local_results(value)[0] for name, value in figures.items()}
 
-    return step if eager else tf.function(step, input_signature=[spec], autograph=False)
+    if eager:
+        return step
+    traced = {
+        size: tf.function(functools.partial(step, size=size), input_signature=[spec], autograph=False)
+        for size in sizes or [None]
+    }
+    return lambda sample, size=None: traced[size](sample)
+
+
+def _resized(sample, size):
+    factor = tf.constant(size, tf.float32) / tf.cast(sample.image.shape[1:3], tf.float32)
+    image = tf.image.resize(sample.image, size)
+    image.set_shape([None, *size, 3])
+    return sample._replace(image=image, boxes=sample.boxes * tf.tile(factor, [2]))
+
+
+def scales(size, spread, stride):
+    """The sizes of multi-scale training: at most seven (H, W) from (1 - spread) to (1 + spread) times a size, multiples of a stride."""
+    factors = np.linspace(1 - spread, 1 + spread, 7)
+    return sorted({tuple(max(1, round(side * factor / stride)) * stride for side in size) for factor in factors})
 
 
 def _part(sample, i, parts):
@@ -192,7 +217,13 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
 
         # Model, optimizer, averages
         with strategy.scope():
-            model = build(config, classes, input_size=size, precision=config.train.precision)
+            sizes = (
+                scales(size, stage.multi_scale, max(map(level_stride, judge.decoder.levels)))
+                if stage.multi_scale
+                else ()
+            )
+            open_size = (None, None) if sizes else size
+            model = build(config, classes, input_size=open_size, precision=config.train.precision)
             if config.train.init and not saved:
                 report, origin = initialise(model, config.train.init)
                 tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
@@ -228,6 +259,7 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
             average,
             strategy,
             batches.element_spec,
+            sizes=sizes,
             accumulate=config.train.accumulate,
             clip=config.train.clip,
             weights=_loss_weights(config, stage_index, model.objective),
@@ -247,7 +279,9 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
             for i in bar:
                 sample = next(batches)
                 lr = float(optimizer.learning_rate)
-                figures = {name: float(value) for name, value in step(sample).items()}
+                chance = np.random.default_rng((config.train.seed, stage_index, epoch, i))
+                chosen = sizes[chance.integers(len(sizes))] if sizes else None
+                figures = {name: float(value) for name, value in step(sample, chosen).items()}
                 _check_finite(figures, done + epoch + 1, i, strategy, sample, learned)
                 sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
                 bar.set_postfix({name: f"{sums[name] / (i + 1):.3g}" for name in sums if name != "gradient_norm"})

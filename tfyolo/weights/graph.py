@@ -7,7 +7,7 @@ from tfyolo.layers import BatchNorm
 # What makes layers of one class different: all else follows from the shapes of what they read.
 _DETAILS = (
     *("filters", "kernel_size", "strides", "padding", "groups", "dilation_rate", "use_bias"),  # convolutions
-    *("activation", "epsilon", "pool_size", "target_shape", "factor", "index", "before", "after"),
+    *("activation", "epsilon", "pool_size", "target_shape", "count", "factor", "index", "before", "after"),
     *("units", "stride", "pad", "as_published", "per_channel", "normalization"),
 )
 

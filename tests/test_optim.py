@@ -1,0 +1,40 @@
+"""Optimizers against their sums in float64."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfyolo.config import Stage
+from tfyolo.optim import UNDECAYED, Schedule, sgd
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("options", [{}, {"warmup_momentum": 0.8, "warmup_bias_lr": 0.1}, {"momentum": 0.0}])
+def test_sgd_equals_the_sums(options, nesterov):
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    layer.bias.assign([0.5, -0.25])
+    schedule = Schedule(Stage(epochs=6, lr=0.1, warmup=2.0, schedule="cosine", final=0.1), steps_per_epoch=3)
+    optimizer = sgd(schedule, nesterov=nesterov, weight_decay=0.05, **{"momentum": 0.9, **options})
+    optimizer.exclude_from_weight_decay(var_names=list(UNDECAYED))
+    optimizer.build(layer.trainable_variables)
+    rng = np.random.default_rng(0)
+    values = {variable.name: np.asarray(variable, "float64") for variable in layer.trainable_variables}
+    velocity = {name: 0.0 for name in values}
+    last = options.get("momentum", 0.9)
+    first = options.get("warmup_momentum", last)
+    for step in range(12):
+        gradients = {name: rng.normal(size=value.shape) for name, value in values.items()}
+        optimizer.apply([gradients[variable.name].astype("float32") for variable in layer.trainable_variables])
+        warm = min(step / 6, 1)  # two epochs of three steps
+        rate, momentum = float(schedule(step)), first + (last - first) * warm
+        for name, gradient in gradients.items():
+            own = rate + (options.get("warmup_bias_lr", 0) * (1 - warm) if name == "bias" else 0)
+            if name == "kernel":
+                values[name] = values[name] * (1 - 0.05 * rate)
+            velocity[name] = momentum * velocity[name] - own * gradient
+            values[name] = values[name] + (
+                momentum * velocity[name] - own * gradient if nesterov and last else velocity[name]
+            )
+    for variable in layer.trainable_variables:
+        np.testing.assert_allclose(variable, values[variable.name], rtol=1e-4, atol=1e-6)
