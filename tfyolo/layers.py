@@ -1,6 +1,5 @@
 """Layers that several parts share. Every function takes and gives Keras tensors [B, h, w, C]; `name` is a path joined by dots."""
 
-import functools
 import math
 
 import keras
@@ -213,6 +212,7 @@ def conv(
     groups=1,
     dilation=1,
     pad=None,
+    initializer="he_normal",
     name,
 ):
     """Convolution, batch norm (or a bias), activation.
@@ -235,9 +235,9 @@ def conv(
         "name": f"{name}.conv",
     }
     if groups > 1 and groups == filters == x.shape[-1]:
-        x = layers.DepthwiseConv2D(kernel, depthwise_initializer="he_normal", **options)(x)
+        x = layers.DepthwiseConv2D(kernel, depthwise_initializer=initializer, **options)(x)
     else:
-        x = layers.Conv2D(filters, kernel, groups=groups, kernel_initializer="he_normal", **options)(x)
+        x = layers.Conv2D(filters, kernel, groups=groups, kernel_initializer=initializer, **options)(x)
     if norm:
         x = BatchNorm(epsilon=epsilon, name=f"{name}.norm")(x)
     return activate(x, activation, name=name)
@@ -292,8 +292,14 @@ def spp(x, sizes=(5, 9, 13), *, name):
     return layers.Concatenate(name=f"{name}.concat")([*pools, x])
 
 
-# The convolution of YOLOv8 and its line.
-silu_conv = functools.partial(conv, activation="silu", epsilon=1e-3)
+def silu_conv(x, filters, kernel=1, stride=1, *, activation="silu", name):
+    """The convolution of YOLOv8 and its line.
+
+    It begins with weights as small as PyTorch's do, 0.4 of he_normal's: what follows a batch norm's scale does not change, but a
+    learning rate moves them as much more.
+    """
+    small = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    return conv(x, filters, kernel, stride, activation=activation, epsilon=1e-3, initializer=small, name=name)
 
 
 def bottleneck(x, channels, *, shortcut=True, activation="silu", name):
