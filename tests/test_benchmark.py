@@ -5,13 +5,24 @@ import json
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 from conftest import ROOT, lively
 
 from tfyolo import checkpoint
 from tfyolo import model as models
+from tfyolo.data import demo
 from tfyolo.weights import darknet
+
+
+def loaded(name):
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
 
 CFG = """
 [net]
@@ -96,9 +107,7 @@ def test_what_is_no_darknet_network_has_no_oracle(tmp_path):
 
 def test_ratios_are_taken_within_a_turn():
     """In the second of three turns the machine was ten times slower, for both."""
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "tools" / "benchmark.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = loaded("benchmark")
     base, other = [[0.1, 0.1], [1.0], [0.1, 0.1, 0.3]], [[0.2], [2.0, 2.0], [0.3]]
     rows = tool.figures({"keras": {"total": base}, "tflite": {"total": other, "network": other}}, "keras")
     assert rows["keras"]["total"]["ratio"] == 1 and rows["keras"]["total"]["ratio_iqr"] == 0
@@ -108,3 +117,33 @@ def test_ratios_are_taken_within_a_turn():
     assert total["median_ms"] == pytest.approx(1150) and total["calls"] == 4
     assert total["fastest_ms"] == pytest.approx(200)
     assert rows["tflite"]["network"]["ratio"] is None
+
+
+PEER = """
+import json, sys
+print("ready", flush=True)
+for _ in sys.stdin:
+    print(json.dumps({"seconds": 100.0, "peak_mb": 7}), flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["step", "loop", "loader"])
+def test_training_takes_turns_with_a_peer(what, tmp_path):
+    demo.write(tmp_path / "data", train=8, val=4, test=2, progress=False)
+    (tmp_path / "peer.py").write_text(PEER)
+    command = [sys.executable, ROOT / "tools" / "benchmark_training.py", ROOT / "configs" / "demo.yaml", "--what", what]
+    command += ["--size", "64", "--batch", "2", "--rounds", "2", "--precision", "float32", "--json"]
+    command += ["--data", tmp_path / "data", "--peer", f"asleep={sys.executable} {tmp_path / 'peer.py'}"]
+    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    ours, peer = told["competitors"]["tfyolo float32"], told["competitors"]["asleep"]
+    assert peer["images_per_second"] == 2 / 100 and peer["peak_mb"] == 7 and ours["ratio"] == 1
+    assert peer["ratio"] == pytest.approx(peer["images_per_second"] / ours["images_per_second"], rel=0.5)
+    assert ours["images_per_second"] > 0.1 and ours["peak_mb"] > 100
+
+
+def test_a_peer_that_ends_is_told():
+    gone = loaded("benchmark_training").Competitor("gone", [sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(click.ClickException, match="gone: it ended with exit code 3"):
+        gone.line()
+    gone.stop()

@@ -1,0 +1,216 @@
+"""How fast a config trains on this machine: its step alone, its loader alone, or the loop of both; and peers beside it.
+
+    python tools/benchmark_training.py configs/yolov8n.yaml --size 320 --batch 8
+    python tools/benchmark_training.py configs/yolov8n.yaml --what loader --data my/pictures --size 640
+    python tools/benchmark_training.py configs/yolov8n.yaml --peer 'theirs=/scratch/bin/python theirs.py'
+
+Every competitor is a process of its own, ours in each precision and the peers; they take turns, many times, while the others wait, so
+that what else the machine does hits all of them, and ratios are taken within a turn. A peer is any command that prints a line when it
+is ready and, for every line it then reads, works a while and prints {"seconds": of one step, "peak_mb": of memory so far}.
+"""
+
+import json
+import os
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+import click
+
+from tfyolo.cli import Command
+
+STEPS = 5  # in a turn
+
+
+# --- a competitor of ours ---------------------------------------------------------------------------------------------------------
+
+
+def batches_of(config, size, batch, path):
+    """Augmented batches without end, from a data set's training split as the config augments it."""
+    from tfyolo.data import pipeline, readers
+
+    source = readers.read(path, "train")
+    epochs = 1_000_000 // max(len(source.records), 1)
+    dataset, _ = pipeline.train_dataset(
+        source, size=size, batch=batch, augment=config.augment, seed=0, epochs=epochs, plain_epochs=0
+    )
+    return source.classes, dataset
+
+
+def noise(size, batch, classes, truths=50):
+    """A batch of noise with boxes of all sizes."""
+    import numpy as np
+    import tensorflow as tf
+
+    from tfyolo.structures import Sample
+
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 0.8, (batch, truths, 2)) * size
+    boxes = np.concatenate([corners, corners + rng.uniform(0.03, 0.3, (batch, truths, 2)) * size], -1)
+    boxes = np.clip(boxes, 0, [*size, *size]).astype("float32")
+    labels = rng.integers(0, classes, (batch, truths)).astype("int32")
+    images = rng.random((batch, *size, 3), dtype="float32")
+    crowd, ids = np.zeros((batch, truths), bool), np.arange(batch, dtype="int32")
+    return tf.nest.map_structure(
+        tf.constant, Sample(images, boxes, labels, crowd, ids, np.tile(np.eye(3, dtype="float32"), (batch, 1, 1)))
+    )
+
+
+def worker(config, size, batch, what, precision, path):
+    """Answers every line of its input with the seconds of a step. size: (H, W)."""
+    import tensorflow as tf
+
+    from tfyolo import config as configs
+    from tfyolo import model as models
+    from tfyolo import training
+    from tfyolo.model import resolve
+    from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
+
+    config = configs.load(config, [f"train.batch={batch}"])
+    classes, batches = [str(i) for i in range(80)], None
+    if what != "step":
+        classes, dataset = batches_of(config, size, batch, path)
+        batches = iter(dataset)
+    if what == "loader":
+
+        def one():
+            next(batches)
+    else:
+        strategy = training.make_strategy()
+        with strategy.scope():
+            model = models.build(config, classes, input_size=size, precision=precision)
+            average = Average(model.network, config.train.ema)
+            builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
+            optimizer = builder(Schedule(config.train.stages[0], 100), **options)
+            optimizer.exclude_from_weight_decay(var_names=list(UNDECAYED))
+            optimizer.build(model.network.trainable_variables)
+        still = noise(size, batch, len(classes))
+        spec = (
+            batches.element_spec if batches else tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), still)
+        )
+        step = training.make_step(model, optimizer, average, strategy, spec, clip=config.train.clip)
+
+        def one():
+            float(step(next(batches) if batches else still)["loss"])
+
+    for _ in range(3):
+        one()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            one()
+        seconds = (time.perf_counter() - start) / STEPS
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
+
+
+# --- turns ------------------------------------------------------------------------------------------------------------------------
+
+
+class Competitor:
+    def __init__(self, name, command):
+        self.name, self.answers = name, []
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def line(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise click.ClickException(
+                f"{self.name}: it ended with exit code {self.process.wait()}; its message stands above"
+            )
+        return line
+
+    def stop(self):
+        self.process.kill()
+        self.process.communicate()
+
+    def turn(self):
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.answers.append(json.loads(self.line()))
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("config")
+@click.option("--what", type=click.Choice(["step", "loop", "loader"]), default="step", show_default=True)
+@click.option("--size", type=click.IntRange(32), default=320, show_default=True, help="Of the square input.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(["float32", "bfloat16"]), help="[default: both]"
+)
+@click.option("--data", "path", help="For the loop and the loader.")
+@click.option(
+    "--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with; may be given again."
+)
+@click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="How often they take turns.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, and nothing else.")
+@click.option("--worker", "as_worker", is_flag=True, hidden=True)
+def main(config, what, size, batch, precisions, path, peers, rounds, as_json, as_worker):
+    """Time how CONFIG trains, in turns with peers. Ratios are to the first."""
+    if what != "step" and not path:
+        raise click.UsageError(f"--what {what} needs pictures: --data PATH")
+    if as_worker:
+        worker(config, (size, size), batch, what, precisions[0], path)
+        return
+    precisions = precisions or (["float32"] if what == "loader" else ["float32", "bfloat16"])
+    own = [sys.executable, __file__, config, "--what", what, "--size", str(size), "--batch", str(batch), "--worker"]
+    own += ["--data", path] if path else []
+    commands = {f"tfyolo {precision}": [*own, "--precision", precision] for precision in precisions}
+    for peer in peers:
+        name, _, command = peer.partition("=")
+        commands[name] = shlex.split(command)
+    field = []
+    try:
+        for name, command in commands.items():
+            field.append(Competitor(name, command))
+            field[-1].line()  # one gets ready after the other: that, too, takes the whole machine
+        for _ in range(rounds):
+            for competitor in field:
+                competitor.turn()
+    finally:
+        for competitor in field:
+            competitor.stop()
+    rows, first = {}, [answer["seconds"] for answer in field[0].answers]
+    for competitor in field:
+        seconds = [answer["seconds"] for answer in competitor.answers]
+        ratios = [theirs / own for own, theirs in zip(seconds, first, strict=True)]
+        rows[competitor.name] = {
+            "images_per_second": batch / statistics.median(seconds),
+            "fastest": batch / min(seconds),
+            "ratio": statistics.median(ratios),
+            "ratios": [min(ratios), max(ratios)],
+            "peak_mb": max(answer["peak_mb"] for answer in competitor.answers),
+        }
+    told = {
+        "config": config,
+        "what": what,
+        "size": size,
+        "batch": batch,
+        "rounds": rounds,
+        "load_average": os.getloadavg()[0],
+    }
+    if as_json:
+        click.echo(json.dumps({**told, "competitors": rows}, indent=2))
+        return
+    click.echo(
+        ", ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in told.items()
+        )
+    )
+    click.echo(
+        f"{'':<24}{'images/s':>10}{'fastest':>9}{'speed x ' + field[0].name:>26}{'least, most':>14}{'peak MB':>9}"
+    )
+    for name, row in rows.items():
+        least, most = row["ratios"]
+        click.echo(
+            f"{name:<24}{row['images_per_second']:>10.1f}{row['fastest']:>9.1f}{row['ratio']:>26.2f}"
+            f"{f'{least:.2f}, {most:.2f}':>14}{row['peak_mb']:>9.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
