@@ -23,7 +23,7 @@ from tfyolo.structures import Sample
 
 ROOT = Path(__file__).parents[1]
 # Another's with other numbers for depth and width: what differs is counted.
-SCALED = ("yolov8s", "yolov8m", "yolov8l", "yolov8x")
+SCALED = tuple(f"{family}{size}" for family in ("yolov8", "yolo11") for size in "smlx")
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in SCALED)
 # The deepest take minutes to trace; what they are made of is in the others too.
 DEEP = ("yolov3-spp", "yolov4", "yolov4-csp")
@@ -63,6 +63,7 @@ def small(name, **extra):
         ],
         "yolov4-tiny-3l": ["model.backbone.width=0.125", "model.neck.width=0.125", "model.input_size=[64,96]"],
         "yolov8n": ["model.backbone.width=0.125", "model.input_size=[96,64]"],
+        "yolo11n": ["model.backbone.width=0.125", "model.input_size=[64,96]"],
         "yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=[128,192]"],
         "demo": ["model.input_size=64"],
         "demo-yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=128"],

@@ -106,15 +106,18 @@ def as_module(state, names):
     return root
 
 
-@pytest.fixture(scope="module")
-def native():
-    return models.build(configs.load(configs.zoo("yolov8n"), ["model.input_size=64"]), ("red", "green"))
+@pytest.fixture(scope="module", params=["yolov8n", "yolo11n"])
+def native(request):
+    return models.build(configs.load(configs.zoo(request.param), ["model.input_size=64"]), ("red", "green"))
+
+
+HEAD = {"yolov8": 22, "yolo11": 23}
 
 
 def their_state(model, seed=0, half=False):
     """Random weights for a Model, as a checkpoint of theirs names and lays them: ({their name: array}, {our path: array})."""
     rng = np.random.default_rng(seed)
-    theirs, ours = {}, {}
+    theirs, ours, family = {}, {}, model.config.name[:-1]
     for path, own in checkpoint.weights_of(model.network).items():
         value = rng.uniform(0.2, 1, own.shape).astype("float16").astype("float32")
         ours[path] = value
@@ -122,9 +125,10 @@ def their_state(model, seed=0, half=False):
             blocks = np.split(value, 4, axis=-1)
             value = np.concatenate([blocks[1], blocks[0], blocks[3], blocks[2]], axis=-1)
         if value.ndim == 4:
-            value = value.transpose(3, 2, 0, 1)
-        theirs[reader._theirs(path)] = value.astype("float16") if half else value
-    theirs["model.22.dfl.conv.weight"] = np.arange(16, dtype="float32").reshape(1, 16, 1, 1)
+            depthwise = ".depth" in path or ".place." in path
+            value = value.transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
+        theirs[reader._theirs(path, family)] = value.astype("float16") if half else value
+    theirs[f"model.{HEAD[family]}.dfl.conv.weight"] = np.arange(16, dtype="float32").reshape(1, 16, 1, 1)
     for name in [name for name in theirs if name.endswith("running_mean")]:
         theirs[name.replace("running_mean", "num_batches_tracked")] = np.array(7)
     return theirs, ours
@@ -147,7 +151,7 @@ def test_every_tensor_arrives(form, native, fake_torch, tmp_path):
         "averages": lambda: {"model": None, "ema": as_module(state, ("red", "green")), "updates": 10},
     }[form]()
     imported = reader.load(saved(tmp_path / "x.pt", value, state.values()))
-    assert imported.native == "yolov8n"
+    assert imported.native == native.config.name
     assert imported.model.classes == (("0", "1") if form in ("state dict", "half") else ("red", "green"))
     for path, array in checkpoint.weights_of(imported.model.network).items():
         np.testing.assert_array_equal(array, ours[path], err_msg=path)
@@ -161,7 +165,8 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
     result = CliRunner().invoke(
         cli.main, ["import", str(path), "--out", str(tmp_path / "run"), "--names", str(tmp_path / "names.txt")]
     )
-    assert result.exit_code == 0 and "yolov8n, 2 classes, all 355 tensors used" in result.output, result.output
+    told = f"{native.config.name}, 2 classes, all {len(state)} tensors used"
+    assert result.exit_code == 0 and told in result.output, result.output
     found = load_detector(tmp_path / "run")(np.zeros((32, 48, 3), np.uint8))
     assert len(found.boxes) == len(found.scores) and load_detector(tmp_path / "run").classes == ("one", "two")
     with pytest.raises(WeightsError, match="new or empty folder"):
@@ -177,9 +182,9 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
             lambda s: s.update({"model.1.bn.bias": np.zeros(3, "f4")}),
             r"model.1.bn.bias: expected \[32\].*received \[3\]",
         ),
-        (lambda s: s["model.22.cv2.0.2.bias"].fill(np.nan), "model.22.cv2.0.2.bias holds numbers that are not finite"),
-        (lambda s: s["model.22.dfl.conv.weight"].fill(1), "model.22.dfl.conv.weight is left over"),
-        (lambda s: s.pop("model.0.conv.weight"), "expected YOLOv8 n, s, m, l or x"),
+        (lambda s: s["model.9.cv1.bn.weight"].fill(np.nan), "model.9.cv1.bn.weight holds numbers that are not finite"),
+        (lambda s: next(s[n] for n in s if ".dfl." in n).fill(1), r"model.2\d.dfl.conv.weight is left over"),
+        (lambda s: s.pop("model.0.conv.weight"), "expected YOLOv8 or YOLO11"),
         (lambda s: s.clear(), "it holds none"),
     ],
 )
@@ -342,6 +347,16 @@ def test_what_torch_itself_writes(native, tmp_path):
             np.testing.assert_allclose(array, ours[path], rtol=tolerance, err_msg=path)
 
 
-def test_small_configs_have_the_names_too():
-    names = [reader._theirs(path) for path in checkpoint.weights_of(models.build(small("yolov8n"), ("a",)).network)]
-    assert len(names) == len(set(names)) and "model.2.m.0.cv1.conv.weight" in names and "model.22.cv3.2.2.bias" in names
+NAMED = {
+    # As the published checkpoints have them.
+    "yolov8n": ["model.2.m.0.cv1.conv.weight", "model.22.cv3.2.2.bias", "model.9.cv2.bn.running_var", "model.22.cv2.0.1.bn.weight"],
+    "yolo11n": ["model.6.m.0.cv3.conv.weight", "model.6.m.0.m.1.cv2.bn.bias", "model.10.m.0.attn.pe.conv.weight",
+                "model.10.m.0.ffn.1.conv.weight", "model.23.cv3.1.0.0.conv.weight", "model.23.cv3.1.1.1.bn.weight"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_names_are_theirs(name):
+    network = models.build(small(name), ("a",)).network
+    names = [reader._theirs(path, name[:-1]) for path in checkpoint.weights_of(network)]
+    assert len(names) == len(set(names)) and set(NAMED[name]) <= set(names)

@@ -84,6 +84,7 @@ def decoupled(
     num_anchors,
     *,
     objects: float = 5.0,
+    depthwise: bool = False,
     activation: str = "silu",
     name="head",
 ):
@@ -93,6 +94,7 @@ def decoupled(
     widths of both branches follow from the finest feature's, C: max(16, C / 4, the boxes' channels) and max(C, min(K, 100)).
 
     objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
+    depthwise: the classes' 3x3 convolutions are a depthwise one and a 1x1 each, as in YOLO11.
     activation: one of layers.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
     """
     finest = features[min(features)].shape[-1]
@@ -109,7 +111,11 @@ def decoupled(
         for branch, told in (("box", located), ("cls", {"cls": parts["cls"]})):
             prefix, y = f"{name}.{level}.{branch}", x
             for i in (1, 2):
-                y = silu_conv(y, widths[branch], 3, activation=activation, name=f"{prefix}.conv{i}")
+                kernel = 3
+                if depthwise and branch == "cls":
+                    channels, kernel = y.shape[-1], 1
+                    y = silu_conv(y, channels, 3, groups=channels, activation=activation, name=f"{prefix}.depth{i}")
+                y = silu_conv(y, widths[branch], kernel, activation=activation, name=f"{prefix}.conv{i}")
             for part, values in _outputs(y, told, num_anchors, biases, prefix).items():
                 raw[part][level] = values
     return raw

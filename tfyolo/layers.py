@@ -1,5 +1,6 @@
 """Layers that several parts share. Every function takes and gives Keras tensors [B, h, w, C]; `name` is a path joined by dots."""
 
+import functools
 import math
 
 import keras
@@ -292,40 +293,112 @@ def spp(x, sizes=(5, 9, 13), *, name):
     return layers.Concatenate(name=f"{name}.concat")([*pools, x])
 
 
-def silu_conv(x, filters, kernel=1, stride=1, *, activation="silu", name):
+def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", name):
     """The convolution of YOLOv8 and its line.
 
     It begins with weights as small as PyTorch's do, 0.4 of he_normal's: what follows a batch norm's scale does not change, but a
     learning rate moves them as much more.
     """
     small = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    return conv(x, filters, kernel, stride, activation=activation, epsilon=1e-3, initializer=small, name=name)
+    options = {"epsilon": 1e-3, "initializer": small, "groups": groups}
+    return conv(x, filters, kernel, stride, activation=activation, **options, name=name)
 
 
-def bottleneck(x, channels, *, shortcut=True, activation="silu", name):
-    """Two 3x3 convolutions, and, if it has as many channels as they give, the input added to what they make of it."""
-    y = silu_conv(x, channels, 3, activation=activation, name=f"{name}.conv1")
+def bottleneck(x, channels, *, squeeze=1.0, shortcut=True, activation="silu", name):
+    """Two 3x3 convolutions, and, if it has as many channels as they give, the input added to what they make of it.
+
+    squeeze: the channels between the two, as part of `channels`.
+    """
+    y = silu_conv(x, int(channels * squeeze), 3, activation=activation, name=f"{name}.conv1")
     y = silu_conv(y, channels, 3, activation=activation, name=f"{name}.conv2")
     return layers.Add(name=f"{name}.add")([x, y]) if shortcut and x.shape[-1] == channels else y
 
 
-def c2f(x, channels, repeats, *, shortcut=True, activation="silu", name):
-    """YOLOv8's block: half the channels go through a chain of bottlenecks, of which every link is joined to the output.
+def c2f(x, channels, repeats, *, share=0.5, block=bottleneck, activation="silu", name):
+    """YOLOv8's block: a part of the channels goes through a chain of blocks, of which every link is joined to the output.
 
     The faster heir of the cross-stage partial block with two convolutions (Wang et al. 2020, arXiv:1911.11929, figure 2), with the
-    shortest and longest gradient paths of ELAN (Wang et al. 2022, arXiv:2211.04800). shortcut: of the bottlenecks.
+    shortest and longest gradient paths of ELAN (Wang et al. 2022, arXiv:2211.04800). share: of the channels, in each link. block:
+    (x, channels, activation=, name=) -> x, a link.
     """
-    x = silu_conv(x, channels, 1, activation=activation, name=f"{name}.split")
+    hidden = int(channels * share)
+    x = silu_conv(x, 2 * hidden, 1, activation=activation, name=f"{name}.split")
     # Not by slices, whose gradient costs as much again as the batch norms.
     chain = list(ops.split(x, 2, axis=-1))
     for i in range(repeats):
-        chain.append(
-            bottleneck(
-                chain[-1], channels // 2, shortcut=shortcut, activation=activation, name=f"{name}.bottleneck{i + 1}"
-            )
-        )
+        chain.append(block(chain[-1], hidden, activation=activation, name=f"{name}.bottleneck{i + 1}"))
     x = layers.Concatenate(name=f"{name}.concat")(chain)
     return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
+
+
+def c3k(x, channels, *, activation="silu", name):
+    """YOLO11's deeper link of a chain: half the channels go through two bottlenecks, half skip them."""
+    skip = silu_conv(x, channels // 2, 1, activation=activation, name=f"{name}.skip")
+    x = silu_conv(x, channels // 2, 1, activation=activation, name=f"{name}.split")
+    for i in range(2):
+        x = bottleneck(x, channels // 2, activation=activation, name=f"{name}.bottleneck{i + 1}")
+    x = layers.Concatenate(name=f"{name}.concat")([x, skip])
+    return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
+
+
+def c3k2(x, channels, repeats, *, share=0.5, deep=False, activation="silu", name):
+    """YOLO11's block: c2f, whose links are c3k (deep) or bottlenecks that squeeze the channels by two."""
+    block = c3k if deep else functools.partial(bottleneck, squeeze=0.5)
+    return c2f(x, channels, repeats, share=share, block=block, activation=activation, name=name)
+
+
+class SelfAttention(layers.Layer):
+    """Every cell looks at every cell (Vaswani et al. 2017, arXiv:1706.03762, section 3.2), in several heads.
+
+    Reads [B, h, w, heads * (2 * key + value)], head by head its query, key and value; keys are half as wide as values. Gives what the
+    cells see, and the values themselves: both [B, h, w, heads * value].
+    """
+
+    def __init__(self, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def call(self, x):
+        height, width, channels = x.shape[1:]
+        each = channels // self.heads
+        key = each // 4
+        x = ops.transpose(
+            ops.reshape(x, (-1, height * width, self.heads, each)), (0, 2, 1, 3)
+        )  # [B, heads, h * w, each]
+        q, k, v = ops.split(x, [key, 2 * key], axis=-1)
+        seen = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * key**-0.5, axis=-1)
+
+        def as_map(values):
+            return ops.reshape(ops.transpose(values, (0, 2, 1, 3)), (-1, height, width, channels // 2))
+
+        return as_map(ops.matmul(seen, v)), as_map(v)
+
+    def compute_output_shape(self, shape):
+        return [(*shape[:-1], shape[-1] // 2)] * 2
+
+
+def c2psa(x, repeats, *, activation="silu", name):
+    """YOLO11's attention block: half the channels go through self-attention and two 1x1 convolutions, each added to its input.
+
+    (After Wang et al. 2024, "YOLOv10", arXiv:2405.14458, section 3.2: partial self-attention.) Where a cell stands is told by a
+    depthwise 3x3 convolution of the values. A head has 64 channels.
+    """
+    channels = x.shape[-1] // 2
+    x = silu_conv(x, 2 * channels, 1, activation=activation, name=f"{name}.split")
+    skip, x = ops.split(x, 2, axis=-1)
+    for i in range(repeats):
+        prefix = f"{name}.block{i + 1}"
+        y = silu_conv(x, 2 * channels, 1, activation="linear", name=f"{prefix}.qkv")
+        seen, values = SelfAttention(max(channels // 64, 1), name=f"{prefix}.attention")(y)
+        place = silu_conv(values, channels, 3, groups=channels, activation="linear", name=f"{prefix}.place")
+        y = layers.Add(name=f"{prefix}.placed")([seen, place])
+        y = silu_conv(y, channels, 1, activation="linear", name=f"{prefix}.project")
+        x = layers.Add(name=f"{prefix}.attended")([x, y])
+        y = silu_conv(x, 2 * channels, 1, activation=activation, name=f"{prefix}.widen")
+        y = silu_conv(y, channels, 1, activation="linear", name=f"{prefix}.narrow")
+        x = layers.Add(name=f"{prefix}.add")([x, y])
+    x = layers.Concatenate(name=f"{name}.concat")([skip, x])
+    return silu_conv(x, 2 * channels, 1, activation=activation, name=f"{name}.join")
 
 
 def sppf(x, channels, size=5, *, activation="silu", name):

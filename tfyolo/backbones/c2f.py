@@ -1,7 +1,21 @@
-"""The backbone of YOLOv8: stages of C2f blocks, spatial pyramid pooling at the end."""
+"""The backbones of YOLOv8 and YOLO11: stages of C2f or C3k2 blocks, spatial pyramid pooling, and in YOLO11 attention at the end."""
 
-from tfyolo.layers import c2f as block
-from tfyolo.layers import repeated, scaled, silu_conv, sppf
+from tfyolo import layers
+from tfyolo.layers import c2psa, repeated, scaled, silu_conv, sppf
+
+
+def _stages(images, block, counts, channels, activation, name):
+    """{"p2": ..., "p5": ...}: at each level a strided convolution and a block.
+
+    counts: {level: (the convolution's channels, the block's, its repeats, its options)}.
+    """
+    x = silu_conv(images, channels(64), 3, 2, activation=activation, name=f"{name}.p1")
+    features = {}
+    for level, (down, count, repeats, options) in counts.items():
+        x = silu_conv(x, channels(down), 3, 2, activation=activation, name=f"{name}.{level}.down")
+        x = block(x, channels(count), repeats, activation=activation, name=f"{name}.{level}", **options)
+        features[level] = x
+    return features
 
 
 def c2f(
@@ -22,11 +36,40 @@ def c2f(
     def channels(count):
         return scaled(min(count, max_channels), width)
 
-    features = {}
-    x = silu_conv(images, channels(64), 3, 2, activation=activation, name=f"{name}.p1")
-    for level, (count, repeats) in enumerate([(128, 3), (256, 6), (512, 6), (1024, 3)], start=2):
-        x = silu_conv(x, channels(count), 3, 2, activation=activation, name=f"{name}.p{level}.down")
-        x = block(x, channels(count), repeated(repeats, depth), activation=activation, name=f"{name}.p{level}")
-        features[f"p{level}"] = x
-    features["p5"] = sppf(x, x.shape[-1], activation=activation, name=f"{name}.sppf")
-    return {level: features[level] for level in ("p3", "p4", "p5")}
+    counts = [("p2", 128, 3), ("p3", 256, 6), ("p4", 512, 6), ("p5", 1024, 3)]
+    counts = {level: (count, count, repeated(repeats, depth), {}) for level, count, repeats in counts}
+    features = _stages(images, layers.c2f, counts, channels, activation, name)
+    x = sppf(features["p5"], features["p5"].shape[-1], activation=activation, name=f"{name}.sppf")
+    return {"p3": features["p3"], "p4": features["p4"], "p5": x}
+
+
+def c3k2(
+    images,
+    *,
+    depth: float = 1.0,
+    width: float = 1.0,
+    max_channels: int = 1024,
+    deep: bool = False,
+    activation: str = "silu",
+    name="backbone",
+):
+    """YOLO11's backbone (Jocher and Qiu 2024, as published with its models): p3 (512 channels), p4 (512), p5 (1024).
+
+    deep: the links of all blocks are c3k, as in m, l and x; else only those of p4 and p5. The other options are c2f's.
+    """
+
+    def channels(count):
+        return scaled(min(count, max_channels), width)
+
+    light, heavy = {"share": 0.25, "deep": deep}, {"deep": True}
+    repeats = repeated(2, depth)
+    counts = {
+        "p2": (128, 256, repeats, light),
+        "p3": (256, 512, repeats, light),
+        "p4": (512, 512, repeats, heavy),
+        "p5": (1024, 1024, repeats, heavy),
+    }
+    features = _stages(images, layers.c3k2, counts, channels, activation, name)
+    x = sppf(features["p5"], features["p5"].shape[-1], activation=activation, name=f"{name}.sppf")
+    x = c2psa(x, repeats, activation=activation, name=f"{name}.attention")
+    return {"p3": features["p3"], "p4": features["p4"], "p5": x}

@@ -5,7 +5,7 @@
 A new one is a function in a file of its lineage and a line in the dict below.
 """
 
-from tfyolo.necks.pan import csp_pan, pan, spp_pan
+from tfyolo.necks.pan import c3k2_pan, csp_pan, pan, spp_pan
 from tfyolo.necks.up_cat import up_cat, up_cat_tiny, up_cat_tiny_3l
 
 
@@ -22,4 +22,5 @@ NECKS = {
     "spp_pan": spp_pan,
     "csp_pan": csp_pan,
     "pan": pan,
+    "c3k2_pan": c3k2_pan,
 }

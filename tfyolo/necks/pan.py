@@ -1,12 +1,14 @@
-"""Path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1), concatenating instead of adding: the necks of YOLOv4 and YOLOv8.
+"""Path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1), concatenating instead of adding: of YOLOv4, YOLOv8, YOLO11.
 
 The coarse features are enlarged and laid beside the finer ones, top down, as p5, p4, p3; those are reduced and laid beside the
 coarser ones again, bottom up, as n4, n5. The head gets p3, n4 and n5 under the names of their levels.
 """
 
+import functools
+
 from keras import layers
 
-from tfyolo.layers import Upsample, c2f, conv, repeated, silu_conv, spp
+from tfyolo.layers import Upsample, bottleneck, c2f, c3k2, conv, repeated, silu_conv, spp
 
 
 def _path_aggregation(features, pyramid, fuse, activation, name):
@@ -92,26 +94,50 @@ def csp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
     return _path_aggregation(features, pyramid, fuse, "mish", name)
 
 
-def pan(features, *, depth: float = 1.0, activation: str = "silu", name="neck"):
-    """YOLOv8's neck: PAN of C2f blocks, with nothing between them and the features but enlarging and reducing.
+def _plain_aggregation(features, fuse, activation, name):
+    """PAN with nothing between the blocks and the features but enlarging and reducing. fuse: (x, level, name) -> x."""
 
-    depth: factor on the blocks' repeats. activation: one of layers.ACTIVATIONS. Each level keeps its backbone's channels.
-    """
-
-    def fuse(parts, level, name):
-        x = layers.Concatenate(name=f"{name}.merge")(parts)
-        channels, repeats = features[level].shape[-1], repeated(3, depth)
-        return c2f(x, channels, repeats, shortcut=False, activation=activation, name=name)
+    def join(parts, level, name):
+        return fuse(layers.Concatenate(name=f"{name}.merge")(parts), level, name)
 
     levels = sorted(features)
     x = features[levels[-1]]
     aggregated = {levels[-1]: x}
     for level in reversed(levels[:-1]):
         x = Upsample(name=f"{name}.{level}.up")(x)
-        x = aggregated[level] = fuse([x, features[level]], level, f"{name}.{level}")
+        x = aggregated[level] = join([x, features[level]], level, f"{name}.{level}")
     outputs = {levels[0]: x}
     for level in levels[1:]:
         prefix = f"{name}.n{level[1:]}"
         x = silu_conv(x, x.shape[-1], 3, 2, activation=activation, name=f"{prefix}.down")
-        x = outputs[level] = fuse([x, aggregated[level]], level, prefix)
+        x = outputs[level] = join([x, aggregated[level]], level, prefix)
     return outputs
+
+
+def pan(features, *, depth: float = 1.0, activation: str = "silu", name="neck"):
+    """YOLOv8's neck: PAN of C2f blocks without shortcuts.
+
+    depth: factor on the blocks' repeats. activation: one of layers.ACTIVATIONS. Each level keeps its backbone's channels.
+    """
+    plain = functools.partial(bottleneck, shortcut=False)
+
+    def fuse(x, level, name):
+        channels, repeats = features[level].shape[-1], repeated(3, depth)
+        return c2f(x, channels, repeats, block=plain, activation=activation, name=name)
+
+    return _plain_aggregation(features, fuse, activation, name)
+
+
+def c3k2_pan(features, *, depth: float = 1.0, deep: bool = False, activation: str = "silu", name="neck"):
+    """YOLO11's neck: PAN of C3k2 blocks; p3 has half its backbone's channels.
+
+    deep: the links of all blocks are c3k; else only those of the coarsest. The other options are pan's.
+    """
+    finest, coarsest = min(features), max(features)
+
+    def fuse(x, level, name):
+        channels = features[level].shape[-1] // (2 if level == finest else 1)
+        options = {"deep": deep or level == coarsest, "activation": activation, "name": name}
+        return c3k2(x, channels, repeated(2, depth), **options)
+
+    return _plain_aggregation(features, fuse, activation, name)

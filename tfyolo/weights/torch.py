@@ -1,4 +1,4 @@
-"""PyTorch checkpoints of YOLOv8's line, read without PyTorch and without running what they say.
+"""PyTorch checkpoints of YOLOv8 and YOLO11, read without PyTorch and without running what they say.
 
     read("model.pt") -> plain dicts, lists, numbers and arrays       any checkpoint that torch.save wrote since PyTorch 1.6
     load("model.pt") -> Imported(model, report)                      one of a network of the zoo
@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from tfyolo import checkpoint
@@ -247,35 +248,56 @@ def _tensors(module, prefix, above):
 
 # --- the networks ---------------------------------------------------------------------------------------------------------------
 
-# Their number of each of our blocks (FACTS: "Blocks by index"), and of the head.
-YOLOV8 = {
-    "backbone.p1": 0,
-    "backbone.p2.down": 1,
-    "backbone.p2": 2,
-    "backbone.p3.down": 3,
-    "backbone.p3": 4,
-    "backbone.p4.down": 5,
-    "backbone.p4": 6,
-    "backbone.p5.down": 7,
-    "backbone.p5": 8,
-    "backbone.sppf": 9,
-    "neck.p4": 12,
-    "neck.p3": 15,
-    "neck.n4.down": 16,
-    "neck.n4": 18,
-    "neck.n5.down": 19,
-    "neck.n5": 21,
-    "head": 22,
+# Their number of each of our blocks, in order; what has none of ours (enlarging, joining) has a number too.
+_BACKBONE = ["p1", "p2.down", "p2", "p3.down", "p3", "p4.down", "p4", "p5.down", "p5", "sppf"]
+_NECK = [
+    None,
+    None,
+    "neck.p4",
+    None,
+    None,
+    "neck.p3",
+    "neck.n4.down",
+    None,
+    "neck.n4",
+    "neck.n5.down",
+    None,
+    "neck.n5",
+    "head",
+]
+BLOCKS = {
+    "yolov8": [*(f"backbone.{name}" for name in _BACKBONE), *_NECK],
+    "yolo11": [*(f"backbone.{name}" for name in [*_BACKBONE, "attention"]), *_NECK],
 }
-# What is told by the channels of the first convolution.
-SIZES = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
-# Our names of what is inside a block -> theirs; the last is of a variable.
+# (family, channels of the first convolution, whether a block of the backbone has a second link) -> the size.
+SIZES = {
+    **{
+        ("yolov8", *told): size
+        for told, size in {(16, 0): "n", (32, 0): "s", (48, 1): "m", (64, 1): "l", (80, 1): "x"}.items()
+    },
+    **{
+        ("yolo11", *told): size
+        for told, size in {(16, 0): "n", (32, 0): "s", (64, 0): "m", (64, 1): "l", (96, 1): "x"}.items()
+    },
+}
+# Our names of what is inside a block -> theirs, one after the other.
 INSIDE = (
+    (r"\.p(\d)\.box\.conv(\d)", lambda m: f".cv2.{int(m[1]) - 3}.{int(m[2]) - 1}"),
+    (r"\.p(\d)\.cls\.depth(\d)", lambda m: f".cv3.{int(m[1]) - 3}.{int(m[2]) - 1}.0"),
+    (r"\.p(\d)\.cls\.conv(\d)", lambda m: f".cv3.{int(m[1]) - 3}.{int(m[2]) - 1}"),
+    (r"\.p(\d)\.(box|cls)\.out/", lambda m: f".{'cv2' if m[2] == 'box' else 'cv3'}.{int(m[1]) - 3}.2/"),
+    (r"\.(bottleneck|block)(\d+)", lambda m: f".m.{int(m[2]) - 1}"),
+    (r"(\.m\.\d+)\.split\b", r"\1.cv1"),
+    (r"(\.m\.\d+)\.skip\b", r"\1.cv2"),
+    (r"(\.m\.\d+)\.join\b", r"\1.cv3"),
     (r"\.split\b", ".cv1"),
     (r"\.join\b", ".cv2"),
-    (r"\.bottleneck(\d+)\.conv(\d)", lambda m: f".m.{int(m[1]) - 1}.cv{m[2]}"),
-    (r"\.p(\d)\.(box|cls)\.conv(\d)", lambda m: f".{BRANCHES[m[2]]}.{int(m[1]) - 3}.{int(m[3]) - 1}"),
-    (r"\.p(\d)\.(box|cls)\.out/", lambda m: f".{BRANCHES[m[2]]}.{int(m[1]) - 3}.2/"),
+    (r"\.conv(\d)", r".cv\1"),
+    (r"\.qkv\b", ".attn.qkv"),
+    (r"\.place\b", ".attn.pe"),
+    (r"\.project\b", ".attn.proj"),
+    (r"\.widen\b", ".ffn.0"),
+    (r"\.narrow\b", ".ffn.1"),
     (r"\.norm/gamma$", ".bn.weight"),
     (r"\.norm/beta$", ".bn.bias"),
     (r"\.norm/moving_mean$", ".bn.running_mean"),
@@ -283,7 +305,6 @@ INSIDE = (
     (r"/kernel$", ".weight"),
     (r"/bias$", ".bias"),
 )
-BRANCHES = {"box": "cv2", "cls": "cv3"}
 
 
 class Imported(NamedTuple):
@@ -303,45 +324,60 @@ def load(path, names=None):
     arrays = {name.removeprefix("module."): array for name, array in state_dict(loaded).items()}
     if not arrays:
         raise TorchError(f"{path}: expected the weights of a network, it holds none")
-    stem, last = arrays.get("model.0.conv.weight"), arrays.get("model.22.cv3.0.2.bias")
-    if stem is None or last is None or stem.ndim != 4 or len(stem) not in SIZES or last.ndim != 1:
-        raise TorchError(
-            f"{path}: expected YOLOv8 n, s, m, l or x, for detection; its {len(arrays)} tensors begin with {', '.join(list(arrays)[:3])}"
-        )
-    native = f"yolov8{SIZES[len(stem)]}"
-    model = build(configs.load(configs.zoo(native)), _classes(path, loaded, names, len(last)))
+    native, count = _recognised(path, arrays)
+    model = build(configs.load(configs.zoo(native)), _classes(path, loaded, names, count))
     checkpoint.assign(model.network, _translated(path, arrays, model), source=f"{path}: its weights")
-    report = [f"{path}: {native}, {len(last)} classes, all {len(arrays)} tensors used"]
+    report = [f"{path}: {native}, {count} classes, all {len(arrays)} tensors used"]
     return Imported(model, native, report)
 
 
-def _theirs(variable):
+def _recognised(path, arrays):
+    """(the config's name, the number of classes)."""
+    stem = arrays.get("model.0.conv.weight")
+    for family, blocks in BLOCKS.items():
+        last = arrays.get(f"model.{blocks.index('head')}.cv3.0.2.bias")
+        if stem is not None and stem.ndim == 4 and last is not None and last.ndim == 1:
+            deep = any(name.startswith("model.2.m.1.") for name in arrays)
+            if size := SIZES.get((family, len(stem), int(deep))):
+                return f"{family}{size}", len(last)
+    raise TorchError(
+        f"{path}: expected YOLOv8 or YOLO11, n, s, m, l or x, for detection; its {len(arrays)} tensors begin with "
+        f"{', '.join(list(arrays)[:3])}"
+    )
+
+
+def _theirs(variable, family):
     """The name that a variable of ours has in their checkpoints."""
     layer, _, rest = variable.partition("/")
-    block = next(name for name in sorted(YOLOV8, key=len, reverse=True) if f"{layer}.".startswith(f"{name}."))
+    blocks = {name: number for number, name in enumerate(BLOCKS[family]) if name}
+    block = next(name for name in sorted(blocks, key=len, reverse=True) if f"{layer}.".startswith(f"{name}."))
     inside = f"{layer.removeprefix(block)}/{rest}"
+    if family == "yolo11":  # whose classes' convolutions come in pairs
+        inside = re.sub(r"^\.p(\d)\.cls\.conv(\d)", lambda m: f".cv3.{int(m[1]) - 3}.{int(m[2]) - 1}.1", inside)
     for pattern, theirs in INSIDE:
         inside = re.sub(pattern, theirs, inside)
-    return f"model.{YOLOV8[block]}{inside}"
+    return f"model.{blocks[block]}{inside}".replace("/", ".")
 
 
 def _translated(path, arrays, model):
     """{our path: array}; every one of theirs used once."""
+    family = model.config.name[:-1]
     left = {name for name in arrays if not name.endswith(".num_batches_tracked")}
-    bins = model.decoder.bins
-    fixed = arrays.get("model.22.dfl.conv.weight")  # the places of the bins, which are no weights
-    if fixed is not None and np.array_equal(fixed.ravel(), np.arange(bins)):
-        left.remove("model.22.dfl.conv.weight")
+    bins, places = model.decoder.bins, f"model.{BLOCKS[family].index('head')}.dfl.conv.weight"
+    if places in left and np.array_equal(arrays[places].ravel(), np.arange(bins)):
+        left.remove(places)  # of the bins, which are no weights
+    depthwise = {layer.name for layer in model.network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
     weights, wrong = {}, []
     for variable, own in checkpoint.weights_of(model.network).items():
-        name = _theirs(variable)
+        name = _theirs(variable, family)
         array = arrays.get(name)
         if array is None:
             wrong.append(f"{name} is missing")
             continue
         left.discard(name)
         array = array.astype("float32")
-        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+        if array.ndim == 4:
+            array = array.transpose((2, 3, 0, 1) if variable.partition("/")[0] in depthwise else (2, 3, 1, 0))
         if array.shape != own.shape:
             wrong.append(f"{name}: expected {list(own.shape)} (height, width, in, out), received {list(array.shape)}")
             continue
