@@ -34,7 +34,7 @@ setup(
         # Writes checkpoints for the importer's tests, which need none to read them.
         "torch": ["torch>=2.1"],
         # OpenCV 4 reads Darknet networks, OpenCV 5 no longer does: the importer's oracle.
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "pycocotools>=2.0.8", "ruff>=0.9", "opencv-python-headless>=4.12,<5"]
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "pycocotools>=2.0.8", "ruff>=0.9", "opencv-python-headless>=4.12,<5"],
     },
     entry_points={"console_scripts": ["tfyolo=tfyolo.cli:main"]},
 )

@@ -5,7 +5,8 @@
 Everything is one picture, ready for the network, to detections. "network" ends with decoded boxes and scores, as OpenCV's does;
 "postprocess" is the suppression; "total" is both. The competitors take turns, many times, so that what else the machine does hits
 all of them, and ratios are taken within a turn. OpenCV's network drops what scores below 0.2 (or its .cfg's thresh), ours hands the
-suppression all that the config's post-processing asks for: compare networks with networks first.
+suppression all that the config's post-processing asks for: compare networks with networks first. A peer (--peer 'ort=COMMAND') is any
+command that prints a line when it is ready and, for every line it then reads, looks at a picture and prints {"network": seconds}.
 """
 
 import json
@@ -17,6 +18,7 @@ import warnings
 from pathlib import Path
 
 import click
+from peers import Peer
 
 from tfyolo.cli import Command
 
@@ -221,18 +223,27 @@ def spread(values):
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each.")
 @click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="How often they take turns.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="A picture to look at.  [default: noise]")
+@click.option("--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with.")
 @click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, and nothing else.")
-def main(run, threads, seconds, rounds, image, baseline, as_json):
+def main(run, threads, seconds, rounds, image, peers, baseline, as_json):
     """Time RUN's model on one picture as Keras, SavedModel, TFLite and, if it was imported from Darknet, in OpenCV."""
     with tempfile.TemporaryDirectory() as scratch:
         found, model, notes = competitors(run, image, threads, Path(scratch))
+        others = [Peer(*Peer.parsed(peer)) for peer in peers]
+        for peer in others:
+            peer.line()  # it is ready
+            found[peer.name] = peer.turn
         baseline = baseline or ("opencv" if "opencv" in found else "keras")
         if baseline not in found:
             raise click.BadParameter(
                 f"expected one of {', '.join(found)}, received {baseline!r}", param_hint="--baseline"
             )
-        rows = figures(take_turns(found, seconds, rounds), baseline)
+        try:
+            rows = figures(take_turns(found, seconds, rounds), baseline)
+        finally:
+            for peer in others:
+                peer.stop()
     told = {
         "run": str(run),
         "input_size": list(model.config.model.input_size),

@@ -12,13 +12,12 @@ is ready and, for every line it then reads, works a while and prints {"seconds":
 import json
 import os
 import resource
-import shlex
 import statistics
-import subprocess
 import sys
 import time
 
 import click
+from peers import Peer
 
 from tfyolo.cli import Command
 
@@ -111,29 +110,6 @@ def worker(config, size, batch, what, precision, path):
 # --- turns ------------------------------------------------------------------------------------------------------------------------
 
 
-class Competitor:
-    def __init__(self, name, command):
-        self.name, self.answers = name, []
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def line(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise click.ClickException(
-                f"{self.name}: it ended with exit code {self.process.wait()}; its message stands above"
-            )
-        return line
-
-    def stop(self):
-        self.process.kill()
-        self.process.communicate()
-
-    def turn(self):
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.answers.append(json.loads(self.line()))
-
-
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("config")
 @click.option("--what", type=click.Choice(["step", "loop", "loader"]), default="step", show_default=True)
@@ -160,13 +136,10 @@ def main(config, what, size, batch, precisions, path, peers, rounds, as_json, as
     own = [sys.executable, __file__, config, "--what", what, "--size", str(size), "--batch", str(batch), "--worker"]
     own += ["--data", path] if path else []
     commands = {f"tfyolo {precision}": [*own, "--precision", precision] for precision in precisions}
-    for peer in peers:
-        name, _, command = peer.partition("=")
-        commands[name] = shlex.split(command)
     field = []
     try:
-        for name, command in commands.items():
-            field.append(Competitor(name, command))
+        for name, command in [*commands.items(), *(Peer.parsed(peer) for peer in peers)]:
+            field.append(Peer(name, command))
             field[-1].line()  # one gets ready after the other: that, too, takes the whole machine
         for _ in range(rounds):
             for competitor in field:
