@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfyolo.config import Stage
-from tfyolo.optim import UNDECAYED, Schedule, sgd
+from tfyolo.optim import UNDECAYED, Schedule, adamw, sgd
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -38,3 +39,21 @@ def test_sgd_equals_the_sums(options, nesterov):
             )
     for variable in layer.trainable_variables:
         np.testing.assert_allclose(variable, values[variable.name], rtol=1e-4, atol=1e-6)
+
+
+def test_adamw_equals_keras():
+    schedule = Schedule(Stage(epochs=6, lr=0.1, warmup=2.0, schedule="cosine", final=0.1), steps_per_epoch=3)
+    results = []
+    for make in (adamw, keras.optimizers.AdamW):
+        layer = keras.layers.Dense(2, kernel_initializer="ones")
+        layer.build((None, 3))
+        optimizer = make(schedule, weight_decay=0.05, beta_1=0.85)
+        optimizer.exclude_from_weight_decay(var_names=list(UNDECAYED))
+        optimizer.build(layer.trainable_variables)
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            gradients = [rng.normal(size=variable.shape).astype("float32") for variable in layer.trainable_variables]
+            optimizer.apply([tf.constant(gradient) for gradient in gradients])
+        results.append([np.asarray(variable) for variable in [*layer.trainable_variables, *optimizer.variables]])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)

@@ -83,9 +83,28 @@ def sgd(
     )
 
 
+class FusedAdamW(keras.optimizers.AdamW):
+    """Keras's AdamW with TensorFlow's kernel for it: one pass over a variable in place of eleven."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        index, step = self._get_variable_index(variable), tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
 def adamw(schedule, *, beta_1: float = 0.9, beta_2: float = 0.999, weight_decay: float = 0.01):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
-    return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, beta_1=beta_1, beta_2=beta_2)
+    return FusedAdamW(schedule, weight_decay=weight_decay, beta_1=beta_1, beta_2=beta_2)
 
 
 OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
