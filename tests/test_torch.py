@@ -19,6 +19,7 @@ from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.detect import load as load_detector
 from tfyolo.weights import torch as reader
+from tfyolo.weights.initial import initialise
 from tfyolo.weights.runs import WeightsError
 
 SETTERS = {np.dtype("f4"): "FloatStorage", np.dtype("f2"): "HalfStorage", np.dtype("i8"): "LongStorage"}
@@ -345,6 +346,24 @@ def test_what_torch_itself_writes(native, tmp_path):
         tolerance = 0 if kind != torch.bfloat16 else 1e-2
         for path, array in checkpoint.weights_of(imported.model.network).items():
             np.testing.assert_allclose(array, ours[path], rtol=tolerance, err_msg=path)
+
+
+def test_fine_tuning_keeps_all_but_what_tells_classes(fake_torch, tmp_path):
+    """Also of a branch that is as wide as the classes are many."""
+    there = models.build(configs.load(configs.zoo("yolov8n"), ["model.input_size=64"]), [str(i) for i in range(80)])
+    models.save_model(tmp_path / "there.h5", there)
+    here = models.build(there.config, ("red", "green"))
+    report, _ = initialise(here, tmp_path / "there.h5")
+    assert (
+        report[2] == "head: 36 arrays kept; head.p3.cls, head.p4.cls, head.p5.cls begin anew: 80 classes there, 2 here"
+    )
+    kept, given = checkpoint.weights_of(here.network), checkpoint.weights_of(there.network)
+    assert all(np.array_equal(kept[name], given[name]) for name in kept if ".cls." not in name)
+    others = models.build(there.config, [f"class {i}" for i in range(80)])
+    assert (
+        "head.p3.cls.out, head.p4.cls.out, head.p5.cls.out begin anew: the classes have other names"
+        in (initialise(others, tmp_path / "there.h5")[0][2])
+    )
 
 
 NAMED = {

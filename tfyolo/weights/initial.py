@@ -28,11 +28,8 @@ def initialise(model, path):
     own = checkpoint.weights_of(model.network)
     report, kept = [], {}
     for part in dict.fromkeys(name.partition(".")[0] for name in own):
-        counted = {
-            name
-            for name in own
-            if name.startswith(f"{part}.") and _counts_classes(name, len(classes or ()) != len(model.classes))
-        }
+        other_number = len(classes or ()) != len(model.classes)
+        counted = {name for name in own if name.startswith(f"{part}.") and _counts_classes(name, other_number)}
         mine = {name: own[name].shape for name in own if name.startswith(f"{part}.") and name not in counted}
         misfits = [name for name, shape in mine.items() if name not in theirs or theirs[name].shape != shape]
         if classes is None and part != "backbone":
@@ -52,7 +49,10 @@ def initialise(model, path):
             mine |= {name: own[name].shape for name in counted}
             told = [f"{len(mine)} arrays kept"]
         elif counted:
-            layers = sorted({name.partition("/")[0] for name in counted})
+            layers = {name.partition("/")[0] for name in counted}
+            if other_number:  # a branch for classes is new as a whole
+                layers = {name.partition(".cls.")[0] + ".cls" if ".cls." in name else name for name in layers}
+            layers = sorted(layers)
             why = f"{len(classes)} classes there, {len(model.classes)} here"
             if len(classes) == len(model.classes):
                 why = "the classes have other names"
