@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 SCALED = tuple(f"{family}{size}" for family in ("yolov8", "yolo11") for size in "smlx")
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in SCALED)
 # The deepest take minutes to trace; what they are made of is in the others too.
-DEEP = ("yolov3-spp", "yolov4", "yolov4-csp")
+DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolo11n")
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
 SHARED = ROOT.parent / "shared"
 
