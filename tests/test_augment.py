@@ -67,7 +67,7 @@ def test_box_moves_with_what_it_surrounds(name):
         np.testing.assert_allclose(find(moved, 3), np.clip(box, 0, [*canvas, *canvas]), atol=1.5)
 
 
-@pytest.mark.parametrize("name", set(GEOMETRY) - {"letterbox"})
+@pytest.mark.parametrize("name", sorted(GEOMETRY.keys() - {"letterbox"}))
 def test_geometry_is_a_function_of_its_seed(name):
     matrices = [GEOMETRY[name](seed).numpy() for seed in [*SEEDS, *SEEDS]]
     np.testing.assert_array_equal(matrices[: len(SEEDS)], matrices[len(SEEDS) :])
@@ -79,23 +79,22 @@ def test_mosaic_moves_boxes_with_their_pictures(seed):
     sizes = [(60, 90), (90, 60), (50, 50), (200, 300)]
     boxes = [np.array([[h * 0.3, w * 0.3, h * 0.8, w * 0.7]], np.float32).round() for h, w in sizes]
     images = [picture(size, box, [label]) for label, (size, box) in enumerate(zip(sizes, boxes, strict=True))]
-    parts, centers = [], []
-    for label, matrix in enumerate(augment.mosaic(seed, sizes, SIZE)):
-        moved, labels, crowd = augment.clip_boxes(
-            pipeline.transform_boxes(boxes[label], matrix), [label], [False], SIZE
-        )
-        parts.append(Sample(pipeline.warp(images[label], matrix, SIZE), moved, labels, crowd, label, matrix))
+    truths, centers = {}, []
+    matrices = augment.mosaic(seed, sizes, SIZE)
+    for label, matrix in enumerate(matrices):
+        moved, _, _ = augment.clip_boxes(pipeline.transform_boxes(boxes[label], matrix), [label], [False], SIZE)
+        truths.update((label, box) for box in moved.numpy())
         frame = pipeline.transform_boxes(np.array([[0, 0, *sizes[label]]], np.float32), matrix).numpy()[0]
         centers.append(frame[[(2, 3), (2, 1), (0, 3), (0, 1)][label],])  # the corner at the common point
     np.testing.assert_allclose(centers, np.tile(centers[0], (4, 1)), atol=1e-3)
     assert (centers[0] >= np.array(SIZE) / 4).all() and (centers[0] <= np.array(SIZE) * 3 / 4).all()
 
-    joined = augment.join(parts)
-    for box, label in zip(joined.boxes.numpy(), joined.labels.numpy(), strict=True):
-        np.testing.assert_allclose(find(joined.image, label), box, atol=1.5)
-    for label in set(range(4)) - set(joined.labels.numpy()):  # what is dropped is hardly to be seen
-        left = find(joined.image, label)
-        area = np.prod(boxes[label][0, 2:] - boxes[label][0, :2]) * float(tf.linalg.det(parts[label].transform))
+    joined = pipeline.paste(images, matrices, SIZE, augment.FITS["letterbox"])
+    for label, box in truths.items():
+        np.testing.assert_allclose(find(joined, label), box, atol=1.5)
+    for label in set(range(4)) - set(truths):  # what is dropped is hardly to be seen
+        left = find(joined, label)
+        area = np.prod(boxes[label][0, 2:] - boxes[label][0, :2]) * float(tf.linalg.det(matrices[label]))
         assert left is None or np.prod(left[2:] - left[:2]) < 0.2 * area or (left[2:] - left[:2]).min() <= 3
 
 
@@ -104,12 +103,24 @@ def test_mosaic_has_no_seam():
     size = (96, 96)
     white = np.full((96, 96, 3), 255, np.uint8)
     turn = augment.rotation(20, (48, 48)) @ augment.about((48, 48), augment.scaling(2.0))
-    parts = [
-        Sample(pipeline.warp(white, turn @ matrix, size), np.zeros((0, 4), np.float32), [], [], 0, matrix)
-        for matrix in augment.mosaic((1, 2), [size] * 4, size)
-    ]
-    middle = augment.join(parts).image.numpy()[30:66, 30:66]
-    np.testing.assert_allclose(middle, 1.0, atol=1e-4)
+    matrices = [turn @ matrix for matrix in augment.mosaic((1, 2), [size] * 4, size)]
+    middle = pipeline.paste([white] * 4, matrices, size, augment.FITS["letterbox"]).numpy()[30:66, 30:66]
+    np.testing.assert_allclose(middle, 1.0, atol=0.04)  # cv2 rounds places to 1/32 of a pixel
+
+
+@pytest.mark.parametrize("zoom", [0.2, 0.4, 1.0, 3.0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pasting_is_warping(seed, zoom):
+    smooth = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8), (0, 0), 3)
+    matrix = augment.affine(seed, (120, 160), Augment(scale=0.3, translate=0.3, rotate=30)) @ augment.scaling(zoom)
+    pasted = pipeline.paste([smooth], [matrix], (140, 100), augment.FITS["letterbox"])
+    np.testing.assert_allclose(pasted, pipeline.warp(smooth, matrix, (140, 100)), atol=0.03)
+
+
+def test_what_is_pasted_beside_the_canvas_leaves_it_grey():
+    white, fit = np.full((40, 50, 3), 255, np.uint8), augment.FITS["letterbox"]
+    outside = pipeline.paste([white], [augment.translation(500, -500)], (20, 30), fit)
+    np.testing.assert_array_equal(outside, np.full((20, 30, 3), 114 / 255, "float32"))
 
 
 def test_clip_boxes_by_hand():

@@ -220,12 +220,6 @@ def colour(image, seed, *, hue, saturation, value):
 # --- mixes: several Samples -> Sample; image_id and transform are the first one's -------------------------------------
 
 
-def join(parts):
-    """The parts of a mosaic as one Sample. They do not overlap; around each is GREY."""
-    # Each part fades into grey at its edge, so the sum of the differences from grey has no seam.
-    return _together(parts, tf.add_n([part.image - GREY for part in parts]) + GREY)
-
-
 def mixup(seed, first, second):
     """One Sample laid over another (Zhang et al. 2018, arXiv:1710.09412), each with its boxes.
 
@@ -233,11 +227,9 @@ def mixup(seed, first, second):
     """
     one, other = tf.unstack(tf.random.stateless_gamma([2], seed, alpha=8.0))
     share = one / (one + other)
-    return _together([first, second], share * first.image + (1 - share) * second.image)
-
-
-def _together(samples, image):
     boxes, labels, crowd = (
-        tf.concat([getattr(sample, field) for sample in samples], axis=0) for field in ("boxes", "labels", "crowd")
+        tf.concat([getattr(sample, field) for sample in (first, second)], axis=0)
+        for field in ("boxes", "labels", "crowd")
     )
-    return samples[0]._replace(image=image, boxes=boxes, labels=labels, crowd=crowd)
+    image = share * first.image + (1 - share) * second.image
+    return first._replace(image=image, boxes=boxes, labels=labels, crowd=crowd)

@@ -197,6 +197,51 @@ def warp(image, matrix, size, *, fill=GREY, antialias=True, replicate=False, rim
     return tf.ensure_shape(canvas, [*size, 3])
 
 
+def paste(images, matrices, size, fit):
+    """Moves pictures by their matrices onto one canvas, as warp does one: [H, W, 3] uint8 each, [n, 3, 3] -> [h, w, 3] float32.
+
+    Where they overlap it is by the rims where each fades into the grey: what each adds to it adds up, without a seam. By cv2, to
+    1/32 of a pixel, in an eighth of warp's time; for training alone, since what is exported has no cv2.
+    """
+    grey = round(255 * fit.fill)
+
+    def on_canvas(matrices, *images):
+        canvas = np.zeros((*size, 3), np.int16)
+        for matrix, image in zip(matrices.astype("float64"), images, strict=True):
+            shrunk = max(int(abs(np.linalg.det(matrix)) ** -0.5 + 1e-3), 1) if fit.antialias else 1
+            sides = np.array(image.shape[:2])
+            if shrunk > 1:  # as in _shrink
+                smaller = np.maximum(sides // shrunk, 1)
+                image = cv2.resize(image, smaller[::-1].tolist(), interpolation=cv2.INTER_AREA)
+                matrix, sides = matrix @ np.diag([*(sides / smaller), 1.0]), smaller
+            # Only the window of the canvas that it reaches is computed.
+            corners = (
+                matrix[:2] @ np.array([[y, x, 1] for y in (-0.5, sides[0] + 0.5) for x in (-0.5, sides[1] + 0.5)]).T
+            )
+            first = np.clip(np.floor(corners.min(axis=1)), 0, size).astype(int)
+            last = np.clip(np.ceil(corners.max(axis=1)), first, size).astype(int)
+            if (last <= first).any():
+                continue
+            # cv2 counts (x, y), from the middles of the pixels.
+            shift = np.array([[1, 0, -0.5 - first[0]], [0, 1, -0.5 - first[1]], [0, 0, 1]])
+            matrix = shift @ matrix @ np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+            window = cv2.warpAffine(
+                image,
+                matrix[[1, 0]][:, [1, 0, 2]],
+                (last - first)[::-1].tolist(),
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=[grey] * 3,
+            )
+            part = canvas[first[0] : last[0], first[1] : last[1]]
+            part += window
+            part -= grey
+        return np.clip(canvas + grey, 0, 255).astype(np.uint8)
+
+    canvas = tf.numpy_function(on_canvas, [tf.stack(matrices), *images], tf.uint8, stateful=False)
+    return tf.ensure_shape(tf.cast(canvas, tf.float32) / 255, [*size, 3])
+
+
 def _shrink(image, matrix):
     """Reduces a picture that the matrix makes smaller than half by a whole factor -> float32 picture, the matrix left.
 
@@ -332,18 +377,21 @@ def train_dataset(
     draws = steps * batch
     size, fit = tuple(size), FITS[preprocess]
 
-    def place(index, image, truth, matrix):
-        boxes, labels, crowd = truth
-        boxes, labels, crowd = aug.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
-        image = warp(image, matrix, size, fill=fit.fill, antialias=fit.antialias)
-        return Sample(image, boxes, labels, crowd, index, matrix)
+    def place(indices, loaded, matrices):
+        """The pictures on one canvas, with the truths that are left of them; the index and matrix are the first's."""
+        image = paste([image for image, *_ in loaded], matrices, size, fit)
+        truths = [
+            aug.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
+            for (_, boxes, labels, crowd), matrix in zip(loaded, matrices, strict=True)
+        ]
+        return Sample(image, *(tf.concat(part, axis=0) for part in zip(*truths, strict=True)), indices[0], matrices[0])
 
     def plain(index, seed):
         seeds = tf.unstack(tf.random.split(seed, 2))
-        image, *truth = load(index)
-        original = tf.shape(image)[:2]
+        loaded = load(index)
+        original = tf.shape(loaded[0])[:2]
         matrix = fit.matrix(original, size) @ aug.flips(seeds[0], original, augment)
-        return place(index, image, truth, aug.affine(seeds[1], size, augment) @ matrix)
+        return place([index], [loaded], [aug.affine(seeds[1], size, augment) @ matrix])
 
     def mosaic(index, seed):
         seeds = tf.unstack(tf.random.split(seed, 7))
@@ -356,9 +404,7 @@ def train_dataset(
             affine @ matrix @ aug.flips(flip_seed, original, augment)
             for matrix, flip_seed, original in zip(aug.mosaic(seeds[2], sizes, size), seeds[3:], sizes, strict=True)
         ]
-        return aug.join(
-            [place(i, image, truth, m) for i, (image, *truth), m in zip(indices, loaded, matrices, strict=True)]
-        )
+        return place(indices, loaded, matrices)
 
     @_graph(_INDEX, _SEED, tf.TensorSpec([], tf.bool))
     def one(index, seed, mixing):
