@@ -134,8 +134,10 @@ def test_loss_weights_scale_their_terms():
     assert weighted["loss"] == pytest.approx(expected, rel=1e-5) and weighted["cls"] == 0
 
 
-def test_one_trace_serves_batches_with_any_number_of_truths():
-    config = small("demo")
+def test_one_trace_serves_batches_with_any_number_of_truths(monkeypatch):
+    config, traces = small("demo"), []
+    terms = training.loss_terms
+    monkeypatch.setattr(training, "loss_terms", lambda *args: traces.append(1) or terms(*args))
     strategy = strategy_of(1)
     samples = [random_sample(config.model.input_size, batch=4, truths=truths, padding=1) for truths in (2, 9, 5, 30)]
     dataset = tf.data.Dataset.from_generator(
@@ -156,7 +158,7 @@ def test_one_trace_serves_batches_with_any_number_of_truths():
     step = training.make_step(model, optimizer, average, strategy, batches.element_spec)
     for batch in batches:
         step(batch)
-    assert step.experimental_get_tracing_count() == 1
+    assert len(traces) == 1
 
 
 def test_the_average_holds_all_weights_batch_norm_too_and_follows_the_formula():
