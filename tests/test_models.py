@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import EACH_CONFIG, load_config, of_all_scales, random_sample, small
+from keras import layers
 
 from tfyolo import model as models
+from tfyolo.backbones import BACKBONES
 from tfyolo.config import ConfigError
-from tfyolo.decoders import level_stride
+from tfyolo.structures import level_stride
 from tfyolo.training import loss_terms
 from tfyolo.walk import gradient_norms, walk
 
@@ -328,6 +330,26 @@ def test_every_stage_stands_after_those_it_reads(built):
     assert sum(row["flops"] for row in described["stages"]) == described["flops"]
     sample = random_sample(built.config.model.input_size)
     assert described["candidates"] == built.decoder(built.network(sample.image)).boxes.shape[1]
+
+
+def test_the_walk_counts_layers_of_a_users_own_names(monkeypatch):
+    """Whose backbone comes from elsewhere: no name of its says where it stands."""
+
+    def theirs(images, *, name="backbone"):
+        x = layers.Conv2D(8, 3, 8, "same", name="their_stem")(images)
+        return {"p3": layers.DepthwiseConv2D(3, padding="same", name="their_block")(x)}
+
+    monkeypatch.setitem(BACKBONES, "theirs", theirs)
+    overrides = ("model.input_size=64", "model.neck=identity", "model.decoder.levels=[p3]")
+    config = load_config("yolov8n", "model.backbone={name: theirs}", *overrides)
+    model = models.build(config, NAMES)
+    described = walk(model)
+    assert described["stages"][0] == {
+        "stage": "backbone", "inputs": ["images"], "output": [8, 8, 8], "stride": 8.0,
+        "parameters": 3 * 3 * 3 * 8 + 8 + 3 * 3 * 8 + 8, "flops": 2 * 64 * (3 * 3 * 3 * 8 + 3 * 3 * 8),
+    }  # fmt: skip
+    assert sum(row["parameters"] for row in described["stages"]) == model.network.count_params()
+    assert "backbone" in gradient_norms(model, [np.ones(v.shape) for v in model.network.trainable_variables])
 
 
 def test_gradient_norms_of_stages_add_up_to_the_whole(built):

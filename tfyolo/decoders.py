@@ -17,15 +17,10 @@ import numpy as np
 from keras import ops
 
 from tfyolo.boxes import boxes_to_yxhw, yxhw_to_boxes
-from tfyolo.structures import Candidates, Priors
+from tfyolo.structures import Candidates, Priors, level_stride
 
 # exp(8) is 2981 times the anchor: no box is that large, and an untrained network cannot overflow.
 LARGEST_LOG = 8.0
-
-
-def level_stride(level):
-    """Pixels a cell at a level: "p3" -> 8."""
-    return 2 ** int(level[1:])
 
 
 def make_priors(grids, anchors):

@@ -11,6 +11,7 @@ import numpy as np
 from keras import initializers, layers, ops
 
 from tfyolo.layers import PerAnchor, conv, silu_conv
+from tfyolo.structures import level_stride
 
 
 def _split(x, parts):
@@ -105,7 +106,7 @@ def decoupled(
     }
     raw = {part: {} for part in parts}
     for level, x in features.items():
-        chance = objects / (640 / 2 ** int(level[1:])) ** 2
+        chance = objects / (640 / level_stride(level)) ** 2
         # What precedes the softmax of a distribution over distances needs no bias: it would not see it.
         biases = {"obj": math.log(chance)} if "obj" in parts else {"cls": math.log(chance / parts["cls"])}
         for branch, told in (("box", located), ("cls", {"cls": parts["cls"]})):

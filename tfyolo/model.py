@@ -14,11 +14,12 @@ from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
-from tfyolo.decoders import DECODERS, level_stride
+from tfyolo.decoders import DECODERS
 from tfyolo.heads import HEADS
 from tfyolo.losses import OBJECTIVES
 from tfyolo.necks import NECKS
 from tfyolo.postprocess import POSTPROCESS
+from tfyolo.structures import level_stride
 
 TABLES = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS, "decoder": DECODERS, "objective": OBJECTIVES}
 

@@ -16,10 +16,15 @@ from typing import Any, NamedTuple
 Array = Any  # a numpy array, a tensor or a Keras tensor: the shape is said beside it
 
 
+def level_stride(level):
+    """Pixels a cell at a level: "p3" -> 8."""
+    return 2 ** int(level[1:])
+
+
 class Sample(NamedTuple):
     """One picture ready for the network, or a batch of them with B in front of every shape.
 
-    image: [H, W, 3] float32 RGB in 0..1.
+    image: [H, W, 3] RGB: float32 in 0..1; or, as it comes to training, uint8 in 0..255 (tf.image.convert_image_dtype makes it the other).
     boxes: [M, 4] float32, pixels of `image`; rows of padding are 0.
     labels: [M] int32, 0..K-1, -1 for padding.
     crowd: [M] bool, regions that are neither learned nor counted as background.

@@ -10,12 +10,26 @@ OWN = ("down", "up", "lateral", "merge", "box", "cls")
 PARTS = ("backbone", "neck", "head")
 
 
-def stage_of(name):
-    """The stage that a layer belongs to, by its dotted name; None if to none: "backbone.p2.split.conv" -> "backbone.p2"."""
+def _named(name):
+    """The stage that a dotted name tells; None if it tells none: "backbone.p2.split.conv" -> "backbone.p2"."""
     part, *rest = name.split(".")
     if part not in PARTS or not rest:
         return None
     return ".".join([part, *rest[: 2 if rest[1:2] and rest[1] in OWN else 1]])
+
+
+def _staged(network):
+    """[(node, its stage, the stages it reads)] of all calls but the input's, each after those that it reads."""
+    found, owner = [], {}
+    for node in nodes(network)[0]:
+        sources = [owner[id(x)] for x in node.input_tensors]
+        stage = "images" if node.is_input else _named(node.operation.name)
+        if stage is None:  # a bare operation, such as a split, or a user's own layer: it goes with what it reads
+            stage = PARTS[0] if sources[0] == "images" else sources[0]
+        owner.update((id(x), stage) for x in node.output_tensors)
+        if not node.is_input:
+            found.append((node, stage, sources))
+    return found
 
 
 def walk(model):
@@ -26,34 +40,23 @@ def walk(model):
     where there are no cells. flops: 2 x multiply-adds of convolutions and fully connected layers, batch 1.
     """
     height = model.network.input_shape[1]
-    rows, owner, seen = {}, {}, set()
-    for node in nodes(model.network)[0]:
-        layer = node.operation
-        stage = "images" if node.is_input else stage_of(layer.name)
-        sources = [owner[id(x)] for x in node.input_tensors]
-        # Bare operations, such as a split, have no path for a name: they go with what they read.
-        stage = stage or sources[0]
-        owner.update((id(x), stage) for x in node.output_tensors)
-        if stage == "images":
-            continue
+    rows, seen = {}, set()
+    for node, stage, sources in _staged(model.network):
         row = rows.setdefault(
             stage, {"stage": stage, "inputs": [], "output": None, "stride": None, "parameters": 0, "flops": 0}
         )
         row["inputs"] += [source for source in sources if source != stage and source not in row["inputs"]]
-        if not isinstance(layer, keras.layers.Layer):
-            continue
-        shape = list(node.output_tensors[0].shape[1:])
-        row["output"], row["stride"] = shape, height / shape[0] if len(shape) > 2 else None
-        if layer not in seen:
-            row["parameters"] += layer.count_params()
-        seen.add(layer)
-        row["flops"] += _flops(layer, shape)
-    candidates = sum(int(np.prod(x.shape[1:4])) for x in model.network.output["box"].values())
+        layer, shape = node.operation, list(node.output_tensors[0].shape[1:])
+        if isinstance(layer, keras.layers.Layer):
+            row["output"], row["stride"] = shape, height / shape[0] if len(shape) > 2 else None
+            row["parameters"] += layer.count_params() if layer not in seen else 0
+            row["flops"] += _flops(layer, shape)
+            seen.add(layer)
     return {
         "name": model.config.name,
         "input_size": list(model.network.input_shape[1:3]),
         "classes": len(model.classes),
-        "candidates": candidates,
+        "candidates": sum(int(np.prod(x.shape[1:4])) for x in model.network.output["box"].values()),
         "parameters": model.network.count_params(),
         "trainable": sum(int(np.prod(variable.shape)) for variable in model.network.trainable_variables),
         "flops": sum(row["flops"] for row in rows.values()),
@@ -63,9 +66,10 @@ def walk(model):
 
 def gradient_norms(model, gradients):
     """{stage: norm of the gradient of all its weights}. gradients: of the network's trainable variables, in their order."""
+    stages = {node.operation.name: stage for node, stage, _ in _staged(model.network)}
     squares = {}
     for variable, gradient in zip(model.network.trainable_variables, gradients, strict=True):
-        stage = stage_of(variable.path.partition("/")[0])
+        stage = stages[variable.path.partition("/")[0]]
         squares[stage] = squares.get(stage, 0.0) + float(np.sum(np.square(np.asarray(gradient, "float64"))))
     return {stage: square**0.5 for stage, square in squares.items()}
 
