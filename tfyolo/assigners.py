@@ -112,9 +112,11 @@ def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.
     # Few candidates lie in a truth: only those pairs are compared.
     pairs = ops.stack([ops.cast(index, "int32") for index in ops.nonzero(inside)], axis=-1)  # [P, 3]
     b, m, n = ops.unstack(pairs, 3, axis=-1)
-    overlap = ciou(_rows(predicted, b * N + n, 4), _rows(boxes, b * M + m, 4))
-    overlap = ops.maximum(overlap, 0.0)
-    score = _rows(scores, (b * N + n) * K + _rows(labels, b * M + m), None)
+    label = ops.take(ops.reshape(labels, (-1,)), b * M + m)  # [P], as all that follows
+    score = ops.take(ops.reshape(scores, (-1,)), (b * N + n) * K + label)
+    theirs = ops.take(ops.reshape(predicted, (-1, 4)), b * N + n, axis=0)
+    truths = ops.take(ops.reshape(boxes, (-1, 4)), b * M + m, axis=0)
+    overlap = ops.maximum(ciou(theirs, truths), 0.0)
     alignment = ops.power(score, alpha) * ops.power(overlap, beta)
     overlap, alignment = (ops.scatter(pairs, values, ops.shape(inside)) for values in (overlap, alignment))  # [B, M, N]
 
@@ -137,11 +139,6 @@ def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.
     _, most_overlap = own(overlap)
     quality = alignment * most_overlap / (most_aligned + 1e-9)
     return Assignment(ops.stop_gradient(gt_index), ops.stop_gradient(quality))
-
-
-def _rows(values, index, size=None):
-    """Rows of what is left of a tensor when its last axes are taken together to rows of so many values, or single ones."""
-    return ops.take(ops.reshape(values, (-1, size) if size else (-1,)), index, axis=0)
 
 
 def _marked(index, like):

@@ -362,9 +362,8 @@ class SelfAttention(layers.Layer):
         height, width, channels = x.shape[1:]
         each = channels // self.heads
         key = each // 4
-        x = ops.transpose(
-            ops.reshape(x, (-1, height * width, self.heads, each)), (0, 2, 1, 3)
-        )  # [B, heads, h * w, each]
+        x = ops.reshape(x, (-1, height * width, self.heads, each))
+        x = ops.transpose(x, (0, 2, 1, 3))  # [B, heads, h * w, each]
         q, k, v = ops.split(x, [key, 2 * key], axis=-1)
         seen = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * key**-0.5, axis=-1)
 
@@ -381,15 +380,16 @@ def c2psa(x, repeats, *, activation="silu", name):
     """YOLO11's attention block: half the channels go through self-attention and two 1x1 convolutions, each added to its input.
 
     (After Wang et al. 2024, "YOLOv10", arXiv:2405.14458, section 3.2: partial self-attention.) Where a cell stands is told by a
-    depthwise 3x3 convolution of the values. A head has 64 channels.
+    depthwise 3x3 convolution of the values. A head has 64 channels, or as few more as divide them.
     """
     channels = x.shape[-1] // 2
+    heads = next(count for count in range(max(channels // 64, 1), 0, -1) if channels % (2 * count) == 0)
     x = silu_conv(x, 2 * channels, 1, activation=activation, name=f"{name}.split")
     skip, x = ops.split(x, 2, axis=-1)
     for i in range(repeats):
         prefix = f"{name}.block{i + 1}"
         y = silu_conv(x, 2 * channels, 1, activation="linear", name=f"{prefix}.qkv")
-        seen, values = SelfAttention(max(channels // 64, 1), name=f"{prefix}.attention")(y)
+        seen, values = SelfAttention(heads, name=f"{prefix}.attention")(y)
         place = silu_conv(values, channels, 3, groups=channels, activation="linear", name=f"{prefix}.place")
         y = layers.Add(name=f"{prefix}.placed")([seen, place])
         y = silu_conv(y, channels, 1, activation="linear", name=f"{prefix}.project")
