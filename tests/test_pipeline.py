@@ -322,11 +322,12 @@ def source(tmp_path):
 
 
 def samples(dataset):
-    """The batches as numpy, taken apart: a list of Samples of one picture, without padding."""
+    """The batches as numpy, taken apart: a list of Samples of one picture in 0..1, without padding."""
     result = []
     for batch in dataset:
         for row in zip(*(field.numpy() for field in batch), strict=True):
             sample = type(batch)(*row)
+            sample = sample._replace(image=tf.image.convert_image_dtype(sample.image, tf.float32).numpy())
             real = sample.labels >= 0
             assert (sample.boxes[~real] == 0).all() and not sample.crowd[~real].any()
             result.append(
@@ -358,6 +359,24 @@ def test_streams_repeat_and_resume_bit_for_bit(source):
     assert_same(whole, samples(dataset))
     assert_same(whole[6:], samples(train(source, ALL, start_epoch=1, **options)[0]))
     assert len({sample.image.tobytes() for sample in whole}) == len(whole)
+
+
+@pytest.mark.parametrize("memory", [0, 10_000, 20_000])  # none fits, one or two do, all
+def test_what_is_remembered_changes_nothing(source, memory, monkeypatch):
+    whole = samples(train(source, ALL)[0])
+    monkeypatch.setattr(pipeline, "MEMORY", memory)
+    assert_same(samples(train(source, ALL)[0]), whole)
+
+
+def test_the_memory_forgets_what_was_not_asked_for():
+    memory, images = pipeline._Memory(300), [np.full((5, 6, 3), i, np.uint8) for i in range(4)]
+    for i in (0, 1, 2):
+        memory.keep(i, images[i])
+    np.testing.assert_array_equal(memory.get(0), images[0])
+    memory.keep(3, images[3])
+    assert [bool(memory.get(i).size) for i in range(4)] == [True, False, True, True]
+    memory.keep(4, np.zeros((50, 50, 3), np.uint8))  # more than all
+    assert memory.free == 300 and not any(memory.get(i).size for i in range(5))
 
 
 def test_another_seed_is_another_stream(source):
@@ -455,9 +474,10 @@ def test_boxes_are_padded_to_the_most_and_never_cut(tmp_path):
 
 
 def test_shapes_are_known_before_the_first_step(source):
-    for dataset in (train(source)[0], pipeline.eval_dataset(source, size=(48, 64), batch=2)):
+    evaluation = pipeline.eval_dataset(source, size=(48, 64), batch=2)
+    for dataset, dtype in ((train(source)[0], tf.uint8), (evaluation, tf.float32)):
         spec = dataset.element_spec
-        assert spec.image.shape == (2, 48, 64, 3) and spec.image.dtype == tf.float32
+        assert spec.image.shape == (2, 48, 64, 3) and spec.image.dtype == dtype
         assert spec.boxes.shape[0] == 2 and spec.boxes.shape[2] == 4 and spec.transform.shape == (2, 3, 3)
         assert (spec.labels.dtype, spec.crowd.dtype, spec.image_id.dtype) == (tf.int32, tf.bool, tf.int32)
 

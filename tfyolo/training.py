@@ -16,13 +16,13 @@ from tqdm import tqdm
 from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline, readers
-from tfyolo.decoders import level_stride
 from tfyolo.detect import Detector
 from tfyolo.evaluation import evaluate, match
 from tfyolo.layers import sum_over_replicas
 from tfyolo.messages import counted
 from tfyolo.model import build, describe, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
+from tfyolo.structures import level_stride
 from tfyolo.walk import gradient_norms
 from tfyolo.weights.initial import initialise
 
@@ -65,7 +65,8 @@ def make_step(
 
     spec: element_spec of the (distributed) batches; the number of truths is open in it, so that one trace serves all. sizes: (H, W)
     that pictures may be brought to in a step; size: the one of this step, None: as they come.
-    The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole. The norm is clipped
+    The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole; but batch norm, and
+    a loss that is divided by what the predictions are worth (aligned), know only their part. The norm is clipped
     after the replicas' gradients are summed, so that any number of replicas takes the same step.
     """
     variables = model.network.trainable_variables
@@ -78,6 +79,7 @@ def make_step(
         return tape.gradient(loss, variables), {"loss": loss, **{name: v / accumulate for name, v in terms.items()}}
 
     def on_replica(sample, size):
+        sample = sample._replace(image=tf.image.convert_image_dtype(sample.image, tf.float32))
         sample = _resized(sample, size) if size else sample
         summed, figures = gradients(_part(sample, 0, accumulate))
         for i in range(1, accumulate):

@@ -1,8 +1,8 @@
 """Random changes to training pictures, each a pure function of a seed.
 
 Geometry is 3x3 matrices on columns (y, x, 1), in pixels; pixel (0, 0) covers [0, 1) x [0, 1). They are multiplied first
-and applied once, by pipeline.warp. Colour is one 3x3 matrix too, on (r, g, b). A seed is two integers, as in
-tf.random.split.
+and applied once, by pipeline.paste. Colour is one 3x3 matrix too, on (r, g, b), for pipeline.recolour. A seed is two
+integers, as in tf.random.split.
 """
 
 import math
@@ -194,17 +194,17 @@ def mosaic(seed, sizes, target):
     return matrices
 
 
-# --- pixels: (image, seed, ...) -> image ------------------------------------------------------------------------------
+# --- colour: (seed, amounts) -> [3, 3] --------------------------------------------------------------------------------
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def colour(image, seed, *, hue, saturation, value):
-    """Hue, saturation and value changed at random: [H, W, 3] in 0..1 -> the same.
+def colour(seed, *, hue, saturation, value):
+    """Hue, saturation and value changed at random: a matrix on (r, g, b).
 
     hue: the largest turn, as part of the colour circle. saturation, value: the largest change of a gain of 1. All three
-    are linear in (r, g, b): a turn about the grey axis (a third of the circle takes red to green), a stretch away from
-    grey, a factor. So they are one matrix, in a fifth of the time that the way to HSV and back takes.
+    are linear: a turn about the grey axis (a third of the circle takes red to green), a stretch away from grey, a
+    factor. So they are one matrix, in a fifth of the time that the way to HSV and back takes.
     """
     hue, saturation, value = tf.unstack(_uniform(seed, 1.0, [3]) * [hue, saturation, value])
     angle = hue * (2 * math.pi)
@@ -213,8 +213,7 @@ def colour(image, seed, *, hue, saturation, value):
     turn = tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) * grey  # Rodrigues' formula
     luma = tf.tile([_LUMA], [3, 1])
     stretch = luma + (1 + saturation) * (tf.eye(3) - luma)
-    matrix = (1 + value) * (stretch @ turn)
-    return tf.clip_by_value(tf.matmul(image, matrix, transpose_b=True), 0.0, 1.0)
+    return (1 + value) * (stretch @ turn)
 
 
 # --- mixes: several Samples -> Sample; image_id and transform are the first one's -------------------------------------
@@ -231,5 +230,5 @@ def mixup(seed, first, second):
         tf.concat([getattr(sample, field) for sample in (first, second)], axis=0)
         for field in ("boxes", "labels", "crowd")
     )
-    image = share * first.image + (1 - share) * second.image
-    return first._replace(image=image, boxes=boxes, labels=labels, crowd=crowd)
+    image = share * tf.cast(first.image, tf.float32) + (1 - share) * tf.cast(second.image, tf.float32)
+    return first._replace(image=tf.cast(tf.round(image), tf.uint8), boxes=boxes, labels=labels, crowd=crowd)

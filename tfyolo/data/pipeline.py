@@ -3,6 +3,8 @@
 decode_image, prepare and what they call are graph operations only: training, detection and exported models share them.
 """
 
+import collections
+import contextlib
 import errno
 import os
 import threading
@@ -197,8 +199,11 @@ def warp(image, matrix, size, *, fill=GREY, antialias=True, replicate=False, rim
     return tf.ensure_shape(canvas, [*size, 3])
 
 
+LONGEST = 32_000  # pixels of a side that cv2.warpAffine can take
+
+
 def paste(images, matrices, size, fit):
-    """Moves pictures by their matrices onto one canvas, as warp does one: [H, W, 3] uint8 each, [n, 3, 3] -> [h, w, 3] float32.
+    """Moves pictures by their matrices onto one canvas, as warp does one: [H, W, 3] uint8 each, [n, 3, 3] -> [h, w, 3] uint8.
 
     Where they overlap it is by the rims where each fades into the grey: what each adds to it adds up, without a seam. By cv2, to
     1/32 of a pixel, in an eighth of warp's time; for training alone, since what is exported has no cv2.
@@ -206,18 +211,18 @@ def paste(images, matrices, size, fit):
     grey = round(255 * fit.fill)
 
     def on_canvas(matrices, *images):
-        canvas = np.zeros((*size, 3), np.int16)
+        canvas = np.full((*size, 3), grey, np.uint8)
         for matrix, image in zip(matrices.astype("float64"), images, strict=True):
-            shrunk = max(int(abs(np.linalg.det(matrix)) ** -0.5 + 1e-3), 1) if fit.antialias else 1
             sides = np.array(image.shape[:2])
+            shrunk = int(abs(np.linalg.det(matrix)) ** -0.5 + 1e-3) if fit.antialias else 1
+            shrunk = max(shrunk, -(-max(sides) // LONGEST))
             if shrunk > 1:  # as in _shrink
                 smaller = np.maximum(sides // shrunk, 1)
                 image = cv2.resize(image, smaller[::-1].tolist(), interpolation=cv2.INTER_AREA)
                 matrix, sides = matrix @ np.diag([*(sides / smaller), 1.0]), smaller
             # Only the window of the canvas that it reaches is computed.
-            corners = (
-                matrix[:2] @ np.array([[y, x, 1] for y in (-0.5, sides[0] + 0.5) for x in (-0.5, sides[1] + 0.5)]).T
-            )
+            (top, left), (bottom, right) = (-0.5, -0.5), sides + 0.5
+            corners = matrix[:2] @ [[top, top, bottom, bottom], [left, right, left, right], [1, 1, 1, 1]]
             first = np.clip(np.floor(corners.min(axis=1)), 0, size).astype(int)
             last = np.clip(np.ceil(corners.max(axis=1)), first, size).astype(int)
             if (last <= first).any():
@@ -234,12 +239,17 @@ def paste(images, matrices, size, fit):
                 borderValue=[grey] * 3,
             )
             part = canvas[first[0] : last[0], first[1] : last[1]]
-            part += window
-            part -= grey
-        return np.clip(canvas + grey, 0, 255).astype(np.uint8)
+            cv2.addWeighted(part, 1, window, 1, -grey, dst=part)
+        return canvas
 
     canvas = tf.numpy_function(on_canvas, [tf.stack(matrices), *images], tf.uint8, stateful=False)
-    return tf.ensure_shape(tf.cast(canvas, tf.float32) / 255, [*size, 3])
+    return tf.ensure_shape(canvas, [*size, 3])
+
+
+def recolour(image, matrix):
+    """Takes every (r, g, b) through a matrix: [h, w, 3] uint8, [3, 3] -> [h, w, 3] uint8, cut to 0..255."""
+    changed = tf.numpy_function(cv2.transform, [image, matrix], tf.uint8, stateful=False)
+    return tf.ensure_shape(changed, image.shape)
 
 
 def _shrink(image, matrix):
@@ -274,7 +284,7 @@ def prepare(image, target, preprocess="letterbox"):
 # --- data sets --------------------------------------------------------------------------------------------------------
 
 
-_INDEX, _SEED = tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int64)
+_INDEX, _NUMBER, _SEED = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([2], tf.int64)
 
 
 def _graph(*signature):
@@ -282,22 +292,50 @@ def _graph(*signature):
     return tf.function(input_signature=signature, autograph=False)
 
 
-def _loader(records, skipped):
+class _Memory:
+    """Decoded pictures, those lately asked for, up to so many bytes."""
+
+    def __init__(self, limit):
+        self.free, self.images, self.lock = limit, collections.OrderedDict(), threading.Lock()
+
+    def get(self, index):
+        with self.lock:
+            if index in self.images:
+                self.images.move_to_end(index)
+            return self.images.get(index, _NOTHING)
+
+    def keep(self, index, image):
+        with self.lock:
+            if index not in self.images:
+                self.images[index] = image.copy()
+                self.free -= image.nbytes
+            while self.free < 0:
+                self.free += self.images.popitem(last=False)[1].nbytes
+
+
+_NOTHING = np.zeros([0, 0, 3], np.uint8)
+
+
+def _loader(records, skipped, memory=0):
     """A graph function: index -> (image [H, W, 3] uint8, boxes, labels, crowd). Past the last record: grey, no boxes.
 
-    So is a picture that cannot be read; `skipped`[index] then says what is wrong with it.
+    So is a picture that cannot be read; `skipped`[index] then says what is wrong with it. memory: bytes of decoded pictures that it
+    keeps, so as not to decode them again.
     """
     grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
     nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool)
+    recent = _Memory(memory)
 
     def fetch(index):
+        """The picture if it is remembered, else its file."""
         if index >= len(records):
-            return b"", *nothing
+            return _NOTHING, b"", *nothing
         record = records[index]
-        try:
-            return _contents(record.path, record.span), record.boxes, record.labels, record.crowd
-        except ImageError:
-            return b"", record.boxes, record.labels, record.crowd
+        image, contents = recent.get(int(index)), b""
+        if not image.size:
+            with contextlib.suppress(ImageError):
+                contents = _contents(record.path, record.span)
+        return image, contents, record.boxes, record.labels, record.crowd
 
     # Eager operations in several Python threads at once crash TensorFlow now and then.
     one_at_a_time = threading.Lock()
@@ -316,23 +354,32 @@ def _loader(records, skipped):
 
     @_graph(_INDEX)
     def load(index):
-        contents, *truth = tf.numpy_function(fetch, [index], [tf.string, *types])
-        # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps Python's
-        # one lock out of the way of the other threads: four times as fast on two cores as in the numpy_function.
-        tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
-        nothing_read = tf.data.Dataset.from_tensors(tf.zeros([0, 0, 3], tf.uint8))
-        image = tried.concatenate(nothing_read).take(1).get_single_element()
-        image, *truth = tf.cond(
-            tf.size(image) > 0,
-            lambda: [image, *truth],
-            lambda: tf.numpy_function(rescue, [index, *truth], [tf.uint8, *types]),
-        )
+        remembered, contents, *truth = tf.numpy_function(fetch, [index], [tf.uint8, tf.string, *types])
+
+        def decode():
+            # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps Python's
+            # one lock out of the way of the other threads: four times as fast on two cores as in the numpy_function.
+            tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
+            nothing_read = tf.data.Dataset.from_tensors(_NOTHING)
+            image = tried.concatenate(nothing_read).take(1).get_single_element()
+            return tf.cond(
+                tf.size(image) > 0,
+                lambda: [image, *truth],
+                lambda: tf.numpy_function(rescue, [index, *truth], [tf.uint8, *types]),
+            )
+
+        def decode_and_keep():
+            image, *truth = decode()
+            with tf.control_dependencies([tf.numpy_function(recent.keep, [index, image], [])] if memory else []):
+                return [tf.identity(image), *truth]
+
+        image, *truth = tf.cond(tf.size(remembered) > 0, lambda: [remembered, *truth], decode_and_keep)
         return tuple(map(tf.ensure_shape, (image, *truth), ([None, None, 3], [None, 4], [None], [None])))
 
     return load
 
 
-def _batched(samples, size, batch):
+def _batched(samples, size, batch, black):
     """Pads boxes to the most that a picture of the batch has, and to one: none is cut, no step sees an empty tensor."""
 
     def at_least_one(sample):
@@ -344,9 +391,14 @@ def _batched(samples, size, batch):
         )
 
     shapes = Sample([*size, 3], [None, 4], [None], [None], [], [3, 3])
-    padding = Sample(0.0, 0.0, -1, False, -1, 0.0)
+    padding = Sample(black, 0.0, -1, False, -1, 0.0)
     samples = samples.map(at_least_one).padded_batch(batch, shapes, padding, drop_remainder=True)
     return samples.prefetch(tf.data.AUTOTUNE)
+
+
+# What a picture is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
+RECENT = 128
+MEMORY = 256 << 20  # bytes
 
 
 def train_dataset(
@@ -362,7 +414,7 @@ def train_dataset(
     preprocess="letterbox",
     skipped=None,
 ):
-    """Batches of augmented Samples for epochs start_epoch .. epochs-1, and the number of steps an epoch has.
+    """Batches of augmented Samples, of uint8 pictures, for epochs start_epoch .. epochs-1, and the steps an epoch has.
 
     size: (H, W). augment: config.Augment; mosaic and mixup stop plain_epochs before the end. All chance comes from
     (seed, epoch, place in the epoch): a stream that starts at epoch k is, bit for bit, the tail of the one that starts
@@ -371,7 +423,7 @@ def train_dataset(
     {index of a record: message} for each picture that cannot be read; it comes grey and without boxes. DataError
     without pictures.
     """
-    load = _loader(_records(source), {} if skipped is None else skipped)
+    load = _loader(_records(source), {} if skipped is None else skipped, MEMORY)
     pictures = len(source.records)
     steps = -(-pictures // batch)
     draws = steps * batch
@@ -386,17 +438,29 @@ def train_dataset(
         ]
         return Sample(image, *(tf.concat(part, axis=0) for part in zip(*truths, strict=True)), indices[0], matrices[0])
 
-    def plain(index, seed):
+    def mixing(epoch):
+        return epoch < epochs - plain_epochs
+
+    def shuffled(epoch, position):
+        """The index of the picture at a position of an epoch."""
+        seeds = tf.stack([seed, epoch])
+        return tf.cast(tf.random.experimental.index_shuffle(position % pictures, seeds, pictures - 1), tf.int32)
+
+    def before(position, seed, count):
+        """Positions of pictures that were drawn a little earlier; an epoch begins with its end."""
+        return tf.unstack(position - tf.random.stateless_uniform([count], seed, 1, RECENT + 1, tf.int64))
+
+    def plain(epoch, position, seed):
         seeds = tf.unstack(tf.random.split(seed, 2))
+        index = shuffled(epoch, position)
         loaded = load(index)
         original = tf.shape(loaded[0])[:2]
         matrix = fit.matrix(original, size) @ aug.flips(seeds[0], original, augment)
         return place([index], [loaded], [aug.affine(seeds[1], size, augment) @ matrix])
 
-    def mosaic(index, seed):
+    def mosaic(epoch, position, seed):
         seeds = tf.unstack(tf.random.split(seed, 7))
-        others = tf.random.stateless_uniform([3], seeds[0], maxval=pictures, dtype=tf.int32)
-        indices = [index, *tf.unstack(others)]
+        indices = [shuffled(epoch, at) for at in (position, *before(position, seeds[0], 3))]
         loaded = [load(i) for i in indices]
         sizes = [tf.shape(image)[:2] for image, *_ in loaded]
         affine = aug.affine(seeds[1], size, augment)
@@ -406,37 +470,34 @@ def train_dataset(
         ]
         return place(indices, loaded, matrices)
 
-    @_graph(_INDEX, _SEED, tf.TensorSpec([], tf.bool))
-    def one(index, seed, mixing):
+    @_graph(_NUMBER, _NUMBER, _SEED)
+    def one(epoch, position, seed):
         if not augment.mosaic:
-            return plain(index, seed)
+            return plain(epoch, position, seed)
         drawn, seed = tf.unstack(tf.random.split(seed, 2))
-        use = mixing & (tf.random.stateless_uniform([], drawn) < augment.mosaic)
-        return tf.cond(use, lambda: mosaic(index, seed), lambda: plain(index, seed))
+        use = mixing(epoch) & (tf.random.stateless_uniform([], drawn) < augment.mosaic)
+        return tf.cond(use, lambda: mosaic(epoch, position, seed), lambda: plain(epoch, position, seed))
 
-    @_graph(tf.TensorSpec([], tf.int64))
+    @_graph(_NUMBER)
     def draw(number):
         epoch, position = number // draws, number % draws
         key = tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch), position)
         seeds = tf.unstack(tf.random.split(key, 6))
-        index = tf.random.experimental.index_shuffle(position % pictures, tf.stack([seed, epoch]), pictures - 1)
-        index = tf.cast(index, tf.int32)
-        mixing = epoch < epochs - plain_epochs
 
         def mixture():
-            partner = tf.random.stateless_uniform([], seeds[2], maxval=pictures, dtype=tf.int32)
-            return aug.mixup(seeds[3], sample, one(partner, seeds[4], mixing))
+            (partner,) = before(position, seeds[2], 1)
+            return aug.mixup(seeds[3], sample, one(epoch, partner, seeds[4]))
 
-        sample = one(index, seeds[0], mixing)
+        sample = one(epoch, position, seeds[0])
         if augment.mixup:
-            use = mixing & (tf.random.stateless_uniform([], seeds[1]) < augment.mixup)
+            use = mixing(epoch) & (tf.random.stateless_uniform([], seeds[1]) < augment.mixup)
             sample = tf.cond(use, mixture, lambda: sample)
         gains = {"hue": augment.hue, "saturation": augment.saturation, "value": augment.value}
-        return sample._replace(image=aug.colour(sample.image, seeds[5], **gains))
+        return sample._replace(image=recolour(sample.image, aug.colour(seeds[5], **gains)))
 
     numbers = tf.data.Dataset.range(start_epoch * draws, epochs * draws)
     samples = numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _batched(samples, size, batch), steps
+    return _batched(samples, size, batch, np.uint8(0)), steps
 
 
 def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None):
@@ -448,7 +509,7 @@ def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None):
     pictures = len(source.records)
     size = tuple(size)
 
-    @_graph(tf.TensorSpec([], tf.int64))
+    @_graph(_NUMBER)
     def sample(number):
         index = tf.cast(number, tf.int32)
         image, boxes, labels, crowd = load(index)
@@ -457,7 +518,7 @@ def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None):
         return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)
 
     numbers = tf.data.Dataset.range(-(-pictures // batch) * batch)
-    return _batched(numbers.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True), size, batch)
+    return _batched(numbers.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True), size, batch, 0.0)
 
 
 def _records(source):
