@@ -133,6 +133,12 @@ def test_what_is_no_image_is_an_error(image, message):
         visualize.draw(image, [], [], [], [])
 
 
+def test_a_figure_of_no_known_kind_is_an_error(tmp_path):
+    with pytest.raises(PictureError, match=r"\.xyz: expected a suffix .* received 'xyz'"):
+        visualize.confusion_matrix(np.ones((2, 2), int), 0.5, ["one"], tmp_path / "matrix.xyz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_small_pictures_are_enlarged_with_their_boxes():
     image, boxes = blank(48, 96), np.array([[12, 24, 36, 48]])
     image[12:36, 24:48] = 250

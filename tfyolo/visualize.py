@@ -437,8 +437,12 @@ def _style(axes, xlabel, ylabel):
 
 
 def _write_figure(figure, path):
-    buffer = io.BytesIO()
+    buffer, kind = io.BytesIO(), Path(path).suffix[1:].lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise PictureError(
+            f"{path}: expected a suffix that says how to write it, such as .png or .svg, received {kind!r}"
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class named in a script that the font lacks
-        figure.savefig(buffer, format=Path(path).suffix[1:] or "png", dpi=110, bbox_inches="tight")
+        figure.savefig(buffer, format=kind, dpi=110, bbox_inches="tight")
     _write(path, buffer.getvalue())
