@@ -63,6 +63,7 @@ def small(name, **extra):
         ],
         "yolov4-tiny-3l": ["model.backbone.width=0.125", "model.neck.width=0.125", "model.input_size=[64,96]"],
         "yolov8n": ["model.backbone.width=0.125", "model.input_size=[96,64]"],
+        "yolov8n-e2e": ["model.backbone.width=0.125", "model.input_size=[64,96]"],
         "yolo11n": ["model.backbone.width=0.125", "model.input_size=[64,96]"],
         "yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=[128,192]"],
         "demo": ["model.input_size=64"],

@@ -11,6 +11,7 @@ from keras import layers
 from tfyolo import model as models
 from tfyolo.backbones import BACKBONES
 from tfyolo.config import ConfigError
+from tfyolo.fusion import fuse
 from tfyolo.structures import level_stride
 from tfyolo.training import loss_terms
 from tfyolo.walk import gradient_norms, walk
@@ -108,15 +109,17 @@ def test_features_meet_as_in_the_published_networks(name, layer, inputs):
 
 def test_raw_has_the_contracts_shape(built):
     height, width = built.config.model.input_size
-    raw = built.network.output
+    raw = dict(built.network.output)
     parts = built.decoder.parts(len(NAMES))
-    assert set(raw) == set(parts) and {"box", "cls"} <= set(parts) <= {"box", "obj", "cls"}
-    for part, levels in raw.items():
-        assert set(levels) == set(built.decoder.levels)
-        for level, tensor in levels.items():
-            stride = level_stride(level)
-            assert tensor.shape[1:3] == (height // stride, width // stride)
-            assert tensor.shape[3] in (1, built.decoder.num_anchors) and tensor.shape[4] == parts[part]
+    assert {"box", "cls"} <= set(parts) <= {"box", "obj", "cls"}
+    for head in [raw.pop("aux"), raw] if "aux" in raw else [raw]:
+        assert set(head) == set(parts)
+        for part, levels in head.items():
+            assert set(levels) == set(built.decoder.levels)
+            for level, tensor in levels.items():
+                stride = level_stride(level)
+                assert tensor.shape[1:3] == (height // stride, width // stride)
+                assert tensor.shape[3] in (1, built.decoder.num_anchors) and tensor.shape[4] == parts[part]
 
 
 def test_candidates_have_the_contracts_shapes(built):
@@ -206,6 +209,45 @@ def test_parts_cross_over(backbone, neck, head, end):
         if g is None or not np.isfinite(g).all() or not np.any(g)
     ]
     assert not still
+
+
+def test_a_dual_heads_two_parts_train_what_is_theirs():
+    """The head that answers once learns by itself; all before it learns from the other. What is used has the first alone."""
+    model = models.build(small("yolov8n-e2e"), NAMES)
+    sample = of_all_scales(model.config.model.input_size)
+    with tf.GradientTape(persistent=True) as tape:
+        terms = loss_terms(model, sample)
+        one, many = (sum(terms[prefix + name] for name in ("box", "cls", "dfl")) for prefix in ("", "aux_"))
+    variables = model.network.trainable_variables
+    for loss, learns in (
+        (one, lambda path: path.startswith("head.p")),
+        (many, lambda path: not path.startswith("head.p")),
+    ):
+        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+            assert (gradient is not None and bool(np.any(gradient))) == learns(variable.path), variable.path
+    used = fuse(model)
+    assert set(used.network.output) == {"box", "cls"}
+    assert not any(".aux." in layer.name for layer in used.network.layers)
+
+
+@pytest.mark.parametrize(
+    "name, override",
+    [("yolov8n", "model.head={name: decoupled, dual: true}"), ("yolov8n-e2e", "model.objective.aux=null")],
+)
+def test_auxiliary_outputs_and_their_loss_come_together(name, override):
+    with pytest.raises(ConfigError, match=r"model\.objective: expected its option `aux` with a head that gives"):
+        models.build(load_config(name, override), NAMES)
+
+
+@pytest.mark.parametrize("aux", ["{topk: 2.5}", "{top: 3}"])
+def test_options_of_the_auxiliary_assigner_are_checked(aux):
+    with pytest.raises(ConfigError, match=r"model\.objective: aux: the assigner has no option 'top"):
+        models.build(load_config("yolov8n-e2e", f"model.objective.aux={aux}"), NAMES)
+
+
+def test_an_option_that_the_post_processing_lacks_is_an_error():
+    with pytest.raises(ConfigError, match=r"model\.postprocess: top has no option 'iou'"):
+        models.postprocess(small("yolov8n-e2e"), iou=0.5)
 
 
 def test_a_network_of_open_size_is_the_network_of_every_size(built):

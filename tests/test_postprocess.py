@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfyolo.boxes import diou, iou
-from tfyolo.postprocess import nms
+from tfyolo.postprocess import nms, top
 from tfyolo.structures import Candidates
 
 
@@ -104,3 +104,19 @@ def test_one_box_without_bounds_leaves_the_others_as_they_are():
     found = nms(given._replace(boxes=boxes, scores=tf.pad(given.scores, [[0, 0], [0, 1], [0, 0]])), score=0.5, iou=0.4)
     np.testing.assert_array_equal(found.boxes, alone.boxes)
     np.testing.assert_array_equal(found.labels, alone.labels)
+
+
+@pytest.mark.parametrize("limit", [5, 40, 300])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_top_is_the_sorted_pairs(batch, limit):
+    given = candidates(count=25, batch=batch)
+    found = top(given, score=0.2, limit=limit)
+    for b in range(batch):
+        scores = given.scores[b].numpy()
+        order = [i for i in np.argsort(-scores, axis=None) if scores.flat[i] > 0.2][:limit]
+        n = len(order)
+        assert found.count[b] == n and float(found.best[b]) == scores.max()
+        np.testing.assert_array_equal(found.scores[b], [*scores.flat[order], *[0] * (limit - n)])
+        np.testing.assert_array_equal(found.labels[b], [*(np.array(order) % 4), *[-1] * (limit - n)])
+        np.testing.assert_array_equal(found.boxes[b, :n], given.boxes[b].numpy()[np.array(order) // 4])
+        assert not found.boxes[b, n:].numpy().any()

@@ -86,7 +86,7 @@ class Decoder(keras.layers.Layer):
         return ops.concatenate(flat, axis=1)
 
     def call(self, raw):
-        logits = {part: self._flatten(levels) for part, levels in raw.items()}
+        logits = {part: self._flatten(levels) for part, levels in raw.items() if part != "aux"}
         priors = make_priors({level: raw["box"][level].shape[1:3] for level in self.levels}, self.anchors)
         boxes = self.decode(self.activate(logits["box"]), priors)
         scores = self._class_probability(logits["cls"])

@@ -15,10 +15,19 @@ from tfyolo.layers import BatchNorm
 def fuse(model, activations=None):
     """A Model whose network computes the same with fewer layers, to be used and not to be trained: batch norms are folded.
 
+    What only training reads is left away.
     It has weights of its own; the model given stays as it is. A convolution whose output is read by other layers too, or given out,
     keeps its norm. activations: {function: another that computes the same, where it shall stand}.
     """
-    return model._replace(network=_fused(model.network, activations or {}))
+    return model._replace(network=_fused(used(model.network), activations or {}))
+
+
+def used(network):
+    """A network, with its weights, without what only training reads: raw["aux"]."""
+    raw = network.output
+    if not isinstance(raw, dict) or "aux" not in raw:
+        return network
+    return keras.Model(network.input, {part: raw[part] for part in raw if part != "aux"}, name=network.name)
 
 
 class _Convolution:

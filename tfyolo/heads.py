@@ -87,6 +87,7 @@ def decoupled(
     objects: float = 5.0,
     depthwise: bool = False,
     activation: str = "silu",
+    dual: bool = False,
     name="head",
 ):
     """YOLOv8's head: boxes and classes are told by branches of their own, of two 3x3 convolutions and a 1x1 each.
@@ -97,7 +98,15 @@ def decoupled(
     objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
     depthwise: the classes' 3x3 convolutions are a depthwise one and a 1x1 each, as in YOLO11.
     activation: one of layers.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
+    dual: all of it twice, as in YOLOv10 (Wang et al. 2024, arXiv:2405.14458, section 3.1): raw["aux"] is told by branches that train
+    what lies before the head, with many candidates a truth; the head proper reads the same features, leaves them as they are, and can
+    so learn to answer with one.
     """
+    if dual:
+        options = {"objects": objects, "depthwise": depthwise, "activation": activation}
+        given = {level: ops.stop_gradient(x) for level, x in features.items()}
+        raw = decoupled(given, parts, num_anchors, **options, name=name)
+        return raw | {"aux": decoupled(features, parts, num_anchors, **options, name=f"{name}.aux")}
     finest = features[min(features)].shape[-1]
     located = {part: size for part, size in parts.items() if part != "cls"}
     widths = {

@@ -6,6 +6,9 @@ Each term is this replica's part of the sum over the global batch, already divid
 of the replicas add up to the gradient of the whole batch. total(x) sums a count over all replicas; alone, it is the identity.
 """
 
+import functools
+import inspect
+
 from keras import ops
 
 from tfyolo.boxes import OVERLAPS, area, intersection
@@ -168,6 +171,15 @@ class Dense:
         return ops.sum(TERMS[self.cls](targets, logits), axis=-1)
 
 
+def _with_options(assigner, options):
+    """The assigner with options that are others; ValueError if it has none such."""
+    known = inspect.signature(assigner).parameters
+    for name, value in options.items():
+        if name not in known or not isinstance(value, (int, type(known[name].default))):
+            raise ValueError(f"aux: the assigner has no option {name!r} that could be {value!r}")
+    return functools.partial(assigner, **options)
+
+
 class Aligned:
     """Box, distribution and class terms of decoders without objectness, each weighed by the assignment's quality, as in YOLOv8.
 
@@ -175,6 +187,7 @@ class Aligned:
     candidates. box: 1 - overlap, "iou", "giou", "diou" or "ciou"; and, of a decoder of distributions, their focal loss, the mean of
     the four sides. All three are sums over the batch divided by the sum of all qualities, at least 1.
     box_gain, dfl_gain, cls_gain: factors on the terms.
+    aux: for a head that gives raw["aux"]: the assigner's options that are others there. Its terms, aux_box and so on, are further ones.
     Candidates inside a crowd are not told that they hold nothing.
     """
 
@@ -187,6 +200,7 @@ class Aligned:
         box_gain: float = 7.5,
         dfl_gain: float = 1.5,
         cls_gain: float = 0.5,
+        aux: dict[str, int | float] | None = None,
     ):
         if box not in OVERLAPS:
             raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
@@ -195,13 +209,23 @@ class Aligned:
                 "aligned: expected a decoder without objectness, such as dfl; dense is for those that have it"
             )
         self.decoder, self.assigner, self.box = decoder, assigner, box
+        self.aux_assigner = None if aux is None else _with_options(assigner, aux)
         self.gains = {"box": box_gain, "cls": cls_gain}
         if hasattr(decoder, "distributions"):
             self.gains["dfl"] = dfl_gain
         self.terms = tuple(self.gains)
+        if self.aux_assigner:
+            self.terms += tuple(f"aux_{name}" for name in self.gains)
 
     def __call__(self, raw, candidates, sample, total=local):
-        assignment, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
+        terms = self._terms(self.assigner, candidates, sample, total)
+        if self.aux_assigner:
+            aux = self._terms(self.aux_assigner, self.decoder(raw["aux"]), sample, total)
+            terms |= {f"aux_{name}": value for name, value in aux.items()}
+        return terms
+
+    def _terms(self, assigner, candidates, sample, total):
+        assignment, positive, boxes, labels, index = _learned(assigner, candidates, sample)
         quality = ops.where(positive, assignment.quality, 0.0)  # [B, N]
         whole = ops.maximum(total(ops.sum(quality)), 1.0)
 
@@ -209,14 +233,14 @@ class Aligned:
         targets = ops.one_hot(labels, logits.shape[-1]) * quality[..., None]
         classes = ops.sum(bce(targets, logits), axis=-1) * ops.cast(index != IGNORE, "float32")
         terms = {
-            "box": ops.sum(quality * (1 - OVERLAPS[self.box](candidates.boxes, boxes))),
-            "cls": ops.sum(classes),
+            "box": ops.sum(quality * (1 - OVERLAPS[self.box](candidates.boxes, boxes))) / whole,
+            "cls": ops.sum(classes) / whole,
         }
         if "dfl" in self.gains:
             distances = self.decoder.encode(boxes, candidates.priors)
             sides = distribution_focal(distances, self.decoder.distributions(candidates.logits["box"]))
-            terms["dfl"] = ops.sum(quality * ops.mean(sides, axis=-1))
-        return {name: self.gains[name] * value / whole for name, value in terms.items()}
+            terms["dfl"] = ops.sum(quality * ops.mean(sides, axis=-1)) / whole
+        return {name: self.gains[name] * value for name, value in terms.items()}
 
 
 OBJECTIVES = {

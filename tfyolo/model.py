@@ -125,6 +125,12 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
         keras.config.set_dtype_policy(previous)
     assigner, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
     objective = _make(config, "objective", decoder, functools.partial(assigner, **options))
+    if ("aux" in raw) != bool(getattr(objective, "aux_assigner", None)):
+        raise config.error(
+            "model.objective",
+            f"expected its option `aux` with a head that gives auxiliary outputs, and with no other, received "
+            f"{config.model.objective.name} {'without' if 'aux' in raw else 'with'} it for {config.model.head.name}",
+        )
     return Model(config, classes, network, decoder, objective, postprocess(config))
 
 
@@ -141,7 +147,11 @@ def check_size(config, size, levels):
 
 def postprocess(config, **options):
     """The config's post-processing: Candidates -> Detections; options go over the config's."""
-    builder, own = resolve(config, "model.postprocess", config.model.postprocess, POSTPROCESS)
+    part = config.model.postprocess
+    builder, own = resolve(config, "model.postprocess", part, POSTPROCESS)
+    for name in options:
+        if name not in inspect.signature(builder).parameters:
+            raise config.error("model.postprocess", f"{part.name} has no option {name!r}")
     return functools.partial(builder, **{**own, **options})
 
 

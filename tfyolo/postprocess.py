@@ -1,5 +1,7 @@
 """Post-processing: Candidates -> Detections. TensorFlow operations that TFLite has too, so that an export equals the model."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -30,27 +32,50 @@ def nms(
     """
     if soft_sigma and distance_power is not None:
         raise ValueError("soft_sigma and distance_power: expected one of them at most")
-    # One image at a time, the graph written out where the batch is known: TFLite gets no loop.
-    scores, boxes = candidates.scores, candidates.boxes
     options = (score, iou, limit, candidates_limit, soft_sigma, distance_power, per_class)
+    return _image_by_image(functools.partial(_nms_image, options=options), candidates)
+
+
+def top(candidates, *, score: float = 0.001, limit: int = 300):
+    """The best (box, class) pairs, best first, as they are: for heads that answer once for each object, as YOLOv10's.
+
+    score: the least score of a detection. limit: D.
+    """
+    return _image_by_image(functools.partial(_top_image, options=(score, limit)), candidates)
+
+
+def _image_by_image(one, candidates):
+    # The graph is written out where the batch is known: TFLite gets no loop.
+    boxes, scores = candidates.boxes, candidates.scores
     if scores.shape[0] == 1:
-        one = _nms_image(boxes[0], scores[0], *options)
-        return Detections(*(value[None] for value in one))
+        return Detections(*(value[None] for value in one(boxes[0], scores[0])))
     signature = Detections(tf.float32, tf.float32, tf.int32, tf.int32, tf.float32)
-    return tf.map_fn(lambda pair: _nms_image(*pair, *options), (boxes, scores), fn_output_signature=signature)
+    return tf.map_fn(lambda pair: one(*pair), (boxes, scores), fn_output_signature=signature)
 
 
-def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, distance_power, per_class):
-    """boxes [N, 4], scores [N, K] -> Detections without B."""
+def _best_pairs(boxes, scores, limit):
+    """boxes [N, 4], scores [N, K] -> boxes [k, 4], scores [k] and labels [k] of the `limit` best pairs, best first."""
     count, classes = scores.shape
     # The best k pairs lie in the k boxes whose best class is best: two small top-k instead of one over N * K.
-    k = min(candidates_limit, count)
+    k = min(limit, count)
     _, rows = tf.math.top_k(tf.reduce_max(scores, axis=-1), k)
     pairs = tf.reshape(tf.gather(scores, rows), [k * classes])
-    pair_scores, pair_index = tf.math.top_k(pairs, min(candidates_limit, k * classes))
-    pair_boxes = tf.gather(boxes, tf.gather(rows, pair_index // classes))
-    labels = pair_index % classes
+    pair_scores, pair_index = tf.math.top_k(pairs, min(limit, k * classes))
+    return tf.gather(boxes, tf.gather(rows, pair_index // classes)), pair_scores, pair_index % classes
 
+
+def _top_image(boxes, scores, options):
+    """boxes [N, 4], scores [N, K] -> Detections without B."""
+    score, limit = options
+    pairs = _best_pairs(boxes, scores, limit)
+    found = tf.reduce_sum(tf.cast(pairs[1] > score, tf.int32))
+    return _padded(pairs, tf.range(found), pairs[1][:found], limit)
+
+
+def _nms_image(boxes, scores, options):
+    """boxes [N, 4], scores [N, K] -> Detections without B."""
+    score, iou, limit, candidates_limit, soft_sigma, distance_power, per_class = options
+    pair_boxes, pair_scores, labels = pairs = _best_pairs(boxes, scores, candidates_limit)
     apart = pair_boxes
     if per_class:
         # Boxes of different classes are moved so far apart that they cannot overlap; but not so far, for the sake of a single box
@@ -70,15 +95,21 @@ def _nms_image(boxes, scores, score, iou, limit, candidates_limit, soft_sigma, d
             score_threshold=score,
             soft_nms_sigma=soft_sigma / 2,
         )
+    return _padded(pairs, kept, kept_scores, limit)
+
+
+def _padded(pairs, kept, kept_scores, limit):
+    """Detections of the rows that are kept, with the scores they now have."""
+    boxes, scores, labels = pairs
     found = tf.shape(kept)[0]
     rest = [[0, limit - found]]
     # Reshaped, which only tells the shape, because TFLite has no ensure_shape.
     return Detections(
-        boxes=tf.reshape(tf.pad(tf.gather(pair_boxes, kept), [*rest, [0, 0]]), [limit, 4]),
+        boxes=tf.reshape(tf.pad(tf.gather(boxes, kept), [*rest, [0, 0]]), [limit, 4]),
         scores=tf.reshape(tf.pad(kept_scores, rest), [limit]),
         labels=tf.reshape(tf.pad(tf.gather(labels, kept), rest, constant_values=-1), [limit]),
         count=found,
-        best=pair_scores[0],
+        best=scores[0],
     )
 
 
@@ -108,4 +139,4 @@ def _greedy(overlapping, eligible):
     return tf.cast(tf.where(stays)[:, 0], tf.int32)
 
 
-POSTPROCESS = {"nms": nms}
+POSTPROCESS = {"nms": nms, "top": top}
