@@ -10,7 +10,7 @@ from keras import layers
 from tfyolo import detect, exports
 from tfyolo import model as models
 from tfyolo.fusion import FOLDS, fuse, used
-from tfyolo.layers import ACTIVATIONS, BatchNorm, conv
+from tfyolo.layers import ACTIVATIONS, BatchNorm, Implicit, conv, repconv
 from tfyolo.weights import darknet
 
 # Convolutions of all kinds.
@@ -45,6 +45,7 @@ def randomise(network, seed=0):
         "moving_mean": (-1, 1),
         "moving_variance": (0.2, 3),
         "bias": (-1, 1),
+        "knowledge": (-1, 1),
     }
     for variable in network.variables:
         name = variable.path.rpartition("/")[2]
@@ -73,9 +74,10 @@ def assert_folded(model):
     for path, value in expected.items():
         assert np.abs(value).max() > 1e-3
         np.testing.assert_allclose(found[path], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=str(path))
-    channels = sum(norm.gamma.shape[0] for norm in norms(network))
     assert not norms(folded.network)
-    assert folded.network.count_params() == network.count_params() - 3 * channels
+    if not any(isinstance(layer, Implicit) for layer in network.layers):  # their counts are published
+        channels = sum(norm.gamma.shape[0] for norm in norms(network))
+        assert folded.network.count_params() == network.count_params() - 3 * channels
 
     # Neither has anything of the other
     for variable in folded.network.variables:
@@ -94,8 +96,9 @@ def test_every_network_of_the_zoo(name):
     randomise(model.network)
     folded = assert_folded(model)
     network = used(model.network)
-    names = {layer.name for layer in network.layers} - {norm.name for norm in norms(network)}
-    assert {layer.name for layer in folded.network.layers} == names
+    gone = (BatchNorm, Implicit)
+    names = {layer.name for layer in network.layers if not isinstance(layer, gone)}
+    assert model.config.model.head.options.get("rep") or {layer.name for layer in folded.network.layers} == names
     assert norms(model.network) or name == "yolov1"  # which has none, as published
 
 
@@ -105,6 +108,51 @@ def test_an_imported_network_with_depthwise_grouped_and_dilated_convolutions():
     assert sum(isinstance(layer, layers.DepthwiseConv2D) for layer in model.network.layers) == 2
     randomise(model.network)
     assert_folded(model)
+
+
+@pytest.mark.parametrize("identity", [True, False])
+@pytest.mark.parametrize("channels", [6, 8])
+def test_a_repconv_becomes_one_convolution(channels, identity):
+    images = keras.Input((9, 7, 6), name="images")
+    network = keras.Model(images, repconv(images, channels, identity=identity, name="rep"))
+    assert len(norms(network)) == 2 + (identity and channels == 6)
+    randomise(network)
+    folded = fuse(models.Model(None, (), network, None, None, None)).network
+    assert folded.count_params() == 9 * 6 * channels + channels and len(folded.layers) == 3
+    for path, value in outputs(network).items():
+        np.testing.assert_allclose(outputs(folded)[path], value, atol=1e-4)
+
+
+def test_knowledge_becomes_part_of_the_convolution_between():
+    images = keras.Input((5, 7, 6), name="images")
+    x = Implicit("add", name="a")(images)
+    x = layers.Conv2D(4, 1, name="out")(x)
+    network = keras.Model(images, Implicit("multiply", name="m")(x))
+    randomise(network)
+    folded = fuse(models.Model(None, (), network, None, None, None)).network
+    assert [layer.name for layer in folded.layers] == ["images", "out"]
+    for path, value in outputs(network).items():
+        np.testing.assert_allclose(outputs(folded)[path], value, atol=1e-4)
+
+
+@pytest.mark.parametrize("other", ["stride", "another input", "a plain tensor", "groups", "read twice"])
+def test_a_sum_of_what_is_no_one_convolution_stays(other):
+    images = keras.Input((8, 8, 4), name="images")
+    first = layers.Conv2D(4, 3, padding="same", name="first")(images)
+    second = {
+        "stride": lambda: layers.Conv2D(4, 2, padding="same", name="second")(images),
+        "another input": lambda: layers.Conv2D(4, 1, name="second")(keras.ops.relu(images)),
+        "a plain tensor": lambda: images,
+        "groups": lambda: layers.Conv2D(4, 1, groups=2, name="second")(images),
+        "read twice": lambda: layers.Conv2D(4, 1, name="second")(images),
+    }[other]()
+    total = layers.Add(name="sum")([first, second])
+    network = keras.Model(images, {"sum": total, "other": second} if other == "read twice" else {"sum": total})
+    randomise(network)
+    folded = fuse(models.Model(None, (), network, None, None, None)).network
+    assert "sum" in [layer.name for layer in folded.layers]
+    for path, value in outputs(network).items():
+        np.testing.assert_allclose(outputs(folded)[path], value, atol=1e-4)
 
 
 def test_activations_that_others_stand_in_for():

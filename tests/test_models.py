@@ -33,6 +33,10 @@ PUBLISHED = [
     ("yolov4-tiny", 416, 80, 6_062_814, 6_056_606, 6.91),
     ("yolov4-tiny-3l", 608, 80, 6_334_045, 6_327_453, 17.74),
     ("yolov4-csp", 512, 80, 52_986_205, 52_921_437, 77.0),
+    # Published GFLOPs are of the fused form, which lacks the 1x1 branches beside the 3x3 of YOLOv7's head: 1.2 %.
+    ("yolov7-tiny", 640, 80, None, 6_228_762, 13.7),
+    ("yolov7", 640, 80, None, 37_622_682, 104.5 * 1.0117),
+    ("yolov7x", 640, 80, None, 71_347_394, 189.7),
     # Published counts are of what is trained, with the 16 fixed places of the distributions' bins.
     ("yolov8n", 640, 80, None, 3_157_200 - 16, 8.7),
     ("yolov8s", 640, 80, None, 11_166_560 - 16, 28.6),
@@ -57,6 +61,20 @@ def test_published_counts(name, size, classes, parameters, trainable, gflops):
     assert sum(stage["parameters"] for stage in summary["stages"]) == summary["parameters"]
     if gflops:
         assert summary["flops"] / 1e9 == pytest.approx(gflops, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    "name, parameters, gflops",
+    [("yolov7-tiny", 6_219_709, 13.7), ("yolov7", 36_905_341, 104.5), ("yolov7x", 71_311_741, 189.7)],
+)
+def test_published_counts_of_the_fused_form(name, parameters, gflops):
+    summary = walk(fuse(models.build(load_config(name), [str(i) for i in range(80)])))
+    assert summary["parameters"] == parameters and summary["flops"] / 1e9 == pytest.approx(gflops, rel=5e-3)
+
+
+def test_yolov7_without_implicit_knowledge_counts():
+    model = models.build(load_config("yolov7", "model.head.knowledge=false"), [str(i) for i in range(80)])
+    assert walk(model)["trainable"] == 37_620_125
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import functools
 
 from keras import ops
 
-from tfyolo.boxes import boxes_to_yxhw, ciou, pairwise_iou, shape_iou
+from tfyolo.boxes import boxes_to_yxhw, ciou, iou, pairwise_iou, shape_iou
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 
@@ -102,20 +102,15 @@ def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.
     The quality is the alignment, scaled so that a truth's best aligned candidate is worth the best overlap among its own. A truth
     that holds no centre is not learned.
     """
-    predicted, scores = ops.stop_gradient(candidates.boxes), ops.stop_gradient(candidates.scores)
-    (N, K), M = scores.shape[1:], ops.shape(boxes)[1]
+    scores, M = ops.stop_gradient(candidates.scores), ops.shape(boxes)[1]
+    N, K = scores.shape[1:]
     y, x = ops.unstack(candidates.priors.centers, 2, axis=-1)  # [N]
     y1, x1, y2, x2 = ops.unstack(ops.expand_dims(boxes, 2), 4, axis=-1)  # [B, M, 1]
     inside = [y > y1, y < y2, x > x1, x < x2, ops.expand_dims(labels >= 0, 2)]
     inside = functools.reduce(ops.logical_and, inside)  # [B, M, N]
 
-    # Few candidates lie in a truth: only those pairs are compared.
-    pairs = ops.stack([ops.cast(index, "int32") for index in ops.nonzero(inside)], axis=-1)  # [P, 3]
-    b, m, n = ops.unstack(pairs, 3, axis=-1)
-    label = ops.take(ops.reshape(labels, (-1,)), b * M + m)  # [P], as all that follows
-    score = ops.take(ops.reshape(scores, (-1,)), (b * N + n) * K + label)
-    theirs = ops.take(ops.reshape(predicted, (-1, 4)), b * N + n, axis=0)
-    truths = ops.take(ops.reshape(boxes, (-1, 4)), b * M + m, axis=0)
+    pairs, rows, theirs, truths, label = _pairs(inside, candidates, boxes, labels)
+    score = ops.take(ops.reshape(scores, (-1,)), rows * K + label)
     overlap = ops.maximum(ciou(theirs, truths), 0.0)
     alignment = ops.power(score, alpha) * ops.power(overlap, beta)
     overlap, alignment = (ops.scatter(pairs, values, ops.shape(inside)) for values in (overlap, alignment))  # [B, M, N]
@@ -141,16 +136,99 @@ def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.
     return Assignment(ops.stop_gradient(gt_index), ops.stop_gradient(quality))
 
 
-def _marked(index, like):
-    """Positions in the last axis, each at most once: [B, M, k] -> [B, M, N] bool."""
+def ota(candidates, boxes, labels, *, cells: int = 3, ratio: float = 4.0, topk: int = 10, overlap_cost: float = 3.0):
+    """YOLOv7's assigner (Wang et al. 2022, arXiv:2207.02696, section 4.2), after SimOTA (Ge et al. 2021, arXiv:2107.08430, section 2.1).
+
+    What can answer for a truth: the anchors whose sides are less than `ratio` times longer or shorter than its own, in the cell of its
+    centre and the two nearest beside, above or below it (cells: 3) or all four (5). Of these the k cheapest do, where k is the sum of
+    the topk largest overlaps (IoU), in whole numbers and at least 1. The cost is the binary cross-entropy of the roots of the scores
+    and the truth's class, plus overlap_cost times -log(IoU). A candidate that several truths claim goes to the one it is cheapest for.
+    The quality is the CIoU, cut at 0.
+    """
+    scores = ops.stop_gradient(candidates.scores)
+    N, K = scores.shape[1:]
+    eligible = _near(candidates.priors, boxes, labels, cells, ratio)  # [B, M, N]
+    pairs, rows, theirs, truths, label = _pairs(eligible, candidates, boxes, labels)
+    overlap = iou(theirs, truths)
+    right = ops.one_hot(label, K)
+    p = ops.clip(ops.sqrt(ops.take(ops.reshape(scores, (-1, K)), rows, axis=0)), 1e-6, 1 - 1e-6)
+    cost = -ops.sum(right * ops.log(p) + (1 - right) * ops.log(1 - p), axis=-1) - overlap_cost * ops.log(overlap + 1e-8)
+    # The cheapest is worth most; what cannot answer, nothing.
+    worth = ops.scatter(pairs, 1 / (1 + cost), ops.shape(eligible))
+    overlap = ops.scatter(pairs, overlap, ops.shape(eligible))
+
+    best, _ = ops.top_k(overlap, min(topk, N))
+    k = ops.maximum(ops.cast(ops.sum(best, axis=-1), "int32"), 1)  # [B, M]
+    ranked, places = ops.top_k(worth, min(topk, N))
+    taken = ops.logical_and(ops.arange(min(topk, N)) < ops.expand_dims(k, -1), ranked > 0)  # [B, M, topk]
+    claimed = _marked(places, eligible, taken)
+    worth = ops.where(claimed, worth, 0.0)
+    truth = ops.cast(ops.argmax(worth, axis=1), "int32")  # [B, N]
+    gt_index = ops.where(ops.any(claimed, axis=1), truth, BACKGROUND)
+    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index))
+
+
+def anchor_ratio(candidates, boxes, labels, *, cells: int = 3, ratio: float = 4.0):
+    """Every anchor of a shape like the truth's answers, in its centre's cell and those beside it: the candidates of `ota`, all of them.
+
+    One that several truths claim goes to the one whose shape is most like it. The quality is the CIoU, cut at 0.
+    """
+    eligible = ops.transpose(_near(candidates.priors, boxes, labels, cells, ratio), (0, 2, 1))
+    shape = shape_iou(candidates.priors.anchors, boxes_to_yxhw(boxes)[..., 2:])  # [B, N, M]
+    gt_index = _assign(eligible, shape, otherwise=BACKGROUND)
+    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index))
+
+
+def _near(priors, boxes, labels, cells, ratio):
+    """What lies in a truth's cell or beside it, and has an anchor like it: [B, M, N] bool. cells, ratio: as of `ota`."""
+    if cells not in (3, 5):
+        raise ValueError(f"cells: expected 3 or 5, received {cells}")
+    yxhw = ops.expand_dims(boxes_to_yxhw(boxes), 2)  # [B, M, 1, 4]
+    offset = (yxhw[..., :2] - priors.centers) / ops.expand_dims(priors.strides, -1)  # [B, M, N, 2], in cells
+    own = ops.logical_and(offset >= -0.5, offset < 0.5)
+    # Along one axis it may lie in the next cell: in either, or in the half of it that is nearer.
+    near = ops.logical_and(offset >= -1.5, offset < 1.5) if cells == 5 else ops.absolute(offset) < 1.0
+    beside = ops.any(ops.logical_and(own, near[..., ::-1]), axis=-1)
+    factor = ops.maximum(yxhw[..., 2:], 1e-6) / priors.anchors
+    alike = ops.max(ops.maximum(factor, 1 / factor), axis=-1) < ratio
+    return ops.logical_and(ops.logical_and(beside, alike), ops.expand_dims(labels >= 0, 2))
+
+
+def _pairs(eligible, candidates, boxes, labels):
+    """The eligible pairs [P, 3] (picture, truth, candidate); of each the candidate's row in [B * N], its box, the truth's, its label.
+
+    Few candidates are eligible for a truth: only those pairs are compared.
+    """
+    predicted = ops.stop_gradient(candidates.boxes)
+    N, M = predicted.shape[1], ops.shape(boxes)[1]
+    pairs = ops.stack([ops.cast(index, "int32") for index in ops.nonzero(eligible)], axis=-1)  # [P, 3]
+    b, m, n = ops.unstack(pairs, 3, axis=-1)
+    label = ops.take(ops.reshape(labels, (-1,)), b * M + m)  # [P], as all that follows
+    theirs = ops.take(ops.reshape(predicted, (-1, 4)), b * N + n, axis=0)
+    truths = ops.take(ops.reshape(boxes, (-1, 4)), b * M + m, axis=0)
+    return pairs, b * N + n, theirs, truths, label
+
+
+def _overlap_of(candidates, boxes, gt_index):
+    """The CIoU of candidates with their truths, cut at 0; 0 without one: [B, N]."""
+    truths = ops.take_along_axis(boxes, ops.expand_dims(ops.maximum(gt_index, 0), -1), axis=1)
+    overlap = ops.maximum(ciou(candidates.boxes, truths), 0.0)
+    return ops.stop_gradient(ops.where(gt_index >= 0, overlap, 0.0))
+
+
+def _marked(index, like, chosen=True):
+    """Positions in the last axis, each at most once: [B, M, k] -> [B, M, N] bool. chosen: which of them count."""
     b, m, k = ops.shape(index)
     rows = ops.broadcast_to(ops.reshape(ops.arange(b * m), (b, m, 1)), (b, m, k))
     places = ops.reshape(ops.stack([rows // m, rows % m, index], axis=-1), (-1, 3))
-    return ops.scatter(places, ops.ones(ops.shape(places)[:1], "int32"), ops.shape(like)) > 0
+    marks = ops.reshape(ops.broadcast_to(ops.cast(chosen, "int32"), (b, m, k)), (-1,))
+    return ops.scatter(places, marks, ops.shape(like)) > 0
 
 
 ASSIGNERS = {
     "best_anchor": best_anchor,
     "responsible_cell": responsible_cell,
     "task_aligned": task_aligned,
+    "ota": ota,
+    "anchor_ratio": anchor_ratio,
 }

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfyolo.layers import BatchNorm
+from tfyolo.layers import BatchNorm, Implicit
 
 
 def fuse(model, activations=None):
@@ -64,8 +64,27 @@ class _Convolution:
         return output
 
 
+class _Scaled:
+    """A tensor of the new network, times `scale` plus `shift` ([channels] each, float64), that layers after it may take in.
+
+    layer: the old network's that does it, and does it still if none takes it in.
+    """
+
+    def __init__(self, layer, x, scale, shift):
+        self.layer, self.x, self.scale, self.shift = layer, x, scale, shift
+
+    @functools.cached_property
+    def output(self):
+        """The new network's tensor."""
+        layer = type(self.layer).from_config(self.layer.get_config())
+        output = layer(self.x)
+        for mine, theirs in zip(layer.variables, self.layer.variables, strict=True):
+            mine.assign(theirs)
+        return output
+
+
 def _tensor(value):
-    return value.output if isinstance(value, _Convolution) else value
+    return value.output if isinstance(value, _Convolution | _Scaled) else value
 
 
 def _float64(variable):
@@ -144,23 +163,77 @@ def _copy(layer, activations):
 
 # --- what is folded -------------------------------------------------------------------------------------------------------------
 
-# Each: (layer of the old network, *what it reads: tensors of the new one, or a _Convolution that nobody else reads) -> the
-# _Convolution that gives the layer's output, or None where there is none.
+# Each: (layer of the old network, *what it reads: tensors of the new one, or a _Convolution or _Scaled that nobody else reads) -> the
+# _Convolution or _Scaled that gives the layer's output, or None where there is none.
 
 
 def _convolution(layer, x):
     if layer.activation is not keras.activations.linear or layer.data_format != "channels_last":
         return None
-    return _Convolution(layer, _tensor(x), _float64(layer.kernel), _float64(layer.bias) if layer.use_bias else None)
+    kernel, bias = _float64(layer.kernel), _float64(layer.bias) if layer.use_bias else None
+    if isinstance(x, _Scaled) and type(layer) is layers.Conv2D and layer.groups == 1 and not _reaches_out(layer):
+        shifted = (x.shift[:, None] * kernel).sum(axis=(0, 1, 2))
+        return _Convolution(layer, x.x, x.scale[:, None] * kernel, shifted + (0 if bias is None else bias))
+    return _Convolution(layer, _tensor(x), kernel, bias)
+
+
+def _reaches_out(layer):
+    """Whether it reads zeros beside the picture, which what is added to the picture is not added to."""
+    return layer.padding != "valid" and tuple(layer.kernel_size) != (1, 1)
 
 
 def _batch_norm(layer, x):
-    if not isinstance(x, _Convolution):
-        return None
     gamma, beta = _float64(layer.gamma), _float64(layer.beta)
     mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
     scale = gamma / np.sqrt(variance + layer.epsilon)
-    return x.affine(scale, beta - mean * scale)
+    return _scaled(layer, x, scale, beta - mean * scale)
 
 
-FOLDS = {layers.Conv2D: _convolution, layers.DepthwiseConv2D: _convolution, BatchNorm: _batch_norm}
+def _implicit(layer, x):
+    knowledge = _float64(layer.knowledge)
+    if layer.operation == "add":
+        return _scaled(layer, x, np.ones_like(knowledge), knowledge)
+    return _scaled(layer, x, knowledge, np.zeros_like(knowledge))
+
+
+def _scaled(layer, x, scale, shift):
+    return x.affine(scale, shift) if isinstance(x, _Convolution) else _Scaled(layer, _tensor(x), scale, shift)
+
+
+def _add(layer, *sources):
+    """Convolutions of one tensor that are added up are one, with the sum of their kernels; so is the tensor itself, scaled."""
+    convolutions = [source for source in sources if isinstance(source, _Convolution)]
+    x = _tensor(convolutions[0].x) if convolutions else None
+    if any(isinstance(source, keras.KerasTensor) or source.x is not x for source in sources):
+        return None
+    if any(type(one.layer) is not layers.Conv2D or one.layer.groups > 1 for one in convolutions):
+        return None
+    first = max(convolutions, key=lambda one: one.kernel.shape[0])
+    size = first.kernel.shape[0]
+    # The middles of the kernels must lie on each other: odd, with zeros all round, or so small that they need none.
+    for one in convolutions:
+        config, rows = one.layer, one.kernel.shape[:2]
+        alike = config.strides == first.layer.strides == (1, 1) and config.dilation_rate == (1, 1)
+        if not (alike and rows[0] == rows[1] and rows[0] % 2 and (rows[0] == 1 or config.padding == "same")):
+            return None
+    kernel, bias = np.zeros_like(first.kernel), np.zeros(first.kernel.shape[-1])
+    for source in sources:
+        if isinstance(source, _Scaled):
+            if kernel.shape[2] != kernel.shape[3]:
+                return None
+            part, more = np.diag(source.scale)[None, None], source.shift
+        else:
+            part, more = source.kernel, 0 if source.bias is None else source.bias
+        edge = (size - part.shape[0]) // 2
+        kernel += np.pad(part, [(edge, edge), (edge, edge), (0, 0), (0, 0)])
+        bias += more
+    return _Convolution(first.layer, x, kernel, bias)
+
+
+FOLDS = {
+    layers.Conv2D: _convolution,
+    layers.DepthwiseConv2D: _convolution,
+    BatchNorm: _batch_norm,
+    Implicit: _implicit,
+    layers.Add: _add,
+}

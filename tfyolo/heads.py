@@ -5,12 +5,13 @@
 parts, the channels Z of each part in order, and num_anchors, the boxes a cell proposes, are asked of the decoder.
 """
 
+import functools
 import math
 
 import numpy as np
 from keras import initializers, layers, ops
 
-from tfyolo.layers import PerAnchor, conv, silu_conv
+from tfyolo.layers import Implicit, PerAnchor, conv, repconv, silu_conv
 from tfyolo.structures import level_stride
 
 
@@ -20,10 +21,15 @@ def _split(x, parts):
     return dict(zip(parts, ops.split(x, ends, axis=-1) if ends else [x], strict=True))
 
 
-def _outputs(x, parts, num_anchors, biases, name):
-    """The 1x1 convolution at a level's end: [B, h, w, C] -> {part: [B, h, w, A, Z]}. biases: {part: to begin with}, else 0."""
+def _outputs(x, parts, num_anchors, biases, name, implicit=False):
+    """The 1x1 convolution at a level's end: [B, h, w, C] -> {part: [B, h, w, A, Z]}. biases: {part: to begin with}, else 0.
+
+    implicit: knowledge is added before and multiplied after.
+    """
     total = sum(parts.values())
     bias = np.concatenate([np.full(size, biases.get(part, 0.0)) for part, size in parts.items()])
+    if implicit:
+        x = Implicit("add", name=f"{name}.implicit_add")(x)
     x = layers.Conv2D(
         num_anchors * total,
         1,
@@ -32,6 +38,8 @@ def _outputs(x, parts, num_anchors, biases, name):
         bias_initializer=initializers.Constant(np.tile(bias, num_anchors)),
         name=f"{name}.out",
     )(x)  # [B, h, w, A * Z]
+    if implicit:
+        x = Implicit("multiply", name=f"{name}.implicit_multiply")(x)
     x = PerAnchor(num_anchors, name=f"{name}.anchors")(x)  # [B, h, w, A, Z]
     return _split(x, parts)
 
@@ -63,6 +71,35 @@ def coupled(
         width = (channels or {}).get(level, 2 * x.shape[-1])
         x = conv(x, width, 3, activation=activation, name=f"{name}.{level}")
         for part, values in _outputs(x, parts, num_anchors, biases, f"{name}.{level}").items():
+            raw[part][level] = values
+    return raw
+
+
+def implicit(
+    features,
+    parts,
+    num_anchors,
+    *,
+    rep: bool = False,
+    knowledge: bool = True,
+    objects: float = 8.0,
+    activation: str = "silu",
+    name="head",
+):
+    """YOLOv7's head (Wang et al. 2022, arXiv:2207.02696): a 3x3 convolution to twice the channels, and a 1x1.
+
+    rep: the first is re-parameterised (section 4.1). knowledge: implicit knowledge is added before the last and multiplied after it
+    (YOLOR, arXiv:2105.04206). fuse() makes one convolution each of both.
+    objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
+    activation: one of layers.ACTIVATIONS.
+    """
+    raw, first = {part: {} for part in parts}, repconv if rep else functools.partial(silu_conv, kernel=3)
+    # Of objects that there are, one class in K is right with .6.
+    classes = math.log(0.6 / (parts["cls"] - 0.99))
+    for level, x in features.items():
+        x = first(x, 2 * x.shape[-1], activation=activation, name=f"{name}.{level}")
+        biases = {"obj": math.log(objects / (640 / level_stride(level)) ** 2), "cls": classes}
+        for part, values in _outputs(x, parts, num_anchors, biases, f"{name}.{level}", knowledge).items():
             raw[part][level] = values
     return raw
 
@@ -170,6 +207,7 @@ def grid(
 
 HEADS = {
     "coupled": coupled,
+    "implicit": implicit,
     "linear": linear,
     "decoupled": decoupled,
     "grid": grid,

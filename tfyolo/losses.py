@@ -13,7 +13,7 @@ from keras import ops
 
 from tfyolo.boxes import OVERLAPS, area, intersection
 from tfyolo.decoders import by_level, check_levels
-from tfyolo.structures import BACKGROUND, IGNORE
+from tfyolo.structures import BACKGROUND, IGNORE, level_stride
 
 
 def local(x):
@@ -171,6 +171,70 @@ class Dense:
         return ops.sum(TERMS[self.cls](targets, logits), axis=-1)
 
 
+class Balanced:
+    """YOLOv7's box, objectness and class terms, level by level (as YOLOv5 has them; arXiv:2207.02696 does not change them).
+
+    Of each level: the mean of 1 - overlap and of the classes' binary cross-entropy over the candidates that answer for a truth, and
+    the mean of the objectness's over all, times the level's balance; the objectness to be learned is the assignment's quality. The
+    levels add up, and are multiplied by the number of pictures, which the published learning rates go with.
+    box: "iou", "giou", "diou" or "ciou". box_gain, obj_gain, cls_gain: factors on the terms at three levels, 80 classes and 640 x 640
+    pixels; with more levels they shrink, the objectness's grows with the area, the classes' with their number. balance: {level:
+    factor}, where it is not 1. label_smoothing: pulls class targets from 0 and 1 towards one half.
+    Candidates inside a crowd are not told that they hold nothing.
+    """
+
+    def __init__(
+        self,
+        decoder,
+        assigner,
+        *,
+        box: str = "ciou",
+        box_gain: float = 0.05,
+        obj_gain: float = 0.7,
+        cls_gain: float = 0.3,
+        balance: dict[str, float] | None = None,
+        label_smoothing: float = 0.0,
+    ):
+        if box not in OVERLAPS:
+            raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
+        if "obj" not in decoder.parts(1):
+            raise ValueError("balanced: expected a decoder with objectness; aligned is for those without")
+        balance = dict.fromkeys(decoder.levels, 1.0) | (balance or {})
+        check_levels("balance", balance, decoder.levels)
+        self.decoder, self.assigner, self.box, self.balance = decoder, assigner, box, balance
+        self.gains = {"box": box_gain, "obj": obj_gain, "cls": cls_gain}
+        self.label_smoothing = label_smoothing
+
+    terms = ("box", "obj", "cls")
+
+    def __call__(self, raw, candidates, sample, total=local):
+        assignment, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
+        height, width = sample.image.shape[-3:-1]
+        images = total(ops.cast(ops.shape(sample.image)[0], "float32"))
+        K = candidates.logits["cls"].shape[-1]
+
+        # Of each candidate, what it counts in its level's mean.
+        strides = [level_stride(level) for level in self.decoder.levels]
+        levels = ops.cast(
+            ops.expand_dims(candidates.priors.strides, -1) == ops.array(strides, "float32"), "float32"
+        )  # [N, L]
+        answers = total(ops.sum(ops.matmul(ops.cast(positive, "float32"), levels), axis=0))  # [L]
+        share = ops.matmul(levels, images / ops.maximum(answers, 1.0))  # [N]
+        share_of_all = ops.matmul(levels, 1 / ops.sum(levels, axis=0)) * by_level(self.balance, candidates.priors)
+
+        box = 1 - OVERLAPS[self.box](candidates.boxes, boxes)
+        targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+        classes = ops.mean(bce(targets, candidates.logits["cls"]), axis=-1)
+        objectness = bce(ops.stop_gradient(assignment.quality), candidates.logits["obj"][..., 0])
+        sums = {
+            "box": ops.sum(ops.where(positive, share * box, 0.0)),
+            "obj": ops.sum(ops.where(index != IGNORE, share_of_all * objectness, 0.0)),
+            "cls": ops.sum(ops.where(positive, share * classes, 0.0)),
+        }
+        scale = {"box": 1.0, "obj": height * width / 640**2, "cls": K / 80}
+        return {name: self.gains[name] * scale[name] * 3 / len(strides) * sums[name] for name in self.terms}
+
+
 def _with_options(assigner, options):
     """The assigner with options that are others; ValueError if it has none such."""
     known = inspect.signature(assigner).parameters
@@ -245,5 +309,6 @@ class Aligned:
 
 OBJECTIVES = {
     "dense": Dense,
+    "balanced": Balanced,
     "aligned": Aligned,
 }

@@ -1,4 +1,4 @@
-"""Path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1), concatenating instead of adding: of YOLOv4, YOLOv8, YOLO11.
+"""Path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1), concatenating instead of adding: of YOLOv4, YOLOv7, YOLOv8, YOLO11.
 
 The coarse features are enlarged and laid beside the finer ones, top down, as p5, p4, p3; those are reduced and laid beside the
 coarser ones again, bottom up, as n4, n5. The head gets p3, n4 and n5 under the names of their levels.
@@ -8,32 +8,56 @@ import functools
 
 from keras import layers
 
-from tfyolo.layers import Upsample, bottleneck, c2f, c3k2, conv, repeated, silu_conv, spp
+from tfyolo.layers import (
+    Upsample,
+    bottleneck,
+    c2f,
+    c3k2,
+    conv,
+    elan,
+    pooled_down,
+    repeated,
+    scaled,
+    silu_conv,
+    spp,
+    sppcspc,
+)
 
 
-def _path_aggregation(features, pyramid, fuse, activation, name):
-    """pyramid, fuse: (x, channels, name) -> x of so many channels, at the coarsest level and wherever two features have met."""
+def _path_aggregation(features, widths, pyramid, fuse, one, down, name):
+    """PAN with a 1x1 convolution before the features are enlarged, and one of each of the backbone's.
+
+    widths: {level: channels}. pyramid, fuse: (x, channels, name) -> x of so many channels, at the coarsest level and wherever two
+    features have met; one, down: the same, a 1x1 convolution and what halves the grid.
+    """
 
     def join(*parts, name):
         return layers.Concatenate(name=f"{name}.merge")(list(parts))
 
     coarsest, *finer = sorted(features, reverse=True)
-    widths = {level: x.shape[-1] // 2 for level, x in features.items()}
-    aggregated = {coarsest: pyramid(features[coarsest], widths[coarsest], f"{name}.{coarsest}")}
+    aggregated = {coarsest: pyramid(features[coarsest], widths[coarsest], name=f"{name}.{coarsest}")}
     x = aggregated[coarsest]
     for level in finer:
         channels, prefix = widths[level], f"{name}.{level}"
-        x = conv(x, channels, 1, activation=activation, name=f"{prefix}.up")
+        x = one(x, channels, name=f"{prefix}.up")
         x = Upsample(name=f"{prefix}.up")(x)
-        lateral = conv(features[level], channels, 1, activation=activation, name=f"{prefix}.lateral")
-        x = aggregated[level] = fuse(join(lateral, x, name=prefix), channels, prefix)
+        lateral = one(features[level], channels, name=f"{prefix}.lateral")
+        x = aggregated[level] = fuse(join(lateral, x, name=prefix), channels, name=prefix)
 
     outputs = {level: x}
     for level in sorted(aggregated)[1:]:
         channels, prefix = widths[level], f"{name}.n{level[1:]}"
-        x = conv(x, channels, 3, 2, activation=activation, name=f"{prefix}.down")
-        x = outputs[level] = fuse(join(x, aggregated[level], name=prefix), channels, prefix)
+        x = down(x, channels, name=f"{prefix}.down")
+        x = outputs[level] = fuse(join(x, aggregated[level], name=prefix), channels, name=prefix)
     return outputs
+
+
+def _darknet_aggregation(features, pyramid, fuse, activation, name):
+    """Of half the backbone's channels."""
+    widths = {level: x.shape[-1] // 2 for level, x in features.items()}
+    one = functools.partial(conv, kernel=1, activation=activation)
+    down = functools.partial(conv, kernel=3, stride=2, activation=activation)
+    return _path_aggregation(features, widths, pyramid, fuse, one, down, name)
 
 
 def spp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
@@ -55,7 +79,7 @@ def spp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
     def five(x, channels, name):
         return alternating(x, channels, 5, name)
 
-    return _path_aggregation(features, pyramid, five, "leaky", name)
+    return _darknet_aggregation(features, pyramid, five, "leaky", name)
 
 
 def csp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
@@ -91,7 +115,58 @@ def csp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
     def fuse(x, channels, name):
         return partial(mish(x, channels, 1, f"{name}.fuse"), four, channels, name)
 
-    return _path_aggregation(features, pyramid, fuse, "mish", name)
+    return _darknet_aggregation(features, pyramid, fuse, "mish", name)
+
+
+def elan_pan(
+    features,
+    *,
+    depth: float = 1.0,
+    width: float = 1.0,
+    hidden: int = 128,
+    full: bool = False,
+    activation: str = "silu",
+    name="neck",
+):
+    """YOLOv7's neck (Wang et al. 2022, arXiv:2207.02696): pooling by SPPCSPC and PAN of ELAN blocks.
+
+    p3 has 128 channels, p4 256, p5 512. depth, width: as of the backbone elan. hidden: the channels of a block's 1x1 convolutions
+    at p3, of the next levels twice as many each. full: the 3x3 convolutions have as many, and every second is joined, as in the
+    backbone and in YOLOv7-X; else half as many, and all are joined.
+    """
+    options = {"activation": activation}
+    order = sorted(features)
+    widths = {level: scaled(128 << i, width) for i, level in enumerate(order)}
+
+    def fuse(x, channels, name):
+        inner = hidden << list(widths.values()).index(channels)
+        block = {"hidden": inner, "inner": inner // (1 if full else 2), "convs": round(4 * depth), "every": 1 + full}
+        return elan(x, channels, **block, **options, name=name)
+
+    pyramid, down = (functools.partial(part, **options) for part in (sppcspc, _doubling))
+    one = functools.partial(silu_conv, kernel=1, **options)
+    return _path_aggregation(features, widths, pyramid, fuse, one, down, name)
+
+
+def _doubling(x, channels, **options):
+    return pooled_down(x, 2 * x.shape[-1], **options)
+
+
+def elan_pan_tiny(features, *, width: float = 1.0, activation: str = "leaky", name="neck"):
+    """YOLOv7-tiny's neck: as elan_pan, of ELANs with two 3x3 convolutions. p3 has 64 channels, p4 128, p5 256.
+
+    width: factor on all channels. activation: one of layers.ACTIVATIONS.
+    """
+    options = {"activation": activation}
+    widths = {level: scaled(64 << i, width) for i, level in enumerate(sorted(features))}
+
+    def fuse(x, channels, name):
+        return elan(x, channels, hidden=channels // 2, convs=2, every=1, **options, name=name)
+
+    pyramid = functools.partial(sppcspc, light=True, **options)
+    one = functools.partial(silu_conv, kernel=1, **options)
+    down = functools.partial(silu_conv, kernel=3, stride=2, **options)
+    return _path_aggregation(features, widths, pyramid, fuse, one, down, name)
 
 
 def _plain_aggregation(features, fuse, activation, name):

@@ -1,0 +1,226 @@
+"""YOLOv7's chain, from logits to loss, against the same in float64 NumPy, written out in loops: no line of the package is used for it."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import random_sample
+
+from tfyolo.assigners import anchor_ratio, ota
+from tfyolo.decoders import Wide
+from tfyolo.losses import Balanced
+
+SIZE, K = (96, 128), 3
+GRIDS = {"p3": (12, 16, 8), "p4": (6, 8, 16), "p5": (3, 4, 32)}
+ANCHORS = {
+    "p3": [(16, 12), (36, 19), (9, 30)],
+    "p4": [(40, 30), (20, 60), (70, 45)],
+    "p5": [(90, 60), (60, 110), (90, 90)],
+}
+BALANCE = {"p3": 4.0, "p4": 1.0, "p5": 0.4}
+
+
+def decoder():
+    return Wide(anchors=ANCHORS)
+
+
+def random_raw(seed=0, batch=2):
+    rng = np.random.default_rng(seed)
+    return {
+        part: {level: rng.normal(0, 1, (batch, h, w, 3, z)).astype("float32") for level, (h, w, _) in GRIDS.items()}
+        for part, z in (("box", 4), ("obj", 1), ("cls", K))
+    }
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------------------
+
+
+def sigmoid(t):
+    return 1 / (1 + math.exp(-float(t)))
+
+
+def decode_by_hand(raw, b):
+    """Rows: (level, row, column, anchor's h and w, box, objectness, classes)."""
+    rows = []
+    for level, (h, w, stride) in GRIDS.items():
+        for row in range(h):
+            for column in range(w):
+                for a, (ah, aw) in enumerate(ANCHORS[level]):
+                    y, x, th, tw = (sigmoid(t) for t in raw["box"][level][b, row, column, a])
+                    cy, cx = (row + 2 * y - 0.5) * stride, (column + 2 * x - 0.5) * stride
+                    bh, bw = (2 * th) ** 2 * ah, (2 * tw) ** 2 * aw
+                    box = (cy - bh / 2, cx - bw / 2, cy + bh / 2, cx + bw / 2)
+                    obj = float(raw["obj"][level][b, row, column, a, 0])
+                    cls = [float(t) for t in raw["cls"][level][b, row, column, a]]
+                    rows.append((level, row, column, (ah, aw), box, obj, cls))
+    return rows
+
+
+def iou_by_hand(a, b):
+    h, w = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(h, 0) * max(w, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def ciou_by_hand(a, b):
+    overlap = iou_by_hand(a, b)
+    distance = sum(((a[i] + a[i + 2]) / 2 - (b[i] + b[i + 2]) / 2) ** 2 for i in (0, 1))
+    diagonal = sum((max(a[i + 2], b[i + 2]) - min(a[i], b[i])) ** 2 for i in (0, 1))
+    angle = math.atan((b[3] - b[1]) / (b[2] - b[0])) - math.atan((a[3] - a[1]) / (a[2] - a[0]))
+    v = 4 / math.pi**2 * angle**2
+    return overlap - distance / diagonal - v * v / (1 - overlap + v)
+
+
+def can_answer(level, row, column, anchor, truth, cells, ratio=4.0):
+    stride = GRIDS[level][2]
+    cy, cx = (truth[0] + truth[2]) / 2 / stride, (truth[1] + truth[3]) / 2 / stride
+    sides = [(truth[2] - truth[0]) / anchor[0], (truth[3] - truth[1]) / anchor[1]]
+    if max(max(s, 1 / s) for s in sides) >= ratio:
+        return False
+    own = (math.floor(cy), math.floor(cx))
+    wanted = {own}
+    if cells == 5:
+        wanted |= {(own[0] - 1, own[1]), (own[0] + 1, own[1]), (own[0], own[1] - 1), (own[0], own[1] + 1)}
+    else:
+        fy, fx = cy - own[0], cx - own[1]
+        if fy != 0.5:
+            wanted.add((own[0] + (1 if fy > 0.5 else -1), own[1]))
+        if fx != 0.5:
+            wanted.add((own[0], own[1] + (1 if fx > 0.5 else -1)))
+    return (row, column) in wanted
+
+
+def assign_by_hand(rows, truths, labels, cells, topk):
+    claims = {}  # candidate -> [(cost, truth)]
+    for m, (truth, label) in enumerate(zip(truths, labels, strict=True)):
+        if label < 0:
+            continue
+        offers = []
+        for n, (level, row, column, anchor, box, obj, cls) in enumerate(rows):
+            if not can_answer(level, row, column, anchor, truth, cells):
+                continue
+            overlap, cost = iou_by_hand(box, truth), 0.0
+            for k in range(K):
+                p = math.sqrt(sigmoid(obj) * sigmoid(cls[k]))
+                cost -= math.log(p if k == label else 1 - p)
+            offers.append((cost - 3 * math.log(overlap + 1e-8), overlap, n))
+        k = max(1, int(sum(sorted((overlap for _, overlap, _ in offers), reverse=True)[:topk])))
+        for cost, _, n in sorted(offers)[:k]:
+            claims.setdefault(n, []).append((cost, m))
+    owner = np.full(len(rows), -1)
+    for n, offers in claims.items():
+        owner[n] = min(offers)[1]
+    return owner
+
+
+def terms_by_hand(raw, sample, assign):
+    sums = {(name, level): 0.0 for name in ("box", "obj", "cls") for level in GRIDS}
+    answers, everything = dict.fromkeys(GRIDS, 0), dict.fromkeys(GRIDS, 0)
+    batch = len(sample.labels)
+    for b in range(batch):
+        rows = decode_by_hand(raw, b)
+        truths, labels = np.asarray(sample.boxes[b], "float64"), np.asarray(sample.labels[b])
+        for m, row in zip(assign(rows, truths, labels), rows, strict=True):
+            level, _, _, _, box, obj, cls = row
+            target = 0.0
+            if m >= 0:
+                answers[level] += 1
+                overlap = ciou_by_hand(box, truths[m])
+                target = max(overlap, 0.0)
+                sums["box", level] += 1 - overlap
+                sums["cls", level] += (
+                    sum(math.log1p(math.exp(-t if k == labels[m] else t)) for k, t in enumerate(cls)) / K
+                )
+            everything[level] += 1
+            sums["obj", level] += target * math.log1p(math.exp(-obj)) + (1 - target) * math.log1p(math.exp(obj))
+    means = {name: sum(sums[name, level] / max(answers[level], 1) for level in GRIDS) for name in ("box", "cls")}
+    objectness = sum(BALANCE[level] * sums["obj", level] / everything[level] for level in GRIDS)
+    return {
+        "box": batch * 0.05 * means["box"],
+        "obj": batch * 0.7 * SIZE[0] * SIZE[1] / 640**2 * objectness,
+        "cls": batch * 0.3 * K / 80 * means["cls"],
+    }
+
+
+# --- against it ------------------------------------------------------------------------------------------------------------------
+
+
+def scene(kind):
+    sample = random_sample(SIZE, batch=2, truths=6)
+    boxes, labels = sample.boxes.numpy(), sample.labels.numpy()
+    if kind == "an empty picture":
+        labels[1] = -1
+    elif kind == "no truth at all":
+        labels[:] = -1
+    elif kind == "two truths claim the same":
+        boxes[:, 1], labels[:, 1] = boxes[:, 0] + 1.5, (labels[:, 0] + 1) % K
+    elif kind == "on the borders of cells":
+        boxes[:, :3] = [22, 26, 42, 54], [38, 20, 58, 44], [48, 64, 80, 96]
+        labels[:, 3:] = -1
+    elif kind == "on the picture's border":
+        boxes[:, :4] = [0, 0, 8, 7], [88, 118, 96, 128], [-15, 40, 17, 64], [80, 100, 110, 140]
+        labels[:, 4:] = -1
+    boxes[labels < 0] = 0
+    return sample._replace(boxes=tf.constant(boxes), labels=tf.constant(labels), crowd=tf.zeros_like(sample.crowd))
+
+
+SCENES = ["padding", "an empty picture", "no truth at all", "two truths claim the same", "on the borders of cells"]
+SCENES += ["on the picture's border"]
+
+
+@pytest.mark.parametrize("cells, topk", [(3, 10), (5, 20), (3, 1)])
+@pytest.mark.parametrize("kind", SCENES)
+def test_ota_equals_the_loop(kind, cells, topk):
+    raw, sample = random_raw(), scene(kind)
+    assignment = ota(decoder()(raw), sample.boxes, sample.labels, cells=cells, topk=topk)
+    for b in range(2):
+        rows, truths = decode_by_hand(raw, b), np.asarray(sample.boxes[b], "float64")
+        owner = assign_by_hand(rows, truths, np.asarray(sample.labels[b]), cells, topk)
+        np.testing.assert_array_equal(assignment.gt_index[b], owner)
+        expected = [max(ciou_by_hand(rows[n][4], truths[m]), 0.0) if m >= 0 else 0.0 for n, m in enumerate(owner)]
+        np.testing.assert_allclose(assignment.quality[b], expected, atol=1e-5)
+    assert kind in ("an empty picture", "no truth at all") or (owner >= 0).sum() >= 3
+
+
+@pytest.mark.parametrize("cells", [3, 5])
+@pytest.mark.parametrize("kind", SCENES)
+def test_anchor_ratio_is_all_that_can_answer(kind, cells):
+    raw, sample = random_raw(), scene(kind)
+    found = anchor_ratio(decoder()(raw), sample.boxes, sample.labels, cells=cells).gt_index.numpy()
+    for b in range(2):
+        for n, (level, row, column, anchor, *_) in enumerate(decode_by_hand(raw, b)):
+            able = [
+                m
+                for m in np.flatnonzero(sample.labels[b] >= 0)
+                if can_answer(level, row, column, anchor, np.asarray(sample.boxes[b, m], "float64"), cells)
+            ]
+            assert found[b, n] in (able or [-1])
+
+
+@pytest.mark.parametrize("kind", SCENES)
+def test_the_loss_equals_the_sums(kind):
+    raw, sample, boxes = random_raw(1), scene(kind), decoder()
+    objective = Balanced(boxes, functools.partial(ota, cells=3, topk=10), balance=BALANCE)
+    terms = objective(raw, boxes(raw), sample)
+    expected = terms_by_hand(raw, sample, functools.partial(assign_by_hand, cells=3, topk=10))
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_replicas_add_up_to_the_batch():
+    raw, sample, boxes = random_raw(2), scene("padding"), decoder()
+    objective = Balanced(boxes, ota, balance=BALANCE)
+    both, counts = objective(raw, boxes(raw), sample), []
+
+    def parts(total):
+        for b in range(2):
+            part = {name: {level: x[b : b + 1] for level, x in levels.items()} for name, levels in raw.items()}
+            one = tf.nest.map_structure(lambda x, b=b: x[b : b + 1], sample)
+            yield objective(part, boxes(part), one, total)
+
+    list(parts(lambda x: counts.append(x) or x))
+    images, answers = (counts[i] + counts[i + 2] for i in range(2))
+    sums = list(parts(lambda x: answers if len(x.shape) else images))
+    for name in both:
+        np.testing.assert_allclose(sum(part[name] for part in sums), both[name], rtol=1e-5)

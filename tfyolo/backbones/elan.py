@@ -1,0 +1,51 @@
+"""YOLOv7's backbones: stages of ELAN blocks (Wang et al. 2022, arXiv:2207.02696)."""
+
+from tfyolo import layers
+from tfyolo.layers import max_pool, pooled_down, scaled, silu_conv
+
+
+def elan(
+    images, *, depth: float = 1.0, width: float = 1.0, hidden: int = 64, activation: str = "silu", name="backbone"
+):
+    """The backbone of YOLOv7 and YOLOv7-X: p3 (512 channels), p4 (1024), p5 (1024).
+
+    depth, width: compound scaling for models that concatenate (section 3.2): depth is a factor on a block's 3x3 convolutions, four;
+    what they join is so much wider then, and what lies between the blocks follows by width. 1.5 goes with 1.25: X. hidden: the channels
+    of the 3x3 convolutions at p2; further on two and four times as many.
+    activation: one of layers.ACTIVATIONS.
+    """
+    options = {"activation": activation}
+
+    def channels(count):
+        return scaled(count, width)
+
+    x = silu_conv(images, channels(32), 3, **options, name=f"{name}.stem1")
+    x = silu_conv(x, channels(64), 3, 2, **options, name=f"{name}.stem2")
+    x = silu_conv(x, channels(64), 3, **options, name=f"{name}.stem3")
+    x = silu_conv(x, channels(128), 3, 2, **options, name=f"{name}.p2.down")
+    features = {}
+    for level, factor, count in (("p2", 1, 256), ("p3", 2, 512), ("p4", 4, 1024), ("p5", 4, 1024)):
+        if level != "p2":
+            x = pooled_down(x, x.shape[-1], **options, name=f"{name}.{level}.down")
+        block = {"hidden": factor * hidden, "convs": round(4 * depth)}
+        x = layers.elan(x, channels(count), **block, **options, name=f"{name}.{level}")
+        features[level] = x
+    return {level: features[level] for level in ("p3", "p4", "p5")}
+
+
+def elan_tiny(images, *, width: float = 1.0, activation: str = "leaky", name="backbone"):
+    """The backbone of YOLOv7-tiny: ELANs of two 3x3 convolutions, all joined; max pools between. p3 (128), p4 (256), p5 (512).
+
+    width: factor on all channels. activation: one of layers.ACTIVATIONS.
+    """
+    options = {"activation": activation}
+    x = silu_conv(images, scaled(32, width), 3, 2, **options, name=f"{name}.stem")
+    x = silu_conv(x, scaled(64, width), 3, 2, **options, name=f"{name}.p2.down")
+    features = {}
+    for level, hidden in (("p2", 32), ("p3", 64), ("p4", 128), ("p5", 256)):
+        if level != "p2":
+            x = max_pool(x, name=f"{name}.{level}.down")
+        hidden = scaled(hidden, width)
+        x = layers.elan(x, 2 * hidden, hidden=hidden, convs=2, every=1, **options, name=f"{name}.{level}")
+        features[level] = x
+    return {level: features[level] for level in ("p3", "p4", "p5")}
