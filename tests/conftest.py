@@ -23,10 +23,15 @@ from tfyolo.structures import Sample
 
 ROOT = Path(__file__).parents[1]
 # Another's with other numbers for depth and width: what differs is counted.
-SCALED = (*(f"{family}{size}" for family in ("yolov8", "yolo11") for size in "smlx"), "yolov7x")
+SCALED = (
+    *(f"{family}{size}" for family in ("yolov8", "yolo11") for size in "smlx"),
+    "yolov7x",
+    "yolov7-e6",
+    "yolov7-d6",
+)
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in SCALED)
 # The deepest take minutes to trace; what they are made of is in the others too.
-DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolo11n")
+DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolov7-w6", "yolov7-e6e", "yolo11n")
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
 SHARED = ROOT.parent / "shared"
 
@@ -40,6 +45,12 @@ def shared():
 
 def load_config(name, *overrides):
     return configs.load(ROOT / "configs" / f"{name}.yaml", overrides)
+
+
+P6 = [
+    *("model.backbone.width=0.125", "model.backbone.hidden=8", "model.neck.width=0.125", "model.neck.hidden=16"),
+    "model.input_size=[128,64]",
+]
 
 
 def small(name, **extra):
@@ -67,6 +78,8 @@ def small(name, **extra):
             "model.neck={name: elan_pan, width: 0.125, hidden: 16}",
             "model.input_size=[96,64]",
         ],
+        "yolov7-w6": P6,
+        "yolov7-e6e": P6,
         "yolov7-tiny": ["model.backbone.width=0.25", "model.neck.width=0.25", "model.input_size=[64,96]"],
         "yolov8n": ["model.backbone.width=0.125", "model.input_size=[96,64]"],
         "yolov8n-e2e": ["model.backbone.width=0.125", "model.input_size=[64,96]"],

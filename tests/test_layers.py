@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfyolo.layers import BatchNorm, ChannelGroup, Upsample, conv, max_pool, mish, mish_by_exp, spp
+from tfyolo.layers import BatchNorm, ChannelGroup, SpaceToDepth, Upsample, conv, max_pool, mish, mish_by_exp, spp
 
 
 def noise(*shape, seed=0):
@@ -160,3 +160,12 @@ def test_mishs_own_gradient(function, dtype, atol):
         tape.watch(far)
         y = function(far)
     np.testing.assert_array_equal(tape.gradient(y, far), [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("size", [(4, 6), (None, None)])
+def test_space_to_depth_by_hand(size):
+    images = np.arange(2 * 4 * 6 * 3, dtype="float32").reshape(2, 4, 6, 3)
+    inputs = keras.Input((*size, 3))
+    found = keras.Model(inputs, SpaceToDepth()(inputs))(images)
+    corners = [images[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+    np.testing.assert_array_equal(found, np.concatenate(corners, axis=-1))

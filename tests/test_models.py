@@ -37,6 +37,11 @@ PUBLISHED = [
     ("yolov7-tiny", 640, 80, None, 6_228_762, 13.7),
     ("yolov7", 640, 80, None, 37_622_682, 104.5 * 1.0117),
     ("yolov7x", 640, 80, None, 71_347_394, 189.7),
+    # And that of the P6 models lacks the auxiliary head.
+    ("yolov7-w6", 1280, 80, None, 82_312_436, None),
+    pytest.param("yolov7-e6", 1280, 80, None, 111_898_292, None, marks=pytest.mark.slow),
+    pytest.param("yolov7-d6", 1280, 80, None, 154_709_364, None, marks=pytest.mark.slow),
+    pytest.param("yolov7-e6e", 1280, 80, None, 166_408_884, None, marks=pytest.mark.slow),
     # Published counts are of what is trained, with the 16 fixed places of the distributions' bins.
     ("yolov8n", 640, 80, None, 3_157_200 - 16, 8.7),
     ("yolov8s", 640, 80, None, 11_166_560 - 16, 28.6),
@@ -65,7 +70,15 @@ def test_published_counts(name, size, classes, parameters, trainable, gflops):
 
 @pytest.mark.parametrize(
     "name, parameters, gflops",
-    [("yolov7-tiny", 6_219_709, 13.7), ("yolov7", 36_905_341, 104.5), ("yolov7x", 71_311_741, 189.7)],
+    [
+        ("yolov7-tiny", 6_219_709, 13.7),
+        ("yolov7", 36_905_341, 104.5),
+        ("yolov7x", 71_311_741, 189.7),
+        pytest.param("yolov7-w6", 70_394_300, 360, marks=pytest.mark.slow),
+        pytest.param("yolov7-e6", 97_202_940, 515, marks=pytest.mark.slow),
+        pytest.param("yolov7-d6", 133_757_052, 702, marks=pytest.mark.slow),
+        pytest.param("yolov7-e6e", 151_687_420, 842, marks=pytest.mark.slow),
+    ],
 )
 def test_published_counts_of_the_fused_form(name, parameters, gflops):
     summary = walk(fuse(models.build(load_config(name), [str(i) for i in range(80)])))

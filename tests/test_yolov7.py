@@ -115,14 +115,16 @@ def assign_by_hand(rows, truths, labels, cells, topk):
     return owner
 
 
-def terms_by_hand(raw, sample, assign):
+def terms_by_hand(raw, sample, assign, guide=None):
+    """guide: whose predictions are assigned by, if others'."""
     sums = {(name, level): 0.0 for name in ("box", "obj", "cls") for level in GRIDS}
     answers, everything = dict.fromkeys(GRIDS, 0), dict.fromkeys(GRIDS, 0)
     batch = len(sample.labels)
     for b in range(batch):
         rows = decode_by_hand(raw, b)
         truths, labels = np.asarray(sample.boxes[b], "float64"), np.asarray(sample.labels[b])
-        for m, row in zip(assign(rows, truths, labels), rows, strict=True):
+        judged = decode_by_hand(guide or raw, b)
+        for m, row in zip(assign(judged, truths, labels), rows, strict=True):
             level, _, _, _, box, obj, cls = row
             target = 0.0
             if m >= 0:
@@ -206,6 +208,19 @@ def test_the_loss_equals_the_sums(kind):
     terms = objective(raw, boxes(raw), sample)
     expected = terms_by_hand(raw, sample, functools.partial(assign_by_hand, cells=3, topk=10))
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("guide", ["lead", "own"])
+def test_the_auxiliary_head_learns_more_candidates_by_the_leads_judgement_or_its_own(guide):
+    raw, other, sample, boxes = random_raw(3), random_raw(4), scene("padding"), decoder()
+    objective = Balanced(boxes, ota, balance=BALANCE, aux={"cells": 5, "topk": 20}, guide=guide)
+    terms = objective(raw | {"aux": other}, boxes(raw), sample)
+    expected = terms_by_hand(raw, sample, functools.partial(assign_by_hand, cells=3, topk=10))
+    coarse = functools.partial(assign_by_hand, cells=5, topk=20)
+    aux = terms_by_hand(other, sample, coarse, guide=raw if guide == "lead" else None)
+    expected |= {f"aux_{name}": 0.25 * value for name, value in aux.items()}
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert tuple(terms) == objective.terms
 
 
 def test_replicas_add_up_to_the_batch():

@@ -83,6 +83,7 @@ def implicit(
     rep: bool = False,
     knowledge: bool = True,
     objects: float = 8.0,
+    aux_width: float = 2.0,
     activation: str = "silu",
     name="head",
 ):
@@ -91,17 +92,25 @@ def implicit(
     rep: the first is re-parameterised (section 4.1). knowledge: implicit knowledge is added before the last and multiplied after it
     (YOLOR, arXiv:2105.04206). fuse() makes one convolution each of both.
     objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
-    activation: one of layers.ACTIVATIONS.
+    aux_width: what a neck gives for an auxiliary head is read by one like it (section 4.2), without either, of so many times the
+    features' channels; it gives raw["aux"]. activation: one of layers.ACTIVATIONS.
     """
-    raw, first = {part: {} for part in parts}, repconv if rep else functools.partial(silu_conv, kernel=3)
     # Of objects that there are, one class in K is right with .6.
     classes = math.log(0.6 / (parts["cls"] - 0.99))
-    for level, x in features.items():
-        x = first(x, 2 * x.shape[-1], activation=activation, name=f"{name}.{level}")
-        biases = {"obj": math.log(objects / (640 / level_stride(level)) ** 2), "cls": classes}
-        for part, values in _outputs(x, parts, num_anchors, biases, f"{name}.{level}", knowledge).items():
-            raw[part][level] = values
-    return raw
+
+    def told(features, first, width, knowledge, name):
+        raw = {part: {} for part in parts}
+        for level, x in features.items():
+            x = first(x, int(width * x.shape[-1]), activation=activation, name=f"{name}.{level}")
+            biases = {"obj": math.log(objects / (640 / level_stride(level)) ** 2), "cls": classes}
+            for part, values in _outputs(x, parts, num_anchors, biases, f"{name}.{level}", knowledge).items():
+                raw[part][level] = values
+        return raw
+
+    plain = functools.partial(silu_conv, kernel=3)
+    aux = {"aux": told(features["aux"], plain, aux_width, False, f"{name}.aux")} if "aux" in features else {}
+    lead = {level: x for level, x in features.items() if level != "aux"}
+    return told(lead, repconv if rep else plain, 2, knowledge, name) | aux
 
 
 def linear(features, parts, num_anchors, *, prior: float = 0.01, name="head"):

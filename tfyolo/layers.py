@@ -441,11 +441,39 @@ def elan(x, channels, *, hidden, inner=None, convs=4, every=2, activation="silu"
     return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
 
 
-def pooled_down(x, channels, *, activation="silu", name):
-    """YOLOv7's way to half the grid: a strided convolution beside a max pool, half the channels from each."""
+def e_elan(x, channels, *, cardinality=2, name, **options):
+    """YOLOv7's extended ELAN (arXiv:2207.02696, section 3.1, figure 2d): expand, shuffle and merge cardinality.
+
+    Grouped convolutions whose groups are shuffled, joined and added up are so many ELANs side by side whose outputs are added.
+    """
+    if cardinality == 1:
+        return elan(x, channels, name=name, **options)
+    groups = [elan(x, channels, name=f"{name}.group{i + 1}", **options) for i in range(cardinality)]
+    return layers.Add(name=f"{name}.add")(groups)
+
+
+class SpaceToDepth(layers.Layer):
+    """[B, h, w, C] -> [B, h / 2, w / 2, 4 C]: four pixels side by side, columns before rows, as YOLOv7's P6 models begin."""
+
+    def call(self, x):
+        channels, (height, width) = x.shape[-1], self.compute_output_shape(x.shape)[1:3]
+        if height is None or width is None:
+            height, width = (ops.shape(x)[axis] // 2 for axis in (1, 2))
+        x = ops.reshape(x, (-1, height, 2, width, 2, channels))
+        return ops.reshape(ops.transpose(x, (0, 1, 3, 4, 2, 5)), (-1, height, width, 4 * channels))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], *(side and side // 2 for side in shape[1:3]), 4 * shape[3])
+
+
+def pooled_down(x, channels, *, reduced=None, activation="silu", name):
+    """YOLOv7's way to half the grid: a strided convolution beside a max pool, half the channels from each.
+
+    reduced: the channels before the strided convolution; None: half, too.
+    """
     pooled = max_pool(x, name=f"{name}.pool")
     pooled = silu_conv(pooled, channels // 2, 1, activation=activation, name=f"{name}.pooled")
-    y = silu_conv(x, channels // 2, 1, activation=activation, name=f"{name}.reduce")
+    y = silu_conv(x, reduced or channels // 2, 1, activation=activation, name=f"{name}.reduce")
     y = silu_conv(y, channels // 2, 3, 2, activation=activation, name=f"{name}.strided")
     return layers.Concatenate(name=f"{name}.concat")([y, pooled])
 

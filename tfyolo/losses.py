@@ -63,13 +63,14 @@ def distribution_focal(targets, logits):
     return softmax_cross_entropy(share, logits)
 
 
-def _learned(assigner, candidates, sample):
+def _learned(assigner, candidates, sample, guide=None):
     """What each candidate is to learn: (Assignment, positive [B, N] bool, boxes [B, N, 4], labels [B, N], index [B, N]).
 
     index: the assignment's, with the background candidates inside a crowd ignored. Where there is no truth, boxes are the candidates'
-    own: every value stays finite, so nothing leaks through a mask's gradient.
+    own: every value stays finite, so nothing leaks through a mask's gradient. guide: other candidates, in the same places, whose
+    predictions the assigner judges by.
     """
-    assignment = assigner(candidates, sample.boxes, ops.where(sample.crowd, -1, sample.labels))
+    assignment = assigner(guide or candidates, sample.boxes, ops.where(sample.crowd, -1, sample.labels))
     index = assignment.gt_index
     positive = index >= 0
     truth = ops.maximum(index, 0)
@@ -175,11 +176,14 @@ class Balanced:
     """YOLOv7's box, objectness and class terms, level by level (as YOLOv5 has them; arXiv:2207.02696 does not change them).
 
     Of each level: the mean of 1 - overlap and of the classes' binary cross-entropy over the candidates that answer for a truth, and
-    the mean of the objectness's over all, times the level's balance; the objectness to be learned is the assignment's quality. The
+    the mean of the objectness's over all, times the level's balance; the objectness to be learned is the overlap, cut at 0. The
     levels add up, and are multiplied by the number of pictures, which the published learning rates go with.
     box: "iou", "giou", "diou" or "ciou". box_gain, obj_gain, cls_gain: factors on the terms at three levels, 80 classes and 640 x 640
     pixels; with more levels they shrink, the objectness's grows with the area, the classes' with their number. balance: {level:
     factor}, where it is not 1. label_smoothing: pulls class targets from 0 and 1 towards one half.
+    aux: for a head that gives raw["aux"]: the assigner's options that are others there, aux_gain a factor on its terms, aux_box and so
+    on. guide: whose predictions decide which of its candidates answer: "lead", the other head's, which knows more (arXiv:2207.02696,
+    section 4.2), or "own".
     Candidates inside a crowd are not told that they hold nothing.
     """
 
@@ -194,21 +198,37 @@ class Balanced:
         cls_gain: float = 0.3,
         balance: dict[str, float] | None = None,
         label_smoothing: float = 0.0,
+        aux: dict[str, int | float] | None = None,
+        aux_gain: float = 0.25,
+        guide: str = "lead",
     ):
         if box not in OVERLAPS:
             raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
         if "obj" not in decoder.parts(1):
             raise ValueError("balanced: expected a decoder with objectness; aligned is for those without")
+        if guide not in ("lead", "own"):
+            raise ValueError(f"guide: expected lead or own, received {guide!r}")
         balance = dict.fromkeys(decoder.levels, 1.0) | (balance or {})
         check_levels("balance", balance, decoder.levels)
         self.decoder, self.assigner, self.box, self.balance = decoder, assigner, box, balance
         self.gains = {"box": box_gain, "obj": obj_gain, "cls": cls_gain}
         self.label_smoothing = label_smoothing
-
-    terms = ("box", "obj", "cls")
+        self.aux_assigner = None if aux is None else _with_options(assigner, aux)
+        self.aux_gain, self.guide = aux_gain, guide
+        self.terms = tuple(self.gains)
+        if self.aux_assigner:
+            self.terms += tuple(f"aux_{name}" for name in self.gains)
 
     def __call__(self, raw, candidates, sample, total=local):
-        assignment, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
+        terms = self._terms(self.assigner, candidates, sample, total)
+        if self.aux_assigner:
+            guide = candidates if self.guide == "lead" else None
+            aux = self._terms(self.aux_assigner, self.decoder(raw["aux"]), sample, total, guide)
+            terms |= {f"aux_{name}": self.aux_gain * value for name, value in aux.items()}
+        return terms
+
+    def _terms(self, assigner, candidates, sample, total, guide=None):
+        _, positive, boxes, labels, index = _learned(assigner, candidates, sample, guide)
         height, width = sample.image.shape[-3:-1]
         images = total(ops.cast(ops.shape(sample.image)[0], "float32"))
         K = candidates.logits["cls"].shape[-1]
@@ -222,17 +242,18 @@ class Balanced:
         share = ops.matmul(levels, images / ops.maximum(answers, 1.0))  # [N]
         share_of_all = ops.matmul(levels, 1 / ops.sum(levels, axis=0)) * by_level(self.balance, candidates.priors)
 
-        box = 1 - OVERLAPS[self.box](candidates.boxes, boxes)
+        overlap = OVERLAPS[self.box](candidates.boxes, boxes)
         targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
         classes = ops.mean(bce(targets, candidates.logits["cls"]), axis=-1)
-        objectness = bce(ops.stop_gradient(assignment.quality), candidates.logits["obj"][..., 0])
+        quality = ops.stop_gradient(ops.where(positive, ops.maximum(overlap, 0.0), 0.0))
+        objectness = bce(quality, candidates.logits["obj"][..., 0])
         sums = {
-            "box": ops.sum(ops.where(positive, share * box, 0.0)),
+            "box": ops.sum(ops.where(positive, share * (1 - overlap), 0.0)),
             "obj": ops.sum(ops.where(index != IGNORE, share_of_all * objectness, 0.0)),
             "cls": ops.sum(ops.where(positive, share * classes, 0.0)),
         }
         scale = {"box": 1.0, "obj": height * width / 640**2, "cls": K / 80}
-        return {name: self.gains[name] * scale[name] * 3 / len(strides) * sums[name] for name in self.terms}
+        return {name: self.gains[name] * scale[name] * 3 / len(strides) * value for name, value in sums.items()}
 
 
 def _with_options(assigner, options):

@@ -114,10 +114,11 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
         images = keras.Input((*size, 3), name="images")
         features = _make(config, "backbone", images, name="backbone")
         features = _make(config, "neck", features, name="neck")
-        if set(features) != set(decoder.levels):
+        levels = sorted(features.keys() - {"aux"})
+        if levels != sorted(decoder.levels):
             raise config.error(
                 "model.decoder",
-                f"expected the levels {_listed(sorted(features))} that the neck gives, received {_listed(decoder.levels)}",
+                f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
             )
         raw = _make(config, "head", features, decoder.parts(len(classes)), decoder.num_anchors, name="head")
         network = keras.Model(images, raw, name=config.name.replace("/", "."))

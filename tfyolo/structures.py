@@ -7,7 +7,8 @@ y before x, everywhere inside the package: sizes (H, W), points (y, x), anchors 
 a suffix, `boxes`, is float32 (y1, x1, y2, x2) in pixels of the image beside it; pixel (0, 0) covers [0, 1) x [0, 1), so a box
 that covers a whole image is (0, 0, H, W). Labels are 0..K-1, -1 is padding.
 
-    Features  {"p3": [B, H/8, W/8, C], ...}: level pL is 2^L times smaller than the image
+    Features  {"p3": [B, H/8, W/8, C], ...}: level pL is 2^L times smaller than the image; features["aux"]
+              are others, for an auxiliary head
     Raw       {part: {level: [B, h, w, A, Z]}}, for example raw["cls"]["p3"]; raw["aux"] is another Raw, that only training reads
 """
 

@@ -8,7 +8,7 @@ A new one is a function in a file of its lineage and a line in the dict below.
 from tfyolo.backbones.c2f import c2f, c3k2
 from tfyolo.backbones.csp_darknet import csp_darknet53, csp_darknet_tiny
 from tfyolo.backbones.darknet import darknet53, darknet_tiny, darknet_v1
-from tfyolo.backbones.elan import elan, elan_tiny
+from tfyolo.backbones.elan import elan, elan_p6, elan_tiny
 from tfyolo.backbones.sections import darknet_cfg
 
 BACKBONES = {
@@ -19,6 +19,7 @@ BACKBONES = {
     "csp_darknet_tiny": csp_darknet_tiny,
     "elan": elan,
     "elan_tiny": elan_tiny,
+    "elan_p6": elan_p6,
     "c2f": c2f,
     "c3k2": c3k2,
     "darknet_cfg": darknet_cfg,

@@ -1,7 +1,7 @@
 """YOLOv7's backbones: stages of ELAN blocks (Wang et al. 2022, arXiv:2207.02696)."""
 
 from tfyolo import layers
-from tfyolo.layers import max_pool, pooled_down, scaled, silu_conv
+from tfyolo.layers import SpaceToDepth, e_elan, max_pool, pooled_down, scaled, silu_conv
 
 
 def elan(
@@ -49,3 +49,34 @@ def elan_tiny(images, *, width: float = 1.0, activation: str = "leaky", name="ba
         x = layers.elan(x, 2 * hidden, hidden=hidden, convs=2, every=1, **options, name=f"{name}.{level}")
         features[level] = x
     return {level: features[level] for level in ("p3", "p4", "p5")}
+
+
+def elan_p6(
+    images,
+    *,
+    depth: float = 1.0,
+    width: float = 1.0,
+    hidden: int = 64,
+    cardinality: int = 1,
+    pooled: bool = False,
+    activation: str = "silu",
+    name="backbone",
+):
+    """The backbone of YOLOv7-W6, and of E6, D6 and E6E: p3 (256 channels), p4 (512), p5 (768), p6 (1024).
+
+    depth, width, hidden: as of elan; 1.5 goes with 1.25 (E6), 2 with 1.5 (D6). cardinality: ELANs side by side (E6E: 2).
+    pooled: the grid is halved by a max pool beside the strided convolution, as in all but W6. activation: one of layers.ACTIVATIONS.
+    """
+    options = {"activation": activation}
+    x = SpaceToDepth(name=f"{name}.stem.depth")(images)
+    x = silu_conv(x, scaled(64, width), 3, **options, name=f"{name}.stem")
+    features = {}
+    for level, factor, count in (("p2", 1, 128), ("p3", 2, 256), ("p4", 4, 512), ("p5", 6, 768), ("p6", 8, 1024)):
+        channels, prefix = scaled(count, width), f"{name}.{level}"
+        if pooled:
+            x = pooled_down(x, channels, reduced=x.shape[-1], **options, name=f"{prefix}.down")
+        else:
+            x = silu_conv(x, channels, 3, 2, **options, name=f"{prefix}.down")
+        block = {"cardinality": cardinality, "hidden": factor * hidden, "convs": round(4 * depth)}
+        x = features[level] = e_elan(x, channels, **block, **options, name=prefix)
+    return {level: features[level] for level in ("p3", "p4", "p5", "p6")}

@@ -5,7 +5,7 @@
 A new one is a function in a file of its lineage and a line in the dict below.
 """
 
-from tfyolo.necks.pan import c3k2_pan, csp_pan, elan_pan, elan_pan_tiny, pan, spp_pan
+from tfyolo.necks.pan import c3k2_pan, csp_pan, elan_pan, elan_pan_p6, elan_pan_tiny, pan, spp_pan
 from tfyolo.necks.up_cat import up_cat, up_cat_tiny, up_cat_tiny_3l
 
 
@@ -23,6 +23,7 @@ NECKS = {
     "csp_pan": csp_pan,
     "elan_pan": elan_pan,
     "elan_pan_tiny": elan_pan_tiny,
+    "elan_pan_p6": elan_pan_p6,
     "pan": pan,
     "c3k2_pan": c3k2_pan,
 }

@@ -14,6 +14,7 @@ from tfyolo.layers import (
     c2f,
     c3k2,
     conv,
+    e_elan,
     elan,
     pooled_down,
     repeated,
@@ -24,11 +25,12 @@ from tfyolo.layers import (
 )
 
 
-def _path_aggregation(features, widths, pyramid, fuse, one, down, name):
+def _path_aggregation(features, widths, pyramid, fuse, one, down, name, aux=False):
     """PAN with a 1x1 convolution before the features are enlarged, and one of each of the backbone's.
 
     widths: {level: channels}. pyramid, fuse: (x, channels, name) -> x of so many channels, at the coarsest level and wherever two
-    features have met; one, down: the same, a 1x1 convolution and what halves the grid.
+    features have met; one, down: the same, a 1x1 convolution and what halves the grid. aux: gives what there is half way down and up
+    again as well, for an auxiliary head.
     """
 
     def join(*parts, name):
@@ -49,7 +51,7 @@ def _path_aggregation(features, widths, pyramid, fuse, one, down, name):
         channels, prefix = widths[level], f"{name}.n{level[1:]}"
         x = down(x, channels, name=f"{prefix}.down")
         x = outputs[level] = fuse(join(x, aggregated[level], name=prefix), channels, name=prefix)
-    return outputs
+    return outputs | {"aux": aggregated} if aux else outputs
 
 
 def _darknet_aggregation(features, pyramid, fuse, activation, name):
@@ -150,6 +152,42 @@ def elan_pan(
 
 def _doubling(x, channels, **options):
     return pooled_down(x, 2 * x.shape[-1], **options)
+
+
+def elan_pan_p6(
+    features,
+    *,
+    depth: float = 1.0,
+    width: float = 1.0,
+    hidden: int = 128,
+    cardinality: int = 1,
+    pooled: bool = False,
+    aux: bool = True,
+    activation: str = "silu",
+    name="neck",
+):
+    """The neck of YOLOv7-W6, and of E6, D6 and E6E: as elan_pan. p3 has 128 channels, p4 256, p5 384, p6 512.
+
+    hidden: the channels of a block's 1x1 convolutions at p3; further on so many more at each level. aux: gives the features that the
+    auxiliary head reads, those before PAN turns upwards again. The other options are those of the backbone elan_p6.
+    """
+    options = {"activation": activation}
+    order = sorted(features)
+    widths = {level: scaled(128 * (i + 1), width) for i, level in enumerate(order)}
+
+    def fuse(x, channels, name):
+        inner = hidden * (1 + list(widths.values()).index(channels))
+        block = {"hidden": inner, "inner": inner // 2, "convs": round(4 * depth), "every": 1}
+        return e_elan(x, channels, cardinality=cardinality, **block, **options, name=name)
+
+    def down(x, channels, name):
+        if pooled:
+            return pooled_down(x, channels, reduced=x.shape[-1], **options, name=name)
+        return silu_conv(x, channels, 3, 2, **options, name=name)
+
+    pyramid = functools.partial(sppcspc, **options)
+    one = functools.partial(silu_conv, kernel=1, **options)
+    return _path_aggregation(features, widths, pyramid, fuse, one, down, name, aux)
 
 
 def elan_pan_tiny(features, *, width: float = 1.0, activation: str = "leaky", name="neck"):
