@@ -320,6 +320,18 @@ def test_summary():
     assert f"8,858,734 parameters ({described['trainable']:,} trainable)" in tfyolo("summary", config).stdout
 
 
+def test_scale_prints_a_config_that_is_one(tmp_path):
+    result = tfyolo("scale", ROOT / "configs" / "yolov8n.yaml", "--width", 2, "--depth", 2)
+    (tmp_path / "larger.yaml").write_text(result.stdout)
+    larger = configs.load(tmp_path / "larger.yaml")
+    assert larger.model.backbone.options == {"depth": 0.66, "width": 0.5} and larger.model.neck.options == {
+        "depth": 0.66
+    }
+    assert "# before: 3,167,776 parameters (3,157,184 trainable), 8.74 GFLOPs with 80 classes" in result.stdout
+    summary = tfyolo("summary", tmp_path / "larger.yaml").stdout.splitlines()[-1]
+    assert result.stdout.splitlines()[1].split()[1] in summary
+
+
 def test_summary_of_a_run(trained):
     of_run = json.loads(tfyolo("summary", trained[0], "--json").stdout)
     assert of_run["classes"] == len(demo.CLASSES) and of_run["input_size"] == [64, 64]

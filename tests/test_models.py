@@ -85,6 +85,24 @@ def test_published_counts_of_the_fused_form(name, parameters, gflops):
     assert summary["parameters"] == parameters and summary["flops"] / 1e9 == pytest.approx(gflops, rel=5e-3)
 
 
+@pytest.mark.parametrize(
+    "name, overrides, depth, width, trainable",
+    [
+        ("yolov8n", [], 1.0, 2.0, 11_166_560 - 16),  # yolov8s
+        ("yolov7", ["model.neck.full=true", "model.head.rep=false"], 1.5, 1.25, 71_347_394),  # yolov7x
+    ],
+)
+def test_scaling_leads_to_the_published_larger_model(name, overrides, depth, width, trainable):
+    scaled = load_config(name, *overrides, *models.scaling(load_config(name, *overrides), depth, width))
+    model = models.build(scaled, [str(i) for i in range(80)])
+    assert sum(int(np.prod(v.shape)) for v in model.network.trainable_variables) == trainable
+
+
+def test_what_has_no_depth_cannot_be_scaled_by_it():
+    with pytest.raises(ConfigError, match=r"an option 'depth' to scale by, found none"):
+        models.scaling(load_config("yolov3"), depth=2.0)
+
+
 def test_yolov7_without_implicit_knowledge_counts():
     model = models.build(load_config("yolov7", "model.head.knowledge=false"), [str(i) for i in range(80)])
     assert walk(model)["trainable"] == 37_620_125

@@ -636,6 +636,41 @@ def summary(config, overrides, classes, size, backward, drawing, as_json):
     )
 
 
+@main.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--depth",
+    type=_Range(0, 100, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Times as many layers in a block.",
+)
+@click.option(
+    "--width", type=_Range(0, 100, min_open=True), default=1.0, show_default=True, help="Times as many channels."
+)
+@click.option("--classes", type=click.IntRange(1), metavar="K", help="How many.  [default: as of summary]")
+def scale(config, overrides, depth, width, classes):
+    """Print CONFIG made deeper and wider, by the options of its parts, with its parameters and FLOPs.
+
+    \b
+    tfyolo scale configs/yolov7.yaml --depth 1.5 --width 1.25 > mine.yaml
+    """
+    from tfyolo import config as configs
+    from tfyolo import model as models
+    from tfyolo.walk import walk
+
+    loaded = configs.load(config, overrides)
+    scaled = configs.load(config, [*overrides, *models.scaling(loaded, depth, width)])
+    for about in (loaded, scaled):
+        described = walk(models.build(about, _class_names(about, classes)))
+        click.echo(
+            f"# {'before: ' if about is loaded else ''}{described['parameters']:,} parameters ({described['trainable']:,} trainable), "
+            f"{described['flops'] / 1e9:.2f} GFLOPs with {counted(described['classes'], 'class')}"
+        )
+    click.echo(configs.to_yaml(scaled), nl=False)
+
+
 def _class_names(config, count):
     from tfyolo.data import readers
 

@@ -135,6 +135,29 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
     return Model(config, classes, network, decoder, objective, postprocess(config))
 
 
+def scaling(config, depth=1.0, width=1.0):
+    """What makes a config's network so many times deeper and wider, as overrides: the options `depth` and `width` of its parts.
+
+    Raises ConfigError if no part has one that is asked for.
+    """
+    overrides = []
+    for option, factor in (("depth", depth), ("width", width)):
+        found = False
+        for kind in ("backbone", "neck", "head"):
+            builder, options = resolve(config, f"model.{kind}", getattr(config.model, kind), TABLES[kind])
+            known = inspect.signature(builder).parameters
+            if option in known:
+                found = True
+                overrides.append(
+                    f"model.{kind}.{option}={round(options.get(option, known[option].default) * factor, 6)}"
+                )
+        if factor != 1 and not found:
+            raise config.error(
+                "model", f"expected a backbone, neck or head with an option {option!r} to scale by, found none"
+            )
+    return overrides
+
+
 def check_size(config, size, levels):
     """Raises ConfigError if the largest stride of the levels does not divide an input size (H, W)."""
     stride = max(level_stride(level) for level in levels)
