@@ -213,6 +213,7 @@ def test_a_perfect_prediction_has_no_box_term_and_the_gradient_leads_there(name)
         activate = staticmethod(lambda _: codes)
         encode = model.decoder.encode
         distributions = getattr(model.decoder, "distributions", None)
+        levels = model.decoder.levels
 
     objective = model.objective
     objective.decoder, objective.aux_assigner = Activated, None

@@ -100,7 +100,7 @@ def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
     assert_close(*changes, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["demo", "yolov8n", pytest.param("yolov3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["demo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("yolov3", "yolov8n"))])
 def test_two_replicas_take_the_step_of_one(name):
     """Also batch norm's statistics, the clipped norm and every figure."""
     one, figures, _ = one_step(name, 1, clip=0.5, lr=0.1)
