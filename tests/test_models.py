@@ -288,6 +288,15 @@ def test_auxiliary_outputs_and_their_loss_come_together(name, override):
         models.build(load_config(name, override), NAMES)
 
 
+def test_a_head_without_an_auxiliary_one_says_so():
+    overrides = ["model.head={name: coupled}", "model.objective={name: dense}", "model.assigner={name: best_anchor}"]
+    with pytest.raises(
+        ConfigError, match=r"model\.neck: .*auxiliary head, which coupled does not have; expected aux: false"
+    ):
+        models.build(load_config("yolov7-w6", *overrides), NAMES, input_size=(128, 64))
+    models.build(load_config("yolov7-w6", *overrides, "model.neck.aux=false"), NAMES, input_size=(128, 64))
+
+
 @pytest.mark.parametrize("aux", ["{topk: 2.5}", "{top: 3}"])
 def test_options_of_the_auxiliary_assigner_are_checked(aux):
     with pytest.raises(ConfigError, match=r"model\.objective: aux: the assigner has no option 'top"):

@@ -172,7 +172,41 @@ class Dense:
         return ops.sum(TERMS[self.cls](targets, logits), axis=-1)
 
 
-class Balanced:
+def _with_options(assigner, options):
+    """The assigner with options that are others; ValueError if it has none such."""
+    known = inspect.signature(assigner).parameters
+    for name, value in options.items():
+        if name not in known or not isinstance(value, (int, type(known[name].default))):
+            raise ValueError(f"aux: the assigner has no option {name!r} that could be {value!r}")
+    return functools.partial(assigner, **options)
+
+
+class _Deep:
+    """Deep supervision: what objectives share that have terms of raw["aux"], too, with options of the assigner (aux) of its own.
+
+    They have a decoder, an assigner, gains {term: factor}, and _terms(assigner, candidates, sample, total, guide), the weighted terms.
+    guide: "lead": the main head's candidates are those that the assigner judges by; "own": the auxiliary's are.
+    """
+
+    def __init__(self, aux, aux_gain=1.0, guide="own"):
+        if guide not in ("lead", "own"):
+            raise ValueError(f"guide: expected lead or own, received {guide!r}")
+        self.aux_assigner = None if aux is None else _with_options(self.assigner, aux)
+        self.aux_gain, self.guide = aux_gain, guide
+        self.terms = tuple(self.gains)
+        if self.aux_assigner:
+            self.terms += tuple(f"aux_{name}" for name in self.gains)
+
+    def __call__(self, raw, candidates, sample, total=local):
+        terms = self._terms(self.assigner, candidates, sample, total)
+        if self.aux_assigner:
+            guide = candidates if self.guide == "lead" else None
+            aux = self._terms(self.aux_assigner, self.decoder(raw["aux"]), sample, total, guide)
+            terms |= {f"aux_{name}": self.aux_gain * value for name, value in aux.items()}
+        return terms
+
+
+class Balanced(_Deep):
     """YOLOv7's box, objectness and class terms, level by level (as YOLOv5 has them; arXiv:2207.02696 does not change them).
 
     Of each level: the mean of 1 - overlap and of the classes' binary cross-entropy over the candidates that answer for a truth, and
@@ -206,26 +240,12 @@ class Balanced:
             raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
         if "obj" not in decoder.parts(1):
             raise ValueError("balanced: expected a decoder with objectness; aligned is for those without")
-        if guide not in ("lead", "own"):
-            raise ValueError(f"guide: expected lead or own, received {guide!r}")
         balance = dict.fromkeys(decoder.levels, 1.0) | (balance or {})
         check_levels("balance", balance, decoder.levels)
         self.decoder, self.assigner, self.box, self.balance = decoder, assigner, box, balance
         self.gains = {"box": box_gain, "obj": obj_gain, "cls": cls_gain}
         self.label_smoothing = label_smoothing
-        self.aux_assigner = None if aux is None else _with_options(assigner, aux)
-        self.aux_gain, self.guide = aux_gain, guide
-        self.terms = tuple(self.gains)
-        if self.aux_assigner:
-            self.terms += tuple(f"aux_{name}" for name in self.gains)
-
-    def __call__(self, raw, candidates, sample, total=local):
-        terms = self._terms(self.assigner, candidates, sample, total)
-        if self.aux_assigner:
-            guide = candidates if self.guide == "lead" else None
-            aux = self._terms(self.aux_assigner, self.decoder(raw["aux"]), sample, total, guide)
-            terms |= {f"aux_{name}": self.aux_gain * value for name, value in aux.items()}
-        return terms
+        super().__init__(aux, aux_gain, guide)
 
     def _terms(self, assigner, candidates, sample, total, guide=None):
         _, positive, boxes, labels, index = _learned(assigner, candidates, sample, guide)
@@ -256,16 +276,7 @@ class Balanced:
         return {name: self.gains[name] * scale[name] * 3 / len(strides) * value for name, value in sums.items()}
 
 
-def _with_options(assigner, options):
-    """The assigner with options that are others; ValueError if it has none such."""
-    known = inspect.signature(assigner).parameters
-    for name, value in options.items():
-        if name not in known or not isinstance(value, (int, type(known[name].default))):
-            raise ValueError(f"aux: the assigner has no option {name!r} that could be {value!r}")
-    return functools.partial(assigner, **options)
-
-
-class Aligned:
+class Aligned(_Deep):
     """Box, distribution and class terms of decoders without objectness, each weighed by the assignment's quality, as in YOLOv8.
 
     The class to be learned is worth the quality (Feng et al. 2021, arXiv:2108.07755, section 3.3): binary cross-entropy over all
@@ -294,23 +305,13 @@ class Aligned:
                 "aligned: expected a decoder without objectness, such as dfl; dense is for those that have it"
             )
         self.decoder, self.assigner, self.box = decoder, assigner, box
-        self.aux_assigner = None if aux is None else _with_options(assigner, aux)
         self.gains = {"box": box_gain, "cls": cls_gain}
         if hasattr(decoder, "distributions"):
             self.gains["dfl"] = dfl_gain
-        self.terms = tuple(self.gains)
-        if self.aux_assigner:
-            self.terms += tuple(f"aux_{name}" for name in self.gains)
+        super().__init__(aux)
 
-    def __call__(self, raw, candidates, sample, total=local):
-        terms = self._terms(self.assigner, candidates, sample, total)
-        if self.aux_assigner:
-            aux = self._terms(self.aux_assigner, self.decoder(raw["aux"]), sample, total)
-            terms |= {f"aux_{name}": value for name, value in aux.items()}
-        return terms
-
-    def _terms(self, assigner, candidates, sample, total):
-        assignment, positive, boxes, labels, index = _learned(assigner, candidates, sample)
+    def _terms(self, assigner, candidates, sample, total, guide=None):
+        assignment, positive, boxes, labels, index = _learned(assigner, candidates, sample, guide)
         quality = ops.where(positive, assignment.quality, 0.0)  # [B, N]
         whole = ops.maximum(total(ops.sum(quality)), 1.0)
 

@@ -120,6 +120,12 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
                 "model.decoder",
                 f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
             )
+        head, _ = resolve(config, "model.head", config.model.head, HEADS)
+        if "aux" in features and "aux_width" not in inspect.signature(head).parameters:
+            raise config.error(
+                "model.neck",
+                f"it gives features for an auxiliary head, which {config.model.head.name} does not have; expected aux: false",
+            )
         raw = _make(config, "head", features, decoder.parts(len(classes)), decoder.num_anchors, name="head")
         network = keras.Model(images, raw, name=config.name.replace("/", "."))
     finally:
