@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -217,6 +218,27 @@ def tfyolo_here(*arguments):
 
 def stages(*epochs):
     return f"train.stages=[{', '.join(f'{{epochs: {n}, lr: 0.002, warmup: 1, plain_epochs: 1}}' for n in epochs)}]"
+
+
+def test_an_interrupt_that_something_swallows_stops_training_all_the_same(data, tmp_path, monkeypatch):
+    save, swallowed = checkpoint.save, []
+
+    def interrupted(*args, **kwargs):
+        save(*args, **kwargs)
+        if not swallowed:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+            except KeyboardInterrupt:  # as in a __del__, or a callback of TensorFlow's
+                swallowed.append(True)
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(20)])
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(config, tmp_path / "run", progress=False)
+    assert swallowed and signal.getsignal(signal.SIGINT) is before
+    assert checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]["epoch"] == 1
 
 
 def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_path):

@@ -1,9 +1,12 @@
 """Training: one script, read from top to bottom."""
 
+import contextlib
 import csv
 import functools
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -161,6 +164,32 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
     overfit: learns this many pictures by heart, without augmentation, until it finds everything in them, and raises TrainingError if it
     cannot: the first thing to try when nothing is detected.
     """
+    with _interrupts() as interrupted:
+        return _train(config, out, resume, overfit, progress, interrupted)
+
+
+@contextlib.contextmanager
+def _interrupts():
+    """A list that grows when Ctrl-C is pressed. That raises KeyboardInterrupt too, but in a __del__ or a callback it is lost."""
+    pressed, before = [], signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(
+        before
+    ):  # nothing that could be set, or raises
+        yield pressed
+        return
+
+    def note(number, frame):
+        pressed.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _train(config, out, resume, overfit, progress, interrupted):
     # What is asked for
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
     folder = open_folder(config, out, resume)
@@ -279,6 +308,8 @@ def train(config, out=None, *, resume=False, overfit=None, progress=True):
                 disable=not progress or None,
             )
             for i in bar:
+                if interrupted:
+                    raise KeyboardInterrupt
                 sample = next(batches)
                 lr = float(optimizer.learning_rate)
                 chance = np.random.default_rng((config.train.seed, stage_index, epoch, i))
