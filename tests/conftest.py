@@ -30,8 +30,9 @@ SCALED = (
     "yolov7-d6",
 )
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in SCALED)
-# The deepest take minutes to trace; what they are made of is in the others too.
-DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolov7-w6", "yolov7-e6e", "yolov8n-e2e", "yolo11n")
+# The deepest take minutes to trace; what they are made of is in the others too. The ancestors differ in one block from yolov7-tiny.
+ANCESTORS = ("vovnet-tiny", "csp-vovnet-tiny", "densenet-tiny", "resnext-tiny")
+DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolov7-w6", "yolov7-e6e", "yolov8n-e2e", "yolo11n", *ANCESTORS)
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
 SHARED = ROOT.parent / "shared"
 
@@ -81,6 +82,16 @@ def small(name, **extra):
         "yolov7-w6": P6,
         "yolov7-e6e": P6,
         "yolov7-tiny": ["model.backbone.width=0.25", "model.neck.width=0.25", "model.input_size=[64,96]"],
+        "demo-yolov7": ["model.backbone.width=0.25", "model.neck.width=0.25", "model.input_size=[96,64]"],
+        **dict.fromkeys(
+            ANCESTORS,
+            ["model.backbone={width: 0.25, hidden: 16}", "model.neck.width=0.25", "model.input_size=[64,96]"],
+        ),
+        "resnext-tiny": [
+            "model.backbone={width: 0.25, hidden: 16, groups: 4}",
+            "model.neck.width=0.25",
+            "model.input_size=[64,96]",
+        ],
         "yolov8n": ["model.backbone.width=0.125", "model.input_size=[96,64]"],
         "yolov8n-e2e": ["model.backbone.width=0.125", "model.input_size=[64,96]"],
         "yolo11n": ["model.backbone.width=0.125", "model.input_size=[64,96]"],

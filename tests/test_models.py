@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -101,6 +102,45 @@ def test_scaling_leads_to_the_published_larger_model(name, overrides, depth, wid
 def test_what_has_no_depth_cannot_be_scaled_by_it():
     with pytest.raises(ConfigError, match=r"an option 'depth' to scale by, found none"):
         models.scaling(load_config("yolov3"), depth=2.0)
+
+
+def _norm_conv(inputs, outputs, kernel=1, groups=1):
+    """Weights of a convolution and its batch norm's scale and shift."""
+    return kernel**2 * inputs // groups * outputs + 2 * outputs
+
+
+# Of one stage, from its input channels c to d, with 3x3 convolutions of h channels: counted on paper from the figures.
+BLOCKS = {
+    "vovnet": lambda c, d, h: _norm_conv(c, h, 3) + 3 * _norm_conv(h, h, 3) + _norm_conv(c + 4 * h, d),
+    "csp_vovnet": lambda c, d, h: (
+        2 * _norm_conv(c, d // 2)
+        + (_norm_conv(d // 2, h, 3) + 3 * _norm_conv(h, h, 3) + _norm_conv(d // 2 + 4 * h, d // 2))
+        + _norm_conv(d, d)
+    ),
+    "densenet": lambda c, d, h: (
+        sum(_norm_conv(c + i * h, 4 * h) + _norm_conv(4 * h, h, 3) for i in range(4)) + _norm_conv(c + 4 * h, d)
+    ),
+    "resnext": lambda c, d, h: (
+        (_norm_conv(c, h) + _norm_conv(h, h, 3, 32) + _norm_conv(h, d) + (_norm_conv(c, d) if c != d else 0))
+        + (_norm_conv(d, h) + _norm_conv(h, h, 3, 32) + _norm_conv(h, d))
+    ),
+}
+
+
+@pytest.mark.parametrize("name, hidden", [("vovnet", 22), ("csp_vovnet", 22), ("densenet", 10), ("resnext", 96)])
+def test_the_ancestors_of_elan_are_as_their_figures_and_as_large_as_it(name, hidden):
+    images = keras.Input((640, 640, 3))
+    backbone = keras.Model(images, BACKBONES[name](images))
+    expected = _norm_conv(3, 32, 3) + _norm_conv(32, 64, 3)
+    expected += sum(
+        BLOCKS[name](c, d, hidden << i) for i, (c, d) in enumerate([(64, 64), (64, 128), (128, 256), (256, 512)])
+    )
+    assert sum(int(np.prod(v.shape)) for v in backbone.trainable_variables) == expected
+    both = [walk(models.build(load_config(each), ["x"])) for each in (f"{name.replace('_', '-')}-tiny", "yolov7-tiny")]
+    mine, elans = (
+        sum(row["flops"] for row in each["stages"] if row["stage"].startswith("backbone")) for each in both
+    )
+    assert mine == pytest.approx(elans, rel=0.03)
 
 
 def test_yolov7_without_implicit_knowledge_counts():

@@ -115,8 +115,8 @@ def assign_by_hand(rows, truths, labels, cells, topk):
     return owner
 
 
-def terms_by_hand(raw, sample, assign, guide=None):
-    """guide: whose predictions are assigned by, if others'."""
+def terms_by_hand(raw, sample, assign, guide=None, bound=0.0):
+    """guide: whose predictions are assigned by, if others'. bound: what a cell away from the truth's centre costs the objectness."""
     sums = {(name, level): 0.0 for name in ("box", "obj", "cls") for level in GRIDS}
     answers, everything = dict.fromkeys(GRIDS, 0), dict.fromkeys(GRIDS, 0)
     batch = len(sample.labels)
@@ -125,12 +125,14 @@ def terms_by_hand(raw, sample, assign, guide=None):
         truths, labels = np.asarray(sample.boxes[b], "float64"), np.asarray(sample.labels[b])
         judged = decode_by_hand(guide or raw, b)
         for m, row in zip(assign(judged, truths, labels), rows, strict=True):
-            level, _, _, _, box, obj, cls = row
+            level, i, j, _, box, obj, cls = row
             target = 0.0
             if m >= 0:
                 answers[level] += 1
                 overlap = ciou_by_hand(box, truths[m])
-                target = max(overlap, 0.0)
+                stride, truth = GRIDS[level][2], truths[m]
+                away = math.hypot(*((truth[k] + truth[k + 2]) / 2 / stride - at - 0.5 for k, at in enumerate((i, j))))
+                target = max(min(overlap, 1 - bound * away), 0.0)
                 sums["box", level] += 1 - overlap
                 sums["cls", level] += (
                     sum(math.log1p(math.exp(-t if k == labels[m] else t)) for k, t in enumerate(cls)) / K
@@ -210,16 +212,18 @@ def test_the_loss_equals_the_sums(kind):
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("guide", ["lead", "own"])
-def test_the_auxiliary_head_learns_more_candidates_by_the_leads_judgement_or_its_own(guide):
+@pytest.mark.parametrize("guide, bound", [("lead", 0.0), ("lead", 0.9), ("own", 0.0)])
+def test_the_auxiliary_head_learns_more_candidates_by_the_leads_judgement_or_its_own(guide, bound):
     raw, other, sample, boxes = random_raw(3), random_raw(4), scene("padding"), decoder()
-    objective = Balanced(boxes, ota, balance=BALANCE, aux={"cells": 5, "topk": 20}, guide=guide)
+    objective = Balanced(boxes, ota, balance=BALANCE, aux={"cells": 5, "topk": 20}, guide=guide, aux_bound=bound)
     terms = objective(raw | {"aux": other}, boxes(raw), sample)
     expected = terms_by_hand(raw, sample, functools.partial(assign_by_hand, cells=3, topk=10))
     coarse = functools.partial(assign_by_hand, cells=5, topk=20)
-    aux = terms_by_hand(other, sample, coarse, guide=raw if guide == "lead" else None)
+    aux = terms_by_hand(other, sample, coarse, guide=raw if guide == "lead" else None, bound=bound)
+    unbounded = terms_by_hand(other, sample, coarse, guide=raw if guide == "lead" else None)
+    assert (aux["obj"] != pytest.approx(unbounded["obj"], rel=3e-4)) == (bound > 0)
     expected |= {f"aux_{name}": 0.25 * value for name, value in aux.items()}
-    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=3e-5, abs=1e-6)
     assert tuple(terms) == objective.terms
 
 

@@ -11,7 +11,7 @@ import inspect
 
 from keras import ops
 
-from tfyolo.boxes import OVERLAPS, area, intersection
+from tfyolo.boxes import OVERLAPS, area, boxes_to_yxhw, intersection
 from tfyolo.decoders import by_level, check_levels
 from tfyolo.structures import BACKGROUND, IGNORE, level_stride
 
@@ -217,7 +217,8 @@ class Balanced(_Deep):
     factor}, where it is not 1. label_smoothing: pulls class targets from 0 and 1 towards one half.
     aux: for a head that gives raw["aux"]: the assigner's options that are others there, aux_gain a factor on its terms, aux_box and so
     on. guide: whose predictions decide which of its candidates answer: "lead", the other head's, which knows more (arXiv:2207.02696,
-    section 4.2), or "own".
+    section 4.2), or "own". aux_bound: its objectness is to be at most 1 less so much for each cell that a candidate's is away from the
+    truth's centre, so that what only the wider set holds is never learned as surely as the lead head's own (ibid.; how far, it leaves open).
     Candidates inside a crowd are not told that they hold nothing.
     """
 
@@ -234,6 +235,7 @@ class Balanced(_Deep):
         label_smoothing: float = 0.0,
         aux: dict[str, int | float] | None = None,
         aux_gain: float = 0.25,
+        aux_bound: float = 0.0,
         guide: str = "lead",
     ):
         if box not in OVERLAPS:
@@ -246,6 +248,7 @@ class Balanced(_Deep):
         self.gains = {"box": box_gain, "obj": obj_gain, "cls": cls_gain}
         self.label_smoothing = label_smoothing
         super().__init__(aux, aux_gain, guide)
+        self.aux_bound = aux_bound
 
     def _terms(self, assigner, candidates, sample, total, guide=None):
         _, positive, boxes, labels, index = _learned(assigner, candidates, sample, guide)
@@ -266,6 +269,10 @@ class Balanced(_Deep):
         targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
         classes = ops.mean(bce(targets, candidates.logits["cls"]), axis=-1)
         quality = ops.stop_gradient(ops.where(positive, ops.maximum(overlap, 0.0), 0.0))
+        if assigner is self.aux_assigner:
+            yx = boxes_to_yxhw(boxes)[..., :2]
+            away = ops.norm(yx - candidates.priors.centers, axis=-1) / candidates.priors.strides  # [B, N], in cells
+            quality = ops.minimum(quality, ops.maximum(1 - self.aux_bound * away, 0.0))
         objectness = bce(quality, candidates.logits["obj"][..., 0])
         sums = {
             "box": ops.sum(ops.where(positive, share * (1 - overlap), 0.0)),

@@ -5,6 +5,7 @@
 A new one is a function in a file of its lineage and a line in the dict below.
 """
 
+from tfyolo.backbones.ancestors import csp_vovnet, densenet, resnext, vovnet
 from tfyolo.backbones.c2f import c2f, c3k2
 from tfyolo.backbones.csp_darknet import csp_darknet53, csp_darknet_tiny
 from tfyolo.backbones.darknet import darknet53, darknet_tiny, darknet_v1
@@ -20,6 +21,10 @@ BACKBONES = {
     "elan": elan,
     "elan_tiny": elan_tiny,
     "elan_p6": elan_p6,
+    "vovnet": vovnet,
+    "csp_vovnet": csp_vovnet,
+    "densenet": densenet,
+    "resnext": resnext,
     "c2f": c2f,
     "c3k2": c3k2,
     "darknet_cfg": darknet_cfg,

@@ -33,21 +33,32 @@ def elan(
     return {level: features[level] for level in ("p3", "p4", "p5")}
 
 
-def elan_tiny(images, *, width: float = 1.0, activation: str = "leaky", name="backbone"):
+def elan_tiny(images, *, width: float = 1.0, hidden: int = 32, activation: str = "leaky", name="backbone"):
     """The backbone of YOLOv7-tiny: ELANs of two 3x3 convolutions, all joined; max pools between. p3 (128), p4 (256), p5 (512).
 
-    width: factor on all channels. activation: one of layers.ACTIVATIONS.
+    width: factor on all channels. hidden: those of the 3x3 convolutions at p2, before that; further on twice as many at each level.
+    activation: one of layers.ACTIVATIONS.
+    """
+
+    def block(x, channels, hidden, name):
+        return layers.elan(x, channels, hidden=scaled(hidden, width), convs=2, every=1, activation=activation, name=name)
+
+    return pooled_stages(images, block, width, hidden, activation, name)
+
+
+def pooled_stages(images, block, width, hidden, activation, name):
+    """A block at each of p2 (64 channels) to p5 (512), with max pools between: YOLOv7-tiny's frame, for blocks that are to be compared.
+
+    block: (x, channels, hidden, name=) -> x of so many channels; hidden is the level's.
     """
     options = {"activation": activation}
     x = silu_conv(images, scaled(32, width), 3, 2, **options, name=f"{name}.stem")
     x = silu_conv(x, scaled(64, width), 3, 2, **options, name=f"{name}.p2.down")
     features = {}
-    for level, hidden in (("p2", 32), ("p3", 64), ("p4", 128), ("p5", 256)):
+    for i, level in enumerate(("p2", "p3", "p4", "p5")):
         if level != "p2":
             x = max_pool(x, name=f"{name}.{level}.down")
-        hidden = scaled(hidden, width)
-        x = layers.elan(x, 2 * hidden, hidden=hidden, convs=2, every=1, **options, name=f"{name}.{level}")
-        features[level] = x
+        x = features[level] = block(x, scaled(64 << i, width), hidden << i, name=f"{name}.{level}")
     return {level: features[level] for level in ("p3", "p4", "p5")}
 
 

@@ -127,6 +127,7 @@ def elan_pan(
     width: float = 1.0,
     hidden: int = 128,
     full: bool = False,
+    aux: bool = False,
     activation: str = "silu",
     name="neck",
 ):
@@ -134,7 +135,7 @@ def elan_pan(
 
     p3 has 128 channels, p4 256, p5 512. depth, width: as of the backbone elan. hidden: the channels of a block's 1x1 convolutions
     at p3, of the next levels twice as many each. full: the 3x3 convolutions have as many, and every second is joined, as in the
-    backbone and in YOLOv7-X; else half as many, and all are joined.
+    backbone and in YOLOv7-X; else half as many, and all are joined. aux: as of elan_pan_p6.
     """
     options = {"activation": activation}
     order = sorted(features)
@@ -147,7 +148,7 @@ def elan_pan(
 
     pyramid, down = (functools.partial(part, **options) for part in (sppcspc, _doubling))
     one = functools.partial(silu_conv, kernel=1, **options)
-    return _path_aggregation(features, widths, pyramid, fuse, one, down, name)
+    return _path_aggregation(features, widths, pyramid, fuse, one, down, name, aux)
 
 
 def _doubling(x, channels, **options):
@@ -190,10 +191,10 @@ def elan_pan_p6(
     return _path_aggregation(features, widths, pyramid, fuse, one, down, name, aux)
 
 
-def elan_pan_tiny(features, *, width: float = 1.0, activation: str = "leaky", name="neck"):
+def elan_pan_tiny(features, *, width: float = 1.0, aux: bool = False, activation: str = "leaky", name="neck"):
     """YOLOv7-tiny's neck: as elan_pan, of ELANs with two 3x3 convolutions. p3 has 64 channels, p4 128, p5 256.
 
-    width: factor on all channels. activation: one of layers.ACTIVATIONS.
+    width: factor on all channels. aux: as of elan_pan_p6. activation: one of layers.ACTIVATIONS.
     """
     options = {"activation": activation}
     widths = {level: scaled(64 << i, width) for i, level in enumerate(sorted(features))}
@@ -204,7 +205,7 @@ def elan_pan_tiny(features, *, width: float = 1.0, activation: str = "leaky", na
     pyramid = functools.partial(sppcspc, light=True, **options)
     one = functools.partial(silu_conv, kernel=1, **options)
     down = functools.partial(silu_conv, kernel=3, stride=2, **options)
-    return _path_aggregation(features, widths, pyramid, fuse, one, down, name)
+    return _path_aggregation(features, widths, pyramid, fuse, one, down, name, aux)
 
 
 def _plain_aggregation(features, fuse, activation, name):
