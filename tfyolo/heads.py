@@ -85,6 +85,7 @@ def implicit(
     objects: float = 8.0,
     aux_width: float = 2.0,
     activation: str = "silu",
+    epsilon: float = 1e-3,
     name="head",
 ):
     """YOLOv7's head (Wang et al. 2022, arXiv:2207.02696): a 3x3 convolution to twice the channels, and a 1x1.
@@ -93,15 +94,16 @@ def implicit(
     (YOLOR, arXiv:2105.04206). fuse() makes one convolution each of both.
     objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
     aux_width: what a neck gives for an auxiliary head is read by one like it (section 4.2), without either, of so many times the
-    features' channels; it gives raw["aux"]. activation: one of layers.ACTIVATIONS.
+    features' channels; it gives raw["aux"]. activation: one of layers.ACTIVATIONS. epsilon: of the batch norms; Darknet's is 1e-5.
     """
+    options = {"activation": activation, "epsilon": epsilon}
     # Of objects that there are, one class in K is right with .6.
     classes = math.log(0.6 / (parts["cls"] - 0.99))
 
     def told(features, first, width, knowledge, name):
         raw = {part: {} for part in parts}
         for level, x in features.items():
-            x = first(x, int(width * x.shape[-1]), activation=activation, name=f"{name}.{level}")
+            x = first(x, int(width * x.shape[-1]), **options, name=f"{name}.{level}")
             biases = {"obj": math.log(objects / (640 / level_stride(level)) ** 2), "cls": classes}
             for part, values in _outputs(x, parts, num_anchors, biases, f"{name}.{level}", knowledge).items():
                 raw[part][level] = values

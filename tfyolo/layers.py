@@ -293,15 +293,15 @@ def spp(x, sizes=(5, 9, 13), *, name):
     return layers.Concatenate(name=f"{name}.concat")([*pools, x])
 
 
-def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", name):
+def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", epsilon=1e-3, name):
     """The convolution of YOLOv7, YOLOv8 and their line.
 
     It begins with weights as small as PyTorch's do, 0.4 of he_normal's: what follows a batch norm's scale does not change, but a
     learning rate moves them as much more.
     """
     small = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    options = {"epsilon": 1e-3, "initializer": small, "groups": groups}
-    return conv(x, filters, kernel, stride, activation=activation, **options, name=name)
+    options = {"activation": activation, "epsilon": epsilon, "initializer": small, "groups": groups}
+    return conv(x, filters, kernel, stride, **options, name=name)
 
 
 def bottleneck(x, channels, *, squeeze=1.0, shortcut=True, activation="silu", name):
@@ -425,20 +425,20 @@ def repeated(count, depth):
     return max(round(count * depth), 1)
 
 
-def elan(x, channels, *, hidden, inner=None, convs=4, every=2, activation="silu", name):
+def elan(x, channels, *, hidden, inner=None, convs=4, every=2, name, **options):
     """YOLOv7's block, an efficient layer aggregation network (Wang et al. 2022, arXiv:2211.04800; arXiv:2207.02696, figure 2c).
 
     Two 1x1 convolutions to `hidden` channels; behind one of them a chain of 3x3 convolutions of `inner` channels (None: as many). Both,
-    and every so-many-th link of the chain counted from its end, are joined by a 1x1 convolution.
+    and every so-many-th link of the chain counted from its end, are joined by a 1x1 convolution. options: of silu_conv.
     """
-    joined = [silu_conv(x, hidden, 1, activation=activation, name=f"{name}.{branch}") for branch in ("skip", "split")]
+    joined = [silu_conv(x, hidden, 1, **options, name=f"{name}.{branch}") for branch in ("skip", "split")]
     y = joined[-1]
     for i in range(1, convs + 1):
-        y = silu_conv(y, inner or hidden, 3, activation=activation, name=f"{name}.conv{i}")
+        y = silu_conv(y, inner or hidden, 3, **options, name=f"{name}.conv{i}")
         if (convs - i) % every == 0:
             joined.append(y)
     x = layers.Concatenate(name=f"{name}.concat")(joined[::-1])
-    return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
+    return silu_conv(x, channels, 1, **options, name=f"{name}.join")
 
 
 def e_elan(x, channels, *, cardinality=2, name, **options):
@@ -466,49 +466,50 @@ class SpaceToDepth(layers.Layer):
         return (shape[0], *(side and side // 2 for side in shape[1:3]), 4 * shape[3])
 
 
-def pooled_down(x, channels, *, reduced=None, activation="silu", name):
+def pooled_down(x, channels, *, reduced=None, name, **options):
     """YOLOv7's way to half the grid: a strided convolution beside a max pool, half the channels from each.
 
-    reduced: the channels before the strided convolution; None: half, too.
+    reduced: the channels before the strided convolution; None: half, too. options: of silu_conv.
     """
     pooled = max_pool(x, name=f"{name}.pool")
-    pooled = silu_conv(pooled, channels // 2, 1, activation=activation, name=f"{name}.pooled")
-    y = silu_conv(x, reduced or channels // 2, 1, activation=activation, name=f"{name}.reduce")
-    y = silu_conv(y, channels // 2, 3, 2, activation=activation, name=f"{name}.strided")
+    pooled = silu_conv(pooled, channels // 2, 1, **options, name=f"{name}.pooled")
+    y = silu_conv(x, reduced or channels // 2, 1, **options, name=f"{name}.reduce")
+    y = silu_conv(y, channels // 2, 3, 2, **options, name=f"{name}.strided")
     return layers.Concatenate(name=f"{name}.concat")([y, pooled])
 
 
-def sppcspc(x, channels, *, sizes=(5, 9, 13), light=False, activation="silu", name):
+def sppcspc(x, channels, *, sizes=(5, 9, 13), light=False, name, **options):
     """YOLOv7's spatial pyramid pooling, cross-stage partial: one half is pooled, the other skips it.
 
-    light: without the 3x3 convolutions and the 1x1 beside them, as in YOLOv7-tiny.
+    light: without the 3x3 convolutions and the 1x1 beside them, as in YOLOv7-tiny, which joins the largest window first.
+    options: of silu_conv.
     """
 
     def convs(x, kernels, name):
         for i, kernel in enumerate(kernels, start=1):
-            x = silu_conv(x, channels, kernel, activation=activation, name=f"{name}{i}")
+            x = silu_conv(x, channels, kernel, **options, name=f"{name}{i}")
         return x
 
     skip = convs(x, [1], f"{name}.skip")
     x = convs(x, [1] if light else [1, 3, 1], f"{name}.before")
-    x = layers.Concatenate(name=f"{name}.pools")(
-        [x, *(max_pool(x, size, 1, name=f"{name}.pool{size}") for size in sizes)]
-    )
+    pooled = [x, *(max_pool(x, size, 1, name=f"{name}.pool{size}") for size in sizes)]
+    x = layers.Concatenate(name=f"{name}.pools")(pooled[::-1] if light else pooled)
     x = convs(x, [1] if light else [1, 3], f"{name}.after")
     x = layers.Concatenate(name=f"{name}.concat")([x, skip])
-    return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
+    return silu_conv(x, channels, 1, **options, name=f"{name}.join")
 
 
-def repconv(x, channels, *, identity=True, activation="silu", name):
+def repconv(x, channels, *, identity=True, activation="silu", epsilon=1e-3, name):
     """A re-parameterised 3x3 convolution (Ding et al. 2021, arXiv:2101.03697, section 3): it trains as a 3x3 beside a 1x1 and, with as
     many channels in as out, beside nothing but a batch norm; fuse() makes one convolution of them.
 
     identity: whether there is that third branch. Where the output is added to something, or joined with it, it had better not be
     (Wang et al. 2022, arXiv:2207.02696, section 4.1: RepConvN).
     """
-    branches = [silu_conv(x, channels, kernel, activation="linear", name=f"{name}.rep{kernel}") for kernel in (3, 1)]
+    options = {"activation": "linear", "epsilon": epsilon}
+    branches = [silu_conv(x, channels, kernel, **options, name=f"{name}.rep{kernel}") for kernel in (3, 1)]
     if identity and x.shape[-1] == channels:
-        branches.append(BatchNorm(epsilon=1e-3, name=f"{name}.identity")(x))
+        branches.append(BatchNorm(epsilon=epsilon, name=f"{name}.identity")(x))
     return activate(layers.Add(name=f"{name}.add")(branches), activation, name=name)
 
 

@@ -29,7 +29,7 @@ def vovnet(
 ):
     """VoVNet's one-shot aggregation, OSA (Lee et al. 2019, arXiv:1904.09730, figure 1b). convs: 3x3 convolutions of a block."""
     block = functools.partial(_one_shot, convs=convs, activation=activation)
-    return pooled_stages(images, block, width, hidden, activation, name)
+    return pooled_stages(images, block, width=width, hidden=hidden, activation=activation, name=name)
 
 
 def csp_vovnet(
@@ -45,7 +45,7 @@ def csp_vovnet(
         x = layers.Concatenate(name=f"{name}.partial")([x, skip])
         return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
 
-    return pooled_stages(images, block, width, hidden, activation, name)
+    return pooled_stages(images, block, width=width, hidden=hidden, activation=activation, name=name)
 
 
 def densenet(
@@ -62,7 +62,7 @@ def densenet(
             x = layers.Concatenate(name=f"{name}.concat{i + 1}")([x, y])
         return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
 
-    return pooled_stages(images, block, width, hidden, activation, name)
+    return pooled_stages(images, block, width=width, hidden=hidden, activation=activation, name=name)
 
 
 def resnext(
@@ -91,4 +91,4 @@ def resnext(
             x = activate(layers.Add(name=f"{prefix}.add")([x, y]), activation, name=prefix)
         return x
 
-    return pooled_stages(images, block, width, hidden, activation, name)
+    return pooled_stages(images, block, width=width, hidden=hidden, activation=activation, name=name)

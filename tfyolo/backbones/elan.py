@@ -5,16 +5,23 @@ from tfyolo.layers import SpaceToDepth, e_elan, max_pool, pooled_down, scaled, s
 
 
 def elan(
-    images, *, depth: float = 1.0, width: float = 1.0, hidden: int = 64, activation: str = "silu", name="backbone"
+    images,
+    *,
+    depth: float = 1.0,
+    width: float = 1.0,
+    hidden: int = 64,
+    activation: str = "silu",
+    epsilon: float = 1e-3,
+    name="backbone",
 ):
     """The backbone of YOLOv7 and YOLOv7-X: p3 (512 channels), p4 (1024), p5 (1024).
 
     depth, width: compound scaling for models that concatenate (section 3.2): depth is a factor on a block's 3x3 convolutions, four;
     what they join is so much wider then, and what lies between the blocks follows by width. 1.5 goes with 1.25: X. hidden: the channels
     of the 3x3 convolutions at p2; further on two and four times as many.
-    activation: one of layers.ACTIVATIONS.
+    activation: one of layers.ACTIVATIONS. epsilon: of the batch norms; Darknet's is 1e-5.
     """
-    options = {"activation": activation}
+    options = {"activation": activation, "epsilon": epsilon}
 
     def channels(count):
         return scaled(count, width)
@@ -33,25 +40,33 @@ def elan(
     return {level: features[level] for level in ("p3", "p4", "p5")}
 
 
-def elan_tiny(images, *, width: float = 1.0, hidden: int = 32, activation: str = "leaky", name="backbone"):
+def elan_tiny(
+    images,
+    *,
+    width: float = 1.0,
+    hidden: int = 32,
+    activation: str = "leaky",
+    epsilon: float = 1e-3,
+    name="backbone",
+):
     """The backbone of YOLOv7-tiny: ELANs of two 3x3 convolutions, all joined; max pools between. p3 (128), p4 (256), p5 (512).
 
     width: factor on all channels. hidden: those of the 3x3 convolutions at p2, before that; further on twice as many at each level.
-    activation: one of layers.ACTIVATIONS.
+    activation, epsilon: as of elan.
     """
+    options = {"activation": activation, "epsilon": epsilon}
 
     def block(x, channels, hidden, name):
-        return layers.elan(x, channels, hidden=scaled(hidden, width), convs=2, every=1, activation=activation, name=name)
+        return layers.elan(x, channels, hidden=scaled(hidden, width), convs=2, every=1, **options, name=name)
 
-    return pooled_stages(images, block, width, hidden, activation, name)
+    return pooled_stages(images, block, width=width, hidden=hidden, **options, name=name)
 
 
-def pooled_stages(images, block, width, hidden, activation, name):
+def pooled_stages(images, block, *, width, hidden, name, **options):
     """A block at each of p2 (64 channels) to p5 (512), with max pools between: YOLOv7-tiny's frame, for blocks that are to be compared.
 
-    block: (x, channels, hidden, name=) -> x of so many channels; hidden is the level's.
+    block: (x, channels, hidden, name=) -> x of so many channels; hidden is the level's. options: of silu_conv.
     """
-    options = {"activation": activation}
     x = silu_conv(images, scaled(32, width), 3, 2, **options, name=f"{name}.stem")
     x = silu_conv(x, scaled(64, width), 3, 2, **options, name=f"{name}.p2.down")
     features = {}

@@ -129,6 +129,7 @@ def elan_pan(
     full: bool = False,
     aux: bool = False,
     activation: str = "silu",
+    epsilon: float = 1e-3,
     name="neck",
 ):
     """YOLOv7's neck (Wang et al. 2022, arXiv:2207.02696): pooling by SPPCSPC and PAN of ELAN blocks.
@@ -136,8 +137,9 @@ def elan_pan(
     p3 has 128 channels, p4 256, p5 512. depth, width: as of the backbone elan. hidden: the channels of a block's 1x1 convolutions
     at p3, of the next levels twice as many each. full: the 3x3 convolutions have as many, and every second is joined, as in the
     backbone and in YOLOv7-X; else half as many, and all are joined. aux: as of elan_pan_p6.
+    activation, epsilon: as of the backbone elan.
     """
-    options = {"activation": activation}
+    options = {"activation": activation, "epsilon": epsilon}
     order = sorted(features)
     widths = {level: scaled(128 << i, width) for i, level in enumerate(order)}
 
@@ -191,12 +193,20 @@ def elan_pan_p6(
     return _path_aggregation(features, widths, pyramid, fuse, one, down, name, aux)
 
 
-def elan_pan_tiny(features, *, width: float = 1.0, aux: bool = False, activation: str = "leaky", name="neck"):
+def elan_pan_tiny(
+    features,
+    *,
+    width: float = 1.0,
+    aux: bool = False,
+    activation: str = "leaky",
+    epsilon: float = 1e-3,
+    name="neck",
+):
     """YOLOv7-tiny's neck: as elan_pan, of ELANs with two 3x3 convolutions. p3 has 64 channels, p4 128, p5 256.
 
-    width: factor on all channels. aux: as of elan_pan_p6. activation: one of layers.ACTIVATIONS.
+    width: factor on all channels. aux: as of elan_pan_p6. activation, epsilon: as of the backbone elan.
     """
-    options = {"activation": activation}
+    options = {"activation": activation, "epsilon": epsilon}
     widths = {level: scaled(64 << i, width) for i, level in enumerate(sorted(features))}
 
     def fuse(x, channels, name):

@@ -264,15 +264,20 @@ def _read(net, path, slots, floats):
 
 # --- import ---------------------------------------------------------------------------------------------------------------------
 
+# YOLOv7 as Darknet has it: fused, with its own batch norm.
+_FUSED = ("head.rep=false", "head.knowledge=false", *(f"{part}.epsilon=1e-5" for part in ("backbone", "neck", "head")))
 # The published architectures that have builders of their own, by their number of convolutions: the first sign. Then the graphs decide.
 NATIVE = {
-    13: "yolov3-tiny",
-    75: "yolov3",
-    76: "yolov3-spp",
-    21: "yolov4-tiny",
-    24: "yolov4-tiny-3l",
-    110: "yolov4",
-    115: "yolov4-csp",
+    13: ("yolov3-tiny", ()),
+    75: ("yolov3", ()),
+    76: ("yolov3-spp", ()),
+    21: ("yolov4-tiny", ()),
+    24: ("yolov4-tiny-3l", ()),
+    110: ("yolov4", ()),
+    115: ("yolov4-csp", ()),
+    58: ("yolov7-tiny", _FUSED),
+    92: ("yolov7", _FUSED),
+    108: ("yolov7x", _FUSED),
 }
 
 # The 80 classes of COCO, in the order of its annotations and of every Darknet network trained on them.
@@ -317,10 +322,10 @@ def load(cfg, weights, names=None, preprocess=None):
     check_count(net, weights, slots, len(floats))  # before anything is allocated that a .cfg may lie about
     classes, told = _classes(net, names)
     arrays = _read(net, weights, slots, floats)
-    model, native, renamed = build_model(net, classes, Path(cfg).stem)
-    arrays = {_renamed(name, renamed): array for name, array in arrays.items()}
+    model, native, renamed, orders = build_model(net, classes, Path(cfg).stem)
+    arrays = {_renamed(name, renamed): _reordered(name, array, orders) for name, array in arrays.items()}
     checkpoint.assign(model.network, arrays, source=f"{weights}: its weights")
-    origin = {"cfg": net.text, "header": list(header), "native": native, "layers": renamed}
+    origin = {"cfg": net.text, "header": list(header), "native": native, "layers": renamed, "orders": orders}
     convolutions = sum(isinstance(section, parts.Convolutional) for section in net.sections) + len(net.heads)
     report = [
         *net.notes,
@@ -340,29 +345,42 @@ def _classes(net, names):
 
 
 def build_model(net, classes, name):
-    """(Model, name of the native config or None, {layer: its name in the native model})."""
+    """(Model, name of the native config or None, {layer: its name in the native model}, orders of convolutions' inputs there)."""
     config = config_of(net, name)
     model = build(config, classes)
     convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in model.network.layers)
-    native = NATIVE.get(convolutions)
+    native, overrides = NATIVE.get(convolutions, (None, ()))
     if native is None:
-        return model, None, {}
-    values = json.loads(configs.to_json(configs.load(configs.zoo(native))))
+        return model, None, {}, {}
+    zoo = configs.load(configs.zoo(native), [f"model.{text}" for text in overrides])
+    values = json.loads(configs.to_json(zoo))
     values["name"] = name
-    values["model"] |= readings(net)
+    found = readings(net)
+    if overrides:  # YOLOv7 is trained by an assigner of its own, which a .cfg cannot name
+        found.pop("assigner", None)
+    values["model"] |= found
     try:
         twin = build(configs.from_json(json.dumps(values)), classes)
     except configs.ConfigError:  # other levels
-        return model, None, {}
-    renamed = pair(model.network, twin.network)
-    if renamed is None:
-        return model, None, {}
-    return twin, native, renamed
+        return model, None, {}, {}
+    paired = pair(model.network, twin.network)
+    if paired is None:
+        return model, None, {}, {}
+    return twin, native, *paired
 
 
 def _renamed(variable, renamed):
     layer, _, name = variable.rpartition("/")
     return f"{renamed.get(layer, layer)}/{name}"
+
+
+def _reordered(variable, array, orders, back=False):
+    """A kernel whose inputs come in another order in the native model. orders: as pair gives them."""
+    layer, _, name = variable.rpartition("/")
+    if name != "kernel" or layer not in orders:
+        return array
+    order = np.concatenate([np.arange(*block) for block in orders[layer]])
+    return array[:, :, np.argsort(order) if back else order]
 
 
 def import_run(cfg, weights, out, names=None, preprocess=None):
@@ -404,6 +422,7 @@ def write(path, run, overwrite=False):
             out.write(header.bytes)
             for array in arrays:
                 values = weights.pop(_renamed(array.variable, origin["layers"]))
+                values = _reordered(array.variable, values, origin.get("orders", {}), back=True)
                 out.write(np.ascontiguousarray(array.theirs(values), "<f4").tobytes())
         if weights:
             raise DarknetError(f"{run}: {len(weights)} arrays have no place in {cfg}: {', '.join(list(weights)[:3])}")

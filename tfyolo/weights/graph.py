@@ -1,5 +1,6 @@
 """Whether two Keras networks are the same, whatever their layers are called; and the order that Darknet would write them in."""
 
+import numpy as np
 from keras import layers
 
 from tfyolo.layers import BatchNorm
@@ -13,9 +14,28 @@ _DETAILS = (
 
 
 def _source(tensor):
-    """(layer, tensors that it read, which of its outputs this is)."""
+    """(layer, tensors that it read, which of its outputs this is). What joins maps reads what those joined that were joined before."""
     layer, node, index = tensor._keras_history
-    return layer, layer._inbound_nodes[node].input_tensors, index
+    inputs = layer._inbound_nodes[node].input_tensors
+    if isinstance(layer, layers.Concatenate):
+        flat = []
+        for x in inputs:
+            inner, parts, _ = _source(x)
+            flat += parts if isinstance(inner, layers.Concatenate) else [x]
+        inputs = flat
+    return layer, inputs, index
+
+
+def _readers(tensor):
+    """The layers that read a tensor."""
+    return [node.operation for node in tensor._keras_history.operation._outbound_nodes]
+
+
+def _in_any_order(layer):
+    """Whether what a layer joins can be joined in another order, if the weights of those who read it are."""
+    return isinstance(layer, layers.Concatenate) and all(
+        type(reader) is layers.Conv2D and reader.groups == 1 for reader in _readers(layer.output)
+    )
 
 
 class _Keys(dict):
@@ -37,7 +57,7 @@ class _Keys(dict):
             waiting.pop()
             details = tuple(str(getattr(layer, name, None)) for name in _DETAILS)
             below = [self[id(x)] for x in inputs]
-            if isinstance(layer, layers.Add | layers.Multiply):
+            if isinstance(layer, layers.Add | layers.Multiply) or _in_any_order(layer):
                 below.sort()
             signature = (type(layer).__name__, index, tuple(tensor.shape), details, *below)
             self[id(tensor)] = self.known.setdefault(signature, len(self.known))
@@ -45,8 +65,17 @@ class _Keys(dict):
 
 
 def pair(left, right):
-    """{name of a layer in left: its twin in right} of two Keras networks of one structure; None if they are not."""
-    keys = _Keys()
+    """({name of a layer in left: its twin in right}, orders) of two Keras networks of one structure; None if they are not.
+
+    orders: {name of a convolution in left: [[first, last + 1], ..]}, the channels of its input in the order in which its twin reads
+    them, where that is another. Layers that join them so are not named.
+    """
+    keys, orders = _Keys(), {}
+
+    def rank(tensor):
+        # Two convolutions of one map differ, to those who see no weights, in who reads them.
+        return keys.of(tensor), len(_readers(tensor))
+
     left, right = _leaves(left.output), _leaves(right.output)
     if left.keys() != right.keys():
         return None
@@ -62,10 +91,18 @@ def pair(left, right):
         (layer, inputs, _), (twin, twins, _) = _source(a), _source(b)
         if names.setdefault(layer.name, twin.name) != twin.name:
             return None
-        if isinstance(layer, layers.Add | layers.Multiply):
-            inputs, twins = (sorted(each, key=keys.of) for each in (inputs, twins))
+        joined, wanted = ([rank(x) for x in each] for each in (inputs, twins))
+        if isinstance(layer, layers.Concatenate) and joined != wanted:
+            if sorted(joined) != sorted(wanted):
+                return None
+            ends = np.cumsum([x.shape[-1] for x in inputs]).tolist()
+            blocks = [[ends[i] - inputs[i].shape[-1], ends[i]] for i in map(joined.index, wanted)]
+            orders |= {reader.name: blocks for reader in _readers(layer.output)}
+            del names[layer.name]
+        if isinstance(layer, layers.Add | layers.Multiply | layers.Concatenate):
+            inputs, twins = (sorted(each, key=rank) for each in (inputs, twins))
         waiting += zip(inputs, twins, strict=True)
-    return names
+    return names, orders
 
 
 def in_file_order(network):

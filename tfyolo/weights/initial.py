@@ -23,6 +23,11 @@ def initialise(model, path):
         classes = tuple(meta["classes"])
         origin = {"darknet": meta["darknet"]} if "darknet" in meta else {}
     else:
+        if "darknet" not in model.config.model.backbone.name:
+            raise darknet.DarknetError(
+                f"{path}: a file without its .cfg begins a backbone of Darknet's own, not {model.config.model.backbone.name}; import "
+                "the whole network with its .cfg (tfyolo import), and begin with that run"
+            )
         theirs, left = _backbone(model.network, path)
         classes, origin = None, {}
     own = checkpoint.weights_of(model.network)

@@ -26,6 +26,9 @@ PUBLISHED = {
     "yolov4-csp": 52_986_205,
     "yolov4-tiny": 6_062_814,
     "yolov4-tiny-3l": 6_334_045,
+    "yolov7-tiny": 6_241_885,
+    "yolov7": 36_974_557,
+    "yolov7x": 71_409_685,
 }
 EPSILON = 1e-6  # of OpenCV's batch norm; Darknet's is 1e-5, which tells where a channel hardly varies
 RELATIVE = 1e-3  # of a map's largest value

@@ -1,0 +1,234 @@
+"""How published PyTorch checkpoints number and name what our networks have: YOLOv7, YOLOv8, YOLO11.
+
+They number their blocks in the order of the networks' descriptions, those without weights too; a Layout has our names in that order.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Layout(NamedTuple):
+    """Of one network. native: our config. overrides: what it is built with. blocks: our name of each of theirs, None where there are no
+    weights. inside: patterns for what is inside a block, ours -> theirs, applied one after the other.
+    """
+
+    native: str
+    overrides: tuple[str, ...]
+    blocks: tuple[str | None, ...]
+    inside: tuple
+
+    def theirs(self, variable):
+        """The name that a variable of ours has in their checkpoints."""
+        layer, _, rest = variable.partition("/")
+        name = max((name for name in self.blocks if name and f"{layer}.".startswith(f"{name}.")), key=len)
+        if layer.endswith((".out", ".implicit_add", ".implicit_multiply")):  # what comes last is in one block, of all levels
+            name = "head"
+        inside = f"{layer.removeprefix(name)}/{rest}"
+        for pattern, theirs in self.inside:
+            inside = re.sub(pattern, theirs, inside)
+        return f"model.{self.blocks.index(name)}{inside}".replace("/", ".")
+
+    @property
+    def detection(self):
+        """Their name of the head."""
+        return f"model.{len(self.blocks) - 1}"
+
+
+_CONVOLUTION = (
+    (r"\.norm/gamma$", ".bn.weight"),
+    (r"\.norm/beta$", ".bn.bias"),
+    (r"\.norm/moving_mean$", ".bn.running_mean"),
+    (r"\.norm/moving_variance$", ".bn.running_var"),
+    (r"/kernel$", ".weight"),
+    (r"/bias$", ".bias"),
+)
+
+# --- YOLOv8, YOLO11 --------------------------------------------------------------------------------------------------------------
+
+_BACKBONE = ("p1", "p2.down", "p2", "p3.down", "p3", "p4.down", "p4", "p5.down", "p5", "sppf")
+_NECK = (
+    *(None, None, "neck.p4", None, None, "neck.p3"),
+    *("neck.n4.down", None, "neck.n4", "neck.n5.down", None, "neck.n5", "head"),
+)
+_BLOCKS = {
+    "yolov8": (*(f"backbone.{name}" for name in _BACKBONE), *_NECK),
+    "yolo11": (*(f"backbone.{name}" for name in (*_BACKBONE, "attention")), *_NECK),
+}
+_IN_C2F = (
+    (r"\.p(\d)\.box\.conv(\d)", lambda m: f".cv2.{int(m[1]) - 3}.{int(m[2]) - 1}"),
+    (r"\.p(\d)\.cls\.depth(\d)", lambda m: f".cv3.{int(m[1]) - 3}.{int(m[2]) - 1}.0"),
+    (r"\.p(\d)\.cls\.conv(\d)", lambda m: f".cv3.{int(m[1]) - 3}.{int(m[2]) - 1}"),
+    (r"\.p(\d)\.(box|cls)\.out/", lambda m: f".{'cv2' if m[2] == 'box' else 'cv3'}.{int(m[1]) - 3}.2/"),
+    (r"\.(bottleneck|block)(\d+)", lambda m: f".m.{int(m[2]) - 1}"),
+    (r"(\.m\.\d+)\.split\b", r"\1.cv1"),
+    (r"(\.m\.\d+)\.skip\b", r"\1.cv2"),
+    (r"(\.m\.\d+)\.join\b", r"\1.cv3"),
+    (r"\.split\b", ".cv1"),
+    (r"\.join\b", ".cv2"),
+    (r"\.conv(\d)", r".cv\1"),
+    (r"\.qkv\b", ".attn.qkv"),
+    (r"\.place\b", ".attn.pe"),
+    (r"\.project\b", ".attn.proj"),
+    (r"\.widen\b", ".ffn.0"),
+    (r"\.narrow\b", ".ffn.1"),
+    *_CONVOLUTION,
+)
+# YOLO11's convolutions for classes come in pairs.
+_PAIRED = ((r"^\.p(\d)\.cls\.conv(\d)", lambda m: f".cv3.{int(m[1]) - 3}.{int(m[2]) - 1}.1"), *_IN_C2F)
+# (family, channels of the first convolution, whether a block of the backbone has a second link) -> the size.
+_SIZES = {
+    **{
+        ("yolov8", *told): size
+        for told, size in {(16, 0): "n", (32, 0): "s", (48, 1): "m", (64, 1): "l", (80, 1): "x"}.items()
+    },
+    **{
+        ("yolo11", *told): size
+        for told, size in {(16, 0): "n", (32, 0): "s", (64, 0): "m", (64, 1): "l", (96, 1): "x"}.items()
+    },
+}
+
+
+def _decoupled(arrays):
+    """(Layout, number of classes) of a YOLOv8 or YOLO11; None if it is neither."""
+    stem = arrays.get("model.0.conv.weight")
+    deep = any(name.startswith("model.2.m.1.") for name in arrays)
+    for family, blocks in _BLOCKS.items():
+        last = arrays.get(f"model.{len(blocks) - 1}.cv3.0.2.bias")
+        if stem is not None and stem.ndim == 4 and last is not None and last.ndim == 1:
+            size = _SIZES.get((family, len(stem), int(deep)))
+            inside = _PAIRED if family == "yolo11" else _IN_C2F
+            return size and (Layout(f"{family}{size}", (), blocks, inside), len(last))
+    return None
+
+
+# --- YOLOv7 ----------------------------------------------------------------------------------------------------------------------
+
+
+def _elan(name, convs, cardinality=1):
+    groups = [name] if cardinality == 1 else [f"{name}.group{i + 1}" for i in range(cardinality)]
+    blocks = [
+        [f"{group}.skip", f"{group}.split", *(f"{group}.conv{i + 1}" for i in range(convs)), None, f"{group}.join"]
+        for group in groups
+    ]
+    return [*sum(blocks, []), *([None] if cardinality > 1 else [])]
+
+
+def _pooled(name):
+    """Pool, its convolution, the two others, and the join."""
+    return [None, f"{name}.pooled", f"{name}.reduce", f"{name}.strided", None]
+
+
+def _joined(name):
+    return [name, None]
+
+
+def _top_down(pyramid, levels, elan):
+    """pyramid: blocks of the coarsest level. elan: a level's name -> its blocks."""
+    up = [[f"neck.{level}.up", None, f"neck.{level}.lateral", None, *elan(f"neck.{level}")] for level in levels]
+    return [*pyramid, *sum(up, [])]
+
+
+def _bottom_up(levels, down, elan):
+    return sum(([*down(f"neck.{level}.down"), *elan(f"neck.{level}")] for level in levels), [])
+
+
+def _p5(convs):
+    def elan(name):
+        return _elan(name, convs)
+
+    stages = sum(([*_pooled(f"backbone.{level}.down"), *elan(f"backbone.{level}")] for level in ("p3", "p4", "p5")), [])
+    return (
+        *("backbone.stem1", "backbone.stem2", "backbone.stem3", "backbone.p2.down", *elan("backbone.p2"), *stages),
+        *_top_down(["neck.p5"], ("p4", "p3"), elan),
+        *_bottom_up(("n4", "n5"), _pooled, elan),
+        *("head.p3", "head.p4", "head.p5", "head"),
+    )
+
+
+def _tiny():
+    def elan(name):
+        return _elan(name, 2)
+
+    pyramid = ["neck.p5.skip1", "neck.p5.before1", None, None, None, None, "neck.p5.after1", None, "neck.p5.join"]
+    return (
+        *("backbone.stem", "backbone.p2.down", *elan("backbone.p2")),
+        *sum(([None, *elan(f"backbone.{level}")] for level in ("p3", "p4", "p5")), []),
+        *_top_down(pyramid, ("p4", "p3"), elan),
+        *_bottom_up(("n4", "n5"), _joined, elan),
+        *("head.p3", "head.p4", "head.p5", "head"),
+    )
+
+
+def _p6(convs, cardinality=1, aux=True):
+    def elan(name):
+        return _elan(name, convs, cardinality)
+
+    levels = ("p3", "p4", "p5", "p6")
+    stages = sum(([f"backbone.{level}.down", *elan(f"backbone.{level}")] for level in ("p2", *levels)), [])
+    return (
+        *(None, "backbone.stem", *stages),
+        *_top_down(["neck.p6"], ("p5", "p4", "p3"), elan),
+        *_bottom_up(("n4", "n5", "n6"), _joined, elan),
+        *(f"head.{level}" for level in levels),
+        *(f"head.aux.{level}" for level in levels if aux),
+        "head",
+    )
+
+
+_IN_ELAN = (
+    (r"^\.(aux\.)?p(\d)\.out/", lambda m: f".{'m2' if m[1] else 'm'}.{int(m[2]) - 3}/"),
+    (r"^\.p(\d)\.implicit_(add|multiply)/.*", lambda m: f".{'ia' if m[2] == 'add' else 'im'}.{int(m[1]) - 3}.implicit"),
+    *((rf"^\.before{i + 1}\b", f".cv{cv}") for i, cv in enumerate((1, 3, 4))),  # SPPCSPC
+    (r"^\.skip1\b", ".cv2"),
+    *((rf"^\.after{i + 1}\b", f".cv{cv}") for i, cv in enumerate((5, 6))),
+    (r"^\.join\b", ".cv7"),
+    *((rf"^\.{ours}\b", f".cv{cv}") for cv, ours in enumerate(("reduce", "strided", "pooled"), start=1)),  # DownC
+    (r"^\.rep3\.conv/", ".rbr_dense.0/"),
+    (r"^\.rep1\.conv/", ".rbr_1x1.0/"),
+    (r"^\.rep3\.norm/", ".rbr_dense.1.norm/"),
+    (r"^\.rep1\.norm/", ".rbr_1x1.1.norm/"),
+    (r"^\.identity/", ".rbr_identity.norm/"),
+    *_CONVOLUTION,
+    (r"(rbr_\w+(\.1)?)\.bn\.", r"\1."),
+)
+_YOLOV7 = {
+    "yolov7-tiny": _tiny(),
+    "yolov7": _p5(4),
+    "yolov7x": _p5(6),
+    "yolov7-w6": _p6(4),
+    "yolov7-e6": _p6(6),
+    "yolov7-d6": _p6(8),
+    "yolov7-e6e": _p6(6, cardinality=2),
+}
+_DEPLOYED = {
+    "yolov7-w6": _p6(4, aux=False),
+    "yolov7-e6": _p6(6, aux=False),
+    "yolov7-d6": _p6(8, aux=False),
+    "yolov7-e6e": _p6(6, cardinality=2, aux=False),
+}
+
+
+def _implicit(arrays):
+    """(Layout, number of classes) of a YOLOv7, as it trains or, implicit knowledge and auxiliary head taken away, as it is used."""
+    for aux, table in ((True, _YOLOV7), (False, _DEPLOYED)):
+        for native, blocks in table.items():
+            last, anchors = (arrays.get(f"model.{len(blocks) - 1}.{name}") for name in ("m.0.bias", "anchors"))
+            if last is None or last.ndim != 1 or anchors is None or anchors.ndim != 3 or len(anchors) < 3:
+                continue
+            knowledge = f"model.{len(blocks) - 1}.ia.0.implicit" in arrays
+            overrides = [] if knowledge else ["model.head.knowledge=false"]
+            overrides += [] if aux else ["model.neck.aux=false", "model.objective.aux=null"]
+            strides = 8 * 2 ** np.arange(len(anchors))
+            pixels = anchors.astype("float64")[:, :, ::-1] * strides[:, None, None]  # width, height in cells there
+            overrides.append(
+                f"model.decoder.anchors={ {f'p{i + 3}': np.round(level, 4).tolist() for i, level in enumerate(pixels)} }"
+            )
+            return Layout(native, tuple(overrides), blocks, _IN_ELAN), len(last) // anchors.shape[1] - 5
+    return None
+
+
+def recognise(arrays):
+    """(Layout, number of classes) of a checkpoint's tensors {name: array}; None if they are of no network here."""
+    return _decoupled(arrays) or _implicit(arrays)
