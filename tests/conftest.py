@@ -83,10 +83,10 @@ def small(name, **extra):
         "yolov7-e6e": P6,
         "yolov7-tiny": ["model.backbone.width=0.25", "model.neck.width=0.25", "model.input_size=[64,96]"],
         "demo-yolov7": ["model.backbone.width=0.25", "model.neck.width=0.25", "model.input_size=[96,64]"],
-        **dict.fromkeys(
-            ANCESTORS,
-            ["model.backbone={width: 0.25, hidden: 16}", "model.neck.width=0.25", "model.input_size=[64,96]"],
-        ),
+        **{
+            name: ["model.backbone={width: 0.25, hidden: 16}", "model.neck.width=0.25", "model.input_size=[64,96]"]
+            for name in ANCESTORS
+        },
         "resnext-tiny": [
             "model.backbone={width: 0.25, hidden: 16, groups: 4}",
             "model.neck.width=0.25",

@@ -419,7 +419,11 @@ def test_an_import_is_trained_on_with_other_classes_and_written_back(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in LIGHT else pytest.param(n, marks=pytest.mark.slow) for n, native in PUBLISHED.items() if native and "v7" not in n],
+    [
+        n if n in LIGHT else pytest.param(n, marks=pytest.mark.slow)
+        for n, native in PUBLISHED.items()
+        if native and "v7" not in n
+    ],
 )
 def test_native_backbones_stand_in_the_order_of_the_file(name, shared):
     """That a backbone's file without a .cfg relies on: the order found by walking the native network, against the published .cfg."""

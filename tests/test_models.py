@@ -137,9 +137,7 @@ def test_the_ancestors_of_elan_are_as_their_figures_and_as_large_as_it(name, hid
     )
     assert sum(int(np.prod(v.shape)) for v in backbone.trainable_variables) == expected
     both = [walk(models.build(load_config(each), ["x"])) for each in (f"{name.replace('_', '-')}-tiny", "yolov7-tiny")]
-    mine, elans = (
-        sum(row["flops"] for row in each["stages"] if row["stage"].startswith("backbone")) for each in both
-    )
+    mine, elans = (sum(row["flops"] for row in each["stages"] if row["stage"].startswith("backbone")) for each in both)
     assert mine == pytest.approx(elans, rel=0.03)
 
 

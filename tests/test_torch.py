@@ -152,7 +152,9 @@ def their_state(model, seed=0, half=False, without=(), own=False):
         elif name.startswith("yolov7") and (".out/" in path or "implicit_multiply" in path):  # y, x, h, w -> x, y, w, h
             value = value.copy()
             for first in (0, 7, 14):
-                value[..., [first, first + 1, first + 2, first + 3]] = value[..., [first + 1, first, first + 3, first + 2]]
+                value[..., [first, first + 1, first + 2, first + 3]] = value[
+                    ..., [first + 1, first, first + 3, first + 2]
+                ]
         if "implicit" in path:
             value = value.reshape(1, -1, 1, 1)
         if value.ndim == 4 and "implicit" not in path:
@@ -223,7 +225,10 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
             r"model.1.bn.bias: expected \[\d+\].*received \[3\]",
         ),
         (lambda s: s["model.0.bn.weight"].fill(np.nan), "model.0.bn.weight holds numbers that are not finite"),
-        (lambda s: s.update({"model.22.dfl.conv.weight": np.ones((1, 16, 1, 1), "f4")}), "model.22.dfl.conv.weight is left over"),
+        (
+            lambda s: s.update({"model.22.dfl.conv.weight": np.ones((1, 16, 1, 1), "f4")}),
+            "model.22.dfl.conv.weight is left over",
+        ),
         (lambda s: s.pop("model.0.conv.weight"), r"expected YOLOv7 \(-tiny.* or YOLO11|model.0.conv.weight is missing"),
         (lambda s: s.clear(), "it holds none"),
     ],
@@ -464,7 +469,10 @@ def test_an_imported_yolov7_is_used_without_what_trained_it(fake_torch, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, without, aux", [("yolov7", (), False), ("yolov7-e6e", (), True), ("yolov7-e6e", ("implicit", ".aux."), False)])
+@pytest.mark.parametrize(
+    "name, without, aux",
+    [("yolov7", (), False), ("yolov7-e6e", (), True), ("yolov7-e6e", ("implicit", ".aux."), False)],
+)
 def test_a_large_yolov7_arrives(name, without, aux, fake_torch, tmp_path):
     there = models.build(configs.load(configs.zoo(name), ["model.input_size=64"]), ("red", "green"))
     theirs, ours = their_state(there, without=without)
@@ -493,7 +501,9 @@ def from_above(lateral):
     return [(-1, "conv"), (-1, "up"), (lateral, "conv"), ((-1, -2), "concat")]
 
 
-TWO, FOUR, ALL = (elan_there(*each) for each in [(2, (-1, -2, -3, -4)), (4, (-1, -3, -5, -6)), (4, (-1, -2, -3, -4, -5, -6))])
+TWO, FOUR, ALL = (
+    elan_there(*each) for each in [(2, (-1, -2, -3, -4)), (4, (-1, -3, -5, -6)), (4, (-1, -2, -3, -4, -5, -6))]
+)
 POOLS = [(-1, "pool5"), (-2, "pool9"), (-3, "pool13"), ((-1, -2, -3, -4), "concat")]
 DESCRIBED = {
     "yolov7-tiny": (
@@ -536,7 +546,9 @@ def as_described(rows, weights, images, activation):
 
     for number, (sources, kind) in enumerate(rows):
         name = f"model.{number}"
-        read = [images if number == 0 else maps[each if each >= 0 else number + each] for each in np.atleast_1d(sources)]
+        read = [
+            images if number == 0 else maps[each if each >= 0 else number + each] for each in np.atleast_1d(sources)
+        ]
         x = read[0]
         if kind.startswith("conv"):
             x = conv(x, name, 2 if kind == "conv/2" else 1)

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import conftest
@@ -101,7 +102,10 @@ def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
     assert_close(*changes, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["demo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("yolov3", "yolov8n"))])
+SLOWER = ("yolov3", "yolov7-tiny", "yolov7-w6", "yolov8n")
+
+
+@pytest.mark.parametrize("name", ["demo", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
 def test_two_replicas_take_the_step_of_one(name):
     """Also batch norm's statistics, the clipped norm and every figure."""
     one, figures, _ = one_step(name, 1, clip=0.5, lr=0.1)
@@ -437,6 +441,45 @@ def test_other_classes_in_val_are_told_by_data_set_and_split(data, tmp_path):
             tmp_path / "run",
             progress=False,
         )
+
+
+# Of each family the largest, as it is but for the pictures' size.
+LARGEST = {
+    "yolov1": 128,
+    "yolov3-spp": 96,
+    "yolov4": 96,
+    "yolov7x": 96,
+    "yolov7-d6": 128,
+    "yolov7-e6e": 128,
+    "yolov8x": 96,
+    "yolo11x": 96,
+}
+ONE_STEP = """
+import resource, sys
+import conftest, tensorflow as tf
+from tfyolo import config, model, training
+from tfyolo.optim import OPTIMIZERS, Average
+loaded = config.load(config.zoo(sys.argv[1]), [f"model.input_size={sys.argv[2]}"])
+strategy = tf.distribute.get_strategy()
+built = model.build(loaded, ("a", "b", "c"))
+optimizer = OPTIMIZERS["adamw"](1e-3)
+optimizer.build(built.network.trainable_variables)
+sample = conftest.of_all_scales(loaded.model.input_size, batch=2)
+step = training.make_step(built, optimizer, Average(built.network, 0.0), strategy, tf.data.Dataset.from_tensors(sample).element_spec)
+before = built.network.trainable_variables[0].numpy()
+figures = {name: float(value) for name, value in step(sample).items()}
+assert all(value == value for value in figures.values()) and (built.network.trainable_variables[0].numpy() != before).any(), figures
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGEST)
+def test_a_training_step_of_each_family_fits_into_24_gib(name):
+    command = [sys.executable, "-c", ONE_STEP, name, str(LARGEST[name])]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) < 24 * 1024
 
 
 @pytest.mark.slow

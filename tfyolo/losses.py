@@ -218,7 +218,7 @@ class Balanced(_Deep):
     aux: for a head that gives raw["aux"]: the assigner's options that are others there, aux_gain a factor on its terms, aux_box and so
     on. guide: whose predictions decide which of its candidates answer: "lead", the other head's, which knows more (arXiv:2207.02696,
     section 4.2), or "own". aux_bound: its objectness is to be at most 1 less so much for each cell that a candidate's is away from the
-    truth's centre, so that what only the wider set holds is never learned as surely as the lead head's own (ibid.; how far, it leaves open).
+    truth's centre, so that what only the wider set holds is never learned as surely as the lead head's (ibid.; how far, it leaves open).
     Candidates inside a crowd are not told that they hold nothing.
     """
 

@@ -51,7 +51,9 @@ def table(rows):
     lines = ["| variant | parameters | GFLOPs | AP | AP50 | AP less the first's |", "|---|---|---|---|---|---|"]
     for row in rows:
         figures = " | ".join(_spread(values) for values in (row.AP, row.AP50))
-        lines.append(f"| {row.name} | {row.parameters:,} | {row.gflops:.2f} | {figures} | {_difference(row, rows[0])} |")
+        lines.append(
+            f"| {row.name} | {row.parameters:,} | {row.gflops:.2f} | {figures} | {_difference(row, rows[0])} |"
+        )
     return "\n".join(lines)
 
 

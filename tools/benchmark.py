@@ -75,9 +75,8 @@ def keras_measure(model, image):
     import tensorflow as tf
 
     from tfyolo.detect import Detector
-    from tfyolo.fusion import fuse
 
-    detector, images = Detector.of(fuse(model)), tf.constant(image[None])
+    detector, images = Detector.of(model), tf.constant(image[None])
     return in_two(lambda: detector.network(images), lambda found: detector.postprocess(found).boxes.numpy())
 
 
@@ -89,7 +88,7 @@ def saved_model_measure(path, image):
     return in_one(lambda _keep=loaded: serve(images=images)["boxes"].numpy())
 
 
-def tflite_measure(path, model, image, threads, scratch):
+def tflite_measure(model, image, threads, scratch):
     import tensorflow as tf
 
     from tfyolo import exports
@@ -98,7 +97,12 @@ def tflite_measure(path, model, image, threads, scratch):
         found = model.decoder(model.network(images, training=False))
         return {"boxes": found.boxes, "scores": found.scores}
 
-    bare = scratch / "network.tflite"
+    def detections(model, images):
+        return model.postprocess(model.decoder(model.network(images, training=False)))._asdict()
+
+    scratch.mkdir()
+    path, bare = scratch / "model.tflite", scratch / "network.tflite"
+    path.write_bytes(exports.to_tflite(model, detections, scratch / "whole"))
     bare.write_bytes(exports.to_tflite(model, candidates, scratch / "network"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
@@ -135,21 +139,25 @@ def opencv_measure(run, model, image, threads, scratch):
     return in_two(network, suppress)
 
 
-def competitors(run, image_path, threads, scratch):
+def competitors(run, image_path, threads, scratch, unfused=False):
     """({name: measurement}, Model, what is missing and why)."""
     import cv2
 
     from tfyolo import checkpoint, exports
+    from tfyolo.fusion import fuse
     from tfyolo.model import load_model, weights_file
 
     model = load_model(run)
     image = prepared_picture(model, image_path)
-    paths = exports.export(model, scratch / "export", ["saved_model", "tflite"])
+    paths = exports.export(model, scratch / "export", ["saved_model"])
     found = {
-        "keras": keras_measure(model, image),
+        "keras": keras_measure(fuse(model), image),
         "saved_model": saved_model_measure(paths["saved_model"], image),
-        "tflite": tflite_measure(paths["tflite"], model, image, threads, scratch),
+        "tflite": tflite_measure(exports.for_tflite(model), image, threads, scratch / "fused"),
     }
+    if unfused:
+        found["keras, unfused"] = keras_measure(model, image)
+        found["tflite, unfused"] = tflite_measure(model, image, threads, scratch / "unfused")
     notes = []
     if "darknet" not in checkpoint.read_meta(weights_file(run)):
         notes.append("opencv: left out, the run was not imported from Darknet")
@@ -223,13 +231,14 @@ def spread(values):
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each.")
 @click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="How often they take turns.")
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="A picture to look at.  [default: noise]")
+@click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not folded.")
 @click.option("--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with.")
 @click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, and nothing else.")
-def main(run, threads, seconds, rounds, image, peers, baseline, as_json):
+def main(run, threads, seconds, rounds, image, unfused, peers, baseline, as_json):
     """Time RUN's model on one picture as Keras, SavedModel, TFLite and, if it was imported from Darknet, in OpenCV."""
     with tempfile.TemporaryDirectory() as scratch:
-        found, model, notes = competitors(run, image, threads, Path(scratch))
+        found, model, notes = competitors(run, image, threads, Path(scratch), unfused)
         others = [Peer(*Peer.parsed(peer)) for peer in peers]
         for peer in others:
             peer.line()  # it is ready
@@ -261,13 +270,13 @@ def main(run, threads, seconds, rounds, image, peers, baseline, as_json):
         f"{run} at {told['input_size']}, {threads} threads, {rounds} rounds; load average {told['load_average']:.1f}"
     )
     click.echo(
-        f"{'':<14}{'':<13}{'median ms':>10}{'spread':>9}{'fastest':>9}{'calls':>7}{'x ' + baseline:>14}{'spread':>9}"
+        f"{'':<17}{'':<13}{'median ms':>10}{'spread':>9}{'fastest':>9}{'calls':>7}{'x ' + baseline:>14}{'spread':>9}"
     )
     for name, parts in rows.items():
         for part, row in parts.items():
             if row is None:
                 continue
-            line = f"{name:<14}{part:<13}{row['median_ms']:>10.2f}{row['iqr_ms']:>9.2f}"
+            line = f"{name:<17}{part:<13}{row['median_ms']:>10.2f}{row['iqr_ms']:>9.2f}"
             line += f"{row['fastest_ms']:>9.2f}" if row["fastest_ms"] is not None else f"{'':>9}"
             line += f"{row['calls']:>7}"
             if row["ratio"] is not None:

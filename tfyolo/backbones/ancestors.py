@@ -1,7 +1,8 @@
 """What ELAN descends from, and what its papers measure it against (arXiv:2211.04800; arXiv:2207.02696, figure 2).
 
-All have YOLOv7-tiny's frame: four stages, max pools between; p3 (128 channels), p4 (256), p5 (512). They differ in the block alone, whose
-3x3 convolutions have `hidden` channels at p2 and twice as many at each further level. As they come, each takes the FLOPs of elan_tiny, within 3 %.
+All have YOLOv7-tiny's frame: four stages, max pools between; p3 (128 channels), p4 (256), p5 (512). They differ in the block alone,
+whose 3x3 convolutions have `hidden` channels at p2 and twice as many at each further level. As they come, each takes the FLOPs of
+elan_tiny, within 3 %.
 
 Options of all: width, a factor on the channels but the hidden ones; activation, one of layers.ACTIVATIONS, which follows a convolution
 and its batch norm, as everywhere here.
@@ -24,9 +25,7 @@ def _one_shot(x, channels, hidden, convs, activation, name):
     return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
 
 
-def vovnet(
-    images, *, width: float = 1.0, hidden: int = 22, convs: int = 4, activation: str = "leaky", name="backbone"
-):
+def vovnet(images, *, width: float = 1.0, hidden: int = 22, convs: int = 4, activation: str = "leaky", name="backbone"):
     """VoVNet's one-shot aggregation, OSA (Lee et al. 2019, arXiv:1904.09730, figure 1b). convs: 3x3 convolutions of a block."""
     block = functools.partial(_one_shot, convs=convs, activation=activation)
     return pooled_stages(images, block, width=width, hidden=hidden, activation=activation, name=name)
@@ -40,7 +39,9 @@ def csp_vovnet(
     """
 
     def block(x, channels, hidden, name):
-        skip, x = (silu_conv(x, channels // 2, 1, activation=activation, name=f"{name}.{to}") for to in ("skip", "split"))
+        skip, x = (
+            silu_conv(x, channels // 2, 1, activation=activation, name=f"{name}.{to}") for to in ("skip", "split")
+        )
         x = _one_shot(x, channels // 2, hidden, convs, activation, f"{name}.osa")
         x = layers.Concatenate(name=f"{name}.partial")([x, skip])
         return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")

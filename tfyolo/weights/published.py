@@ -23,7 +23,9 @@ class Layout(NamedTuple):
         """The name that a variable of ours has in their checkpoints."""
         layer, _, rest = variable.partition("/")
         name = max((name for name in self.blocks if name and f"{layer}.".startswith(f"{name}.")), key=len)
-        if layer.endswith((".out", ".implicit_add", ".implicit_multiply")):  # what comes last is in one block, of all levels
+        if layer.endswith(
+            (".out", ".implicit_add", ".implicit_multiply")
+        ):  # what comes last is in one block, of all levels
             name = "head"
         inside = f"{layer.removeprefix(name)}/{rest}"
         for pattern, theirs in self.inside:
@@ -106,13 +108,18 @@ def _decoupled(arrays):
 # --- YOLOv7 ----------------------------------------------------------------------------------------------------------------------
 
 
+def _each(levels, blocks):
+    """The blocks of all levels, one after the other. blocks: level -> list."""
+    return [block for level in levels for block in blocks(level)]
+
+
 def _elan(name, convs, cardinality=1):
     groups = [name] if cardinality == 1 else [f"{name}.group{i + 1}" for i in range(cardinality)]
-    blocks = [
-        [f"{group}.skip", f"{group}.split", *(f"{group}.conv{i + 1}" for i in range(convs)), None, f"{group}.join"]
-        for group in groups
-    ]
-    return [*sum(blocks, []), *([None] if cardinality > 1 else [])]
+    links = [f"conv{i + 1}" for i in range(convs)]
+    blocks = _each(
+        groups, lambda group: [*(f"{group}.{link}" for link in ("skip", "split", *links)), None, f"{group}.join"]
+    )
+    return blocks if cardinality == 1 else [*blocks, None]
 
 
 def _pooled(name):
@@ -126,23 +133,25 @@ def _joined(name):
 
 def _top_down(pyramid, levels, elan):
     """pyramid: blocks of the coarsest level. elan: a level's name -> its blocks."""
-    up = [[f"neck.{level}.up", None, f"neck.{level}.lateral", None, *elan(f"neck.{level}")] for level in levels]
-    return [*pyramid, *sum(up, [])]
+    return [
+        *pyramid,
+        *_each(levels, lambda level: [f"{level}.up", None, f"{level}.lateral", None, *elan(level)]),
+    ]
 
 
 def _bottom_up(levels, down, elan):
-    return sum(([*down(f"neck.{level}.down"), *elan(f"neck.{level}")] for level in levels), [])
+    return _each(levels, lambda level: [*down(f"{level}.down"), *elan(level)])
 
 
 def _p5(convs):
     def elan(name):
         return _elan(name, convs)
 
-    stages = sum(([*_pooled(f"backbone.{level}.down"), *elan(f"backbone.{level}")] for level in ("p3", "p4", "p5")), [])
     return (
-        *("backbone.stem1", "backbone.stem2", "backbone.stem3", "backbone.p2.down", *elan("backbone.p2"), *stages),
-        *_top_down(["neck.p5"], ("p4", "p3"), elan),
-        *_bottom_up(("n4", "n5"), _pooled, elan),
+        *("backbone.stem1", "backbone.stem2", "backbone.stem3", "backbone.p2.down", *elan("backbone.p2")),
+        *_bottom_up(("backbone.p3", "backbone.p4", "backbone.p5"), _pooled, elan),
+        *_top_down(["neck.p5"], ("neck.p4", "neck.p3"), elan),
+        *_bottom_up(("neck.n4", "neck.n5"), _pooled, elan),
         *("head.p3", "head.p4", "head.p5", "head"),
     )
 
@@ -154,9 +163,9 @@ def _tiny():
     pyramid = ["neck.p5.skip1", "neck.p5.before1", None, None, None, None, "neck.p5.after1", None, "neck.p5.join"]
     return (
         *("backbone.stem", "backbone.p2.down", *elan("backbone.p2")),
-        *sum(([None, *elan(f"backbone.{level}")] for level in ("p3", "p4", "p5")), []),
-        *_top_down(pyramid, ("p4", "p3"), elan),
-        *_bottom_up(("n4", "n5"), _joined, elan),
+        *_each(("backbone.p3", "backbone.p4", "backbone.p5"), lambda level: [None, *elan(level)]),
+        *_top_down(pyramid, ("neck.p4", "neck.p3"), elan),
+        *_bottom_up(("neck.n4", "neck.n5"), _joined, elan),
         *("head.p3", "head.p4", "head.p5", "head"),
     )
 
@@ -166,11 +175,11 @@ def _p6(convs, cardinality=1, aux=True):
         return _elan(name, convs, cardinality)
 
     levels = ("p3", "p4", "p5", "p6")
-    stages = sum(([f"backbone.{level}.down", *elan(f"backbone.{level}")] for level in ("p2", *levels)), [])
     return (
-        *(None, "backbone.stem", *stages),
-        *_top_down(["neck.p6"], ("p5", "p4", "p3"), elan),
-        *_bottom_up(("n4", "n5", "n6"), _joined, elan),
+        *(None, "backbone.stem"),
+        *_each(("p2", *levels), lambda level: [f"backbone.{level}.down", *elan(f"backbone.{level}")]),
+        *_top_down(["neck.p6"], ("neck.p5", "neck.p4", "neck.p3"), elan),
+        *_bottom_up(("neck.n4", "neck.n5", "neck.n6"), _joined, elan),
         *(f"head.{level}" for level in levels),
         *(f"head.aux.{level}" for level in levels if aux),
         "head",
