@@ -62,7 +62,7 @@ def trained(records, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(trained):
-    result = tfyolo("export", trained[0], "--format", "saved_model", "--format", "tflite", "--json")
+    result = tfyolo("export", trained[0], "--to", "saved_model", "--to", "tflite", "--precision", "float32", "--json")
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -90,7 +90,7 @@ def test_exports_are_told_with_their_sizes(trained, exported):
     assert set(exported) == {"saved_model", "tflite"}
     path = exported["tflite"]["path"]
     assert path == str(trained[0] / "export" / "model.tflite") and os.path.getsize(path) == exported["tflite"]["bytes"]
-    again = tfyolo("export", trained[0], "--format", "tflite")
+    again = tfyolo("export", trained[0], "--to", "tflite")
     assert again.exit_code == 1 and f"{path}: there already" in again.stderr
 
 
@@ -405,7 +405,7 @@ def test_a_config_is_no_model(command, trained, data):
         (["detect", "run.h5", "file", "--out", "file"], 1, "file"),
         (["detect", "no.tflite", "file"], 1, "no.tflite: expected a TFLite file, found none"),
         (["export", "nowhere"], 1, "nowhere: expected a file of weights"),
-        (["export", "nowhere", "--format", "onnx"], 2, "'onnx' is not one of"),
+        (["export", "nowhere", "--to", "onnx"], 2, "'onnx' is not one of"),
         (["check-data", "nowhere"], 1, "nowhere"),
         (["make-tfrecords", "nowhere", "out"], 1, "nowhere"),
         (["kmeans-anchors", "nowhere"], 2, "Missing option '--config'"),

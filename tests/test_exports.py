@@ -18,11 +18,19 @@ from tfyolo import checkpoint, detect, exports
 from tfyolo import model as models
 from tfyolo.data import readers
 from tfyolo.evaluation import evaluate
-from tfyolo.exports import FORMATS, ExportError
+from tfyolo.exports import FORMS, ExportError, Form
 from tfyolo.layers import BatchNorm
 
 CLASSES = ("a", "b", "größer")
+FORMATS = [form.name for form in FORMS]
 TFLITE = FORMATS[1:]
+NAMED = {form.name: form for form in FORMS}
+
+
+def exported_to(model, folder, names=FORMATS, **options):
+    """{form's name: path}."""
+    made = exports.export(model, folder, [NAMED[name] for name in names], **options)
+    return {name: each.path for name, each in made.items()}
 
 
 class Exported:
@@ -30,7 +38,7 @@ class Exported:
         self.model = lively(name, CLASSES, **extra)
         self.run = folder / "run.h5"
         models.save_model(self.run, self.model)
-        self.paths = exports.export(self.model, folder / "export")
+        self.paths = exported_to(self.model, folder / "export")
         self.detector = detect.Detector.of(self.model)  # not folded, unlike what is loaded and exported
         self.exports = {form: detect.load(path) for form, path in self.paths.items()}
 
@@ -119,7 +127,7 @@ def test_other_layers_and_decoders_are_builtin_operations_too(name, tmp_path):
     pictures = np.stack([picture(*model.config.model.input_size, seed) for seed in range(16)])
     model.network(pictures / np.float32(255), training=True)
     models.save_model(tmp_path / "run.h5", model)
-    path = exports.export(model, tmp_path, ["tflite"])["tflite"]
+    path = exported_to(model, tmp_path, ["tflite"])["tflite"]
     names = {operation["op_name"] for operation in tf.lite.Interpreter(str(path))._get_ops_details()}
     assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper()]
     image = pictures[0]
@@ -142,7 +150,8 @@ def test_metadata_and_labels_lie_in_the_files(exported):
     assert json.loads(text.read_text(encoding="utf-8")) == described
     for form in TFLITE:
         with zipfile.ZipFile(exported.paths[form]) as archive:
-            assert json.loads(archive.read("tfyolo.json")) == described
+            told = {"nms": "builtin", "precision": NAMED[form].precision}
+            assert json.loads(archive.read("tfyolo.json")) == described | {"export": told}
             assert archive.read("labels.txt").decode().splitlines() == list(CLASSES)
 
 
@@ -232,13 +241,13 @@ def test_an_export_is_judged_as_the_run_is(exported, tmp_path):
 def test_an_earlier_export_is_only_replaced_when_asked(demo):
     folder, before = demo.paths["tflite"].parent, demo.paths["tflite"].read_bytes()
     with pytest.raises(ExportError, match=r"model\.tflite: there already.*--overwrite"):
-        exports.export(demo.model, folder, ["tflite"])
+        exported_to(demo.model, folder, ["tflite"])
     assert demo.paths["tflite"].read_bytes() == before
     victim = folder / "saved_model" / "assets.extra" / "old"
     victim.touch()
-    exports.export(demo.model, folder, ["saved_model"], overwrite=True)
+    exported_to(demo.model, folder, ["saved_model"], overwrite=True)
     assert not victim.exists()
-    assert sorted(os.listdir(folder)) == sorted(path.name for path in demo.paths.values())
+    assert sorted(os.listdir(folder)) == sorted(["report.json", *(path.name for path in demo.paths.values())])
 
 
 @pytest.mark.parametrize("form", ["saved_model", "tflite"])
@@ -251,19 +260,19 @@ def test_a_failure_leaves_what_was_there(demo, tmp_path, monkeypatch, form):
     else:
         target.write_text("old")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("the disk is full")
 
     monkeypatch.setattr(exports, "describe", fail)
-    with pytest.raises(OSError, match="the disk is full"):
-        exports.export(demo.model, tmp_path, [form], overwrite=True)
+    with pytest.raises(ExportError, match="the disk is full; free some space"):
+        exported_to(demo.model, tmp_path, [form], overwrite=True)
     assert os.listdir(tmp_path) == [target.name]
     assert (target / "old").exists() if form == "saved_model" else target.read_text() == "old"
 
 
 def test_formats_that_are_none_are_named(demo, tmp_path):
-    with pytest.raises(ExportError, match=r"expected one of saved_model, tflite, .*received 'onnx'"):
-        exports.export(demo.model, tmp_path / "new", ["tflite", "onnx"])
+    with pytest.raises(ExportError, match=r"expected one of saved_model, tflite, received 'onnx'"):
+        exports.export(demo.model, tmp_path / "new", [Form("tflite"), Form("onnx")])
     assert not (tmp_path / "new").exists()
 
 

@@ -400,30 +400,93 @@ def _told(found, score):
 
 @main.command()
 @click.argument("run", metavar="RUN")
+@click.option("--to", "targets", multiple=True, type=click.Choice(["saved_model", "tflite"]), help="[default: both]")
 @click.option(
-    "--format",
-    "formats",
+    "--precision",
+    "precisions",
     multiple=True,
-    type=click.Choice(["saved_model", "tflite", "tflite-float16", "tflite-dynamic"]),
-    help="Repeat for several.  [default: all]",
+    type=click.Choice(["float32", "float16", "dynamic", "int8", "full-int8"]),
+    help="Of a TFLite file; repeat for several.  [default: the three that need no data]",
 )
+@click.option(
+    "--nms",
+    type=click.Choice(["builtin", "task", "none"]),
+    default="builtin",
+    show_default=True,
+    help="Suppression in a TFLite file: its own, as mediapipe and Android's task library want it, or left out.",
+)
+@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Of the pictures.  [default: the run's]")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures a TFLite file takes.")
+@click.option("--per-tensor", is_flag=True, help="One scale for all of a kernel, for old int8 accelerators.")
+@click.option(
+    "--data", "path", help="Its `train` split calibrates int8, its `val` judges every file.  [default for int8: the run's own]"
+)
+@_images
+@_format
+@click.option("--max-drop", type=click.FloatRange(0, 1), help="Of AP.  [default: .002; of dynamic and int8 .01]")
 @click.option("--out", help="Folder for the exports.  [default: RUN/export]")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier export has left there.")
 @_json
-def export(run, formats, out, overwrite, as_json):
-    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside."""
+def export(
+    run, targets, precisions, nms, size, batch, per_tensor, path, images, data_format, max_drop, out, overwrite, as_json
+):
+    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside.
+
+    \b
+    tfyolo export runs/yolov8n
+    tfyolo export runs/yolov8n --precision int8 --data my/pictures
+    tfyolo export runs/yolov8n --precision int8 --nms task
+
+    Every file is run and compared with the model before it takes its place; with data, its AP, too.
+    """
     from tfyolo import exports
     from tfyolo.model import load_model, weights_file
 
     _no_export(run, "name the run that it was made from")
     out = out or weights_file(run).parent / "export"
-    paths = exports.export(load_model(run), out, formats or exports.FORMATS, overwrite=overwrite, progress=not as_json)
-    sizes = {name: {"path": str(path), "bytes": exports.size_of(path)} for name, path in paths.items()}
-    if as_json:
-        _print_json(sizes)
+    model = load_model(run)
+    asked = precisions or nms != "builtin" or size or batch != 1
+    if not asked and not targets:
+        forms = exports.FORMS
     else:
-        for name, entry in sizes.items():
-            click.echo(f"{name:<16}{entry['bytes'] / 1e6:8.1f} MB  {entry['path']}")
+        forms = [exports.Form("saved_model")] if "saved_model" in targets else []
+        kinds = precisions or (["float32"] if asked else [form.precision for form in exports.FORMS[1:]])
+        if "tflite" in targets or not targets:
+            forms += [exports.Form("tflite", kind, "none" if kind == "full-int8" else nms) for kind in kinds]
+    calibration = judged = None
+    whole = any("int8" in form.precision for form in forms)
+    if path or (whole and model.config.data):
+        data = model.config.data
+        given = (path, images, data_format) if path else (data.path, data.images, data.format)
+        names = ("train", "val") if path else (data.train, data.val)
+        options = {"images": given[1], "format": given[2]}
+        calibration = _read_split(given[0], names[0], **options) if whole else None
+        judged = _read_split(given[0], names[1], **options)
+    made = exports.export(
+        model,
+        out,
+        forms,
+        size=size or None,
+        batch=batch,
+        per_channel=not per_tensor,
+        calibration=calibration,
+        judged=judged,
+        max_drop=max_drop,
+        overwrite=overwrite,
+        progress=not as_json,
+    )
+    if as_json:
+        _print_json({name: {"path": str(each.path), **each.report} for name, each in made.items()})
+        return
+    for name, each in made.items():
+        report = each.report
+        line = f"{name:<20}{report['bytes'] / 1e6:8.1f} MB{report['ms']:8.1f} ms (the model: {report['keras_ms']:.1f})"
+        if "AP" in report:
+            line += f"  AP {report['AP']:.4f} (the model: {report['keras_AP']:.4f})"
+        click.echo(f"{line}  {each.path}")
+        if "worst" in report:
+            told = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
+            click.echo(f"{'':<20}rounding costs most in {told}")
 
 
 def _no_export(path, hint):

@@ -170,6 +170,7 @@ class Train(Strict):
     clip: Annotated[float, Field(gt=0)] | None = 10.0  # largest global norm of the gradient; null: as it comes
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # decay of the moving average of the weights, a step; 0: none
     precision: Literal["float32", "bfloat16"] = "float32"
+    quantize: bool = False  # rounds as int8 does, for an int8 export that keeps its accuracy; goes on from train.init
     init: Text | None = None  # weights to begin with: a run, an import, a .h5 file, or a Darknet backbone's file
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     evaluate_every: Positive = 5  # epochs

@@ -124,8 +124,9 @@ class Anchor(Decoder):
     _probability = staticmethod(ops.sigmoid)
 
     def activate(self, logits):
-        yx, log_hw = logits[..., :2], logits[..., 2:]
-        return ops.concatenate([ops.sigmoid(yx), ops.minimum(log_hw, LARGEST_LOG)], axis=-1)
+        # Added, not joined: what is joined has one scale in an int8 file, and a sigmoid's would become the logarithms', too.
+        yx = np.array([1, 1, 0, 0], "float32")
+        return ops.sigmoid(logits) * yx + ops.minimum(logits, LARGEST_LOG) * (1 - yx)
 
     def _reach(self, priors):
         """Pixels between the two ends of sigmoid: [N, 1]."""

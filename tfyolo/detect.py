@@ -20,7 +20,7 @@ from tfyolo.data import pipeline
 from tfyolo.fusion import fuse
 from tfyolo.messages import counted, libraries_silent
 from tfyolo.model import load_model, postprocess
-from tfyolo.structures import Detections
+from tfyolo.structures import Candidates, Detections
 
 
 class Detector:
@@ -158,18 +158,22 @@ def load(path, **options):
 EXPORT_META = "tfyolo.json"
 
 
-def _exported(path, text, options):
-    if options:
-        raise checkpoint.CheckpointError(
-            f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run"
-        )
+def _exported(path, text):
+    """(config, classes, all of it) of what lies inside an export."""
     try:
         meta = json.loads(text)
-        return configs.from_json(meta["config"]), meta["classes"]
+        return configs.from_json(meta["config"]), meta["classes"], meta
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(
             f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it anew"
         ) from error
+
+
+def _check_options(path, options):
+    if options:
+        raise checkpoint.CheckpointError(
+            f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run"
+        )
 
 
 def _load_saved_model(path, options):
@@ -178,7 +182,8 @@ def _load_saved_model(path, options):
         raise checkpoint.CheckpointError(
             f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing"
         )
-    config, classes = _exported(path, described.read_text(encoding="utf-8"), options)
+    _check_options(path, options)
+    config, classes, _ = _exported(path, described.read_text(encoding="utf-8"))
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # of a dozen kinds, none of them TensorFlow's own
@@ -212,13 +217,58 @@ def _load_tflite(path, options):
         raise checkpoint.CheckpointError(
             f"{path}: expected a TFLite file that tfyolo has exported; this one is damaged or another program's"
         ) from error
-    config, classes = _exported(path, text, options)
+    config, classes, meta = _exported(path, text)
+    form = {"nms": "builtin", "precision": "float32"} | meta.get("export", {})
+    if form["nms"] != "none":
+        _check_options(path, options)
+    told = runner.get_output_details()
+    taken = runner.get_input_details()["images"]
 
-    def network(images):
-        each = [runner(images=np.asarray(image, "float32")[None]) for image in images]
-        return Detections(*(np.concatenate([found[name] for found in each]) for name in Detections._fields))
+    def run(images):
+        """{output: [B, ...]}: as many pictures at once as the file takes, whole numbers where it has them."""
+        images = np.asarray(images, "float32")
+        if taken["dtype"] == np.uint8:
+            images = np.round(255 * images).astype("uint8")
+        at_once, found = taken["shape"][0], []
+        for i in range(0, len(images), at_once):
+            part = images[i : i + at_once]
+            rest = at_once - len(part)
+            each = runner(images=np.concatenate([part, np.repeat(part[-1:], rest, 0)]) if rest else part)
+            found.append({name: value[: len(part)] for name, value in each.items()})
+        return {name: _dequantized(np.concatenate([each[name] for each in found]), told[name]) for name in told}
 
-    return Detector(config, classes, network, lambda detections: detections, path)
+    return Detector(config, classes, *_reading(form, run, config, options), path)
+
+
+def _dequantized(values, details):
+    scale, zero = details["quantization"]
+    return values if values.dtype.kind == "f" or not scale else (values.astype("float32") - zero) * np.float32(scale)
+
+
+def _reading(form, run, config, options):
+    """(network, postprocess) of a Detector, from what a TFLite file gives. form: {"nms", "precision"}, as of exports.Form."""
+    sides = np.array([*config.model.input_size] * 2, "float32")
+
+    def candidates(images):
+        found = run(images)
+        # In whole numbers boxes are parts of the picture.
+        boxes = found["boxes"] * (sides if form["precision"] == "full-int8" else 1)
+        return Candidates(tf.constant(boxes), tf.constant(found["scores"]), None, None)
+
+    def task(images):
+        found = run(images)
+        boxes, scores, labels = found["location"] * sides, found["score"], found["category"].astype("int32")
+        count = found["number of detections"].astype("int32")
+        padding = np.arange(scores.shape[1]) >= count[:, None]
+        scores, labels = np.where(padding, 0, scores), np.where(padding, -1, labels)
+        return Detections(np.where(padding[..., None], 0, boxes), scores, labels, count, scores.max(axis=1, initial=0))
+
+    def same(detections):
+        return detections
+
+    if form["nms"] == "none":
+        return candidates, postprocess(config, **options)
+    return task if form["nms"] == "task" else lambda images: Detections(**run(images)), same
 
 
 # --- many files -----------------------------------------------------------------------------------------------------------------

@@ -1,58 +1,168 @@
-"""Exports: a SavedModel that serves pictures, and TFLite files with everything inside, in builtin operations only."""
+"""Exports: a SavedModel that serves pictures, and TFLite files with everything inside. None is kept that was not run and compared.
+
+    export(model, "runs/x/export", [Form("tflite", "int8")], calibration=source, judged=source) -> {name: Exported}
+"""
 
 import json
 import os
 import shutil
+import statistics
 import tempfile
-import zipfile
+import time
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tqdm import tqdm
 
+from tfyolo import checkpoint, metadata
+from tfyolo.boxes import boxes_to_yxhw
 from tfyolo.data import pipeline
-from tfyolo.detect import EXPORT_META, restore
+from tfyolo.detect import EXPORT_META, Detector, load, restore
+from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
-from tfyolo.model import describe
+from tfyolo.model import build, check_size, describe
+from tfyolo.quantization import damage, equalized, observe, quantize, rounding
+from tfyolo.structures import Candidates
 
-FORMATS = ("saved_model", "tflite", "tflite-float16", "tflite-dynamic")
+TARGETS = ("saved_model", "tflite")
+PRECISIONS = ("float32", "float16", "dynamic", "int8", "full-int8")
+SUPPRESSIONS = ("builtin", "task", "none")
+# How far a file's best score, and its boxes (in pixels per 100 of the picture's side), may lie from the model's on pictures of noise.
+NUMERIC = {"float32": (1e-3, 0.1), "float16": (2e-2, 2.0), "dynamic": (0.1, 5.0), "int8": (0.25, 10.0), "full-int8": (0.3, 15.0)}
+MAX_DROP = {"float32": 0.002, "float16": 0.002, "dynamic": 0.01, "int8": 0.01, "full-int8": 0.05}  # of AP
+CALIBRATED_BY = 128  # pictures
+MOST_PIXELS = 1 << 25  # of a picture that the SavedModel decodes: 100 MB
 
 
 class ExportError(ValueError):
-    """An export cannot be written. The message says why and what to do."""
+    """An export cannot be written, or is not as good as it should be. The message says why and what to do."""
 
 
-def export(model, out, formats=FORMATS, *, overwrite=False, progress=False):
-    """Writes a Model's exports, its batch norms folded, into a folder and returns {format: path}.
-
-    formats: of "saved_model", "tflite" (float32), "tflite-float16" (half the size) and "tflite-dynamic" (weights in int8, a quarter).
-    overwrite: replaces what an earlier export has left; otherwise that is an ExportError, before anything is written.
+class Form(NamedTuple):
+    """What is written. to: of TARGETS. precision: of PRECISIONS; a SavedModel has float32. nms: of SUPPRESSIONS: "builtin" operations,
+    the "task" libraries' own operation for it, or "none": decoded boxes and scores of all candidates.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise ExportError(f"format: expected one of {', '.join(FORMATS)}, received {name!r}")
+
+    to: str
+    precision: str = "float32"
+    nms: str = "builtin"
+
+    @property
+    def name(self):
+        parts = [self.to, *([self.precision] if self.precision != "float32" else [])]
+        parts += [{"task": "task", "none": "raw"}[self.nms]] if self.nms != "builtin" else []
+        return "-".join(parts)
+
+    @property
+    def file(self):
+        return self.name if self.to == "saved_model" else f"{self.name.replace('tflite', 'model', 1)}.tflite"
+
+
+FORMS = (Form("saved_model"), Form("tflite"), Form("tflite", "float16"), Form("tflite", "dynamic"))
+
+
+class Exported(NamedTuple):
+    """A file that was written. report: {"bytes", "best_score_off", "boxes_off", "ms", "keras_ms"}, with data also {"AP", "keras_AP",
+    "drop"}, of int8 "worst": [(map, signal to noise in dB)].
+    """
+
+    path: Path
+    report: dict
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------------------
+
+
+def export(
+    model,
+    out,
+    forms=FORMS,
+    *,
+    size=None,
+    batch=1,
+    per_channel=True,
+    calibration=None,
+    judged=None,
+    max_drop=None,
+    overwrite=False,
+    progress=False,
+):
+    """Writes a Model's exports into a folder, each only once it has been run and compared; returns {form's name: Exported}.
+
+    forms: of Form. size: (H, W) in place of the config's. batch: pictures that a TFLite file takes at once. per_channel: int8 kernels
+    have steps for each output; False is for accelerators that know only one for all. calibration: a Source whose pictures find the
+    bounds of int8, not needed by a model that was trained with rounding. judged: a Source on which AP is compared; the file is refused
+    if it is lower by more than max_drop (None: that of its precision in MAX_DROP).
+    overwrite: replaces what an earlier export has left; otherwise that is an ExportError, before anything is written. Whatever goes
+    wrong, what was there stays.
+    """
+    forms = [form if isinstance(form, Form) else Form(*form) for form in forms]
+    for form in forms:
+        _check(form, model, calibration, batch)
     out = Path(out)
-    paths = {
-        name: out / ("saved_model" if name == "saved_model" else f"{name.replace('tflite', 'model', 1)}.tflite")
-        for name in formats
-    }
-    taken = [str(path) for path in paths.values() if path.exists()]
+    taken = [str(out / form.file) for form in forms if (out / form.file).exists()]
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
-        scratch = Path(scratch)
-        for name, path in tqdm(paths.items(), desc="export", unit="file", leave=False, disable=not progress or None):
-            aside = scratch / path.name
-            if name == "saved_model":
-                _write_saved_model(model, aside)
-            else:
-                _write_tflite(model, aside, name, scratch / "frozen")
-            if path.is_dir():
-                shutil.rmtree(path)
-            os.replace(aside, path)
-    return paths
+    if size is not None:
+        model = resized(model, size)
+    writer = _Writer(model, batch, per_channel, calibration)
+    gate = _Gate(model, judged, max_drop)
+    made = {}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
+            for form in tqdm(forms, desc="export", unit="file", leave=False, disable=not progress or None):
+                aside, path = Path(scratch) / form.file, out / form.file
+                writer.write(form, aside)
+                made[form.name] = Exported(path, gate.judge(form, aside) | writer.notes.get(form.precision, {}))
+                if path.is_dir():
+                    shutil.rmtree(path)
+                os.replace(aside, path)
+    except OSError as error:
+        raise ExportError(f"{out}: {error.strerror or error}; free some space or give another --out") from error
+    report = {name: {"file": each.path.name, **each.report} for name, each in made.items()}
+    checkpoint.write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
+    return made
+
+
+def _earlier(out):
+    try:
+        return json.loads((out / "report.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def _check(form, model, calibration, batch):
+    for value, choices in zip(form, (TARGETS, PRECISIONS, SUPPRESSIONS), strict=True):
+        if value not in choices:
+            raise ExportError(f"expected one of {', '.join(choices)}, received {value!r}")
+    if form.to == "saved_model" and form[1:] != ("float32", "builtin"):
+        raise ExportError(f"{form.name}: a SavedModel has float32 and its own suppression; these options are for tflite")
+    if form.nms == "task" and batch != 1:
+        raise ExportError("task: its operation takes one picture at a time, expected --batch 1")
+    if form.precision == "full-int8" and form.nms != "none":
+        raise ExportError("full-int8: suppression has no form in whole numbers, expected --nms none")
+    needed = "int8" in form.precision and (form.precision == "full-int8" or not model.config.train.quantize)
+    if needed and calibration is None:
+        raise ExportError(
+            f"{form.precision}: expected pictures to find the bounds with, received none; --data names a data set like the one it was "
+            "trained on"
+        )
+
+
+def resized(model, size):
+    """The Model for pictures of another size (H, W), with the same weights."""
+    check_size(model.config, size, model.decoder.levels)
+    section = model.config.model.model_copy(update={"input_size": tuple(size)})
+    other = build(model.config.model_copy(update={"model": section}), model.classes)
+    if model.config.train.quantize:
+        other = rounding(other)
+    checkpoint.assign(other.network, checkpoint.weights_of(model.network))
+    return other
 
 
 def size_of(path):
@@ -65,16 +175,291 @@ def size_of(path):
     )
 
 
-def _detect(model, images):
-    """images [B, H, W, 3] float32 0..1 at the network's size -> Detections, boxes in its pixels."""
-    return model.postprocess(model.decoder(model.network(images, training=False)))
+# --- the gate ---------------------------------------------------------------------------------------------------------------------
 
 
-def _save(model, path, signatures):
+class _Gate:
+    """Runs what was written, beside the Model."""
+
+    def __init__(self, model, judged, max_drop):
+        self.model, self.judged, self.max_drop = fuse(model), judged, max_drop
+        self.detector, self.reference = Detector.of(self.model), None
+        height, width = model.config.model.input_size
+        # Noise of all sizes: what a picture is to a network. Rounded, because some files read whole numbers.
+        rng = np.random.default_rng(0)
+        layers = [tf.image.resize(rng.random((3, 2**k, 2**k, 3)), (height, width)).numpy() for k in (1, 3, 5, 8)]
+        self.pictures = (np.round(255 * np.clip(np.mean(layers, axis=0), 0, 1)) / 255).astype("float32")
+
+    def judge(self, form, path):
+        """The report; ExportError if the file is not what it should be."""
+        detector = load(path)
+        report = {"bytes": size_of(path), **self._compared(form, detector)}
+        report |= {"ms": _milliseconds(detector, self.pictures), "keras_ms": _milliseconds(self.detector, self.pictures)}
+        if self.judged is not None:
+            if self.reference is None:
+                self.reference = evaluate(self.detector, self.judged, progress=False).metrics["AP"]
+            ap = evaluate(detector, self.judged, progress=False).metrics["AP"]
+            drop, most = self.reference - ap, self.max_drop if self.max_drop is not None else MAX_DROP[form.precision]
+            report |= {"AP": ap, "keras_AP": self.reference, "drop": drop}
+            if not drop <= most:
+                raise ExportError(
+                    f"{form.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {self.reference:.4f}; at most {most:g} may be lost "
+                    f"(--max-drop). The file was not kept. {_advice(form)}"
+                )
+        return report
+
+    def _compared(self, form, detector):
+        score, pixels = NUMERIC[form.precision]
+        pixels *= max(self.model.config.model.input_size) / 100
+        score_off = boxes_off = 0.0
+        for image in self.pictures:
+            mine, theirs = (
+                tf.nest.map_structure(lambda x: np.asarray(x)[0], each.postprocess(each.network(image[None])))
+                for each in (self.detector, detector)
+            )
+            score_off = max(score_off, abs(float(mine.best) - float(theirs.best)))
+            boxes_off = max(boxes_off, _apart(mine, theirs, score))
+        if not (score_off <= score and boxes_off <= pixels):
+            raise ExportError(
+                f"{form.name}: on pictures of noise its best score is off by {score_off:.3g} (at most {score:g}), its boxes by "
+                f"{boxes_off:.3g} pixels (at most {pixels:.3g}). The file was not kept. {_advice(form)}"
+            )
+        return {"best_score_off": score_off, "boxes_off": boxes_off}
+
+
+def _advice(form):
+    if "int8" not in form.precision:
+        return "Please report it."
+    return "More, or more typical, pictures for --data may help; training with rounding does: tfyolo train RUN train.quantize=true"
+
+
+def _apart(mine, theirs, margin, least=0.3):
+    """Pixels between the clear detections of one and the nearest of the other's of their class, the median."""
+    clear = np.flatnonzero(mine.scores >= least + margin)
+    found = []
+    for i in clear[:50]:
+        same = theirs.labels == mine.labels[i]
+        gaps = np.abs(theirs.boxes[same] - mine.boxes[i]).max(axis=1)
+        found.append(gaps.min() if len(gaps) else max(mine.boxes[i].max(), 1.0))
+    return float(np.median(found)) if found else 0.0
+
+
+def _milliseconds(detector, images, calls=12):
+    """The median of one picture, from pixels to detections."""
+    taken = []
+    for i in range(calls + 2):
+        start = time.perf_counter()
+        found = detector.postprocess(detector.network(images[i % len(images)][None]))
+        np.asarray(found.boxes)
+        taken.append(1e3 * (time.perf_counter() - start))
+    return round(statistics.median(taken[2:]), 3)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Makes the files of one Model. notes: {precision: what is to be told of it}."""
+
+    def __init__(self, model, batch, per_channel, calibration):
+        self.model, self.batch, self.per_channel, self.calibration = model, batch, per_channel, calibration
+        self.notes, self.rounded = {}, None
+
+    def write(self, form, path):
+        if form.to == "saved_model":
+            _write_saved_model(_plain(self.model), path)
+        else:
+            path.write_bytes(self._tflite(form))
+
+    def _tflite(self, form):
+        model = for_tflite(_plain(self.model))
+        if "int8" in form.precision:
+            model = self._rounding()
+        content = to_tflite(model, ENDS[form.nms, form.precision == "full-int8"], form.precision, self.batch, self._pictures)
+        names = metadata.output_names(content)
+        outputs = [metadata.Output(name, *OUTPUTS[form.nms][name]) for name in names]
+        if form.precision == "full-int8":
+            outputs = [each._replace(kind="boxes_unit") if each.name == "boxes" else each for each in outputs]
+        config = model.config
+        described = metadata.describe(
+            config.name,
+            f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; {len(model.classes)} "
+            f"classes, pictures brought to {list(config.model.input_size)} by {config.model.preprocess}",
+            outputs,
+            float(model.postprocess.keywords.get("score", 0.0)),
+            "int8" in form.precision,
+        )
+        text = json.dumps(describe(self.model, export={"nms": form.nms, "precision": form.precision}))
+        labels = "".join(f"{label}\n" for label in model.classes)
+        return metadata.attached(content, described, {EXPORT_META: text, metadata.LABELS: labels})
+
+    def _rounding(self):
+        """The Model that rounds as int8 does: with the bounds it has learned, or with those that pictures find."""
+        if self.rounded is None and self.model.config.train.quantize:
+            self.rounded = self.model
+        elif self.rounded is None:
+            fused = equalized(for_tflite(self.model), self._pictures())
+            self.rounded = quantize(fused, observe(fused, self._pictures()), per_channel=self.per_channel)
+            self.notes["int8"] = {"worst": damage(fused, self.rounded, next(iter(self._pictures())))[:5]}
+        return self.rounded
+
+    def _pictures(self, batch=4):
+        """Batches of the calibration's pictures, as the network reads them."""
+        config, records = self.model.config.model, self.calibration.records[:CALIBRATED_BY]
+        for i in range(0, len(records), batch):
+            images = [pipeline.read_image(record.path) for record in records[i : i + batch]]
+            yield np.stack([pipeline.prepare(image, config.input_size, config.preprocess)[0] for image in images])
+
+
+def _plain(model):
+    """The Model without the rounding that it may have been trained with."""
+    if not model.config.train.quantize:
+        return model
+    other = fuse(build(model.config, model.classes))
+    weights = checkpoint.weights_of(model.network)
+    checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
+    return other
+
+
+def _ends_builtin(model, boxes, scores):
+    """Picture by picture, written out: TFLite needs no loop."""
+    each = [
+        model.postprocess(Candidates(boxes[i : i + 1], scores[i : i + 1], None, None)) for i in range(boxes.shape[0])
+    ]
+    return {name: tf.concat([getattr(one, name) for one in each], 0) for name in each[0]._fields}
+
+
+def _ends_none(model, boxes, scores):
+    return {"boxes": boxes, "scores": scores}
+
+
+def _ends_normalised(model, boxes, scores):
+    return {"boxes": boxes / np.array([*model.config.model.input_size] * 2, "float32"), "scores": scores}
+
+
+def _ends_task(model, boxes, scores):
+    """TFLite_Detection_PostProcess, which reads boxes as (cy, cx, log h, log w) against anchors, here the picture itself.
+
+    It gets what our suppression has left and gives it out in the form that the libraries know. Its own, class by class, loses classes
+    where their number is no multiple of the threads.
+    """
+    found = model.postprocess(Candidates(boxes, scores, None, None))
+    yxhw = boxes_to_yxhw(found.boxes / np.array([*model.config.model.input_size] * 2, "float32"))
+    codes = tf.concat([yxhw[..., :2], tf.math.log(tf.maximum(yxhw[..., 2:], 1e-6))], -1)
+    classes, limit = len(model.classes), found.boxes.shape[1]
+    attributes = {
+        "max_detections": f"i: {limit}",
+        "max_classes_per_detection": "i: 1",
+        "use_regular_nms": "b: false",
+        "nms_score_threshold": f"f: {model.postprocess.keywords.get('score', 0.001)}",
+        "nms_iou_threshold": "f: 1.0",
+        **dict.fromkeys(("y_scale", "x_scale", "h_scale", "w_scale"), "f: 1.0"),
+        "num_classes": f"i: {classes}",
+    }
+    written = " ".join(f'attr {{ key: "{key}" value {{ {value} }} }}' for key, value in attributes.items())
+
+    # What stands inside is never run: the converter knows the operation by its name.
+    @tf.function(experimental_implements=f'name: "TFLite_Detection_PostProcess" {written}')
+    def give(codes, scores, anchors):
+        zeros = tf.zeros([1, limit])
+        return tf.zeros([1, limit, 4]), zeros, zeros, tf.zeros([1])
+
+    anchors = tf.constant(np.tile(np.array([0, 0, 1, 1], "float32"), (limit, 1)))
+    scores = tf.one_hot(found.labels, classes) * found.scores[..., None]
+    return dict(zip(TASK, give(codes, scores, anchors), strict=True))
+
+
+TASK = ("location", "category", "score", "number of detections")
+# How a file ends: {(nms, in whole numbers): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
+ENDS = {
+    ("builtin", False): _ends_builtin,
+    ("none", False): _ends_none,
+    ("none", True): _ends_normalised,
+    ("task", False): _ends_task,
+}
+_FOUND = {
+    "boxes": ("Top, left, bottom and right of each detection", "boxes"),
+    "scores": ("0..1", "numbers"),
+    "labels": ("Numbers of the classes", "labels"),
+    "count": ("How many were found; what follows is padding", "numbers"),
+    "best": ("The highest score of all candidates", "numbers"),
+}
+# What an output is, for the metadata: {nms: {name: (description, kind)}}.
+OUTPUTS = {
+    "builtin": _FOUND,
+    "none": {
+        "boxes": ("Top, left, bottom and right of each candidate", "boxes"),
+        "scores": ("0..1 of each class, in the order of labels.txt", "labels"),
+    },
+    "task": {
+        "location": ("Top, left, bottom and right of each detection, 0..1", "boxes_unit"),
+        "category": ("Numbers of the classes", "labels"),
+        "score": ("0..1", "numbers"),
+        "number of detections": ("How many were found", "numbers"),
+    },
+}
+
+
+def for_tflite(model):
+    """The Model with its batch norms folded, in the words that TFLite's kernels are fast at."""
+    return fuse(model, {mish: mish_by_exp})
+
+
+def to_tflite(model, end, precision="float32", batch=1, pictures=None):
+    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it.
+
+    end: of ENDS. pictures: gives batches of them, for full-int8.
+    """
+    height, width = model.config.model.input_size
+    signature = tf.TensorSpec([batch, height, width, 3], tf.float32, "images")
+
+    @tf.function(input_signature=[signature], autograph=False)
+    def candidates(images):
+        found = model.decoder(model.network(images, training=False))
+        return found.boxes, found.scores
+
+    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a word, and the
+    # operation of the task libraries reads nothing.
+    frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
+    module = tf.Module()
+
+    @tf.function(input_signature=[signature], autograph=False)
+    def serve(images):
+        return end(model, *frozen(images))
+
+    module.serve = serve
+    with tempfile.TemporaryDirectory() as scratch:
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, scratch, signatures={"serving_default": serve}, options=options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(scratch)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.allow_custom_ops = end is _ends_task
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8":
+            converter.inference_input_type = tf.uint8
+        if precision == "full-int8":
+            converter.representative_dataset = lambda: ([image[None]] for images in pictures() for image in images)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.uint8
+        return converter.convert()
+
+
+# --- the SavedModel ---------------------------------------------------------------------------------------------------------------
+
+
+def _write_saved_model(model, path):
+    model = fuse(model)
     # Only the variables are handed over: with the Keras model beside them, each would be written twice.
     module = tf.Module()
     module.weights = [variable.value for variable in model.network.variables]
-    tf.saved_model.save(module, str(path), signatures=signatures)
+    tf.saved_model.save(module, str(path), signatures=_signatures(model))
+    extra = path / "assets.extra"
+    extra.mkdir()
+    (extra / EXPORT_META).write_text(json.dumps(describe(model)), encoding="utf-8")
+    (extra / metadata.LABELS).write_text("".join(f"{label}\n" for label in model.classes), encoding="utf-8")
 
 
 def _signatures(model):
@@ -84,74 +469,44 @@ def _signatures(model):
         tf.TensorSpec([height, width, 3], tf.float32),
         tf.TensorSpec([3, 3], tf.float32),
         tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([], tf.bool),
     )
 
+    def detect(images):
+        return model.postprocess(model.decoder(model.network(images, training=False)))
+
     def detect_pictures(pictures, prepare):
-        images, transforms, sizes = tf.map_fn(prepare, pictures, fn_output_signature=prepared)
-        found = _detect(model, images)
-        return found._replace(boxes=restore(found.boxes, transforms, sizes))._asdict()
+        images, transforms, sizes, valid = tf.map_fn(prepare, pictures, fn_output_signature=prepared)
+        found = detect(images)
+        found = found._replace(boxes=restore(found.boxes, transforms, sizes))._asdict()
+        return found, valid
 
     def prepare(picture):
         image, transform = pipeline.prepare(picture, (height, width), model.config.model.preprocess)
         return image, transform, tf.shape(picture)[:2]
 
+    def prepare_contents(contents):
+        # A data set of one, whose error is nothing but its end: what follows then is an empty picture.
+        nothing = (tf.zeros([height, width, 3]), tf.eye(3), tf.zeros([2], tf.int32), False)
+        one = tf.data.Dataset.from_tensors(contents)
+        one = one.map(lambda contents: (*prepare(pipeline.decode_image(contents, MOST_PIXELS)), True)).ignore_errors()
+        return one.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1).get_single_element()
+
     @tf.function(input_signature=[tf.TensorSpec([None, height, width, 3], tf.float32, "images")])
     def serving_default(images):
-        return _detect(model, images)._asdict()
+        return detect(images)._asdict()
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def uint8(images):
-        return detect_pictures(images, prepare)
+        return detect_pictures(images, lambda picture: (*prepare(picture), True))[0]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "contents")])
     def jpeg(contents):
-        return detect_pictures(contents, lambda content: prepare(pipeline.decode_image(content)))
+        found, valid = detect_pictures(contents, prepare_contents)
+        empty = {"scores": 0.0, "boxes": 0.0, "labels": -1, "count": 0, "best": 0.0}
+        for name, value in empty.items():
+            mask = tf.reshape(valid, [-1] + [1] * (len(found[name].shape) - 1))
+            found[name] = tf.where(mask, found[name], tf.cast(value, found[name].dtype))
+        return found | {"valid": valid}
 
     return {"serving_default": serving_default, "uint8": uint8, "jpeg": jpeg}
-
-
-def _write_saved_model(model, path):
-    model = fuse(model)
-    _save(model, path, _signatures(model))
-    extra = path / "assets.extra"
-    extra.mkdir()
-    (extra / EXPORT_META).write_text(json.dumps(describe(model)), encoding="utf-8")
-
-
-def for_tflite(model):
-    """The Model with its batch norms folded, in the words that TFLite's kernels are fast at."""
-    return fuse(model, {mish: mish_by_exp})
-
-
-def to_tflite(model, function, scratch, name="tflite"):
-    """The bytes of a TFLite file, for one picture, of a Model as it is: for_tflite fuses it.
-
-    function: (Model, images [1, H, W, 3] float32 0..1) -> {name: tensor}. scratch: a folder for what forms of one function can share.
-    name: of FORMATS.
-    """
-    height, width = model.config.model.input_size
-
-    # One picture, so that the post-processing needs no loop.
-    @tf.function(input_signature=[tf.TensorSpec([1, height, width, 3], tf.float32, "images")])
-    def one(images):
-        return function(model, images)
-
-    if not scratch.exists():
-        # By way of a SavedModel: converted straight from Keras, a model can lose its weights without a word.
-        _save(model, scratch, {"serving_default": one})
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(scratch))
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    if name != "tflite":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if name == "tflite-float16":
-        converter.target_spec.supported_types = [tf.float16]
-    return converter.convert()
-
-
-def _write_tflite(model, path, name, scratch):
-    content = to_tflite(for_tflite(model), lambda model, images: _detect(model, images)._asdict(), scratch, name)
-    path.write_bytes(content)
-    # A TFLite file may carry a zip at its end: the format's own way of packing files along.
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(EXPORT_META, json.dumps(describe(model)))
-        archive.writestr("labels.txt", "".join(f"{label}\n" for label in model.classes))

@@ -112,7 +112,7 @@ def _fused(network, activations):
             values[id(node.output_tensors[0])] = folded
             continue
         if layer not in copies:
-            copies[layer] = _copy(layer, activations)
+            copies[layer] = copied(layer, activations)
         args, kwargs = node.arguments.fill_in({id(x): _tensor(values[id(x)]) for x in node.input_tensors})
         outputs = keras.tree.flatten(copies[layer](*args, **kwargs))
         values |= {id(old): new for old, new in zip(node.output_tensors, outputs, strict=True)}
@@ -153,10 +153,11 @@ def _input(tensor):
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
 
 
-def _copy(layer, activations):
+def copied(layer, activations=None):
+    """A layer like it, without its weights; or an operation. activations: as of fuse."""
     if isinstance(layer, layers.Activation):
         # Its function may be a lambda, which does not come back from a config.
-        function = activations.get(layer.activation, layer.activation)
+        function = (activations or {}).get(layer.activation, layer.activation)
         return layers.Activation(function, name=layer.name, dtype=layer.dtype_policy)
     return type(layer).from_config(layer.get_config())
 

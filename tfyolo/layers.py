@@ -78,9 +78,14 @@ if _ON_TENSORFLOW:
         return _silu_bfloat16(x) if x.dtype == tf.bfloat16 else tf.nn.silu(x)
 
 
+def leaky(x):
+    """Leaky ReLU with Darknet's slope, 0.1."""
+    return ops.leaky_relu(x, negative_slope=0.1)
+
+
 ACTIVATIONS = {
     "linear": None,
-    "leaky": lambda x: ops.leaky_relu(x, negative_slope=0.1),  # Darknet's slope
+    "leaky": leaky,
     "relu": ops.relu,
     "relu6": ops.relu6,
     "logistic": ops.sigmoid,
@@ -253,7 +258,7 @@ def activate(x, activation, *, name):
     return layers.Activation(ACTIVATIONS[activation], name=f"{name}.act")(x)
 
 
-class _PadLowest(layers.Layer):
+class PadLowest(layers.Layer):
     """Padding that never is a maximum: before and after, in rows and columns alike."""
 
     def __init__(self, before, after, **kwargs):
@@ -282,7 +287,7 @@ def max_pool(x, size=2, stride=2, *, pad=None, name):
         out == -(-side // stride) and max((out - 1) * stride + size - side, 0) // 2 == pad // 2 for side, out in grids
     )
     if pad and not alike:
-        x = _PadLowest(pad // 2, pad - pad // 2, name=f"{name}.pad")(x)
+        x = PadLowest(pad // 2, pad - pad // 2, name=f"{name}.pad")(x)
     padding = "same" if alike else "valid"
     return layers.MaxPooling2D(size, stride, padding, data_format="channels_last", name=name)(x)
 

@@ -217,7 +217,12 @@ def load_model(path):
     """A Model with the weights that a run, or a .h5 file, holds; of last.h5 the averages, as training judged them."""
     file = weights_file(path)
     meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
-    model = build(configs.from_json(meta["config"]), meta["classes"])
+    config = configs.from_json(meta["config"])
+    model = build(config, meta["classes"])
+    if config.train.quantize:
+        from tfyolo.quantization import rounding
+
+        model = rounding(model)
     checkpoint.assign(model.network, weights, source=f"{file}: its weights")
     return model
 

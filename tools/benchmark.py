@@ -93,17 +93,10 @@ def tflite_measure(model, image, threads, scratch):
 
     from tfyolo import exports
 
-    def candidates(model, images):
-        found = model.decoder(model.network(images, training=False))
-        return {"boxes": found.boxes, "scores": found.scores}
-
-    def detections(model, images):
-        return model.postprocess(model.decoder(model.network(images, training=False)))._asdict()
-
     scratch.mkdir()
     path, bare = scratch / "model.tflite", scratch / "network.tflite"
-    path.write_bytes(exports.to_tflite(model, detections, scratch / "whole"))
-    bare.write_bytes(exports.to_tflite(model, candidates, scratch / "network"))
+    for file, nms in ((path, "builtin"), (bare, "none")):
+        file.write_bytes(exports.to_tflite(model, exports.ENDS[nms, False]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
         runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
@@ -149,10 +142,10 @@ def competitors(run, image_path, threads, scratch, unfused=False):
 
     model = load_model(run)
     image = prepared_picture(model, image_path)
-    paths = exports.export(model, scratch / "export", ["saved_model"])
+    saved = exports.export(model, scratch / "export", [exports.Form("saved_model")])["saved_model"].path
     found = {
         "keras": keras_measure(fuse(model), image),
-        "saved_model": saved_model_measure(paths["saved_model"], image),
+        "saved_model": saved_model_measure(saved, image),
         "tflite": tflite_measure(exports.for_tflite(model), image, threads, scratch / "fused"),
     }
     if unfused:

@@ -42,7 +42,10 @@ def main(folder="demo", *overrides):
         lambda: evaluate(detect.load(run.folder), held_out, out=folder / "run" / "test", pictures=8),
     )
     print(report)
-    paths = timed("export", lambda: exports.export(model.load_model(run.folder), run.folder / "export", progress=True))
+    forms = [*exports.FORMS, exports.Form("tflite", "int8")]
+    options = {"calibration": readers.read(data, "train"), "progress": True}
+    made = timed("export", lambda: exports.export(model.load_model(run.folder), run.folder / "export", forms, **options))
+    paths = {name: each.path for name, each in made.items()}
 
     def judge_exports():
         return {name: evaluate(detect.load(path), held_out).metrics for name, path in paths.items()}

@@ -26,15 +26,18 @@ class ImageError(ValueError):
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def decode_image(contents):
+def decode_image(contents, most_pixels=None):
     """JPEG, PNG, GIF (its first frame), WebP or BMP bytes -> [H, W, 3] uint8 RGB, upright as its EXIF orientation says.
 
-    contents: scalar string tensor. Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours
+    contents: scalar string tensor. most_pixels: of JPEG and PNG more are an error before they are decoded; what is neither is one, too. Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours
     under it stay, as in cv2.imread and PIL's convert("RGB")). tf.errors.InvalidArgumentError for anything else and for
     truncated files.
     """
     contents = tf.ensure_shape(contents, [])
     magic = tf.strings.substr(contents, 0, 2)
+    if most_pixels is not None:
+        with tf.control_dependencies([tf.debugging.assert_less_equal(_pixels_of(contents, magic), tf.constant(most_pixels, tf.int64))]):
+            contents = tf.identity(contents)
 
     def jpeg():
         # INTEGER_ACCURATE: the same pixels as from cv2 and PIL, which other people's weights were trained on.
@@ -50,6 +53,23 @@ def decode_image(contents):
 
     image = tf.cond(magic == b"\xff\xd8", jpeg, lambda: tf.cond(magic == b"BM", bmp, other))
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def _pixels_of(contents, magic):
+    """How many pixels a JPEG or PNG says that it has: scalar int64; more than there can be, if it is neither."""
+
+    def sides_of_png():  # big-endian, at the head of its first chunk
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False), tf.int64)
+
+    def sides_of_others():
+        return tf.fill([2], tf.constant(1 << 31, tf.int64))
+
+    sides = tf.cond(
+        magic == b"\xff\xd8",
+        lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64),
+        lambda: tf.cond(tf.strings.substr(contents, 1, 3) == b"PNG", sides_of_png, sides_of_others),
+    )
+    return tf.reduce_prod(sides)
 
 
 def _palette(contents):

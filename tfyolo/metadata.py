@@ -1,0 +1,128 @@
+"""TFLite metadata (metadata_schema.fbs of tflite-support, identifier M001): what Android's and mediapipe's libraries ask a file.
+
+A table of that schema is written as a list of its fields, in the schema's order; None where one is left out.
+"""
+
+import io
+import zipfile
+from typing import NamedTuple
+
+import flatbuffers
+import numpy as np
+from tensorflow.lite.python.schema_py_generated import BufferT, MetadataT
+from tensorflow.lite.tools import flatbuffer_utils
+
+LABELS = "labels.txt"
+_VALUE_LABELS = 3  # AssociatedFileType.TENSOR_VALUE_LABELS
+_RGB, _BOUNDARIES, _RATIO, _PIXEL = 1, 1, 0, 1
+_FEATURE, _IMAGE, _BOX = 1, 2, 3  # ContentProperties
+_NORMALIZATION, _THRESHOLDING = 1, 3  # ProcessUnitOptions
+
+
+class _Byte(NamedTuple):
+    value: int
+
+
+class _Float(NamedTuple):
+    value: float
+
+
+class Output(NamedTuple):
+    """An output for the metadata. kind: "boxes" (in pixels), "boxes_unit" (0..1), "labels" or "numbers"."""
+
+    name: str
+    description: str
+    kind: str
+
+
+def _put(builder, value):
+    """The offset of a string, a table (list of fields) or a vector (tuple, of one kind)."""
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, tuple):
+        if isinstance(value[0], float):
+            return builder.CreateNumpyVector(np.array(value, "<f4"))
+        if isinstance(value[0], int):
+            return builder.CreateNumpyVector(np.array(value, "<u4"))
+        offsets = [_put(builder, each) for each in value]
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return builder.EndVector()
+    fields = [
+        each if each is None or isinstance(each, _Byte | _Float) else _Offset(_put(builder, each)) for each in value
+    ]
+    builder.StartObject(len(fields))
+    for slot, each in enumerate(fields):
+        if isinstance(each, _Byte):
+            builder.PrependByteSlot(slot, each.value, 0)
+        elif isinstance(each, _Float):
+            builder.PrependFloat32Slot(slot, each.value, 0.0)
+        elif each is not None:
+            builder.PrependUOffsetTRelativeSlot(slot, each.value, 0)
+    return builder.EndObject()
+
+
+class _Offset(NamedTuple):
+    value: int
+
+
+def describe(name, description, outputs, score, quantized):
+    """The bytes of a ModelMetadata. outputs: [Output] in the order of the file. score: the least that its detections have.
+    quantized: the picture is uint8, not float."""
+    normalization = [_Byte(_NORMALIZATION), [(0.0,), (1.0 if quantized else 255.0,)]]
+    picture = [
+        "image",
+        "A picture, red before green before blue" + ("" if quantized else ", 0..1"),
+        None,
+        [_Byte(_IMAGE), [_Byte(_RGB)]],
+        (normalization,),
+        [(255.0 if quantized else 1.0,), (0.0,)],
+    ]
+    tensors = []
+    for output in outputs:
+        labels = ([LABELS, "The classes, one a line", _Byte(_VALUE_LABELS)],) if output.kind == "labels" else None
+        content = [_Byte(_FEATURE), []]
+        if output.kind.startswith("boxes"):
+            unit = _RATIO if output.kind == "boxes_unit" else _PIXEL
+            order = (1, 0, 3, 2)  # where left, top, right and bottom stand
+            content = [_Byte(_BOX), [order, _Byte(_BOUNDARIES), _Byte(unit)]]
+        tensors.append([output.name, output.description, None, content, None, None, labels])
+    thresholding = [_Byte(_THRESHOLDING), [_Float(score)]]
+    group = ["detections", tuple(output.name for output in outputs)]
+    subgraph = [name, None, (picture,), tuple(tensors), None, None, (thresholding,), None, (group,)]
+    model = [name, description, "1", (subgraph,), None, "The weights' own", None, "1.2.0"]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(_put(builder, model), file_identifier=b"M001")
+    return bytes(builder.Output())
+
+
+def output_names(content):
+    """Names of the outputs of a TFLite file's only signature, in the order of its tensors."""
+    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    names = {each.tensorIndex: each.name.decode() for each in file.signatureDefs[0].outputs}
+    return [names[index] for index in file.subgraphs[0].outputs]
+
+
+def attached(content, metadata, files):
+    """A TFLite file's bytes with its metadata and, as the format's own zip at the end, files {name: text}."""
+    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    file.buffers.append(_buffer(metadata))
+    file.metadata = [*(file.metadata or []), _entry(len(file.buffers) - 1)]
+    packed = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(file)))
+    with zipfile.ZipFile(packed, "a") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+def _buffer(data):
+    buffer = BufferT()
+    buffer.data = np.frombuffer(data, "u1")
+    return buffer
+
+
+def _entry(index):
+    entry = MetadataT()
+    entry.name, entry.buffer = b"TFLITE_METADATA", index
+    return entry
