@@ -25,7 +25,7 @@ from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
 from tfyolo.model import build, check_size, describe
-from tfyolo.quantization import damage, equalized, observe, quantize, rounding
+from tfyolo.quantization import CALIBRATED_BY, damage, equalized, observe, quantize, rounding
 from tfyolo.structures import Candidates
 
 TARGETS = ("saved_model", "tflite")
@@ -34,7 +34,6 @@ SUPPRESSIONS = ("builtin", "task", "none")
 # How far a file's best score, and its boxes (in pixels per 100 of the picture's side), may lie from the model's on pictures of noise.
 NUMERIC = {"float32": (1e-3, 0.1), "float16": (2e-2, 2.0), "dynamic": (0.1, 5.0), "int8": (0.25, 10.0), "full-int8": (0.3, 15.0)}
 MAX_DROP = {"float32": 0.002, "float16": 0.002, "dynamic": 0.01, "int8": 0.01, "full-int8": 0.05}  # of AP
-CALIBRATED_BY = 128  # pictures
 MOST_PIXELS = 1 << 25  # of a picture that the SavedModel decodes: 100 MB
 
 
@@ -182,8 +181,10 @@ class _Gate:
     """Runs what was written, beside the Model."""
 
     def __init__(self, model, judged, max_drop):
-        self.model, self.judged, self.max_drop = fuse(model), judged, max_drop
-        self.detector, self.reference = Detector.of(self.model), None
+        self.model, self.judged, self.max_drop = model, judged, max_drop
+        # What was trained with rounding is exported without it where the file does not round.
+        self.detectors = {True: Detector.of(fuse(model)), False: Detector.of(fuse(_plain(model)))}
+        self.references = {}
         height, width = model.config.model.input_size
         # Noise of all sizes: what a picture is to a network. Rounded, because some files read whole numbers.
         rng = np.random.default_rng(0)
@@ -192,30 +193,31 @@ class _Gate:
 
     def judge(self, form, path):
         """The report; ExportError if the file is not what it should be."""
-        detector = load(path)
-        report = {"bytes": size_of(path), **self._compared(form, detector)}
-        report |= {"ms": _milliseconds(detector, self.pictures), "keras_ms": _milliseconds(self.detector, self.pictures)}
+        rounds = "int8" in form.precision
+        own, detector = self.detectors[rounds], load(path)
+        report = {"bytes": size_of(path), **self._compared(form, own, detector)}
+        report |= {"ms": _milliseconds(detector, self.pictures), "keras_ms": _milliseconds(own, self.pictures)}
         if self.judged is not None:
-            if self.reference is None:
-                self.reference = evaluate(self.detector, self.judged, progress=False).metrics["AP"]
-            ap = evaluate(detector, self.judged, progress=False).metrics["AP"]
-            drop, most = self.reference - ap, self.max_drop if self.max_drop is not None else MAX_DROP[form.precision]
-            report |= {"AP": ap, "keras_AP": self.reference, "drop": drop}
+            if rounds not in self.references:
+                self.references[rounds] = evaluate(own, self.judged, progress=False).metrics["AP"]
+            reference, ap = self.references[rounds], evaluate(detector, self.judged, progress=False).metrics["AP"]
+            drop, most = reference - ap, self.max_drop if self.max_drop is not None else MAX_DROP[form.precision]
+            report |= {"AP": ap, "keras_AP": reference, "drop": drop}
             if not drop <= most:
                 raise ExportError(
-                    f"{form.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {self.reference:.4f}; at most {most:g} may be lost "
+                    f"{form.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most {most:g} may be lost "
                     f"(--max-drop). The file was not kept. {_advice(form)}"
                 )
         return report
 
-    def _compared(self, form, detector):
+    def _compared(self, form, own, detector):
         score, pixels = NUMERIC[form.precision]
         pixels *= max(self.model.config.model.input_size) / 100
         score_off = boxes_off = 0.0
         for image in self.pictures:
             mine, theirs = (
                 tf.nest.map_structure(lambda x: np.asarray(x)[0], each.postprocess(each.network(image[None])))
-                for each in (self.detector, detector)
+                for each in (own, detector)
             )
             score_off = max(score_off, abs(float(mine.best) - float(theirs.best)))
             boxes_off = max(boxes_off, _apart(mine, theirs, score))
@@ -303,12 +305,10 @@ class _Writer:
             self.notes["int8"] = {"worst": damage(fused, self.rounded, next(iter(self._pictures())))[:5]}
         return self.rounded
 
-    def _pictures(self, batch=4):
+    def _pictures(self):
         """Batches of the calibration's pictures, as the network reads them."""
         config, records = self.model.config.model, self.calibration.records[:CALIBRATED_BY]
-        for i in range(0, len(records), batch):
-            images = [pipeline.read_image(record.path) for record in records[i : i + batch]]
-            yield np.stack([pipeline.prepare(image, config.input_size, config.preprocess)[0] for image in images])
+        return pipeline.prepared_batches(records, config.input_size, config.preprocess)
 
 
 def _plain(model):

@@ -5,9 +5,9 @@ import math
 import keras
 import tensorflow as tf
 
-# Batch norm's and biases are left out of weight decay: they hold scales, not capacity.
+# Batch norm's, biases and the bounds of rounding are left out of weight decay: they hold scales, not capacity.
 BIASES = ("beta", "bias")
-UNDECAYED = ("gamma", *BIASES)
+UNDECAYED = ("gamma", "low", "high", *BIASES)
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):

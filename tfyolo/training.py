@@ -25,6 +25,7 @@ from tfyolo.layers import sum_over_replicas
 from tfyolo.messages import counted
 from tfyolo.model import build, describe, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
+from tfyolo.quantization import CALIBRATED_BY, quantized_by, rounding
 from tfyolo.structures import level_stride
 from tfyolo.walk import gradient_norms
 from tfyolo.weights.initial import initialise
@@ -231,7 +232,9 @@ def _train(config, out, resume, overfit, progress, interrupted):
                 raise config.error(_data_of(config, i)[1], _other_classes(source, first))
     for warning in dict.fromkeys(warning for pair in sources for warning in _warnings(*pair)):
         tqdm.write(warning, file=sys.stderr)
+    _check_rounding(config, resume)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
+    judge = rounding(judge) if config.train.quantize else judge
     detector = Detector.of(judge, source=folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
@@ -258,6 +261,9 @@ def _train(config, out, resume, overfit, progress, interrupted):
             if config.train.init and not saved:
                 report, origin = initialise(model, config.train.init)
                 tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
+            if config.train.quantize:
+                pictures = pipeline.prepared_batches(learned.records[:CALIBRATED_BY], size, config.model.preprocess)
+                model = rounding(model) if saved else quantized_by(model, pictures)
             _freeze(config, stage_index, model.network)
             average = Average(model.network, config.train.ema)
             dataset, steps = pipeline.train_dataset(
@@ -525,6 +531,23 @@ def _freeze(config, stage_index, network):
         raise config.error(
             f"train.stages.{stage_index}.freeze", "expected a part that is left to learn, everything is frozen"
         )
+
+
+def _check_rounding(config, resume):
+    """Raises ConfigError if what is asked for cannot be trained with rounding."""
+    if not config.train.quantize:
+        return
+    if config.train.init is None and not resume:
+        raise config.error(
+            "train.quantize", "expected train.init, a run whose trained weights it goes on from, received none"
+        )
+    if config.train.precision != "float32":
+        raise config.error("train.precision", "expected float32 with train.quantize, which rounds by itself")
+    for i, stage in enumerate(config.train.stages):
+        if stage.multi_scale:
+            raise config.error(
+                f"train.stages.{i}.multi_scale", "expected none with train.quantize: bounds are of one size"
+            )
 
 
 def _loss_weights(config, stage_index, objective):

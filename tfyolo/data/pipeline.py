@@ -301,6 +301,13 @@ def prepare(image, target, preprocess="letterbox"):
     return warp(image, transform, target, **options), transform
 
 
+def prepared_batches(records, size, preprocess, batch=4):
+    """Batches [B, h, w, 3] float32 0..1 of Records' pictures, as `prepare` brings them to a network's size (h, w)."""
+    for i in range(0, len(records), batch):
+        images = [read_image(record.path) for record in records[i : i + batch]]
+        yield np.stack([prepare(image, size, preprocess)[0] for image in images])
+
+
 # --- data sets --------------------------------------------------------------------------------------------------------
 
 
