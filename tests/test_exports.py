@@ -300,3 +300,214 @@ def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
     shutil.rmtree(broken / "assets.extra")
     with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel that tfyolo has exported"):
         detect.load(broken)
+
+
+# --- the gate -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(demo, tmp_path_factory):
+    """Pictures whose truths are what the run finds."""
+    folder, records = tmp_path_factory.mktemp("judged"), []
+    for i, image in enumerate(demo.pictures):
+        path = folder / f"{i}.png"
+        cv2.imwrite(str(path), image[..., ::-1])
+        found = demo.detector(image)
+        boxes, labels = found.boxes[::4], found.labels[::4]
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
+        crowd = np.zeros(len(boxes), bool)
+        records.append(readers.Record(i, str(path), boxes, labels, crowd, areas, image.shape[:2], None))
+    return readers.Source(tuple(records), CLASSES, (0, 1, 2), (), "own", "val", "coco")
+
+
+def test_a_file_that_finds_something_else_is_refused_and_the_old_one_stays(demo, tmp_path, monkeypatch):
+    (tmp_path / "model.tflite").write_text("old")
+    whole = exports.for_tflite
+
+    def damaged(model):
+        model = whole(model)
+        for variable in model.network.variables:
+            if ".out/bias" in variable.path:
+                variable.assign(variable + 1.0)
+        return model
+
+    monkeypatch.setattr(exports, "for_tflite", damaged)
+    with pytest.raises(
+        ExportError, match=r"tflite: on pictures of noise its best score is off by .*The file was not kept"
+    ):
+        exports.export(demo.model, tmp_path, [Form("tflite")], overwrite=True)
+    assert os.listdir(tmp_path) == ["model.tflite"] and (tmp_path / "model.tflite").read_text() == "old"
+
+
+def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, judged, tmp_path):
+    int8 = Form("tflite", "int8")
+    with pytest.raises(
+        ExportError, match=r"tflite-int8: its AP is 0\.\d+, .* below the model's 0\.\d+; at most 1e-06 may be lost"
+    ):
+        exports.export(demo.model, tmp_path, [int8], calibration=judged, judged=judged, max_drop=1e-6)
+    assert os.listdir(tmp_path) == []
+    made = exports.export(demo.model, tmp_path, [int8], calibration=judged, judged=judged, max_drop=1.0)["tflite-int8"]
+    report = json.loads((tmp_path / "report.json").read_text())["tflite-int8"]
+    assert report["AP"] == made.report["AP"] and report["drop"] == pytest.approx(report["keras_AP"] - report["AP"])
+    assert report["bytes"] == made.path.stat().st_size and len(report["worst"]) == 5 and report["ms"] > 0
+    floats = exports.size_of(demo.paths["tflite"])
+    assert report["bytes"] < 0.5 * floats  # small as it is, most of it are not weights
+
+
+@pytest.mark.parametrize(
+    "form, options, message",
+    [
+        (Form("saved_model", "int8"), {}, "a SavedModel has float32 and its own suppression"),
+        (Form("tflite", "float32", "task"), {"batch": 2}, "takes one picture at a time, expected --batch 1"),
+        (Form("tflite", "full-int8"), {}, "expected --nms none"),
+        (Form("tflite", "int4"), {}, r"expected one of float32, .* received 'int4'"),
+    ],
+)
+def test_forms_that_cannot_be_are_told_before_anything_is_written(form, options, message, demo, tmp_path):
+    with pytest.raises(ExportError, match=message):
+        exports.export(demo.model, tmp_path / "new", [Form("tflite"), form], **options)
+    assert not (tmp_path / "new").exists()
+
+
+# --- other forms ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [Form("tflite", nms="none"), Form("tflite", nms="task")])
+def test_other_forms_find_what_the_run_finds(form, demo, tmp_path):
+    path = exports.export(demo.model, tmp_path, [form])[form.name].path
+    for image in demo.pictures:
+        assert_same(detect.load(path)(image), demo.detector(image), pixels=2e-3)
+    interpreter = tf.lite.Interpreter(str(path))
+    names = [operation["op_name"] for operation in interpreter._get_ops_details()]
+    assert ("TFLite_Detection_PostProcess" in names) == (form.nms == "task")
+    assert ("NON_MAX_SUPPRESSION_V5" in names) == (form.nms == "task")
+    assert not [name for name in names if name.startswith("Flex")]
+
+
+def test_raw_candidates_leave_suppression_to_whoever_reads_them(demo, tmp_path):
+    path = exports.export(demo.model, tmp_path, [Form("tflite", nms="none")])["tflite-raw"].path
+    image = demo.pictures[0]
+    strict = detect.Detector.of(demo.model, iou=0.1)
+    assert_same(detect.load(path, iou=0.1)(image), strict(image), pixels=2e-3)
+
+
+def test_whole_numbers_alone(demo, judged, tmp_path):
+    form = Form("tflite", "full-int8", "none")
+    path = exports.export(demo.model, tmp_path, [form], calibration=judged, max_drop=1.0)[form.name].path
+    interpreter = tf.lite.Interpreter(str(path))
+    assert {detail["dtype"] for detail in interpreter.get_output_details()} == {np.uint8}
+    names = {op["op_name"] for op in interpreter._get_ops_details()}
+    assert "QUANTIZE" in names or ("CONV_2D" in names and "DEQUANTIZE" not in names)
+    found, expected = (each.network(judged_image(demo)) for each in (detect.load(path), demo.detector))
+    assert np.abs(np.asarray(found.scores) - np.asarray(expected.scores)).mean() < 0.05
+
+
+def judged_image(demo):
+    height, width = demo.detector.input_size
+    return np.stack([picture(height, width)]).astype("float32") / 255
+
+
+@pytest.mark.parametrize("batch, size", [(3, None), (1, (96, 64)), (2, (64, 96))])
+def test_other_batches_and_sizes(batch, size, demo, tmp_path):
+    path = exports.export(demo.model, tmp_path, [Form("tflite")], batch=batch, size=size)["tflite"].path
+    loaded = detect.load(path)
+    model = exports.resized(demo.model, size) if size else demo.model
+    expected = detect.Detector.of(model)
+    assert loaded.input_size == (size or demo.detector.input_size)
+    images = np.stack([picture(*loaded.input_size, seed) for seed in range(4)]).astype("float32") / 255
+    found, wanted = loaded.network(images), expected.postprocess(expected.network(images))
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+    # Further down so many have the same score to the last digit that they change places.
+    np.testing.assert_allclose(found.boxes[:, :10], wanted.boxes[:, :10], atol=2e-3)
+
+
+def test_metadata_is_what_the_libraries_read(demo, tmp_path):
+    """By the positions of metadata_schema.fbs, read with flatbuffers alone."""
+    import flatbuffers
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    path = exports.export(demo.model, tmp_path, [Form("tflite", nms="task")])["tflite-task"].path
+    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(path.read_bytes()))
+    (entry,) = [each for each in file.metadata if each.name == b"TFLITE_METADATA"]
+    data = bytes(file.buffers[entry.buffer].data)
+    assert data[4:8] == b"M001"
+
+    def table(position):
+        return flatbuffers.Table(data, position)
+
+    def field(of, slot):
+        return of.Offset(4 + 2 * slot)
+
+    def child(of, slot):
+        return table(of.Indirect(of.Pos + field(of, slot)))
+
+    def children(of, slot):
+        start, count = of.Vector(field(of, slot)), of.VectorLen(field(of, slot))
+        return [table(of.Indirect(start + 4 * i)) for i in range(count)]
+
+    def text(of, slot):
+        return of.String(of.Pos + field(of, slot)).decode()
+
+    root = table(flatbuffers.encode.Get(flatbuffers.packer.uoffset, data, 0))
+    (subgraph,) = children(root, 3)
+    (image,) = children(subgraph, 2)
+    outputs = children(subgraph, 3)
+    names = {each.tensorIndex: each.name.decode() for each in file.signatureDefs[0].outputs}
+    assert [text(output, 0) for output in outputs] == [names[index] for index in file.subgraphs[0].outputs]
+    assert set(names.values()) == {"location", "category", "score", "number of detections"}
+    (normalization,) = children(image, 4)
+    options = child(normalization, 1)
+    scale = np.frombuffer(data, "<f4", 1, options.Vector(field(options, 1)))[0]
+    assert scale == 255 and text(root, 0) == "demo"
+    category = outputs[[text(output, 0) for output in outputs].index("category")]
+    (labels,) = children(category, 6)
+    assert text(labels, 0) == "labels.txt"
+
+
+# --- pictures that are none -----------------------------------------------------------------------------------------------------
+
+
+def huge_png(side):
+    """A PNG that says it is so large, and is a few bytes long."""
+    import struct
+    import zlib
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(side + 1) * 64, 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_broken_picture_is_flagged_and_the_others_are_answered(demo):
+    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["jpeg"]
+    first, second, _ = demo.pictures
+    good = {0: jpeg(first), 4: cv2.imencode(".png", second)[1].tobytes()}
+    files = [good[0], jpeg(second)[: len(jpeg(second)) // 2], huge_png(12000), b"", good[4], b"no picture at all"]
+    found = call(tf.constant(files))
+    assert found["valid"].numpy().tolist() == [True, False, False, False, True, False]
+    for b in range(len(files)):
+        if b in good:
+            assert_same(row(demo.detector, found, b, None), demo.detector(good[b]))
+        else:
+            assert int(found["count"][b]) == 0 and not np.any(found["scores"][b]) and np.all(found["labels"][b] == -1)
+    assert not call(tf.constant([b""]))["valid"].numpy().any()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_broken_pictures(demo):
+    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["jpeg"]
+    first, second, _ = demo.pictures
+    files = tf.constant([jpeg(first), jpeg(second)[:400], huge_png(12000), b""])
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    for _ in range(200):
+        call(files)
+    before = resident()
+    for _ in range(1000):
+        call(files)
+    assert resident() - before < 50e6

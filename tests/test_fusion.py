@@ -246,7 +246,9 @@ def test_a_run_is_folded_when_it_is_loaded_and_exported_but_not_in_its_file(tmp_
     assert used and not [variable.name for variable in used if "moving" in variable.name]
     expected = detect.Detector.of(model).network(images)
     np.testing.assert_allclose(detector.network(images).scores, expected.scores, atol=1e-5)
-    paths = {"saved_model": exports.export(model, tmp_path / "export", [exports.Form("saved_model")])["saved_model"].path}
+    paths = {
+        "saved_model": exports.export(model, tmp_path / "export", [exports.Form("saved_model")])["saved_model"].path
+    }
     saved = tf.train.list_variables(str(paths["saved_model"] / "variables" / "variables"))
     count = sum(int(np.prod(shape)) for name, shape in saved if name.startswith("weights/"))
     assert count == fuse(model).network.count_params() < model.network.count_params()

@@ -257,11 +257,11 @@ def _reading(form, run, config, options):
 
     def task(images):
         found = run(images)
-        boxes, scores, labels = found["location"] * sides, found["score"], found["category"].astype("int32")
         count = found["number of detections"].astype("int32")
-        padding = np.arange(scores.shape[1]) >= count[:, None]
-        scores, labels = np.where(padding, 0, scores), np.where(padding, -1, labels)
-        return Detections(np.where(padding[..., None], 0, boxes), scores, labels, count, scores.max(axis=1, initial=0))
+        padding = np.arange(found["score"].shape[1]) >= count[:, None]  # what stands there may be anything
+        boxes = np.where(padding[..., None], 0, found["location"]) * sides
+        scores, labels = np.where(padding, 0, found["score"]), np.where(padding, -1, found["category"]).astype("int32")
+        return Detections(boxes, scores, labels, count, scores.max(axis=1, initial=0))
 
     def same(detections):
         return detections

@@ -1,0 +1,208 @@
+"""Rounding to eight bits: against NumPy, against the int8 file that comes of it, and what it must leave as it is."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CONFIGS, TINY, lively, load_config, of_all_scales
+from test_detect import picture
+
+from tfyolo import config as configs
+from tfyolo import detect, exports, quantization, training
+from tfyolo import model as models
+from tfyolo.config import ConfigError
+from tfyolo.data import demo, readers
+from tfyolo.exports import ExportError, Form
+from tfyolo.fusion import fuse
+from tfyolo.quantization import FakeQuantize, equalized, observe, quantize
+
+CLASSES = ("a", "b", "c")
+
+
+def pictures(model, count=4):
+    height, width = model.config.model.input_size
+    return np.stack([picture(height, width, seed) for seed in range(count)]).astype("float32") / 255
+
+
+def by_hand(x, low, high):
+    """256 steps from low to high, moved so that 0 is one of them (Jacob et al. 2018, section 3)."""
+    step = (high - low) / 255
+    zero = np.round(-low / step)
+    return (np.clip(np.round(x / step + zero), 0, 255) - zero) * step
+
+
+@pytest.mark.parametrize("low, high", [(-1.0, 3.0), (0.0, 6.0), (-0.3, 0.01), (-2.0, 0.0)])
+def test_rounding_is_to_256_steps_of_which_0_is_one(low, high):
+    x = np.random.default_rng(0).normal(0, 2, 4000).astype("float32")
+    layer = FakeQuantize(low, high)
+    rounded = layer(x).numpy()
+    np.testing.assert_allclose(rounded, by_hand(x.astype("float64"), low, high), atol=1.01 * (high - low) / 255 / 2)
+    assert len(np.unique(rounded)) <= 256 and 0 in layer(np.zeros(1, "float32")).numpy()
+    inside = rounded[(x > low) & (x < high)]
+    assert np.abs(inside - x[(x > low) & (x < high)]).max() <= 1.01 * (high - low) / 255
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_kernels_have_255_steps_of_each_output_or_of_all(per_channel):
+    rng = np.random.default_rng(0)
+    kernel = (rng.normal(0, 1, (3, 3, 4, 6)) * 10.0 ** np.arange(6)).astype("float32")
+    rounded = quantization._rounded(tf.constant(kernel), 3, per_channel).numpy()
+    limit = np.abs(kernel).max(axis=(0, 1, 2)) if per_channel else np.abs(kernel).max()
+    step = limit / 127
+    np.testing.assert_allclose(rounded, np.round(kernel / step) * step, atol=1e-3 * np.max(step))
+    depthwise = quantization._rounded(tf.constant(kernel.transpose(0, 1, 3, 2)), 2, per_channel).numpy()
+    np.testing.assert_allclose(depthwise.transpose(0, 1, 3, 2), rounded, rtol=1e-5)
+
+
+def test_bounds_lose_least():
+    """Of a few values far out, cutting them costs less than the coarser steps would; without, nothing is cut."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, 20000)
+    low, high = quantization._bounds(-100.0, 100.0, np.append(values, [100.0, -100.0]))
+    assert low >= -100 and high <= 100
+    step = 200 / 255
+    whole = np.mean((np.round(values / step) * step - values) ** 2)
+    cut = np.mean((by_hand(values, low, high) - values) ** 2)
+    assert cut <= whole
+    even = rng.uniform(-1, 1, 20000)
+    assert quantization._bounds(-1.0, 1.0, even) == (-1.0, 1.0)
+
+
+QUICK = ("demo", "yolov8n")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
+def test_a_network_that_rounds_has_a_gradient_for_every_weight_and_nearly_the_outputs(name):
+    model = lively(name)
+    fused = fuse(model)
+    images = pictures(model)
+    ranges = observe(fused, [images])
+    rounding = quantize(fused, ranges)
+    mine, theirs = (keras.tree.flatten(each.network(images, training=False)) for each in (fused, rounding))
+    for a, b in zip(mine, theirs, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert np.abs(a - b).mean() < 0.25 * (a.std() + 1e-3)
+    assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(mine, theirs, strict=True))
+    sample = of_all_scales(model.config.model.input_size)
+    with tf.GradientTape() as tape:
+        loss = sum(training.loss_terms(rounding, sample).values())
+    variables = rounding.network.trainable_variables
+    gradients = tape.gradient(loss, variables)
+    assert all(g is not None and np.isfinite(g).all() for g in gradients)
+    kernels = [(v, g) for v, g in zip(variables, gradients, strict=True) if "kernel" in v.path]
+    assert np.mean([np.any(np.asarray(g)) for _, g in kernels]) > 0.9
+
+
+@pytest.mark.parametrize("name, least", [("demo", 6), ("yolov7-tiny", 5), ("yolov8n", 0)])
+def test_equalizing_changes_nothing_but_the_ranges(name, least):
+    model = fuse(lively(name))
+    images = pictures(model)
+    other = equalized(model, [images])
+    pairs = quantization._in_a_row(model.network)
+    assert len(pairs) >= least
+    for a, b in zip(*(keras.tree.flatten(m.network(images)) for m in (model, other)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max())
+    changed = [
+        not np.allclose(a, b) for a, b in zip(model.network.get_weights(), other.network.get_weights(), strict=True)
+    ]
+    assert any(changed) == (len(pairs) > 0)
+
+
+def test_equalized_channels_of_a_depthwise_convolution_have_one_range():
+    images = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", name="first")(images)
+    x = keras.layers.Activation(quantization.leaky, name="act")(x)
+    x = keras.layers.DepthwiseConv2D(3, padding="same", name="second")(x)
+    x = keras.layers.Conv2D(4, 1, name="out")(x)
+    network = keras.Model(images, {"box": {"p3": x}})
+    network.get_layer("first").kernel.assign(network.get_layer("first").kernel * 10.0 ** np.linspace(-1, 1, 8))
+    model = fuse(lively("demo"))._replace(network=network)
+    batch = np.random.default_rng(0).random((4, 16, 16, 3)).astype("float32")
+    other = equalized(model, [batch]).network
+    reach = np.abs(keras.Model(other.input, other.get_layer("first").output)(batch)).max(axis=(0, 1, 2))
+    np.testing.assert_allclose(reach, reach.max(), rtol=1e-3)
+    for a, b in zip(keras.tree.flatten(network(batch)), keras.tree.flatten(other(batch)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+# --- the file -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = demo.write(tmp_path_factory.mktemp("demo"), train=8, val=4, test=1, size=(64, 96), progress=False)
+    return readers.read(folder, "train")
+
+
+FILES = [("demo", True), ("demo", False), ("yolov8n", True)]
+FILES += [
+    pytest.param(name, True, marks=pytest.mark.slow)
+    for name in ("yolov7-tiny", "yolov3", "yolo11n", "yolov4-tiny", "demo-yolov1")
+]
+
+
+@pytest.mark.parametrize("name, per_channel", FILES)
+def test_the_int8_file_computes_what_the_rounding_network_does(name, per_channel, source, tmp_path):
+    model = lively(name)
+    writer = exports._Writer(model, 1, per_channel, source)
+    writer.write(Form("tflite", "int8", "none"), tmp_path / "x.tflite")
+    detector = detect.load(tmp_path / "x.tflite")
+    rounding = detect.Detector.of(writer.rounded)
+    images = np.round(255 * pictures(model)) / np.float32(255)
+    for image in images:
+        mine, theirs = rounding.network(image[None]), detector.network(image[None])
+        assert np.abs(mine.scores - theirs.scores).max() < 0.05  # some maps round to the other side of a half
+        assert np.abs(mine.scores - theirs.scores).mean() < 0.005
+    interpreter = tf.lite.Interpreter(str(tmp_path / "x.tflite"))
+    assert interpreter.get_input_details()[0]["dtype"] == np.uint8
+    types = {each["index"]: each["dtype"] for each in interpreter.get_tensor_details()}
+    convolutions = [op for op in interpreter._get_ops_details() if "CONV_2D" in op["op_name"]]
+    whole = [op for op in convolutions if types[op["outputs"][0]] == np.int8]
+    assert len(convolutions) - len(whole) <= 6 < len(whole)  # the last of each level, and of each branch
+
+
+def test_without_pictures_there_are_no_bounds(tmp_path):
+    with pytest.raises(ExportError, match=r"int8: expected pictures to find the bounds with, received none; --data"):
+        exports.export(lively("demo"), tmp_path, [Form("tflite", "int8")])
+    assert not list(tmp_path.iterdir())
+
+
+# --- learning with it -----------------------------------------------------------------------------------------------------------
+
+
+def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learned(tmp_path):
+    data = demo.write(tmp_path / "data", train=8, val=4, test=1, size=(64, 96), progress=False)
+    stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
+    config = load_config("demo", *TINY, stage, f"data={data}")
+    first = training.train(config, tmp_path / "first", progress=False)
+    with pytest.raises(ConfigError, match=r"train.quantize: expected train.init, a run whose trained weights"):
+        training.train(load_config("demo", *TINY, stage, f"data={data}", "train.quantize=true"), tmp_path / "none")
+    options = [
+        "train.quantize=true",
+        f"train.init={first.folder}",
+        "train.stages=[{epochs: 2, lr: 0.001, plain_epochs: 2}]",
+    ]
+    config = load_config("demo", *TINY, f"data={data}", *options)
+    with pytest.raises(ConfigError, match=r"expected float32 with train\.quantize"):
+        training.train(
+            load_config("demo", *TINY, f"data={data}", *options, "train.precision=bfloat16"), tmp_path / "no"
+        )
+    run = training.train(config, tmp_path / "tuned", progress=False)
+    model = models.load_model(run.folder)
+    found = quantization.quantized_by(models.load_model(first.folder), [pictures(model)])
+    bounds = {v.path: float(v) for v in model.network.variables if v.path.endswith(("/low", "/high"))}
+    assert bounds and bounds.keys() == {v.path for v in found.network.variables if v.path.endswith(("/low", "/high"))}
+    assert model.config.train.quantize and set(detect.load(run.folder).classes) == set(model.classes)
+    made = exports.export(model, tmp_path / "out", [Form("tflite", "int8"), Form("tflite")])  # no calibration is needed
+    assert made["tflite-int8"].path.exists()
+    scales = [
+        detail["quantization"][0]
+        for detail in tf.lite.Interpreter(str(made["tflite-int8"].path)).get_tensor_details()
+        if detail["dtype"] == np.int8
+    ]
+    name = next(path for path in bounds if path.startswith("backbone") and path.endswith(".act.int8/high"))
+    high, low = bounds[name], min(bounds[name.replace("/high", "/low")], 0.0)
+    assert np.min(np.abs(np.array(scales) - (high - low) / 255)) < 1e-6 * max(high, 1)
+    assert configs.load(run.folder / "config.yaml").train.quantize
