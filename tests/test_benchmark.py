@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, lively
 
-from tfyolo import checkpoint
+from tfyolo import benchmark as bench
+from tfyolo import checkpoint, exports
 from tfyolo import model as models
 from tfyolo.data import demo
+from tfyolo.peers import Peer
 from tfyolo.weights import darknet
 
 
@@ -106,9 +108,26 @@ def test_what_is_no_darknet_network_has_no_oracle(tmp_path):
     assert done.returncode == 1 and "none.h5" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_exports_are_measured_and_judged_beside_the_run(tmp_path):
+    data = demo.write(tmp_path / "data", train=4, val=2, test=1, size=(64, 96), progress=False)
+    model = lively("demo", demo.CLASSES)
+    models.save_model(tmp_path / "run.h5", model)
+    forms = [exports.Form("tflite"), exports.Form("tflite", nms="none")]
+    paths = [each.path for each in exports.export(model, tmp_path / "out", forms).values()]
+    options = ["--seconds", 0.1, "--rounds", 2, "--data", data, "--picture", tmp_path / "speed.png", "--json"]
+    done = benchmark(tmp_path / "run.h5", *paths, *options)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert set(told["competitors"]) == {"keras", "model.tflite", "model-raw.tflite"} == set(told["files"])
+    for name, row in told["files"].items():
+        assert row["bytes"] > 1000 and row["peak_mb"] > 50, name
+        assert row["AP"] == pytest.approx(told["files"]["keras"]["AP"], abs=1e-3)
+    assert (tmp_path / "speed.png").stat().st_size > 1000
+
+
 def test_ratios_are_taken_within_a_turn():
     """In the second of three turns the machine was ten times slower, for both."""
-    tool = loaded("benchmark")
+    tool = bench
     base, other = [[0.1, 0.1], [1.0], [0.1, 0.1, 0.3]], [[0.2], [2.0, 2.0], [0.3]]
     rows = tool.figures({"keras": {"total": base}, "tflite": {"total": other, "network": other}}, "keras")
     assert rows["keras"]["total"]["ratio"] == 1 and rows["keras"]["total"]["ratio_iqr"] == 0
@@ -144,7 +163,7 @@ def test_training_takes_turns_with_a_peer(what, tmp_path):
 
 
 def test_a_peer_that_ends_is_told():
-    gone = loaded("peers").Peer("gone", [sys.executable, "-c", "raise SystemExit(3)"])
+    gone = Peer("gone", [sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(click.ClickException, match="gone: it ended with exit code 3"):
         gone.line()
     gone.stop()

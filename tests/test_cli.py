@@ -452,7 +452,17 @@ def test_faults_in_the_data_leave_json_as_it_is(data, tmp_path):
 # --- help -----------------------------------------------------------------------------------------------------------------------
 
 COMMANDS = sorted(cli.main.commands)
-TOOLS = ["check-data", "detect", "evaluate", "export", "kmeans-anchors", "make-tfrecords", "summary", "train"]
+TOOLS = [
+    "benchmark",
+    "check-data",
+    "detect",
+    "evaluate",
+    "export",
+    "kmeans-anchors",
+    "make-tfrecords",
+    "summary",
+    "train",
+]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "config", "messages"},
+    {"structures", "config", "messages", "peers"},
     {"boxes"},
     {"layers", "visualize"},
     {"backbones", "necks", "heads"},
@@ -30,7 +30,7 @@ ORDER = [
     {"walk", "detect", "metadata"},
     {"evaluation"},
     {"exports"},
-    {"training"},
+    {"training", "benchmark"},
     {"cli"},
     {"__main__"},
 ]

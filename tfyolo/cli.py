@@ -419,7 +419,9 @@ def _told(found, score):
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures a TFLite file takes.")
 @click.option("--per-tensor", is_flag=True, help="One scale for all of a kernel, for old int8 accelerators.")
 @click.option(
-    "--data", "path", help="Its `train` split calibrates int8, its `val` judges every file.  [default for int8: the run's own]"
+    "--data",
+    "path",
+    help="Its `train` split calibrates int8, its `val` judges every file.  [default for int8: the run's own]",
 )
 @_images
 @_format
@@ -487,6 +489,44 @@ def export(
         if "worst" in report:
             told = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
             click.echo(f"{'':<20}rounding costs most in {told}")
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("paths", nargs=-1, metavar="[EXPORT]...")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="For each of the competitors.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each.")
+@click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="How often they take turns.")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="A picture to look at.  [default: noise]")
+@click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not folded.")
+@click.option("--data", "path", help="Data that each is judged by, on --split.")
+@click.option("--split", default="val", show_default=True, help="Of the data.")
+@click.option("--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with.")
+@click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")
+@click.option("--picture", metavar="FILE", help="With --data: AP over milliseconds, drawn there.")
+@_json
+def benchmark(run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, picture, as_json):
+    """Time RUN's model and its EXPORTs on one picture, in turns: as Keras, SavedModel, TFLite and, if it was imported from Darknet, in
+    OpenCV.
+
+    \b
+    tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/pictures
+    """
+    from tfyolo import benchmark as benchmarks
+    from tfyolo.peers import Peer
+
+    if picture and not path:
+        raise click.UsageError("--picture shows AP, expected --data with it")
+    judged = _read_split(path, split) if path else None
+    options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
+    given = [Peer.parsed(peer) for peer in peers]
+    told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
+    if picture:
+        benchmarks.draw(told, picture)
+    if as_json:
+        _print_json(told)
+    else:
+        click.echo(benchmarks.table(told))
 
 
 def _no_export(path, hint):

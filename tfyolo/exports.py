@@ -1,6 +1,6 @@
 """Exports: a SavedModel that serves pictures, and TFLite files with everything inside. None is kept that was not run and compared.
 
-    export(model, "runs/x/export", [Form("tflite", "int8")], calibration=source, judged=source) -> {name: Exported}
+export(model, "runs/x/export", [Form("tflite", "int8")], calibration=source, judged=source) -> {name: Exported}
 """
 
 import json
@@ -32,7 +32,13 @@ TARGETS = ("saved_model", "tflite")
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "full-int8")
 SUPPRESSIONS = ("builtin", "task", "none")
 # How far a file's best score, and its boxes (in pixels per 100 of the picture's side), may lie from the model's on pictures of noise.
-NUMERIC = {"float32": (1e-3, 0.1), "float16": (2e-2, 2.0), "dynamic": (0.1, 5.0), "int8": (0.25, 10.0), "full-int8": (0.3, 15.0)}
+NUMERIC = {
+    "float32": (1e-3, 0.1),
+    "float16": (2e-2, 2.0),
+    "dynamic": (0.1, 5.0),
+    "int8": (0.25, 10.0),
+    "full-int8": (0.3, 15.0),
+}
 MAX_DROP = {"float32": 0.002, "float16": 0.002, "dynamic": 0.01, "int8": 0.01, "full-int8": 0.05}  # of AP
 MOST_PIXELS = 1 << 25  # of a picture that the SavedModel decodes: 100 MB
 
@@ -140,7 +146,9 @@ def _check(form, model, calibration, batch):
         if value not in choices:
             raise ExportError(f"expected one of {', '.join(choices)}, received {value!r}")
     if form.to == "saved_model" and form[1:] != ("float32", "builtin"):
-        raise ExportError(f"{form.name}: a SavedModel has float32 and its own suppression; these options are for tflite")
+        raise ExportError(
+            f"{form.name}: a SavedModel has float32 and its own suppression; these options are for tflite"
+        )
     if form.nms == "task" and batch != 1:
         raise ExportError("task: its operation takes one picture at a time, expected --batch 1")
     if form.precision == "full-int8" and form.nms != "none":
@@ -277,7 +285,9 @@ class _Writer:
         model = for_tflite(_plain(self.model))
         if "int8" in form.precision:
             model = self._rounding()
-        content = to_tflite(model, ENDS[form.nms, form.precision == "full-int8"], form.precision, self.batch, self._pictures)
+        content = to_tflite(
+            model, ENDS[form.nms, form.precision == "full-int8"], form.precision, self.batch, self._pictures
+        )
         names = metadata.output_names(content)
         outputs = [metadata.Output(name, *OUTPUTS[form.nms][name]) for name in names]
         if form.precision == "full-int8":

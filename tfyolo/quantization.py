@@ -130,7 +130,9 @@ def equalized(model, batches):
         return model
     probe = keras.Model(model.network.input, [first.output for first, _ in pairs])
     look = tf.function(lambda images: [tf.reduce_max(tf.abs(x), [0, 1, 2]) for x in keras.tree.flatten(probe(images))])
-    largest = [np.max(values, axis=0) for values in zip(*([np.asarray(x) for x in look(b)] for b in batches), strict=True)]
+    largest = [
+        np.max(values, axis=0) for values in zip(*([np.asarray(x) for x in look(b)] for b in batches), strict=True)
+    ]
     for (first, second), reach in zip(pairs, largest, strict=True):
         reach = np.maximum(reach / max(reach.max(), 1e-9), 1e-3)
         kernel = np.asarray(second.kernel)
@@ -351,7 +353,9 @@ def damage(model, quantized, images):
     model: fused, that quantized was made of. images: [B, H, W, 3] float32 0..1.
     """
     tensors = {_key(x).replace(":", "."): x for node in nodes(model.network)[0] for x in node.output_tensors}
-    rounded = {layer.name.removesuffix(".int8"): layer for layer in quantized.network.layers if type(layer) is FakeQuantize}
+    rounded = {
+        layer.name.removesuffix(".int8"): layer for layer in quantized.network.layers if type(layer) is FakeQuantize
+    }
     names = [name for name in tensors if name in rounded]
     before = keras.Model(model.network.input, [tensors[name] for name in names])(images, training=False)
     after = keras.Model(quantized.network.input, [rounded[name].output for name in names])(images, training=False)

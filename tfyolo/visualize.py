@@ -330,6 +330,18 @@ def confusion_matrix(matrix, score, classes, path):
     _write_figure(figure, path)
 
 
+def scatter(path, points, x, y):
+    """Named points {name: (x, y)} and what the axes are."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    _style(axes, x, y)
+    for k, (name, point) in enumerate(points.items()):
+        axes.plot(*point, "o", color=np.divide(color(k), 255))
+        axes.annotate(name, point, xytext=(6, 4), textcoords="offset points", fontsize=9)
+    axes.set_xlim(0, 1.3 * max(point[0] for point in points.values()))
+    _write_figure(figure, path)
+
+
 def training_curves(history, path):
     """Loss terms, learning rate and AP over the epochs. history: the history.csv of a run."""
     with open(history, newline="", encoding="utf-8") as file:

@@ -17,9 +17,9 @@ import sys
 import time
 
 import click
-from peers import Peer
 
 from tfyolo.cli import Command
+from tfyolo.peers import Peer
 
 STEPS = 5  # in a turn
 

@@ -44,7 +44,9 @@ def main(folder="demo", *overrides):
     print(report)
     forms = [*exports.FORMS, exports.Form("tflite", "int8")]
     options = {"calibration": readers.read(data, "train"), "progress": True}
-    made = timed("export", lambda: exports.export(model.load_model(run.folder), run.folder / "export", forms, **options))
+    made = timed(
+        "export", lambda: exports.export(model.load_model(run.folder), run.folder / "export", forms, **options)
+    )
     paths = {name: each.path for name, each in made.items()}
 
     def judge_exports():

@@ -29,14 +29,17 @@ class ImageError(ValueError):
 def decode_image(contents, most_pixels=None):
     """JPEG, PNG, GIF (its first frame), WebP or BMP bytes -> [H, W, 3] uint8 RGB, upright as its EXIF orientation says.
 
-    contents: scalar string tensor. most_pixels: of JPEG and PNG more are an error before they are decoded; what is neither is one, too. Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours
+    contents: scalar string tensor. most_pixels: more are an error before a JPEG or PNG is decoded, and so is what is neither.
+    Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours
     under it stay, as in cv2.imread and PIL's convert("RGB")). tf.errors.InvalidArgumentError for anything else and for
     truncated files.
     """
     contents = tf.ensure_shape(contents, [])
     magic = tf.strings.substr(contents, 0, 2)
     if most_pixels is not None:
-        with tf.control_dependencies([tf.debugging.assert_less_equal(_pixels_of(contents, magic), tf.constant(most_pixels, tf.int64))]):
+        with tf.control_dependencies(
+            [tf.debugging.assert_less_equal(_pixels_of(contents, magic), tf.constant(most_pixels, tf.int64))]
+        ):
             contents = tf.identity(contents)
 
     def jpeg():

@@ -1,0 +1,310 @@
+"""How fast a run and its exports detect on this machine, and how well: all of them in turns, in one table.
+
+    benchmark("runs/yolov8n", ["runs/yolov8n/export/model-int8.tflite"], threads=2) -> a report
+
+Everything is one picture, ready for the network, to detections. "network" ends with decoded boxes and scores, as OpenCV's does;
+"postprocess" is the suppression; "total" is both. The competitors take turns, many times, so that what else the machine does hits
+all of them, and ratios are taken within a turn. OpenCV's network drops what scores below 0.2 (or its .cfg's thresh), ours hands the
+suppression all that the config's post-processing asks for: compare networks with networks first. A peer is any command that prints a
+line when it is ready and, for every line it then reads, looks at a picture and prints {"network": seconds}.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import click
+import numpy as np
+import tensorflow as tf
+
+from tfyolo import checkpoint, exports, visualize
+from tfyolo.data import pipeline
+from tfyolo.detect import Detector, load
+from tfyolo.evaluation import evaluate
+from tfyolo.fusion import fuse
+from tfyolo.model import load_model, weights_file
+from tfyolo.peers import Peer
+
+PARTS = ("network", "postprocess", "total")
+_MEMORY = """
+import resource, sys
+import numpy as np
+from tfyolo.messages import import_tensorflow
+import_tensorflow()
+from tfyolo.detect import load
+detector = load(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+image = np.zeros((*detector.input_size, 3), np.uint8)
+for _ in range(3):
+    detector(image)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def prepared_picture(model, path):
+    """[H, W, 3] float32 0..1 at the network's size. path: of a picture; None: noise, in which little is found."""
+    size = model.config.model.input_size
+    if path is None:
+        return np.random.default_rng(0).random((*size, 3), dtype="float32")
+    return np.asarray(pipeline.prepare(pipeline.read_image(path), size, model.config.model.preprocess)[0])
+
+
+def in_two(network, postprocess):
+    """A measurement of two functions, the second reading what the first gives: -> {part: seconds}."""
+
+    def measure():
+        start = time.perf_counter()
+        found = network()
+        middle = time.perf_counter()
+        postprocess(found)
+        end = time.perf_counter()
+        return {"network": middle - start, "postprocess": end - middle, "total": end - start}
+
+    return measure
+
+
+def in_one(total, network=None):
+    """A measurement of a function; and, if there is one, of another that leaves out the end: what lies between is the end's."""
+
+    def measure():
+        start = time.perf_counter()
+        total()
+        taken = {"total": time.perf_counter() - start}
+        if network:
+            start = time.perf_counter()
+            network()
+            taken["network"] = time.perf_counter() - start
+            taken["postprocess"] = taken["total"] - taken["network"]
+        return taken
+
+    return measure
+
+
+# --- competitors ----------------------------------------------------------------------------------------------------------------
+
+
+def keras_measure(model, image):
+    detector, images = Detector.of(model), tf.constant(image[None])
+    return in_two(lambda: detector.network(images), lambda found: detector.postprocess(found).boxes.numpy())
+
+
+def saved_model_measure(path, image):
+    loaded, images = tf.saved_model.load(str(path)), tf.constant(image[None])
+    serve = loaded.signatures["serving_default"]
+    return in_one(lambda _keep=loaded: serve(images=images)["boxes"].numpy())
+
+
+def tflite_measure(model, image, threads, scratch):
+    scratch.mkdir()
+    path, bare = scratch / "model.tflite", scratch / "network.tflite"
+    for file, nms in ((path, "builtin"), (bare, "none")):
+        file.write_bytes(exports.to_tflite(model, exports.ENDS[nms, False]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
+        runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
+    return in_one(*(lambda runner=runner: runner(images=image[None]) for runner in runners))
+
+
+def opencv_measure(run, model, image, threads, scratch):
+    import cv2
+
+    from tfyolo.weights import darknet
+
+    weights, cfg = darknet.write(scratch / "net.weights", run)
+    cv2.setNumThreads(threads)
+    net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
+    net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+    outputs, classes = net.getUnconnectedOutLayersNames(), len(model.classes)
+    blob = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+    options = model.postprocess.keywords
+    least, iou, most = options.get("score", 0.001), options.get("iou", 0.6), options.get("candidates_limit", 2000)
+
+    def network():
+        net.setInput(blob)
+        return net.forward(outputs)
+
+    def suppress(found):
+        rows = np.concatenate([row.reshape(-1, 5 + classes) for row in found])
+        boxes, labels = np.nonzero(rows[:, 5:] > least)
+        xywh = rows[boxes, :4].astype("float64") * np.tile(image.shape[1::-1], 2)
+        xywh[:, :2] -= xywh[:, 2:] / 2
+        return cv2.dnn.NMSBoxesBatched(xywh, rows[boxes, 5 + labels], labels, least, iou, top_k=most)
+
+    return in_two(network, suppress)
+
+
+def export_measure(path, image):
+    """Of a file that was written before: its own network, and what is left to be done after it."""
+    detector, images = load(path), image[None]
+    return in_two(lambda: detector.network(images), lambda found: np.asarray(detector.postprocess(found).boxes))
+
+
+def competitors(run, paths, image_path, threads, scratch, unfused=False):
+    """({name: measurement}, Model, what is missing and why). paths: exports to measure; none: those are made that need no data."""
+    import cv2
+
+    model = load_model(run)
+    image = prepared_picture(model, image_path)
+    found = {"keras": keras_measure(fuse(model), image)}
+    if not paths:
+        saved = exports.export(model, scratch / "export", [exports.Form("saved_model")])["saved_model"].path
+        found["saved_model"] = saved_model_measure(saved, image)
+        found["tflite"] = tflite_measure(exports.for_tflite(model), image, threads, scratch / "fused")
+    for path in paths:
+        found[Path(path).name] = export_measure(path, image)
+    if unfused:
+        found["keras, unfused"] = keras_measure(model, image)
+        found["tflite, unfused"] = tflite_measure(model, image, threads, scratch / "unfused")
+    notes = []
+    if "darknet" not in checkpoint.read_meta(weights_file(run)):
+        notes.append("opencv: left out, the run was not imported from Darknet")
+    elif not hasattr(cv2.dnn, "readNetFromDarknet"):
+        notes.append(f"opencv: left out, OpenCV {cv2.__version__} reads no Darknet networks")
+    else:
+        found["opencv"] = opencv_measure(run, model, image, threads, scratch)
+    return found, model, notes
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------------------
+
+
+def take_turns(found, seconds, rounds):
+    """{competitor: {part: [[seconds of each call] of each round]}}; `seconds` for each competitor, spread over the rounds."""
+    times = {name: {} for name in found}
+    for measure in found.values():
+        for _ in range(3):  # the first calls compile and allocate
+            measure()
+    for _ in range(rounds):
+        for name, measure in found.items():
+            measure()  # brings its weights back into the cache
+            turn = []
+            end = time.perf_counter() + seconds / rounds
+            while not turn or time.perf_counter() < end:
+                turn.append(measure())
+            for part in turn[0]:
+                times[name].setdefault(part, []).append([parts[part] for parts in turn])
+    return times
+
+
+def figures(times, baseline):
+    """{competitor: {part: {"median_ms", "iqr_ms", "fastest_ms", "calls", "ratio", "ratio_iqr"} or None}}.
+
+    fastest_ms: None for a postprocess, which may be a difference of two. ratio: to the baseline's same part, the median over the
+    rounds; None where the baseline has none.
+    """
+    result = {}
+    for name, parts in times.items():
+        result[name] = dict.fromkeys(PARTS)
+        for part, turns in parts.items():
+            every = sorted(1e3 * call for turn in turns for call in turn)
+            row = {
+                "median_ms": statistics.median(every),
+                "iqr_ms": spread(every),
+                "fastest_ms": every[0] if part != "postprocess" else None,
+            }
+            row |= {"calls": len(every), "ratio": None, "ratio_iqr": None}
+            others = times[baseline].get(part)
+            if others:
+                ratios = sorted(
+                    statistics.median(turn) / statistics.median(other)
+                    for turn, other in zip(turns, others, strict=True)
+                )
+                row |= {"ratio": statistics.median(ratios), "ratio_iqr": spread(ratios)}
+            result[name][part] = row
+    return result
+
+
+def spread(values):
+    """The distance between the quartiles."""
+    if len(values) < 2:
+        return 0.0
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return third - first
+
+
+def benchmark(
+    run, paths=(), *, threads=2, seconds=5.0, rounds=10, image=None, unfused=False, peers=(), baseline=None, judged=None
+):
+    """The report of a run, and of its exports, as JSON takes it.
+
+    paths: exports; none: those that need no data are made for it. judged: a Source that each is judged by. peers: ("name", command).
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        found, model, notes = competitors(run, paths, image, threads, Path(scratch), unfused)
+        others = [Peer(*peer) for peer in peers]
+        for peer in others:
+            peer.line()  # it is ready
+            found[peer.name] = peer.turn
+        baseline = baseline or ("opencv" if "opencv" in found else "keras")
+        if baseline not in found:
+            raise click.BadParameter(
+                f"expected one of {', '.join(found)}, received {baseline!r}", param_hint="--baseline"
+            )
+        try:
+            rows = figures(take_turns(found, seconds, rounds), baseline)
+        finally:
+            for peer in others:
+                peer.stop()
+    files = {"keras": weights_file(run), **{Path(path).name: Path(path) for path in paths}}
+    about = {name: {"bytes": exports.size_of(path), "peak_mb": peak_memory(path)} for name, path in files.items()}
+    if judged is not None:
+        for name, path in files.items():
+            about[name]["AP"] = evaluate(load(path), judged, progress=False).metrics["AP"]
+    return {
+        "run": str(run),
+        "input_size": list(model.config.model.input_size),
+        "threads": threads,
+        "rounds": rounds,
+        "baseline": baseline,
+        "load_average": os.getloadavg()[0],
+        "notes": notes,
+        "competitors": rows,
+        "files": about,
+    }
+
+
+def peak_memory(path):
+    """MB that a process has held at most which loads it and detects in three pictures; None if it cannot be told."""
+    done = subprocess.run([sys.executable, "-c", _MEMORY, str(path)], capture_output=True, text=True)
+    return round(float(done.stdout), 1) if done.returncode == 0 else None
+
+
+def table(told):
+    """The report, for people."""
+    lines = [
+        f"{told['run']} at {told['input_size']}, {told['threads']} threads, {told['rounds']} rounds; load average "
+        f"{told['load_average']:.1f}",
+        f"{'':<24}{'':<13}{'median ms':>10}{'spread':>9}{'fastest':>9}{'calls':>7}{'x ' + told['baseline']:>20}{'spread':>9}",
+    ]
+    for name, parts in told["competitors"].items():
+        for part, row in parts.items():
+            if row is None:
+                continue
+            line = f"{name:<24}{part:<13}{row['median_ms']:>10.2f}{row['iqr_ms']:>9.2f}"
+            line += f"{row['fastest_ms']:>9.2f}" if row["fastest_ms"] is not None else f"{'':>9}"
+            line += f"{row['calls']:>7}"
+            if row["ratio"] is not None:
+                line += f"{row['ratio']:>20.2f}{row['ratio_iqr']:>9.2f}"
+            lines.append(line)
+    lines.append(f"{'':<24}{'images/s':>10}{'MB':>9}{'peak MB':>9}{'AP':>9}")
+    for name, row in told["files"].items():
+        speed = 1e3 / told["competitors"][name]["total"]["median_ms"]
+        memory = f"{row['peak_mb']:>9.0f}" if row["peak_mb"] is not None else f"{'':>9}"
+        line = f"{name:<24}{speed:>10.1f}{row['bytes'] / 1e6:>9.1f}{memory}"
+        lines.append(line + (f"{row['AP']:>9.4f}" if "AP" in row else ""))
+    return "\n".join([*lines, *told["notes"]])
+
+
+def draw(told, path):
+    """AP over milliseconds of each file that was judged, into a picture's file."""
+    points = {
+        name: (told["competitors"][name]["total"]["median_ms"], row["AP"])
+        for name, row in told["files"].items()
+        if "AP" in row
+    }
+    visualize.scatter(path, points, "milliseconds of one picture", "AP")
