@@ -29,12 +29,18 @@ setup(
         "h5py>=3.11",
         "faster-coco-eval>=1.6.5",
         "tensorboard>=2.19",
+        "flatbuffers>=24.3",
     ],
     extras_require={
         # Writes checkpoints for the importer's tests, which need none to read them.
         "torch": ["torch>=2.1"],
+        # Reads the task libraries' files, as an oracle in the exports' tests.
+        "mediapipe": ["mediapipe>=0.10"],
         # OpenCV 4 reads Darknet networks, OpenCV 5 no longer does: the importer's oracle.
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "pycocotools>=2.0.8", "ruff>=0.9", "opencv-python-headless>=4.12,<5"],
+        "dev": [
+            *("pytest>=8", "pytest-xdist>=3.6", "pycocotools>=2.0.8", "ruff>=0.9", "opencv-python-headless>=4.12,<5"),
+            "tensorflow-serving-api>=2.20,<2.22",  # a client's messages; the server is a program of its own
+        ],
     },
     entry_points={"console_scripts": ["tfyolo=tfyolo.cli:main"]},
 )

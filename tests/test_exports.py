@@ -1,9 +1,12 @@
 """Exports give what the run gives, carry all they need, and appear whole or not at all."""
 
+import importlib.util
 import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import cv2
@@ -511,3 +514,57 @@ def test_memory_does_not_grow_with_broken_pictures(demo):
     for _ in range(1000):
         call(files)
     assert resident() - before < 50e6
+
+
+# --- other people's programs ----------------------------------------------------------------------------------------------------
+
+MEDIAPIPE = """
+import json, sys
+import mediapipe
+from mediapipe.tasks.python import BaseOptions, vision
+options = vision.ObjectDetectorOptions(BaseOptions(model_asset_path=sys.argv[1]), score_threshold=0.25, max_results=300)
+detector = vision.ObjectDetector.create_from_options(options)
+found = detector.detect(mediapipe.Image.create_from_file(sys.argv[2])).detections
+rows = [(f.categories[0].category_name, f.categories[0].score, f.bounding_box) for f in found]
+print(json.dumps([(name, score, box.origin_y, box.origin_x, box.height, box.width) for name, score, box in rows]))
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_mediapipe_finds_the_same(precision, demo, judged, tmp_path):
+    """In a picture of the network's size, which both take as it is; mediapipe's boxes are whole pixels."""
+    if importlib.util.find_spec("mediapipe") is None:
+        pytest.skip("needs mediapipe, which is an extra: pip install 'tfyolo[mediapipe]'")
+    form = Form("tflite", precision, "task")
+    path = exports.export(demo.model, tmp_path, [form], calibration=judged, max_drop=1.0)[form.name].path
+    image = picture(*demo.detector.input_size)
+    cv2.imwrite(str(tmp_path / "x.png"), image[..., ::-1])
+    command = [sys.executable, "-c", MEDIAPIPE, str(path), str(tmp_path / "x.png")]
+    rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()[0])
+    expected = detect.load(path)(image)
+    assert len(rows) == len(expected.boxes) > 5
+    for (name, score, y, x, height, width), box, own, label in zip(
+        rows, expected.boxes, expected.scores, expected.names, strict=True
+    ):
+        assert name == label and score == pytest.approx(own, abs=0.02)
+        np.testing.assert_allclose(np.clip([y, x, y + height, x + width], 0, None), box, atol=2)
+
+
+def test_requests_of_tensorflow_serving_are_answered_by_the_signatures(demo):
+    """The very messages that a client sends, put into the signature as the server does."""
+    predict = pytest.importorskip("tensorflow_serving.apis.predict_pb2", reason="needs tensorflow-serving-api")
+    request = predict.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "yolo", "jpeg"
+    contents = [jpeg(demo.pictures[0]), jpeg(demo.pictures[1])]
+    request.inputs["contents"].CopyFrom(tf.make_tensor_proto(contents))
+    request = predict.PredictRequest.FromString(request.SerializeToString())
+    signature = tf.saved_model.load(str(demo.paths["saved_model"])).signatures[request.model_spec.signature_name]
+    inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+    assert inputs.keys() == signature.structured_input_signature[1].keys()
+    found, response = signature(**inputs), predict.PredictResponse()
+    for name, value in found.items():
+        response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+    told = {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
+    for b, content in enumerate(contents):
+        mine = {name: tf.constant(value) for name, value in told.items()}
+        assert_same(row(demo.detector, mine, b, None), demo.detector(content))

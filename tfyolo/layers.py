@@ -499,7 +499,7 @@ def sppcspc(x, channels, *, sizes=(5, 9, 13), light=False, name, **options):
     x = convs(x, [1] if light else [1, 3, 1], f"{name}.before")
     pooled = [x, *(max_pool(x, size, 1, name=f"{name}.pool{size}") for size in sizes)]
     x = layers.Concatenate(name=f"{name}.pools")(pooled[::-1] if light else pooled)
-    x = convs(x, [1] if light else [1, 3], f"{name}.after")
+    x = convs(x, [1], f"{name}.pooled") if light else convs(x, [1, 3], f"{name}.after")
     x = layers.Concatenate(name=f"{name}.concat")([x, skip])
     return silu_conv(x, channels, 1, **options, name=f"{name}.join")
 

@@ -160,7 +160,7 @@ def _tiny():
     def elan(name):
         return _elan(name, 2)
 
-    pyramid = ["neck.p5.skip1", "neck.p5.before1", None, None, None, None, "neck.p5.after1", None, "neck.p5.join"]
+    pyramid = ["neck.p5.skip1", "neck.p5.before1", None, None, None, None, "neck.p5.pooled1", None, "neck.p5.join"]
     return (
         *("backbone.stem", "backbone.p2.down", *elan("backbone.p2")),
         *_each(("backbone.p3", "backbone.p4", "backbone.p5"), lambda level: [None, *elan(level)]),
