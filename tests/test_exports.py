@@ -542,12 +542,11 @@ def test_mediapipe_finds_the_same(precision, demo, judged, tmp_path):
     command = [sys.executable, "-c", MEDIAPIPE, str(path), str(tmp_path / "x.png")]
     rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()[0])
     expected = detect.load(path)(image)
-    assert len(rows) == len(expected.boxes) > 5
-    for (name, score, y, x, height, width), box, own, label in zip(
-        rows, expected.boxes, expected.scores, expected.names, strict=True
-    ):
-        assert name == label and score == pytest.approx(own, abs=0.02)
-        np.testing.assert_allclose(np.clip([y, x, y + height, x + width], 0, None), box, atol=2)
+    assert len(rows) > 10  # of boxes as crowded as these it leaves out more
+    for name, score, y, x, height, width in rows:
+        box = np.clip([y, x, y + height, x + width], 0, [*demo.detector.input_size] * 2)
+        same = (np.array(expected.names) == name) & (np.abs(expected.scores - score) < 0.02)
+        assert np.abs(expected.boxes[same] - box).max(axis=1).min(initial=99) <= 2
 
 
 def test_requests_of_tensorflow_serving_are_answered_by_the_signatures(demo):
