@@ -108,6 +108,7 @@ def test_what_is_no_darknet_network_has_no_oracle(tmp_path):
     assert done.returncode == 1 and "none.h5" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_exports_are_measured_and_judged_beside_the_run(tmp_path):
     data = demo.write(tmp_path / "data", train=4, val=2, test=1, size=(64, 96), progress=False)
     model = lively("demo", demo.CLASSES)

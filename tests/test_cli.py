@@ -436,6 +436,7 @@ def test_data_of_other_classes_is_no_data_to_be_judged_on(trained, data, tmp_pat
     assert result.exit_code == 1 and "disc" in result.stderr and "disk" in result.stderr
 
 
+@pytest.mark.slow
 def test_faults_in_the_data_leave_json_as_it_is(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "copy")
     file = copy / "annotations" / "instances_train.json"

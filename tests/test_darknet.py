@@ -394,6 +394,7 @@ def test_an_import_is_a_run(tmp_path):
     assert configs.load(tmp_path / "run" / "config.yaml") == detector.config
 
 
+@pytest.mark.slow
 def test_an_import_is_trained_on_with_other_classes_and_written_back(tmp_path):
     from tfyolo.data import demo
 

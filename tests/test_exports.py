@@ -544,7 +544,9 @@ def test_mediapipe_finds_the_same(precision, demo, judged, tmp_path):
     expected = detect.load(path)(image)
     assert len(rows) > 10  # of boxes as crowded as these it leaves out more
     for name, score, y, x, height, width in rows:
-        box = np.clip([y, x, y + height, x + width], 0, [*demo.detector.input_size] * 2)
+        if min(y, x) <= 0 or y + height >= image.shape[0] or x + width >= image.shape[1]:
+            continue  # cut at the picture's border, each in its way
+        box = np.array([y, x, y + height, x + width])
         same = (np.array(expected.names) == name) & (np.abs(expected.scores - score) < 0.02)
         assert np.abs(expected.boxes[same] - box).max(axis=1).min(initial=99) <= 2
 

@@ -46,13 +46,13 @@ PUBLISHED = [
     # Published counts are of what is trained, with the 16 fixed places of the distributions' bins.
     ("yolov8n", 640, 80, None, 3_157_200 - 16, 8.7),
     ("yolov8s", 640, 80, None, 11_166_560 - 16, 28.6),
-    ("yolov8m", 640, 80, None, 25_902_640 - 16, 78.9),
-    ("yolov8l", 640, 80, None, 43_691_520 - 16, 165.2),
+    pytest.param("yolov8m", 640, 80, None, 25_902_640 - 16, 78.9, marks=pytest.mark.slow),
+    pytest.param("yolov8l", 640, 80, None, 43_691_520 - 16, 165.2, marks=pytest.mark.slow),
     pytest.param("yolov8x", 640, 80, None, 68_229_648 - 16, 257.8, marks=pytest.mark.slow),
     ("yolo11n", 640, 80, None, 2_624_080 - 16, 6.5),
     ("yolo11s", 640, 80, None, 9_458_752 - 16, 21.5),
-    ("yolo11m", 640, 80, None, 20_114_688 - 16, 68.0),
-    ("yolo11l", 640, 80, None, 25_372_160 - 16, 86.9),
+    pytest.param("yolo11m", 640, 80, None, 20_114_688 - 16, 68.0, marks=pytest.mark.slow),
+    pytest.param("yolo11l", 640, 80, None, 25_372_160 - 16, 86.9, marks=pytest.mark.slow),
     pytest.param("yolo11x", 640, 80, None, 56_966_176 - 16, 194.9, marks=pytest.mark.slow),
     pytest.param("yolov1", 448, 20, 271_703_550, 271_703_550, None, marks=pytest.mark.slow),
 ]

@@ -57,8 +57,10 @@ def test_equals_the_loop(per_class, sigma, limit):
         assert not found.scores[b, count:].numpy().any() and (found.labels[b, count:].numpy() == -1).all()
 
 
-@pytest.mark.parametrize("per_class", [True, False])
-@pytest.mark.parametrize("power", [1.0, 0.6])
+@pytest.mark.parametrize(
+    "power, per_class",
+    [(1.0, True), (0.6, False), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1.0, False), (0.6, True)))],
+)
 def test_distance_counts(per_class, power):
     given = candidates(count=40)
     found = nms(given, score=0.05, iou=0.3, distance_power=power, per_class=per_class)

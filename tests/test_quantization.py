@@ -136,10 +136,10 @@ def source(tmp_path_factory):
     return readers.read(folder, "train")
 
 
-FILES = [("demo", True), ("demo", False), ("yolov8n", True)]
+FILES = [("demo", True), ("demo", False)]
 FILES += [
     pytest.param(name, True, marks=pytest.mark.slow)
-    for name in ("yolov7-tiny", "yolov3", "yolo11n", "yolov4-tiny", "demo-yolov1")
+    for name in ("yolov8n", "yolov7-tiny", "yolov3", "yolo11n", "yolov4-tiny", "demo-yolov1")
 ]
 
 
@@ -172,6 +172,7 @@ def test_without_pictures_there_are_no_bounds(tmp_path):
 # --- learning with it -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learned(tmp_path):
     data = demo.write(tmp_path / "data", train=8, val=4, test=1, size=(64, 96), progress=False)
     stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"

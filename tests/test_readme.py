@@ -20,7 +20,7 @@ train:
 
 
 def test_five_lines_train_and_detect(tmp_path, monkeypatch, capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    block, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len([line for line in block.splitlines() if line.strip()]) == 5
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "demo.yaml").write_text(TINY)

@@ -108,7 +108,7 @@ def as_module(state, names):
     return root
 
 
-@pytest.fixture(scope="module", params=["yolov8n", "yolo11n", "yolov7-tiny"])
+@pytest.fixture(scope="module", params=["yolov8n", "yolov7-tiny", pytest.param("yolo11n", marks=pytest.mark.slow)])
 def native(request):
     return models.build(configs.load(configs.zoo(request.param), ["model.input_size=64"]), ("red", "green"))
 

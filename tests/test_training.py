@@ -349,6 +349,7 @@ def test_the_best_epoch_is_the_earliest_of_the_best_and_the_latest_of_those_with
     assert training._better(*({"AP": one[0], "AP50": one[1]} for one in (metrics, best))) == better
 
 
+@pytest.mark.slow
 def test_eager_takes_the_same_steps(data, tmp_path):
     for eager in ("true", "false"):
         run = tfyolo(
