@@ -3,6 +3,7 @@
 export(model, "runs/x/export", [Form("tflite", "int8")], calibration=source, judged=source) -> {name: Exported}
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -108,6 +109,10 @@ def export(
     forms = [form if isinstance(form, Form) else Form(*form) for form in forms]
     for form in forms:
         _check(form, model, calibration, batch)
+    if model.config.train.quantize and not per_channel:
+        raise ExportError(
+            "--per-tensor: the run was trained with steps of each output; train it again without rounding"
+        )
     out = Path(out)
     taken = [str(out / form.file) for form in forms if (out / form.file).exists()]
     if taken and not overwrite:
@@ -117,21 +122,31 @@ def export(
     writer = _Writer(model, batch, per_channel, calibration)
     gate = _Gate(model, judged, max_drop)
     made = {}
-    try:
+    with _on_disk(out):
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as scratch:
-            for form in tqdm(forms, desc="export", unit="file", leave=False, disable=not progress or None):
-                aside, path = Path(scratch) / form.file, out / form.file
+        scratch = tempfile.TemporaryDirectory(dir=out, prefix=".export-")
+    with scratch:
+        for form in tqdm(forms, desc="export", unit="file", leave=False, disable=not progress or None):
+            aside, path = Path(scratch.name) / form.file, out / form.file
+            with _on_disk(out):
                 writer.write(form, aside)
-                made[form.name] = Exported(path, gate.judge(form, aside) | writer.notes.get(form.precision, {}))
+            made[form.name] = Exported(path, gate.judge(form, aside) | writer.notes.get(form.precision, {}))
+            with _on_disk(out):
                 if path.is_dir():
                     shutil.rmtree(path)
                 os.replace(aside, path)
+                report = {form.name: {"file": form.file, **made[form.name].report}}
+                checkpoint.write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
+    return made
+
+
+@contextlib.contextmanager
+def _on_disk(out):
+    """What goes wrong with the disk is told as such."""
+    try:
+        yield
     except OSError as error:
         raise ExportError(f"{out}: {error.strerror or error}; free some space or give another --out") from error
-    report = {name: {"file": each.path.name, **each.report} for name, each in made.items()}
-    checkpoint.write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
-    return made
 
 
 def _earlier(out):
