@@ -19,7 +19,8 @@ def fuse(model, activations=None):
     It has weights of its own; the model given stays as it is. A convolution whose output is read by other layers too, or given out,
     keeps its norm. activations: {function: another that computes the same, where it shall stand}.
     """
-    return model._replace(network=_fused(used(model.network), activations or {}))
+    objective = model.objective.without_aux() if getattr(model.objective, "aux_assigner", None) else model.objective
+    return model._replace(network=_fused(used(model.network), activations or {}), objective=objective)
 
 
 def used(network):

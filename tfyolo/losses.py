@@ -6,6 +6,7 @@ Each term is this replica's part of the sum over the global batch, already divid
 of the replicas add up to the gradient of the whole batch. total(x) sums a count over all replicas; alone, it is the identity.
 """
 
+import copy
 import functools
 import inspect
 
@@ -196,6 +197,12 @@ class _Deep:
         self.terms = tuple(self.gains)
         if self.aux_assigner:
             self.terms += tuple(f"aux_{name}" for name in self.gains)
+
+    def without_aux(self):
+        """The same for a network whose auxiliary head was taken away."""
+        other = copy.copy(self)
+        other.aux_assigner, other.terms = None, tuple(self.gains)
+        return other
 
     def __call__(self, raw, candidates, sample, total=local):
         terms = self._terms(self.assigner, candidates, sample, total)

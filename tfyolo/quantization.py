@@ -268,6 +268,10 @@ class _Quantizer:
         if node.is_input:
             self.inputs[id(out)] = keras.Input(batch_shape=out.shape, dtype=out.dtype, name=layer.name)
             self._round(out, self.inputs[id(out)], FakeQuantize(0.0, 1.0, fixed=True, name=f"{layer.name}.int8"))
+        elif (
+            type(layer).__name__ == "StopGradient"
+        ):  # kept from a head beside another, which is gone: it is all there is to learn from
+            self.values[id(out)] = self.values[id(node.input_tensors[0])]
         elif id(out) in self.ends:
             self._as_it_is(node)
         elif kernel:
