@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import lively
+from conftest import lively, small
 from PIL import Image
 from test_detect import jpeg, picture
 
@@ -387,6 +387,19 @@ def test_other_forms_find_what_the_run_finds(form, demo, tmp_path):
     assert not [name for name in names if name.startswith("Flex")]
 
 
+def test_one_class_and_pictures_without_a_truth(judged, tmp_path):
+    """Where there is nothing to judge by, AP decides nothing."""
+    model = models.build(small("demo"), ("a",))
+    none = {"boxes": np.zeros((0, 4), "f4"), "labels": np.zeros(0, "i4"), "crowd": np.zeros(0, bool)}
+    records = tuple(record._replace(**none, areas=np.zeros(0)) for record in judged.records)
+    empty = judged._replace(records=records, classes=("a",))
+    forms = [Form("tflite"), Form("tflite", "int8"), Form("tflite", nms="task"), Form("tflite", nms="none")]
+    made = exports.export(model, tmp_path, forms, calibration=judged, judged=empty)
+    assert len(made) == 4 and not any("AP" in each.report for each in made.values())
+    with pytest.raises(ExportError, match="expected pictures to find the bounds with"):
+        exports.export(model, tmp_path / "none", forms[1:2], calibration=judged._replace(records=()))
+
+
 def test_raw_candidates_leave_suppression_to_whoever_reads_them(demo, tmp_path):
     path = exports.export(demo.model, tmp_path, [Form("tflite", nms="none")])["tflite-raw"].path
     image = demo.pictures[0]
@@ -399,8 +412,8 @@ def test_whole_numbers_alone(demo, judged, tmp_path):
     path = exports.export(demo.model, tmp_path, [form], calibration=judged, max_drop=1.0)[form.name].path
     interpreter = tf.lite.Interpreter(str(path))
     assert {detail["dtype"] for detail in interpreter.get_output_details()} == {np.uint8}
-    names = {op["op_name"] for op in interpreter._get_ops_details()}
-    assert "QUANTIZE" in names or ("CONV_2D" in names and "DEQUANTIZE" not in names)
+    types = {detail["dtype"] for detail in interpreter.get_tensor_details()}
+    assert types <= {np.int8, np.uint8, np.int32} and np.int8 in types
     found, expected = (each.network(judged_image(demo)) for each in (detect.load(path), demo.detector))
     assert np.abs(np.asarray(found.scores) - np.asarray(expected.scores)).mean() < 0.05
 

@@ -193,7 +193,7 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learne
         )
     run = training.train(config, tmp_path / "tuned", progress=False)
     model = models.load_model(run.folder)
-    found = quantization.quantized_by(models.load_model(first.folder), [pictures(model)])
+    found = quantization.quantized_by(models.load_model(first.folder), lambda: [pictures(model)])[0]
     bounds = {v.path: float(v) for v in model.network.variables if v.path.endswith(("/low", "/high"))}
     assert bounds and bounds.keys() == {v.path for v in found.network.variables if v.path.endswith(("/low", "/high"))}
     assert model.config.train.quantize and set(detect.load(run.folder).classes) == set(model.classes)

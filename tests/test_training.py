@@ -26,6 +26,7 @@ from tfyolo.data import demo
 from tfyolo.data.readers import SplitError, read
 from tfyolo.layers import BatchNorm
 from tfyolo.optim import Average, Schedule
+from tfyolo.quantization import quantized_by
 
 NAMES = ("a", "b", "c")
 SPEC_FREE = {"boxes", "labels", "crowd"}
@@ -36,7 +37,9 @@ def strategy_of(replicas):
     return tf.distribute.MirroredStrategy(cpus, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-def one_step(name, replicas=1, *, accumulate=1, clip=None, steps=1, lr=1.0, frozen_norm=False, weights=None):
+def one_step(
+    name, replicas=1, *, accumulate=1, clip=None, steps=1, lr=1.0, frozen_norm=False, weights=None, rounds=False
+):
     """The change of every weight after steps of plain SGD on one global batch of 4."""
     config = small(name, **{"model.objective.box": "giou"})
     keras.utils.set_random_seed(0)
@@ -45,6 +48,8 @@ def one_step(name, replicas=1, *, accumulate=1, clip=None, steps=1, lr=1.0, froz
     dataset = tf.data.Dataset.from_tensors(sample).repeat(steps).unbatch().batch(4, drop_remainder=True)
     with strategy.scope():
         model = models.build(config, NAMES)
+        if rounds:
+            model, _ = quantized_by(model, lambda: [sample.image.numpy()])
         if frozen_norm:
             for layer in model.network.layers:
                 if isinstance(layer, BatchNorm):
@@ -113,6 +118,13 @@ def test_two_replicas_take_the_step_of_one(name):
     assert figures_of_two == pytest.approx(figures, rel=1e-4)
     assert figures["gradient_norm"] > 0.5
     assert_close(one, two, 2e-5)
+
+
+def test_two_replicas_take_the_step_of_one_with_rounding():
+    """The bounds are learned alike, too."""
+    one, two = (one_step("demo", replicas, lr=0.1, rounds=True)[0] for replicas in (1, 2))
+    assert any(name.endswith("/high") and np.any(change) for name, change in one.items())
+    assert_close(one, two, 1e-5)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

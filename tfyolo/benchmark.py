@@ -38,7 +38,6 @@ from tfyolo.messages import import_tensorflow
 import_tensorflow()
 from tfyolo.detect import load
 detector = load(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 image = np.zeros((*detector.input_size, 3), np.uint8)
 for _ in range(3):
     detector(image)

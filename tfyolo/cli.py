@@ -454,9 +454,17 @@ def export(
         forms = [exports.Form("saved_model")] if "saved_model" in targets else []
         kinds = precisions or (["float32"] if asked else [form.precision for form in exports.FORMS[1:]])
         if "tflite" in targets or not targets:
-            forms += [exports.Form("tflite", kind, "none" if kind == "full-int8" else nms) for kind in kinds]
+            # In whole numbers there is no suppression: what is there by default is left out.
+            forms += [
+                exports.Form("tflite", kind, "none" if (kind, nms) == ("full-int8", "builtin") else nms)
+                for kind in kinds
+            ]
     calibration = judged = None
     whole = any("int8" in form.precision for form in forms)
+    if per_tensor and not whole:
+        raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
+    if max_drop is not None and not (path or whole):
+        raise click.UsageError("--max-drop is judged on data, expected --data with it")
     if path or (whole and model.config.data):
         data = model.config.data
         given = (path, images, data_format) if path else (data.path, data.images, data.format)

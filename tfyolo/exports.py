@@ -26,7 +26,7 @@ from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
 from tfyolo.model import build, check_size, describe
-from tfyolo.quantization import CALIBRATED_BY, damage, equalized, observe, quantize, rounding
+from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by, rounding
 from tfyolo.structures import Candidates
 
 TARGETS = ("saved_model", "tflite")
@@ -169,7 +169,7 @@ def _check(form, model, calibration, batch):
     if form.precision == "full-int8" and form.nms != "none":
         raise ExportError("full-int8: suppression has no form in whole numbers, expected --nms none")
     needed = "int8" in form.precision and (form.precision == "full-int8" or not model.config.train.quantize)
-    if needed and calibration is None:
+    if needed and (calibration is None or not calibration.records):
         raise ExportError(
             f"{form.precision}: expected pictures to find the bounds with, received none; --data names a data set like the one it was "
             "trained on"
@@ -220,9 +220,9 @@ class _Gate:
         own, detector = self.detectors[rounds], load(path)
         report = {"bytes": size_of(path), **self._compared(form, own, detector)}
         report |= {"ms": _milliseconds(detector, self.pictures), "keras_ms": _milliseconds(own, self.pictures)}
-        if self.judged is not None:
-            if rounds not in self.references:
-                self.references[rounds] = evaluate(own, self.judged, progress=False).metrics["AP"]
+        if self.judged is not None and rounds not in self.references:
+            self.references[rounds] = evaluate(own, self.judged, progress=False).metrics["AP"]
+        if not np.isnan(self.references.get(rounds, np.nan)):  # as it is where there is no truth to judge by
             reference, ap = self.references[rounds], evaluate(detector, self.judged, progress=False).metrics["AP"]
             drop, most = reference - ap, self.max_drop if self.max_drop is not None else MAX_DROP[form.precision]
             report |= {"AP": ap, "keras_AP": reference, "drop": drop}
@@ -325,8 +325,7 @@ class _Writer:
         if self.rounded is None and self.model.config.train.quantize:
             self.rounded = self.model
         elif self.rounded is None:
-            fused = equalized(for_tflite(self.model), self._pictures())
-            self.rounded = quantize(fused, observe(fused, self._pictures()), per_channel=self.per_channel)
+            self.rounded, fused = quantized_by(for_tflite(self.model), self._pictures, per_channel=self.per_channel)
             self.notes["int8"] = {"worst": damage(fused, self.rounded, next(iter(self._pictures())))[:5]}
         return self.rounded
 

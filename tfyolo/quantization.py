@@ -236,11 +236,13 @@ def _float_ends(network):
     return ends
 
 
-def quantized_by(model, batches, *, per_channel=True):
-    """A Model that rounds as int8 does, of one that was trained, with bounds that pictures find. batches: as of observe."""
-    batches = list(batches)
-    fused = equalized(fuse(model), batches)
-    return quantize(fused, observe(fused, batches), per_channel=per_channel)
+def quantized_by(model, pictures, *, per_channel=True):
+    """(a Model that rounds as int8 does, the same without rounding) of one that was trained, with bounds that pictures find.
+
+    pictures: gives batches, as of observe, each time that it is called: they are looked at twice, not held.
+    """
+    fused = equalized(fuse(model), pictures())
+    return quantize(fused, observe(fused, pictures()), per_channel=per_channel), fused
 
 
 def rounding(model):
@@ -268,9 +270,8 @@ class _Quantizer:
         if node.is_input:
             self.inputs[id(out)] = keras.Input(batch_shape=out.shape, dtype=out.dtype, name=layer.name)
             self._round(out, self.inputs[id(out)], FakeQuantize(0.0, 1.0, fixed=True, name=f"{layer.name}.int8"))
-        elif (
-            type(layer).__name__ == "StopGradient"
-        ):  # kept from a head beside another, which is gone: it is all there is to learn from
+        elif type(layer).__name__ == "StopGradient":
+            # Before a head beside another, which is gone: now it is all there is to learn from.
             self.values[id(out)] = self.values[id(node.input_tensors[0])]
         elif id(out) in self.ends:
             self._as_it_is(node)

@@ -262,8 +262,9 @@ def _train(config, out, resume, overfit, progress, interrupted):
                 report, origin = initialise(model, config.train.init)
                 tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
             if config.train.quantize:
-                pictures = pipeline.prepared_batches(learned.records[:CALIBRATED_BY], size, config.model.preprocess)
-                model = rounding(model) if saved else quantized_by(model, pictures)
+                chosen = (learned.records[:CALIBRATED_BY], size, config.model.preprocess)
+                pictures = functools.partial(pipeline.prepared_batches, *chosen)
+                model = rounding(model) if saved else quantized_by(model, pictures)[0]
             _freeze(config, stage_index, model.network)
             average = Average(model.network, config.train.ema)
             dataset, steps = pipeline.train_dataset(
