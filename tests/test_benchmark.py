@@ -126,6 +126,11 @@ def test_exports_are_measured_and_judged_beside_the_run(tmp_path):
     assert (tmp_path / "speed.png").stat().st_size > 1000
 
 
+def test_exports_of_one_name_are_told_apart():
+    assert set(bench.named(["a/model.tflite", "b/x.tflite", "b/x.tflite"])) == {"model.tflite", "x.tflite"}
+    assert set(bench.named(["a/model.tflite", "b/model.tflite"])) == {"a/model.tflite", "b/model.tflite"}
+
+
 def test_ratios_are_taken_within_a_turn():
     """In the second of three turns the machine was ten times slower, for both."""
     tool = bench

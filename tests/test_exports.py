@@ -1,9 +1,11 @@
 """Exports give what the run gives, carry all they need, and appear whole or not at all."""
 
+import contextlib
 import importlib.util
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -199,14 +201,14 @@ def test_pictures_as_files_of_any_size_and_kind(exported, signatures):
     Image.fromarray(third).convert("L").save(grey, "jpeg")
     png = cv2.imencode(".png", second)[1].tobytes()
     files = [jpeg(first), jpeg(first, 6), jpeg(second, 3), grey.getvalue(), png]
-    found = call("jpeg", files)
+    found = call("bytes", files)
     for b, contents in enumerate(files):
         assert_same(row(exported.detector, found, b, None), exported.detector(contents))
 
 
 def test_floats_at_the_networks_size(exported, signatures):
     call, loaded = signatures
-    assert set(loaded.signatures) == {"serving_default", "uint8", "jpeg"}
+    assert set(loaded.signatures) == {"serving_default", "uint8", "bytes"}
     size = exported.detector.input_size
     images = np.random.default_rng(0).random((3, *size, 3), dtype="float32")
     found = call("serving_default", images)
@@ -251,26 +253,6 @@ def test_an_earlier_export_is_only_replaced_when_asked(demo):
     exported_to(demo.model, folder, ["saved_model"], overwrite=True)
     assert not victim.exists()
     assert sorted(os.listdir(folder)) == sorted(["report.json", *(path.name for path in demo.paths.values())])
-
-
-@pytest.mark.parametrize("form", ["saved_model", "tflite"])
-def test_a_failure_leaves_what_was_there(demo, tmp_path, monkeypatch, form):
-    """It strikes when all but the metadata is written."""
-    target = tmp_path / demo.paths[form].name
-    if form == "saved_model":
-        target.mkdir()
-        (target / "old").touch()
-    else:
-        target.write_text("old")
-
-    def fail(*_, **__):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(exports, "describe", fail)
-    with pytest.raises(ExportError, match="the disk is full; free some space"):
-        exported_to(demo.model, tmp_path, [form], overwrite=True)
-    assert os.listdir(tmp_path) == [target.name]
-    assert (target / "old").exists() if form == "saved_model" else target.read_text() == "old"
 
 
 def test_formats_that_are_none_are_named(demo, tmp_path):
@@ -437,6 +419,63 @@ def test_other_batches_and_sizes(batch, size, demo, tmp_path):
     np.testing.assert_allclose(found.boxes[:, :10], wanted.boxes[:, :10], atol=2e-3)
 
 
+def test_a_saved_model_for_pictures_of_any_size(demo, tmp_path):
+    made = exports.export(demo.model, tmp_path, [Form("saved_model")], any_size=True)["saved_model"].path
+    serve = tf.saved_model.load(str(made)).signatures["serving_default"]
+    for size in ((64, 128), (160, 96), (32, 32)):
+        images = np.stack([picture(*size, seed) for seed in range(2)]).astype("float32") / 255
+        expected = detect.Detector.of(exports.resized(demo.model, size))
+        wanted, found = expected.postprocess(expected.network(images)), serve(images=images)
+        for name in ("boxes", "scores"):
+            np.testing.assert_allclose(found[name][:, :10], getattr(wanted, name)[:, :10], atol=2e-3, err_msg=name)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"multiples of 32, received.*\n?.*40"):
+        serve(images=np.zeros((1, 64, 40, 3), "float32"))
+    assert_same(detect.load(made)(demo.pictures[0]), demo.detector(demo.pictures[0]))
+    with pytest.raises(ExportError, match="expected --to saved_model"):
+        exports.export(demo.model, tmp_path / "none", [Form("tflite")], any_size=True)
+
+
+@contextlib.contextmanager
+def no_file_above(octets):
+    """Files cannot grow further, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (octets, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("form", [Form("saved_model"), Form("tflite")])
+def test_without_space_what_was_there_stays(form, demo, tmp_path):
+    path = exports.export(demo.model, tmp_path, [form])[form.name].path
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with no_file_above(50_000), pytest.raises(ExportError, match=r"File too large.*; free some space or give another"):
+        exports.export(demo.model, tmp_path, [form], overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before and path.exists()
+
+
+def test_folders_that_cannot_be_are_told(demo, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ExportError, match=r"Not a directory; .*give another --out"):
+        exports.export(demo.model, tmp_path / "file" / "out", [Form("tflite")])
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("form", [Form("saved_model"), Form("tflite")])
+def test_interrupted_what_was_there_stays(form, demo, tmp_path, monkeypatch):
+    path = exports.export(demo.model, tmp_path, [form])[form.name].path
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exports._Gate, "judge", stop)
+    with pytest.raises(KeyboardInterrupt):
+        exports.export(demo.model, tmp_path, [form], overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before and path.exists()
+
+
 def test_metadata_is_what_the_libraries_read(demo, tmp_path):
     """By the positions of metadata_schema.fbs, read with flatbuffers alone."""
     import flatbuffers
@@ -497,7 +536,7 @@ def huge_png(side):
 
 
 def test_a_broken_picture_is_flagged_and_the_others_are_answered(demo):
-    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["jpeg"]
+    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["bytes"]
     first, second, _ = demo.pictures
     good = {0: jpeg(first), 4: cv2.imencode(".png", second)[1].tobytes()}
     files = [good[0], jpeg(second)[: len(jpeg(second)) // 2], huge_png(12000), b"", good[4], b"no picture at all"]
@@ -513,7 +552,7 @@ def test_a_broken_picture_is_flagged_and_the_others_are_answered(demo):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_broken_pictures(demo):
-    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["jpeg"]
+    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["bytes"]
     first, second, _ = demo.pictures
     files = tf.constant([jpeg(first), jpeg(second)[:400], huge_png(12000), b""])
 
@@ -568,7 +607,7 @@ def test_requests_of_tensorflow_serving_are_answered_by_the_signatures(demo):
     """The very messages that a client sends, put into the signature as the server does."""
     predict = pytest.importorskip("tensorflow_serving.apis.predict_pb2", reason="needs tensorflow-serving-api")
     request = predict.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = "yolo", "jpeg"
+    request.model_spec.name, request.model_spec.signature_name = "yolo", "bytes"
     contents = [jpeg(demo.pictures[0]), jpeg(demo.pictures[1])]
     request.inputs["contents"].CopyFrom(tf.make_tensor_proto(contents))
     request = predict.PredictRequest.FromString(request.SerializeToString())

@@ -31,8 +31,10 @@ from tfyolo.model import load_model, weights_file
 from tfyolo.peers import Peer
 
 PARTS = ("network", "postprocess", "total")
+# Linux gives a process its parent's ru_maxrss to begin with; what it needed itself stands in /proc alone.
 _MEMORY = """
 import resource, sys
+from pathlib import Path
 import numpy as np
 from tfyolo.messages import import_tensorflow
 import_tensorflow()
@@ -41,7 +43,11 @@ detector = load(sys.argv[1])
 image = np.zeros((*detector.input_size, 3), np.uint8)
 for _ in range(3):
     detector(image)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = Path("/proc/self/status")
+if status.exists():
+    print(next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024)
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10)))
 """
 
 
@@ -137,10 +143,17 @@ def opencv_measure(run, model, image, threads, scratch):
     return in_two(network, suppress)
 
 
-def export_measure(path, image):
+def export_measure(path, image, threads):
     """Of a file that was written before: its own network, and what is left to be done after it."""
-    detector, images = load(path), image[None]
+    detector, images = load(path, threads=threads), image[None]
     return in_two(lambda: detector.network(images), lambda found: np.asarray(detector.postprocess(found).boxes))
+
+
+def named(paths):
+    """{name: Path}: the files' names, or the whole paths where two files have one name."""
+    paths = [Path(path) for path in dict.fromkeys(map(str, paths))]
+    alike = len({path.name for path in paths}) < len(paths)
+    return {str(path) if alike else path.name: path for path in paths}
 
 
 def competitors(run, paths, image_path, threads, scratch, unfused=False):
@@ -154,8 +167,8 @@ def competitors(run, paths, image_path, threads, scratch, unfused=False):
         saved = exports.export(model, scratch / "export", [exports.Form("saved_model")])["saved_model"].path
         found["saved_model"] = saved_model_measure(saved, image)
         found["tflite"] = tflite_measure(exports.for_tflite(model), image, threads, scratch / "fused")
-    for path in paths:
-        found[Path(path).name] = export_measure(path, image)
+    for name, path in named(paths).items():
+        found[name] = export_measure(path, image, threads)
     if unfused:
         found["keras, unfused"] = keras_measure(model, image)
         found["tflite, unfused"] = tflite_measure(model, image, threads, scratch / "unfused")
@@ -249,7 +262,7 @@ def benchmark(
         finally:
             for peer in others:
                 peer.stop()
-    files = {"keras": weights_file(run), **{Path(path).name: Path(path) for path in paths}}
+    files = {"keras": weights_file(run), **named(paths)}
     about = {name: {"bytes": exports.size_of(path), "peak_mb": peak_memory(path)} for name, path in files.items()}
     if judged is not None:
         for name, path in files.items():

@@ -416,6 +416,7 @@ def _told(found, score):
     help="Suppression in a TFLite file: its own, as mediapipe and Android's task library want it, or left out.",
 )
 @click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Of the pictures.  [default: the run's]")
+@click.option("--any-size", is_flag=True, help="A SavedModel's floats: pictures of every size that its strides allow.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures a TFLite file takes.")
 @click.option("--per-tensor", is_flag=True, help="One scale for all of a kernel, for old int8 accelerators.")
 @click.option(
@@ -430,7 +431,21 @@ def _told(found, score):
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier export has left there.")
 @_json
 def export(
-    run, targets, precisions, nms, size, batch, per_tensor, path, images, data_format, max_drop, out, overwrite, as_json
+    run,
+    targets,
+    precisions,
+    nms,
+    size,
+    any_size,
+    batch,
+    per_tensor,
+    path,
+    images,
+    data_format,
+    max_drop,
+    out,
+    overwrite,
+    as_json,
 ):
     """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside.
 
@@ -477,6 +492,7 @@ def export(
         out,
         forms,
         size=size or None,
+        any_size=any_size,
         batch=batch,
         per_channel=not per_tensor,
         calibration=calibration,

@@ -26,16 +26,19 @@ LARGEST_LOG = 8.0
 def make_priors(grids, anchors):
     """Priors of the cells of all levels.
 
-    grids: {level: (h, w)}, finest first. anchors: {level: [A, 2] (h, w) in pixels}.
+    grids: {level: (h, w)}, finest first; of a picture whose size is open, tensors. anchors: {level: [A, 2] (h, w) in pixels}.
     """
+    known = all(isinstance(side, int) for grid in grids.values() for side in grid)
+    xp = np if known else ops  # the same words: constants where they can be
     centers, strides, sizes = [], [], []
     for level, (height, width) in grids.items():
-        y, x, a = np.meshgrid(np.arange(height), np.arange(width), np.arange(len(anchors[level])), indexing="ij")
-        stride = level_stride(level)
-        centers.append((np.stack([y.ravel(), x.ravel()], -1) + 0.5) * stride)
-        strides.append(np.full(y.size, stride))
-        sizes.append(np.asarray(anchors[level])[a.ravel()])
-    return Priors(*(np.concatenate(values).astype("float32") for values in (centers, strides, sizes)))
+        stride, shapes = float(level_stride(level)), np.asarray(anchors[level], "float32")
+        y, x = xp.meshgrid(*(xp.arange(side, dtype="float32") for side in (height, width)), indexing="ij")
+        cells = (xp.stack([xp.ravel(y), xp.ravel(x)], -1) + 0.5) * stride
+        centers.append(xp.repeat(cells, len(shapes), axis=0))
+        strides.append(xp.full_like(centers[-1][:, 0], stride))
+        sizes.append(xp.reshape(xp.zeros_like(cells)[:, None] + shapes, (-1, 2)))
+    return Priors(*(xp.concatenate(values) for values in (centers, strides, sizes)))
 
 
 def check_levels(name, value, levels):
@@ -79,7 +82,7 @@ class Decoder(keras.layers.Layer):
         flat = []
         for level in self.levels:
             x = ops.cast(levels[level], "float32")  # a head under mixed precision hands over its own type
-            height, width, count, channels = x.shape[1:]
+            _, height, width, count, channels = ops.shape(x)
             if count < self.num_anchors:
                 x = ops.repeat(x, self.num_anchors, axis=3)
             flat.append(ops.reshape(x, (-1, height * width * self.num_anchors, channels)))
@@ -87,7 +90,7 @@ class Decoder(keras.layers.Layer):
 
     def call(self, raw):
         logits = {part: self._flatten(levels) for part, levels in raw.items() if part != "aux"}
-        priors = make_priors({level: raw["box"][level].shape[1:3] for level in self.levels}, self.anchors)
+        priors = make_priors({level: ops.shape(raw["box"][level])[1:3] for level in self.levels}, self.anchors)
         boxes = self.decode(self.activate(logits["box"]), priors)
         scores = self._class_probability(logits["cls"])
         if "obj" in logits:
@@ -212,7 +215,7 @@ class Dfl(Decoder):
 
     def distributions(self, logits):
         """Raw box outputs [..., 4 * bins] -> [..., 4, bins], still logits."""
-        return ops.reshape(logits, (-1, *logits.shape[1:-1], 4, self.bins))
+        return ops.reshape(logits, (-1, *ops.shape(logits)[1:-1], 4, self.bins))
 
     def activate(self, logits):
         share = ops.softmax(self.distributions(logits), axis=-1)

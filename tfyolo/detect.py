@@ -140,17 +140,18 @@ def restore(boxes, transform, size):
     return tf.reshape(tf.clip_by_value(corners, 0.0, limits), tf.shape(boxes))
 
 
-def load(path, **options):
+def load(path, *, threads=None, **options):
     """A Detector from what training, importing or exporting has left.
 
-    path: a run's folder (its best.h5, else last.h5), a .h5 file, a SavedModel's folder or a .tflite file.
+    path: a run's folder (its best.h5, else last.h5), a .h5 file, a SavedModel's folder or a .tflite file. threads: of a TFLite file;
+    None: as many as there are cores. TensorFlow's own are set in tf.config.threading.
     options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its own inside.
     """
     path = Path(path)
     if path.is_dir() and (path / "saved_model.pb").exists():
         return _load_saved_model(path, options)
     if path.suffix == ".tflite":
-        return _load_tflite(path, options)
+        return _load_tflite(path, threads or os.cpu_count(), options)
     return Detector.of(fuse(load_model(path)), source=path, **options)
 
 
@@ -199,7 +200,7 @@ def _load_saved_model(path, options):
     return Detector(config, classes, network, lambda detections: detections, path)
 
 
-def _load_tflite(path, options):
+def _load_tflite(path, threads, options):
     if not path.is_file():
         raise checkpoint.CheckpointError(f"{path}: expected a TFLite file, found none")
     try:
@@ -210,7 +211,7 @@ def _load_tflite(path, options):
                 "ignore"
             )  # the interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it
             with libraries_silent():  # the delegate's line of INFO
-                interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+                interpreter = tf.lite.Interpreter(str(path), num_threads=threads)
                 interpreter.allocate_tensors()
         runner = interpreter.get_signature_runner()
     except (zipfile.BadZipFile, KeyError, ValueError) as error:

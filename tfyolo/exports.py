@@ -4,6 +4,7 @@ export(model, "runs/x/export", [Form("tflite", "int8")], calibration=source, jud
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
 from tfyolo.model import build, check_size, describe
 from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by, rounding
-from tfyolo.structures import Candidates
+from tfyolo.structures import Candidates, level_stride
 
 TARGETS = ("saved_model", "tflite")
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "full-int8")
@@ -89,6 +90,7 @@ def export(
     forms=FORMS,
     *,
     size=None,
+    any_size=False,
     batch=1,
     per_channel=True,
     calibration=None,
@@ -99,7 +101,8 @@ def export(
 ):
     """Writes a Model's exports into a folder, each only once it has been run and compared; returns {form's name: Exported}.
 
-    forms: of Form. size: (H, W) in place of the config's. batch: pictures that a TFLite file takes at once. per_channel: int8 kernels
+    forms: of Form. size: (H, W) in place of the config's. any_size: a SavedModel's serving_default takes pictures of every size that its
+    largest stride divides, not of that one only. batch: pictures that a TFLite file takes at once. per_channel: int8 kernels
     have steps for each output; False is for accelerators that know only one for all. calibration: a Source whose pictures find the
     bounds of int8, not needed by a model that was trained with rounding. judged: a Source on which AP is compared; the file is refused
     if it is lower by more than max_drop (None: that of its precision in MAX_DROP).
@@ -117,9 +120,12 @@ def export(
     taken = [str(out / form.file) for form in forms if (out / form.file).exists()]
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
+    if any_size and not any(form.to == "saved_model" for form in forms):
+        raise ExportError("--any-size: only a SavedModel takes pictures of any size, expected --to saved_model")
     if size is not None:
         model = resized(model, size)
-    writer = _Writer(model, batch, per_channel, calibration)
+    open_network = _network(model, (None, None)) if any_size else None
+    writer = _Writer(model, batch, per_channel, calibration, open_network)
     gate = _Gate(model, judged, max_drop)
     made = {}
     with _on_disk(out):
@@ -180,11 +186,17 @@ def resized(model, size):
     """The Model for pictures of another size (H, W), with the same weights."""
     check_size(model.config, size, model.decoder.levels)
     section = model.config.model.model_copy(update={"input_size": tuple(size)})
-    other = build(model.config.model_copy(update={"model": section}), model.classes)
+    config = model.config.model_copy(update={"model": section})
+    return model._replace(config=config, network=_network(model, tuple(size)))
+
+
+def _network(model, size):
+    """The network for pictures of another size (H, W), or of any: (None, None); with the same weights."""
+    other = build(model.config, model.classes, input_size=size)
     if model.config.train.quantize:
         other = rounding(other)
     checkpoint.assign(other.network, checkpoint.weights_of(model.network))
-    return other
+    return other.network
 
 
 def size_of(path):
@@ -284,15 +296,17 @@ def _milliseconds(detector, images, calls=12):
 
 
 class _Writer:
-    """Makes the files of one Model. notes: {precision: what is to be told of it}."""
+    """Makes the files of one Model. notes: {precision: what is to be told of it}. open_network: its network for pictures of any size."""
 
-    def __init__(self, model, batch, per_channel, calibration):
+    def __init__(self, model, batch, per_channel, calibration, open_network):
         self.model, self.batch, self.per_channel, self.calibration = model, batch, per_channel, calibration
+        self.open_network = open_network
         self.notes, self.rounded = {}, None
 
     def write(self, form, path):
         if form.to == "saved_model":
-            _write_saved_model(_plain(self.model), path)
+            given = self.model if self.open_network is None else self.model._replace(network=self.open_network)
+            _write_saved_model(_plain(given), path, self.open_network is not None)
         else:
             path.write_bytes(self._tflite(form))
 
@@ -339,7 +353,8 @@ def _plain(model):
     """The Model without the rounding that it may have been trained with."""
     if not model.config.train.quantize:
         return model
-    other = fuse(build(model.config, model.classes))
+    size = model.network.input_shape[1:3]
+    other = fuse(build(model.config, model.classes, input_size=size))
     weights = checkpoint.weights_of(model.network)
     checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
     return other
@@ -454,7 +469,7 @@ def to_tflite(model, end, precision="float32", batch=1, pictures=None):
     module.serve = serve
     with tempfile.TemporaryDirectory() as scratch:
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, scratch, signatures={"serving_default": serve}, options=options)
+        _save(module, scratch, {"serving_default": serve}, options)
         converter = tf.lite.TFLiteConverter.from_saved_model(scratch)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.allow_custom_ops = end is _ends_task
@@ -474,20 +489,28 @@ def to_tflite(model, end, precision="float32", batch=1, pictures=None):
 # --- the SavedModel ---------------------------------------------------------------------------------------------------------------
 
 
-def _write_saved_model(model, path):
+def _save(module, path, signatures, options=None):
+    try:
+        tf.saved_model.save(module, str(path), signatures=signatures, options=options)
+    except tf.errors.OpError as error:  # the disk's reason stands at its end
+        reason = error.message.rpartition("; ")[2].removesuffix(" [Op:SaveV2]")
+        raise OSError(errno.EIO, f"{reason}, writing in {Path(path).parent}") from error
+
+
+def _write_saved_model(model, path, any_size):
     model = fuse(model)
     # Only the variables are handed over: with the Keras model beside them, each would be written twice.
     module = tf.Module()
     module.weights = [variable.value for variable in model.network.variables]
-    tf.saved_model.save(module, str(path), signatures=_signatures(model))
+    _save(module, path, _signatures(model, any_size))
     extra = path / "assets.extra"
     extra.mkdir()
     (extra / EXPORT_META).write_text(json.dumps(describe(model)), encoding="utf-8")
     (extra / metadata.LABELS).write_text("".join(f"{label}\n" for label in model.classes), encoding="utf-8")
 
 
-def _signatures(model):
-    """The whole way from a picture to boxes, three times."""
+def _signatures(model, any_size):
+    """The whole way from a picture to boxes, three times. any_size: the first takes pictures of every size that the strides allow."""
     height, width = model.config.model.input_size
     prepared = (
         tf.TensorSpec([height, width, 3], tf.float32),
@@ -516,8 +539,17 @@ def _signatures(model):
         one = one.map(lambda contents: (*prepare(pipeline.decode_image(contents, MOST_PIXELS)), True)).ignore_errors()
         return one.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1).get_single_element()
 
-    @tf.function(input_signature=[tf.TensorSpec([None, height, width, 3], tf.float32, "images")])
+    sides = (None, None) if any_size else (height, width)
+    stride = max(level_stride(level) for level in model.decoder.levels)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *sides, 3], tf.float32, "images")])
     def serving_default(images):
+        if any_size:
+            received = tf.shape(images)[1:3]
+            fits = tf.reduce_all(received % stride == 0)
+            expected = f"images: expected a height and a width that are multiples of {stride}, received"
+            with tf.control_dependencies([tf.debugging.Assert(fits, [expected, received])]):
+                images = tf.identity(images)
         return detect(images)._asdict()
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
@@ -525,7 +557,7 @@ def _signatures(model):
         return detect_pictures(images, lambda picture: (*prepare(picture), True))[0]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "contents")])
-    def jpeg(contents):
+    def files(contents):
         found, valid = detect_pictures(contents, prepare_contents)
         empty = {"scores": 0.0, "boxes": 0.0, "labels": -1, "count": 0, "best": 0.0}
         for name, value in empty.items():
@@ -533,4 +565,4 @@ def _signatures(model):
             found[name] = tf.where(mask, found[name], tf.cast(value, found[name].dtype))
         return found | {"valid": valid}
 
-    return {"serving_default": serving_default, "uint8": uint8, "jpeg": jpeg}
+    return {"serving_default": serving_default, "uint8": uint8, "bytes": files}

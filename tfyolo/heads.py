@@ -198,7 +198,7 @@ def grid(
     ((level, x),) = features.items()
     if None in x.shape[1:]:
         raise ValueError(
-            "expected one input size, since this head is fully connected, received any, as for multi_scale"
+            "expected one input size, since this head is fully connected, received any, as for multi_scale and --any-size"
         )
     height, width = (side, side) if side else x.shape[1:3]
     x = layers.Flatten(data_format="channels_last", name=f"{name}.flatten")(x)

@@ -163,11 +163,13 @@ class Upsample(layers.Layer):
         self.factor = factor
 
     def call(self, x):
-        size = [self.factor * side for side in x.shape[1:3]]
+        size = self.compute_output_shape(x.shape)[1:3]
+        if None in size:
+            return ops.repeat(ops.repeat(x, self.factor, axis=1), self.factor, axis=2)
         return ops.image.resize(x, size, interpolation="nearest", data_format="channels_last")
 
     def compute_output_shape(self, shape):
-        return (shape[0], *(side and self.factor * side for side in shape[1:3]), shape[3])
+        return (shape[0], *(None if side is None else self.factor * side for side in shape[1:3]), shape[3])
 
 
 class PerAnchor(layers.Layer):
@@ -178,7 +180,7 @@ class PerAnchor(layers.Layer):
         self.count = count
 
     def call(self, x):
-        return ops.reshape(x, (-1, *self.compute_output_shape(x.shape)[1:]))
+        return ops.reshape(x, self.compute_output_shape(ops.shape(x)))
 
     def compute_output_shape(self, shape):
         return (*shape[:-1], self.count, shape[-1] // self.count)
@@ -364,7 +366,7 @@ class SelfAttention(layers.Layer):
         self.heads = heads
 
     def call(self, x):
-        height, width, channels = x.shape[1:]
+        _, height, width, channels = ops.shape(x)
         each = channels // self.heads
         key = each // 4
         x = ops.reshape(x, (-1, height * width, self.heads, each))
@@ -461,14 +463,13 @@ class SpaceToDepth(layers.Layer):
     """[B, h, w, C] -> [B, h / 2, w / 2, 4 C]: four pixels side by side, columns before rows, as YOLOv7's P6 models begin."""
 
     def call(self, x):
-        channels, (height, width) = x.shape[-1], self.compute_output_shape(x.shape)[1:3]
-        if height is None or width is None:
-            height, width = (ops.shape(x)[axis] // 2 for axis in (1, 2))
+        _, height, width, channels = self.compute_output_shape(ops.shape(x))
+        channels //= 4
         x = ops.reshape(x, (-1, height, 2, width, 2, channels))
         return ops.reshape(ops.transpose(x, (0, 1, 3, 4, 2, 5)), (-1, height, width, 4 * channels))
 
     def compute_output_shape(self, shape):
-        return (shape[0], *(side and side // 2 for side in shape[1:3]), 4 * shape[3])
+        return (shape[0], *(None if side is None else side // 2 for side in shape[1:3]), 4 * shape[3])
 
 
 def pooled_down(x, channels, *, reduced=None, name, **options):

@@ -56,6 +56,10 @@ def _image_by_image(one, candidates):
 def _best_pairs(boxes, scores, limit):
     """boxes [N, 4], scores [N, K] -> boxes [k, 4], scores [k] and labels [k] of the `limit` best pairs, best first."""
     count, classes = scores.shape
+    if count is None:  # of pictures whose size is open: rows of nothing, where there are fewer than can be picked
+        missing = tf.maximum(limit - tf.shape(scores)[0], 0)
+        boxes, scores = (tf.pad(x, [[0, missing], [0, 0]]) for x in (boxes, scores))
+        count = limit
     # The best k pairs lie in the k boxes whose best class is best: two small top-k instead of one over N * K.
     k = min(limit, count)
     _, rows = tf.math.top_k(tf.reduce_max(scores, axis=-1), k)
