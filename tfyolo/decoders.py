@@ -9,6 +9,10 @@
     encode(boxes, priors) -> codes  the inverse of decode
     objectness(raw) -> {level: [B, h, w]}  how sure each cell is that it holds something, 0..1, to look at
 
+Codes are computed in two halves: what is joined has one scale in an int8 file, and a sigmoid's would become a logarithm's, too. A
+decoder of one's own says how, in halves of the last axis:
+    _activate(logits) -> (first, second)      _decode(first, second, priors) -> boxes
+
 Candidates stand in the order level (finest first), row, column, anchor.
 """
 
@@ -16,11 +20,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfyolo.boxes import boxes_to_yxhw, yxhw_to_boxes
+from tfyolo.boxes import boxes_to_yxhw
 from tfyolo.structures import Candidates, Priors, level_stride
-
-# exp(8) is 2981 times the anchor: no box is that large, and an untrained network cannot overflow.
-LARGEST_LOG = 8.0
 
 
 def make_priors(grids, anchors):
@@ -39,6 +40,11 @@ def make_priors(grids, anchors):
         strides.append(xp.full_like(centers[-1][:, 0], stride))
         sizes.append(xp.reshape(xp.zeros_like(cells)[:, None] + shapes, (-1, 2)))
     return Priors(*(xp.concatenate(values) for values in (centers, strides, sizes)))
+
+
+def _around(yx, hw):
+    """Boxes with these middles and sides: [..., 2] each."""
+    return ops.concatenate([yx - hw / 2, yx + hw / 2], axis=-1)
 
 
 def check_levels(name, value, levels):
@@ -91,11 +97,17 @@ class Decoder(keras.layers.Layer):
     def call(self, raw):
         logits = {part: self._flatten(levels) for part, levels in raw.items() if part != "aux"}
         priors = make_priors({level: ops.shape(raw["box"][level])[1:3] for level in self.levels}, self.anchors)
-        boxes = self.decode(self.activate(logits["box"]), priors)
+        boxes = self._decode(*self._activate(logits["box"]), priors)
         scores = self._class_probability(logits["cls"])
         if "obj" in logits:
             scores = self._probability(logits["obj"]) * scores
         return Candidates(boxes, scores, logits, priors)
+
+    def activate(self, logits):
+        return ops.concatenate(self._activate(logits), axis=-1)
+
+    def decode(self, codes, priors):
+        return self._decode(*ops.split(codes, 2, axis=-1), priors)
 
     def objectness(self, raw):
         told = raw.get("obj", raw["cls"])
@@ -111,6 +123,7 @@ class Anchor(Decoder):
     scale_yx: s in s * sigmoid(t) - (s - 1) / 2, above 1 to let centres reach the cell's border (Bochkovskiy et al. 2020,
     arXiv:2004.10934, section 3.4: "eliminate grid sensitivity"); of all levels or {level: s}. The codes are sigmoid(t) and the
     factor's logarithm.
+    largest: pixels that no side is longer than; an untrained network cannot overflow.
     """
 
     def __init__(
@@ -118,36 +131,34 @@ class Anchor(Decoder):
         *,
         anchors: dict[str, list[tuple[float, float]]],
         scale_yx: float | dict[str, float] = 1.0,
+        largest: float = 32768.0,
         name="decoder",
     ):
         super().__init__(anchors, name)
         check_levels("scale_yx", scale_yx, self.levels)
-        self.scale_yx = scale_yx
+        self.scale_yx, self.largest = scale_yx, largest
 
     _probability = staticmethod(ops.sigmoid)
 
-    def activate(self, logits):
-        # Added, not joined: what is joined has one scale in an int8 file, and a sigmoid's would become the logarithms', too.
-        yx = np.array([1, 1, 0, 0], "float32")
-        return ops.sigmoid(logits) * yx + ops.minimum(logits, LARGEST_LOG) * (1 - yx)
+    def _activate(self, logits):
+        yx, hw = ops.split(logits, 2, axis=-1)
+        return ops.sigmoid(yx), hw
 
     def _reach(self, priors):
         """Pixels between the two ends of sigmoid: [N, 1]."""
         return (by_level(self.scale_yx, priors) * priors.strides)[:, None]
 
-    @staticmethod
-    def _factor(codes_hw):
-        return ops.exp(codes_hw)
+    def _sides(self, codes_hw, anchors):
+        # The anchor within the exponent: in an int8 file the factors of large and small anchors would share one scale.
+        return ops.exp(ops.minimum(codes_hw + ops.log(anchors), float(np.log(self.largest))))
 
     @staticmethod
     def _codes_hw(factor):
         return ops.log(ops.maximum(factor, keras.config.epsilon()))
 
-    def decode(self, codes, priors):
+    def _decode(self, first, second, priors):
         # s * sigmoid(t) - (s - 1) / 2 is counted from the cell's corner; from its centre it is s * (sigmoid(t) - 1 / 2).
-        yx = priors.centers + (codes[..., :2] - 0.5) * self._reach(priors)
-        hw = priors.anchors * self._factor(codes[..., 2:])
-        return yxhw_to_boxes(ops.concatenate([yx, hw], axis=-1))
+        return _around(priors.centers + (first - 0.5) * self._reach(priors), self._sides(second, priors.anchors))
 
     def encode(self, boxes, priors):
         boxes_yxhw = boxes_to_yxhw(boxes)
@@ -171,12 +182,11 @@ class Wide(Anchor):
     ):
         super().__init__(anchors=anchors, scale_yx=scale_yx, name=name)
 
-    def activate(self, logits):
-        return ops.sigmoid(logits)
+    def _activate(self, logits):
+        return ops.split(ops.sigmoid(logits), 2, axis=-1)
 
-    @staticmethod
-    def _factor(codes_hw):
-        return ops.square(2 * codes_hw)
+    def _sides(self, codes_hw, anchors):
+        return ops.square(2 * codes_hw) * anchors
 
     @staticmethod
     def _codes_hw(factor):
@@ -217,13 +227,13 @@ class Dfl(Decoder):
         """Raw box outputs [..., 4 * bins] -> [..., 4, bins], still logits."""
         return ops.reshape(logits, (-1, *ops.shape(logits)[1:-1], 4, self.bins))
 
-    def activate(self, logits):
+    def _activate(self, logits):
         share = ops.softmax(self.distributions(logits), axis=-1)
-        return ops.sum(share * np.arange(self.bins, dtype="float32"), axis=-1)
+        return ops.split(ops.sum(share * np.arange(self.bins, dtype="float32"), axis=-1), 2, axis=-1)
 
-    def decode(self, codes, priors):
-        before, after = ops.split(codes * priors.strides[:, None], 2, axis=-1)
-        return ops.concatenate([priors.centers - before, priors.centers + after], axis=-1)
+    def _decode(self, first, second, priors):
+        cell = priors.strides[:, None]
+        return ops.concatenate([priors.centers - first * cell, priors.centers + second * cell], axis=-1)
 
     def encode(self, boxes, priors):
         before, after = ops.split(boxes, 2, axis=-1)
@@ -243,17 +253,16 @@ class Grid(Decoder):
     def _probability(x):
         return ops.clip(x, 0.0, 1.0)
 
-    def activate(self, logits):
-        return logits
+    def _activate(self, logits):
+        return ops.split(logits, 2, axis=-1)
 
     @staticmethod
     def _picture_hw(priors):
         return ops.max(priors.centers + priors.strides[:, None] / 2, axis=0)  # [2]
 
-    def decode(self, codes, priors):
-        yx = priors.centers + (codes[..., :2] - 0.5) * priors.strides[:, None]
-        hw = ops.square(codes[..., 2:]) * self._picture_hw(priors)
-        return yxhw_to_boxes(ops.concatenate([yx, hw], axis=-1))
+    def _decode(self, first, second, priors):
+        yx = priors.centers + (first - 0.5) * priors.strides[:, None]
+        return _around(yx, ops.square(second) * self._picture_hw(priors))
 
     def encode(self, boxes, priors):
         boxes_yxhw = boxes_to_yxhw(boxes)

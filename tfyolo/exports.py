@@ -5,6 +5,7 @@ export(model, "runs/x/export", [Form("tflite", "int8")], calibration=source, jud
 
 import contextlib
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -22,11 +23,12 @@ from tqdm import tqdm
 from tfyolo import checkpoint, metadata
 from tfyolo.boxes import boxes_to_yxhw
 from tfyolo.data import pipeline
+from tfyolo.decoders import DECODERS
 from tfyolo.detect import EXPORT_META, Detector, load, restore
 from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
-from tfyolo.model import build, check_size, describe
+from tfyolo.model import build, check_size, describe, resolve
 from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by, rounding
 from tfyolo.structures import Candidates, level_stride
 
@@ -298,7 +300,7 @@ def _milliseconds(detector, images, calls=12):
 class _Writer:
     """Makes the files of one Model. notes: {precision: what is to be told of it}. open_network: its network for pictures of any size."""
 
-    def __init__(self, model, batch, per_channel, calibration, open_network):
+    def __init__(self, model, batch, per_channel, calibration, open_network=None):
         self.model, self.batch, self.per_channel, self.calibration = model, batch, per_channel, calibration
         self.open_network = open_network
         self.notes, self.rounded = {}, None
@@ -312,7 +314,9 @@ class _Writer:
 
     def _tflite(self, form):
         model = for_tflite(_plain(self.model))
-        if "int8" in form.precision:
+        if form.precision == "full-int8":
+            model = _bounded(model)
+        elif form.precision == "int8":
             model = self._rounding()
         content = to_tflite(
             model, ENDS[form.nms, form.precision == "full-int8"], form.precision, self.batch, self._pictures
@@ -358,6 +362,15 @@ def _plain(model):
     weights = checkpoint.weights_of(model.network)
     checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
     return other
+
+
+def _bounded(model):
+    """The Model whose boxes are no larger than the picture: the fewer pixels 256 steps are over, the finer they are."""
+    part = model.config.model.decoder
+    builder, options = resolve(model.config, "model.decoder", part, DECODERS)
+    if "largest" not in inspect.signature(builder).parameters:
+        return model
+    return model._replace(decoder=builder(**options | {"largest": float(max(model.config.model.input_size))}))
 
 
 def _ends_builtin(model, boxes, scores):
