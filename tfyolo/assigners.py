@@ -9,7 +9,7 @@ import functools
 
 from keras import ops
 
-from tfyolo.boxes import boxes_to_yxhw, ciou, iou, pairwise_iou, shape_iou
+from tfyolo.boxes import boxes_to_yxhw, ciou, iou, pairwise_iou, shape_iou, yxhw_to_boxes
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 
@@ -225,10 +225,28 @@ def _marked(index, like, chosen=True):
     return ops.scatter(places, marks, ops.shape(like)) > 0
 
 
+def max_iou(candidates, boxes, labels, *, match: float = 0.5):
+    """SSD's: a prior answers for the truth that it overlaps most, if by more than `match` (Liu et al. 2016, arXiv:1512.02325, section 2.2).
+
+    And each truth has the prior that overlaps it most, whatever else that one overlaps; of two truths that want one, the other has its
+    next best.
+    """
+    priors = candidates.priors
+    stand = yxhw_to_boxes(ops.concatenate([priors.centers, priors.anchors], axis=-1))
+    overlap = pairwise_iou(ops.expand_dims(stand, 0), boxes)  # [B, N, M]
+    real = ops.broadcast_to(ops.expand_dims(labels, 1) >= 0, ops.shape(overlap))
+    forced = _one_each(overlap, ops.logical_and(real, overlap > 0))
+    near = ops.logical_and(real, overlap > match)
+    # What is forced comes first, then what overlaps most.
+    gt_index = _assign(ops.logical_or(near, forced), overlap + ops.cast(forced, "float32"), otherwise=BACKGROUND)
+    return Assignment(ops.stop_gradient(gt_index), ops.cast(gt_index >= 0, "float32"))
+
+
 ASSIGNERS = {
     "best_anchor": best_anchor,
     "responsible_cell": responsible_cell,
     "task_aligned": task_aligned,
     "ota": ota,
     "anchor_ratio": anchor_ratio,
+    "max_iou": max_iou,
 }

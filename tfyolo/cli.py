@@ -644,13 +644,14 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
     """
     from tfyolo.data import anchors as clustering
     from tfyolo.model import check_size
+    from tfyolo.structures import level_stride
 
     loaded = _config_of(config)
     own = loaded.model.decoder.options.get("anchors")
     if not own:
         raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
     size = (input_size, input_size) if input_size else loaded.model.input_size
-    check_size(loaded, size, own)
+    check_size(loaded, size, max(map(level_stride, own)))
     source = _read_split(path, split, images=images, format=data_format)
     sizes = clustering.dataset_sizes(source, size, loaded.model.preprocess)
     count = sum(len(level) for level in own.values())

@@ -115,7 +115,7 @@ class Model(Strict):
     neck: Part = Part(name="identity")
     head: Part
     decoder: Part
-    assigner: Part
+    assigner: Part | None = None  # null: of objectives that read the raw maps
     objective: Part
     postprocess: Part = Part(name="nms")
 

@@ -1,6 +1,9 @@
 """Decoders: Raw -> Candidates. Keras layers without a single weight, with two readers: the losses and the post-processing.
 
-    num_anchors                     boxes a cell proposes
+    num_anchors                     boxes, or corners, that a cell proposes
+    multiple                        what the sides of a picture must be multiples of
+    count(raw)                      candidates of a picture
+    check(raw)                      ValueError if the grids are not those that it reads
     levels                          the feature levels it reads, finest first
     parts(num_classes)              {part: channels}, what the head must give
     call(raw) -> Candidates         everything decoded, in float32
@@ -75,6 +78,7 @@ class Decoder(keras.layers.Layer):
             raise ValueError(f"expected the same number of anchors at every level, at least 1, received {counts}")
         self.anchors = {level: anchors[level] for level in sorted(anchors, key=level_stride)}
         self.levels = tuple(self.anchors)
+        self.multiple = level_stride(self.levels[-1])
         self.num_anchors = next(iter(counts.values()))
 
     def _class_probability(self, logits):
@@ -96,12 +100,26 @@ class Decoder(keras.layers.Layer):
 
     def call(self, raw):
         logits = {part: self._flatten(levels) for part, levels in raw.items() if part != "aux"}
-        priors = make_priors({level: ops.shape(raw["box"][level])[1:3] for level in self.levels}, self.anchors)
+        priors = self._priors({level: ops.shape(raw["box"][level])[1:3] for level in self.levels})
         boxes = self._decode(*self._activate(logits["box"]), priors)
         scores = self._class_probability(logits["cls"])
         if "obj" in logits:
             scores = self._probability(logits["obj"]) * scores
         return Candidates(boxes, scores, logits, priors)
+
+    def _priors(self, grids):
+        return make_priors(grids, self.anchors)
+
+    def check(self, raw):
+        sides = {
+            level: [side and side * level_stride(level) for side in raw["box"][level].shape[1:3]]
+            for level in self.levels
+        }
+        if len({tuple(each) for each in sides.values()}) > 1:
+            raise ValueError(f"expected grids that halve from level to level, received ones of pictures of {sides}")
+
+    def count(self, raw):
+        return sum(int(np.prod(raw["box"][level].shape[1:3])) * self.num_anchors for level in self.levels)
 
     def activate(self, logits):
         return ops.concatenate(self._activate(logits), axis=-1)
@@ -271,10 +289,165 @@ class Grid(Decoder):
         return ops.concatenate([yx, hw], axis=-1)
 
 
+class Ssd(Decoder):
+    """SSD's boxes: offsets and logarithms against boxes of fixed shapes, by their sides (Liu et al. 2016, arXiv:1512.02325, section 2.2).
+
+    The classes are a softmax that begins with the background, which is dropped. Grids may be any that cover the picture.
+
+    sizes: of the boxes, as parts of the picture: one of each level, and one more. ratios: of long and short sides. A cell has a square
+    of its level's size, one of the root of it and the next, and of each ratio one lying and one standing; no side is longer than the
+    picture. variances: what the network's offsets and logarithms are multiplied with. largest: as of Anchor.
+    """
+
+    def __init__(
+        self,
+        *,
+        sizes: list[float],
+        ratios: tuple[float, ...] = (2.0, 3.0),
+        levels: tuple[str, ...] = ("p3", "p4", "p5", "p6", "p7", "p8"),
+        variances: tuple[float, float] = (0.1, 0.2),
+        largest: float = 32768.0,
+        name="decoder",
+    ):
+        if len(sizes) != len(levels) + 1:
+            raise ValueError(
+                f"sizes: expected {len(levels) + 1}, one of each level and one more, received {len(sizes)}"
+            )
+        units = {}
+        for level, size, following in zip(levels, sizes, sizes[1:], strict=False):
+            roots = [np.sqrt(ratio) for ratio in ratios]
+            shapes = [(size, size), (np.sqrt(size * following),) * 2]
+            for root in roots:
+                shapes += [(size / root, size * root), (size * root, size / root)]
+            units[level] = np.clip(shapes, 0.0, 1.0).tolist()
+        super().__init__(units, name)
+        self.multiple = 2 * level_stride(self.levels[0])
+        self.variances, self.largest = variances, largest
+
+    def parts(self, num_classes):
+        return {"box": 4, "cls": num_classes + 1}
+
+    @staticmethod
+    def _probability(logits):
+        """Of all classes; without the background it is 1 less what adds up to it."""
+        return ops.softmax(logits)[..., 1:]
+
+    def objectness(self, raw):
+        return {
+            level: ops.max(1 - ops.softmax(ops.cast(raw["cls"][level], "float32"))[..., 0], axis=-1)
+            for level in self.levels
+        }
+
+    def check(self, raw):
+        """Any grids will do."""
+
+    def _priors(self, grids):
+        finest = self.levels[0]
+        sides = np.array(grids[finest], "float32") * level_stride(finest)  # of the picture
+        centers, strides, sizes = [], [], []
+        for level, grid in grids.items():
+            shapes, cell = np.array(self.anchors[level], "float32") * sides, sides / np.array(grid, "float32")
+            cells = (np.stack(np.meshgrid(*(np.arange(side) for side in grid), indexing="ij"), -1) + 0.5) * cell
+            centers.append(np.repeat(cells.reshape(-1, 2), len(shapes), axis=0))
+            strides.append(np.full(len(centers[-1]), cell.max()))
+            sizes.append(np.tile(shapes, (cells.size // 2, 1)))
+        return Priors(*(np.concatenate(values).astype("float32") for values in (centers, strides, sizes)))
+
+    def _activate(self, logits):
+        return ops.split(logits, 2, axis=-1)
+
+    def _decode(self, first, second, priors):
+        offset, factor = self.variances
+        hw = ops.exp(ops.minimum(factor * second + ops.log(priors.anchors), float(np.log(self.largest))))
+        return _around(priors.centers + offset * first * priors.anchors, hw)
+
+    def encode(self, boxes, priors):
+        boxes_yxhw, (offset, factor) = boxes_to_yxhw(boxes), self.variances
+        yx = (boxes_yxhw[..., :2] - priors.centers) / (offset * priors.anchors)
+        hw = ops.log(ops.maximum(boxes_yxhw[..., 2:] / priors.anchors, keras.config.epsilon())) / factor
+        return ops.concatenate([yx, hw], axis=-1)
+
+
+class Corner(keras.layers.Layer):
+    """CornerNet's boxes: pairs of corners of one class whose embeddings are alike (Law and Deng 2018, arXiv:1808.01244, section 3).
+
+    Of each corner the `corners` best peaks of the heatmaps, those that no cell around them exceeds, are paired: a pair is no box if
+    its corners are of different classes, if they stand the wrong way round, or if their embeddings are `apart` from each other. The
+    score is the mean of both. The `pairs` best are the candidates; there are no priors, and logits are none.
+    """
+
+    def __init__(self, *, level: str = "p2", corners: int = 100, pairs: int = 1000, apart: float = 0.5, name="decoder"):
+        super().__init__(name=name, dtype="float32")
+        self.levels, self.num_anchors, self.multiple = (level,), 2, level_stride(level)
+        self.corners, self.pairs, self.apart = corners, pairs, apart
+
+    def parts(self, num_classes):
+        return {"cls": num_classes, "embed": 1, "offset": 2}
+
+    def check(self, raw):
+        """There is one grid."""
+
+    def count(self, raw):
+        return min(self.pairs, self._corners(raw["cls"][self.levels[0]].shape) ** 2)
+
+    def _corners(self, shape):
+        """How many are picked of maps [B, h, w, 2, K]."""
+        known = None not in (shape[1], shape[2])
+        return min(self.corners, shape[1] * shape[2] * shape[4]) if known else self.corners
+
+    def objectness(self, raw):
+        heat = ops.max(ops.sigmoid(ops.cast(raw["cls"][self.levels[0]], "float32")), axis=-1)
+        return {"top left": heat[..., 0], "bottom right": heat[..., 1]}
+
+    def call(self, raw):
+        (level,) = self.levels
+        heat, embed, offset = (ops.cast(raw[part][level], "float32") for part in ("cls", "embed", "offset"))
+        K, count = heat.shape[-1], self._corners(heat.shape)
+        found = [self._peaks(heat[..., i, :], embed[..., i, :], offset[..., i, :], count) for i in (0, 1)]
+        scores, labels, points, tags = zip(*found, strict=True)  # [B, k], [B, k], [B, k, 2], [B, k]
+
+        def paired(values):
+            """[B, k] of either corner -> [B, k, 1] and [B, 1, k]."""
+            return ops.expand_dims(values[0], 2), ops.expand_dims(values[1], 1)
+
+        first, second = paired(scores)
+        (label, other), (tag, twin) = paired(labels), paired(tags)
+        (y1, x1), (y2, x2) = (ops.unstack(xy, 2, axis=-1) for xy in paired(points))
+        fits = [label == other, ops.absolute(tag - twin) < self.apart, y2 > y1, x2 > x1]
+        alike = ops.cast(ops.all(ops.stack(fits, axis=-1), axis=-1), "float32")
+        score, pair = ops.top_k(
+            ops.reshape(alike * (first + second) / 2, (-1, count * count)), min(self.pairs, count**2)
+        )
+        begin, end = pair // count, pair % count
+        boxes = ops.concatenate([_picked(points[0], begin), _picked(points[1], end)], axis=-1)
+        labels = ops.take_along_axis(labels[0], begin, axis=1)
+        return Candidates(boxes, ops.one_hot(labels, K) * ops.expand_dims(score, -1), {}, None)
+
+    def _peaks(self, heat, embed, offset, count):
+        """The best corners of one kind: scores, labels [B, k], points [B, k, 2] in pixels, embeddings [B, k]."""
+        _, height, width, K = ops.shape(heat)
+        heat = ops.sigmoid(heat)
+        around = ops.max_pool(heat, 3, 1, "same", data_format="channels_last")
+        heat = ops.where(ops.equal(heat, around), heat, 0.0)
+        scores, index = ops.top_k(ops.reshape(heat, (-1, height * width * K)), count)
+        cell, label = index // K, index % K
+        offset = _picked(ops.reshape(offset, (-1, height * width, 2)), cell)
+        place = ops.cast(ops.stack([cell // width, cell % width], axis=-1), "float32")
+        tags = ops.take_along_axis(ops.reshape(embed, (-1, height * width)), cell, axis=1)
+        return scores, label, (place + offset) * level_stride(self.levels[0]), tags
+
+
+def _picked(values, index):
+    """[B, N, 2], [B, k] -> [B, k, 2]."""
+    return ops.take_along_axis(values, ops.expand_dims(index, -1), axis=1)
+
+
 DECODERS = {
     "anchor": Anchor,
     "wide": Wide,
     "region": Region,
     "dfl": Dfl,
     "grid": Grid,
+    "ssd": Ssd,
+    "corner": Corner,
 }

@@ -30,7 +30,7 @@ from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
 from tfyolo.model import build, check_size, describe, resolve
 from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by, rounding
-from tfyolo.structures import Candidates, level_stride
+from tfyolo.structures import Candidates
 
 TARGETS = ("saved_model", "tflite")
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "full-int8")
@@ -186,7 +186,7 @@ def _check(form, model, calibration, batch):
 
 def resized(model, size):
     """The Model for pictures of another size (H, W), with the same weights."""
-    check_size(model.config, size, model.decoder.levels)
+    check_size(model.config, size, model.decoder.multiple)
     section = model.config.model.model_copy(update={"input_size": tuple(size)})
     config = model.config.model_copy(update={"model": section})
     return model._replace(config=config, network=_network(model, tuple(size)))
@@ -553,7 +553,7 @@ def _signatures(model, any_size):
         return one.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1).get_single_element()
 
     sides = (None, None) if any_size else (height, width)
-    stride = max(level_stride(level) for level in model.decoder.levels)
+    stride = model.decoder.multiple
 
     @tf.function(input_signature=[tf.TensorSpec([None, *sides, 3], tf.float32, "images")])
     def serving_default(images):

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from keras import initializers, layers, ops
 
-from tfyolo.layers import Implicit, PerAnchor, conv, repconv, silu_conv
+from tfyolo.layers import CornerPool, Implicit, PerAnchor, activate, conv, repconv, silu_conv
 from tfyolo.structures import level_stride
 
 
@@ -216,10 +216,69 @@ def grid(
     return {part: {level: layers.Reshape(shapes[part], name=f"{name}.{part}")(flat[part])} for part in parts}
 
 
+def ssd(features, parts, num_anchors, *, name="head"):
+    """SSD's head (Liu et al. 2016, arXiv:1512.02325, figure 2): a 3x3 convolution for boxes and one for classes, on each map."""
+    raw = {part: {} for part in parts}
+    for level, x in features.items():
+        for part, size in parts.items():
+            prefix = f"{name}.{level}.{part}"
+            y = layers.Conv2D(num_anchors * size, 3, padding="same", data_format="channels_last", name=f"{prefix}.out")(
+                x
+            )
+            raw[part][level] = PerAnchor(num_anchors, name=f"{prefix}.anchors")(y)
+    return raw
+
+
+# What each corner's edges look along: a top left one for what lies below it and to its right.
+CORNERS = {"top_left": ("down", "right"), "bottom_right": ("up", "left")}
+
+
+def corner(features, parts, num_anchors, *, channels: int = 128, prior: float = 0.1, name="head"):
+    """CornerNet's head (Law and Deng 2018, arXiv:1808.01244, figure 7): corner pooling, then branches for heatmaps, embeddings, offsets.
+
+    A = 2 are the two corners, top left and bottom right. Each stack's features, one within the other as aux, have a head of their own.
+    channels: of the maps that are pooled. prior: the score that an untrained head gives every cell.
+    """
+    told = {part: {} for part in parts}
+    biases = _prior_biases(parts, prior)
+    relu_conv = functools.partial(conv, activation="relu")
+    for level, x in features.items():
+        if level == "aux":
+            continue
+        both = {part: [] for part in parts}
+        for which, directions in CORNERS.items():
+            prefix = f"{name}.{level}.{which}"
+            pooled = [
+                CornerPool(direction, name=f"{prefix}.{direction}.pool")(
+                    relu_conv(x, channels, 3, name=f"{prefix}.{direction}")
+                )
+                for direction in directions
+            ]
+            y = layers.Add(name=f"{prefix}.sum")(pooled)
+            y = conv(y, x.shape[-1], 3, activation="linear", name=f"{prefix}.pooled")
+            skip = conv(x, x.shape[-1], 1, activation="linear", name=f"{prefix}.skip")
+            y = activate(layers.Add(name=f"{prefix}.add")([y, skip]), "relu", name=prefix)
+            y = relu_conv(y, x.shape[-1], 3, name=f"{prefix}.join")
+            for part, size in parts.items():
+                branch = relu_conv(y, x.shape[-1], 3, norm=False, name=f"{prefix}.{part}")
+                both[part].append(_outputs(branch, {part: size}, 1, biases, f"{prefix}.{part}")[part])
+        for part, corners in both.items():
+            told[part][level] = layers.Concatenate(axis=3, name=f"{name}.{level}.{part}")(corners)
+    if "aux" in features:
+        options = {"channels": channels, "prior": prior, "name": f"{name}.aux"}
+        told["aux"] = corner(features["aux"], parts, num_anchors, **options)
+    return told
+
+
+# Those that make raw["aux"] of features["aux"].
+READ_AUX = ("implicit", "corner")
+
 HEADS = {
     "coupled": coupled,
     "implicit": implicit,
     "linear": linear,
     "decoupled": decoupled,
     "grid": grid,
+    "ssd": ssd,
+    "corner": corner,
 }

@@ -172,6 +172,55 @@ class Upsample(layers.Layer):
         return (shape[0], *(None if side is None else self.factor * side for side in shape[1:3]), shape[3])
 
 
+class Resize(layers.Layer):
+    """Nearest-neighbour enlargement to a grid (h, w) that need not be a multiple."""
+
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = tuple(size)
+
+    def call(self, x):
+        return ops.image.resize(x, self.size, interpolation="nearest", data_format="channels_last")
+
+    def compute_output_shape(self, shape):
+        return (shape[0], *self.size, shape[3])
+
+
+class CornerPool(layers.Layer):
+    """Corner pooling (Law and Deng 2018, arXiv:1808.01244, eq. 6 and 7): each cell's maximum over all that lies in one direction of it.
+
+    direction: "down" (top pooling: a top edge looks for what lies below it), "right" (left pooling), "up" (bottom), "left" (right).
+    In logarithmically many steps: of each the maximum of a map and itself, moved by 1, 2, 4 ... cells. Of equals, the farthest has the
+    gradient.
+    """
+
+    DIRECTIONS = ("down", "right", "up", "left")
+
+    def __init__(self, direction, **kwargs):
+        super().__init__(**kwargs)
+        if direction not in self.DIRECTIONS:
+            raise ValueError(f"direction: expected one of {', '.join(self.DIRECTIONS)}, received {direction!r}")
+        self.direction = direction
+
+    def call(self, x):
+        axis = 1 if self.direction in ("down", "up") else 2
+        before = (slice(None),) * axis
+        step, size = 1, x.shape[axis] or 4096  # of an open size: steps that reach over the end change nothing
+        while step < size:
+            head, tail = slice(None, -step), slice(step, None)
+            if self.direction in ("down", "right"):
+                most = ops.maximum(x[(*before, tail)], x[(*before, head)])
+                x = ops.concatenate([most, x[(*before, slice(-step, None))]], axis=axis)
+            else:
+                most = ops.maximum(x[(*before, head)], x[(*before, tail)])
+                x = ops.concatenate([x[(*before, slice(None, step))], most], axis=axis)
+            step *= 2
+        return x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
 class PerAnchor(layers.Layer):
     """[B, h, w, count * Z] -> [B, h, w, count, Z]: what a cell says, box by box."""
 

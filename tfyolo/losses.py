@@ -1,6 +1,8 @@
 """Losses: elementwise functions, and the objectives that sum them up, term by term.
 
     objective(raw, candidates, sample, total=local) -> {name: weighted scalar}
+    terms                           the names
+    reads_aux                       whether it has terms of raw["aux"]; None: if it is there
 
 Each term is this replica's part of the sum over the global batch, already divided by a count over the global batch; so the gradients
 of the replicas add up to the gradient of the whole batch. total(x) sums a count over all replicas; alone, it is the identity.
@@ -9,7 +11,9 @@ of the replicas add up to the gradient of the whole batch. total(x) sums a count
 import copy
 import functools
 import inspect
+from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from tfyolo.boxes import OVERLAPS, area, boxes_to_yxhw, intersection
@@ -39,6 +43,12 @@ def focal(targets, logits, alpha=0.25, gamma=2.0):
     return weight * ops.power(ops.maximum(1 - p_t, 1e-9), gamma) * bce(targets, logits)
 
 
+def smooth_l1(targets, values):
+    """Huber's loss, elementwise: squared errors near 0, absolute ones from 1 on (Girshick 2015, arXiv:1504.08083, eq. 3)."""
+    error = ops.absolute(targets - values)
+    return ops.where(error < 1, 0.5 * ops.square(error), error - 0.5)
+
+
 def squared(targets, values):
     """Squared error, elementwise."""
     return ops.square(targets - values)
@@ -62,6 +72,12 @@ def distribution_focal(targets, logits):
     # What falls to each bin: 1 less its distance to the target, if that is something.
     share = ops.maximum(1 - ops.absolute(ops.expand_dims(targets, -1) - ops.arange(bins, dtype="float32")), 0.0)
     return softmax_cross_entropy(share, logits)
+
+
+def _asked(assigner, name):
+    if assigner is None:
+        raise ValueError(f"{name}: expected an assigner (model.assigner), received none")
+    return assigner
 
 
 def _learned(assigner, candidates, sample, guide=None):
@@ -127,12 +143,12 @@ class Dense:
         if "obj" not in decoder.parts(1):
             raise ValueError("dense: expected a decoder with objectness; aligned is for those without")
         check_levels("obj_gain", obj_gain, decoder.levels)
-        self.decoder, self.assigner = decoder, assigner
+        self.decoder, self.assigner = decoder, _asked(assigner, "dense")
         self.box, self.obj, self.cls = box, TERMS[obj], cls
         self.box_gain, self.obj_gain, self.noobj_gain, self.cls_gain = box_gain, obj_gain, noobj_gain, cls_gain
         self.small_boxes, self.label_smoothing = small_boxes, label_smoothing
 
-    terms = ("box", "obj", "cls")
+    terms, reads_aux = ("box", "obj", "cls"), False
 
     def __call__(self, raw, candidates, sample, total=local):
         assignment, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
@@ -194,6 +210,7 @@ class _Deep:
             raise ValueError(f"guide: expected lead or own, received {guide!r}")
         self.aux_assigner = None if aux is None else _with_options(self.assigner, aux)
         self.aux_gain, self.guide = aux_gain, guide
+        self.reads_aux = self.aux_assigner is not None
         self.terms = tuple(self.gains)
         if self.aux_assigner:
             self.terms += tuple(f"aux_{name}" for name in self.gains)
@@ -201,7 +218,7 @@ class _Deep:
     def without_aux(self):
         """The same for a network whose auxiliary head was taken away."""
         other = copy.copy(self)
-        other.aux_assigner, other.terms = None, tuple(self.gains)
+        other.aux_assigner, other.reads_aux, other.terms = None, False, tuple(self.gains)
         return other
 
     def __call__(self, raw, candidates, sample, total=local):
@@ -251,7 +268,7 @@ class Balanced(_Deep):
             raise ValueError("balanced: expected a decoder with objectness; aligned is for those without")
         balance = dict.fromkeys(decoder.levels, 1.0) | (balance or {})
         check_levels("balance", balance, decoder.levels)
-        self.decoder, self.assigner, self.box, self.balance = decoder, assigner, box, balance
+        self.decoder, self.assigner, self.box, self.balance = decoder, _asked(assigner, "balanced"), box, balance
         self.gains = {"box": box_gain, "obj": obj_gain, "cls": cls_gain}
         self.label_smoothing = label_smoothing
         super().__init__(aux, aux_gain, guide)
@@ -318,7 +335,11 @@ class Aligned(_Deep):
             raise ValueError(
                 "aligned: expected a decoder without objectness, such as dfl; dense is for those that have it"
             )
-        self.decoder, self.assigner, self.box = decoder, assigner, box
+        if decoder.parts(1)["cls"] != 1:
+            raise ValueError(
+                "aligned: expected a decoder without a class for the background; multibox is for those with it"
+            )
+        self.decoder, self.assigner, self.box = decoder, _asked(assigner, "aligned"), box
         self.gains = {"box": box_gain, "cls": cls_gain}
         if hasattr(decoder, "distributions"):
             self.gains["dfl"] = dfl_gain
@@ -343,8 +364,210 @@ class Aligned(_Deep):
         return {name: self.gains[name] * value for name, value in terms.items()}
 
 
+class MultiBox:
+    """SSD's box and class terms (Liu et al. 2016, arXiv:1512.02325, eq. 1 to 3), sums over the batch divided by its positives.
+
+    box: smooth L1 of the codes. cls: cross-entropy of one class out of K and the background, of the positives and, in each picture, of
+    the negatives that it is highest for: `negatives` times as many, and as many as for one where a picture holds nothing.
+    box_gain, cls_gain: factors on the terms. Candidates inside a crowd are not told that they hold nothing.
+    """
+
+    terms, reads_aux = ("box", "cls"), False
+
+    def __init__(self, decoder, assigner, *, negatives: float = 3.0, box_gain: float = 1.0, cls_gain: float = 1.0):
+        if decoder.parts(1)["cls"] != 2:
+            raise ValueError("multibox: expected a decoder with a class for the background, such as ssd")
+        self.decoder, self.assigner = decoder, _asked(assigner, "multibox")
+        self.negatives, self.box_gain, self.cls_gain = negatives, box_gain, cls_gain
+
+    def __call__(self, raw, candidates, sample, total=local):
+        _, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
+        found = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)  # [B, 1]
+        whole = ops.maximum(total(ops.cast(ops.sum(found), "float32")), 1.0)
+
+        codes = self.decoder.encode(boxes, candidates.priors)
+        box = ops.sum(smooth_l1(codes, self.decoder.activate(candidates.logits["box"])), axis=-1)
+
+        logits = candidates.logits["cls"]  # [B, N, 1 + K]
+        classes = softmax_cross_entropy(ops.one_hot(ops.where(positive, labels + 1, 0), logits.shape[-1]), logits)
+        cost = ops.where(index == BACKGROUND, ops.stop_gradient(classes), -1.0)  # of what may be a negative
+        rank = ops.argsort(ops.argsort(-cost, axis=1), axis=1)
+        most = ops.cast(self.negatives * ops.cast(ops.maximum(found, 1), "float32"), rank.dtype)
+        learned = ops.logical_or(positive, ops.logical_and(rank < most, index == BACKGROUND))
+        return {
+            "box": self.box_gain * ops.sum(ops.where(positive, box, 0.0)) / whole,
+            "cls": self.cls_gain * ops.sum(ops.where(learned, classes, 0.0)) / whole,
+        }
+
+
+def corner_radius(boxes, overlap):
+    """How far both corners of a box may move so that it still overlaps itself by so much (IoU), in its units: [..., 4] -> [...].
+
+    The smallest of three cases: both corners move outward, both inward, or both the same way (CornerNet, arXiv:1808.01244, section 3.2).
+    """
+    y1, x1, y2, x2 = ops.unstack(boxes, 4, axis=-1)
+    h, w = y2 - y1, x2 - x1
+    # IoU = overlap, a quadratic equation in r each; the smaller positive root.
+    same = _root(1.0, -(h + w), h * w * (1 - overlap) / (1 + overlap))
+    inward = _root(4.0, -2 * (h + w), (1 - overlap) * h * w)
+    outward = _root(4 * overlap, 2 * overlap * (h + w), (overlap - 1) * h * w)
+    return ops.minimum(ops.minimum(same, inward), outward)
+
+
+def _root(a, b, c):
+    """The smallest positive root of a r^2 + b r + c."""
+    root = ops.sqrt(ops.maximum(b * b - 4 * a * c, 0.0))
+    small, large = (-b - root) / (2 * a), (-b + root) / (2 * a)
+    return ops.where(small > 0, small, large)
+
+
+class CornerTargets(NamedTuple):
+    """What CornerNet's maps are to say of a batch; of both corners, A = 2.
+
+    heat: [B, h, w, 2, K] 0..1, 1 where a corner is. counted: [B, h, w] bool, false in a crowd. cells: [B, M, 2] int32, the places in a
+    map [h * w] of each truth's corners. offsets: [B, M, 2, 2] (y, x) of the corner in its cell, in cells. real: [B, M] bool.
+    """
+
+    heat: Any
+    counted: Any
+    cells: Any
+    offsets: Any
+    real: Any
+
+
+def corner_targets(sample, grid, K, stride, overlap=0.3):
+    """CornerTargets of a batch (arXiv:1808.01244, section 3.2). grid: (h, w). overlap: that boxes of corners nearby still have.
+
+    Around a corner the heat falls as a Gaussian whose deviation is a third of the radius, which is rounded down to whole cells.
+    """
+    height, width = grid
+    real = ops.logical_and(sample.labels >= 0, ops.logical_not(sample.crowd))  # [B, M]
+    boxes = sample.boxes / stride
+    points = ops.reshape(boxes, (-1, *ops.shape(boxes)[1:2], 2, 2))  # [B, M, corner, (y, x)]
+    last = np.array([height - 1, width - 1], "float32")
+    cells = ops.clip(ops.floor(points), 0.0, last)
+    radius = ops.floor(ops.maximum(corner_radius(boxes, overlap), 0.0))
+    deviation = (2 * radius + 1) / 6
+
+    def bell(size, axis):
+        """[B, M, 2, size]: along one axis; 0 beyond the radius."""
+        away = ops.arange(size, dtype="float32") - ops.expand_dims(cells[..., axis], -1)
+        values = ops.exp(-ops.square(away) / (2 * ops.square(deviation)[..., None, None]))
+        return ops.where(ops.absolute(away) <= radius[..., None, None], values, 0.0)
+
+    spots = ops.expand_dims(bell(height, 0), -1) * ops.expand_dims(bell(width, 1), -2)  # [B, M, 2, h, w]
+    B, _M = ops.shape(real)
+    # Of all truths of a class the highest; the others' go to a class of their own, which is cut off.
+    places = ops.expand_dims(ops.arange(B), 1) * (K + 1) + ops.where(real, sample.labels, K)
+    flat = ops.reshape(spots, (-1, 2 * height * width))
+    heat = ops.segment_max(flat, ops.reshape(places, (-1,)), B * (K + 1))
+    heat = ops.maximum(ops.reshape(heat, (-1, K + 1, 2, height, width))[:, :K], 0.0)  # no truth: the lowest number
+    heat = ops.transpose(heat, (0, 3, 4, 2, 1))
+
+    y, x = (ops.arange(side, dtype="float32") + 0.5 for side in grid)
+    y1, x1, y2, x2 = (ops.expand_dims(side, -1) for side in ops.unstack(boxes, 4, axis=-1))  # [B, M, 1]
+    rows, columns = ops.logical_and(y > y1, y < y2), ops.logical_and(x > x1, x < x2)
+    inside = ops.logical_and(ops.expand_dims(rows, -1), ops.expand_dims(columns, -2))  # [B, M, h, w]
+    crowded = ops.any(ops.logical_and(inside, sample.crowd[..., None, None]), axis=1)
+    index = ops.cast(cells[..., 0] * width + cells[..., 1], "int32")
+    return CornerTargets(heat, ops.logical_not(crowded), index, points - cells, real)
+
+
+class Corner:
+    """CornerNet's terms (Law and Deng 2018, arXiv:1808.01244, eq. 1 to 5), the mean over all stacks.
+
+    heat: a focal loss, divided by the corners of the batch, in which cells near a corner count as less wrong the nearer they are; alpha,
+    beta: its powers. pull, push: the embeddings of one object's corners are drawn together, the means of different objects' driven
+    `margin` apart; means over objects and pairs, and over pictures. offset: smooth L1, the mean over the corners of both kinds.
+    overlap: as of corner_targets. Cells in a crowd are not told that they hold nothing.
+    """
+
+    terms, reads_aux = ("heat", "pull", "push", "offset"), None
+
+    def __init__(
+        self,
+        decoder,
+        assigner,
+        *,
+        alpha: float = 2.0,
+        beta: float = 4.0,
+        overlap: float = 0.3,
+        margin: float = 1.0,
+        pull_gain: float = 0.1,
+        push_gain: float = 0.1,
+        offset_gain: float = 1.0,
+    ):
+        if assigner is not None:
+            raise ValueError("corner: it reads the raw maps, expected no assigner (model.assigner: null)")
+        if "embed" not in decoder.parts(1):
+            raise ValueError("corner: expected the decoder of corners (model.decoder: corner)")
+        self.decoder = decoder
+        self.alpha, self.beta, self.overlap, self.margin = alpha, beta, overlap, margin
+        self.gains = {"heat": 1.0, "pull": pull_gain, "push": push_gain, "offset": offset_gain}
+
+    def __call__(self, raw, candidates, sample, total=local):
+        (level,) = self.decoder.levels
+        shape = raw["cls"][level].shape
+        targets = corner_targets(sample, shape[1:3], shape[-1], level_stride(level), self.overlap)
+        targets = CornerTargets(*map(ops.stop_gradient, targets))
+        stacks = []
+        while raw is not None:
+            maps = {part: ops.cast(raw[part][level], "float32") for part in ("cls", "embed", "offset")}
+            stacks.append(self._terms(maps, targets, total))
+            raw = raw.get("aux")
+        return {name: sum(stack[name] for stack in stacks) * gain / len(stacks) for name, gain in self.gains.items()}
+
+    def _terms(self, maps, targets, total):
+        images = total(ops.cast(ops.shape(targets.real)[0], "float32"))
+        count = ops.sum(ops.cast(targets.real, "float32"), axis=1)  # [B]
+        offsets = self._at_corners(maps["offset"], targets.cells)  # [B, M, corner, 2]
+        error = ops.sum(smooth_l1(targets.offsets, offsets), axis=(2, 3))
+        pull, push = self._embeddings(self._at_corners(maps["embed"], targets.cells)[..., 0], targets.real, count)
+        return {
+            "heat": self._heat(maps["cls"], targets, total),
+            "pull": ops.sum(pull) / images,
+            "push": ops.sum(push) / images,
+            "offset": ops.sum(ops.where(targets.real, error, 0.0)) / ops.maximum(total(ops.sum(count)), 1.0),
+        }
+
+    def _heat(self, logits, targets, total):
+        # The logarithms of p and 1 - p; p is kept from both ends, as published.
+        p = ops.clip(ops.sigmoid(logits), 1e-4, 1 - 1e-4)
+        corner = ops.equal(targets.heat, 1.0)
+        right = ops.power(1 - p, self.alpha) * ops.log(p)
+        wrong = ops.power(1 - targets.heat, self.beta) * ops.power(p, self.alpha) * ops.log(1 - p)
+        wrong = ops.where(targets.counted[..., None, None], wrong, 0.0)
+        corners = total(ops.sum(ops.cast(corner, "float32"), axis=(0, 1, 2, 4)))  # of each kind
+        sums = ops.sum(ops.where(corner, right, wrong), axis=(0, 1, 2, 4))
+        return -ops.sum(sums / ops.maximum(corners, 1.0))
+
+    @staticmethod
+    def _at_corners(maps, cells):
+        """[B, h, w, 2, Z] -> [B, M, 2, Z], where the truths' corners are."""
+        found = []
+        for i in (0, 1):
+            flat = ops.reshape(maps[..., i, :], (-1, maps.shape[1] * maps.shape[2], maps.shape[-1]))
+            index = ops.expand_dims(cells[..., i], -1)
+            found.append(ops.take_along_axis(flat, ops.repeat(index, maps.shape[-1], axis=-1), axis=1))
+        return ops.stack(found, axis=2)
+
+    def _embeddings(self, tags, real, count):
+        """Eq. 4 and 5 of each picture: tags [B, M, 2] -> [B] and [B]."""
+        mean = ops.mean(tags, axis=-1)  # [B, M]
+        pull = ops.sum(ops.square(tags - mean[..., None]), axis=-1)
+        pull = ops.sum(ops.where(real, pull, 0.0), axis=1) / ops.maximum(count, 1.0)
+        near = ops.maximum(self.margin - ops.absolute(mean[:, :, None] - mean[:, None, :]), 0.0)
+        M = ops.shape(mean)[1]
+        others = ops.arange(M)[:, None] != ops.arange(M)
+        pairs = ops.logical_and(ops.logical_and(real[:, :, None], real[:, None, :]), others)
+        push = ops.sum(ops.where(pairs, near, 0.0), axis=(1, 2)) / ops.maximum(count * (count - 1), 1.0)
+        return pull, push
+
+
 OBJECTIVES = {
     "dense": Dense,
     "balanced": Balanced,
     "aligned": Aligned,
+    "multibox": MultiBox,
+    "corner": Corner,
 }

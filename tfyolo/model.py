@@ -15,11 +15,10 @@ from tfyolo import config as configs
 from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
 from tfyolo.decoders import DECODERS
-from tfyolo.heads import HEADS
+from tfyolo.heads import HEADS, READ_AUX
 from tfyolo.losses import OBJECTIVES
 from tfyolo.necks import NECKS
 from tfyolo.postprocess import POSTPROCESS
-from tfyolo.structures import level_stride
 
 TABLES = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS, "decoder": DECODERS, "objective": OBJECTIVES}
 
@@ -107,7 +106,7 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
     size = tuple(input_size or config.model.input_size)
     decoder = _make(config, "decoder")
     if size != (None, None):
-        check_size(config, size, decoder.levels)
+        check_size(config, size, decoder.multiple)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:
@@ -120,19 +119,25 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
                 "model.decoder",
                 f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
             )
-        head, _ = resolve(config, "model.head", config.model.head, HEADS)
-        if "aux" in features and "aux_width" not in inspect.signature(head).parameters:
+        if "aux" in features and config.model.head.name not in READ_AUX:
             raise config.error(
                 "model.neck",
                 f"it gives features for an auxiliary head, which {config.model.head.name} does not have; expected aux: false",
             )
         raw = _make(config, "head", features, decoder.parts(len(classes)), decoder.num_anchors, name="head")
+        try:
+            decoder.check(raw)
+        except ValueError as error:
+            raise config.error("model.decoder", str(error)) from error
         network = keras.Model(images, raw, name=config.name.replace("/", "."))
     finally:
         keras.config.set_dtype_policy(previous)
-    assigner, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
-    objective = _make(config, "objective", decoder, functools.partial(assigner, **options))
-    if ("aux" in raw) != bool(getattr(objective, "aux_assigner", None)):
+    assigner = None
+    if config.model.assigner is not None:
+        builder, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
+        assigner = functools.partial(builder, **options)
+    objective = _make(config, "objective", decoder, assigner)
+    if objective.reads_aux not in (None, "aux" in raw):
         raise config.error(
             "model.objective",
             f"expected its option `aux` with a head that gives auxiliary outputs, and with no other, received "
@@ -164,14 +169,13 @@ def scaling(config, depth=1.0, width=1.0):
     return overrides
 
 
-def check_size(config, size, levels):
-    """Raises ConfigError if the largest stride of the levels does not divide an input size (H, W)."""
-    stride = max(level_stride(level) for level in levels)
-    if size[0] % stride or size[1] % stride:
-        near = [max(stride, round(side / stride) * stride) for side in size]
+def check_size(config, size, multiple):
+    """Raises ConfigError unless the sides of an input size (H, W) are multiples of what a decoder asks for."""
+    if size[0] % multiple or size[1] % multiple:
+        near = [max(multiple, round(side / multiple) * multiple) for side in size]
         raise config.error(
             "model.input_size",
-            f"expected multiples of {stride}, the largest stride, for example {near}, received {list(size)}",
+            f"expected multiples of {multiple}, the largest stride, for example {near}, received {list(size)}",
         )
 
 

@@ -19,6 +19,7 @@ def nms(
     limit: int = 300,
     candidates_limit: int = 2000,
     soft_sigma: float = 0.0,
+    soft_linear: bool = False,
     distance_power: float | None = None,
     per_class: bool = True,
 ):
@@ -26,13 +27,14 @@ def nms(
 
     score: the least score of a detection. iou: a box that overlaps a better one by more than this goes (of its class, if per_class).
     limit: D. candidates_limit: how many (box, class) pairs, the best, enter. soft_sigma: above 0, overlapping boxes lose score instead
-    of going (Bodla et al. 2017, arXiv:1704.04503, the Gaussian form with this sigma). distance_power: what counts as overlap is
+    of going (Bodla et al. 2017, arXiv:1704.04503, the Gaussian form with this sigma). soft_linear: those that overlap by more than `iou`
+    lose that part of their score (ibid., the linear form). distance_power: what counts as overlap is
     IoU - (squared distance of the middles / squared diagonal of the hull) ^ this: boxes beside each other stay (Zheng et al. 2020,
-    arXiv:1911.08287, section 4.3, where it is 1; Darknet's beta_nms). Not together with soft_sigma.
+    arXiv:1911.08287, section 4.3, where it is 1; Darknet's beta_nms). Of the last three, one at most.
     """
-    if soft_sigma and distance_power is not None:
-        raise ValueError("soft_sigma and distance_power: expected one of them at most")
-    options = (score, iou, limit, candidates_limit, soft_sigma, distance_power, per_class)
+    if (soft_sigma > 0) + soft_linear + (distance_power is not None) > 1:
+        raise ValueError("soft_sigma, soft_linear and distance_power: expected one of them at most")
+    options = (score, iou, limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class)
     return _image_by_image(functools.partial(_nms_image, options=options), candidates)
 
 
@@ -78,7 +80,7 @@ def _top_image(boxes, scores, options):
 
 def _nms_image(boxes, scores, options):
     """boxes [N, 4], scores [N, K] -> Detections without B."""
-    score, iou, limit, candidates_limit, soft_sigma, distance_power, per_class = options
+    score, iou, limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class = options
     pair_boxes, pair_scores, labels = pairs = _best_pairs(boxes, scores, candidates_limit)
     apart = pair_boxes
     if per_class:
@@ -90,6 +92,8 @@ def _nms_image(boxes, scores, options):
     if distance_power is not None:
         kept = _greedy(_overlap(apart, distance_power) > iou, pair_scores > score)[:limit]
         kept_scores = tf.gather(pair_scores, kept)
+    elif soft_linear:
+        kept, kept_scores = _linear(pairwise_iou(apart, apart), pair_scores, score, iou, limit)
     else:
         kept, kept_scores = tf.image.non_max_suppression_with_scores(
             apart,
@@ -115,6 +119,29 @@ def _padded(pairs, kept, kept_scores, limit):
         count=found,
         best=scores[0],
     )
+
+
+def _linear(overlap, scores, least, iou, limit):
+    """Soft-NMS with linear decay: overlap [k, k], scores [k] -> (the rows that stay, [count] int32, the scores they now have).
+
+    The best of what is left is taken, and what overlaps it by more than `iou` loses that part; until there is none above `least`.
+    """
+    limit = min(limit, scores.shape[0])
+
+    def more(count, left, *_):
+        return tf.logical_and(count < limit, tf.reduce_max(left) > least)
+
+    def take(count, left, rows, taken):
+        best = tf.argmax(left, output_type=tf.int32)
+        here = tf.range(limit) == count
+        rows, taken = tf.where(here, best, rows), tf.where(here, tf.reduce_max(left), taken)
+        shared = tf.gather(overlap, best)
+        left = tf.where(shared > iou, left * (1 - shared), left)
+        return count + 1, tf.where(tf.range(scores.shape[0]) == best, -1.0, left), rows, taken
+
+    begin = (0, scores, tf.zeros([limit], tf.int32), tf.zeros([limit]))
+    count, _, rows, taken = tf.while_loop(more, take, begin)
+    return rows[:count], taken[:count]
 
 
 def _overlap(boxes, distance_power):

@@ -26,7 +26,6 @@ from tfyolo.messages import counted
 from tfyolo.model import build, describe, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
 from tfyolo.quantization import CALIBRATED_BY, quantized_by, rounding
-from tfyolo.structures import level_stride
 from tfyolo.walk import gradient_norms
 from tfyolo.weights.initial import initialise
 
@@ -251,11 +250,7 @@ def _train(config, out, resume, overfit, progress, interrupted):
 
         # Model, optimizer, averages
         with strategy.scope():
-            sizes = (
-                scales(size, stage.multi_scale, max(map(level_stride, judge.decoder.levels)))
-                if stage.multi_scale
-                else ()
-            )
+            sizes = scales(size, stage.multi_scale, judge.decoder.multiple) if stage.multi_scale else ()
             open_size = (None, None) if sizes else size
             model = build(config, classes, input_size=open_size, precision=config.train.precision)
             if config.train.init and not saved:

@@ -56,7 +56,7 @@ def walk(model):
         "name": model.config.name,
         "input_size": list(model.network.input_shape[1:3]),
         "classes": len(model.classes),
-        "candidates": sum(int(np.prod(x.shape[1:4])) for x in model.network.output["box"].values()),
+        "candidates": model.decoder.count(model.network.output),
         "parameters": model.network.count_params(),
         "trainable": sum(int(np.prod(variable.shape)) for variable in model.network.trainable_variables),
         "flops": sum(row["flops"] for row in rows.values()),

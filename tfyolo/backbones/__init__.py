@@ -10,7 +10,9 @@ from tfyolo.backbones.c2f import c2f, c3k2
 from tfyolo.backbones.csp_darknet import csp_darknet53, csp_darknet_tiny
 from tfyolo.backbones.darknet import darknet53, darknet_tiny, darknet_v1
 from tfyolo.backbones.elan import elan, elan_p6, elan_tiny
+from tfyolo.backbones.hourglass import hourglass, hourglass104
 from tfyolo.backbones.sections import darknet_cfg
+from tfyolo.backbones.vgg import resnet, vgg16
 
 BACKBONES = {
     "darknet_v1": darknet_v1,
@@ -27,5 +29,9 @@ BACKBONES = {
     "resnext": resnext,
     "c2f": c2f,
     "c3k2": c3k2,
+    "vgg16": vgg16,
+    "resnet": resnet,
+    "hourglass": hourglass,
+    "hourglass104": hourglass104,
     "darknet_cfg": darknet_cfg,
 }

@@ -5,6 +5,7 @@
 A new one is a function in a file of its lineage and a line in the dict below.
 """
 
+from tfyolo.necks.mlfpn import mlfpn
 from tfyolo.necks.pan import c3k2_pan, csp_pan, elan_pan, elan_pan_p6, elan_pan_tiny, pan, spp_pan
 from tfyolo.necks.up_cat import up_cat, up_cat_tiny, up_cat_tiny_3l
 
@@ -26,4 +27,5 @@ NECKS = {
     "elan_pan_p6": elan_pan_p6,
     "pan": pan,
     "c3k2_pan": c3k2_pan,
+    "mlfpn": mlfpn,
 }

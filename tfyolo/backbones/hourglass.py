@@ -1,0 +1,82 @@
+"""Stacked hourglasses (Newell et al. 2016, arXiv:1603.06937), as CornerNet has them (Law and Deng 2018, arXiv:1808.01244, section 3.5)."""
+
+import functools
+
+from keras import layers
+
+from tfyolo.layers import Upsample, activate, conv
+
+relu_conv = functools.partial(conv, activation="relu")
+linear_conv = functools.partial(conv, activation="linear")
+
+
+def residual(x, channels, stride=1, *, name):
+    """Two 3x3 convolutions, and what they read added to what they give, by way of a 1x1 where it is of another shape."""
+    y = relu_conv(x, channels, 3, stride, name=f"{name}.conv1")
+    y = linear_conv(y, channels, 3, name=f"{name}.conv2")
+    if stride != 1 or x.shape[-1] != channels:
+        x = linear_conv(x, channels, 1, stride, name=f"{name}.skip")
+    return activate(layers.Add(name=f"{name}.add")([x, y]), "relu", name=name)
+
+
+def _residuals(x, channels, count, *, stride=1, last=None, name):
+    """A row of them: the first may stride, the last may have other channels."""
+    for i in range(1, count + 1):
+        width = last if last and i == count else channels
+        x = residual(x, width, stride if i == 1 else 1, name=f"{name}{i}")
+    return x
+
+
+def _hourglass(x, dims, modules, *, name):
+    """Half as fine, down and up again, beside a way that stays: the skip that adds the detail."""
+    (here, below, *_), (count, deeper, *_) = dims, modules
+    skip = _residuals(x, here, count, name=f"{name}.skip")
+    x = _residuals(x, below, count, stride=2, name=f"{name}.down")
+    if len(dims) > 2:
+        x = _hourglass(x, dims[1:], modules[1:], name=f"{name}.in")
+    else:
+        x = _residuals(x, below, deeper, name=f"{name}.in")
+    x = _residuals(x, below, count, last=here, name=f"{name}.up")
+    return layers.Add(name=f"{name}.add")([skip, Upsample(name=f"{name}.enlarge")(x)])
+
+
+def hourglass(
+    images,
+    *,
+    stacks: int = 1,
+    dims: tuple[int, ...] = (64, 96, 128, 192),
+    modules: tuple[int, ...] = (1, 1, 1, 2),
+    stem: int = 32,
+    name="backbone",
+):
+    """Features p2 of dims[0] channels: the last stack's; those of the stacks before are aux, one within the other.
+
+    dims: channels of each grid, from p2 on, each half as fine as the one before. modules: residuals on each way at each. stem: channels
+    of the first convolution, 7x7. A side must be a multiple of 4 * 2 ** (len(dims) - 1) pixels.
+    """
+    if len(dims) < 2 or len(dims) != len(modules):
+        raise ValueError(f"dims, modules: expected as many numbers, at least 2, received {dims} and {modules}")
+    multiple = 2 ** (len(dims) + 1)
+    if any(side is not None and side % multiple for side in images.shape[1:3]):
+        raise ValueError(f"expected an input size of multiples of {multiple}, received {list(images.shape[1:3])}")
+    channels = dims[0]
+    x = relu_conv(images, stem, 7, 2, name=f"{name}.stem")
+    x = residual(x, channels, 2, name=f"{name}.reduce")
+    features = None
+    for i in range(1, stacks + 1):
+        prefix = f"{name}.stack{i}"
+        y = _hourglass(x, dims, modules, name=prefix)
+        y = relu_conv(y, channels, 3, name=f"{prefix}.out")
+        features = {"p2": y} if features is None else {"p2": y, "aux": features}
+        if i < stacks:
+            x = linear_conv(x, channels, 1, name=f"{prefix}.before")
+            y = linear_conv(y, channels, 1, name=f"{prefix}.after")
+            x = activate(layers.Add(name=f"{prefix}.merge")([x, y]), "relu", name=f"{prefix}.merge")
+            x = residual(x, channels, name=f"{prefix}.next")
+    return features
+
+
+def hourglass104(images, *, name="backbone"):
+    """CornerNet's: two stacks of five halvings, 104 layers deep (section 3.5)."""
+    dims, modules = (256, 256, 384, 384, 384, 512), (2, 2, 2, 2, 2, 4)
+    return hourglass(images, stacks=2, dims=dims, modules=modules, stem=128, name=name)
