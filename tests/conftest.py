@@ -28,11 +28,14 @@ SCALED = (
     "yolov7x",
     "yolov7-e6",
     "yolov7-d6",
+    "m2det512-vgg",
+    "m2det800-vgg",
 )
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in SCALED)
 # The deepest take minutes to trace; what they are made of is in the others too. The ancestors differ in one block from yolov7-tiny.
 ANCESTORS = ("vovnet-tiny", "csp-vovnet-tiny", "densenet-tiny", "resnext-tiny")
 DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolov7-w6", "yolov7-e6e", "yolov8n-e2e", "yolo11n", *ANCESTORS)
+DEEP += ("cornernet-hg104", "demo-cornernet", "m2det320-vgg")
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
 SHARED = ROOT.parent / "shared"
 
@@ -97,6 +100,25 @@ def small(name, **extra):
         "yolo11n": ["model.backbone.width=0.125", "model.input_size=[64,96]"],
         "yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=[128,192]"],
         "demo": ["model.input_size=64"],
+        "m2det320-vgg": [
+            "model.backbone={width: 0.125, norm: true}",
+            "model.neck={tums: 3, planes: 16, reduction: 4}",
+            "model.input_size=[224,160]",
+        ],
+        "demo-m2det": ["model.backbone.width=0.125", "model.neck.planes=16", "model.input_size=[160,128]"],
+        "cornernet-hg104": [
+            "model.backbone={name: hourglass, stacks: 2, dims: [16, 24, 32], modules: [2, 1, 1], stem: 8}",
+            "model.head.channels=8",
+            "model.input_size=[64,96]",
+        ],
+        **{
+            name: [
+                "model.backbone={dims: [16, 24, 32, 48], stem: 8}",
+                "model.head.channels=8",
+                "model.input_size=[96,64]",
+            ]
+            for name in ("cornernet-small", "demo-cornernet")
+        },
         "demo-yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=128"],
     }[name]
     return load_config(name, *overrides, *(f"{key}={value}" for key, value in extra.items()))

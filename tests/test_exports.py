@@ -121,9 +121,11 @@ def test_tflite_files_need_no_operations_but_the_builtin(exported, form):
     assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper() or name == "WHILE"]
 
 
-@pytest.mark.parametrize("name", ["yolov4-tiny", pytest.param("yolov4-csp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["yolov4-tiny", pytest.param("yolov4-csp", marks=pytest.mark.slow), "demo-m2det", "cornernet-small"]
+)
 def test_other_layers_and_decoders_are_builtin_operations_too(name, tmp_path):
-    """Groups of channels; mish, and boxes without an exponential."""
+    """Groups of channels; mish, and boxes without an exponential; linear soft-NMS; corner pooling and pairs."""
     model = lively(name, CLASSES)
     for layer in model.network.layers:
         if isinstance(layer, BatchNorm):

@@ -74,9 +74,10 @@ def assert_folded(model):
     for path, value in expected.items():
         assert np.abs(value).max() > 1e-3
         np.testing.assert_allclose(found[path], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=str(path))
-    assert not norms(folded.network)
+    left = {norm.name for norm in norms(folded.network)}
+    assert left <= {"neck.norm"}  # M2Det's follows no convolution, and two read it
     if not any(isinstance(layer, Implicit) for layer in network.layers):  # their counts are published
-        channels = sum(norm.gamma.shape[0] for norm in norms(network))
+        channels = sum(norm.gamma.shape[0] for norm in norms(network) if norm.name not in left)
         assert folded.network.count_params() == network.count_params() - 3 * channels
 
     # Neither has anything of the other

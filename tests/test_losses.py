@@ -196,7 +196,7 @@ def test_a_picture_without_boxes_only_learns_that_it_holds_nothing(name):
     model, sample, raw, candidates = forward(name)
     empty = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1)
     terms = model.objective(raw, candidates, empty)
-    tells = "obj" if "obj" in terms else "cls"
+    tells = next(term for term in ("obj", "heat", "cls") if term in terms)
     for name, value in terms.items():
         assert (float(value) > 0) == name.endswith(tells)
 
@@ -204,6 +204,8 @@ def test_a_picture_without_boxes_only_learns_that_it_holds_nothing(name):
 @pytest.mark.parametrize("name", EACH_CONFIG)
 def test_a_perfect_prediction_has_no_box_term_and_the_gradient_leads_there(name):
     model, sample, raw, candidates = forward(name)
+    if model.objective.assigner is None:
+        pytest.skip("it has no box term: tests/test_cornernet.py")
     index = model.objective.assigner(candidates, sample.boxes, sample.labels).gt_index
     truths = tf.gather(sample.boxes, tf.maximum(index, 0), batch_dims=1)
     codes = model.decoder.encode(truths, candidates.priors)

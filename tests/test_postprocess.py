@@ -17,8 +17,8 @@ def candidates(count=60, classes=4, batch=2, seed=0):
     return Candidates(tf.constant(boxes), tf.constant(scores), {}, None)
 
 
-def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=True, power=None):
-    """Greedy NMS, or Gaussian soft-NMS (Bodla et al. 2017, figure 2), over all (box, class) pairs."""
+def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=True, power=None, linear=False):
+    """Greedy NMS, or Gaussian or linear soft-NMS (Bodla et al. 2017, figure 2), over all (box, class) pairs."""
     pairs = [[float(scores[n, k]), n, k] for n in range(len(boxes)) for k in range(scores.shape[1])]
     kept = []
     while pairs and len(kept) < limit:
@@ -35,6 +35,9 @@ def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=Tru
             if sigma:
                 pair[0] *= np.exp(-(overlap**2) / sigma)
                 rest.append(pair)
+            elif linear:
+                pair[0] *= 1 - overlap if overlap > threshold else 1
+                rest.append(pair)
             elif overlap <= threshold:
                 rest.append(pair)
         pairs = rest
@@ -42,13 +45,15 @@ def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=Tru
 
 
 @pytest.mark.parametrize("per_class", [True, False])
-@pytest.mark.parametrize("sigma", [0.0, 0.5])
+@pytest.mark.parametrize("sigma, linear", [(0.0, False), (0.5, False), (0.0, True)])
 @pytest.mark.parametrize("limit", [300, 7])
-def test_equals_the_loop(per_class, sigma, limit):
+def test_equals_the_loop(per_class, sigma, linear, limit):
     given = candidates(count=25)
-    found = nms(given, score=0.1, iou=0.4, limit=limit, soft_sigma=sigma, per_class=per_class)
+    options = {"soft_sigma": sigma, "soft_linear": linear, "per_class": per_class}
+    found = nms(given, score=0.1, iou=0.4, limit=limit, **options)
     for b in range(2):
-        expected = by_the_loop(given.boxes[b].numpy(), given.scores[b].numpy(), 0.1, 0.4, limit, sigma, per_class)
+        boxes, scores = given.boxes[b].numpy(), given.scores[b].numpy()
+        expected = by_the_loop(boxes, scores, 0.1, 0.4, limit, sigma, per_class, linear=linear)
         count = int(found.count[b])
         assert count == len(expected)
         np.testing.assert_allclose(found.scores[b, :count], [pair[0] for pair in expected], atol=1e-5)
@@ -71,7 +76,7 @@ def test_distance_counts(per_class, power):
         assert int(found.count[b]) == len(expected) > int(plain.count[b])
         np.testing.assert_allclose(found.scores[b, : len(expected)], [kept[0] for kept in expected], atol=1e-6)
         np.testing.assert_array_equal(found.labels[b, : len(expected)], [kept[2] for kept in expected])
-    with pytest.raises(ValueError, match="soft_sigma and distance_power"):
+    with pytest.raises(ValueError, match="soft_sigma, soft_linear and distance_power"):
         nms(given, soft_sigma=0.5, distance_power=1.0)
 
 

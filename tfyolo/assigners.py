@@ -229,7 +229,7 @@ def max_iou(candidates, boxes, labels, *, match: float = 0.5):
     """SSD's: a prior answers for the truth that it overlaps most, if by more than `match` (Liu et al. 2016, arXiv:1512.02325, section 2.2).
 
     And each truth has the prior that overlaps it most, whatever else that one overlaps; of two truths that want one, the other has its
-    next best.
+    next best, up to the third.
     """
     priors = candidates.priors
     stand = yxhw_to_boxes(ops.concatenate([priors.centers, priors.anchors], axis=-1))

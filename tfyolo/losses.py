@@ -501,7 +501,7 @@ class Corner:
             raise ValueError("corner: it reads the raw maps, expected no assigner (model.assigner: null)")
         if "embed" not in decoder.parts(1):
             raise ValueError("corner: expected the decoder of corners (model.decoder: corner)")
-        self.decoder = decoder
+        self.decoder, self.assigner = decoder, None
         self.alpha, self.beta, self.overlap, self.margin = alpha, beta, overlap, margin
         self.gains = {"heat": 1.0, "pull": pull_gain, "push": push_gain, "offset": offset_gain}
 

@@ -8,13 +8,15 @@ are the picture, the kernels and every map in between; what decodes, and the las
 256 between the smallest and the largest logit is many pixels.
 """
 
+import collections
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
 from tfyolo.fusion import copied, fuse, nodes
-from tfyolo.layers import ChannelGroup, PadLowest, PerAnchor, SpaceToDepth, Upsample, leaky, silu
+from tfyolo.layers import ChannelGroup, CornerPool, PadLowest, PerAnchor, Resize, SpaceToDepth, Upsample, leaky, silu
 
 
 class FakeQuantize(layers.Layer):
@@ -100,10 +102,10 @@ CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 # What only moves numbers about gives them in the steps that it reads them in.
 MOVES = (
     *(layers.MaxPooling2D, layers.ZeroPadding2D, layers.Reshape, layers.Flatten, layers.Dropout),
-    *(Upsample, SpaceToDepth, PerAnchor, ChannelGroup, PadLowest),
+    *(Upsample, Resize, CornerPool, SpaceToDepth, PerAnchor, ChannelGroup, PadLowest),
 )
 # What computes in int8 and gives steps of its own.
-COMPUTES = (layers.Concatenate, layers.Add, layers.Multiply)
+COMPUTES = (layers.Concatenate, layers.Add, layers.Multiply, layers.GlobalAveragePooling2D)
 # Those of TFLite that follow a convolution at no cost: the convolution's own output is never written.
 INSIDE = (keras.activations.relu, keras.activations.relu6, ops.relu, ops.relu6)
 SIGMOIDS = (keras.activations.sigmoid, ops.sigmoid)
@@ -112,8 +114,9 @@ SIGMOID = (0.0, 255 / 256)  # the bounds that TFLite gives a sigmoid
 
 def _key(tensor):
     """A tensor's name, the same in every network of one structure."""
-    layer, _, index = tensor._keras_history
-    return f"{layer.name}:{index}" if index else layer.name
+    layer, call, index = tensor._keras_history
+    name = f"{layer.name}.call{call}" if call else layer.name  # of a layer that is called more than once
+    return f"{name}:{index}" if index else name
 
 
 def equalized(model, batches):
@@ -152,15 +155,16 @@ def equalized(model, batches):
 def _in_a_row(network):
     """[(convolution, the one that reads nothing but what becomes of its output)]."""
     order, readers = nodes(network)
+    calls = collections.Counter(node.operation for node in order)
     read_by = {id(x): node for node in order for x in node.input_tensors}
     pairs = []
     for node in order:
         first, x = node.operation, node.output_tensors[0]
-        if type(first) not in CONVOLUTIONS or first.activation is not keras.activations.linear:
+        if type(first) not in CONVOLUTIONS or first.activation is not keras.activations.linear or calls[first] > 1:
             continue
         while readers[id(x)] == 1 and id(x) in read_by:  # read once and not given out
             second = read_by[id(x)].operation
-            if type(second) in CONVOLUTIONS and getattr(second, "groups", 1) == 1:
+            if type(second) in CONVOLUTIONS and getattr(second, "groups", 1) == 1 and calls[second] == 1:
                 pairs.append((first, second))
             passes = type(second) in (layers.MaxPooling2D, layers.ZeroPadding2D)
             if not passes and not (type(second) is layers.Activation and second.activation in (leaky, *INSIDE[::2])):
@@ -257,6 +261,7 @@ class _Quantizer:
         self.ranges, self.per_channel, self.inputs = ranges or {}, per_channel, {}
         self.order, _ = nodes(network)
         self.ends = _float_ends(network)
+        self.twins = {}  # {layer with a kernel: the one that rounds}
         self.values = {}  # of the old network's tensors, by id: (the new one's, the FakeQuantize that gives it or None)
         for node in self.order:
             self._add(node)
@@ -280,7 +285,8 @@ class _Quantizer:
         elif _moves(layer):
             self._move(node, layer)
         elif type(layer) in COMPUTES:
-            self._round(out, copied(layer)([self._int8(x) for x in node.input_tensors]))
+            sources = [self._int8(x) for x in node.input_tensors]
+            self._round(out, copied(layer)(sources if len(sources) > 1 else sources[0]))
         elif type(layer) is layers.Activation:
             self._activation(node, layer, out)
         else:
@@ -300,9 +306,13 @@ class _Quantizer:
         return self.values[id(x)][0]
 
     def _kernel(self, node, layer, out):
-        twin = WITH_KERNELS[type(layer)].from_config(layer.get_config() | {"per_channel": self.per_channel})
-        value = twin(self._int8(node.input_tensors[0]))
-        _assign(twin, layer)
+        known = layer in self.twins
+        if not known:
+            config = layer.get_config() | {"per_channel": self.per_channel}
+            self.twins[layer] = WITH_KERNELS[type(layer)].from_config(config)
+        value = self.twins[layer](self._int8(node.input_tensors[0]))
+        if not known:
+            _assign(self.twins[layer], layer)
         if self._taken_in(out):
             self.values[id(out)] = value, None
         else:

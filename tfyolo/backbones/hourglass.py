@@ -69,10 +69,11 @@ def hourglass(
         y = relu_conv(y, channels, 3, name=f"{prefix}.out")
         features = {"p2": y} if features is None else {"p2": y, "aux": features}
         if i < stacks:
-            x = linear_conv(x, channels, 1, name=f"{prefix}.before")
-            y = linear_conv(y, channels, 1, name=f"{prefix}.after")
-            x = activate(layers.Add(name=f"{prefix}.merge")([x, y]), "relu", name=f"{prefix}.merge")
-            x = residual(x, channels, name=f"{prefix}.next")
+            prefix = f"{name}.next{i}"
+            x = linear_conv(x, channels, 1, name=f"{name}.skip{i}")
+            y = linear_conv(y, channels, 1, name=f"{prefix}.stack")
+            x = activate(layers.Add(name=f"{prefix}.sum")([x, y]), "relu", name=prefix)
+            x = residual(x, channels, name=f"{prefix}.residual")
     return features
 
 

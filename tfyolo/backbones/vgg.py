@@ -60,6 +60,8 @@ def resnet(images, *, layers_count: int = 50, name="backbone"):
     # Its weights read blue, green, red in 0..255, less the mean.
     x = layers.Rescaling(255.0, [-mean for mean in IMAGENET_MEAN], name=f"{name}.rescaled")(images)
     x = keras.ops.flip(x, axis=-1)
-    network = keras.models.clone_model(published, input_tensors=x, clone_function=twin)
+    # Without what Keras's batch norm is called with besides.
+    options = {"clone_function": twin, "call_function": lambda layer, *args, **_: layer(*args)}
+    network = keras.models.clone_model(published, input_tensors=x, **options)
     ends = {layer.name.partition("_")[0]: layer.name for layer in published.layers if layer.name.endswith("_out")}
     return {f"p{stage}": network.get_layer(f"{name}.{ends[f'conv{stage}']}").output for stage in (3, 4, 5)}

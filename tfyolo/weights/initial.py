@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from tfyolo import checkpoint
@@ -13,11 +14,15 @@ from tfyolo.weights.graph import in_file_order
 def initialise(model, path):
     """Puts what fits into a Model, part by part (backbone, neck, head), each wholly or not at all; (report, origin).
 
-    path: a run's folder, a .h5 file, or a Darknet backbone's file (darknet53.conv.74). The convolutions whose channels count classes
-    are kept only if the classes are the same. report: lines that say what was kept and what begins anew. origin: what the way back to
+    path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5), or of Darknet (darknet53.conv.74). The
+    convolutions whose channels count classes are kept only if the classes are the same. report: lines that say what was kept and what
+    begins anew. origin: what the way back to
     Darknet needs, if the weights came from there; else {}. Raises CheckpointError or DarknetError if nothing fits.
     """
-    if Path(path).is_dir() or Path(path).suffix == ".h5":
+    left, published = 0, _of_keras(path)
+    if published is not None:
+        theirs, classes, origin = published, None, {}
+    elif Path(path).is_dir() or Path(path).suffix == ".h5":
         file = weights_file(path)
         meta, theirs = checkpoint.load(file, checkpoint.FOR_USE)
         classes = tuple(meta["classes"])
@@ -73,6 +78,25 @@ def initialise(model, path):
         report.append(f"{left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg")
     complete = not any(line.partition(": ")[2].startswith("begins anew") for line in report)
     return report, origin if complete else {}
+
+
+def _of_keras(path):
+    """{name of ours: array} of a file of weights as keras.applications publishes them; None if it is no such file."""
+    if Path(path).suffix != ".h5" or not h5py.is_hdf5(path):
+        return None
+    with h5py.File(path) as file:
+        group = file.get("model_weights", file)
+        if "layer_names" not in group.attrs:
+            return None
+        arrays = {}
+        for layer in group.values():
+            for name in layer.attrs["weight_names"]:
+                name = name.decode() if isinstance(name, bytes) else name
+                values = np.asarray(layer[name])
+                arrays[f"backbone.{layer.name.rpartition('/')[2]}/{name.rpartition('/')[2].removesuffix(':0')}"] = (
+                    values
+                )
+        return arrays
 
 
 def _counts_classes(name, other_number):
