@@ -218,13 +218,14 @@ def grid(
 
 def ssd(features, parts, num_anchors, *, name="head"):
     """SSD's head (Liu et al. 2016, arXiv:1512.02325, figure 2): a 3x3 convolution for boxes and one for classes, on each map."""
+    # What it reads is as wide as all levels of a pyramid: with Xavier's weights it would begin with logits by the dozen.
+    options = {"padding": "same", "data_format": "channels_last"}
+    options["kernel_initializer"] = initializers.RandomNormal(stddev=0.01)
     raw = {part: {} for part in parts}
     for level, x in features.items():
         for part, size in parts.items():
             prefix = f"{name}.{level}.{part}"
-            y = layers.Conv2D(num_anchors * size, 3, padding="same", data_format="channels_last", name=f"{prefix}.out")(
-                x
-            )
+            y = layers.Conv2D(num_anchors * size, 3, **options, name=f"{prefix}.out")(x)
             raw[part][level] = PerAnchor(num_anchors, name=f"{prefix}.anchors")(y)
     return raw
 
