@@ -10,7 +10,9 @@ import tensorflow as tf
 from conftest import lively
 from PIL import Image, ImageOps
 
-from tfyolo import detect
+from tfyolo import detect, exports
+from tfyolo import model as models
+from tfyolo.checkpoint import CheckpointError
 from tfyolo.data import augment, pipeline
 from tfyolo.detect import Detector, ImageDetections, SourceError
 
@@ -262,3 +264,43 @@ def test_films_that_are_none_are_named(detector, tmp_path):
         with pytest.raises(SourceError, match=rf"{name}: expected a camera or a video"):
             detect.detect_video(detector, str(tmp_path / name), tmp_path / "out.mp4", progress=False)
     assert not (tmp_path / "out.mp4").exists()
+
+
+# --- more than one look -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["demo", "cornernet-small"])
+def test_what_several_looks_propose_goes_into_one_suppression(name, tmp_path):
+    """By hand: each look by itself, its boxes moved back, all candidates beside each other."""
+    model = lively(name)
+    models.save_model(tmp_path / "run.h5", model)
+    height, width = model.config.model.input_size
+    detector = detect.load(tmp_path / "run.h5", flip=True, scales=(1.0, 2.0))
+    assert detector.input_size == (2 * height, 2 * width)
+    images = np.random.default_rng(0).random((1, 2 * height, 2 * width, 3)).astype("float32")
+    found = detector.network(images)
+    boxes, scores = [], []
+    for factor, view in ((2, tf.image.resize(images, (height, width), antialias=True).numpy()), (1, images)):
+        each = models.resized(model, view.shape[1:3])
+        for flipped in (False, True):
+            seen = each.decoder(each.network(view[:, :, ::-1] if flipped else view))
+            moved = factor * seen.boxes.numpy()
+            boxes.append(
+                np.stack([moved[..., 0], 2 * width - moved[..., 3], moved[..., 2], 2 * width - moved[..., 1]], -1)
+                if flipped
+                else moved
+            )
+            scores.append(seen.scores)
+    order = [np.lexsort(np.asarray(x)[0].sum(-1, keepdims=True).T) for x in (found.scores, np.concatenate(scores, 1))]
+    np.testing.assert_allclose(
+        np.asarray(found.scores)[0][order[0]], np.concatenate(scores, 1)[0][order[1]], rtol=1e-3, atol=1e-5
+    )
+    if name == "demo":  # corners' pairs of equal scores change places
+        np.testing.assert_allclose(found.boxes, np.concatenate(boxes, 1), rtol=1e-3, atol=2e-2)
+    assert len(detector(picture(height, width)).boxes) > 0
+
+
+def test_an_export_looks_once(tmp_path):
+    path = exports.export(lively("demo"), tmp_path, [exports.Form("tflite")])["tflite"].path
+    with pytest.raises(CheckpointError, match="an export looks once; to flip and to scale, name the run"):
+        detect.load(path, flip=True)

@@ -225,11 +225,11 @@ def _marked(index, like, chosen=True):
     return ops.scatter(places, marks, ops.shape(like)) > 0
 
 
-def max_iou(candidates, boxes, labels, *, match: float = 0.5):
+def max_iou(candidates, boxes, labels, *, match: float = 0.5, ignore: float = 0.5):
     """SSD's: a prior answers for the truth that it overlaps most, if by more than `match` (Liu et al. 2016, arXiv:1512.02325, section 2.2).
 
     And each truth has the prior that overlaps it most, whatever else that one overlaps; of two truths that want one, the other has its
-    next best, up to the third.
+    next best, up to the third. ignore: what overlaps a truth by more than this, and answers for none, is not told that it holds nothing.
     """
     priors = candidates.priors
     stand = yxhw_to_boxes(ops.concatenate([priors.centers, priors.anchors], axis=-1))
@@ -238,7 +238,9 @@ def max_iou(candidates, boxes, labels, *, match: float = 0.5):
     forced = _one_each(overlap, ops.logical_and(real, overlap > 0))
     near = ops.logical_and(real, overlap > match)
     # What is forced comes first, then what overlaps most.
-    gt_index = _assign(ops.logical_or(near, forced), overlap + ops.cast(forced, "float32"), otherwise=BACKGROUND)
+    most = ops.max(ops.where(real, overlap, 0.0), axis=-1)
+    otherwise = ops.where(most > ignore, IGNORE, BACKGROUND)
+    gt_index = _assign(ops.logical_or(near, forced), overlap + ops.cast(forced, "float32"), otherwise=otherwise)
     return Assignment(ops.stop_gradient(gt_index), ops.cast(gt_index >= 0, "float32"))
 
 

@@ -66,6 +66,23 @@ _format = click.option(
 )
 
 
+def _views(command):
+    """What looks at a picture more than once."""
+    command = click.option(
+        "--scale",
+        "scales",
+        type=click.FloatRange(0.1, 4),
+        multiple=True,
+        metavar="FACTOR",
+        help="Look at the picture in so many times the size that the run was trained with; repeat for several.",
+    )(command)
+    return click.option("--flip", is_flag=True, help="Look at the mirrored picture, too.")(command)
+
+
+def _looks(flip, scales):
+    return {"flip": flip, "scales": scales or (1.0,)}
+
+
 def _print_json(value):
     click.echo(jsons.dumps(_plain(value), indent=2, allow_nan=False))
 
@@ -236,12 +253,13 @@ def verify(run, against, image, every, as_json):
 @_format
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
 @click.option("--iou", type=_Range(0, 1), help="Overlap above which non-maximum suppression drops a box.")
+@_views
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
 @click.option(
     "--pictures", type=click.IntRange(0), default=0, help="Pictures to draw into --out, right and wrong in colours."
 )
 @_json
-def evaluate(model, path, split, images, data_format, batch, iou, out, pictures, as_json):
+def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, out, pictures, as_json):
     """Judge MODEL, a run, a SavedModel or a .tflite file, by the COCO metrics.
 
     \b
@@ -251,7 +269,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, out, pictures,
     from tfyolo.data import readers
     from tfyolo.evaluation import evaluate as judge
 
-    detector = detection.load(model, **_given(iou=iou))
+    detector = detection.load(model, **_given(iou=iou), **_looks(flip, scales))
     data = detector.config.data
     if path is None and data is None:
         raise click.UsageError(f"{model} does not say what it was trained with; name the data: --data PATH")
@@ -295,12 +313,13 @@ def _given(**options):
 @click.option("--iou", type=_Range(0, 1), help="Overlap above which a box is dropped for a better one.")
 @click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
 @click.option("--soft-nms", type=_Range(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
+@_views
 @click.option(
     "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
 @_json
-def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms, out, overwrite, as_json):
+def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms, flip, scales, out, overwrite, as_json):
     """Find objects by MODEL (a run, a SavedModel or a .tflite file), draw them, write them as JSON.
 
     \b
@@ -334,7 +353,7 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
                 click.echo(f"Error: {error}", err=True)
         raise click.UsageError(f"{', '.join(taken[:3])}: there already; name another --out, or --overwrite")
     options = _given(iou=iou, soft_sigma=soft_nms, per_class=False if class_agnostic else None)
-    detector = detection.load(model, **options)
+    detector = detection.load(model, **_looks(flip, scales), **options)
 
     rows, faults = [], 0
     # Videos have a bar of their own.

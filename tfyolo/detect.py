@@ -1,5 +1,6 @@
 """A saved model, ready for use: pictures in, boxes in the picture's own pixels out; and the commands' work over many files."""
 
+import functools
 import glob
 import json
 import os
@@ -19,7 +20,7 @@ from tfyolo import config as configs
 from tfyolo.data import pipeline
 from tfyolo.fusion import fuse
 from tfyolo.messages import counted, libraries_silent
-from tfyolo.model import load_model, postprocess
+from tfyolo.model import load_model, postprocess, resized
 from tfyolo.structures import Candidates, Detections
 
 
@@ -38,11 +39,17 @@ class Detector:
         self.source = str(source)
 
     @classmethod
-    def of(cls, model, source="a model in memory", **options):
-        """A detector of a Model: its network as it is at each call. options go over the config's post-processing."""
-        candidates = tf.function(lambda images: model.decoder(model.network(images, training=False)), autograph=False)
+    def of(cls, model, source="a model in memory", *, flip=False, others=(), **options):
+        """A detector of a Model: its network as it is at each call. options go over the config's post-processing.
+
+        flip: it looks at the mirrored picture, too. others: the Model for pictures of other sizes (model.resized), which it looks at as
+        well. What all of them propose goes into one suppression.
+        """
+        models = [model, *others]
+        largest = max(models, key=lambda each: each.config.model.input_size)
+        candidates = tf.function(functools.partial(_seen, models, flip), autograph=False)
         select = tf.function(postprocess(model.config, **options), autograph=False)
-        return cls(model.config, model.classes, candidates, select, source)
+        return cls(largest.config, model.classes, candidates, select, source)
 
     def __call__(self, image, score=0.25):
         """ImageDetections of one picture, in its own pixels.
@@ -62,6 +69,31 @@ class Detector:
         kept = inside & (scores >= score)
         best = float(np.asarray(found.best)[0])
         return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, best, image, file)
+
+
+def _scaled(model, scale):
+    side, multiple = model.config.model.input_size, model.decoder.multiple
+    size = tuple(max(multiple, round(scale * each / multiple) * multiple) for each in side)
+    return model if scale == 1 else resized(model, size)
+
+
+def _seen(models, flip, images):
+    """The Candidates of all of Models, each for pictures of a size; of the mirrored ones, too. images: [B, H, W, 3], of the largest."""
+    size, found = images.shape[1:3], []
+    for model in models:
+        own = model.config.model.input_size
+        view = images if own == size else tf.image.resize(images, own, antialias=True)
+        factor = np.array([*size] * 2, "float32") / np.array([*own] * 2, "float32")
+        seen = model.decoder(model.network(view, training=False))
+        found.append(seen._replace(boxes=seen.boxes * factor) if own != size else seen)
+        if flip:
+            seen = model.decoder(model.network(view[:, :, ::-1], training=False))
+            y1, x1, y2, x2 = tf.unstack(seen.boxes * factor, axis=-1)
+            found.append(seen._replace(boxes=tf.stack([y1, size[1] - x2, y2, size[1] - x1], axis=-1)))
+    if len(found) == 1:
+        return found[0]
+    boxes, scores = (tf.concat([getattr(seen, name) for seen in found], axis=1) for name in ("boxes", "scores"))
+    return Candidates(boxes, scores, {}, None)
 
 
 class ImageDetections(NamedTuple):
@@ -140,19 +172,26 @@ def restore(boxes, transform, size):
     return tf.reshape(tf.clip_by_value(corners, 0.0, limits), tf.shape(boxes))
 
 
-def load(path, *, threads=None, **options):
+def load(path, *, threads=None, flip=False, scales=(1.0,), **options):
     """A Detector from what training, importing or exporting has left.
 
     path: a run's folder (its best.h5, else last.h5), a .h5 file, a SavedModel's folder or a .tflite file. threads: of a TFLite file;
     None: as many as there are cores. TensorFlow's own are set in tf.config.threading.
+    flip: a run looks at the mirrored picture, too. scales: at the picture in so many times the size that it was trained with, each; sides
+    are rounded to what the network takes.
     options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its own inside.
     """
     path = Path(path)
+    exported = path.suffix == ".tflite" or (path.is_dir() and (path / "saved_model.pb").exists())
+    if exported and (flip or tuple(scales) != (1.0,)):
+        raise checkpoint.CheckpointError(f"{path}: an export looks once; to flip and to scale, name the run")
     if path.is_dir() and (path / "saved_model.pb").exists():
         return _load_saved_model(path, options)
     if path.suffix == ".tflite":
         return _load_tflite(path, threads or os.cpu_count(), options)
-    return Detector.of(fuse(load_model(path)), source=path, **options)
+    model = load_model(path)
+    first, *others = (fuse(_scaled(model, scale)) for scale in scales)
+    return Detector.of(first, source=path, flip=flip, others=others, **options)
 
 
 # The name under which describe() lies inside an export: in a SavedModel's assets.extra, and in the zip at a TFLite file's end.

@@ -28,8 +28,8 @@ from tfyolo.detect import EXPORT_META, Detector, load, restore
 from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
-from tfyolo.model import build, check_size, describe, resolve
-from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by, rounding
+from tfyolo.model import build, describe, network_for, resized, resolve
+from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by
 from tfyolo.structures import Candidates
 
 TARGETS = ("saved_model", "tflite")
@@ -126,7 +126,7 @@ def export(
         raise ExportError("--any-size: only a SavedModel takes pictures of any size, expected --to saved_model")
     if size is not None:
         model = resized(model, size)
-    open_network = _network(model, (None, None)) if any_size else None
+    open_network = network_for(model, (None, None)) if any_size else None
     writer = _Writer(model, batch, per_channel, calibration, open_network)
     gate = _Gate(model, judged, max_drop)
     made = {}
@@ -182,23 +182,6 @@ def _check(form, model, calibration, batch):
             f"{form.precision}: expected pictures to find the bounds with, received none; --data names a data set like the one it was "
             "trained on"
         )
-
-
-def resized(model, size):
-    """The Model for pictures of another size (H, W), with the same weights."""
-    check_size(model.config, size, model.decoder.multiple)
-    section = model.config.model.model_copy(update={"input_size": tuple(size)})
-    config = model.config.model_copy(update={"model": section})
-    return model._replace(config=config, network=_network(model, tuple(size)))
-
-
-def _network(model, size):
-    """The network for pictures of another size (H, W), or of any: (None, None); with the same weights."""
-    other = build(model.config, model.classes, input_size=size)
-    if model.config.train.quantize:
-        other = rounding(other)
-    checkpoint.assign(other.network, checkpoint.weights_of(model.network))
-    return other.network
 
 
 def size_of(path):

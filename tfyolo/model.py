@@ -179,6 +179,30 @@ def check_size(config, size, multiple):
         )
 
 
+def resized(model, size):
+    """The Model for pictures of another size (H, W), with the same weights."""
+    check_size(model.config, size, model.decoder.multiple)
+    section = model.config.model.model_copy(update={"input_size": tuple(size)})
+    config = model.config.model_copy(update={"model": section})
+    return model._replace(config=config, network=network_for(model, tuple(size)))
+
+
+def network_for(model, size):
+    """The network for pictures of another size (H, W), or of any: (None, None); with the same weights."""
+    other = _as_trained(build(model.config, model.classes, input_size=size))
+    checkpoint.assign(other.network, checkpoint.weights_of(model.network))
+    return other.network
+
+
+def _as_trained(model):
+    """With the rounding that it was trained with."""
+    if not model.config.train.quantize:
+        return model
+    from tfyolo.quantization import rounding
+
+    return rounding(model)
+
+
 def postprocess(config, **options):
     """The config's post-processing: Candidates -> Detections; options go over the config's."""
     part = config.model.postprocess
@@ -186,7 +210,12 @@ def postprocess(config, **options):
     for name in options:
         if name not in inspect.signature(builder).parameters:
             raise config.error("model.postprocess", f"{part.name} has no option {name!r}")
+    if options.keys() & FORMS_OF_SUPPRESSION:  # one goes with no other
+        own = {name: value for name, value in own.items() if name not in FORMS_OF_SUPPRESSION}
     return functools.partial(builder, **{**own, **options})
+
+
+FORMS_OF_SUPPRESSION = {"soft_sigma", "soft_linear", "distance_power"}
 
 
 def _listed(names):
@@ -222,11 +251,7 @@ def load_model(path):
     file = weights_file(path)
     meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
     config = configs.from_json(meta["config"])
-    model = build(config, meta["classes"])
-    if config.train.quantize:
-        from tfyolo.quantization import rounding
-
-        model = rounding(model)
+    model = _as_trained(build(config, meta["classes"]))
     checkpoint.assign(model.network, weights, source=f"{file}: its weights")
     return model
 
