@@ -269,7 +269,7 @@ def test_films_that_are_none_are_named(detector, tmp_path):
 # --- more than one look -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["demo", "cornernet-small"])
+@pytest.mark.parametrize("name", ["demo", pytest.param("cornernet-small", marks=pytest.mark.slow)])
 def test_what_several_looks_propose_goes_into_one_suppression(name, tmp_path):
     """By hand: each look by itself, its boxes moved back, all candidates beside each other."""
     model = lively(name)

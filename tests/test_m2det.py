@@ -237,6 +237,7 @@ def test_the_pyramid_goes_with_other_parts(backbone, head, decoder, assigner, ob
 
 
 def test_parts_that_do_not_fit_are_told():
+    narrow = ["model.backbone.width=0.125", "model.neck={tums: 1, planes: 16}"]
     for override, message in (
         ("model.objective=aligned", "aligned: expected a decoder without a class for the background"),
         ("model.assigner=null", r"multibox: expected an assigner \(model.assigner\), received none"),
@@ -247,7 +248,7 @@ def test_parts_that_do_not_fit_are_told():
         ("model.input_size=[328, 320]", "expected multiples of 16"),
     ):
         with pytest.raises(ConfigError, match=message):
-            models.build(load_config("m2det320-vgg", override), "ab")
+            models.build(load_config("m2det320-vgg", *narrow, override), "ab")
     with pytest.raises(ConfigError, match="multibox: expected a decoder with a class for the background"):
         models.build(small("yolov8n", **{"model.objective": "multibox"}), "ab")
 
