@@ -30,6 +30,7 @@ SCALED = (
     "yolov7-d6",
     "m2det512-vgg",
     "m2det800-vgg",
+    "m2det-small",
 )
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in SCALED)
 # The deepest take minutes to trace; what they are made of is in the others too. The ancestors differ in one block from yolov7-tiny.

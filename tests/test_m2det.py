@@ -1,5 +1,6 @@
 """M2Det's parts against NumPy, loop by loop: priors, codes, who answers for whom, hard negatives, the pyramid's shapes."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from keras.src.legacy.saving import legacy_h5_format
 from tfyolo import model as models
 from tfyolo.assigners import max_iou
 from tfyolo.backbones.vgg import IMAGENET_MEAN, resnet
+from tfyolo.checkpoint import CheckpointError
 from tfyolo.config import ConfigError
 from tfyolo.decoders import Ssd
 from tfyolo.layers import Resize
@@ -266,8 +268,6 @@ def test_a_residual_network_computes_what_kerass_does_and_begins_with_its_file(t
     for variable in published.variables:
         if "moving_variance" in variable.path:
             variable.assign(rng.uniform(0.5, 2, variable.shape))
-    import h5py
-
     with h5py.File(tmp_path / "resnet50_notop.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, published)
     overrides = [
@@ -287,3 +287,57 @@ def test_a_residual_network_computes_what_kerass_does_and_begins_with_its_file(t
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3 * float(np.abs(theirs).max()))
     with pytest.raises(ValueError, match="layers_count: expected one of 50, 101, 152, received 34"):
         resnet(keras.Input((64, 64, 3)), layers_count=34)
+
+
+def test_vgg16_begins_with_kerass_file(tmp_path):
+    """An eighth as wide: it gives what Keras's layers give, away from the picture's edges."""
+    rng = np.random.default_rng(0)
+    blocks = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]
+    published, file_arrays = keras.Sequential([keras.Input((32, 32, 3))]), {}
+    for block, (channels, count) in enumerate(blocks, 1):
+        for i in range(1, count + 1):
+            options = {"padding": "same", "activation": "relu", "bias_initializer": "random_normal"}
+            published.add(keras.layers.Conv2D(channels // 8, 3, **options, name=f"block{block}_conv{i}"))
+        published.add(keras.layers.MaxPooling2D(name=f"block{block}_pool"))
+    arrays = {layer.name: layer.get_weights() for layer in published.layers if layer.name.startswith("block")}
+    arrays = {name: values for name, values in arrays.items() if values}
+    for name, fan_in in (("fc1", 7 * 7 * 64), ("fc2", 512)):
+        arrays[name] = [rng.normal(size=(fan_in, 512)).astype("float32"), rng.normal(size=512).astype("float32")]
+    def write(path, names):
+        with h5py.File(path, "w") as file:
+            file.attrs["layer_names"] = [name.encode() for name in names]
+            for name in names:
+                group = file.create_group(name)
+                told = [f"{name}_W_1:0", f"{name}_b_1:0"]  # as the published file names them
+                group.attrs["weight_names"] = [each.encode() for each in told]
+                for each, values in zip(told, arrays[name], strict=True):
+                    group[each] = values
+
+    write(tmp_path / "vgg16.h5", list(arrays))
+    write(tmp_path / "vgg16_notop.h5", [name for name in arrays if name.startswith("block")])
+    narrow = ["model.backbone.width=0.125", "model.neck={tums: 1, planes: 16}", "model.input_size=160"]
+    model = models.build(load_config("m2det320-vgg", *narrow), ("a", "b"))
+    with pytest.raises(CheckpointError, match="expected VGG-16 with its fully connected layers"):
+        initialise(model, tmp_path / "vgg16_notop.h5")
+    report, _ = initialise(model, tmp_path / "vgg16.h5")
+    assert report[0] == "backbone: 30 arrays kept"
+
+    image = rng.random((1, 160, 160, 3)).astype("float32")
+    y = 255 * image[..., ::-1] - np.array(IMAGENET_MEAN[::-1], "float32")
+    for name in ("block1_conv1", "block1_conv2", "block1_pool", "block2_conv1", "block2_conv2"):
+        y = published.get_layer(name)(y)
+    ours = keras.Model(model.network.input, model.network.get_layer("backbone.p1.conv2.act").output)(image)
+    inside = np.s_[:, 6:-6, 6:-6]
+    np.testing.assert_allclose(ours[inside], y[inside], rtol=1e-3, atol=1e-3 * float(np.abs(y).max()))
+    for block, (_, count) in enumerate(blocks[1:], 2):
+        for i in range(1, count + 1):
+            kept = model.network.get_layer(f"backbone.p{block - 1}.conv{i}.conv").get_weights()
+            for mine, theirs in zip(kept, arrays[f"block{block}_conv{i}"], strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+    sixth, seventh = (model.network.get_layer(f"backbone.p4.conv{i}.conv").get_weights() for i in (6, 7))
+    table = arrays["fc1"][0].reshape(7, 7, 64, 512)
+    for i, j, unit in np.ndindex(3, 3, 128):
+        np.testing.assert_array_equal(sixth[0][i, j, :, unit], table[3 * i, 3 * j, :, 4 * unit])
+        assert sixth[1][unit] == arrays["fc1"][1][4 * unit]
+    np.testing.assert_array_equal(seventh[0][0, 0], arrays["fc2"][0][::4, ::4])
+    np.testing.assert_array_equal(seventh[1], arrays["fc2"][1][::4])

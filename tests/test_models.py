@@ -386,6 +386,19 @@ def test_a_network_of_open_size_is_the_network_of_every_size(built):
         np.testing.assert_allclose(found.scores, fixed.postprocess(expected).scores, rtol=1e-4, atol=1e-6)
 
 
+def test_sides_are_multiples_of_what_the_network_halves_to(built):
+    """At the smallest size and beside it; the decoder's levels alone do not say it."""
+    step = models.multiple(built)
+    expected = {"hourglass": 4 * 2 ** (len(built.config.model.backbone.options.get("dims", ())) - 1), "vgg16": 16}
+    least = max(built.decoder.levels, key=level_stride)
+    assert step == expected.get(built.config.model.backbone.name, level_stride(least))
+    if built.config.model.head.name != "grid":
+        height, width = built.config.model.input_size
+        model = models.resized(built, (height + step, width - step))
+        sample = random_sample((height + step, width - step))
+        assert np.isfinite(built.decoder(model.network(sample.image)).boxes).all()
+
+
 def test_save_and_load_give_the_same_outputs(built, tmp_path):
     models.save_model(tmp_path / "model.h5", built)
     again = models.load_model(tmp_path / "model.h5")

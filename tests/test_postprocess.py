@@ -80,6 +80,21 @@ def test_distance_counts(per_class, power):
         nms(given, soft_sigma=0.5, distance_power=1.0)
 
 
+@pytest.mark.parametrize("options", [{}, {"soft_sigma": 0.5}, {"soft_linear": True}, {"distance_power": 1.0}])
+def test_no_class_has_more_than_its_limit(options):
+    given = candidates(count=40)
+    every, found = (nms(given, score=0.05, iou=0.5, class_limit=most, **options) for most in (None, 3))
+    for b in range(2):
+        labels, kept = every.labels[b].numpy(), []
+        for d in range(int(every.count[b])):
+            if sum(labels[other] == labels[d] for other in kept) < 3:
+                kept.append(d)
+        assert int(found.count[b]) == len(kept) < int(every.count[b])
+        for name in ("boxes", "scores", "labels"):
+            values = getattr(found, name)[b]
+            np.testing.assert_array_equal(values[: len(kept)], getattr(every, name)[b].numpy()[kept])
+
+
 def test_the_best_pairs_enter_and_no_others():
     """candidates_limit pairs, exactly the best: the two small top-k equal one large."""
     given = candidates(count=200, classes=5, batch=1)

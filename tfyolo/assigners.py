@@ -237,9 +237,9 @@ def max_iou(candidates, boxes, labels, *, match: float = 0.5, ignore: float = 0.
     real = ops.broadcast_to(ops.expand_dims(labels, 1) >= 0, ops.shape(overlap))
     forced = _one_each(overlap, ops.logical_and(real, overlap > 0))
     near = ops.logical_and(real, overlap > match)
-    # What is forced comes first, then what overlaps most.
     most = ops.max(ops.where(real, overlap, 0.0), axis=-1)
     otherwise = ops.where(most > ignore, IGNORE, BACKGROUND)
+    # What is forced comes first, then what overlaps most.
     gt_index = _assign(ops.logical_or(near, forced), overlap + ops.cast(forced, "float32"), otherwise=otherwise)
     return Assignment(ops.stop_gradient(gt_index), ops.cast(gt_index >= 0, "float32"))
 

@@ -27,21 +27,27 @@ from tfyolo.boxes import boxes_to_yxhw
 from tfyolo.structures import Candidates, Priors, level_stride
 
 
-def make_priors(grids, anchors):
+def _namespace(grids):
+    """NumPy's words where the grids are known, so that what is made of them is constant; else the same ones of keras.ops."""
+    return np if all(isinstance(side, int) for grid in grids.values() for side in grid) else ops
+
+
+def make_priors(grids, anchors, cells=None):
     """Priors of the cells of all levels.
 
-    grids: {level: (h, w)}, finest first; of a picture whose size is open, tensors. anchors: {level: [A, 2] (h, w) in pixels}.
+    grids: {level: (h, w)}, finest first; of a picture whose size is open, tensors. anchors: {level: [A, 2] (h, w) in pixels}. cells:
+    {level: [2] (h, w) of one in pixels}; None: as wide as the level's name says.
     """
-    known = all(isinstance(side, int) for grid in grids.values() for side in grid)
-    xp = np if known else ops  # the same words: constants where they can be
+    xp = _namespace(grids)
     centers, strides, sizes = [], [], []
     for level, (height, width) in grids.items():
-        stride, shapes = float(level_stride(level)), np.asarray(anchors[level], "float32")
+        cell = cells[level] if cells else np.full(2, level_stride(level), "float32")
+        shapes = xp.asarray(anchors[level], dtype="float32")
         y, x = xp.meshgrid(*(xp.arange(side, dtype="float32") for side in (height, width)), indexing="ij")
-        cells = (xp.stack([xp.ravel(y), xp.ravel(x)], -1) + 0.5) * stride
-        centers.append(xp.repeat(cells, len(shapes), axis=0))
-        strides.append(xp.full_like(centers[-1][:, 0], stride))
-        sizes.append(xp.reshape(xp.zeros_like(cells)[:, None] + shapes, (-1, 2)))
+        middles = (xp.stack([xp.ravel(y), xp.ravel(x)], -1) + 0.5) * cell
+        centers.append(xp.repeat(middles, len(anchors[level]), axis=0))
+        strides.append(xp.zeros_like(centers[-1][:, 0]) + xp.max(cell))
+        sizes.append(xp.reshape(xp.zeros_like(middles)[:, None] + shapes, (-1, 2)))
     return Priors(*(xp.concatenate(values) for values in (centers, strides, sizes)))
 
 
@@ -342,16 +348,11 @@ class Ssd(Decoder):
         """Any grids will do."""
 
     def _priors(self, grids):
-        finest = self.levels[0]
-        sides = np.array(grids[finest], "float32") * level_stride(finest)  # of the picture
-        centers, strides, sizes = [], [], []
-        for level, grid in grids.items():
-            shapes, cell = np.array(self.anchors[level], "float32") * sides, sides / np.array(grid, "float32")
-            cells = (np.stack(np.meshgrid(*(np.arange(side) for side in grid), indexing="ij"), -1) + 0.5) * cell
-            centers.append(np.repeat(cells.reshape(-1, 2), len(shapes), axis=0))
-            strides.append(np.full(len(centers[-1]), cell.max()))
-            sizes.append(np.tile(shapes, (cells.size // 2, 1)))
-        return Priors(*(np.concatenate(values).astype("float32") for values in (centers, strides, sizes)))
+        xp = _namespace(grids)
+        counts = {level: xp.stack([xp.ones((), "float32") * side for side in grid]) for level, grid in grids.items()}
+        picture_hw = counts[self.levels[0]] * float(level_stride(self.levels[0]))
+        anchors = {level: np.array(units, "float32") * picture_hw for level, units in self.anchors.items()}
+        return make_priors(grids, anchors, {level: picture_hw / count for level, count in counts.items()})
 
     def _activate(self, logits):
         return ops.split(logits, 2, axis=-1)

@@ -20,7 +20,7 @@ from tfyolo import config as configs
 from tfyolo.data import pipeline
 from tfyolo.fusion import fuse
 from tfyolo.messages import counted, libraries_silent
-from tfyolo.model import load_model, postprocess, resized
+from tfyolo.model import load_model, multiple, postprocess, resized
 from tfyolo.structures import Candidates, Detections
 
 
@@ -72,9 +72,10 @@ class Detector:
 
 
 def _scaled(model, scale):
-    side, multiple = model.config.model.input_size, model.decoder.multiple
-    size = tuple(max(multiple, round(scale * each / multiple) * multiple) for each in side)
-    return model if scale == 1 else resized(model, size)
+    if scale == 1:
+        return model
+    step = multiple(model)
+    return resized(model, tuple(max(1, round(scale * side / step)) * step for side in model.config.model.input_size))
 
 
 def _seen(models, flip, images):

@@ -28,7 +28,7 @@ from tfyolo.detect import EXPORT_META, Detector, load, restore
 from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
-from tfyolo.model import build, describe, network_for, resized, resolve
+from tfyolo.model import build, describe, multiple, network_for, resized, resolve
 from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by
 from tfyolo.structures import Candidates
 
@@ -291,7 +291,7 @@ class _Writer:
     def write(self, form, path):
         if form.to == "saved_model":
             given = self.model if self.open_network is None else self.model._replace(network=self.open_network)
-            _write_saved_model(_plain(given), path, self.open_network is not None)
+            _write_saved_model(_plain(given), path, None if self.open_network is None else multiple(self.model))
         else:
             path.write_bytes(self._tflite(form))
 
@@ -506,7 +506,10 @@ def _write_saved_model(model, path, any_size):
 
 
 def _signatures(model, any_size):
-    """The whole way from a picture to boxes, three times. any_size: the first takes pictures of every size that the strides allow."""
+    """The whole way from a picture to boxes, three times.
+
+    any_size: None, or what the sides of pictures must be multiples of, of which the first takes every size.
+    """
     height, width = model.config.model.input_size
     prepared = (
         tf.TensorSpec([height, width, 3], tf.float32),
@@ -536,14 +539,13 @@ def _signatures(model, any_size):
         return one.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1).get_single_element()
 
     sides = (None, None) if any_size else (height, width)
-    stride = model.decoder.multiple
 
     @tf.function(input_signature=[tf.TensorSpec([None, *sides, 3], tf.float32, "images")])
     def serving_default(images):
         if any_size:
             received = tf.shape(images)[1:3]
-            fits = tf.reduce_all(received % stride == 0)
-            expected = f"images: expected a height and a width that are multiples of {stride}, received"
+            fits = tf.reduce_all(received % any_size == 0)
+            expected = f"images: expected a height and a width that are multiples of {any_size}, received"
             with tf.control_dependencies([tf.debugging.Assert(fits, [expected, received])]):
                 images = tf.identity(images)
         return detect(images)._asdict()

@@ -272,7 +272,7 @@ def corner(features, parts, num_anchors, *, channels: int = 128, prior: float = 
 
 
 # Those that make raw["aux"] of features["aux"].
-READ_AUX = ("implicit", "corner")
+READ_AUX = {"implicit", "corner"}
 
 HEADS = {
     "coupled": coupled,

@@ -11,6 +11,7 @@ of the replicas add up to the gradient of the whole batch. total(x) sums a count
 import copy
 import functools
 import inspect
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -473,6 +474,9 @@ def corner_targets(sample, grid, K, stride, overlap=0.3):
     return CornerTargets(heat, ops.logical_not(crowded), index, points - cells, real)
 
 
+CERTAIN = math.log((1 - 1e-4) / 1e-4)  # the logit from which on CornerNet learns no more
+
+
 class Corner:
     """CornerNet's terms (Law and Deng 2018, arXiv:1808.01244, eq. 1 to 5), the mean over all stacks.
 
@@ -531,11 +535,13 @@ class Corner:
         }
 
     def _heat(self, logits, targets, total):
-        # The logarithms of p and 1 - p; p is kept from both ends, as published.
-        p = ops.clip(ops.sigmoid(logits), 1e-4, 1 - 1e-4)
+        # p is kept from both ends, as published: from 1e-4 on.
+        z = ops.clip(logits, -CERTAIN, CERTAIN)
+        log_p = ops.minimum(z, 0.0) - ops.log1p(ops.exp(-ops.absolute(z)))
+        log_q = log_p - z  # of 1 - p
         corner = ops.equal(targets.heat, 1.0)
-        right = ops.power(1 - p, self.alpha) * ops.log(p)
-        wrong = ops.power(1 - targets.heat, self.beta) * ops.power(p, self.alpha) * ops.log(1 - p)
+        right = ops.exp(self.alpha * log_q) * log_p
+        wrong = ops.power(1 - targets.heat, self.beta) * ops.exp(self.alpha * log_p) * log_q
         wrong = ops.where(targets.counted[..., None, None], wrong, 0.0)
         corners = total(ops.sum(ops.cast(corner, "float32"), axis=(0, 1, 2, 4)))  # of each kind
         sums = ops.sum(ops.where(corner, right, wrong), axis=(0, 1, 2, 4))

@@ -16,6 +16,7 @@ from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
 from tfyolo.decoders import DECODERS
 from tfyolo.heads import HEADS, READ_AUX
+from tfyolo.layers import Upsample
 from tfyolo.losses import OBJECTIVES
 from tfyolo.necks import NECKS
 from tfyolo.postprocess import POSTPROCESS
@@ -177,6 +178,13 @@ def check_size(config, size, multiple):
             "model.input_size",
             f"expected multiples of {multiple}, the largest stride, for example {near}, received {list(size)}",
         )
+
+
+def multiple(model):
+    """What the sides of pictures must be multiples of, for the decoder and for each map that is enlarged to meet another."""
+    height = model.network.input_shape[1]
+    enlarged = [layer.input.shape[1] for layer in model.network.layers if isinstance(layer, Upsample)]
+    return max(model.decoder.multiple, *(height // side for side in enlarged), 1)
 
 
 def resized(model, size):

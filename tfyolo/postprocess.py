@@ -17,6 +17,7 @@ def nms(
     score: float = 0.001,
     iou: float = 0.6,
     limit: int = 300,
+    class_limit: int | None = None,
     candidates_limit: int = 2000,
     soft_sigma: float = 0.0,
     soft_linear: bool = False,
@@ -26,7 +27,7 @@ def nms(
     """Non-maximum suppression: greedy, best first; a box may be found as several classes.
 
     score: the least score of a detection. iou: a box that overlaps a better one by more than this goes (of its class, if per_class).
-    limit: D. candidates_limit: how many (box, class) pairs, the best, enter. soft_sigma: above 0, overlapping boxes lose score instead
+    limit: D. class_limit: how many of these one class may have, at most. candidates_limit: how many (box, class) pairs, the best, enter. soft_sigma: above 0, overlapping boxes lose score instead
     of going (Bodla et al. 2017, arXiv:1704.04503, the Gaussian form with this sigma). soft_linear: those that overlap by more than `iou`
     lose that part of their score (ibid., the linear form). distance_power: what counts as overlap is
     IoU - (squared distance of the middles / squared diagonal of the hull) ^ this: boxes beside each other stay (Zheng et al. 2020,
@@ -34,7 +35,7 @@ def nms(
     """
     if (soft_sigma > 0) + soft_linear + (distance_power is not None) > 1:
         raise ValueError("soft_sigma, soft_linear and distance_power: expected one of them at most")
-    options = (score, iou, limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class)
+    options = (score, iou, limit, class_limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class)
     return _image_by_image(functools.partial(_nms_image, options=options), candidates)
 
 
@@ -80,7 +81,7 @@ def _top_image(boxes, scores, options):
 
 def _nms_image(boxes, scores, options):
     """boxes [N, 4], scores [N, K] -> Detections without B."""
-    score, iou, limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class = options
+    score, iou, limit, class_limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class = options
     pair_boxes, pair_scores, labels = pairs = _best_pairs(boxes, scores, candidates_limit)
     apart = pair_boxes
     if per_class:
@@ -103,6 +104,11 @@ def _nms_image(boxes, scores, options):
             score_threshold=score,
             soft_nms_sigma=soft_sigma / 2,
         )
+    if class_limit is not None:
+        own = tf.gather(labels, kept)
+        better = tf.linalg.band_part(tf.cast(own[:, None] == own, tf.float32), -1, 0)  # of its class, itself too
+        rows = tf.where(tf.reduce_sum(better, axis=1) <= class_limit)[:, 0]
+        kept, kept_scores = tf.gather(kept, rows), tf.gather(kept_scores, rows)
     return _padded(pairs, kept, kept_scores, limit)
 
 

@@ -23,7 +23,7 @@ from tfyolo.detect import Detector
 from tfyolo.evaluation import evaluate, match
 from tfyolo.layers import sum_over_replicas
 from tfyolo.messages import counted
-from tfyolo.model import build, describe, resolve
+from tfyolo.model import build, describe, multiple, resolve
 from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
 from tfyolo.quantization import CALIBRATED_BY, quantized_by, rounding
 from tfyolo.walk import gradient_norms
@@ -250,7 +250,7 @@ def _train(config, out, resume, overfit, progress, interrupted):
 
         # Model, optimizer, averages
         with strategy.scope():
-            sizes = scales(size, stage.multi_scale, judge.decoder.multiple) if stage.multi_scale else ()
+            sizes = scales(size, stage.multi_scale, multiple(judge)) if stage.multi_scale else ()
             open_size = (None, None) if sizes else size
             model = build(config, classes, input_size=open_size, precision=config.train.precision)
             if config.train.init and not saved:

@@ -10,8 +10,9 @@ def vgg16(images, *, norm: bool = False, width: float = 1.0, name="backbone"):
     """VGG-16 (Simonyan and Zisserman 2015, arXiv:1409.1556, table 1, D): p3 (512 channels), p4 (1024).
 
     Its fully connected layers are two convolutions of 1024 channels, the first 3x3 with a dilation of 6, and the pooling before them
-    leaves the grid as it is (Liu et al. 2016, "SSD", arXiv:1512.02325, section 3.1). norm: batch norm behind each convolution, with
-    which it trains from nothing; the published one has none. width: factor on the channels.
+    leaves the grid as it is (Liu et al. 2016, "SSD", arXiv:1512.02325, section 3.1). Its ImageNet weights, the file of keras.applications
+    with the fully connected layers, are given as train.init. norm: batch norm behind each convolution, with which it trains from
+    nothing; the published one has none. width: factor on the channels.
     """
 
     def block(x, stage, channels, count):

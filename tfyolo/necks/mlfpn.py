@@ -47,9 +47,8 @@ class ScaleAttention:
 
     def __init__(self, channels, reduction=16, *, name):
         options = {"kernel_size": 1, "data_format": "channels_last"}
-        self.name = name
-        self.squeeze = layers.Conv2D(channels // reduction, activation=None, **options, name=f"{name}.squeeze")
-        self.excite = layers.Conv2D(channels, activation=None, **options, name=f"{name}.excite")
+        self.squeeze = layers.Conv2D(channels // reduction, **options, name=f"{name}.squeeze")
+        self.excite = layers.Conv2D(channels, **options, name=f"{name}.excite")
 
     def __call__(self, x, name):
         y = layers.GlobalAveragePooling2D(keepdims=True, data_format="channels_last", name=f"{name}.mean")(x)
@@ -91,8 +90,8 @@ def mlfpn(
 
     tums: levels of the pyramid, each a U-shape that reads the base feature, reduced to planes / 2 channels, and the finest map of the
     one before. The reduced base feature is one for all, and the finest map ends in a batch norm: of the readings of the paper the one
-    that gives the published count. valid: as of tum; false, each grid
-    is half the one before, as other heads expect. reduction, shared_attention: of SFAM's attention.
+    that gives the published count. valid: as of tum; false, each grid is half the one before, as other heads expect. reduction,
+    shared_attention: of SFAM's attention.
     """
     finest, second = sorted(features)[:2]
     if None in features[finest].shape[1:3]:

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 
 from tfyolo import checkpoint
+from tfyolo.backbones.vgg import IMAGENET_MEAN
 from tfyolo.model import weights_file
 from tfyolo.weights import darknet
 from tfyolo.weights.graph import in_file_order
@@ -14,10 +15,10 @@ from tfyolo.weights.graph import in_file_order
 def initialise(model, path):
     """Puts what fits into a Model, part by part (backbone, neck, head), each wholly or not at all; (report, origin).
 
-    path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5), or of Darknet (darknet53.conv.74). The
-    convolutions whose channels count classes are kept only if the classes are the same. report: lines that say what was kept and what
-    begins anew. origin: what the way back to
-    Darknet needs, if the weights came from there; else {}. Raises CheckpointError or DarknetError if nothing fits.
+    path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5, vgg16_..._kernels.h5), or of Darknet
+    (darknet53.conv.74). The convolutions whose channels count classes are kept only if the classes are the same. report: lines that say
+    what was kept and what begins anew. origin: what the way back to Darknet needs, if the weights came from there; else {}. Raises
+    CheckpointError or DarknetError if nothing fits.
     """
     left, published = 0, _of_keras(path)
     if published is not None:
@@ -88,15 +89,53 @@ def _of_keras(path):
         group = file.get("model_weights", file)
         if "layer_names" not in group.attrs:
             return None
-        arrays = {}
-        for layer in group.values():
-            for name in layer.attrs["weight_names"]:
-                name = name.decode() if isinstance(name, bytes) else name
-                values = np.asarray(layer[name])
-                arrays[f"backbone.{layer.name.rpartition('/')[2]}/{name.rpartition('/')[2].removesuffix(':0')}"] = (
-                    values
-                )
-        return arrays
+        published = {
+            layer.name.rpartition("/")[2]: {_text(name): np.asarray(layer[_text(name)]) for name in names}
+            for layer in group.values()
+            if len(names := layer.attrs["weight_names"])
+        }
+    if "block1_conv1" in published:
+        return _vgg16(path, {name: list(arrays.values()) for name, arrays in published.items()})
+    return {
+        f"backbone.{layer}/{name.rpartition('/')[2].removesuffix(':0')}": values
+        for layer, arrays in published.items()
+        for name, values in arrays.items()
+    }
+
+
+def _text(name):
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _vgg16(path, published):
+    """{name of ours: array} of VGG-16's layers, {name: [kernel, bias]}.
+
+    Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth (Liu et al.
+    2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the first convolution takes all
+    that in, which differs only where its window reaches over the picture's edge.
+    """
+    if "fc1" not in published:
+        raise checkpoint.CheckpointError(
+            f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are made; this is the file "
+            "without (notop), take vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+        )
+    convolutions = {}
+    for name, arrays in published.items():
+        if name.startswith("block"):
+            block, convolution = name.removeprefix("block").split("_")
+            convolutions[f"p{int(block) - 1}.{convolution}"] = arrays
+    kernel, bias = convolutions["p0.conv1"]
+    kernel = kernel[:, :, ::-1]
+    convolutions["p0.conv1"] = 255 * kernel, bias - np.tensordot(kernel.sum(axis=(0, 1)), IMAGENET_MEAN, axes=(0, 0))
+    (first, first_bias), (second, second_bias) = published["fc1"], published["fc2"]
+    first = first.reshape(7, 7, -1, first.shape[-1])
+    convolutions["p4.conv6"] = first[::3, ::3, :, ::4], first_bias[::4]
+    convolutions["p4.conv7"] = second[None, None, ::4, ::4], second_bias[::4]
+    return {
+        f"backbone.{name}.conv/{variable}": np.asarray(values, "float32")
+        for name, arrays in convolutions.items()
+        for variable, values in zip(("kernel", "bias"), arrays, strict=True)
+    }
 
 
 def _counts_classes(name, other_number):
