@@ -293,7 +293,7 @@ def test_vgg16_begins_with_kerass_file(tmp_path):
     """An eighth as wide: it gives what Keras's layers give, away from the picture's edges."""
     rng = np.random.default_rng(0)
     blocks = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]
-    published, file_arrays = keras.Sequential([keras.Input((32, 32, 3))]), {}
+    published = keras.Sequential([keras.Input((32, 32, 3))])
     for block, (channels, count) in enumerate(blocks, 1):
         for i in range(1, count + 1):
             options = {"padding": "same", "activation": "relu", "bias_initializer": "random_normal"}
@@ -303,6 +303,7 @@ def test_vgg16_begins_with_kerass_file(tmp_path):
     arrays = {name: values for name, values in arrays.items() if values}
     for name, fan_in in (("fc1", 7 * 7 * 64), ("fc2", 512)):
         arrays[name] = [rng.normal(size=(fan_in, 512)).astype("float32"), rng.normal(size=512).astype("float32")]
+
     def write(path, names):
         with h5py.File(path, "w") as file:
             file.attrs["layer_names"] = [name.encode() for name in names]

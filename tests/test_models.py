@@ -446,6 +446,12 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_candidates(
             "model.objective.obj_gain={p3: 4}",
             "model.objective: obj_gain: expected a number for each of p3",
         ),
+        ("demo", "model.postprocess.limit=0", "model.postprocess: limit: expected a number above 0, received 0"),
+        (
+            "demo",
+            "model.postprocess={name: nms, soft_sigma: 0.5, soft_linear: true}",
+            "model.postprocess: soft_sigma, soft_linear and distance_power: expected one of them at most",
+        ),
         ("yolov3", "model.classes=[x, y]", "model.classes: expected the data's 3 (a, b, c), received 2 (x, y)"),
     ],
 )

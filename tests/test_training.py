@@ -526,15 +526,22 @@ def test_overfit_reaches_a_perfect_score(data, tmp_path):
     assert float(list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))[-1]["AP50"]) > 0.999
 
 
+# The paper's own squared errors: of an overlap, a box that once has shrunk to a point learns no more. Two of the truths overlap by .65.
+DARKNET53 = ["model.objective.box=squared", "model.postprocess.iou=0.7", "model.input_size=256"]
+
+
 @pytest.mark.slow
-def test_darknet53_learns_eight_real_pictures_by_heart(shared, tmp_path):
-    out = tmp_path / "run"
-    # The paper's own squared errors: of an overlap, a box that once has shrunk to a point learns no more. Two of the truths overlap
-    # by 0.65.
-    options = ["model.objective.box=squared", "model.postprocess.iou=0.7", "model.input_size=256"]
+@pytest.mark.parametrize("name, options", [("yolov3", DARKNET53), ("m2det-small", []), ("cornernet-small", [])])
+def test_eight_real_pictures_are_learned_by_heart(name, options, shared, tmp_path):
+    """As far as AP50 .95: all of it is more than some decoders can say, such as that of corners in cells beside each other."""
+    history, best = tmp_path / "run" / "history.csv", 0.0
     arguments = [f"data={shared / 'data' / 'coco-tiny'}", *options, "train.precision=bfloat16"]
-    run = tfyolo("train", "configs/yolov3.yaml", *arguments, "--overfit", "8", "--out", out)
-    scores = [
-        float(row["AP50"]) for row in csv.DictReader((out / "history.csv").read_text().splitlines()) if row["AP50"]
-    ]
-    assert max(scores) > 0.95, run.stdout
+    config = ROOT / "configs" / f"{name}.yaml"
+    command = process("train", config, *arguments, "--overfit", "8", "--out", history.parent, stdout=subprocess.DEVNULL)
+    while best <= 0.95 and command.poll() is None:
+        time.sleep(5)
+        if history.exists():
+            best = max(float(row["AP50"]) for row in csv.DictReader(history.read_text().splitlines()))
+    command.send_signal(signal.SIGINT)
+    _, told = command.communicate()
+    assert best > 0.95, told

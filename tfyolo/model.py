@@ -19,7 +19,7 @@ from tfyolo.heads import HEADS, READ_AUX
 from tfyolo.layers import Upsample
 from tfyolo.losses import OBJECTIVES
 from tfyolo.necks import NECKS
-from tfyolo.postprocess import POSTPROCESS
+from tfyolo.postprocess import ONE_BOX, POSTPROCESS
 
 TABLES = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS, "decoder": DECODERS, "objective": OBJECTIVES}
 
@@ -220,7 +220,12 @@ def postprocess(config, **options):
             raise config.error("model.postprocess", f"{part.name} has no option {name!r}")
     if options.keys() & FORMS_OF_SUPPRESSION:  # one goes with no other
         own = {name: value for name, value in own.items() if name not in FORMS_OF_SUPPRESSION}
-    return functools.partial(builder, **{**own, **options})
+    chosen = functools.partial(builder, **{**own, **options})
+    try:
+        chosen(ONE_BOX)
+    except ValueError as error:
+        raise config.error("model.postprocess", str(error)) from error
+    return chosen
 
 
 FORMS_OF_SUPPRESSION = {"soft_sigma", "soft_linear", "distance_power"}

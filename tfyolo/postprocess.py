@@ -6,8 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.boxes import diou, pairwise_iou
-from tfyolo.structures import Detections
+from tfyolo.structures import Candidates, Detections
 
+# To try options on.
+ONE_BOX = Candidates(np.zeros((1, 1, 4), "float32"), np.zeros((1, 1, 1), "float32"), {}, None)
 FAR = 8192.0  # pixels: what of a box lies farther off the picture's corner says nothing about what it overlaps
 
 
@@ -27,14 +29,15 @@ def nms(
     """Non-maximum suppression: greedy, best first; a box may be found as several classes.
 
     score: the least score of a detection. iou: a box that overlaps a better one by more than this goes (of its class, if per_class).
-    limit: D. class_limit: how many of these one class may have, at most. candidates_limit: how many (box, class) pairs, the best, enter. soft_sigma: above 0, overlapping boxes lose score instead
-    of going (Bodla et al. 2017, arXiv:1704.04503, the Gaussian form with this sigma). soft_linear: those that overlap by more than `iou`
-    lose that part of their score (ibid., the linear form). distance_power: what counts as overlap is
-    IoU - (squared distance of the middles / squared diagonal of the hull) ^ this: boxes beside each other stay (Zheng et al. 2020,
-    arXiv:1911.08287, section 4.3, where it is 1; Darknet's beta_nms). Of the last three, one at most.
+    limit: D. class_limit: how many of these one class may have, at most. candidates_limit: how many (box, class) pairs, the best, enter.
+    soft_sigma: above 0, overlapping boxes lose score instead of going (Bodla et al. 2017, arXiv:1704.04503, the Gaussian form with this
+    sigma). soft_linear: those that overlap by more than `iou` lose that part of their score (ibid., the linear form). distance_power:
+    what counts as overlap is IoU - (squared distance of the middles / squared diagonal of the hull) ^ this: boxes beside each other stay
+    (Zheng et al. 2020, arXiv:1911.08287, section 4.3, where it is 1; Darknet's beta_nms). Of the last three, one at most.
     """
     if (soft_sigma > 0) + soft_linear + (distance_power is not None) > 1:
         raise ValueError("soft_sigma, soft_linear and distance_power: expected one of them at most")
+    _check_numbers(limit=limit, class_limit=class_limit, candidates_limit=candidates_limit)
     options = (score, iou, limit, class_limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class)
     return _image_by_image(functools.partial(_nms_image, options=options), candidates)
 
@@ -44,7 +47,14 @@ def top(candidates, *, score: float = 0.001, limit: int = 300):
 
     score: the least score of a detection. limit: D.
     """
+    _check_numbers(limit=limit)
     return _image_by_image(functools.partial(_top_image, options=(score, limit)), candidates)
+
+
+def _check_numbers(**options):
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected a number above 0, received {value}")
 
 
 def _image_by_image(one, candidates):
