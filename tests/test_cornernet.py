@@ -13,6 +13,7 @@ from tfyolo.layers import CornerPool
 from tfyolo.losses import Corner as Objective
 from tfyolo.losses import corner_radius, corner_targets
 from tfyolo.structures import Sample
+from tfyolo.weights.initial import initialise
 
 K = 3
 # What a cell looks along, and which way round: (axis of [h, w], from the end).
@@ -35,7 +36,8 @@ def farthest_maximum(values, direction):
 @pytest.mark.parametrize("direction", LOOKS)
 @pytest.mark.parametrize("size", [(7, 13), (1, 5), (16, 1)])
 @pytest.mark.parametrize("ties", [False, True])
-def test_corner_pooling_and_its_gradient_are_a_cumulative_maximums(direction, size, ties):
+@pytest.mark.parametrize("training", [False, True])
+def test_corner_pooling_and_its_gradient_are_a_cumulative_maximums(direction, size, ties, training):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, 3))
     x = (np.round(x) if ties else x).astype("float32")
@@ -52,7 +54,7 @@ def test_corner_pooling_and_its_gradient_are_a_cumulative_maximums(direction, si
     np.testing.assert_array_equal(np.maximum.accumulate(x[order], axis=axis + 1)[order], expected)
     variable = tf.Variable(x)
     with tf.GradientTape() as tape:
-        found = CornerPool(direction)(variable)
+        found = CornerPool(direction)(variable, training=training)
         total = tf.reduce_sum(found * weights)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(tape.gradient(total, variable), gradient, atol=1e-5)
@@ -120,11 +122,11 @@ def test_heat_equals_the_loops(kind):
     sample = sample_of(boxes, crowd=[0] if kind == "many" else [])
     targets = corner_targets(sample, (16, 16), K, 4)
     np.testing.assert_allclose(targets.heat, heat_by_hand(sample, (16, 16), 4), atol=1e-5)
-    counted = np.ones((2, 16, 16), bool)
+    counted = np.ones((2, 16, 16, K), bool)
     if kind == "many":
         y1, x1, y2, x2 = boxes[0] / 4
         for i, j in np.ndindex(16, 16):
-            counted[0, i, j] = not (y1 < i + 0.5 < y2 and x1 < j + 0.5 < x2)
+            counted[0, i, j, sample.labels[0, 0]] = not (y1 < i + 0.5 < y2 and x1 < j + 0.5 < x2)
     np.testing.assert_array_equal(targets.counted, counted)
 
 
@@ -165,7 +167,7 @@ def by_hand(raw, sample, targets):
             t, q = heat[b, i, j, corner, k], p[b, i, j, corner, k]
             if t == 1:
                 total, found = total - (1 - q) ** 2 * np.log(q), found + 1
-            elif counted[b, i, j]:
+            elif counted[b, i, j, k]:
                 total -= (1 - t) ** 4 * q**2 * np.log(1 - q)
         terms["heat"] += total / max(found, 1)
     boxes = sample.boxes.numpy() / 4
@@ -285,8 +287,34 @@ def test_parts_that_do_not_fit_are_told():
         ("model.assigner=best_anchor", r"expected no assigner \(model.assigner: null\)"),
         ("model.input_size=[208, 192]", "expected an input size of multiples of 32"),
         ("model.backbone={name: hourglass, dims: [8], modules: [1]}", "dims, modules: expected as many numbers"),
+        ("model.backbone.stacks=0", r"model\.backbone: expected numbers above 0, received stacks 0"),
+        ("model.decoder={name: dfl, levels: [p2]}", r"model\.head: corner: expected the decoder of corners"),
+        ("model.objective=aligned", "aligned: expected"),
     ):
         with pytest.raises(ConfigError, match=message):
             models.build(load_config("cornernet-small", override), ("a", "b"))
+    narrow = ["model.backbone={stacks: 2, dims: [8, 16], modules: [1, 1], stem: 8}", "model.input_size=64"]
+    for neck in ("mlfpn", "pan"):
+        with pytest.raises(
+            ConfigError, match=r"model\.backbone: it gives features of earlier stacks.* expected stacks: 1"
+        ):
+            models.build(load_config("cornernet-small", *narrow, f"model.neck={neck}"), ("a", "b"))
     with pytest.raises(ConfigError, match="corner: expected the decoder of corners"):
         models.build(small("yolov8n", **{"model.objective": "corner", "model.assigner": "null"}), ("a", "b"))
+
+
+def test_other_classes_begin_with_the_embeddings_and_offsets_that_were_learned(tmp_path):
+    models.save_model(tmp_path / "run.h5", models.build(small("cornernet-small"), ("a", "b")))
+    there = models.load_model(tmp_path / "run.h5")
+    for classes, begins_anew in ((("a", "b", "c"), ".cls"), (("a", "d"), ".cls.out")):
+        here = models.build(small("cornernet-small"), classes)
+        report, _ = initialise(here, tmp_path / "run.h5")
+        assert (
+            f"head.p2.top_left{begins_anew} begin" in report[-1]
+            and "embed" not in report[-1]
+            and "offset" not in report[-1]
+        )
+        for part in ("embed", "offset"):
+            pair = (each.network.get_layer(f"head.p2.top_left.{part}.out").get_weights() for each in (here, there))
+            for mine, theirs in zip(*pair, strict=True):
+                np.testing.assert_array_equal(mine, theirs)

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from tfyolo import detect, exports
 from tfyolo import model as models
 from tfyolo.checkpoint import CheckpointError
+from tfyolo.config import ConfigError
 from tfyolo.data import augment, pipeline
 from tfyolo.detect import Detector, ImageDetections, SourceError
 
@@ -298,6 +299,19 @@ def test_what_several_looks_propose_goes_into_one_suppression(name, tmp_path):
     if name == "demo":  # corners' pairs of equal scores change places
         np.testing.assert_allclose(found.boxes, np.concatenate(boxes, 1), rtol=1e-3, atol=2e-2)
     assert len(detector(picture(height, width)).boxes) > 0
+
+
+def test_looks_that_cannot_be_are_told(tmp_path):
+    for name, options, message in (
+        ("demo", {"scales": (1.0, 0.0)}, r"scales: expected numbers above 0, at least one, received \[1.0, 0.0\]"),
+        ("demo", {"scales": (float("nan"),)}, r"scales: expected numbers above 0, at least one, received \[nan\]"),
+        ("demo", {"scales": ()}, "scales: expected numbers above 0, at least one"),
+        ("demo-yolov1", {"scales": (2.0,)}, "the one size that its fully or locally connected layers take"),
+        ("yolov8n-e2e", {"flip": True}, r"model\.postprocess: expected one that suppresses, for more than one look"),
+    ):
+        models.save_model(tmp_path / f"{name}.h5", lively(name))
+        with pytest.raises((CheckpointError, ConfigError), match=message):
+            detect.load(tmp_path / f"{name}.h5", **options)
 
 
 def test_an_export_looks_once(tmp_path):

@@ -438,6 +438,19 @@ def test_a_saved_model_for_pictures_of_any_size(demo, tmp_path):
         exports.export(demo.model, tmp_path / "none", [Form("tflite")], any_size=True)
 
 
+def test_a_saved_model_for_corners_in_pictures_of_any_size(tmp_path):
+    """Down to maps with fewer places than corners are picked."""
+    model = lively("cornernet-small", ("a",), **{"model.decoder": "{name: corner, apart: 100}"})
+    made = exports.export(model, tmp_path, [Form("saved_model")], any_size=True)["saved_model"].path
+    serve = tf.saved_model.load(str(made)).signatures["serving_default"]
+    for size in ((64, 96), (32, 32)):
+        images = np.stack([picture(*size, seed) for seed in range(3)]).astype("float32") / 255
+        expected = detect.Detector.of(models.resized(model, size))
+        wanted, found = expected.postprocess(expected.network(images)), serve(images=images)
+        assert wanted.count.numpy().any()
+        np.testing.assert_allclose(found["scores"], wanted.scores, atol=1e-4)
+
+
 @contextlib.contextmanager
 def no_file_above(octets):
     """Files cannot grow further, as on a full disk."""

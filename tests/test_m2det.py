@@ -72,6 +72,15 @@ def test_boxes_and_scores_equal_the_formulas():
     np.testing.assert_allclose(heat, (1 - e[..., 0] / e.sum(-1)).max(-1), rtol=1e-4)
 
 
+def test_boxes_of_open_size_are_those_of_the_size():
+    decoder, raw = raw_of([10, 5, 3, 2, 1, 1], seed=4)
+    expected = decoder(raw)
+    spec = tf.nest.map_structure(lambda x: tf.TensorSpec([None, None, None, *x.shape[3:]]), raw)
+    found = tf.function(lambda raw: decoder(raw)[:2], input_signature=[spec], autograph=False)(raw)
+    np.testing.assert_allclose(found[0], expected.boxes, rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected.scores, rtol=1e-5)
+
+
 def scene(kind, rng, side=320):
     count = {"empty": 0, "one": 1, "many": 12, "touching": 9, "border": 4}[kind]
     if kind == "touching":
@@ -248,6 +257,13 @@ def test_parts_that_do_not_fit_are_told():
             "sizes: expected 7, one of each level and one more, received 2",
         ),
         ("model.input_size=[328, 320]", "expected multiples of 16"),
+        ("model.neck.tums=0", r"model\.neck: mlfpn: expected tums of at least 1.* received tums 0"),
+        ("model.neck.planes=8", "reduction no larger than"),
+        (
+            f"model.decoder={{name: ssd, sizes: {[0.0, *SIZES[1:]]}}}",
+            "sizes, ratios, variances: expected numbers above 0",
+        ),
+        ("model.backbone=hourglass", r"model\.neck: mlfpn: expected two levels of a backbone, received p2"),
     ):
         with pytest.raises(ConfigError, match=message):
             models.build(load_config("m2det320-vgg", *narrow, override), "ab")
@@ -315,11 +331,16 @@ def test_vgg16_begins_with_kerass_file(tmp_path):
                     group[each] = values
 
     write(tmp_path / "vgg16.h5", list(arrays))
+    arrays["block3_conv4"] = arrays["block3_conv3"]
+    write(tmp_path / "vgg19.h5", list(arrays))
+    del arrays["block3_conv4"]
     write(tmp_path / "vgg16_notop.h5", [name for name in arrays if name.startswith("block")])
     narrow = ["model.backbone.width=0.125", "model.neck={tums: 1, planes: 16}", "model.input_size=160"]
     model = models.build(load_config("m2det320-vgg", *narrow), ("a", "b"))
     with pytest.raises(CheckpointError, match="expected VGG-16 with its fully connected layers"):
         initialise(model, tmp_path / "vgg16_notop.h5")
+    with pytest.raises(CheckpointError, match=r"those of a deeper network, with backbone\.p2\.conv4\.conv"):
+        initialise(model, tmp_path / "vgg19.h5")
     report, _ = initialise(model, tmp_path / "vgg16.h5")
     assert report[0] == "backbone: 30 arrays kept"
 

@@ -71,7 +71,7 @@ def _views(command):
     command = click.option(
         "--scale",
         "scales",
-        type=click.FloatRange(0.1, 4),
+        type=_Range(0.1, 4),
         multiple=True,
         metavar="FACTOR",
         help="Look at the picture in so many times the size that the run was trained with; repeat for several.",

@@ -42,10 +42,10 @@ def make_priors(grids, anchors, cells=None):
     centers, strides, sizes = [], [], []
     for level, (height, width) in grids.items():
         cell = cells[level] if cells else np.full(2, level_stride(level), "float32")
-        shapes = xp.asarray(anchors[level], dtype="float32")
+        shapes = xp.array(anchors[level], dtype="float32")
         y, x = xp.meshgrid(*(xp.arange(side, dtype="float32") for side in (height, width)), indexing="ij")
         middles = (xp.stack([xp.ravel(y), xp.ravel(x)], -1) + 0.5) * cell
-        centers.append(xp.repeat(middles, len(anchors[level]), axis=0))
+        centers.append(xp.repeat(middles, shapes.shape[0], axis=0))
         strides.append(xp.zeros_like(centers[-1][:, 0]) + xp.max(cell))
         sizes.append(xp.reshape(xp.zeros_like(middles)[:, None] + shapes, (-1, 2)))
     return Priors(*(xp.concatenate(values) for values in (centers, strides, sizes)))
@@ -319,6 +319,10 @@ class Ssd(Decoder):
             raise ValueError(
                 f"sizes: expected {len(levels) + 1}, one of each level and one more, received {len(sizes)}"
             )
+        if min(*sizes, *ratios, *variances) <= 0:
+            raise ValueError(
+                f"sizes, ratios, variances: expected numbers above 0, received {sizes}, {list(ratios)}, {list(variances)}"
+            )
         units = {}
         for level, size, following in zip(levels, sizes, sizes[1:], strict=False):
             roots = [np.sqrt(ratio) for ratio in ratios]
@@ -349,7 +353,7 @@ class Ssd(Decoder):
 
     def _priors(self, grids):
         xp = _namespace(grids)
-        counts = {level: xp.stack([xp.ones((), "float32") * side for side in grid]) for level, grid in grids.items()}
+        counts = {level: xp.array(xp.stack(list(grid)), dtype="float32") for level, grid in grids.items()}
         picture_hw = counts[self.levels[0]] * float(level_stride(self.levels[0]))
         anchors = {level: np.array(units, "float32") * picture_hw for level, units in self.anchors.items()}
         return make_priors(grids, anchors, {level: picture_hw / count for level, count in counts.items()})
@@ -430,8 +434,11 @@ class Corner(keras.layers.Layer):
         heat = ops.sigmoid(heat)
         around = ops.max_pool(heat, 3, 1, "same", data_format="channels_last")
         heat = ops.where(ops.equal(heat, around), heat, 0.0)
-        scores, index = ops.top_k(ops.reshape(heat, (-1, height * width * K)), count)
-        cell, label = index // K, index % K
+        heat = ops.reshape(heat, (-1, height * width * K))
+        if heat.shape[1] is None:  # of an open size: there may be fewer places than are picked
+            heat = ops.pad(heat, [(0, 0), (0, count)])
+        scores, index = ops.top_k(heat, count)
+        cell, label = ops.minimum(index // K, height * width - 1), index % K
         offset = _picked(ops.reshape(offset, (-1, height * width, 2)), cell)
         place = ops.cast(ops.stack([cell // width, cell % width], axis=-1), "float32")
         tags = ops.take_along_axis(ops.reshape(embed, (-1, height * width)), cell, axis=1)

@@ -46,6 +46,11 @@ class Detector:
         well. What all of them propose goes into one suppression.
         """
         models = [model, *others]
+        if (flip or others) and model.config.model.postprocess.name == "top":
+            raise model.config.error(
+                "model.postprocess",
+                "expected one that suppresses, for more than one look: top would give each object once a look",
+            )
         largest = max(models, key=lambda each: each.config.model.input_size)
         candidates = tf.function(functools.partial(_seen, models, flip), autograph=False)
         select = tf.function(postprocess(model.config, **options), autograph=False)
@@ -190,6 +195,8 @@ def load(path, *, threads=None, flip=False, scales=(1.0,), **options):
         return _load_saved_model(path, options)
     if path.suffix == ".tflite":
         return _load_tflite(path, threads or os.cpu_count(), options)
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        raise checkpoint.CheckpointError(f"scales: expected numbers above 0, at least one, received {list(scales)}")
     model = load_model(path)
     first, *others = (fuse(_scaled(model, scale)) for scale in scales)
     return Detector.of(first, source=path, flip=flip, others=others, **options)

@@ -240,6 +240,8 @@ def corner(features, parts, num_anchors, *, channels: int = 128, prior: float = 
     A = 2 are the two corners, top left and bottom right. Each stack's features, one within the other as aux, have a head of their own.
     channels: of the maps that are pooled. prior: the score that an untrained head gives every cell.
     """
+    if num_anchors != 2 or "embed" not in parts:
+        raise ValueError("corner: expected the decoder of corners (model.decoder: corner)")
     told = {part: {} for part in parts}
     biases = _prior_biases(parts, prior)
     relu_conv = functools.partial(conv, activation="relu")

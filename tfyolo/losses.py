@@ -336,6 +336,8 @@ class Aligned(_Deep):
             raise ValueError(
                 "aligned: expected a decoder without objectness, such as dfl; dense is for those that have it"
             )
+        if "box" not in decoder.parts(1):
+            raise ValueError("aligned: expected a decoder of boxes, received that of corners")
         if decoder.parts(1)["cls"] != 1:
             raise ValueError(
                 "aligned: expected a decoder without a class for the background; multibox is for those with it"
@@ -425,8 +427,8 @@ def _root(a, b, c):
 class CornerTargets(NamedTuple):
     """What CornerNet's maps are to say of a batch; of both corners, A = 2.
 
-    heat: [B, h, w, 2, K] 0..1, 1 where a corner is. counted: [B, h, w] bool, false in a crowd. cells: [B, M, 2] int32, the places in a
-    map [h * w] of each truth's corners. offsets: [B, M, 2, 2] (y, x) of the corner in its cell, in cells. real: [B, M] bool.
+    heat: [B, h, w, 2, K] 0..1, 1 where a corner is. counted: [B, h, w, K] bool, false in a crowd of the class. cells: [B, M, 2] int32, the
+    places in a map [h * w] of each truth's corners. offsets: [B, M, 2, 2] (y, x) of the corner in its cell, in cells. real: [B, M] bool.
     """
 
     heat: Any
@@ -456,20 +458,23 @@ def corner_targets(sample, grid, K, stride, overlap=0.3):
         values = ops.exp(-ops.square(away) / (2 * ops.square(deviation)[..., None, None]))
         return ops.where(ops.absolute(away) <= radius[..., None, None], values, 0.0)
 
+    B, M = ops.shape(real)
+
+    def highest(values, chosen):
+        """Of each class the highest of its truths, of those that are chosen [B, M], else 0: [B, M, ...] -> [B, K, ...]."""
+        # The others go to a class of their own, which is cut off.
+        places = ops.expand_dims(ops.arange(B), 1) * (K + 1) + ops.where(chosen, sample.labels, K)
+        most = ops.segment_max(ops.reshape(values, (B * M, -1)), ops.reshape(places, (-1,)), B * (K + 1))
+        return ops.maximum(ops.reshape(most, (B, K + 1, *values.shape[2:]))[:, :K], 0.0)  # no truth: the lowest number
+
     spots = ops.expand_dims(bell(height, 0), -1) * ops.expand_dims(bell(width, 1), -2)  # [B, M, 2, h, w]
-    B, _M = ops.shape(real)
-    # Of all truths of a class the highest; the others' go to a class of their own, which is cut off.
-    places = ops.expand_dims(ops.arange(B), 1) * (K + 1) + ops.where(real, sample.labels, K)
-    flat = ops.reshape(spots, (-1, 2 * height * width))
-    heat = ops.segment_max(flat, ops.reshape(places, (-1,)), B * (K + 1))
-    heat = ops.maximum(ops.reshape(heat, (-1, K + 1, 2, height, width))[:, :K], 0.0)  # no truth: the lowest number
-    heat = ops.transpose(heat, (0, 3, 4, 2, 1))
+    heat = ops.transpose(highest(spots, real), (0, 3, 4, 2, 1))
 
     y, x = (ops.arange(side, dtype="float32") + 0.5 for side in grid)
     y1, x1, y2, x2 = (ops.expand_dims(side, -1) for side in ops.unstack(boxes, 4, axis=-1))  # [B, M, 1]
     rows, columns = ops.logical_and(y > y1, y < y2), ops.logical_and(x > x1, x < x2)
     inside = ops.logical_and(ops.expand_dims(rows, -1), ops.expand_dims(columns, -2))  # [B, M, h, w]
-    crowded = ops.any(ops.logical_and(inside, sample.crowd[..., None, None]), axis=1)
+    crowded = ops.transpose(highest(ops.cast(inside, "float32"), sample.crowd), (0, 2, 3, 1)) > 0
     index = ops.cast(cells[..., 0] * width + cells[..., 1], "int32")
     return CornerTargets(heat, ops.logical_not(crowded), index, points - cells, real)
 
@@ -483,7 +488,7 @@ class Corner:
     heat: a focal loss, divided by the corners of the batch, in which cells near a corner count as less wrong the nearer they are; alpha,
     beta: its powers. pull, push: the embeddings of one object's corners are drawn together, the means of different objects' driven
     `margin` apart; means over objects and pairs, and over pictures. offset: smooth L1, the mean over the corners of both kinds.
-    overlap: as of corner_targets. Cells in a crowd are not told that they hold nothing.
+    overlap: as of corner_targets. Cells in a crowd are not told that they hold nothing of its class.
     """
 
     terms, reads_aux = ("heat", "pull", "push", "offset"), None
@@ -542,7 +547,7 @@ class Corner:
         corner = ops.equal(targets.heat, 1.0)
         right = ops.exp(self.alpha * log_q) * log_p
         wrong = ops.power(1 - targets.heat, self.beta) * ops.exp(self.alpha * log_p) * log_q
-        wrong = ops.where(targets.counted[..., None, None], wrong, 0.0)
+        wrong = ops.where(ops.expand_dims(targets.counted, 3), wrong, 0.0)
         corners = total(ops.sum(ops.cast(corner, "float32"), axis=(0, 1, 2, 4)))  # of each kind
         sums = ops.sum(ops.where(corner, right, wrong), axis=(0, 1, 2, 4))
         return -ops.sum(sums / ops.maximum(corners, 1.0))

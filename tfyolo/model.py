@@ -113,6 +113,12 @@ def build(config, classes=None, *, input_size=None, precision="float32"):
     try:
         images = keras.Input((*size, 3), name="images")
         features = _make(config, "backbone", images, name="backbone")
+        if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in READ_AUX):
+            raise config.error(
+                "model.backbone",
+                f"it gives features of earlier stacks, which no neck reads, and of the heads only {', '.join(sorted(READ_AUX))}; "
+                "expected stacks: 1",
+            )
         features = _make(config, "neck", features, name="neck")
         levels = sorted(features.keys() - {"aux"})
         if levels != sorted(decoder.levels):
@@ -188,7 +194,13 @@ def multiple(model):
 
 
 def resized(model, size):
-    """The Model for pictures of another size (H, W), with the same weights."""
+    """The Model for pictures of another size (H, W), with the same weights. Raises ConfigError if it cannot be."""
+    own = model.config.model.input_size
+    if tuple(size) != own and any(layer.name.endswith((".flatten", ".local")) for layer in model.network.layers):
+        raise model.config.error(
+            "model.input_size",
+            f"expected {list(own)}, the one size that its fully or locally connected layers take, received {list(size)}",
+        )
     check_size(model.config, size, model.decoder.multiple)
     section = model.config.model.model_copy(update={"input_size": tuple(size)})
     config = model.config.model_copy(update={"model": section})

@@ -101,25 +101,25 @@ def _nms_image(boxes, scores, options):
         extent = tf.reduce_max(apart) - tf.reduce_min(apart) + 1.0
         apart = apart + tf.cast(labels, tf.float32)[:, None] * extent
     if distance_power is not None:
-        kept = _greedy(_overlap(apart, distance_power) > iou, pair_scores > score)[:limit]
+        kept = _greedy(_overlap(apart, distance_power) > iou, pair_scores > score)
         kept_scores = tf.gather(pair_scores, kept)
     elif soft_linear:
-        kept, kept_scores = _linear(pairwise_iou(apart, apart), pair_scores, score, iou, limit)
+        kept, kept_scores = _linear(pairwise_iou(apart, apart), pair_scores, labels, score, iou, limit, class_limit)
     else:
         kept, kept_scores = tf.image.non_max_suppression_with_scores(
             apart,
             pair_scores,
-            limit,
+            limit if class_limit is None else candidates_limit,
             iou_threshold=1.0 if soft_sigma else iou,
             score_threshold=score,
             soft_nms_sigma=soft_sigma / 2,
         )
-    if class_limit is not None:
+    if class_limit is not None and not soft_linear:
         own = tf.gather(labels, kept)
         better = tf.linalg.band_part(tf.cast(own[:, None] == own, tf.float32), -1, 0)  # of its class, itself too
         rows = tf.where(tf.reduce_sum(better, axis=1) <= class_limit)[:, 0]
         kept, kept_scores = tf.gather(kept, rows), tf.gather(kept_scores, rows)
-    return _padded(pairs, kept, kept_scores, limit)
+    return _padded(pairs, kept[:limit], kept_scores[:limit], limit)
 
 
 def _padded(pairs, kept, kept_scores, limit):
@@ -137,10 +137,11 @@ def _padded(pairs, kept, kept_scores, limit):
     )
 
 
-def _linear(overlap, scores, least, iou, limit):
+def _linear(overlap, scores, labels, least, iou, limit, class_limit):
     """Soft-NMS with linear decay: overlap [k, k], scores [k] -> (the rows that stay, [count] int32, the scores they now have).
 
-    The best of what is left is taken, and what overlaps it by more than `iou` loses that part; until there is none above `least`.
+    The best of what is left is taken, and what overlaps it by more than `iou` loses that part; until there is none above `least`. Of a
+    class that has its class_limit, nothing is left.
     """
     limit = min(limit, scores.shape[0])
 
@@ -153,7 +154,12 @@ def _linear(overlap, scores, least, iou, limit):
         rows, taken = tf.where(here, best, rows), tf.where(here, tf.reduce_max(left), taken)
         shared = tf.gather(overlap, best)
         left = tf.where(shared > iou, left * (1 - shared), left)
-        return count + 1, tf.where(tf.range(scores.shape[0]) == best, -1.0, left), rows, taken
+        left = tf.where(tf.range(scores.shape[0]) == best, -1.0, left)
+        if class_limit is not None:
+            own = tf.gather(labels, best)
+            found = tf.reduce_sum(tf.cast(tf.gather(labels, rows[: count + 1]) == own, tf.int32))
+            left = tf.where((labels == own) & (found >= class_limit), -1.0, left)
+        return count + 1, left, rows, taken
 
     begin = (0, scores, tf.zeros([limit], tf.int32), tf.zeros([limit]))
     count, _, rows, taken = tf.while_loop(more, take, begin)

@@ -56,6 +56,10 @@ def hourglass(
     """
     if len(dims) < 2 or len(dims) != len(modules):
         raise ValueError(f"dims, modules: expected as many numbers, at least 2, received {dims} and {modules}")
+    if min(stacks, stem, *dims, *modules) < 1:
+        raise ValueError(
+            f"expected numbers above 0, received stacks {stacks}, stem {stem}, dims {dims}, modules {modules}"
+        )
     multiple = 2 ** (len(dims) + 1)
     if any(side is not None and side % multiple for side in images.shape[1:3]):
         raise ValueError(f"expected an input size of multiples of {multiple}, received {list(images.shape[1:3])}")

@@ -93,6 +93,13 @@ def mlfpn(
     that gives the published count. valid: as of tum; false, each grid is half the one before, as other heads expect. reduction,
     shared_attention: of SFAM's attention.
     """
+    if "aux" in features or len(features) < 2:
+        raise ValueError(f"mlfpn: expected two levels of a backbone, received {', '.join(sorted(features))}")
+    if min(tums, scales - 1, planes // 2) < 1 or tums * planes < reduction:
+        raise ValueError(
+            f"mlfpn: expected tums of at least 1, scales of at least 2, and reduction no larger than tums * planes, received "
+            f"tums {tums}, scales {scales}, planes {planes}, reduction {reduction}"
+        )
     finest, second = sorted(features)[:2]
     if None in features[finest].shape[1:3]:
         raise ValueError("mlfpn: expected one input size, received any, as for multi_scale and --any-size")

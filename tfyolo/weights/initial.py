@@ -37,6 +37,8 @@ def initialise(model, path):
         theirs, left = _backbone(model.network, path)
         classes, origin = None, {}
     own = checkpoint.weights_of(model.network)
+    if published is not None:
+        _check_depth(path, own, theirs, model.config.model.backbone.name)
     report, kept = [], {}
     for part in dict.fromkeys(name.partition(".")[0] for name in own):
         other_number = len(classes or ()) != len(model.classes)
@@ -138,13 +140,30 @@ def _vgg16(path, published):
     }
 
 
+def _check_depth(path, own, published, backbone):
+    """Raises CheckpointError if the file has more layers than the network in any of its stages: all that is here fits, and is not it."""
+
+    def layers_and_stages(arrays):
+        layers = {name.partition("/")[0] for name in arrays if name.startswith("backbone.")}
+        return layers, {layer: layer.split(".")[1].partition("_")[0] for layer in layers}
+
+    (mine, my_stages), (theirs, their_stages) = layers_and_stages(own), layers_and_stages(published)
+    more = sorted(layer for layer in theirs - mine if their_stages[layer] in my_stages.values())
+    if more and mine & theirs:
+        raise checkpoint.CheckpointError(
+            f"{path}: expected the weights of {backbone} as the config has it, received those of a deeper network, with "
+            f"{', '.join(more[:3])}{', ...' if more[3:] else ''}"
+        )
+
+
 def _counts_classes(name, other_number):
     """Whether an array belongs to a head's last convolution, which tells classes; or, of another number of them, to a branch for them.
 
     A decoupled head's last convolution for boxes tells none, and its branch for classes may be as wide as they are many.
     """
     layer = name.partition("/")[0]
-    return (layer.endswith(".out") and not layer.endswith(".box.out")) or (other_number and ".cls." in layer)
+    told = layer.endswith(".out") and layer.split(".")[-2] not in ("box", "embed", "offset")
+    return told or (other_number and ".cls." in layer)
 
 
 def _backbone(network, path):
