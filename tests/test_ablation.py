@@ -27,7 +27,11 @@ def test_the_table_by_hand():
     assert ablation.table(alone).splitlines()[3] == "| second | 1 | 1.00 | 0.400 | 0.700 | -0.100 |"
 
 
-@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow) if path.stem == "yolov7" else path for path in PLANS],
+    ids=lambda path: path.stem,
+)
 def test_every_variant_is_a_network_and_backbones_have_as_many_flops(path):
     plan = ablation.read_plan(path)
     first = None

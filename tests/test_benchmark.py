@@ -100,6 +100,7 @@ def test_all_competitors_are_measured(imported):
             assert network["median_ms"] < total["median_ms"] and 0 < postprocess["median_ms"] < total["median_ms"]
 
 
+@pytest.mark.slow
 def test_what_is_no_darknet_network_has_no_oracle(tmp_path):
     models.save_model(tmp_path / "run.h5", lively("demo"))
     done = benchmark(tmp_path / "run.h5", "--baseline", "opencv")

@@ -63,7 +63,7 @@ def yolov1(tmp_path_factory):
     return Exported("demo-yolov1", tmp_path_factory.mktemp("yolov1"), **{"model.input_size": 192})
 
 
-@pytest.fixture(scope="module", params=["demo", "yolov1"])
+@pytest.fixture(scope="module", params=["demo", pytest.param("yolov1", marks=pytest.mark.slow)])
 def exported(request):
     return request.getfixturevalue(request.param)
 
@@ -440,7 +440,9 @@ def test_a_saved_model_for_pictures_of_any_size(demo, tmp_path):
 
 def test_a_saved_model_for_corners_in_pictures_of_any_size(tmp_path):
     """Down to maps with fewer places than corners are picked."""
-    model = lively("cornernet-small", ("a",), **{"model.decoder": "{name: corner, apart: 100}"})
+    backbone = "{name: hourglass, dims: [16, 24], modules: [1, 1], stem: 8}"
+    options = {"model.backbone": backbone, "model.decoder": "{name: corner, apart: 100}"}
+    model = lively("cornernet-small", ("a",), **options)
     made = exports.export(model, tmp_path, [Form("saved_model")], any_size=True)["saved_model"].path
     serve = tf.saved_model.load(str(made)).signatures["serving_default"]
     for size in ((64, 96), (32, 32)):

@@ -76,7 +76,7 @@ def test_published_counts(name, size, classes, parameters, trainable, gflops):
     [
         ("yolov7-tiny", 6_219_709, 13.7),
         ("yolov7", 36_905_341, 104.5),
-        ("yolov7x", 71_311_741, 189.7),
+        pytest.param("yolov7x", 71_311_741, 189.7, marks=pytest.mark.slow),
         pytest.param("yolov7-w6", 70_394_300, 360, marks=pytest.mark.slow),
         pytest.param("yolov7-e6", 97_202_940, 515, marks=pytest.mark.slow),
         pytest.param("yolov7-d6", 133_757_052, 702, marks=pytest.mark.slow),

@@ -361,7 +361,9 @@ def test_streams_repeat_and_resume_bit_for_bit(source):
     assert len({sample.image.tobytes() for sample in whole}) == len(whole)
 
 
-@pytest.mark.parametrize("memory", [0, 10_000, 20_000])  # none fits, one or two do, all
+@pytest.mark.parametrize(
+    "memory", [0, 10_000, pytest.param(20_000, marks=pytest.mark.slow)]
+)  # none fits, one or two do, all
 def test_what_is_remembered_changes_nothing(source, memory, monkeypatch):
     whole = samples(train(source, ALL)[0])
     monkeypatch.setattr(pipeline, "MEMORY", memory)

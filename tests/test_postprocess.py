@@ -19,6 +19,7 @@ def candidates(count=60, classes=4, batch=2, seed=0):
 
 def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=True, power=None, linear=False):
     """Greedy NMS, or Gaussian or linear soft-NMS (Bodla et al. 2017, figure 2), over all (box, class) pairs."""
+    overlaps, less_distance = (np.asarray(measure(boxes[:, None], boxes)) for measure in (iou, diou))
     pairs = [[float(scores[n, k]), n, k] for n in range(len(boxes)) for k in range(scores.shape[1])]
     kept = []
     while pairs and len(kept) < limit:
@@ -29,9 +30,10 @@ def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=Tru
         kept.append(best)
         rest = []
         for pair in pairs:
-            overlap = float(iou(boxes[best[1]], boxes[pair[1]])) if best[2] == pair[2] or not per_class else 0.0
+            at = best[1], pair[1]
+            overlap = float(overlaps[at]) if best[2] == pair[2] or not per_class else 0.0
             if power is not None and overlap:
-                overlap -= float(iou(boxes[best[1]], boxes[pair[1]]) - diou(boxes[best[1]], boxes[pair[1]])) ** power
+                overlap -= max(float(overlaps[at] - less_distance[at]), 0.0) ** power
             if sigma:
                 pair[0] *= np.exp(-(overlap**2) / sigma)
                 rest.append(pair)

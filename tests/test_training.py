@@ -142,6 +142,7 @@ def test_two_replicas_take_the_step_of_one_where_parts_count_otherwise(name):
     assert_close(one, two, 2e-5)
 
 
+@pytest.mark.slow
 def test_two_replicas_take_the_step_of_one_with_rounding():
     """The bounds are learned alike, too."""
     one, two = (one_step("demo", replicas, lr=0.1, rounds=True)[0] for replicas in (1, 2))
@@ -149,7 +150,7 @@ def test_two_replicas_take_the_step_of_one_with_rounding():
     assert_close(one, two, 1e-5)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_accumulated_parts_take_the_step_of_the_whole(replicas):
     """Batch norm looks at a part at a time by its nature, so it stands still here."""
     whole, figures, _ = one_step("demo", 1, frozen_norm=True, lr=0.1)
@@ -235,6 +236,12 @@ def test_schedules_by_hand():
 TINY = [*conftest.TINY, "train.evaluate_every=2", "train.ema=0.9"]
 
 
+@pytest.fixture(autouse=True)
+def one_replica(monkeypatch):
+    """In this process, too, which has two logical CPUs: a run is traced in half the time."""
+    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(1))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "demo"
@@ -279,9 +286,10 @@ def test_an_interrupt_that_something_swallows_stops_training_all_the_same(data, 
     assert checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]["epoch"] == 1
 
 
-def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_path):
-    """Two stages, the kill in the second, with kill -9."""
-    arguments = ["train", "configs/demo.yaml", f"data={data}", *TINY, stages(2, 3)]
+@pytest.mark.parametrize("epochs, kill_after", [((3,), 1), pytest.param((2, 3), 3, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kill_after, data, tmp_path):
+    """With kill -9; the second time in the second of two stages."""
+    arguments = ["train", "configs/demo.yaml", f"data={data}", *TINY, stages(*epochs)]
     whole = tfyolo(*arguments, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stdout
     killed = process(*arguments, "--out", tmp_path / "killed", cwd=ROOT)
@@ -290,7 +298,7 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_p
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         done = checkpoint.read_meta(last)["state"]["epoch"] if last.exists() else 0
-        if done >= 3 or killed.poll() is not None:
+        if done >= kill_after or killed.poll() is not None:
             break
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
@@ -311,11 +319,11 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(data, tmp_p
     rows = [
         list(csv.DictReader(path.read_text().splitlines())) for path in (tmp_path / "whole" / "history.csv", history)
     ]
-    assert [row["epoch"] for row in rows[1]] == ["1", "2", "3", "4", "5"]
+    assert [row["epoch"] for row in rows[1]] == [str(i + 1) for i in range(sum(epochs))]
     for a, b in zip(*rows, strict=True):
         assert all(a[key] == b[key] for key in a if key not in ("seconds", "images_per_second"))
-    again = tfyolo(*arguments, "--out", tmp_path / "whole")
-    assert again.returncode == 1 and "holds something already" in again.stdout
+    again = tfyolo_here(*arguments, "--out", tmp_path / "whole")
+    assert again.exit_code == 1 and "holds something already" in again.output
 
 
 def test_what_is_used_of_last_h5_is_what_training_judged(data, tmp_path):
@@ -408,12 +416,9 @@ def test_frozen_parts_stay_and_the_others_move(data, tmp_path):
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stage])
     run = training.train(config, tmp_path / "run", progress=False)
     _, after = checkpoint.load(run.folder / "last.h5", "weights")
-    again = training.train(config, tmp_path / "again", progress=False)
-    _, repeated = checkpoint.load(again.folder / "last.h5", "weights")
     model = models.build(config, checkpoint.read_meta(run.folder / "last.h5")["classes"])
     fresh = {name: value for name, value in checkpoint.weights_of(model.network).items()}
     for name in fresh:
-        np.testing.assert_array_equal(after[name], repeated[name])  # the same seed, the same run
         frozen = name.startswith(("backbone.", "neck.p5."))
         if name.endswith(("moving_mean", "beta")):  # these start at 0 whatever the seed
             assert np.any(after[name]) != frozen, name
@@ -430,7 +435,8 @@ def test_frozen_parts_stay_and_the_others_move(data, tmp_path):
         ("data=null", "data: expected where the pictures"),
     ],
 )
-def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, override, message):
+def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, monkeypatch, override, message):
+    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2))
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, override])
     with pytest.raises(ConfigError) as error:
         training.train(config, tmp_path / "run", progress=False)
