@@ -19,6 +19,7 @@ tf.config.set_logical_device_configuration(
 
 from tfyolo import config as configs
 from tfyolo import model as models
+from tfyolo import training
 from tfyolo.structures import Sample
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +185,19 @@ def lively(name, classes=("a", "b", "c"), **extra):
         elif ".out/bias" in variable.path:
             variable.assign(rng.uniform(0.2, 1, variable.shape))
     return model
+
+
+def strategy_of(replicas):
+    cpus = [device.name for device in tf.config.list_logical_devices("CPU")][:replicas]
+    return tf.distribute.MirroredStrategy(cpus, cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_replica():
+    """For runs in this process, which has two logical CPUs: they are traced in half the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_strategy", lambda: strategy_of(1))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -169,7 +169,7 @@ LIGHT = ("yolov3-tiny", "yolov4-tiny", "yolov7-tiny")
 @pytest.mark.parametrize(
     "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
 )
-@pytest.mark.parametrize("size", [None, (320, 256)])
+@pytest.mark.parametrize("size", [None, pytest.param((320, 256), marks=pytest.mark.slow)])
 def test_published_networks_equal_opencv_and_come_back(name, size, shared, tmp_path):
     text = (shared / "darknet-cfg" / f"{name}.cfg").read_text()
     for key, side in zip(("height", "width"), size or (), strict=False):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import EACH_CONFIG, random_sample, small
+from conftest import CONFIGS, EACH_CONFIG, random_sample, small
 
 from tfyolo import model as models
 from tfyolo.assigners import best_anchor, responsible_cell
@@ -238,7 +238,13 @@ def test_crowds_are_neither_learned_nor_background():
     assert float(terms["obj"]) == pytest.approx(float(np.sum(bce(1.0, logits))) / 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", EACH_CONFIG)
+ONE_OF_EACH = ("demo", "yolov7-tiny", "yolov8n", "demo-m2det", "cornernet-small")  # objective
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*ONE_OF_EACH, *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name not in ONE_OF_EACH)],
+)
 def test_one_backward_pass_of_the_sum_equals_the_sum_of_the_gradients_of_each_term(name):
     model, sample, _, _ = forward(name)
     variables = model.network.trainable_variables

@@ -1,5 +1,6 @@
 """Every config of configs/, by existing: published counts, contracts of the parts, gradients, and errors of options that do not fit."""
 
+import functools
 import re
 
 import keras
@@ -29,17 +30,17 @@ def built(request):
 PUBLISHED = [
     ("yolov3", 416, 80, 62_001_757, 61_949_149, 65.86),
     ("yolov3-tiny", 416, 80, 8_858_734, 8_852_366, 5.56),
-    ("yolov3-spp", 608, 80, 63_052_381, 62_998_749, 141.4),
+    pytest.param("yolov3-spp", 608, 80, 63_052_381, 62_998_749, 141.4, marks=pytest.mark.slow),
     ("yolov4", 608, 80, 64_429_405, 64_363_101, 128.4),
     ("yolov4-tiny", 416, 80, 6_062_814, 6_056_606, 6.91),
     ("yolov4-tiny-3l", 608, 80, 6_334_045, 6_327_453, 17.74),
-    ("yolov4-csp", 512, 80, 52_986_205, 52_921_437, 77.0),
+    pytest.param("yolov4-csp", 512, 80, 52_986_205, 52_921_437, 77.0, marks=pytest.mark.slow),
     # Published GFLOPs are of the fused form, which lacks the 1x1 branches beside the 3x3 of YOLOv7's head: 1.2 %.
     ("yolov7-tiny", 640, 80, None, 6_228_762, 13.7),
     ("yolov7", 640, 80, None, 37_622_682, 104.5 * 1.0117),
-    ("yolov7x", 640, 80, None, 71_347_394, 189.7),
+    pytest.param("yolov7x", 640, 80, None, 71_347_394, 189.7, marks=pytest.mark.slow),
     # And that of the P6 models lacks the auxiliary head.
-    ("yolov7-w6", 1280, 80, None, 82_312_436, None),
+    pytest.param("yolov7-w6", 1280, 80, None, 82_312_436, None, marks=pytest.mark.slow),
     pytest.param("yolov7-e6", 1280, 80, None, 111_898_292, None, marks=pytest.mark.slow),
     pytest.param("yolov7-d6", 1280, 80, None, 154_709_364, None, marks=pytest.mark.slow),
     pytest.param("yolov7-e6e", 1280, 80, None, 166_408_884, None, marks=pytest.mark.slow),
@@ -129,7 +130,13 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name, hidden", [("vovnet", 22), ("csp_vovnet", 22), ("densenet", 10), ("resnext", 96)])
+@pytest.mark.parametrize(
+    "name, hidden",
+    [
+        ("csp_vovnet", 22),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("vovnet", 22), ("densenet", 10), ("resnext", 96))),
+    ],
+)
 def test_the_ancestors_of_elan_are_as_their_figures_and_as_large_as_it(name, hidden):
     images = keras.Input((640, 640, 3))
     backbone = keras.Model(images, BACKBONES[name](images))
@@ -166,6 +173,11 @@ def test_the_neck_enlarges_what_comes_out_of_the_five_convolutions():
     assert lateral.input is network.get_layer("neck.p5.conv5.act").output
 
 
+@functools.cache
+def built_once(name):
+    return models.build(small(name), NAMES).network
+
+
 @pytest.mark.parametrize(
     "name, layer, inputs",
     [
@@ -189,7 +201,7 @@ def test_the_neck_enlarges_what_comes_out_of_the_five_convolutions():
     ],
 )
 def test_features_meet_as_in_the_published_networks(name, layer, inputs):
-    network = models.build(small(name), NAMES).network
+    network = built_once(name)
     received = network.get_layer(layer).input
     received = received if isinstance(received, list) else [received]
     expected = [network.get_layer(source).output for source in inputs]

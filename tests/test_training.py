@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
-from conftest import ROOT, process, random_sample, small
+from conftest import ROOT, process, random_sample, small, strategy_of
 
 from tfyolo import checkpoint, cli, training
 from tfyolo import config as configs
@@ -30,11 +30,6 @@ from tfyolo.quantization import quantized_by
 
 NAMES = ("a", "b", "c")
 SPEC_FREE = {"boxes", "labels", "crowd"}
-
-
-def strategy_of(replicas):
-    cpus = [device.name for device in tf.config.list_logical_devices("CPU")][:replicas]
-    return tf.distribute.MirroredStrategy(cpus, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
 SMOOTH = {"model.objective.box": "giou"}  # CIoU's gradient of a box that is one point is noise
@@ -236,12 +231,6 @@ def test_schedules_by_hand():
 TINY = [*conftest.TINY, "train.evaluate_every=2", "train.ema=0.9"]
 
 
-@pytest.fixture(autouse=True)
-def one_replica(monkeypatch):
-    """In this process, too, which has two logical CPUs: a run is traced in half the time."""
-    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(1))
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "demo"
@@ -411,7 +400,9 @@ def test_eager_takes_the_same_steps(data, tmp_path):
         np.testing.assert_allclose(eager[name], graph[name], rtol=1e-2, atol=2e-3, err_msg=name)
 
 
-def test_frozen_parts_stay_and_the_others_move(data, tmp_path):
+def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
+    """A whole run on two replicas."""
+    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2))
     stage = "train.stages=[{epochs: 1, lr: 0.01, freeze: [backbone, neck.p5]}]"
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stage])
     run = training.train(config, tmp_path / "run", progress=False)
