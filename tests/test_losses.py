@@ -258,3 +258,28 @@ def test_one_backward_pass_of_the_sum_equals_the_sum_of_the_gradients_of_each_te
         each = [tf.zeros_like(variables[i]) if gradient is None else gradient for gradient in each]
         scale = float(tf.reduce_max(tf.abs(together[i]))) + 1e-6
         np.testing.assert_allclose(together[i], sum(each), atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_the_terms_of_replicas_add_up_to_those_of_the_whole_batch(name):
+    """Of two that hold a picture each, one with and one without truths, which know each other's counts alone."""
+    model = models.build(small(name), ("a", "b", "c"))
+    sample = random_sample(model.config.model.input_size)
+    sample = sample._replace(labels=tf.concat([sample.labels[:1], sample.labels[1:] * 0 - 1], axis=0))
+    raw = model.network(sample.image)
+    whole = model.objective(raw, model.decoder(raw), sample)
+
+    def on_replica(b, total):
+        part, given = (tf.nest.map_structure(lambda x: x[b : b + 1], values) for values in (raw, sample))
+        return model.objective(part, model.decoder(part), given, total)
+
+    counts = [[], []]
+    for b in (0, 1):
+        on_replica(b, lambda x, seen=counts[b]: seen.append(x) or x)
+    assert counts[0] and len(counts[0]) == len(counts[1])
+    terms = []
+    for b in (0, 1):
+        sums = iter([a + b for a, b in zip(*counts, strict=True)])
+        terms.append(on_replica(b, lambda x, sums=sums: next(sums)))
+    for term, value in whole.items():
+        assert float(terms[0][term] + terms[1][term]) == pytest.approx(float(value), rel=1e-5, abs=1e-7), term
