@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
-from conftest import ROOT, process, random_sample, small, strategy_of
+from conftest import CONFIGS, ROOT, load_config, process, random_sample, small, strategy_of
 
 from tfyolo import checkpoint, cli, training
 from tfyolo import config as configs
@@ -25,7 +25,7 @@ from tfyolo.config import ConfigError, Stage
 from tfyolo.data import demo
 from tfyolo.data.readers import SplitError, read
 from tfyolo.layers import BatchNorm
-from tfyolo.optim import Average, Schedule
+from tfyolo.optim import OPTIMIZERS, Average, Schedule
 from tfyolo.quantization import quantized_by
 
 NAMES = ("a", "b", "c")
@@ -153,6 +153,26 @@ def test_accumulated_parts_take_the_step_of_the_whole(replicas):
     parts, figures_of_parts, _ = one_step("demo", replicas, accumulate=2, frozen_norm=True, lr=0.1)
     assert figures_of_parts == pytest.approx(figures, rel=1e-4)
     assert_close(whole, parts, 1e-5)
+
+
+# What balanced and aligned have to be learned grows with what is learned, and their sums with it.
+STEADY = [name for name in CONFIGS if load_config(name).model.objective.name not in ("balanced", "aligned")]
+QUICK = ("demo-m2det", "cornernet-small")
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in STEADY if name not in QUICK)]
+)
+def test_twenty_steps_on_one_batch_lower_its_loss(name):
+    config = small(name)
+    model = models.build(config, NAMES)
+    optimizer = OPTIMIZERS["adamw"](1e-3)
+    optimizer.build(model.network.trainable_variables)
+    sample = random_sample(config.model.input_size)
+    spec = tf.data.Dataset.from_tensors(sample).element_spec
+    step = training.make_step(model, optimizer, Average(model.network, 0.0), tf.distribute.get_strategy(), spec)
+    losses = [float(step(sample)["loss"]) for _ in range(21)]
+    assert losses[-1] < 0.8 * losses[0], losses
 
 
 def test_clipping_shortens_the_step_to_the_norm():
