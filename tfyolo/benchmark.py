@@ -94,7 +94,7 @@ def in_one(total, network=None):
 
 
 def keras_measure(model, image):
-    detector, images = Detector.of(model), tf.constant(image[None])
+    detector, images = Detector.of(model, constant=True), tf.constant(image[None])
     return in_two(lambda: detector.network(images), lambda found: detector.postprocess(found).boxes.numpy())
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tqdm import tqdm
 
 from tfyolo import checkpoint, visualize
@@ -39,11 +40,12 @@ class Detector:
         self.source = str(source)
 
     @classmethod
-    def of(cls, model, source="a model in memory", *, flip=False, others=(), **options):
+    def of(cls, model, source="a model in memory", *, flip=False, others=(), constant=False, **options):
         """A detector of a Model: its network as it is at each call. options go over the config's post-processing.
 
         flip: it looks at the mirrored picture, too. others: the Model for pictures of other sizes (model.resized), which it looks at as
         well. What all of them propose goes into one suppression.
+        constant: the weights are those of now, as constants of the graph: what is trained later is not seen, one image is faster.
         """
         models = [model, *others]
         if (flip or others) and model.config.model.postprocess.name == "top":
@@ -53,6 +55,8 @@ class Detector:
             )
         largest = max(models, key=lambda each: each.config.model.input_size)
         candidates = tf.function(functools.partial(_seen, models, flip), autograph=False)
+        if constant:
+            candidates = _with_constants(candidates, largest.config.model.input_size)
         select = tf.function(postprocess(model.config, **options), autograph=False)
         return cls(largest.config, model.classes, candidates, select, source)
 
@@ -100,6 +104,17 @@ def _seen(models, flip, images):
         return found[0]
     boxes, scores = (tf.concat([getattr(seen, name) for seen in found], axis=1) for name in ("boxes", "scores"))
     return Candidates(boxes, scores, {}, None)
+
+
+def _with_constants(candidates, size):
+    """The function with its weights as constants: oneDNN brings a variable into its own layout at each call, a constant once.
+
+    candidates: tf.function, images [B, H, W, 3] -> Candidates. size: (H, W).
+    """
+    signature = [tf.TensorSpec([None, *size, 3], tf.float32, "images")]
+    boxes_and_scores = tf.function(lambda images: candidates(images)[:2], input_signature=signature, autograph=False)
+    frozen = convert_variables_to_constants_v2(boxes_and_scores.get_concrete_function())
+    return lambda images: Candidates(*frozen(tf.convert_to_tensor(images)), {}, None)
 
 
 class ImageDetections(NamedTuple):
@@ -199,7 +214,7 @@ def load(path, *, threads=None, flip=False, scales=(1.0,), **options):
         raise checkpoint.CheckpointError(f"scales: expected numbers above 0, at least one, received {list(scales)}")
     model = load_model(path)
     first, *others = (fuse(_scaled(model, scale)) for scale in scales)
-    return Detector.of(first, source=path, flip=flip, others=others, **options)
+    return Detector.of(first, source=path, flip=flip, others=others, constant=True, **options)
 
 
 # The name under which describe() lies inside an export: in a SavedModel's assets.extra, and in the zip at a TFLite file's end.
