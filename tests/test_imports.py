@@ -15,14 +15,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "config", "messages", "peers"},
+    {"structures", "config", "messages", "peers", "checkpoint"},
     {"boxes"},
     {"layers", "visualize"},
     {"backbones", "necks", "heads"},
     {"decoders"},
     {"assigners"},
     {"losses"},
-    {"postprocess", "checkpoint"},
+    {"postprocess"},
     {"fusion"},
     {"quantization"},
     {"model"},
@@ -35,7 +35,7 @@ ORDER = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-DATA_MAY_IMPORT = {"structures", "config", "messages", "boxes", "visualize", "data"}
+DATA_MAY_IMPORT = {"structures", "config", "messages", "checkpoint", "boxes", "visualize", "data"}
 KNOW_DATA = {name for name, rank in RANK.items() if rank > RANK["model"]}
 SPEAK_KERAS = {"boxes", "layers", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
 

@@ -1,11 +1,15 @@
 """One file for a model: arrays by name, and a JSON text with everything a later command would have to ask for.
 
 An HDF5 file with groups of arrays (`weights`, and in a file to resume from also the optimizer's and the averages') and the attribute-like
-dataset `meta`: {"config": ..., "classes": [...], ...}. Written aside, then renamed: complete or absent.
+dataset `meta`: {"config": ..., "classes": [...], ...}. Written with `atomic`, as everything that a command leaves: complete or absent.
 """
 
+import contextlib
+import ctypes
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -19,31 +23,107 @@ class CheckpointError(ValueError):
     """A file of weights cannot be read, or does not fit what it is loaded into."""
 
 
+# --- complete or absent -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """Yields a Path beside `path` to write a file or a folder at, which takes the name of `path` when the block ends well.
+
+    Whatever goes wrong, and whenever the power fails, `path` is what it was or what was written.
+
+    Args:
+      path: of the file or folder. Its parent is there. What is yielded has its suffix.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    _remove(aside)  # of a process that was killed and had this number
+    try:
+        yield aside
+        replace(aside, path)
+    finally:
+        _remove(aside)
+
+
+def replace(aside, path):
+    """Gives what was written at `aside` the name `path`, once all of it is on the disk; what had that name is gone.
+
+    Of two folders the names are exchanged: there is no moment in which neither has the name. (Where system or file system knows no
+    exchange, the moment between two renames.)
+
+    Args:
+      aside: a file, or a folder, on the file system of `path`.
+      path: what it is to be called. A file replaces a file, a folder a folder.
+    """
+    aside, path = Path(aside), Path(path)
+    for each in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
+        _flush(each)
+    if not (aside.is_dir() and path.is_dir()):
+        os.replace(aside, path)
+    elif _exchanged(aside, path):
+        shutil.rmtree(aside)
+    else:
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        shutil.move(path, old)  # by copying, where a layered file system renames no folder of a lower layer
+        try:
+            os.replace(aside, path)
+        except OSError:
+            os.replace(old, path)
+            raise
+        shutil.rmtree(old)
+    _flush(path.parent)
+
+
+def _flush(path):
+    """Waits until a file is on the disk, or the names in a folder, if the system opens folders."""
+    if not path.is_dir():
+        with path.open("rb+") as file:
+            os.fsync(file)
+        return
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _exchanged(first, second):
+    """Whether the system has exchanged two names in one step: renameat2 with RENAME_EXCHANGE (2), renamex_np with RENAME_SWAP (2)."""
+    paths = os.fsencode(first), os.fsencode(second)
+    here = -100  # AT_FDCWD
+    try:
+        if sys.platform == "linux":
+            return ctypes.CDLL(None).renameat2(here, paths[0], here, paths[1], 2) == 0
+        return sys.platform == "darwin" and ctypes.CDLL(None).renamex_np(*paths, 2) == 0
+    except AttributeError:  # a C library from before 2018
+        return False
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# --- files of weights -------------------------------------------------------------------------------------------------------------
+
+
 def save(path, meta, **groups):
     """meta: what JSON can hold. groups: {name: {array's name: numpy array}}."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(aside, "w") as file:
-            file["meta"] = json.dumps(meta)
-            for group, arrays in groups.items():
-                file.create_group(group)
-                for name, array in arrays.items():
-                    file[f"{group}/{name}"] = array
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic(path) as aside, h5py.File(aside, "w") as file:
+        file["meta"] = json.dumps(meta)
+        for group, arrays in groups.items():
+            file.create_group(group)
+            for name, array in arrays.items():
+                file[f"{group}/{name}"] = array
 
 
 def write_text(path, text):
-    """Written aside, then renamed, like everything that a run leaves."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """A text file in UTF-8, its line ends as they are."""
+    with atomic(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_meta(path):

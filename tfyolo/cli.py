@@ -532,6 +532,8 @@ def export(
         if "worst" in report:
             told = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
             click.echo(f"{'':<20}rounding costs most in {told}")
+        for message in report.get("skipped", []):
+            click.echo(f"{'':<20}left out of calibration: {message}")
 
 
 @main.command()

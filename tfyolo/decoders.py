@@ -51,6 +51,11 @@ def make_priors(grids, anchors, cells=None):
     return Priors(*(xp.concatenate(values) for values in (centers, strides, sizes)))
 
 
+def _image_size(grids, level):
+    """[2] float32 (H, W) of the image that grids {level: (h, w)} cover, by its finest level, whose cells it is a multiple of."""
+    return _namespace(grids).array([side * level_stride(level) for side in grids[level]], dtype="float32")
+
+
 def _around(yx, hw):
     """Boxes with these middles and sides: [..., 2] each."""
     return ops.concatenate([yx - hw / 2, yx + hw / 2], axis=-1)
@@ -106,12 +111,13 @@ class Decoder(keras.layers.Layer):
 
     def call(self, raw):
         logits = {part: self._flatten(levels) for part, levels in raw.items() if part != "aux"}
-        priors = self._priors({level: ops.shape(raw["box"][level])[1:3] for level in self.levels})
+        grids = {level: ops.shape(raw["box"][level])[1:3] for level in self.levels}
+        priors = self._priors(grids)
         boxes = self._decode(*self._activate(logits["box"]), priors)
         scores = self._class_probability(logits["cls"])
         if "obj" in logits:
             scores = self._probability(logits["obj"]) * scores
-        return Candidates(boxes, scores, logits, priors)
+        return Candidates(boxes, scores, logits, priors, _image_size(grids, self.levels[0]))
 
     def _priors(self, grids):
         return make_priors(grids, self.anchors)
@@ -407,6 +413,7 @@ class Corner(keras.layers.Layer):
     def call(self, raw):
         (level,) = self.levels
         heat, embed, offset = (ops.cast(raw[part][level], "float32") for part in ("cls", "embed", "offset"))
+        size = _image_size({level: ops.shape(heat)[1:3]}, level)
         K, count = heat.shape[-1], self._corners(heat.shape)
         found = [self._peaks(heat[..., i, :], embed[..., i, :], offset[..., i, :], count) for i in (0, 1)]
         scores, labels, points, tags = zip(*found, strict=True)  # [B, k], [B, k], [B, k, 2], [B, k]
@@ -426,7 +433,7 @@ class Corner(keras.layers.Layer):
         begin, end = pair // count, pair % count
         boxes = ops.concatenate([_picked(points[0], begin), _picked(points[1], end)], axis=-1)
         labels = ops.take_along_axis(labels[0], begin, axis=1)
-        return Candidates(boxes, ops.one_hot(labels, K) * ops.expand_dims(score, -1), {}, None)
+        return Candidates(boxes, ops.one_hot(labels, K) * ops.expand_dims(score, -1), {}, None, size)
 
     def _peaks(self, heat, embed, offset, count):
         """The best corners of one kind: scores, labels [B, k], points [B, k, 2] in pixels, embeddings [B, k]."""

@@ -103,7 +103,7 @@ def _seen(models, flip, images):
     if len(found) == 1:
         return found[0]
     boxes, scores = (tf.concat([getattr(seen, name) for seen in found], axis=1) for name in ("boxes", "scores"))
-    return Candidates(boxes, scores, {}, None)
+    return Candidates(boxes, scores, {}, None, np.array(size, "float32"))
 
 
 def _with_constants(candidates, size):
@@ -316,7 +316,7 @@ def _reading(form, run, config, options):
         found = run(images)
         # In whole numbers boxes are parts of the picture.
         boxes = found["boxes"] * (sides if form["precision"] == "full-int8" else 1)
-        return Candidates(tf.constant(boxes), tf.constant(found["scores"]), None, None)
+        return Candidates(tf.constant(boxes), tf.constant(found["scores"]), None, None, sides[:2])
 
     def task(images):
         found = run(images)
@@ -419,7 +419,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
         pictures.close()
         if writer is not None:
             writer.release()
-            os.replace(aside, out)
+            checkpoint.replace(aside, out)
     if not rows:
         raise SourceError(f"{source}: expected a video, not one frame could be read")
     return rows

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask
 from tqdm import tqdm
 
-from tfyolo import visualize
+from tfyolo import checkpoint, visualize
 from tfyolo.data import pipeline
 from tfyolo.detect import restore
 from tfyolo.messages import counted
@@ -419,7 +418,7 @@ def _write(out, report, source, found, pictures):
             judged.append((-errors, number, index))
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
-        image = pipeline.read_image((record.path, record.span) if record.span else record.path)
+        image = pipeline.read_record(record)
         image, truths, boxes = visualize.enlarged(image, record.boxes, one.boxes)
         image = visualize.draw_matches(
             image, truths, record.labels, record.crowd, boxes, one.labels, one.scores, source.classes, index
@@ -428,9 +427,7 @@ def _write(out, report, source, found, pictures):
 
 
 def _write_json(path, value):
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    os.replace(aside, path)
+    checkpoint.write_text(path, json.dumps(value, ensure_ascii=False))
 
 
 def _plain(value):

@@ -7,8 +7,6 @@ import contextlib
 import errno
 import inspect
 import json
-import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -21,7 +19,6 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tqdm import tqdm
 
 from tfyolo import checkpoint, metadata
-from tfyolo.boxes import boxes_to_yxhw
 from tfyolo.data import pipeline
 from tfyolo.decoders import DECODERS
 from tfyolo.detect import EXPORT_META, Detector, load, restore
@@ -30,7 +27,7 @@ from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
 from tfyolo.model import build, describe, multiple, network_for, resized, resolve
 from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by
-from tfyolo.structures import Candidates
+from tfyolo.structures import Candidates, Detections
 
 TARGETS = ("saved_model", "tflite")
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "full-int8")
@@ -44,6 +41,7 @@ NUMERIC = {
     "full-int8": (0.3, 15.0),
 }
 MAX_DROP = {"float32": 0.002, "float16": 0.002, "dynamic": 0.01, "int8": 0.01, "full-int8": 0.05}  # of AP
+LABELMAP = "labelmap.txt"  # the classes, one a line, beside files for the task libraries
 MOST_PIXELS = 1 << 25  # of a picture that the SavedModel decodes: 100 MB
 
 
@@ -75,8 +73,9 @@ FORMS = (Form("saved_model"), Form("tflite"), Form("tflite", "float16"), Form("t
 
 
 class Exported(NamedTuple):
-    """A file that was written. report: {"bytes", "best_score_off", "boxes_off", "ms", "keras_ms"}, with data also {"AP", "keras_AP",
-    "drop"}, of int8 "worst": [(map, signal to noise in dB)].
+    """A file that was written. report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}, with data also {"AP",
+    "keras_AP", "drop"}, of int8 "worst": [(map, signal to noise in dB)] and "quantization": {input or output in whole numbers: {"dtype",
+    "scale", "zero_point"}}, of calibration images that cannot be read "skipped": [why], of "task" "labels": the file of class names.
     """
 
     path: Path
@@ -120,6 +119,10 @@ def export(
         )
     out = Path(out)
     taken = [str(out / form.file) for form in forms if (out / form.file).exists()]
+    labels = "".join(f"{label}\n" for label in model.classes)
+    labelmap = out / LABELMAP if any(form.nms == "task" for form in forms) else None
+    if labelmap and labelmap.exists() and labelmap.read_text(encoding="utf-8") != labels:
+        taken.append(str(labelmap))
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
     if any_size and not any(form.to == "saved_model" for form in forms):
@@ -137,12 +140,12 @@ def export(
         for form in tqdm(forms, desc="export", unit="file", leave=False, disable=not progress or None):
             aside, path = Path(scratch.name) / form.file, out / form.file
             with _on_disk(out):
-                writer.write(form, aside)
-            made[form.name] = Exported(path, gate.judge(form, aside) | writer.notes.get(form.precision, {}))
+                notes = writer.write(form, aside)
+            made[form.name] = Exported(path, gate.judge(form, aside) | notes)
             with _on_disk(out):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                os.replace(aside, path)
+                if form.nms == "task":
+                    checkpoint.write_text(labelmap, labels)
+                checkpoint.replace(aside, path)
                 report = {form.name: {"file": form.file, **made[form.name].report}}
                 checkpoint.write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
     return made
@@ -209,7 +212,9 @@ class _Gate:
         # Noise of all sizes: what a picture is to a network. Rounded, because some files read whole numbers.
         rng = np.random.default_rng(0)
         layers = [tf.image.resize(rng.random((3, 2**k, 2**k, 3)), (height, width)).numpy() for k in (1, 3, 5, 8)]
-        self.pictures = (np.round(255 * np.clip(np.mean(layers, axis=0), 0, 1)) / 255).astype("float32")
+        noise = np.round(255 * np.clip(np.mean(layers, axis=0), 0, 1)) / 255
+        # And a black image, in which a trained network finds little or nothing: what follows the detections is looked at, too.
+        self.pictures = np.concatenate([noise, np.zeros_like(noise[:1])]).astype("float32")
 
     def judge(self, form, path):
         """The report; ExportError if the file is not what it should be."""
@@ -231,22 +236,73 @@ class _Gate:
         return report
 
     def _compared(self, form, own, detector):
+        """How far every output of the file lies from the model's, at most; ExportError if that is too far."""
         score, pixels = NUMERIC[form.precision]
-        pixels *= max(self.model.config.model.input_size) / 100
-        score_off = boxes_off = 0.0
+        size = self.model.config.model.input_size
+        pixels *= max(size) / 100
+        every = []
         for image in self.pictures:
-            mine, theirs = (
-                tf.nest.map_structure(lambda x: np.asarray(x)[0], each.postprocess(each.network(image[None])))
-                for each in (own, detector)
-            )
-            score_off = max(score_off, abs(float(mine.best) - float(theirs.best)))
-            boxes_off = max(boxes_off, _apart(mine, theirs, score))
-        if not (score_off <= score and boxes_off <= pixels):
+            outputs = [each.network(image[None]) for each in (own, detector)]
+            if form.precision == "full-int8":  # which knows no box beyond the image
+                outputs[0] = outputs[0]._replace(
+                    boxes=tf.clip_by_value(outputs[0].boxes, 0.0, np.array([*size] * 2, "f4"))
+                )
+            found = [
+                tf.nest.map_structure(lambda x: np.asarray(x)[0], each.postprocess(output))
+                for each, output in zip((own, detector), outputs, strict=True)
+            ]
+            if fault := _malformed(found[1], len(self.model.classes), _least_score(self.model)):
+                raise ExportError(f"{form.name}: {fault}. The file was not kept. Please report it.")
+            pairs = [found, [_as_detections(each) for each in outputs]] if form.nms == "none" else [found]
+            for mine, theirs in pairs:
+                if mine.boxes.shape != theirs.boxes.shape:
+                    shapes = f"boxes {list(theirs.boxes.shape)} where the model has {list(mine.boxes.shape)}"
+                    raise ExportError(f"{form.name}: it gives {shapes}. The file was not kept. Please report it.")
+                off = [abs(mine.best - theirs.best), 0.0, 0.0]
+                if image.any():  # in the black image cells are alike, and of boxes of one score it is chance which stay
+                    off[1] = np.abs(mine.scores - theirs.scores).mean()
+                    off[2] = max(_apart(mine, theirs, score), _apart(theirs, mine, score))
+                every.append(off)
+        names = ("best_score_off", "scores_off", "boxes_off")
+        off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
+        if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):
             raise ExportError(
-                f"{form.name}: on pictures of noise its best score is off by {score_off:.3g} (at most {score:g}), its boxes by "
-                f"{boxes_off:.3g} pixels (at most {pixels:.3g}). The file was not kept. {_advice(form)}"
+                f"{form.name}: on pictures of noise its best score is off by {off['best_score_off']:.3g}, its scores by "
+                f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most {pixels:.3g}). "
+                f"The file was not kept. {_advice(form)}"
             )
-        return {"best_score_off": score_off, "boxes_off": boxes_off}
+        return off
+
+
+def _least_score(model):
+    """What the scores of a Model's detections are above."""
+    option = inspect.signature(model.postprocess).parameters.get("score")
+    return float(option.default) if option else 0.0
+
+
+def _malformed(found, classes, least):
+    """What is wrong with Detections of one image that contradict themselves; None if nothing is."""
+    above = int(np.sum(found.scores > least))
+    if int(found.count) != above:
+        return f"its count is {int(found.count)}, where {above} of its scores are above {least:g}"
+    if found.boxes[above:].any() or found.scores[above:].any() or (found.labels[above:] != -1).any():
+        return f"behind its {above} detections stand others, where boxes and scores are to be 0 and labels -1"
+    labels = found.labels[:above]
+    if (
+        not np.isfinite(found.boxes).all()
+        or np.any(np.diff(found.scores) > 0)
+        or np.any((labels < 0) | (labels >= classes))
+    ):
+        return f"its detections are not finite, not best first or not of labels below {classes}"
+    return None
+
+
+def _as_detections(candidates):
+    """Candidates, best first, each as of its best class; [N] of the first image."""
+    boxes, scores = (np.asarray(x)[0] for x in (candidates.boxes, candidates.scores))
+    best = scores.max(axis=1)
+    order = np.argsort(-best, kind="stable")
+    return Detections(boxes[order], best[order], scores.argmax(axis=1)[order], len(order), best.max(initial=0.0))
 
 
 def _advice(form):
@@ -281,19 +337,26 @@ def _milliseconds(detector, images, calls=12):
 
 
 class _Writer:
-    """Makes the files of one Model. notes: {precision: what is to be told of it}. open_network: its network for pictures of any size."""
+    """Makes the files of one Model. open_network: its network for pictures of any size. skipped: {place: why} of calibration images."""
 
     def __init__(self, model, batch, per_channel, calibration, open_network=None):
         self.model, self.batch, self.per_channel, self.calibration = model, batch, per_channel, calibration
         self.open_network = open_network
-        self.notes, self.rounded = {}, None
+        self.rounded, self.worst, self.skipped = None, None, {}
 
     def write(self, form, path):
+        """Writes the file, and gives what its report says beside what the gate finds."""
         if form.to == "saved_model":
             given = self.model if self.open_network is None else self.model._replace(network=self.open_network)
             _write_saved_model(_plain(given), path, None if self.open_network is None else multiple(self.model))
-        else:
-            path.write_bytes(self._tflite(form))
+            return {}
+        content = self._tflite(form)
+        path.write_bytes(content)
+        notes = {"labels": LABELMAP} if form.nms == "task" else {}
+        if "int8" in form.precision:
+            notes["quantization"] = metadata.quantization(content)
+            notes |= {"skipped": list(self.skipped.values())} if self.skipped else {}
+        return notes | ({"worst": self.worst} if form.precision == "int8" and self.worst else {})
 
     def _tflite(self, form):
         model = for_tflite(_plain(self.model))
@@ -304,8 +367,7 @@ class _Writer:
         content = to_tflite(
             model, ENDS[form.nms, form.precision == "full-int8"], form.precision, self.batch, self._pictures
         )
-        names = metadata.output_names(content)
-        outputs = [metadata.Output(name, *OUTPUTS[form.nms][name]) for name in names]
+        outputs = [metadata.Output(name, *what) for name, what in OUTPUTS[form.nms].items()]
         if form.precision == "full-int8":
             outputs = [each._replace(kind="boxes_unit") if each.name == "boxes" else each for each in outputs]
         config = model.config
@@ -314,12 +376,13 @@ class _Writer:
             f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; {len(model.classes)} "
             f"classes, pictures brought to {list(config.model.input_size)} by {config.model.preprocess}",
             outputs,
-            float(model.postprocess.keywords.get("score", 0.0)),
+            _least_score(model),
             "int8" in form.precision,
         )
         text = json.dumps(describe(self.model, export={"nms": form.nms, "precision": form.precision}))
         labels = "".join(f"{label}\n" for label in model.classes)
-        return metadata.attached(content, described, {EXPORT_META: text, metadata.LABELS: labels})
+        names = [each.name for each in outputs]
+        return metadata.attached(content, names, described, {EXPORT_META: text, metadata.LABELS: labels})
 
     def _rounding(self):
         """The Model that rounds as int8 does: with the bounds it has learned, or with those that pictures find."""
@@ -327,13 +390,13 @@ class _Writer:
             self.rounded = self.model
         elif self.rounded is None:
             self.rounded, fused = quantized_by(for_tflite(self.model), self._pictures, per_channel=self.per_channel)
-            self.notes["int8"] = {"worst": damage(fused, self.rounded, next(iter(self._pictures())))[:5]}
+            self.worst = damage(fused, self.rounded, next(iter(self._pictures())))[:5]
         return self.rounded
 
     def _pictures(self):
-        """Batches of the calibration's pictures, as the network reads them."""
-        config, records = self.model.config.model, self.calibration.records[:CALIBRATED_BY]
-        return pipeline.prepared_batches(records, config.input_size, config.preprocess)
+        """Batches of the calibration's images, as the network reads them."""
+        config, records = self.model.config.model, pipeline.sampled(self.calibration.records, CALIBRATED_BY)
+        return pipeline.prepared_batches(records, config.input_size, config.preprocess, skipped=self.skipped)
 
 
 def _plain(model):
@@ -356,11 +419,13 @@ def _bounded(model):
     return model._replace(decoder=builder(**options | {"largest": float(max(model.config.model.input_size))}))
 
 
+def _candidates(model, boxes, scores):
+    return Candidates(boxes, scores, None, None, np.array(model.config.model.input_size, "float32"))
+
+
 def _ends_builtin(model, boxes, scores):
     """Picture by picture, written out: TFLite needs no loop."""
-    each = [
-        model.postprocess(Candidates(boxes[i : i + 1], scores[i : i + 1], None, None)) for i in range(boxes.shape[0])
-    ]
+    each = [model.postprocess(_candidates(model, boxes[i : i + 1], scores[i : i + 1])) for i in range(boxes.shape[0])]
     return {name: tf.concat([getattr(one, name) for one in each], 0) for name in each[0]._fields}
 
 
@@ -373,38 +438,16 @@ def _ends_normalised(model, boxes, scores):
 
 
 def _ends_task(model, boxes, scores):
-    """TFLite_Detection_PostProcess, which reads boxes as (cy, cx, log h, log w) against anchors, here the picture itself.
+    """What TFLite_Detection_PostProcess gives, which the task libraries read: boxes in 0..1, and numbers as floats.
 
-    It gets what our suppression has left and gives it out in the form that the libraries know. Its own, class by class, loses classes
-    where their number is no multiple of the threads.
+    That operation itself leaves behind its `count` whatever its memory held, and is no builtin one.
     """
-    found = model.postprocess(Candidates(boxes, scores, None, None))
-    yxhw = boxes_to_yxhw(found.boxes / np.array([*model.config.model.input_size] * 2, "float32"))
-    codes = tf.concat([yxhw[..., :2], tf.math.log(tf.maximum(yxhw[..., 2:], 1e-6))], -1)
-    classes, limit = len(model.classes), found.boxes.shape[1]
-    attributes = {
-        "max_detections": f"i: {limit}",
-        "max_classes_per_detection": "i: 1",
-        "use_regular_nms": "b: false",
-        "nms_score_threshold": f"f: {model.postprocess.keywords.get('score', 0.001)}",
-        "nms_iou_threshold": "f: 1.0",
-        **dict.fromkeys(("y_scale", "x_scale", "h_scale", "w_scale"), "f: 1.0"),
-        "num_classes": f"i: {classes}",
-    }
-    written = " ".join(f'attr {{ key: "{key}" value {{ {value} }} }}' for key, value in attributes.items())
-
-    # What stands inside is never run: the converter knows the operation by its name.
-    @tf.function(experimental_implements=f'name: "TFLite_Detection_PostProcess" {written}')
-    def give(codes, scores, anchors):
-        zeros = tf.zeros([1, limit])
-        return tf.zeros([1, limit, 4]), zeros, zeros, tf.zeros([1])
-
-    anchors = tf.constant(np.tile(np.array([0, 0, 1, 1], "float32"), (limit, 1)))
-    scores = tf.one_hot(found.labels, classes) * found.scores[..., None]
-    return dict(zip(TASK, give(codes, scores, anchors), strict=True))
+    found = model.postprocess(_candidates(model, boxes, scores))
+    location = found.boxes / np.array([*model.config.model.input_size] * 2, "float32")
+    values = location, tf.cast(found.labels, tf.float32), found.scores, tf.cast(found.count, tf.float32)
+    return dict(zip(OUTPUTS["task"], values, strict=True))
 
 
-TASK = ("location", "category", "score", "number of detections")
 # How a file ends: {(nms, in whole numbers): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
 ENDS = {
     ("builtin", False): _ends_builtin,
@@ -419,7 +462,7 @@ _FOUND = {
     "count": ("How many were found; what follows is padding", "numbers"),
     "best": ("The highest score of all candidates", "numbers"),
 }
-# What an output is, for the metadata: {nms: {name: (description, kind)}}.
+# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its libraries know.
 OUTPUTS = {
     "builtin": _FOUND,
     "none": {
@@ -453,8 +496,7 @@ def to_tflite(model, end, precision="float32", batch=1, pictures=None):
         found = model.decoder(model.network(images, training=False))
         return found.boxes, found.scores
 
-    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a word, and the
-    # operation of the task libraries reads nothing.
+    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a word.
     frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
     module = tf.Module()
 
@@ -468,7 +510,6 @@ def to_tflite(model, end, precision="float32", batch=1, pictures=None):
         _save(module, scratch, {"serving_default": serve}, options)
         converter = tf.lite.TFLiteConverter.from_saved_model(scratch)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter.allow_custom_ops = end is _ends_task
         if precision != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":

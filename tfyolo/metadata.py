@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import flatbuffers
 import numpy as np
-from tensorflow.lite.python.schema_py_generated import BufferT, MetadataT
+from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
 LABELS = "labels.txt"
@@ -97,16 +97,21 @@ def describe(name, description, outputs, score, quantized):
     return bytes(builder.Output())
 
 
-def output_names(content):
-    """Names of the outputs of a TFLite file's only signature, in the order of its tensors."""
-    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-    names = {each.tensorIndex: each.name.decode() for each in file.signatureDefs[0].outputs}
-    return [names[index] for index in file.subgraphs[0].outputs]
+def attached(content, outputs, metadata, files):
+    """A TFLite file's bytes, as programs find their way in it: by position, by name and by metadata.
 
-
-def attached(content, metadata, files):
-    """A TFLite file's bytes with its metadata and, as the format's own zip at the end, files {name: text}."""
+    outputs: the names of the outputs of its only signature, in the order that the file is to have them in; the converter's own order
+    and names are chance. Each input and output tensor is named as the signature names it. metadata: as describe gives it. files:
+    {name: text}, as the format's own zip at the end.
+    """
     file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    (signature,) = file.signatureDefs
+    graph = file.subgraphs[signature.subgraphIndex]
+    for each in [*signature.inputs, *signature.outputs]:
+        graph.tensors[each.tensorIndex].name = each.name
+    by_name = {each.name.decode(): each for each in signature.outputs}
+    signature.outputs = [by_name[name] for name in outputs]
+    graph.outputs = np.array([each.tensorIndex for each in signature.outputs], "int32")
     file.buffers.append(_buffer(metadata))
     file.metadata = [*(file.metadata or []), _entry(len(file.buffers) - 1)]
     packed = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(file)))
@@ -116,13 +121,26 @@ def attached(content, metadata, files):
     return packed.getvalue()
 
 
+def quantization(content):
+    """{input or output in integers: {"dtype", "scale", "zero_point"}} of a TFLite file: value = scale * (integer - zero_point)."""
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    tensors = [graph.Tensors(i) for i in (*graph.InputsAsNumpy(), *graph.OutputsAsNumpy())]
+    found = {}
+    for tensor in tensors:
+        steps = tensor.Quantization()
+        if steps and steps.ScaleLength():
+            dtype = {schema.TensorType.INT8: "int8", schema.TensorType.UINT8: "uint8"}[tensor.Type()]
+            found[tensor.Name().decode()] = {"dtype": dtype, "scale": steps.Scale(0), "zero_point": steps.ZeroPoint(0)}
+    return found
+
+
 def _buffer(data):
-    buffer = BufferT()
+    buffer = schema.BufferT()
     buffer.data = np.frombuffer(data, "u1")
     return buffer
 
 
 def _entry(index):
-    entry = MetadataT()
+    entry = schema.MetadataT()
     entry.name, entry.buffer = b"TFLITE_METADATA", index
     return entry

@@ -1,6 +1,11 @@
-"""Post-processing: Candidates -> Detections. TensorFlow operations that TFLite has too, so that an export equals the model."""
+"""Post-processing: Candidates -> Detections. TensorFlow operations that TFLite has too, so that an export equals the model.
+
+Every shape is known before anything is computed: LiteRT's CompiledModel and LiteRT.js bind no output whose shape depends on the image,
+and TFLite's NMS has outputs of fixed length anyway. What is a detection and what padding follows from the scores.
+"""
 
 import functools
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +15,7 @@ from tfyolo.structures import Candidates, Detections
 
 # To try options on.
 ONE_BOX = Candidates(np.zeros((1, 1, 4), "float32"), np.zeros((1, 1, 1), "float32"), {}, None)
-FAR = 8192.0  # pixels: what of a box lies farther off the picture's corner says nothing about what it overlaps
+FAR = 8192.0  # pixels: what lies farther off, in images of unknown size, says nothing about what a box overlaps
 
 
 def nms(
@@ -37,9 +42,9 @@ def nms(
     """
     if (soft_sigma > 0) + soft_linear + (distance_power is not None) > 1:
         raise ValueError("soft_sigma, soft_linear and distance_power: expected one of them at most")
-    _check_numbers(limit=limit, class_limit=class_limit, candidates_limit=candidates_limit)
+    _check_numbers(score, limit=limit, class_limit=class_limit, candidates_limit=candidates_limit)
     options = (score, iou, limit, class_limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class)
-    return _image_by_image(functools.partial(_nms_image, options=options), candidates)
+    return _image_by_image(functools.partial(_nms_image, size=candidates.size, options=options), candidates)
 
 
 def top(candidates, *, score: float = 0.001, limit: int = 300):
@@ -47,12 +52,14 @@ def top(candidates, *, score: float = 0.001, limit: int = 300):
 
     score: the least score of a detection. limit: D.
     """
-    _check_numbers(limit=limit)
+    _check_numbers(score, limit=limit)
     return _image_by_image(functools.partial(_top_image, options=(score, limit)), candidates)
 
 
-def _check_numbers(**options):
-    for name, value in options.items():
+def _check_numbers(score, **limits):
+    if not 0 <= score <= 1:
+        raise ValueError(f"score: expected a number in 0..1, received {score}")
+    for name, value in limits.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected a number above 0, received {value}")
 
@@ -85,60 +92,75 @@ def _top_image(boxes, scores, options):
     """boxes [N, 4], scores [N, K] -> Detections without B."""
     score, limit = options
     pairs = _best_pairs(boxes, scores, limit)
-    found = tf.reduce_sum(tf.cast(pairs[1] > score, tf.int32))
-    return _padded(pairs, tf.range(found), pairs[1][:found], limit)
+    return _padded(pairs, tf.range(pairs[1].shape[0]), pairs[1], pairs[1] > score, limit)
 
 
-def _nms_image(boxes, scores, options):
-    """boxes [N, 4], scores [N, K] -> Detections without B."""
+def _nms_image(boxes, scores, size, options):
+    """boxes [N, 4], scores [N, K], size [2] or None, as of Candidates -> Detections without B."""
     score, iou, limit, class_limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class = options
     pair_boxes, pair_scores, labels = pairs = _best_pairs(boxes, scores, candidates_limit)
-    apart = pair_boxes
-    if per_class:
-        # Boxes of different classes are moved so far apart that they cannot overlap; but not so far, for the sake of a single box
-        # that knows no bounds, that a float32 cannot tell the others' sides.
-        apart = tf.clip_by_value(pair_boxes, -FAR, FAR)
-        extent = tf.reduce_max(apart) - tf.reduce_min(apart) + 1.0
-        apart = apart + tf.cast(labels, tf.float32)[:, None] * extent
+    k = pair_scores.shape[0]
+    apart = _apart(pair_boxes, labels, scores.shape[1], size) if per_class else pair_boxes
     if distance_power is not None:
-        kept = _greedy(_overlap(apart, distance_power) > iou, pair_scores > score)
-        kept_scores = tf.gather(pair_scores, kept)
+        rows, kept_scores = tf.range(k), pair_scores
+        stays = _greedy(_overlap(apart, distance_power) > iou, pair_scores > score)
     elif soft_linear:
-        kept, kept_scores = _linear(pairwise_iou(apart, apart), pair_scores, labels, score, iou, limit, class_limit)
+        rows, kept_scores = _linear(pairwise_iou(apart, apart), pair_scores, labels, score, iou, limit, class_limit)
+        stays = kept_scores > score
     else:
-        kept, kept_scores = tf.image.non_max_suppression_with_scores(
-            apart,
-            pair_scores,
-            limit if class_limit is None else candidates_limit,
+        rows, kept_scores, _ = tf.raw_ops.NonMaxSuppressionV5(
+            boxes=apart,
+            scores=pair_scores,
+            max_output_size=limit if class_limit is None else k,
             iou_threshold=1.0 if soft_sigma else iou,
             score_threshold=score,
             soft_nms_sigma=soft_sigma / 2,
+            pad_to_max_output_size=True,  # with row 0 and score 0
         )
+        stays = kept_scores > score
     if class_limit is not None and not soft_linear:
-        own = tf.gather(labels, kept)
-        better = tf.linalg.band_part(tf.cast(own[:, None] == own, tf.float32), -1, 0)  # of its class, itself too
-        rows = tf.where(tf.reduce_sum(better, axis=1) <= class_limit)[:, 0]
-        kept, kept_scores = tf.gather(kept, rows), tf.gather(kept_scores, rows)
-    return _padded(pairs, kept[:limit], kept_scores[:limit], limit)
+        own = tf.one_hot(tf.gather(labels, rows), scores.shape[1]) * tf.cast(stays, tf.float32)[:, None]
+        stays &= tf.reduce_sum(tf.cumsum(own) * own, axis=1) <= class_limit  # the how manieth of its class it is
+    return _padded(pairs, rows, kept_scores, stays, limit)
 
 
-def _padded(pairs, kept, kept_scores, limit):
-    """Detections of the rows that are kept, with the scores they now have."""
-    boxes, scores, labels = pairs
-    found = tf.shape(kept)[0]
-    rest = [[0, limit - found]]
-    # Reshaped, which only tells the shape, because TFLite has no ensure_shape.
+def _apart(boxes, labels, classes, size):
+    """Boxes [k, 4], those of different classes moved so far apart that they cannot overlap.
+
+    What of a box lies more than a side's length off the image is cut away: nobody sees it, and a single box that knows no bounds would
+    move the others so far that a float32 could not tell their sides. For the same reason the classes stand in a square round the
+    origin, not in a row: with 1,203 classes and images of 1,280 pixels a side is exact to 1/256 of a pixel.
+    """
+    low, high = (-FAR, FAR) if size is None else (-tf.tile(size, [2]), 2 * tf.tile(size, [2]))
+    boxes = tf.clip_by_value(boxes, low, high)
+    extent = tf.reduce_max(boxes) - tf.reduce_min(boxes) + 1.0
+    side = math.ceil(math.sqrt(classes))
+    places = tf.cast(tf.stack([labels // side, labels % side], axis=-1), tf.float32) - (side - 1) / 2
+    return boxes + tf.tile(places * extent, [1, 2])
+
+
+def _padded(pairs, rows, scores, stays, limit):
+    """Detections of the first `limit` rows that stay, with the scores they now have.
+
+    pairs: as of _best_pairs. rows: [n] int32, of pairs, best first. scores: [n]. stays: [n] bool.
+    """
+    boxes, pair_scores, labels = pairs
+    n = rows.shape[0]
+    # Keys of which no two are alike, so that it is all one how a runtime sorts ties.
+    keys, order = tf.math.top_k(tf.where(stays, tf.range(n, 0, -1), 0), min(limit, n))
+    there = keys > 0
+    rows, rest = tf.gather(rows, order), [[0, limit - min(limit, n)]]
     return Detections(
-        boxes=tf.reshape(tf.pad(tf.gather(boxes, kept), [*rest, [0, 0]]), [limit, 4]),
-        scores=tf.reshape(tf.pad(kept_scores, rest), [limit]),
-        labels=tf.reshape(tf.pad(tf.gather(labels, kept), rest, constant_values=-1), [limit]),
-        count=found,
-        best=scores[0],
+        boxes=tf.pad(tf.where(there[:, None], tf.gather(boxes, rows), 0.0), [*rest, [0, 0]]),
+        scores=tf.pad(tf.where(there, tf.gather(scores, order), 0.0), rest),
+        labels=tf.pad(tf.where(there, tf.gather(labels, rows), -1), rest, constant_values=-1),
+        count=tf.reduce_sum(tf.cast(there, tf.int32)),
+        best=pair_scores[0],
     )
 
 
 def _linear(overlap, scores, labels, least, iou, limit, class_limit):
-    """Soft-NMS with linear decay: overlap [k, k], scores [k] -> (the rows that stay, [count] int32, the scores they now have).
+    """Soft-NMS with linear decay: overlap [k, k], scores [k] -> (rows [n] int32, best first, the scores they have, 0 behind the last).
 
     The best of what is left is taken, and what overlaps it by more than `iou` loses that part; until there is none above `least`. Of a
     class that has its class_limit, nothing is left.
@@ -157,13 +179,14 @@ def _linear(overlap, scores, labels, least, iou, limit, class_limit):
         left = tf.where(tf.range(scores.shape[0]) == best, -1.0, left)
         if class_limit is not None:
             own = tf.gather(labels, best)
-            found = tf.reduce_sum(tf.cast(tf.gather(labels, rows[: count + 1]) == own, tf.int32))
+            alike = (tf.gather(labels, rows) == own) & (tf.range(limit) <= count)
+            found = tf.reduce_sum(tf.cast(alike, tf.int32))
             left = tf.where((labels == own) & (found >= class_limit), -1.0, left)
         return count + 1, left, rows, taken
 
     begin = (0, scores, tf.zeros([limit], tf.int32), tf.zeros([limit]))
-    count, _, rows, taken = tf.while_loop(more, take, begin)
-    return rows[:count], taken[:count]
+    _, _, rows, taken = tf.while_loop(more, take, begin)
+    return rows, taken
 
 
 def _overlap(boxes, distance_power):
@@ -174,7 +197,7 @@ def _overlap(boxes, distance_power):
 
 
 def _greedy(overlapping, eligible):
-    """The rows that stay, best first: overlapping [k, k] bool, eligible [k] bool, sorted by score -> [count] int32.
+    """Which rows stay: overlapping [k, k] bool, eligible [k] bool, sorted by score -> [k] bool.
 
     A row goes if it overlaps a better one that stays. Who stays is guessed and guessed again from the last guess: in each round the
     next link of every chain comes right, so it ends, after as many rounds as the longest chain has links.
@@ -189,7 +212,7 @@ def _greedy(overlapping, eligible):
         return now, tf.reduce_any(now != stays)
 
     stays, _ = tf.while_loop(lambda _, changed: changed, guess, guess(eligible, True))
-    return tf.cast(tf.where(stays)[:, 0], tf.int32)
+    return stays
 
 
 POSTPROCESS = {"nms": nms, "top": top}

@@ -188,15 +188,19 @@ def observe(model, batches):
     probe = keras.Model(model.network.input, tensors)
 
     @tf.function
-    def look(images):
+    def look(images, number):
         found = []
-        for values in keras.tree.flatten(probe(images, training=False)):
+        for place, values in enumerate(keras.tree.flatten(probe(images, training=False))):
             flat = tf.reshape(values, [-1])
-            picked = tf.random.stateless_uniform([SAMPLES], (0, 0), 0, tf.size(flat), tf.int32)
+            # At other positions in each batch and each map.
+            picked = tf.random.stateless_uniform([SAMPLES], tf.stack([place, number]), 0, tf.size(flat), tf.int32)
             found.append((tf.reduce_min(flat), tf.reduce_max(flat), tf.gather(flat, picked)))
         return found
 
-    seen = [[[np.asarray(part) for part in found] for found in look(images)] for images in batches]
+    seen = [
+        [[np.asarray(part) for part in found] for found in look(images, tf.constant(number))]
+        for number, images in enumerate(batches)
+    ]
     ranges = {}
     for x, looks in zip(tensors, zip(*seen, strict=True), strict=True):
         lows, highs, values = zip(*looks, strict=True)

@@ -57,12 +57,14 @@ class Candidates(NamedTuple):
 
     boxes: [B, N, 4] float32, differentiable. scores: [B, N, K] float32 in 0..1.
     logits: {part: [B, N, Z]}, the raw outputs in the same order. priors: Priors.
+    size: [2] float32 (H, W) of the image whose pixels the boxes are in; None: not known.
     """
 
     boxes: Array
     scores: Array
     logits: dict[str, Array]
     priors: Priors
+    size: Array = None
 
 
 BACKGROUND = -1

@@ -257,9 +257,12 @@ def _train(config, out, resume, overfit, progress, interrupted):
                 report, origin = initialise(model, config.train.init)
                 tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
             if config.train.quantize:
-                chosen = (learned.records[:CALIBRATED_BY], size, config.model.preprocess)
-                pictures = functools.partial(pipeline.prepared_batches, *chosen)
+                few = learned._replace(records=tuple(pipeline.sampled(learned.records, CALIBRATED_BY)))
+                options = {"preprocess": config.model.preprocess, "skipped": (unreadable := {})}
+                pictures = functools.partial(pipeline.prepared_batches, few.records, size, **options)
                 model = rounding(model) if saved else quantized_by(model, pictures)[0]
+                if unreadable:
+                    tqdm.write(f"calibration: {_unreadable(unreadable, 0, few)}", file=sys.stderr)
             _freeze(config, stage_index, model.network)
             average = Average(model.network, config.train.ema)
             dataset, steps = pipeline.train_dataset(
@@ -581,12 +584,10 @@ class _History:
     def add(self, row):
         self.rows.append({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        aside = self.path.with_suffix(".tmp")
-        with aside.open("w", newline="") as file:
+        with checkpoint.atomic(self.path) as aside, aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(aside, self.path)
 
 
 def _better(metrics, best):

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
+from tfyolo import checkpoint
 from tfyolo.structures import IGNORE
 
 FOUND, WRONG, MISSED, IGNORED = (32, 178, 90), (226, 48, 52), (255, 170, 20), (130, 140, 158)  # a match's colours
@@ -252,9 +253,8 @@ def save(path, image):
 def _write(path, contents):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_bytes(contents)
-    os.replace(aside, path)
+    with checkpoint.atomic(path) as aside:
+        aside.write_bytes(contents)
 
 
 # -------------------------------------------------------------------------------------------------------------- figures

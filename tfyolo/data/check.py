@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfyolo import checkpoint
 from tfyolo.data import anchors as clustering
 from tfyolo.data import readers, records
-from tfyolo.data.pipeline import ImageError, decode_image, read_image
+from tfyolo.data.pipeline import ImageError, decode_image, read_image, read_record
 from tfyolo.data.readers import DataError, Problem
 from tfyolo.messages import counted
 
@@ -164,17 +165,10 @@ def check(
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1).encode())
-        figure = _summary(report, sources, sizes)
-        figure.savefig(folder / ".check.png", dpi=100)
-        os.replace(folder / ".check.png", folder / "check.png")
+        checkpoint.write_text(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1))
+        with checkpoint.atomic(folder / "check.png") as aside:
+            _summary(report, sources, sizes).savefig(aside, dpi=100)
     return report
-
-
-def _write(file, content):
-    aside = file.with_name(f".{file.name}")
-    aside.write_bytes(content)
-    os.replace(aside, file)
 
 
 def _sources(path, images, format):
@@ -365,7 +359,7 @@ def _summary(report, sources, sizes):
             break
         record = source.records[index]
         try:
-            image = read_image((record.path, record.span) if record.span else record.path)
+            image = read_record(record)
         except ImageError:
             continue
         axis = axes[drawn]

@@ -7,13 +7,13 @@ figure.
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
+
+from tfyolo import checkpoint
 
 CLASSES = ("cross", "disc", "ring", "star", "triangle")
 VERSION = 1  # of what is drawn: the same version, numbers and seed give the same bytes
@@ -44,15 +44,13 @@ def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, prog
         raise DemoError(f"{folder} holds something else already; expected a new folder, or one of the same demo data")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
-        drawn = Path(aside, "drawn")
+    with checkpoint.atomic(folder) as drawn:
         (drawn / "annotations").mkdir(parents=True)
         total = sum(counts.values())
         with tqdm(total=total, desc="drawing the demo data", unit="pictures", disable=not progress or None) as bar:
             for split, count in counts.items():
                 _write_split(drawn, split, count, size, [seed, *split.encode()], bar)
         (drawn / "demo.json").write_text(description)
-        os.replace(drawn, folder)  # an empty folder may be replaced
     return folder
 
 

@@ -6,6 +6,7 @@ decode_image, prepare and what they call are graph operations only: training, de
 import collections
 import contextlib
 import errno
+import hashlib
 import os
 import threading
 
@@ -14,8 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.data import augment as aug
+from tfyolo.data import records as shards
 from tfyolo.data.augment import FITS, GREY, transform_boxes
 from tfyolo.data.readers import DataError
+from tfyolo.messages import counted
 from tfyolo.structures import Sample
 
 
@@ -172,13 +175,14 @@ def read_image(source):
     return image
 
 
+def read_record(record):
+    """The picture of a Record, in a file of its own or inside a shard: as read_image."""
+    return read_image((record.path, record.span))
+
+
 def _contents(path, span):
     try:
-        with open(path, "rb") as file:
-            if span is None:
-                return file.read()
-            file.seek(span[0])
-            return file.read(span[1])
+        return shards.read_bytes(path, span)
     except OSError as error:
         what = {errno.ENOENT: "no such file", errno.EISDIR: "a folder, not a picture"}.get(error.errno, error.strerror)
         raise ImageError(f"file {os.fspath(path)}: {what}. Check the path") from error
@@ -304,11 +308,48 @@ def prepare(image, target, preprocess="letterbox"):
     return warp(image, transform, target, **options), transform
 
 
-def prepared_batches(records, size, preprocess, batch=4):
-    """Batches [B, h, w, 3] float32 0..1 of Records' pictures, as `prepare` brings them to a network's size (h, w)."""
-    for i in range(0, len(records), batch):
-        images = [read_image(record.path) for record in records[i : i + batch]]
-        yield np.stack([prepare(image, size, preprocess)[0] for image in images])
+def prepared_batches(records, size, preprocess, batch=4, skipped=None):
+    """Batches [B, h, w, 3] float32 0..1 of Records' images, as `prepare` brings them to a network's size (h, w).
+
+    Args:
+      records: in the order of the batches.
+      size: (h, w).
+      preprocess: a name of augment.FITS.
+      batch: B; the last one may be smaller.
+      skipped: a dict that gets {place in records: message} of each image that cannot be read and is left out.
+
+    Raises:
+      DataError: if less than half of the images can be read; after the last batch.
+    """
+    skipped = {} if skipped is None else skipped
+    images = []
+    for place, record in enumerate(records):
+        try:
+            images.append(prepare(read_record(record), size, preprocess)[0])
+        except ImageError as error:
+            skipped[place] = str(error)
+        if len(images) == batch:
+            yield np.stack(images)
+            images = []
+    if images:
+        yield np.stack(images)
+    if len(skipped) > len(records) / 2:
+        raise DataError(
+            f"expected at least half of {counted(len(records), 'image')} to be readable, received {len(records) - len(skipped)}; "
+            f"{next(iter(skipped.values()))}"
+        )
+
+
+def sampled(records, count, seed=0):
+    """`count` Records, or all if there are not so many, in an order that depends on their ids and the seed alone.
+
+    So it is a random sample of data sorted by class or by scene, and the same one of the same data in files and in TFRecord shards.
+    """
+
+    def number(record):
+        return hashlib.blake2b(f"{seed} {record.image_id}".encode(), digest_size=8).digest()
+
+    return sorted(records, key=number)[:count]
 
 
 # --- data sets --------------------------------------------------------------------------------------------------------
@@ -375,7 +416,7 @@ def _loader(records, skipped, memory=0):
             try:
                 record = records[index]
                 with one_at_a_time:
-                    return read_image((record.path, record.span)), *truth
+                    return read_record(record), *truth
             except ImageError as error:
                 skipped[int(index)] = str(error)
         return grey, *nothing

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfyolo import checkpoint
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -259,17 +260,22 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
         for file in old:
             file.unlink()
         for name in [*names, f"{source.split}.json"]:
-            os.replace(os.path.join(aside, name), folder / name)
+            checkpoint.replace(os.path.join(aside, name), folder / name)
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
 
 
 def contents(record) -> bytes:
     """The bytes of a Record's picture. Raises OSError."""
-    with open(record.path, "rb") as stream:
-        if record.span is None:
+    return read_bytes(record.path, record.span)
+
+
+def read_bytes(path, span=None) -> bytes:
+    """The bytes of a file, or of a span (offset, length) inside it. Raises OSError."""
+    with open(path, "rb") as stream:
+        if span is None:
             return stream.read()
-        stream.seek(record.span[0])
-        return stream.read(record.span[1])
+        stream.seek(span[0])
+        return stream.read(span[1])
 
 
 def _length(record):

@@ -9,7 +9,6 @@ belongs to: if the two do not fit to the last byte, nothing is imported.
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -416,19 +415,14 @@ def write(path, run, overwrite=False):
     slots = layout(net)
     arrays = [array for _, arrays in slots for array in arrays]
     header = Header(*origin["header"])
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as out:
-            out.write(header.bytes)
-            for array in arrays:
-                values = weights.pop(_renamed(array.variable, origin["layers"]))
-                values = _reordered(array.variable, values, origin.get("orders", {}), back=True)
-                out.write(np.ascontiguousarray(array.theirs(values), "<f4").tobytes())
+    with checkpoint.atomic(path) as aside, aside.open("wb") as out:
+        out.write(header.bytes)
+        for array in arrays:
+            values = weights.pop(_renamed(array.variable, origin["layers"]))
+            values = _reordered(array.variable, values, origin.get("orders", {}), back=True)
+            out.write(np.ascontiguousarray(array.theirs(values), "<f4").tobytes())
         if weights:
             raise DarknetError(f"{run}: {len(weights)} arrays have no place in {cfg}: {', '.join(list(weights)[:3])}")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     checkpoint.write_text(cfg, text)
     return path, cfg
 
