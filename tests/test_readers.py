@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tfyolo.config import Data
-from tfyolo.data import records
+from tfyolo.data import readers, records
 from tfyolo.data.readers import READERS, DataError, SplitError, picture_size, read, read_configured, splits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -308,6 +308,16 @@ def test_whole_files_that_are_wrong(name, content, message, tmp_path):
     with pytest.raises(DataError, match=message):
         for split in splits(tmp_path / name):
             read(tmp_path / name, split)
+
+
+def test_what_was_looked_for_is_said_without_docstrings_too(tmp_path):
+    """As under `python -OO`."""
+    stripped = {"__name__": readers.__name__}
+    exec(compile(Path(readers.__file__).read_text(), readers.__file__, "exec", optimize=2), stripped)
+    with pytest.raises(stripped["DataError"], match="not recognised") as error:
+        stripped["read"](tmp_path)
+    assert [line.split()[0] for line in str(error.value).splitlines()[2:]] == [*readers.LAYOUTS]
+    assert readers.LAYOUTS.keys() == readers.READERS.keys()
 
 
 def test_not_recognised(tmp_path):

@@ -1,9 +1,4 @@
-"""Data sets from files: a folder is recognised for what it is, and everything wrong in it is named.
-
-    coco      annotations/instances_<split>.json with <split>/ or images/; <split>/_annotations.coco.json; or one .json
-    voc       Annotations/*.xml, JPEGImages/, ImageSets/Main/<split>.txt; or <split>/*.xml beside their pictures
-    yolo      a data .yaml; images/<split>/ and labels/<split>/; <split>/images/ and <split>/labels/; or undivided
-    tfrecord  <split>-00000-of-00004.tfrecord; also files of the TensorFlow Object Detection API
+"""Data sets from files: a folder is recognised for what it is (LAYOUTS), and everything wrong in it is named.
 
 A fault in a whole file is a DataError. A fault in one picture or box is a Problem, and the good rest is read: boxes
 without area and lines that cannot be parsed are left out, boxes partly outside their picture are clipped to it.
@@ -32,6 +27,12 @@ from PIL import Image
 from tfyolo.data import records
 from tfyolo.messages import counted
 
+LAYOUTS = {
+    "coco": "annotations/instances_<split>.json with <split>/ or images/; <split>/_annotations.coco.json; or one .json",
+    "voc": "Annotations/*.xml, JPEGImages/, ImageSets/Main/<split>.txt; or <split>/*.xml beside their pictures",
+    "yolo": "a data .yaml; images/<split>/ and labels/<split>/; <split>/images/ and <split>/labels/; or undivided",
+    "tfrecord": "<split>-00000-of-00004.tfrecord; also files of the TensorFlow Object Detection API",
+}
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 TOLERANCE = 1.0  # pixels a box may reach over the picture's edge before it is worth a word: 0-based VOC files, rounding
 
@@ -178,7 +179,7 @@ def _recognise(path, images, format):
     raise DataError(
         f"{path}: not recognised as {' or '.join(formats)}{f'; did you mean {inside[0]}?' if inside else hint}"
         + "\nLooked for:"
-        + "".join(f"\n  {line.strip()}" for line in __doc__.split("\n\n")[1].splitlines() if line.split()[0] in formats)
+        + "".join(f"\n  {name:<8}  {layout}" for name, layout in LAYOUTS.items() if name in formats)
     )
 
 
