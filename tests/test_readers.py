@@ -436,7 +436,7 @@ def test_coco_without_sizes_reads_headers(tmp_path):
     assert [record.size for record in read(tmp_path).records] == list(SIZES.values())
 
 
-def test_voc_difficult_is_crowd_and_classes_are_of_all_files(tmp_path):
+def test_voc_difficult_is_no_crowd_and_classes_are_of_all_files(tmp_path):
     make_voc(tmp_path)
     write_text(tmp_path / "ImageSets/Main/train.txt", "two")
     write_text(
@@ -445,7 +445,8 @@ def test_voc_difficult_is_crowd_and_classes_are_of_all_files(tmp_path):
     )
     source = read(tmp_path)
     assert source.classes == CLASSES  # cat is only in one.xml
-    assert source.records[0].crowd.tolist() == [True]
+    (record,) = source.records
+    assert (record.difficult.tolist(), record.crowd.tolist(), record.ignored.tolist()) == ([True], [False], [True])
     np.testing.assert_array_equal(source.records[0].boxes, [[0, 0, 9, 9]])
 
 

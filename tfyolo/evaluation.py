@@ -27,6 +27,9 @@ class EvaluationError(ValueError):
     """A detector and a data set do not go together. The message says what was expected and what came."""
 
 
+_UNCOUNTED = {"crowds": "crowd", "difficult": "difficult object"}
+
+
 class Found(NamedTuple):
     """What is found in one picture: boxes [D, 4] in pixels of the file, scores [D], labels [D] of the data set."""
 
@@ -57,7 +60,7 @@ class Report(NamedTuple):
     `score`. score: the least score that counts where F1, all classes pooled, is best. confusion: [K+1, K+1] at `score`,
     rows the truths, columns what was found; the last row counts boxes where nothing is, the last column missed truths.
     seconds: an image's {"read", "network", "postprocess", "total"}; read is what was left to wait for.
-    counts: {"images", "truths", "crowds", "detections", "skipped"}, the last the files that could not be read.
+    counts: {"images", "truths", "crowds", "difficult", "detections", "skipped"}, the last the files that could not be read.
     """
 
     title: str
@@ -83,8 +86,10 @@ class Report(NamedTuple):
             for row in self.per_class
         ]
         times = ", ".join(f"{name} {1000 * self.seconds[name]:.1f}" for name in ("read", "network", "postprocess"))
+        uncounted = [counted(counts[name], noun) for name, noun in _UNCOUNTED.items() if counts[name]]
         lines = [
             f"{self.title}: {numbers}",
+            *([f"  that count neither way, found or not: {', '.join(uncounted)}"] if uncounted else []),
             "",
             f"  AP     {shown['AP']:<5}  average precision, mean over IoU 0.50 to 0.95: COCO's main figure",
             f"  AP50   {shown['AP50']:<5}  where an overlap (IoU) of 0.50 makes a box right",
@@ -135,7 +140,8 @@ def judge(source, found, seconds=None):
     classes = source.classes
     metrics, per_class, precision = _coco(truths, found, len(classes))
     gt_index = [
-        match(t.boxes, t.labels, t.crowd, f.boxes, f.labels, f.scores) for t, f in zip(truths, found, strict=True)
+        match(t.boxes, t.labels, t.crowd, f.boxes, f.labels, f.scores, difficult=t.difficult)
+        for t, f in zip(truths, found, strict=True)
     ]
 
     # F1 at every score: how many are right (tp), wrong (fp) and there (total), class by class
@@ -146,7 +152,9 @@ def judge(source, found, seconds=None):
         np.stack([(scores[chosen & (labels == k)] >= GRID[:, None]).sum(axis=1) for k in range(len(classes))])  # [K, S]
         for chosen in (index >= 0, index == BACKGROUND)
     )
-    total = np.bincount(np.concatenate([t.labels[~t.crowd] for t in truths]), minlength=len(classes))[:, None]  # [K, 1]
+    total = np.bincount(np.concatenate([t.labels[~t.ignored] for t in truths]), minlength=len(classes))[
+        :, None
+    ]  # [K, 1]
     f1 = np.where(total > 0, _share(2 * tp, tp + fp + total), np.nan)
     f1_all = _share(2 * tp.sum(0), (tp + fp + total).sum(0))
     best = np.flatnonzero(f1_all == f1_all.max())
@@ -173,6 +181,7 @@ def judge(source, found, seconds=None):
             "images": len(truths),
             "truths": int(total.sum()),
             "crowds": int(sum(t.crowd.sum() for t in truths)),
+            "difficult": int(sum(np.sum(t.difficult) for t in truths)),
             "detections": len(scores),
             "skipped": skipped,
         },
@@ -269,26 +278,30 @@ def _done(outputs):
 # ------------------------------------------------------------------------------------------------ from boxes to figures
 
 
-def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU):
+def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, difficult=False):
     """[D] the truth each detection of a picture finds, BACKGROUND if it is wrong, IGNORE if it counts neither way.
 
-    truth_boxes [M, 4], truth_labels [M], crowd [M] bool; boxes [D, 4], labels [D], scores [D]; no rows of padding.
+    truth_boxes [M, 4], truth_labels [M], crowd [M] bool; boxes [D, 4], labels [D], scores [D]; no rows of padding. difficult: [M] bool.
     COCO's rule: in the order of scores, a detection takes the truth of its class that it overlaps most among those
-    still free, if by `iou` at least. One that finds none but lies in a crowd of its class, by as much of its own area,
-    is ignored.
+    still free, if by `iou` at least. One that finds none may take a difficult object in the same way, or lie in a crowd of its class, by as
+    much of its own area, and is ignored. A crowd takes any number of them; a difficult object one, as every object (Pascal VOC's own script
+    forgives any number of detections of one).
     """
     gt_index = np.full(len(boxes), BACKGROUND)
     if not len(boxes) or not len(truth_boxes):
         return gt_index
     crowd = np.asarray(crowd, bool)
+    ignored = crowd | difficult
     overlap = mask.iou(_xywh(boxes), _xywh(truth_boxes), crowd.astype(np.uint8).tolist())  # [D, M]
-    fits = (overlap >= iou) & (np.asarray(labels)[:, None] == np.asarray(truth_labels))
-    gt_index[fits[:, crowd].any(axis=1)] = IGNORE
-    free = fits & ~crowd
-    for d in np.argsort(-np.asarray(scores), kind="stable"):
-        if free[d].any():
-            gt_index[d] = np.argmax(np.where(free[d], overlap[d], 0))
-            free[:, gt_index[d]] = False
+    free = (overlap >= iou) & (np.asarray(labels)[:, None] == np.asarray(truth_labels))
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    for d in order[free[order].any(axis=1)]:
+        counted_first = free[d] & ~ignored
+        choice = counted_first if counted_first.any() else free[d]
+        if choice.any():
+            taken = np.argmax(np.where(choice, overlap[d], 0))
+            gt_index[d] = IGNORE if ignored[taken] else taken
+            free[:, taken] &= crowd[taken]
     return gt_index
 
 
@@ -307,7 +320,9 @@ def _coco(truths, found, num_classes):
     rows = (
         (i, *row)
         for i, t in enumerate(truths)
-        for row in zip(_xywh(t.boxes).tolist(), t.labels.tolist(), t.areas.tolist(), t.crowd.tolist(), strict=True)
+        # The evaluator ignores, one for one, what has an area beyond all that it reports by: so it is told of difficult objects.
+        for areas in [np.where(t.difficult, -1, t.areas).tolist()]
+        for row in zip(_xywh(t.boxes).tolist(), t.labels.tolist(), areas, t.crowd.tolist(), strict=True)
     )
     annotations = [
         {"id": n, "image_id": i, "category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd)}
@@ -356,7 +371,7 @@ def _confusion(truths, found, gt_index, score, num_classes):
         shown = one.scores >= score
         right = index[shown & (index >= 0)]
         np.add.at(confusion, (truth.labels[right], truth.labels[right]), 1)
-        missed = np.setdiff1d(np.flatnonzero(~truth.crowd), right)
+        missed = np.setdiff1d(np.flatnonzero(~truth.ignored), right)
         wrong = np.flatnonzero(shown & (index == BACKGROUND))
         one_class = np.zeros(len(truth.labels), int), np.zeros(len(one.labels), int)
         mistaken = match(
@@ -414,15 +429,16 @@ def _write(out, report, source, found, pictures):
     judged = []
     for number, (record, one) in enumerate(zip(source.records, shown, strict=True)):
         if one is not None:
-            index = match(record.boxes, record.labels, record.crowd, one.boxes, one.labels, one.scores)
-            errors = (index == BACKGROUND).sum() + (~record.crowd).sum() - (index >= 0).sum()
+            truths = record.boxes, record.labels, record.crowd
+            index = match(*truths, one.boxes, one.labels, one.scores, difficult=record.difficult)
+            errors = (index == BACKGROUND).sum() + (~record.ignored).sum() - (index >= 0).sum()
             judged.append((-errors, number, index))
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
         image = pipeline.read_image((record.path, record.span) if record.span else record.path)
         image, truths, boxes = visualize.enlarged(image, record.boxes, one.boxes)
         image = visualize.draw_matches(
-            image, truths, record.labels, record.crowd, boxes, one.labels, one.scores, source.classes, index
+            image, truths, record.labels, record.ignored, boxes, one.labels, one.scores, source.classes, index
         )
         visualize.save(out / "pictures" / f"{place:02d}_{Path(str(record.image_id)).stem}.jpg", image)
 

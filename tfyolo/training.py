@@ -496,7 +496,7 @@ def _warnings(learned, judged):
             f"{judged.name} {judged.split}: {same} of its {counted(len(judged.records), 'picture')} are also learned from, as "
             f"{learned.split!r}: the AP will tell how well they are remembered"
         )
-    if all(record.crowd.all() for record in judged.records):
+    if all(record.ignored.all() for record in judged.records):
         yield (
             f"{judged.name}: the split {judged.split!r} has no boxes: there will be no AP, and the last epoch counts as the best. "
             "Name a split with boxes: data.val=..."
@@ -619,30 +619,28 @@ def _draw_pictures(model, detector, source, count, score, folder, board, epoch):
     """Draws the first pictures of a Source as the network sees them: right, wrong and missed boxes beside each level's objectness."""
     if not count:
         return
-    first = source._replace(records=source.records[:count])
-    sample = next(
-        iter(
-            pipeline.eval_dataset(
-                first, size=detector.input_size, batch=len(first.records), preprocess=detector.config.model.preprocess
-            )
-        )
-    )
+    first, skipped = source._replace(records=source.records[:count]), {}
+    options = {"batch": len(first.records), "preprocess": detector.config.model.preprocess, "skipped": skipped}
+    sample = next(iter(pipeline.eval_dataset(first, size=detector.input_size, **options)))
     raw = model.network(sample.image, training=False)
     maps = model.decoder.objectness(raw)
     found = tf.nest.map_structure(np.asarray, detector.postprocess(model.decoder(raw)))
     sheets = []
     for b, record in enumerate(first.records):
+        if b in skipped:
+            continue
         image = np.round(255 * sample.image[b].numpy()).astype(np.uint8)
         true = sample.labels[b].numpy() >= 0
-        truths = [getattr(sample, name)[b].numpy()[true] for name in ("boxes", "labels", "crowd")]
+        truths = [sample.boxes[b].numpy()[true], record.labels, record.crowd]
         kept = (np.arange(len(found.scores[b])) < found.count[b]) & (found.scores[b] >= score)
         boxes = [getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores")]
-        gt_index = match(*truths, *boxes)
+        gt_index = match(*truths, *boxes, difficult=record.difficult)
         image, truths[0], boxes[0] = visualize.enlarged(image, truths[0], boxes[0])
-        drawn = visualize.draw_matches(image, *truths, *boxes, model.classes, gt_index)
+        drawn = visualize.draw_matches(image, truths[0], record.labels, record.ignored, *boxes, model.classes, gt_index)
         heat = [visualize.heatmap(image, levels[b].numpy()) for levels in maps.values()]
         sheet = visualize.grid([drawn, *heat], columns=1 + len(heat))
         visualize.save(folder / f"{Path(str(record.image_id)).stem}.jpg", sheet)
         sheets.append(sheet)
-    with board.as_default():
-        tf.summary.image("validation", visualize.grid(sheets, columns=1)[None], step=epoch)
+    if sheets:
+        with board.as_default():
+            tf.summary.image("validation", visualize.grid(sheets, columns=1)[None], step=epoch)

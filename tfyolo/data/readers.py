@@ -50,7 +50,8 @@ class Record(NamedTuple):
 
     image_id: int | str, as in the annotations. path: the file that holds the picture.
     boxes: [M, 4] float32, pixels of the picture seen upright, clipped to it. labels: [M] int32.
-    crowd: [M] bool, COCO's crowds and VOC's difficult objects: not learned, and in evaluation counted neither way.
+    crowd: [M] bool, COCO's crowds: one box round many objects. difficult: [M] bool, VOC's difficult objects; False where none is. Neither
+    is learned, nor are candidates inside told that they hold nothing; evaluation.match says how a detection of one is counted.
     areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
     size: (H, W) as the annotations state it, else that of the file. span: (offset, length) of the picture inside
     `path`, or None if it is all of it.
@@ -64,6 +65,12 @@ class Record(NamedTuple):
     areas: np.ndarray
     size: tuple[int, int]
     span: tuple[int, int] | None = None
+    difficult: Any = False
+
+    @property
+    def ignored(self):
+        """[M] bool: the boxes that are neither learned nor counted."""
+        return self.crowd | self.difficult
 
 
 class Problem(NamedTuple):
@@ -206,6 +213,7 @@ class _Object(NamedTuple):
     label: int
     crowd: bool = False
     area: float | None = None
+    difficult: bool = False
 
 
 def _record(image_id, picture, size, objects, file, problems, span=None):
@@ -229,8 +237,8 @@ def _record(image_id, picture, size, objects, file, problems, span=None):
             problems.append(Problem(file, f"{shown} {wrong}", severity))
         if not wrong or severity == "warning":
             area = thing.area if thing.area is not None else (box[2] - box[0]) * (box[3] - box[1])
-            kept.append((box, thing.label, thing.crowd, area))
-    boxes, labels, crowd, areas = zip(*kept, strict=True) if kept else ((), (), (), ())
+            kept.append((box, thing.label, thing.crowd, area, thing.difficult))
+    boxes, labels, crowd, areas, difficult = zip(*kept, strict=True) if kept else ((), (), (), (), ())
     return Record(
         image_id,
         os.fspath(picture),
@@ -240,6 +248,7 @@ def _record(image_id, picture, size, objects, file, problems, span=None):
         np.array(areas, np.float32),
         (height, width),
         span,
+        np.array(difficult, bool),
     )
 
 
@@ -486,7 +495,7 @@ def voc(images, annotations, names=None, listed_in=None) -> Source:
             # Inclusive corners would give equal ones a pixel; nobody means that.
             box = (y1 - (y1 < y2), x1 - (x1 < x2), y2, x2)
             difficult = (thing.findtext("difficult") or "0").strip() not in ("0", "")
-            things.append(_Object(where, box, label_of[name], difficult))
+            things.append(_Object(where, box, label_of[name], difficult=difficult))
         result.append(_record(stem, picture, size, things, file, problems))
     return Source(tuple(result), tuple(classes), tuple(range(len(classes))), tuple(problems), "", "", "voc")
 
@@ -763,8 +772,8 @@ def tfrecord(shards, together=()) -> Source:
                 continue
             box = (y1 * height, x1 * width, y2 * height, x2 * width)
             area = example.areas[place - 1] if example.areas else None
-            crowd = example.crowd[place - 1] if example.crowd else False
-            things.append(_Object(f"{where} ({image_id}): box {place}", box, label_of[number], crowd, area))
+            crowd, difficult = (bool(flags and flags[place - 1]) for flags in (example.crowd, example.difficult))
+            things.append(_Object(f"{where} ({image_id}): box {place}", box, label_of[number], crowd, area, difficult))
         result.append(_record(image_id, shard, size, things, os.fspath(shard), problems, example.span))
     names = tuple(classes[category] for category in category_ids)
     return Source(tuple(result), names, tuple(category_ids), tuple(problems), "", "", "tfrecord")
