@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -291,7 +292,15 @@ def test_confusion_by_hand():
     ]
     report = judge(source(truths), [found(boxes, [0.9] * 7, [0, 2, 2, 0, 1, 0, 0])])
     assert report.confusion.tolist() == [[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]]
-    assert report.counts == {"images": 1, "truths": 4, "crowds": 1, "difficult": 2, "detections": 7, "skipped": []}
+    assert report.counts == {
+        "images": 1,
+        "truths": 4,
+        "crowds": 1,
+        "difficult": 2,
+        "detections": 7,
+        "skipped": [],
+        "resized": [],
+    }
     assert "count neither way, found or not: 1 crowd, 2 difficult objects" in str(report)
     rows = {row["name"]: row for row in report.per_class}
     assert rows["cat"]["precision"] == 0.5 and rows["cat"]["recall"] == 1  # the one in the crowd counts neither way
@@ -449,6 +458,42 @@ def test_unreadable_pictures_are_left_out_and_named(records, tmp_path):
     assert "bad.png" in str(report)
     with pytest.raises(EvaluationError, match=r"expected pictures.*1 that cannot be read.*bad\.png"):
         evaluate(Planted(broken[2:3]), source(broken[2:3]), progress=False)
+
+
+def test_boxes_of_pictures_of_another_size_than_annotated_are_scaled(records, tmp_path):
+    """What is found is in pixels of the annotations, also in detections.json, as COCO's tools compare them."""
+    height, width = records[1].size
+    stated = records[1]._replace(size=(3 * height, 2 * width), boxes=records[1].boxes * np.float32([3, 2, 3, 2]))
+    data = source([records[0], stated, *records[2:]])
+    report = evaluate(Planted(records), data, batch=2, out=tmp_path / "out", pictures=5, progress=False)
+    assert report.metrics["AP"] == 1.0 and report.counts["resized"] == [stated.path]
+    assert f"not the one annotated: 1 picture: {stated.path}" in str(report)
+    rows = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert max(row["bbox"][3] for row in rows if row["image_id"] == "id 1") == pytest.approx(3 * height)
+    drawn = (tmp_path / "out" / "pictures").glob("*id 1.jpg")
+    assert [cv2.imread(str(file)).shape[:2] for file in drawn] == [(480, 240)]  # the file's, enlarged
+
+
+class Tight(Planted):
+    """On a device that has room for so many images at a time."""
+
+    def __init__(self, records, room):
+        super().__init__(records)
+        self.room = room
+
+    def network(self, images):
+        if len(images) > self.room:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return super().network(images)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(records, capfd):
+    report = evaluate(Tight(records, 2), source(records), batch=5, progress=False)
+    assert (report.metrics["AP"], report.batch, report.counts["images"]) == (1.0, 2, 5)
+    said = "evaluation: 5 images of 64 x 96 at a time do not fit into memory, goes on with 2\n"
+    assert capfd.readouterr().err == said
+    with pytest.raises(EvaluationError, match="one image of 64 x 96 does not fit into memory"):
+        evaluate(Tight(records, 0), source(records), batch=1, progress=False)
 
 
 def test_no_pictures():

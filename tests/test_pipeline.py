@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfyolo.config import Augment
-from tfyolo.data import augment, pipeline, readers
+from tfyolo.data import pipeline, readers
 
 RNG = np.random.default_rng(0)
 PHOTO = cv2.resize(RNG.integers(0, 256, (5, 7, 3), np.uint8), (31, 22))  # smooth, odd and not square
@@ -512,7 +512,7 @@ def test_a_mosaics_tiles_are_brought_to_the_size_as_the_config_says(preprocess, 
     source, options = source._replace(records=(record,)), {"size": (96, 96), "preprocess": preprocess}
     ((_, (alone,), *_),) = samples(pipeline.eval_dataset(source, batch=1, **options))
     mosaics = samples(train(source, PLAIN.model_copy(update={"mosaic": 1.0}), epochs=6, batch=1, **options)[0])
-    sides = [box[2:] - box[:2] for sample in mosaics for box in sample.boxes if 0 < box.min() and box.max() < 96]
+    sides = [box[2:] - box[:2] for sample in mosaics for box in sample.boxes if box.min() > 0 and box.max() < 96]
     assert sides
     np.testing.assert_allclose(sides, np.tile(alone[2:] - alone[:2], (len(sides), 1)), atol=1e-3)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +61,8 @@ class Report(NamedTuple):
     `score`. score: the least score that counts where F1, all classes pooled, is best. confusion: [K+1, K+1] at `score`,
     rows the truths, columns what was found; the last row counts boxes where nothing is, the last column missed truths.
     seconds: an image's {"read", "network", "postprocess", "total"}; read is what was left to wait for.
-    counts: {"images", "truths", "crowds", "difficult", "detections", "skipped"}, the last the files that could not be read.
+    counts: {"images", "truths", "crowds", "difficult", "detections", "skipped", "resized"}, the last two the files that could not be read,
+    and those of another size than their annotations say, whose boxes were scaled. batch: how many images fitted into memory at a time.
     """
 
     title: str
@@ -71,6 +73,7 @@ class Report(NamedTuple):
     curves: Curves
     seconds: dict
     counts: dict
+    batch: int | None = None
 
     def to_json(self):
         """All of it as plain lists, dicts and numbers; nan becomes null."""
@@ -106,29 +109,55 @@ class Report(NamedTuple):
             "",
             f"  ms an image: {times}, together {1000 * self.seconds['total']:.1f}",
         ]
-        if skipped := counts["skipped"]:
-            some = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-            lines.append(f"  left out, as unreadable: {counted(len(skipped), 'picture')}: {some}")
+        notes = {
+            "skipped": "left out, as unreadable",
+            "resized": "boxes scaled, as the file's size is not the one annotated",
+        }
+        for files, note in ((counts[name], note) for name, note in notes.items() if counts[name]):
+            some = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
+            lines.append(f"  {note}: {counted(len(files), 'picture')}: {some}")
         return "\n".join(lines)
 
 
 def evaluate(detector, source, *, batch=8, out=None, progress=True, pictures=0):
     """Report of a detector (see tfyolo.detect.Detector) on a Source.
 
-    batch: pictures at a time. out: a folder for metrics.json, detections.json (COCO's results format, the file's own
-    ids), pr_curve.png, f1_curve.png and confusion.png; pictures: how many to draw there, those with most errors first.
-    Raises EvaluationError if the detector knows other classes than the data.
+    batch: images at a time; where they do not fit into memory, half of them is tried, and so on. out: a folder for
+    metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and confusion.png; pictures: how many to draw there, those with most errors first.
+    Raises EvaluationError if the detector knows other classes than the data, or not one image fits into memory.
     """
     label_of = _label_of(detector.classes, source)
-    found, seconds = _find(detector, source, label_of, batch, progress) if source.records else ([], None)
-    report = judge(source, found, seconds)
+    found, seconds, resized = [], None, {}
+    while source.records and seconds is None:
+        try:
+            found, seconds = _find(detector, source, label_of, batch, progress, resized)
+        except tf.errors.ResourceExhaustedError as error:
+            batch = _smaller(batch, detector, error)
+    report = judge(source, found, seconds, resized)._replace(batch=batch)
     if out is not None:
         _write(Path(out), report, source, found, pictures)
     return report
 
 
-def judge(source, found, seconds=None):
-    """Report of what was found: a Found for each of the source's records, None for a picture that could not be read."""
+def _smaller(batch, detector, error):
+    """Half of a batch that does not fit into memory; said, since it takes longer. Raises EvaluationError for one image."""
+    size = " x ".join(map(str, detector.input_size))
+    if batch == 1:
+        raise EvaluationError(
+            f"one image of {size} does not fit into memory, expected a smaller model.input_size or another device"
+        ) from error
+    tqdm.write(
+        f"evaluation: {counted(batch, 'image')} of {size} at a time do not fit into memory, goes on with {batch // 2}",
+        file=sys.stderr,
+    )
+    return batch // 2
+
+
+def judge(source, found, seconds=None, resized=()):
+    """Report of what was found: a Found for each of the source's records, None for a picture that could not be read.
+
+    resized: the places of those records whose boxes were scaled to the size of the file.
+    """
     skipped = [record.path for record, one in zip(source.records, found, strict=True) if one is None]
     truths = [record for record, one in zip(source.records, found, strict=True) if one is not None]
     found = [one for one in found if one is not None]
@@ -184,6 +213,7 @@ def judge(source, found, seconds=None):
             "difficult": int(sum(np.sum(t.difficult) for t in truths)),
             "detections": len(scores),
             "skipped": skipped,
+            "resized": list(dict.fromkeys(source.records[i].path for i in sorted(resized))),
         },
     )
 
@@ -226,11 +256,12 @@ def _shortened(names):
     return f"{len(names)} ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})"
 
 
-def _find(detector, source, label_of, batch, progress):
-    """A Found, or None, for each record; and the seconds that an image took."""
+def _find(detector, source, label_of, batch, progress, resized):
+    """A Found, in pixels of the annotations, or None, for each record; and the seconds that an image took. resized: as in eval_dataset."""
     found, skipped = [None] * len(source.records), {}
     size = np.array(detector.input_size)
     options = {"batch": batch, "preprocess": detector.config.model.preprocess, "skipped": skipped}
+    options["resized"] = resized
     dataset = iter(pipeline.eval_dataset(source, size=detector.input_size, **options))
     laps = []
     with tqdm(
@@ -254,6 +285,8 @@ def _find(detector, source, label_of, batch, progress):
                 kept = slice(detections.count[b])
                 boxes = in_files[b, kept]
                 inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # what lies wholly beside the picture goes
+                if ids[b] in resized:
+                    boxes = boxes * pipeline.scale_of(resized[ids[b]], source.records[ids[b]].size)
                 labels = label_of[detections.labels[b, kept]]
                 found[ids[b]] = Found(boxes[inside], detections.scores[b, kept][inside], labels[inside])
             images = int((ids >= 0).sum())
@@ -436,7 +469,8 @@ def _write(out, report, source, found, pictures):
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
         image = pipeline.read_image((record.path, record.span) if record.span else record.path)
-        image, truths, boxes = visualize.enlarged(image, record.boxes, one.boxes)
+        scale = pipeline.scale_of(record.size, image.shape[:2])
+        image, truths, boxes = visualize.enlarged(image, record.boxes * scale, one.boxes * scale)
         image = visualize.draw_matches(
             image, truths, record.labels, record.ignored, boxes, one.labels, one.scores, source.classes, index
         )

@@ -389,7 +389,8 @@ def _summary(report, sources, sizes):
         axis = axes[drawn]
         drawn += 1
         axis.imshow(image)
-        for (y1, x1, y2, x2), label in zip(record.boxes, record.labels, strict=True):
+        boxes = record.boxes * scale_of(record.size, image.shape[:2])
+        for (y1, x1, y2, x2), label in zip(boxes, record.labels, strict=True):
             colour = colours[label % len(colours)]
             axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1)
             axis.text(x1, y1, source.classes[label], color=colour, fontsize=6, verticalalignment="bottom", clip_on=True)
