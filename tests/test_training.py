@@ -18,7 +18,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from conftest import CONFIGS, ROOT, load_config, process, random_sample, small, strategy_of
 
-from tfyolo import checkpoint, cli, training
+from tfyolo import checkpoint, cli, folders, training
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.config import ConfigError, Stage
@@ -365,6 +365,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_picture
     )
     assert run.returncode == 1 and "Traceback" not in run.stdout
     message = run.stdout.split("Error:")[-1]
+    assert not (tmp_path / "run").exists()  # of which not one epoch was finished
     assert "step" in message and "became" in message and "train" in message and ".jpg" in message
 
 
@@ -494,6 +495,49 @@ def test_other_classes_in_val_are_told_by_data_set_and_split(data, tmp_path):
             tmp_path / "run",
             progress=False,
         )
+
+
+def test_what_fails_before_its_first_step_leaves_nothing(data, tmp_path):
+    """In a new folder, and in one that was there."""
+    overrides = [f"data={data}", *TINY, "train.stages=[{epochs: 1, lr: 0.1, freeze: [bakbone]}]"]
+    config = configs.load(ROOT / "configs" / "demo.yaml", overrides)
+    (tmp_path / "own").mkdir()
+    for out in ("deep/new", "own"):
+        with pytest.raises(ConfigError):
+            training.train(config, tmp_path / out, progress=False)
+    assert os.listdir(tmp_path) == ["own"] and not os.listdir(tmp_path / "own")
+
+
+def test_ctrl_c_while_data_is_read_leaves_nothing(data, tmp_path, monkeypatch):
+    def interrupted(*_):
+        assert os.listdir(tmp_path / "run") == [folders.LOCK]  # taken at once
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_read_stage", interrupted)
+    result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", tmp_path / "run")
+    assert result.exit_code == 130 and "no epoch was finished" in result.stderr
+    assert not os.listdir(tmp_path)
+
+
+def test_a_run_that_is_being_trained_is_not_gone_on_with_by_another(data, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "last.h5").touch()
+    monkeypatch.chdir(tmp_path)
+    with folders.held("runs/demo"):
+        result = tfyolo_here("train", "runs/demo", "--resume")
+        assert result.exit_code == 1 and f"runs/demo: process {os.getpid()} on " in result.stderr
+        result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", "runs/demo")
+        assert result.exit_code == 1 and "go on with its run by --resume" in result.stderr
+    assert os.listdir("runs/demo") == ["last.h5"]
+
+
+@pytest.mark.slow
+def test_two_trainings_that_start_together_are_two_runs(data, tmp_path):
+    arguments = ["train", ROOT / "configs" / "demo.yaml", f"data={data}", *TINY, stages(1), "train.seed=1"]
+    both = [process(*arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)]
+    assert [(command.communicate(), command.returncode)[1] for command in both] == [0, 0]
+    for name in ("demo", "demo-2"):
+        assert len((tmp_path / "runs" / name / "history.csv").read_text().splitlines()) == 2
 
 
 # Of each family the largest, as it is but for the pictures' size.

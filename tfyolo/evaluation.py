@@ -123,7 +123,8 @@ def evaluate(detector, source, *, batch=8, out=None, progress=True, pictures=0):
     """Report of a detector (see tfyolo.detect.Detector) on a Source.
 
     batch: images at a time; where they do not fit into memory, half of them is tried, and so on. out: a folder for
-    metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and confusion.png; pictures: how many to draw there, those with most errors first.
+    metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and
+    confusion.png; pictures: how many to draw there, those with most errors first.
     Raises EvaluationError if the detector knows other classes than the data, or not one image fits into memory.
     """
     label_of = _label_of(detector.classes, source)

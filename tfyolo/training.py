@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfyolo import checkpoint, visualize
+from tfyolo import checkpoint, folders, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector
@@ -32,6 +33,14 @@ from tfyolo.weights.initial import initialise
 
 class TrainingError(ValueError):
     """Training cannot start or go on. The message says why and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C while training. folder: the run's. epochs: how many of them were finished, to go on from; 0: nothing is left of it."""
+
+    def __init__(self, folder, epochs):
+        super().__init__()
+        self.folder, self.epochs = folder, epochs
 
 
 class Run(NamedTuple):
@@ -159,13 +168,24 @@ def first_batch_norms(model):
 def train(config, out=None, *, resume=False, overfit=None, progress=True):
     """Trains a config and returns a Run; best.h5 and last.h5 in its folder are what load(), evaluate and export take.
 
-    config: a Config or the path of one. out: the run's folder; None: runs/NAME, numbered if it is taken.
+    config: a Config or the path of one. out: the run's folder, new or empty; None: runs/NAME, numbered if it is taken. It is taken at once;
+    where training ends before its first epoch does, nothing is left.
     resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
     overfit: learns this many pictures by heart, without augmentation, until it finds everything in them, and raises TrainingError if it
     cannot: the first thing to try when nothing is detected.
     """
-    with _interrupts() as interrupted:
-        return _train(config, out, resume, overfit, progress, interrupted)
+    config = configs.load(config) if isinstance(config, str | os.PathLike) else config
+    with _interrupts() as interrupted, _folder(config, out, resume) as folder:
+        try:
+            return _train(config, folder, resume, overfit, progress, interrupted)
+        except BaseException as error:
+            last = folder / "last.h5"
+            if not last.exists():
+                _discard(folder)
+            if isinstance(error, KeyboardInterrupt):
+                epochs = checkpoint.read_meta(last)["state"]["epoch"] if last.exists() else 0
+                raise Stopped(folder, epochs) from None
+            raise
 
 
 @contextlib.contextmanager
@@ -189,10 +209,8 @@ def _interrupts():
         signal.signal(signal.SIGINT, before)
 
 
-def _train(config, out, resume, overfit, progress, interrupted):
+def _train(config, folder, resume, overfit, progress, interrupted):
     # What is asked for
-    config = configs.load(config) if isinstance(config, str | os.PathLike) else config
-    folder = open_folder(config, out, resume)
     state, saved = {"stage": 0, "epoch": 0, "best": None}, {}
     if resume:
         meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
@@ -235,7 +253,6 @@ def _train(config, out, resume, overfit, progress, interrupted):
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     judge = rounding(judge) if config.train.quantize else judge
     detector = Detector.of(judge, source=folder)
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
     history = _History(folder / "history.csv", keep=state["epoch"])
     board = tf.summary.create_file_writer(str(folder / "tensorboard"))
@@ -384,22 +401,25 @@ def _train(config, out, resume, overfit, progress, interrupted):
 # --- what the run is made of ----------------------------------------------------------------------------------------------------
 
 
-def open_folder(config, out=None, resume=False):
-    """The folder of a run, not made yet: one that fails to start leaves nothing. Arguments as of train(). No run is written over."""
+def _folder(config, out, resume):
+    """The run's folder, held while it is in the `with`. Arguments as of train(). No run is written over, nor by two at once."""
+    there = out is not None and (Path(out) / "last.h5").exists()
+    if resume and not there:
+        raise TrainingError(f"{out}: no run there to resume; expected a folder with last.h5")
     if resume:
-        if out is None or not (Path(out) / "last.h5").exists():
-            raise TrainingError(f"{out}: no run there to resume; expected a folder with last.h5")
-        return Path(out)
-    out = free_folder(config.name) if out is None else Path(out)
-    if _holds_something(out):
-        hint = "go on with it by --resume, or " if (out / "last.h5").exists() else ""
-        raise TrainingError(
-            f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out"
+        return folders.held(out)
+    if there:
+        raise folders.Taken(
+            f"{out}: expected a new or empty folder, it holds something already; go on with its run by --resume, or name another --out"
         )
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise TrainingError(f"{out}: cannot be made, {above} is no folder that can be written to; name another --out")
-    return out
+    return folders.new(out, config.name)
+
+
+def _discard(folder):
+    """Removes what a run writes before its first epoch is finished."""
+    for file in ("config.yaml", *folder.glob("train_batch*.jpg")):
+        (folder / file).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
 def _finished(config, state, overfit):
@@ -407,18 +427,6 @@ def _finished(config, state, overfit):
     if overfit:
         return state["best"] is not None and state["best"]["AP50"] >= PERFECT
     return state["epoch"] == sum(stage.epochs for stage in config.train.stages)
-
-
-def free_folder(name, inside="runs"):
-    """runs/NAME, or runs/NAME-2, ...: the first that holds nothing."""
-    out, number = Path(inside) / name, 2
-    while _holds_something(out):
-        out, number = Path(inside) / f"{name}-{number}", number + 1
-    return out
-
-
-def _holds_something(path):
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def _found_from_anywhere(config):
