@@ -148,6 +148,10 @@ def rename(content):
     content["categories"][1]["name"] = "wolf"
 
 
+def shout(content):
+    content["categories"][1]["name"] = "CAT"
+
+
 def thin_out(content):
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 1 or a["id"] < 20]
 
@@ -168,6 +172,14 @@ def test_annotations_that_are_wrong(change, severity, file, words, clean):
     report = check(clean, progress=False)
     only(report.errors if severity == "error" else report.warnings, file, *words)
     assert len(report.problems) == 1
+
+
+def test_classes_that_differ_in_case_are_one_warning(clean):
+    for split in ("train", "val"):
+        annotate(clean, split, shout)
+    report = check(clean, progress=False)
+    only(report.problems, "data", "the classes 'cat' and 'CAT' differ only in case")
+    assert report.errors == ()
 
 
 def test_a_split_that_cannot_be_read_is_an_error_of_the_others(clean):

@@ -28,7 +28,7 @@ ORDER = [
     {"model"},
     {"weights", "optim"},
     {"walk", "detect", "metadata"},
-    {"evaluation"},
+    {"evaluation", "briefing"},
     {"exports"},
     {"training", "benchmark"},
     {"cli"},

@@ -334,6 +334,18 @@ def test_not_recognised(tmp_path):
         read(tmp_path, images=tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    "classes, groups",
+    [(("cat", "dog", "carts"), []), (("t-1", "t1"), []), (("Cat", "dog", "cat"), [["Cat", "cat"]]),
+     (("traffic light", "Dog", "Traffic_Light", "DOG"), [["traffic light", "Traffic_Light"], ["Dog", "DOG"]])],
+)  # fmt: skip
+def test_classes_that_are_one_under_two_names(classes, groups):
+    said = list(readers.alike(classes))
+    assert len(said) == len(groups)
+    for line, names in zip(said, groups, strict=True):
+        assert line.startswith(f"the classes {' and '.join(map(repr, names))} differ only in case")
+
+
 def test_no_picture_at_all(tmp_path):
     make_voc(tmp_path)
     for file in tmp_path.glob("JPEGImages/*"):

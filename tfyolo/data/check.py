@@ -345,6 +345,8 @@ def _summary(report, sources, sizes):
     """A matplotlib Figure: counts of the classes, sizes of boxes and anchors, some pictures with their boxes."""
     from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
 
+    from tfyolo import visualize
+
     figure = Figure(figsize=(16, 9), layout="constrained")
     top, bottom = figure.subfigures(2, 1)
     bars, scatter = top.subplots(1, 2)
@@ -376,7 +378,6 @@ def _summary(report, sources, sizes):
     for axis in axes:
         axis.axis("off")
     chosen = np.random.default_rng(0).permutation(len(source.records))
-    colours = ["crimson", "gold", "deepskyblue", "lime", "magenta", "orange", "cyan", "white"]
     drawn = 0
     for index in chosen:
         if drawn == len(axes):
@@ -388,11 +389,7 @@ def _summary(report, sources, sizes):
             continue
         axis = axes[drawn]
         drawn += 1
-        axis.imshow(image)
-        boxes = record.boxes * scale_of(record.size, image.shape[:2])
-        for (y1, x1, y2, x2), label in zip(boxes, record.labels, strict=True):
-            colour = colours[label % len(colours)]
-            axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1)
-            axis.text(x1, y1, source.classes[label], color=colour, fontsize=6, verticalalignment="bottom", clip_on=True)
+        image, boxes = visualize.resized(image, record.boxes * scale_of(record.size, image.shape[:2]), side=360)
+        axis.imshow(visualize.draw_ground_truth(image, boxes, record.labels, record.ignored, source.classes))
         axis.set_title(str(record.image_id), fontsize=7)
     return figure

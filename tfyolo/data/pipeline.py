@@ -379,6 +379,10 @@ def _loader(records, skipped, resized, memory=0):
                 skipped[int(index)] = str(error)
         return grey, *nothing
 
+    def keep(index, image):
+        if int(index) not in skipped:  # what is grey has no boxes, the record has
+            recent.keep(index, image)
+
     def scaled(index, boxes, stated, size):
         resized[int(index)] = tuple(size.tolist())
         return boxes * scale_of(stated, size)
@@ -403,7 +407,7 @@ def _loader(records, skipped, resized, memory=0):
 
         def decode_and_keep():
             image, *truth = decode()
-            with tf.control_dependencies([tf.numpy_function(recent.keep, [index, image], [])] if memory else []):
+            with tf.control_dependencies([tf.numpy_function(keep, [index, image], [])] if memory else []):
                 return [tf.identity(image), *truth]
 
         image, boxes, labels, crowd, stated = tf.cond(

@@ -121,6 +121,7 @@ def read(path, split="train", *, images=None, format=None) -> Source:
     for called, count in Counter(source.classes).items():
         if count > 1:
             problems.append(Problem(os.fspath(path), f"{count} classes are called {called!r}", "warning"))
+    problems += [Problem(os.fspath(path), message, "warning") for message in alike(source.classes)]
     if not source.records:
         first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
         raise DataError(
@@ -138,6 +139,17 @@ def read_configured(data, use, place="data") -> Source:
         if use == "val":
             hint += f"; {place}.val={data.train} judges on the very pictures that are learned from, if that is meant"
         raise SplitError(f"{error}. {hint}") from None
+
+
+def alike(classes):
+    """What to say of classes whose names differ only in case, spaces, hyphens or underscores: a line for each such name."""
+    groups = {}
+    for name in dict.fromkeys(classes):
+        groups.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold().strip())), []).append(name)
+    for names in groups.values():
+        if len(names) > 1:
+            listed = " and ".join(map(repr, names))
+            yield f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is learned as {len(names)}"
 
 
 def without_unions(sources):
