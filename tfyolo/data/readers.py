@@ -1,9 +1,4 @@
-"""Data sets from files: a folder is recognised for what it is, and everything wrong in it is named.
-
-    coco      annotations/instances_<split>.json with <split>/ or images/; <split>/_annotations.coco.json; or one .json
-    voc       Annotations/*.xml, JPEGImages/, ImageSets/Main/<split>.txt; or <split>/*.xml beside their pictures
-    yolo      a data .yaml; images/<split>/ and labels/<split>/; <split>/images/ and <split>/labels/; or undivided
-    tfrecord  <split>-00000-of-00004.tfrecord; also files of the TensorFlow Object Detection API
+"""Data sets from files: a folder is recognised for what it is (LAYOUTS), and everything wrong in it is named.
 
 A fault in a whole file is a DataError. A fault in one picture or box is a Problem, and the good rest is read: boxes
 without area and lines that cannot be parsed are left out, boxes partly outside their picture are clipped to it.
@@ -32,6 +27,12 @@ from PIL import Image
 from tfyolo.data import records
 from tfyolo.messages import counted
 
+LAYOUTS = {
+    "coco": "annotations/instances_<split>.json with <split>/ or images/; <split>/_annotations.coco.json; or one .json",
+    "voc": "Annotations/*.xml, JPEGImages/, ImageSets/Main/<split>.txt; or <split>/*.xml beside their pictures",
+    "yolo": "a data .yaml; images/<split>/ and labels/<split>/; <split>/images/ and <split>/labels/; or undivided",
+    "tfrecord": "<split>-00000-of-00004.tfrecord; also files of the TensorFlow Object Detection API",
+}
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 TOLERANCE = 1.0  # pixels a box may reach over the picture's edge before it is worth a word: 0-based VOC files, rounding
 
@@ -49,7 +50,8 @@ class Record(NamedTuple):
 
     image_id: int | str, as in the annotations. path: the file that holds the picture.
     boxes: [M, 4] float32, pixels of the picture seen upright, clipped to it. labels: [M] int32.
-    crowd: [M] bool, COCO's crowds and VOC's difficult objects: not learned, and in evaluation counted neither way.
+    crowd: [M] bool, COCO's crowds: one box round many objects. difficult: [M] bool, VOC's difficult objects; False where none is. Neither
+    is learned, nor are candidates inside told that they hold nothing; evaluation.match says how a detection of one is counted.
     areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
     size: (H, W) as the annotations state it, else that of the file. span: (offset, length) of the picture inside
     `path`, or None if it is all of it.
@@ -63,6 +65,12 @@ class Record(NamedTuple):
     areas: np.ndarray
     size: tuple[int, int]
     span: tuple[int, int] | None = None
+    difficult: Any = False
+
+    @property
+    def ignored(self):
+        """[M] bool: the boxes that are neither learned nor counted."""
+        return self.crowd | self.difficult
 
 
 class Problem(NamedTuple):
@@ -113,6 +121,7 @@ def read(path, split="train", *, images=None, format=None) -> Source:
     for called, count in Counter(source.classes).items():
         if count > 1:
             problems.append(Problem(os.fspath(path), f"{count} classes are called {called!r}", "warning"))
+    problems += [Problem(os.fspath(path), message, "warning") for message in alike(source.classes)]
     if not source.records:
         first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
         raise DataError(
@@ -130,6 +139,17 @@ def read_configured(data, use, place="data") -> Source:
         if use == "val":
             hint += f"; {place}.val={data.train} judges on the very pictures that are learned from, if that is meant"
         raise SplitError(f"{error}. {hint}") from None
+
+
+def alike(classes):
+    """What to say of classes whose names differ only in case, spaces, hyphens or underscores: a line for each such name."""
+    groups = {}
+    for name in dict.fromkeys(classes):
+        groups.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold().strip())), []).append(name)
+    for names in groups.values():
+        if len(names) > 1:
+            listed = " and ".join(map(repr, names))
+            yield f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is learned as {len(names)}"
 
 
 def without_unions(sources):
@@ -178,7 +198,7 @@ def _recognise(path, images, format):
     raise DataError(
         f"{path}: not recognised as {' or '.join(formats)}{f'; did you mean {inside[0]}?' if inside else hint}"
         + "\nLooked for:"
-        + "".join(f"\n  {line.strip()}" for line in __doc__.split("\n\n")[1].splitlines() if line.split()[0] in formats)
+        + "".join(f"\n  {name:<8}  {layout}" for name, layout in LAYOUTS.items() if name in formats)
     )
 
 
@@ -205,6 +225,7 @@ class _Object(NamedTuple):
     label: int
     crowd: bool = False
     area: float | None = None
+    difficult: bool = False
 
 
 def _record(image_id, picture, size, objects, file, problems, span=None):
@@ -228,8 +249,8 @@ def _record(image_id, picture, size, objects, file, problems, span=None):
             problems.append(Problem(file, f"{shown} {wrong}", severity))
         if not wrong or severity == "warning":
             area = thing.area if thing.area is not None else (box[2] - box[0]) * (box[3] - box[1])
-            kept.append((box, thing.label, thing.crowd, area))
-    boxes, labels, crowd, areas = zip(*kept, strict=True) if kept else ((), (), (), ())
+            kept.append((box, thing.label, thing.crowd, area, thing.difficult))
+    boxes, labels, crowd, areas, difficult = zip(*kept, strict=True) if kept else ((), (), (), (), ())
     return Record(
         image_id,
         os.fspath(picture),
@@ -239,6 +260,7 @@ def _record(image_id, picture, size, objects, file, problems, span=None):
         np.array(areas, np.float32),
         (height, width),
         span,
+        np.array(difficult, bool),
     )
 
 
@@ -485,7 +507,7 @@ def voc(images, annotations, names=None, listed_in=None) -> Source:
             # Inclusive corners would give equal ones a pixel; nobody means that.
             box = (y1 - (y1 < y2), x1 - (x1 < x2), y2, x2)
             difficult = (thing.findtext("difficult") or "0").strip() not in ("0", "")
-            things.append(_Object(where, box, label_of[name], difficult))
+            things.append(_Object(where, box, label_of[name], difficult=difficult))
         result.append(_record(stem, picture, size, things, file, problems))
     return Source(tuple(result), tuple(classes), tuple(range(len(classes))), tuple(problems), "", "", "voc")
 
@@ -762,8 +784,8 @@ def tfrecord(shards, together=()) -> Source:
                 continue
             box = (y1 * height, x1 * width, y2 * height, x2 * width)
             area = example.areas[place - 1] if example.areas else None
-            crowd = example.crowd[place - 1] if example.crowd else False
-            things.append(_Object(f"{where} ({image_id}): box {place}", box, label_of[number], crowd, area))
+            crowd, difficult = (bool(flags and flags[place - 1]) for flags in (example.crowd, example.difficult))
+            things.append(_Object(f"{where} ({image_id}): box {place}", box, label_of[number], crowd, area, difficult))
         result.append(_record(image_id, shard, size, things, os.fspath(shard), problems, example.span))
     names = tuple(classes[category] for category in category_ids)
     return Source(tuple(result), names, tuple(category_ids), tuple(problems), "", "", "tfrecord")

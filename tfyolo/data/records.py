@@ -41,7 +41,7 @@ class Example(NamedTuple):
     """What one record says.
 
     place: its number in the shard. size: (H, W) or None. boxes_unit: [M] of (y1, x1, y2, x2) in 0..1. labels: [M]
-    category ids. texts, crowd, areas: [M] or empty. span: (offset, length) of the picture's bytes in the shard, or
+    category ids. texts, crowd, areas, difficult: [M] or empty. span: (offset, length) of the picture's bytes in the shard, or
     None.
     """
 
@@ -55,6 +55,7 @@ class Example(NamedTuple):
     crowd: list[bool]
     areas: list[float]
     span: tuple[int, int] | None
+    difficult: list[bool]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -128,14 +129,11 @@ def _example(data, start, end, place):
     def text(key):
         return next((value.decode("utf-8", "replace") for value in _slices(data, values(key))), "")
 
-    def flags(*keys):
-        columns = [[bool(value) for value in values(key)] for key in keys]
-        return [any(column) for column in zip(*filter(None, columns), strict=True)]
-
     sides = [(values(f"image/{side}") or [0])[0] for side in ("height", "width")]
     boxes = list(zip(*(values(f"image/object/bbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax")), strict=True))
     labels = values("image/object/class/label")
-    if len(labels) != len(boxes):
+    crowd, difficult = ([bool(flag) for flag in values(f"image/object/{key}")] for key in ("is_crowd", "difficult"))
+    if len(labels) != len(boxes) or not {len(crowd), len(difficult)} <= {0, len(boxes)}:
         raise ValueError
     return Example(
         place,
@@ -145,9 +143,10 @@ def _example(data, start, end, place):
         boxes,
         labels,
         [value.decode("utf-8", "replace") for value in _slices(data, values("image/object/class/text"))],
-        flags("image/object/is_crowd", "image/object/difficult"),
+        crowd,
         values("image/object/area"),
         next(((first, last - first) for first, last in values("image/encoded")), None),
+        difficult,
     )
 
 
@@ -308,6 +307,7 @@ def _encode(record, encoded, source):
         "image/width": [width],
         "image/object/class/label": [source.category_ids[label] for label in record.labels],
         "image/object/is_crowd": record.crowd.astype(int),
+        "image/object/difficult": (record.difficult & np.ones_like(record.crowd)).astype(int),
     }
     feature = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=value)) for key, value in octets.items()}
     feature |= {key: tf.train.Feature(float_list=tf.train.FloatList(value=value)) for key, value in floats.items()}
