@@ -288,7 +288,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
                 pictures = functools.partial(pipeline.prepared_batches, few.records, size, **options)
                 model = rounding(model) if saved else quantized_by(model, pictures)[0]
                 if unreadable:
-                    tqdm.write(f"calibration: {_unreadable(unreadable, 0, few)}", file=sys.stderr)
+                    tqdm.write("calibration: " + _unexpected("skipped", unreadable, 0, few), file=sys.stderr)
             _freeze(config, stage_index, model.network)
             average = Average(model.network, config.train.ema)
             dataset, steps = pipeline.train_dataset(
