@@ -383,7 +383,13 @@ def _reordered(variable, array, orders, back=False):
     return array[:, :, np.argsort(order) if back else order]
 
 
-def import_run(cfg, weights, out, names=None, preprocess=None):
+def import_run(
+    cfg: str | os.PathLike,
+    weights: str | os.PathLike,
+    out: str | os.PathLike,
+    names: str | os.PathLike | None = None,
+    preprocess: str | None = None,
+) -> Imported:
     """Writes the run folder of a Darknet network: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
     out = check_folder(out)
     imported = load(cfg, weights, names, preprocess)

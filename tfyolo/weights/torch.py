@@ -3,6 +3,7 @@
 load("model.pt") -> Imported(model, native, report)
 """
 
+import os
 from typing import NamedTuple
 
 import keras
@@ -123,7 +124,7 @@ def _names_in(loaded):
     return None
 
 
-def import_run(path, out, names=None):
+def import_run(path: str | os.PathLike, out: str | os.PathLike, names: str | os.PathLike | None = None) -> Imported:
     """Writes the run folder of a checkpoint: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
     out = check_folder(out)
     imported = load(path, names)
