@@ -1,10 +1,13 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+PACKAGE = Path(__file__).with_name("tfyolo") / "__init__.py"
+
 setup(
     name="tfyolo",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"$', PACKAGE.read_text(encoding="utf-8"), re.MULTILINE)[1],
     description="One-stage object detectors on TensorFlow and Keras: train, evaluate, export to SavedModel and TFLite",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -12,7 +15,7 @@ setup(
     # The configs lie at the top of the repository, where people look for them, and inside the package once it is installed.
     packages=[*find_packages(include=["tfyolo", "tfyolo.*"]), "tfyolo.configs"],
     package_dir={"tfyolo.configs": "configs"},
-    package_data={"tfyolo.configs": ["*.yaml"]},
+    package_data={"tfyolo": ["py.typed"], "tfyolo.configs": ["*.yaml", "index.csv"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         # tf.lite.Interpreter, and the graph that ImageProjectiveTransformV3 and NonMaxSuppressionV5 give, are checked on these.

@@ -35,6 +35,7 @@ train:
 """
 
 SIZE = "a whole number > 0, or two of them: [height, width]"
+NOT_OURS = "and no config of that name comes with tfyolo (`tfyolo configs` lists them)"
 PART = "a name, or a section with `name` and options"
 
 
@@ -176,7 +177,7 @@ def test_null_takes_the_data_of_the_base_away(write):
         ("name: a\nbase: b.yaml\n", "b.yaml:2: base: goes round in a circle: a.yaml -> b.yaml -> a.yaml"),
         (
             "base: bose.yaml\n",
-            "a.yaml:1: base: bose.yaml: no such file, expected a config in YAML; did you mean base.yaml?",
+            f"a.yaml:1: base: bose.yaml: no such file, {NOT_OURS}; did you mean base.yaml?",
         ),
         ("base: sub\n", "a.yaml:1: base: sub: expected a config in YAML, received a folder"),
         ("base: 3\n", "a.yaml:1: base: expected a file's name, received 3"),
@@ -385,7 +386,7 @@ def test_files_that_are_no_config(tmp_path, monkeypatch, content, expected):
 
 
 def test_a_file_that_is_not_there(write):
-    assert message("bose.yaml") == "bose.yaml: no such file, expected a config in YAML; did you mean base.yaml?"
+    assert message("bose.yaml") == f"bose.yaml: no such file, {NOT_OURS}; did you mean base.yaml?"
     assert message(Path("nowhere") / "x.yaml") == "nowhere/x.yaml: no such file, expected a config in YAML"
     assert message(".") == ".: expected a config in YAML, received a folder"
 

@@ -173,7 +173,7 @@ def test_what_is_found_as_names_json_and_a_picture():
             {"class": "cat", "label": 0, "score": 0.25, "box_xyxy": [6, 5.13, 8, 7]},
         ],
     }
-    drawn = found._replace(boxes=boxes[:1], scores=found.scores[:1], labels=found.labels[:1]).draw()
+    drawn = found[:1].draw()
     assert drawn.shape == image.shape and not image.any()
     edges = {"top": drawn[8:13, 70], "left": drawn[30, 18:23], "bottom": drawn[37:43, 50], "right": drawn[30, 77:83]}
     assert all(edge.any() for edge in edges.values()) and not drawn[30, 40:60].any() and not drawn[45:].any()

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "config", "messages", "peers", "checkpoint", "folders"},
+    {"structures", "config", "messages", "peers", "checkpoint", "folders", "devices", "parts"},
     {"boxes"},
     {"layers", "visualize"},
     {"backbones", "necks", "heads"},
@@ -59,7 +59,7 @@ def wrong(name, module, guarded=False):
         return "written absolute, it says where it goes: from tfyolo..."
     if first in ("tensorflow", "tf_keras") and name in SPEAK_KERAS and not guarded:
         return "parts speak keras.ops; a faster way on TensorFlow stands under an `if`"
-    if first != "tfyolo" or name == "__init__" or name == target:
+    if first != "tfyolo" or name in ("__init__", target) or target == "__version__":
         return None
     if name == "data":
         return None if target in DATA_MAY_IMPORT else f"data imports only {', '.join(sorted(DATA_MAY_IMPORT))}"

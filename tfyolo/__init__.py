@@ -1,9 +1,15 @@
 """tfyolo: one-stage object detectors on TensorFlow and Keras.
 
-detector = tfyolo.load("runs/x")
+run = tfyolo.train(tfyolo.load_config("yolov3-tiny", ["data=my/pictures"]))
+detector = tfyolo.load(run.folder)
 found = detector("photo.jpg")
-run = tfyolo.train("configs/yolov3-tiny.yaml")
+tfyolo.evaluate(run.folder, split="test")
+tfyolo.export(run.folder)
 """
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ASSIGNERS",
@@ -47,6 +53,30 @@ _HOMES = {
     "train": ("training", "train"),
     "verify": ("weights.verify", "verify"),
 }
+
+
+if TYPE_CHECKING:  # the same for those who read the source without running it
+    from tfyolo.assigners import ASSIGNERS
+    from tfyolo.backbones import BACKBONES
+    from tfyolo.config import load as load_config
+    from tfyolo.data.readers import read as read_data
+    from tfyolo.decoders import DECODERS
+    from tfyolo.detect import load
+    from tfyolo.evaluation import evaluate
+    from tfyolo.exports import export
+    from tfyolo.fusion import fuse
+    from tfyolo.heads import HEADS
+    from tfyolo.losses import OBJECTIVES
+    from tfyolo.model import build, load_model
+    from tfyolo.necks import NECKS
+    from tfyolo.training import train
+    from tfyolo.weights.darknet import import_run as import_darknet
+    from tfyolo.weights.torch import import_run as import_torch
+    from tfyolo.weights.verify import verify
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
 
 
 def __getattr__(name):

@@ -1,26 +1,46 @@
 """The command line: `tfyolo COMMAND`, each the same as `python tools/COMMAND.py`.
 
+What was typed is checked first, then TensorFlow is imported, which takes seconds: start_tensorflow() stands between the two in
+each command.
+
 Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 130 stopped by Ctrl-C.
 """
 
+import contextlib
+import glob
 import json as jsons
 import math
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 
 import click
 
-from tfyolo.messages import counted, import_tensorflow
+from tfyolo import __version__
+from tfyolo.messages import counted, import_tensorflow, libraries_silent
 
 
 class Command(click.Command):
     """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
 
+    def parse_args(self, context, args):
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            name = error.option_name.lstrip("-")
+            if any(parameter.name == "overrides" for parameter in self.params) and _is_setting(name):
+                raise click.UsageError(
+                    f"{error.option_name}: settings have no dashes; write {name}=...", context
+                ) from None
+            raise
+
+    def get_short_help_str(self, limit=None):
+        return super().get_short_help_str(sys.maxsize)  # lines are wrapped, not cut
+
     def invoke(self, context):
         try:
-            import_tensorflow(devices=True, threads=context.params.get("threads"))
             return super().invoke(context)
         except ValueError as error:
             if not type(error).__module__.startswith("tfyolo"):
@@ -37,8 +57,43 @@ class Command(click.Command):
             sys.exit(130)
 
 
+def _is_setting(name):
+    """Whether something like a dotted key of the config, or a short name, was written with dashes."""
+    from tfyolo import config as configs
+
+    return name == "device" or name in configs.SHORT or name.partition(".")[0] in configs.Config.model_fields
+
+
 class _Group(click.Group):
     command_class = Command
+    # In the order in which they are used.
+    ORDER = (
+        *("configs", "check-data", "train", "evaluate", "detect", "export", "benchmark"),
+        *("summary", "scale", "kmeans-anchors", "make-tfrecords", "import", "verify", "demo-data"),
+    )
+    ALIASES = {"val": "evaluate", "predict": "detect"}  # noqa: RUF012
+
+    def get_command(self, context, name):
+        return super().get_command(context, self.ALIASES.get(name, name))
+
+    def list_commands(self, context):
+        return sorted(self.commands, key=self.ORDER.index)
+
+
+def start_tensorflow(device=None, threads=None):
+    """Imports TensorFlow, on a device (as of devices.parsed) and with so many threads if it is told so; quietly."""
+    import_tensorflow(threads=threads)
+    import absl.logging
+    import tensorflow
+
+    from tfyolo.devices import choose
+
+    tensorflow.get_logger().setLevel("ERROR")
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    with libraries_silent():
+        if device:
+            choose(device)
+        tensorflow.config.list_logical_devices()
 
 
 class _Range(click.FloatRange):
@@ -52,13 +107,31 @@ class _Range(click.FloatRange):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="tfyolo")
+@click.version_option(__version__)
 def main():
-    """One-stage object detectors on TensorFlow: train, evaluate, export and run them."""
+    """One-stage object detectors on TensorFlow: train, evaluate, export and run them.
+
+    `tfyolo COMMAND --help` says more of each; evaluate is also called val, detect also predict.
+    """
+
+
+class _Device(click.ParamType):
+    name = "device"
+
+    def convert(self, value, param, context):
+        from tfyolo.devices import DeviceError, parsed
+
+        try:
+            return value if isinstance(value, tuple) else parsed(value)
+        except DeviceError as error:
+            self.fail(str(error).removeprefix("device: "), param, context)
 
 
 _json = click.option(
     "--json", "as_json", is_flag=True, help="Print the figures as JSON on standard output, and nothing else."
+)
+_device = click.option(
+    "--device", type=_Device(), metavar="cpu|gpu|0,1", help="Where to compute.  [default: all GPUs, else the processor]"
 )
 _images = click.option("--images", help="Folder of the pictures, if the annotations do not lead there.")
 _format = click.option(
@@ -83,6 +156,37 @@ def _looks(flip, scales):
     return {"flip": flip, "scales": scales or (1.0,)}
 
 
+def _there(path, expected):
+    """Ends the command unless there is something at a path, or at a pattern like it."""
+    if os.path.exists(path) or glob.glob(path, recursive=True):
+        return
+    context, (key, equals, value) = click.get_current_context(), path.partition("=")
+    names = [name.lstrip("-") for each in context.command.params for name in each.opts]
+    hint = f"; options have dashes: --{key} {value}" if equals and key in names else ""
+    raise click.ClickException(f"{path}: expected {expected}, found none{hint}")
+
+
+_MODEL = "a run's folder, a .h5 file, a SavedModel's folder or a .tflite file"
+_DATA = "a data set's folder or file"
+
+
+def _data_there(data):
+    """_there of a config's Data."""
+    _there(data.path, _DATA)
+    if data.images:
+        _there(data.images, "a folder of pictures")
+
+
+def _loaded(config, overrides=()):
+    """The config of a file or name, under overrides, with parts that there are."""
+    from tfyolo import config as configs
+    from tfyolo import parts
+
+    loaded = configs.load(config, overrides)
+    parts.check(loaded)
+    return loaded
+
+
 def _print_json(value):
     click.echo(jsons.dumps(_plain(value), indent=2, allow_nan=False))
 
@@ -96,10 +200,58 @@ def _plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+# --- configs ------------------------------------------------------------------------------------------------------------------
+
+
+@main.command("configs")
+@_json
+def configs_(as_json):
+    """List the configs that come with tfyolo: names to train.
+
+    \b
+    tfyolo configs
+    tfyolo train yolov8n data=my/pictures
+
+    A file of such a name in the current folder goes before. `base: yolov8n` in a YAML file of your own begins with one.
+    """
+    from tfyolo import config as configs
+
+    rows = [
+        {**row, "input_size": list(configs.load(configs.zoo(row["name"])).model.input_size)} for row in configs.index()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    click.echo(f"{'name':<18}{'input':>11}{'parameters':>14}{'GFLOPs':>9}  published weights that fit, their licence")
+    # By family, the demo's last, and by size: re takes "yolov7" of yolov7x and yolov7-w6.
+    for row in sorted(
+        rows, key=lambda row: (row["name"].startswith("demo"), re.match(r"\D*\d*", row["name"])[0], row["parameters"])
+    ):
+        size = " x ".join(map(str, row["input_size"]))
+        line = (
+            f"{row['name']:<18}{size:>11}{row['parameters']:>14,}{row['flops'] / 1e9:>9.1f}  {row['weights'] or 'none'}"
+        )
+        click.echo(line)
+    click.echo(
+        f"as detect and exports run them, with {rows[0]['classes']} classes (yolov1: 20); they lie in {configs.packaged()}"
+    )
+
+
 # --- train --------------------------------------------------------------------------------------------------------------------
 
 
-@main.command()
+class _Train(Command):
+    """Its help ends with the short names of settings."""
+
+    def format_epilog(self, context, formatter):
+        from tfyolo.config import SHORT
+
+        with formatter.section("Short names of settings, and what they stand for"):
+            rows = [(name, key.replace("*", "0")) for name, key in SHORT.items() if "." not in name]
+            formatter.write_dl([*rows, ("device", "--device")])
+
+
+@main.command(cls=_Train)
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", help="Folder for the run; new or empty.  [default: runs/NAME, numbered if taken]")
@@ -107,22 +259,23 @@ def _plain(value):
 @click.option(
     "--overfit", type=click.IntRange(1), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot."
 )
+@_device
 @_json
-def train(config, overrides, out, resume, overfit, as_json):
-    """Train CONFIG: a YAML file, or the folder of a run, to begin with its weights (or, with --resume, to go on with it).
+def train(config, overrides, out, resume, overfit, device, as_json):
+    """Train a detector. CONFIG is a name of `tfyolo configs` or a YAML file; or the folder of a run, to begin with its weights (with
+    --resume: to go on with it).
 
     \b
-    tfyolo train configs/yolov3-tiny.yaml data=my/pictures train.batch=8 model.input_size=320
+    tfyolo train yolov3-tiny data=my/pictures epochs=50 batch=8 imgsz=320
     tfyolo train runs/yolov3-tiny --resume
     tfyolo train runs/imported data=my/pictures                  (fine-tunes a run, or an import)
-    tfyolo train configs/yolov3-tiny.yaml data=my/pictures --overfit 8
+    tfyolo train yolov3-tiny data=my/pictures --overfit 8
     """
-    from tfyolo import config as configs
-    from tfyolo import training
-
-    if os.path.isdir(config) and not resume and overrides:
-        loaded = configs.load(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
-    elif os.path.isdir(config):
+    overrides, device = _without_device(overrides, device)
+    is_run = _is_run(config)
+    if is_run and not resume and overrides:
+        loaded = _loaded(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
+    elif is_run:
         if not resume or overrides or out:
             raise click.UsageError(
                 f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a new one with its "
@@ -130,12 +283,22 @@ def train(config, overrides, out, resume, overfit, as_json):
             )
         out = config
         loaded = None
-    elif resume and not os.path.exists(config):
-        raise training.TrainingError(f"{config}: no run there to resume; expected a folder with last.h5")
+    elif resume and not os.path.exists(config) and os.path.basename(config) != config:
+        out, loaded = config, None
     else:
-        loaded = configs.load(config, overrides)
+        loaded = _loaded(config, overrides)
         if resume:
             out = out or str(Path("runs") / loaded.name)
+    if resume:
+        _there(os.path.join(out, "last.h5"), "the last.h5 of a run to resume")
+    else:
+        for i in range(len(loaded.train.stages)):
+            _data_there(loaded.stage_data(i)[0])
+        if loaded.train.init:
+            _there(loaded.train.init, "a run's folder or a file of weights")
+    start_tensorflow(device)
+    from tfyolo import training
+
     try:
         run = training.train(loaded, out, resume=resume, overfit=overfit, progress=not as_json)
     except training.Stopped as stop:
@@ -151,6 +314,31 @@ def train(config, overrides, out, resume, overfit, as_json):
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
         click.echo(f"best: epoch {best['epoch']}, {scores}; everything lies in {run.folder}")
+
+
+def _is_run(path):
+    """Whether a CONFIG is the folder of a run: any folder, but one without a run that has the name of one of tfyolo's configs."""
+    from tfyolo import config as configs
+
+    return os.path.isdir(path) and (os.path.exists(Path(path) / "config.yaml") or path not in configs.packaged_names())
+
+
+def _without_device(overrides, device):
+    """(overrides, device) where device=... stood among the overrides. Options that stand there without dashes are an error."""
+    options = [option for parameter in train.params for option in parameter.opts if isinstance(parameter, click.Option)]
+    kept = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "device":
+            device = _Device().convert(value, None, click.get_current_context())
+        elif f"--{key}" in options:
+            flag = any(parameter.is_flag for parameter in train.params if f"--{key}" in parameter.opts)
+            raise click.UsageError(
+                f"{override}: an option, which has dashes; write --{key}{'' if flag else f' {value}'}"
+            )
+        else:
+            kept.append(override)
+    return kept, device
 
 
 # --- import -------------------------------------------------------------------------------------------------------------------
@@ -177,8 +365,6 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
     tfyolo import yolov8n.pt --out runs/yolov8n
     tfyolo import runs/fine-tuned --write fine-tuned.weights
     """
-    from tfyolo.weights import darknet, torch
-
     checkpoint = network.endswith((".pt", ".pth"))
     if checkpoint and (weights or preprocess or write):
         raise click.UsageError(
@@ -188,6 +374,12 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
         raise click.UsageError(
             "name NET.cfg and NET.weights, or NET.pt; or a RUN, and --write OUT.weights for the way back to Darknet"
         )
+    _there(network, "a .cfg file, a .pt file or a run")
+    if weights is not None:
+        _there(weights, "a .weights file")
+    start_tensorflow()
+    from tfyolo.weights import darknet, torch
+
     told = {}
     if weights is not None or checkpoint:
         if checkpoint:
@@ -218,6 +410,9 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
 @_json
 def verify(run, against, image, every, as_json):
     """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's. Exit code 1 if something differs."""
+    for file in (run, *(against or ()), *([image] if image else [])):
+        _there(file, "a file or a run's folder")
+    start_tensorflow()
     from tfyolo.data.pipeline import read_image
     from tfyolo.weights.verify import verify as compare
 
@@ -255,27 +450,29 @@ def verify(run, against, image, every, as_json):
 @click.option(
     "--pictures", type=click.IntRange(0), default=0, help="Pictures to draw into --out, right and wrong in colours."
 )
+@_device
 @_json
-def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, out, pictures, as_json):
-    """Judge MODEL, a run, a SavedModel or a .tflite file, by the COCO metrics.
+def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, out, pictures, device, as_json):
+    """Evaluate MODEL, a run, a SavedModel or a .tflite file, by the COCO metrics.
 
     \b
     tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
     """
+    _there(model, _MODEL)
+    for given, expected in ((path, _DATA), (images, "a folder of pictures")):
+        if given:
+            _there(given, expected)
+    start_tensorflow(device)
     from tfyolo import detect as detection
+    from tfyolo import evaluation
     from tfyolo.data import readers
-    from tfyolo.evaluation import evaluate as judge
 
     detector = detection.load(model, **_given(iou=iou), **_looks(flip, scales))
-    data = detector.config.data
-    if path is None and data is None:
-        raise click.UsageError(f"{model} does not say what it was trained with; name the data: --data PATH")
-    if path is None:
-        path, images, data_format = data.path, images or data.images, data_format or data.format
-    source = _read_split(path, split or (data.val if data else "val"), images=images, format=data_format)
+    with _split_hint():
+        source = evaluation.source_for(detector, path, split, images=images, format=data_format)
     if left_out := readers.faults(source, "evaluation"):
         click.echo(left_out, err=True)
-    report = judge(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
+    report = evaluation.evaluate(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
     if as_json:
         _print_json(report.to_json())
     else:
@@ -284,14 +481,22 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
             click.echo(f"curves, figures and detections lie in {out}")
 
 
-def _read_split(path, split, **options):
-    """readers.read for the commands that take --split."""
+@contextlib.contextmanager
+def _split_hint():
+    """Of the commands that take --split: an error about a split says so."""
     from tfyolo.data import readers
 
     try:
-        return readers.read(path, split, **options)
+        yield
     except readers.SplitError as error:
         raise readers.SplitError(f"{error}. Name one of them: --split ...") from None
+
+
+def _read_split(path, split, **options):
+    from tfyolo.data import readers
+
+    with _split_hint():
+        return readers.read(path, split, **options)
 
 
 def _given(**options):
@@ -306,7 +511,14 @@ def _given(**options):
 @click.argument("sources", nargs=-1, metavar="[PICTURE|VIDEO|FOLDER|GLOB]...")
 @click.option("--camera", type=click.IntRange(0), metavar="N", help="Look through camera N, until Ctrl-C or --frames.")
 @click.option("--frames", type=click.IntRange(1), help="The most frames of a video or camera.")
-@click.option("--score", type=_Range(0, 1), default=0.25, show_default=True, help="The least a detection needs.")
+@click.option(
+    "--score",
+    "--conf",
+    type=_Range(0, 1),
+    default=0.25,
+    show_default=True,
+    help="The least score that a detection needs.",
+)
 @click.option("--iou", type=_Range(0, 1), help="Overlap above which a box is dropped for a better one.")
 @click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
 @click.option("--soft-nms", type=_Range(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
@@ -315,13 +527,22 @@ def _given(**options):
     "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
+@_device
 @_json
-def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms, flip, scales, out, overwrite, as_json):
+def detect(
+    model, sources, camera, frames, score, iou, class_agnostic, soft_nms, flip, scales, out, overwrite, device, as_json
+):
     """Find objects by MODEL (a run, a SavedModel or a .tflite file), draw them, write them as JSON.
 
     \b
     tfyolo detect runs/yolov3-tiny photo.jpg holiday/ 'more/*.png' film.mp4
     """
+    if not sources and camera is None:
+        raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
+    _there(model, _MODEL)
+    for source in sources:
+        _there(source, "a picture, a video, a folder or a glob")
+    start_tensorflow(device)
     from tqdm import tqdm
 
     from tfyolo import detect as detection
@@ -329,8 +550,6 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
     from tfyolo.checkpoint import write_text
     from tfyolo.data.pipeline import ImageError
 
-    if not sources and camera is None:
-        raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
     files = detection.find_pictures(sources) if sources else []
     if out is None:  # held until the command ends
         free = folders.new(None, "detections", inside="")
@@ -416,7 +635,9 @@ def _told(found, score):
 
 @main.command()
 @click.argument("run", metavar="RUN")
-@click.option("--to", "targets", multiple=True, type=click.Choice(["saved_model", "tflite"]), help="[default: both]")
+@click.option(
+    "--to", "--format", "targets", multiple=True, type=click.Choice(["saved_model", "tflite"]), help="[default: both]"
+)
 @click.option(
     "--precision",
     "precisions",
@@ -445,6 +666,7 @@ def _told(found, score):
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Of AP.  [default: .002; of dynamic and int8 .01]")
 @click.option("--out", help="Folder for the exports.  [default: RUN/export]")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier export has left there.")
+@_device
 @_json
 def export(
     run,
@@ -461,6 +683,7 @@ def export(
     max_drop,
     out,
     overwrite,
+    device,
     as_json,
 ):
     """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside.
@@ -472,12 +695,22 @@ def export(
 
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
-    from tfyolo import exports
-    from tfyolo.model import load_model, weights_file
-
     _no_export(run, "name the run that it was made from")
-    out = out or weights_file(run).parent / "export"
-    model = load_model(run)
+    _there(run, "a run's folder or a .h5 file")
+    whole = any("int8" in precision for precision in precisions)
+    if per_tensor and not whole:
+        raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
+    if max_drop is not None and not (path or whole):
+        raise click.UsageError("--max-drop is judged on data, expected --data with it")
+    data = None
+    if path:
+        from tfyolo.config import Data
+
+        data = Data(path=path, images=images, format=data_format)
+        _data_there(data)
+    start_tensorflow(device)
+    from tfyolo import exports
+
     asked = precisions or nms != "builtin" or size or batch != 1
     if not asked and not targets:
         forms = exports.FORMS
@@ -490,29 +723,15 @@ def export(
                 exports.Form("tflite", kind, "none" if (kind, nms) == ("full-int8", "builtin") else nms)
                 for kind in kinds
             ]
-    calibration = judged = None
-    whole = any("int8" in form.precision for form in forms)
-    if per_tensor and not whole:
-        raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
-    if max_drop is not None and not (path or whole):
-        raise click.UsageError("--max-drop is judged on data, expected --data with it")
-    if path or (whole and model.config.data):
-        data = model.config.data
-        given = (path, images, data_format) if path else (data.path, data.images, data.format)
-        names = ("train", "val") if path else (data.train, data.val)
-        options = {"images": given[1], "format": given[2]}
-        calibration = _read_split(given[0], names[0], **options) if whole else None
-        judged = _read_split(given[0], names[1], **options)
     made = exports.export(
-        model,
+        run,
         out,
         forms,
+        data=data,
         size=size or None,
         any_size=any_size,
         batch=batch,
         per_channel=not per_tensor,
-        calibration=calibration,
-        judged=judged,
         max_drop=max_drop,
         overwrite=overwrite,
         progress=not as_json,
@@ -546,22 +765,32 @@ def export(
 @click.option("--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with.")
 @click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")
 @click.option("--picture", metavar="FILE", help="With --data: AP over milliseconds, drawn there.")
+@_device
 @_json
-def benchmark(run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, picture, as_json):
+def benchmark(
+    run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, picture, device, as_json
+):
     """Time RUN's model and its EXPORTs on one picture, in turns: as Keras, SavedModel, TFLite and, if it was imported from Darknet, in
     OpenCV.
 
     \b
     tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/pictures
     """
-    from tfyolo import benchmark as benchmarks
     from tfyolo.peers import Peer
 
     if picture and not path:
         raise click.UsageError("--picture shows AP, expected --data with it")
+    _there(run, "a run's folder or a .h5 file")
+    for each in paths:
+        _there(each, "a SavedModel's folder or a .tflite file")
+    given = [Peer.parsed(peer) for peer in peers]
+    if path:
+        _there(path, _DATA)
+    start_tensorflow(device, threads)
+    from tfyolo import benchmark as benchmarks
+
     judged = _read_split(path, split) if path else None
     options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
-    given = [Peer.parsed(peer) for peer in peers]
     told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
     if picture:
         benchmarks.draw(told, picture)
@@ -588,11 +817,11 @@ def _no_export(path, hint):
 @_json
 def check_data(path, images, data_format, config, out, as_json):
     """Look through all of the data set at PATH: counts, sizes, and everything wrong, by file. Exit code 1 if something is."""
+    _there(path, _DATA)
+    options = _boxes_of(config) if config else {}
+    start_tensorflow()
     from tfyolo.data import check
 
-    options = {}
-    if config:
-        options = _boxes_of(config)
     report = check.check(path, images=images, format=data_format, out=out, progress=not as_json, **options)
     if as_json:
         _print_json(report.to_json())
@@ -603,11 +832,9 @@ def check_data(path, images, data_format, config, out, as_json):
 
 
 def _config_of(path):
-    """The Config in a YAML file, or in the folder of a run."""
-    from tfyolo import config as configs
-
+    """The Config of a name, a YAML file, or the folder of a run."""
     beside_weights = Path(path) / "config.yaml"
-    return configs.load(beside_weights if beside_weights.is_file() else path)
+    return _loaded(beside_weights if beside_weights.is_file() else path)
 
 
 def _boxes_of(config):
@@ -630,6 +857,8 @@ def _boxes_of(config):
 @click.option("--overwrite", is_flag=True, help="Replace shards that lie in OUT already.")
 def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
     """Write the data set at PATH as sharded TFRecords into OUT, pictures as the bytes they are."""
+    _there(path, _DATA)
+    start_tensorflow()
     from tfyolo.data import readers, records
 
     options = {"images": images, "format": data_format}
@@ -658,16 +887,18 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
     """Find the anchors that fit the boxes of the data set at PATH best, as YAML for model.decoder.
 
     \b
-    tfyolo kmeans-anchors my/pictures --config configs/yolov3-tiny.yaml --input-size 320
+    tfyolo kmeans-anchors my/pictures --config yolov3-tiny --input-size 320
     """
-    from tfyolo.data import anchors as clustering
-    from tfyolo.model import check_size
-    from tfyolo.structures import level_stride
-
     loaded = _config_of(config)
     own = loaded.model.decoder.options.get("anchors")
     if not own:
         raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
+    _there(path, _DATA)
+    start_tensorflow()
+    from tfyolo.data import anchors as clustering
+    from tfyolo.model import check_size
+    from tfyolo.structures import level_stride
+
     size = (input_size, input_size) if input_size else loaded.model.input_size
     check_size(loaded, size, max(map(level_stride, own)))
     source = _read_split(path, split, images=images, format=data_format)
@@ -727,23 +958,26 @@ def summary(config, overrides, classes, size, backward, drawing, as_json):
     """Walk through CONFIG's (or a run's) detector: shapes, parameters and FLOPs, stage by stage.
 
     \b
-    tfyolo summary configs/yolov8n.yaml --size 640 --drawing yolov8n.svg
-    tfyolo summary configs/yolov8n.yaml data=my/pictures --backward
+    tfyolo summary yolov8n --size 640 --drawing yolov8n.svg
+    tfyolo summary yolov8n data=my/pictures --backward
     """
-    from tfyolo import config as configs
+    _no_export(config, "summary takes a config, or the run that the export was made from")
+    of_run = os.path.isdir(config) or config.endswith(".h5")
+    if of_run and (overrides or classes or size):
+        raise click.UsageError(
+            f"{config} is a model that is trained: it stays as it is; KEY=VALUE, --classes and --size are for configs"
+        )
+    if of_run:
+        _there(config, "a run's folder or a .h5 file")
+    else:
+        loaded = _loaded(config, [*overrides, *([f"model.input_size={size}"] if size else [])])
+        if loaded.data:
+            _data_there(loaded.data)
+    start_tensorflow()
     from tfyolo import model as models
     from tfyolo.walk import walk
 
-    _no_export(config, "summary takes a config, or the run that the export was made from")
-    if os.path.isdir(config) or config.endswith(".h5"):
-        if overrides or classes or size:
-            raise click.UsageError(
-                f"{config} is a model that is trained: it stays as it is; KEY=VALUE, --classes and --size are for configs"
-            )
-        model = models.load_model(config)
-    else:
-        loaded = configs.load(config, [*overrides, *([f"model.input_size={size}"] if size else [])])
-        model = models.build(loaded, _class_names(loaded, classes))
+    model = models.load_model(config) if of_run else models.build(loaded, _class_names(loaded, classes))
     described = walk(model)
     if backward:
         from tfyolo.training import first_batch_norms
@@ -800,13 +1034,14 @@ def scale(config, overrides, depth, width, classes):
     """Print CONFIG made deeper and wider, by the options of its parts, with its parameters and FLOPs.
 
     \b
-    tfyolo scale configs/yolov7.yaml --depth 1.5 --width 1.25 > mine.yaml
+    tfyolo scale yolov7 --depth 1.5 --width 1.25 > mine.yaml
     """
+    loaded = _loaded(config, overrides)
+    start_tensorflow()
     from tfyolo import config as configs
     from tfyolo import model as models
     from tfyolo.walk import walk
 
-    loaded = configs.load(config, overrides)
     scaled = configs.load(config, [*overrides, *models.scaling(loaded, depth, width)])
     for about in (loaded, scaled):
         described = walk(models.build(about, _class_names(about, classes)))

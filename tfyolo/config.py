@@ -1,6 +1,6 @@
 """The config: one strict schema on one page, read from YAML with one `base:` and dotted overrides.
 
-    base: yolov3.yaml                       # beside this file; its values hold where this file says nothing
+    base: yolov3.yaml                       # beside this file, else tfyolo's own; its values hold where this file says nothing
     data: ../bccd                           # short for {path: ../bccd}; paths count from the current directory
     model:
       neck: {name: up_cat, spp: true}       # a part; `neck: up_cat` is short for {name: up_cat}
@@ -11,12 +11,14 @@
 Sections are merged key by key, all else is replaced: lists, and each option of a part, also where it is a mapping. A
 part of another name, and a `data` that is a bare path, drop what the base says about them. `name` is never inherited:
 it is the file's stem unless the file gives one. Scalars are those of YAML 1.2's core schema: 1e-3 is a number, only
-true and false are booleans.
+true and false are booleans. A name without a folder, yolov8n or yolov8n.yaml, is that of a file here, else that of a config that comes
+with tfyolo.
 
 The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of what they
 build, in tfyolo.model. A ConfigError names the place in the file, the value, and what would be right.
 """
 
+import csv
 import difflib
 import functools
 import json
@@ -202,6 +204,13 @@ class Config(Strict):
     def __eq__(self, other):
         return isinstance(other, Config) and self.model_dump() == other.model_dump()
 
+    def stage_data(self, index: int) -> tuple[Data, str]:
+        """The data of a stage of the plan, its own or else those of all, and the dotted path of where they stand."""
+        own = self.train.stages[index].data
+        if (own or self.data) is None:
+            raise self.error("data", "expected where the pictures and their labels lie (data=PATH), received none")
+        return (own, f"train.stages.{index}.data") if own else (self.data, "data")
+
     def place(self, path: str) -> str | None:
         """Where the value at a dotted path was written ("configs/x.yaml:12"), or its section; None without a file."""
         return _nearest(self._places, path)
@@ -215,30 +224,55 @@ class Config(Strict):
 
 
 def load(path: str | os.PathLike, overrides: tuple[str, ...] | list[str] = ()) -> Config:
-    """The config in a YAML file, over its `base:`, under overrides ("train.batch=16", "train.stages.0.epochs=3").
+    """Reads a config: a YAML file, over its `base:`, under overrides.
 
-    The right side of an override is YAML; later ones win. Relative paths in `data` count from the current directory,
-    that of `base:` from its file. Raises ConfigError with one line for each thing that is wrong.
+    Args:
+        path: a YAML file, or the name of a config that comes with tfyolo: "yolov8n". A file of that name wins.
+        overrides: "train.batch=16", "train.stages.0.epochs=3", or one of the short names of SHORT: "batch=16". The right side is YAML;
+            later ones win. Relative paths in `data` count from the current directory.
+
+    Raises:
+        ConfigError: with one line for each thing that is wrong.
     """
     problems = {}
-    root = _read(os.fspath(path), problems)
+    file = _find(os.fspath(path))
+    root = _read(file, problems)
     for override in overrides:
         try:
             root = _override(root, override, problems)
         except ConfigError as error:
             problems[override] = str(error)
-    root.value.setdefault("name", _Node(Path(path).stem, root.place))
+    root.value.setdefault("name", _Node(Path(file).stem, root.place))
     places = {}
     return _validate(_plain(root, places), places, problems)
 
 
+def packaged() -> Path:
+    """The folder of the configs that come with tfyolo: tfyolo/configs of an installed package, configs/ of a clone."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else installed.parents[1] / "configs"
+
+
+def packaged_names() -> list[str]:
+    """The names of the configs that come with tfyolo, sorted."""
+    return sorted(path.stem for path in packaged().glob("*.yaml"))
+
+
+def index() -> list[dict[str, Any]]:
+    """What configs/index.csv says of the configs that come with tfyolo; tools/index_configs.py writes it.
+
+    Returns:
+        {"name", "classes", "parameters", "flops", "weights"} of each. parameters, flops: of the network as detect and exports run it,
+        batch norms fused, for so many classes. weights: whose published weights fit, and their licence; "" for none.
+    """
+    with (packaged() / "index.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: int(value) if value.isdecimal() else value for key, value in row.items()} for row in rows]
+
+
 def zoo(name: str) -> Path:
-    """The file of a config that comes with tfyolo: configs/NAME.yaml of a clone, tfyolo/configs/NAME.yaml of an installed package."""
-    here = Path(__file__).parent
-    return next(
-        (path for path in (here / "configs" / f"{name}.yaml",) if path.exists()),
-        here.parent / "configs" / f"{name}.yaml",
-    )
+    """The file of a config that comes with tfyolo."""
+    return packaged() / f"{name}.yaml"
 
 
 def from_json(text: str | bytes) -> Config:
@@ -259,6 +293,21 @@ def to_yaml(config: Config) -> str:
     """Every value of a config, defaults included, for people: `load` reads it back."""
     style = {"sort_keys": False, "default_flow_style": None, "allow_unicode": True, "width": 120}
     return yaml.dump(json.loads(to_json(config)), Dumper=_Dumper, **style)
+
+
+# Short names in overrides for what everybody sets, and the key that each stands for; *: the only stage of the plan.
+SHORT = {
+    "epochs": "train.stages.*.epochs",
+    "lr": "train.stages.*.lr",
+    "batch": "train.batch",
+    "imgsz": "model.input_size",
+    "init": "train.init",
+    "optimizer": "train.optimizer",
+    "precision": "train.precision",
+    "seed": "train.seed",
+    "train.epochs": "train.stages.*.epochs",
+    "train.lr": "train.stages.*.lr",
+}
 
 
 # ----------------------------------------------------------------------------------------------- YAML, with places kept
@@ -307,8 +356,16 @@ def _compose(text, source, line_of, problems, path=""):
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = ", ".join(filter(None, (getattr(error, name, None) for name in ("context", "problem", "reason"))))
-        raise ConfigError(f"{line_of(mark) if mark else source}: not valid YAML: {reason}") from None
+        lines = text.splitlines()[max(0, mark.line - 1) : mark.line + 1] if mark else []
+        hint = next(filter(None, map(_spaced, lines)), "")
+        raise ConfigError(f"{line_of(mark) if mark else source}: not valid YAML: {reason}{hint}") from None
     return node and _tree(node, line_of, problems, path, ())
+
+
+def _spaced(text):
+    """A hint if a text is like batch:8, which YAML takes for one word; else ""."""
+    found = re.match(r"[\s{[-]*([\w.-]+):([^\s:/\\,}\]]+)", text)
+    return f"; YAML wants a space after the colon: {found[1]}: {found[2]}" if found else ""
 
 
 def _tree(node, line_of, problems, path, above):
@@ -332,6 +389,10 @@ def _tree(node, line_of, problems, path, above):
         entries = {}
         for key_node, child in node.value:
             key, key_place = key_node.value, line_of(key_node.start_mark)
+            if key_node.tag == _TAG + "str" and key_node.style is None and child.value == "" and (hint := _spaced(key)):
+                problem(_join(path, key), key_place, hint.removeprefix("; "))
+                key, _, value = key.partition(":")  # what else is wrong is told, too
+                child = yaml.compose(value, Loader=_Loader)
             if key_node.tag != _TAG + "str":
                 shown = key if isinstance(key, str) else "a list or a section"
                 problem(_join(path, shown), key_place, f"expected text as a key, received {shown}")
@@ -347,17 +408,48 @@ def _tree(node, line_of, problems, path, above):
     return _Node(None, place)
 
 
+def _find(name, folder="", reader=None):
+    """The file that a config's name means, counted from a folder: the one there, with or without .yaml, else tfyolo's own.
+
+    reader: the file whose `base:` it is, which does not mean itself as long as there is another.
+    """
+    here = os.path.normpath(os.path.join(folder, name))
+    endings = [""] if name.endswith((".yaml", ".yml")) else ["", ".yaml"]
+    places = [here, *([str(packaged() / name)] if os.path.basename(name) == name else [])]
+    files = [place + ending for place in places for ending in endings if os.path.isfile(place + ending)]
+    others = [file for file in files if not (reader and os.path.samefile(file, reader))]
+    if others or files:
+        return (others or files)[0]
+    if os.path.isdir(here):
+        raise ConfigError(f"{here}: expected a config in YAML, received a folder")
+    if name.endswith(WEIGHTS):
+        raise ConfigError(f"{here}: {_NO_CONFIG[os.path.splitext(name)[1]].format(name)}")
+    stem = Path(name).stem.lower()
+    beside = difflib.get_close_matches(os.path.basename(here), [p.name for p in Path(here).parent.glob("*.yaml")], n=1)
+    own = [stem] if stem in packaged_names() else difflib.get_close_matches(stem, packaged_names(), n=3)
+    near = str(Path(here).with_name(beside[0])) if beside else f"{' or '.join(own)}, of tfyolo's own" if own else None
+    hint = f"; did you mean {near}?" if near else ""
+    tried = "and no config of that name comes with tfyolo (`tfyolo configs` lists them)" if len(places) > 1 else ""
+    raise ConfigError(f"{here}: no such file, {tried or 'expected a config in YAML'}{hint}")
+
+
+# Files that are given for a config by mistake.
+_NO_CONFIG = {
+    ".pt": "no config but PyTorch's weights; `tfyolo import {}` makes a run of them, which can be trained further",
+    ".weights": "no config but Darknet's weights; `tfyolo import NET.cfg {}` makes a run of them, which can be trained further",
+    ".h5": "no config but weights; name a config, and init={} to begin with them",
+}
+WEIGHTS = tuple(_NO_CONFIG)
+
+
 def _read(file, problems, above=()):
     """A file's tree, merged over that of its base."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        near = difflib.get_close_matches(Path(file).name, [p.name for p in Path(file).parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {Path(file).with_name(near[0])}?" if near else ""
-        raise ConfigError(f"{file}: no such file, expected a config in YAML{hint}") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{file}: expected a config in YAML, received a folder") from None
     except UnicodeDecodeError:
+        kind = os.path.splitext(file)[1]
+        if kind in WEIGHTS:
+            raise ConfigError(f"{file}: {_NO_CONFIG[kind].format(file)}") from None
         raise ConfigError(f"{file}: expected a config in YAML, received a file that is not text in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
@@ -371,13 +463,13 @@ def _read(file, problems, above=()):
     if not isinstance(base.value, str) or not base.value:
         raise ConfigError(_line(base.place, "base", f"expected a file's name, received {_shown(_plain(base))}"))
     above = (*above, file)
-    base_file = os.path.normpath(Path(file).parent / base.value)
-    if any(Path(base_file).resolve() == Path(other).resolve() for other in above):
-        raise ConfigError(_line(base.place, "base", f"goes round in a circle: {' -> '.join((*above, base_file))}"))
     try:
-        under = _read(base_file, problems, above)
+        base_file = _find(base.value, os.path.dirname(file), file)
     except ConfigError as error:
-        raise ConfigError(_line(base.place, "base", str(error))) if not Path(base_file).is_file() else error from None
+        raise ConfigError(_line(base.place, "base", str(error))) from None
+    if any(os.path.samefile(base_file, other) for other in above):
+        raise ConfigError(_line(base.place, "base", f"goes round in a circle: {' -> '.join((*above, base_file))}"))
+    under = _read(base_file, problems, above)
     under.value.pop("name", None)
     return _merge(under, root, _SCHEMA)
 
@@ -407,10 +499,22 @@ def _override(root, text, problems):
     keys = key.strip().split(".")
     if not (equals and right.strip() and all(keys)):
         raise ConfigError(f"{place}: expected KEY=VALUE, such as train.batch=16 or train.clip=null")
+    keys = SHORT.get(".".join(keys), ".".join(keys)).split(".")
+    if "*" in keys:
+        stages = _entry(_entry(root, "train"), "stages")
+        count = len(stages.value) if stages and isinstance(stages.value, list) else 1
+        if count != 1:
+            each = f"train.stages.0.{keys[-1]}={right.strip()}"
+            raise ConfigError(f"{place}: the plan of this config has {count} stages; say of which, as {each}")
+        keys = [key if key != "*" else "0" for key in keys]
     node = _compose(right, place, lambda mark: place, problems, ".".join(keys))
     if node is None:
         raise ConfigError(f"{place}: expected a value after =, received only a comment; put quotes around it")
     return _put(root, keys, node, _SCHEMA, "")
+
+
+def _entry(node, key):
+    return node.value.get(key) if node and isinstance(node.value, dict) else None
 
 
 def _put(node, keys, new, schema, path):
@@ -526,8 +630,8 @@ def _explain(error, values):
     schema, loc = _schema_at(error["loc"])
     path = ".".join(map(str, loc))
     if error["type"] == "extra_forbidden":
-        key, keys = error["loc"][-1], list(_resolve(schema)["properties"])
-        near = difflib.get_close_matches(str(key), keys, n=1)
+        key, keys = str(error["loc"][-1]), list(_resolve(schema)["properties"])
+        near = _elsewhere(key) or difflib.get_close_matches(key, keys, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return _join(path, key), f"unknown key; {hint}the keys here are {', '.join(keys)}"
     if error["type"] == "missing" and loc == error["loc"]:
@@ -539,8 +643,27 @@ def _explain(error, values):
     if error["type"] == "value_error":  # a validator of the schema, which words it itself
         return path, f"{error['ctx']['error']}{default}"
     expected = _describe(schema)
-    quotes = "; quotes make it text" if expected.startswith("text") and isinstance(value, (int, float)) else ""
-    return path, f"expected {expected}, received {_shown(value)}{default}{quotes}"
+    hint = "; quotes make it text" if expected.startswith("text") and isinstance(value, (int, float)) else ""
+    if isinstance(value, str) and expected.startswith(("a section", "a list")):
+        hint = _spaced(value)
+    return path, f"expected {expected}, received {_shown(value)}{default}{hint}"
+
+
+def _elsewhere(key):
+    """The keys of other sections that a key out of its place may mean, the shortest first."""
+    if key in SHORT:
+        return [SHORT[key].replace("*", "0")]
+    found, sections = [], [((), _SCHEMA)]
+    for path, schema in sections:
+        for name, child in schema.get("properties", {}).items():
+            child = _resolve(child)
+            if name == key and path:
+                found.append(".".join((*path, name)))
+            if child.get("type") == "array":
+                sections.append(((*path, name, "0"), _resolve(child.get("items", {}))))
+            else:
+                sections.append(((*path, name), child))
+    return sorted(found, key=lambda path: path.count("."))
 
 
 def _validate(values, places, problems):

@@ -1,18 +1,24 @@
 """A saved model, ready for use: pictures in, boxes in the picture's own pixels out; and the commands' work over many files."""
 
+import dataclasses
 import functools
 import glob
+import importlib
+import itertools
 import json
 import os
 import sys
 import warnings
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+import absl.logging
 import cv2
 import numpy as np
 import tensorflow as tf
+from PIL import Image, ImageOps, ImageShow
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tqdm import tqdm
 
@@ -24,18 +30,34 @@ from tfyolo.messages import counted, libraries_silent
 from tfyolo.model import load_model, multiple, postprocess, resized
 from tfyolo.structures import Candidates, Detections
 
+if TYPE_CHECKING:
+    import pandas
+    import supervision
+
+# What is read as one picture: a path, the bytes of a file, a PIL image, or an array or tensor [H, W], [H, W, 3] or [H, W, 4] of uint8.
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | tf.Tensor
+
 
 class Detector:
     """Pictures in, boxes out; from a run, a SavedModel or a TFLite file alike.
 
-    classes: names in label order. input_size: (H, W) of the network's input. config: the one it was trained with.
-    network: images [B, H, W, 3] float32 0..1 -> whatever postprocess wants. postprocess: that -> Detections in pixels of the
-    network's input. In an export the two are one, and postprocess does nothing.
+        detector = tfyolo.load("runs/x")
+        found = detector("photo.jpg")
+        for found in detector.stream("holiday/"): ...
+
+    Attributes:
+        classes: names in label order.
+        input_size: (H, W) of the network's input.
+        config: the Config that it was trained with.
+        network: images [B, H, W, 3] float32 0..1 -> whatever postprocess wants.
+        postprocess: that -> Detections in pixels of the network's input. In an export the two are one, and postprocess does nothing.
+        source: where it was loaded from.
     """
 
     def __init__(self, config, classes, network, postprocess, source):
-        self.config, self.classes = config, tuple(classes)
-        self.input_size = tuple(config.model.input_size)
+        self.config: configs.Config = config
+        self.classes: tuple[str, ...] = tuple(classes)
+        self.input_size: tuple[int, int] = tuple(config.model.input_size)
         self.network, self.postprocess = network, postprocess
         self.source = str(source)
 
@@ -47,6 +69,7 @@ class Detector:
         well. What all of them propose goes into one suppression.
         constant: the weights are those of now, as constants of the graph: what is trained later is not seen, one image is faster.
         """
+        _check_unit(**{name: value for name, value in options.items() if name in ("score", "iou")})
         models = [model, *others]
         if (flip or others) and model.config.model.postprocess.name == "top":
             raise model.config.error(
@@ -54,30 +77,112 @@ class Detector:
                 "expected one that suppresses, for more than one look: top would give each object once a look",
             )
         largest = max(models, key=lambda each: each.config.model.input_size)
-        candidates = tf.function(functools.partial(_seen, models, flip), autograph=False)
+        # Batches of a few sizes are traced once for all sizes.
+        traced = functools.partial(tf.function, autograph=False, reduce_retracing=True)
+        candidates = traced(functools.partial(_seen, models, flip))
         if constant:
             candidates = _with_constants(candidates, largest.config.model.input_size)
-        select = tf.function(postprocess(model.config, **options), autograph=False)
+        select = traced(postprocess(model.config, **options))
         return cls(largest.config, model.classes, candidates, select, source)
 
-    def __call__(self, image, score=0.25):
-        """ImageDetections of one picture, in its own pixels.
+    def __repr__(self):
+        height, width = self.input_size
+        return (
+            f"<Detector {self.config.name} of {self.source}: {counted(len(self.classes), 'class')}, {height} x {width}>"
+        )
 
-        image: a path, the bytes of a file, or an array [H, W, 3] (or [H, W]) uint8 RGB. score: the least that a detection needs.
-        Raises ImageError if it does not read as a picture.
+    @overload
+    def __call__(self, image: list | tuple, score: float = 0.25, *, batch: int = 8) -> "list[ImageDetections]": ...
+
+    @overload
+    def __call__(self, image: Picture, score: float = 0.25, *, batch: int = 8) -> "ImageDetections": ...
+
+    def __call__(self, image, score=0.25, *, batch=8):
+        """Finds the objects in a picture, or in each of a list of them.
+
+        Args:
+            image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3], [H, W] or [H, W, 4] of uint8 in RGB order
+                (alpha is dropped); or a list of these, or [B, H, W, 3]. A folder, a video or a glob is passed on to stream().
+            score: the least score of a detection, 0..1.
+            batch: how many of a list go through the network at once.
+
+        Returns:
+            ImageDetections, in pixels of the picture; a list of them for a list; an iterator of them for a folder, a video or a glob.
+
+        Raises:
+            ImageError: something does not read as a picture.
+            ValueError: score is not in 0..1.
         """
-        file = str(image) if isinstance(image, str | os.PathLike) else None
-        image = _as_picture(image) if isinstance(image, np.ndarray) else pipeline.read_image(image)
-        prepared, transform = pipeline.prepare(image, self.input_size, self.config.model.preprocess)
-        found = self.postprocess(self.network(prepared[None]))
-        boxes = restore(found.boxes, transform[None], tf.constant([image.shape[:2]]))
-        boxes, scores, labels = (np.asarray(value)[0] for value in (boxes, found.scores, found.labels))
+        _check_unit(score=score)
+        if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
+            pictures = ((*_read(each), None) for each in image)
+            return list(self._in_batches(pictures, score, batch))
+        if isinstance(image, str | os.PathLike) and _is_many(os.fspath(image)):
+            return self.stream(image, score, batch=batch)
+        return self._find([(*_read(image), None)], score)[0]
+
+    def stream(
+        self, source: Picture | int | Iterable[Any], score: float = 0.25, *, batch: int = 8, skipped: list | None = None
+    ) -> "Iterator[ImageDetections]":
+        """Finds the objects in many pictures, each read only when its turn comes.
+
+        Args:
+            source: a folder (pictures and videos directly inside), a video, a glob, a camera's number, a picture, or any iterable of
+                these. Of a video or camera, every frame.
+            score: the least score of a detection, 0..1.
+            batch: how many pictures go through the network at once; of a camera always one.
+            skipped: a list that takes (file, reason) of what cannot be read; None: that is an error.
+
+        Returns:
+            An iterator of ImageDetections, whose `file`, and in a video `frame`, say where they are from.
+
+        Raises:
+            SourceError: a source is not there, at once or, of an iterable, when its turn comes.
+            ImageError: a picture cannot be read, when its turn comes.
+            ValueError: score is not in 0..1.
+        """
+        _check_unit(score=score)
+        if isinstance(source, str | os.PathLike):
+            source = find_pictures([source])
+        elif isinstance(source, int):
+            source, batch = [source], 1
+        elif not isinstance(source, Iterable) or isinstance(source, bytes | Image.Image | np.ndarray | tf.Tensor):
+            source = [source]
+        return self._in_batches(_pictures(source, skipped), score, batch)
+
+    def _in_batches(self, pictures, score, batch):
+        pictures = iter(pictures)
+        while some := list(itertools.islice(pictures, batch)):
+            yield from self._find(some, score)
+
+    def _find(self, pictures, score):
+        """ImageDetections of each of a batch of (image, file, frame)."""
+        images = [image for image, _, _ in pictures]
+        prepared = [pipeline.prepare(image, self.input_size, self.config.model.preprocess) for image in images]
+        batch, transforms = (tf.stack(each) for each in zip(*prepared, strict=True))
+        found = self.postprocess(self.network(batch))
+        boxes = restore(found.boxes, transforms, tf.constant([image.shape[:2] for image in images]))
+        columns = (boxes, found.scores, found.labels, found.best)
+        return [
+            self._kept(*row, score, *picture) for *row, picture in zip(*map(np.asarray, columns), pictures, strict=True)
+        ]
+
+    def _kept(self, boxes, scores, labels, best, score, image, file, frame):
         inside = (boxes[:, 2:] > boxes[:, :2]).all(
             axis=1
         )  # the others lay wholly in the margins of the letterbox, or are padding
         kept = inside & (scores >= score)
-        best = float(np.asarray(found.best)[0])
-        return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, best, image, file)
+        return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, float(best), image, file, frame)
+
+
+def _check_unit(**values):
+    for name, value in values.items():
+        try:
+            good = 0 <= value <= 1
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(f"{name}: expected a number from 0 to 1, received {value!r}")
 
 
 def _scaled(model, scale):
@@ -114,15 +219,28 @@ def _with_constants(candidates, size):
     signature = [tf.TensorSpec([None, *size, 3], tf.float32, "images")]
     boxes_and_scores = tf.function(lambda images: candidates(images)[:2], input_signature=signature, autograph=False)
     frozen = convert_variables_to_constants_v2(boxes_and_scores.get_concrete_function())
-    return lambda images: Candidates(*frozen(tf.convert_to_tensor(images)), {}, None)
+    return lambda images: Candidates(*frozen(tf.convert_to_tensor(images)), {}, None, np.array(size, "float32"))
 
 
-class ImageDetections(NamedTuple):
-    """What was found in one picture, best first.
+class Detection(NamedTuple):
+    """One object in a picture.
+
+    name: its class. label: the class's number. score: 0..1. box: (y1, x1, y2, x2) in pixels of the picture.
+    """
+
+    name: str
+    label: int
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ImageDetections:
+    """What was found in one picture, best first: len() says how much, and iteration gives a Detection for each.
 
     boxes: [D, 4] float32 (y1, x1, y2, x2) in pixels of the picture. scores: [D] float32 in 0..1. labels: [D] int32.
     classes: the names in label order. best: the highest score of any candidate, found or not. image: [H, W, 3] uint8 RGB.
-    file: the picture's path, None if it came from memory.
+    file: the picture's path, None if it came from memory. frame: its number in the video `file`, else None.
     """
 
     boxes: np.ndarray
@@ -132,22 +250,50 @@ class ImageDetections(NamedTuple):
     best: float
     image: np.ndarray
     file: str | None
+    frame: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __iter__(self) -> Iterator[Detection]:
+        return map(self.__getitem__, range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice | np.ndarray | list) -> "ImageDetections": ...
+
+    def __getitem__(self, index):
+        """The Detection at a place; of a slice, a mask or a list of places, the ImageDetections that are left."""
+        if not isinstance(index, int | np.integer):
+            rows = {name: getattr(self, name)[index] for name in ("boxes", "scores", "labels")}
+            return dataclasses.replace(self, **rows)
+        label = int(self.labels[index])
+        return Detection(self.classes[label], label, float(self.scores[index]), tuple(self.boxes[index].tolist()))
+
+    def __repr__(self):
+        height, width = self.image.shape[:2]
+        counts = {name: self.names.count(name) for name in dict.fromkeys(self.names)}
+        where = (self.file or "picture") + (f" frame {self.frame}" if self.frame is not None else "")
+        told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        return f"<ImageDetections {where}, {height} x {width}: {told}; best score {self.best:.3g}>"
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """The class of each detection, by name."""
         return [self.classes[label] for label in self.labels]
 
     @property
-    def boxes_xyxy(self):
+    def boxes_xyxy(self) -> np.ndarray:
         """[D, 4] float32 (x1, y1, x2, y2): the order that most other tools read."""
         return self.boxes[:, [1, 0, 3, 2]]
 
-    def draw(self):
+    def draw(self) -> np.ndarray:
         """The picture with boxes, classes and scores: [H, W, 3] uint8 RGB."""
         return visualize.draw(self.image, self.boxes, self.labels, self.scores, self.classes)
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """{"file", "height", "width", "best", "detections": [{"class", "label", "score", "box_xyxy"}]} of plain numbers."""
         height, width = self.image.shape[:2]
         rows = zip(self.names, self.labels, self.scores, self.boxes_xyxy, strict=True)
@@ -168,15 +314,131 @@ class ImageDetections(NamedTuple):
             "detections": detections,
         }
 
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the picture with its boxes as the suffix says (.jpg, .png, ...), or to_json() if it is .json: whole or not at all.
 
-def _as_picture(image):
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=-1)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        The folder is made. Returns the path. Raises PictureError for any other suffix.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".json":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_text(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False))
+        else:
+            visualize.save(path, self.draw())
+        return path
+
+    def show(self) -> None:
+        """Shows the picture with its boxes: in a notebook below its cell, elsewhere in the system's viewer.
+
+        Raises SourceError where there is none.
+        """
+        drawn = Image.fromarray(self.draw())
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        if shell is not None and hasattr(shell, "kernel"):
+            sys.modules["IPython"].display.display(drawn)
+        elif not ImageShow.show(drawn, title=self.file):
+            raise SourceError("expected a program that shows pictures, found none on this machine; use save(path)")
+
+    def to_supervision(self) -> "supervision.Detections":
+        """supervision.Detections, with the names as data["class_name"]. Needs `pip install supervision`, else ImportError."""
+        library = _library("supervision", "to_supervision")
+        names = np.array(self.names, dtype=str)
+        labels = self.labels.astype(int)
+        return library.Detections(self.boxes_xyxy, confidence=self.scores, class_id=labels, data={"class_name": names})
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A DataFrame with columns name, label, score, y1, x1, y2, x2. Needs `pip install pandas`, else ImportError."""
+        library = _library("pandas", "to_pandas")
+        columns = {"name": self.names, "label": self.labels, "score": self.scores}
+        return library.DataFrame(columns | dict(zip(("y1", "x1", "y2", "x2"), self.boxes.T, strict=True)))
+
+
+def _library(name, method):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{method}() needs {name}, which is not installed: pip install {name}", name=name) from error
+
+
+# --- what is a picture ----------------------------------------------------------------------------------------------------------
+
+
+def _read(image):
+    """(picture [H, W, 3] uint8 RGB upright, its path or None) of a Picture. ImageError if it is none."""
+    if isinstance(image, str | os.PathLike):
+        return pipeline.read_image(image), os.fspath(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return pipeline.read_image(bytes(image)), None
+    if isinstance(image, Image.Image):
+        return _of_pil(image), None
+    if hasattr(image, "__array__"):
+        return _of_array(np.asarray(image)), None
+    raise pipeline.ImageError(
+        "expected a picture: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3] of uint8; received "
+        f"{type(image).__name__}"
+    )
+
+
+def _of_array(image):
+    if (
+        image.dtype != np.uint8
+        or image.ndim not in (2, 3)
+        or 0 in image.shape
+        or image.shape[2:] not in ((), (1,), (3,), (4,))
+    ):
+        first = image.ndim == 3 and image.shape[0] in (1, 3)
+        hint = "; put the channels last" if first and image.shape[2] not in (1, 3, 4) else ""
+        if image.dtype.kind == "f":
+            hint += "; of values from 0 to 1, (255 * image).round().astype('uint8') makes one"
         raise pipeline.ImageError(
-            f"expected a picture [H, W, 3] of uint8 in RGB order, received {image.dtype} {list(image.shape)}"
+            f"expected a picture [H, W, 3], [H, W] or [H, W, 4] of uint8 in RGB order, received {image.dtype} {list(image.shape)}{hint}"
         )
-    return image
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return image[..., :3] if image.shape[2] == 4 else image
+
+
+def _of_pil(image):
+    """The same pixels as read_image gives of its file: upright, alpha dropped, of 16 bits the upper eight."""
+    if image.mode in ("I", "F"):  # what is white in them is not said
+        raise pipeline.ImageError(f"expected a PIL image of a mode such as RGB or L, received {image.mode}; convert it")
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            return _of_array((np.asarray(upright) >> 8).astype(np.uint8))
+        return np.asarray(upright.convert("RGB"))
+    except OSError as error:
+        raise pipeline.ImageError(f"a PIL image that cannot be read in full: {error}") from error
+
+
+def _is_many(path):
+    """Whether a path means more than a picture."""
+    return os.path.isdir(path) or path.lower().endswith(VIDEOS) or (glob.has_magic(path) and not os.path.exists(path))
+
+
+def _pictures(sources, skipped):
+    """(image, file, frame) of every picture and frame of sources, as of Detector.stream, one after the other."""
+    for source in sources:
+        many = isinstance(source, str | os.PathLike) and _is_many(os.fspath(source))
+        for each in find_pictures([source]) if many else [source]:
+            try:
+                yield from _frames_of(each)
+            except (pipeline.ImageError, SourceError) as error:
+                if skipped is None:
+                    raise
+                skipped.append((each, str(error)))
+
+
+def _frames_of(source):
+    is_path = isinstance(source, str | os.PathLike)
+    if isinstance(source, int) or (is_path and os.fspath(source).lower().endswith(VIDEOS)):
+        file, number = os.fspath(source) if is_path else None, -1
+        for number, image in enumerate(frames(file if is_path else source)[0]):
+            yield image, file, number
+        if number < 0:
+            raise SourceError(f"{source}: expected a video, not one frame could be read")
+    else:
+        yield (*_read(source), None)
 
 
 def restore(boxes, transform, size):
@@ -193,15 +455,30 @@ def restore(boxes, transform, size):
     return tf.reshape(tf.clip_by_value(corners, 0.0, limits), tf.shape(boxes))
 
 
-def load(path, *, threads=None, flip=False, scales=(1.0,), **options):
+def load(
+    path: str | os.PathLike,
+    *,
+    threads: int | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    **options: Any,
+) -> Detector:
     """A Detector from what training, importing or exporting has left.
 
-    path: a run's folder (its best.h5, else last.h5), a .h5 file, a SavedModel's folder or a .tflite file. threads: of a TFLite file;
-    None: as many as there are cores. TensorFlow's own are set in tf.config.threading.
-    flip: a run looks at the mirrored picture, too. scales: at the picture in so many times the size that it was trained with, each; sides
-    are rounded to what the network takes.
-    options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its own inside.
+    Args:
+        path: a run's folder (its best.h5, else last.h5), a .h5 file, a SavedModel's folder or a .tflite file.
+        threads: of a TFLite file; None: as many as there are cores. TensorFlow's own are set in tf.config.threading.
+        flip: a run looks at the mirrored picture, too.
+        scales: a run looks at the picture in so many times the size that it was trained with, each; sides are rounded to what the
+            network takes.
+        options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its own inside.
+
+    Raises:
+        CheckpointError: there is no model of tfyolo's at the path.
+        ConfigError, ValueError: an option is unknown, or is no number from 0 to 1 where it has to be.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise checkpoint.CheckpointError(f"expected the path of a run or an export, received {path!r}")
     path = Path(path)
     exported = path.suffix == ".tflite" or (path.is_dir() and (path / "saved_model.pb").exists())
     if exported and (flip or tuple(scales) != (1.0,)):
@@ -247,12 +524,16 @@ def _load_saved_model(path, options):
         )
     _check_options(path, options)
     config, classes, _ = _exported(path, described.read_text(encoding="utf-8"))
+    told = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # a warning that nobody can train what is loaded
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # of a dozen kinds, none of them TensorFlow's own
         raise checkpoint.CheckpointError(
             f"{path}: expected a SavedModel that tfyolo has exported, but it does not load; export it anew"
         ) from error
+    finally:
+        absl.logging.set_verbosity(told)
     signature = loaded.signatures["serving_default"]
 
     def network(images, _keep=loaded):
@@ -377,7 +658,8 @@ def frames(source):
 
     Raises SourceError if it does not open.
     """
-    capture = cv2.VideoCapture(source)
+    with libraries_silent():  # what is wrong is said below, once
+        capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         what = f"camera {source}" if isinstance(source, int) else source
         raise SourceError(f"{what}: expected a camera or a video that OpenCV can read, it does not open")

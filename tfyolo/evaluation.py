@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,8 +15,8 @@ from faster_coco_eval.core import mask
 from tqdm import tqdm
 
 from tfyolo import checkpoint, visualize
-from tfyolo.data import pipeline
-from tfyolo.detect import restore
+from tfyolo.data import pipeline, readers
+from tfyolo.detect import Detector, load, restore
 from tfyolo.messages import counted
 from tfyolo.structures import BACKGROUND, IGNORE
 
@@ -118,14 +119,33 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def evaluate(detector, source, *, batch=8, out=None, progress=True, pictures=0):
-    """Report of a detector (see tfyolo.detect.Detector) on a Source.
+def evaluate(
+    detector: Detector | str | os.PathLike,
+    data: readers.Source | str | os.PathLike | None = None,
+    *,
+    split: str | None = None,
+    batch: int = 8,
+    out: str | os.PathLike | None = None,
+    progress: bool = True,
+    pictures: int = 0,
+) -> Report:
+    """Report of a detector on a data set.
 
-    batch: images at a time; where they do not fit into memory, half of them is tried, and so on. out: a folder for
-    metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and
-    confusion.png; pictures: how many to draw there, those with most errors first.
-    Raises EvaluationError if the detector knows other classes than the data, or not one image fits into memory.
+    Args:
+        detector: a Detector, or the path of what tfyolo.load takes: a run, a SavedModel, a .tflite file.
+        data: a Source, or the path of a data set; None: what the detector was trained with.
+        split: of the data set at a path; None: the one that the detector was evaluated on while it trained, else "val".
+        batch: images at a time; where they do not fit into memory, half of them is tried, and so on.
+        out: a folder for metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and
+            confusion.png.
+        pictures: how many to draw there, those with most errors first.
+
+    Raises:
+        EvaluationError: the detector knows other classes than the data, no data are named, or not one image fits into memory.
+        DataError, CheckpointError: the data or the detector cannot be read.
     """
+    detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
+    source = data if isinstance(data, readers.Source) else source_for(detector, data, split)
     label_of = _label_of(detector.classes, source)
     found, seconds, resized = [], None, {}
     while source.records and seconds is None:
@@ -151,6 +171,19 @@ def _smaller(batch, detector, error):
         file=sys.stderr,
     )
     return batch // 2
+
+
+def source_for(detector, path=None, split=None, *, images=None, format=None):
+    """The Source that a detector is evaluated on: a split of the data set at a path, or of what it was trained with.
+
+    split: None is the one that it was evaluated on while it trained, else "val". images, format: as of readers.read.
+    """
+    own = detector.config.data
+    if path is None and own is None:
+        raise EvaluationError(f"{detector.source} does not say what it was trained with; name the data (--data PATH)")
+    if path is None:
+        path, images, format = own.path, images or own.images, format or own.format
+    return readers.read(path, split or (own.val if own else "val"), images=images, format=format)
 
 
 def judge(source, found, seconds=None, resized=()):

@@ -7,9 +7,11 @@ import contextlib
 import errno
 import inspect
 import json
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +21,14 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tqdm import tqdm
 
 from tfyolo import checkpoint, metadata
-from tfyolo.data import pipeline
+from tfyolo import config as configs
+from tfyolo.data import pipeline, readers
 from tfyolo.decoders import DECODERS
 from tfyolo.detect import EXPORT_META, Detector, load, restore
 from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
-from tfyolo.model import build, describe, multiple, network_for, resized, resolve
+from tfyolo.model import Model, build, describe, load_model, multiple, network_for, resized, resolve, weights_file
 from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by
 from tfyolo.structures import Candidates, Detections
 
@@ -86,31 +89,53 @@ class Exported(NamedTuple):
 
 
 def export(
-    model,
-    out,
-    forms=FORMS,
+    model: Model | str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    forms: Sequence[Form | tuple] = FORMS,
     *,
-    size=None,
-    any_size=False,
-    batch=1,
-    per_channel=True,
-    calibration=None,
-    judged=None,
-    max_drop=None,
-    overwrite=False,
-    progress=False,
-):
-    """Writes a Model's exports into a folder, each only once it has been run and compared; returns {form's name: Exported}.
+    data: configs.Data | str | os.PathLike | None = None,
+    size: tuple[int, int] | None = None,
+    any_size: bool = False,
+    batch: int = 1,
+    per_channel: bool = True,
+    calibration: readers.Source | None = None,
+    judged: readers.Source | None = None,
+    max_drop: float | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Exported]:
+    """Writes a Model's exports into a folder, each only once it has been run and compared.
 
-    forms: of Form. size: (H, W) in place of the config's. any_size: a SavedModel's serving_default takes pictures of every size that its
-    largest stride divides, not of that one only. batch: pictures that a TFLite file takes at once. per_channel: int8 kernels
-    have steps for each output; False is for accelerators that know only one for all. calibration: a Source whose pictures find the
-    bounds of int8, not needed by a model that was trained with rounding. judged: a Source on which AP is compared; the file is refused
-    if it is lower by more than max_drop (None: that of its precision in MAX_DROP).
-    overwrite: replaces what an earlier export has left; otherwise that is an ExportError, before anything is written. Whatever goes
-    wrong, what was there stays.
+    Args:
+        model: a Model, or the path of a run.
+        out: the folder; None: `export` in the run's.
+        forms: what to write, each a Form or what makes one: ("tflite", "int8").
+        data: a data set whose `train` split calibrates int8 and on whose `val` split AP is compared; a configs.Data names other splits.
+            None: for int8, that of the run.
+        size: (H, W) in place of the config's.
+        any_size: a SavedModel's serving_default takes pictures of every size that its largest stride divides, not of that one only.
+        batch: pictures that a TFLite file takes at once.
+        per_channel: int8 kernels have steps for each output; False is for accelerators that know only one for all.
+        calibration: a Source in place of data's; its pictures find the bounds of int8, which a model that was trained with rounding has.
+        judged: a Source in place of data's; a file is refused if its AP is lower than the model's by more than max_drop.
+        max_drop: None: that of the file's precision in MAX_DROP.
+        overwrite: replaces what an earlier export has left; otherwise that is an error, before anything is written. Whatever goes wrong,
+            what was there stays.
+
+    Returns:
+        {form's name: Exported}.
+
+    Raises:
+        ExportError: something cannot be written, or is not as good as it should be.
+        CheckpointError, DataError: the run or the data cannot be read.
     """
+    if not isinstance(model, Model):
+        out = weights_file(model).parent / "export" if out is None else out
+        model = load_model(model)
+    if out is None:
+        raise ExportError("expected a folder for the exports of a model in memory, received none")
     forms = [form if isinstance(form, Form) else Form(*form) for form in forms]
+    calibration, judged = _sources(model, forms, data, calibration, judged)
     for form in forms:
         _check(form, model, calibration, batch)
     if model.config.train.quantize and not per_channel:
@@ -149,6 +174,21 @@ def export(
                 report = {form.name: {"file": form.file, **made[form.name].report}}
                 checkpoint.write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
     return made
+
+
+def _sources(model, forms, data, calibration, judged):
+    """(calibration, judged) as export takes them, read where they are not given."""
+    whole = any("int8" in form.precision for form in forms)
+    if isinstance(data, str | os.PathLike):
+        data = configs.Data(path=os.fspath(data))
+    if data is None and whole and calibration is None:
+        data = model.config.data
+    if data is None:
+        return calibration, judged
+    options = {"images": data.images, "format": data.format}
+    if calibration is None and whole:
+        calibration = readers.read(data.path, data.train, **options)
+    return calibration, judged or readers.read(data.path, data.val, **options)
 
 
 @contextlib.contextmanager

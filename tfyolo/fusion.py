@@ -4,6 +4,7 @@ What can be folded stands in FOLDS at the file's foot, one line a class of layer
 """
 
 import functools
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -11,8 +12,10 @@ from keras import layers
 
 from tfyolo.layers import BatchNorm, Implicit
 
+Model = TypeVar("Model")  # that of tfyolo.model, which imports this file
 
-def fuse(model, activations=None):
+
+def fuse(model: Model, activations: dict | None = None) -> Model:
     """A Model whose network computes the same with fewer layers, to be used and not to be trained: batch norms are folded.
 
     What only training reads is left away.

@@ -2,15 +2,14 @@
 
 import functools
 import inspect
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-from pydantic import TypeAdapter, ValidationError
 
-from tfyolo import checkpoint
+from tfyolo import checkpoint, parts
 from tfyolo import config as configs
 from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
@@ -47,35 +46,9 @@ def resolve(config, path, part, table):
 
     path: where the part stands in the config, for errors. Raises ConfigError.
     """
-    if part.name not in table:
-        raise config.error(f"{path}.name", f"expected one of {', '.join(table)}, received {part.name!r}")
+    parts.check_name(config, path, part, table)
     builder = table[part.name]
-    known = {
-        name: parameter
-        for name, parameter in inspect.signature(builder).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name != "name"
-    }
-    options = {}
-    for name, value in part.options.items():
-        if name not in known:
-            choices = ", ".join(known) or "none"
-            raise config.error(f"{path}.{name}", f"{part.name} has no such option; its options: {choices}")
-        options[name] = _checked(config, f"{path}.{name}", value, known[name].annotation)
-    for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in options:
-            raise config.error(path, f"{part.name} needs the option {name!r}, received none")
-    return builder, options
-
-
-def _checked(config, path, value, annotation):
-    if annotation is inspect.Parameter.empty:
-        return value
-    try:
-        # By way of JSON, in which lists may be tuples, while "16" still is no number.
-        return TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
-    except ValidationError:
-        expected = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-        raise config.error(path, f"expected {expected}, received {value!r}") from None
+    return builder, parts.check_options(config, path, part, parts.options_of(builder))
 
 
 def _make(config, kind, *args, **kwargs):
@@ -89,7 +62,13 @@ def _make(config, kind, *args, **kwargs):
         raise config.error(f"model.{kind}", str(error)) from error
 
 
-def build(config, classes=None, *, input_size=None, precision="float32"):
+def build(
+    config: configs.Config,
+    classes: Sequence[str] | None = None,
+    *,
+    input_size: tuple[int | None, int | None] | None = None,
+    precision: str = "float32",
+) -> Model:
     """A Model as the config describes it.
 
     classes: names in label order; None: the config's own. input_size: (H, W) in place of the config's; (None, None) leaves it open, for
@@ -271,7 +250,7 @@ def weights_file(path):
     )
 
 
-def load_model(path):
+def load_model(path: str | os.PathLike) -> Model:
     """A Model with the weights that a run, or a .h5 file, holds; of last.h5 the averages, as training judged them."""
     file = weights_file(path)
     meta, weights = checkpoint.load(file, checkpoint.FOR_USE)

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfyolo import checkpoint, folders, visualize
+from tfyolo import checkpoint, folders, parts, visualize
 from tfyolo import config as configs
 from tfyolo.briefing import Clock, briefing, duration
 from tfyolo.data import pipeline, readers
@@ -166,11 +166,18 @@ def first_batch_norms(model):
 # --- the run ------------------------------------------------------------------------------------------------------------------
 
 
-def train(config, out=None, *, resume=False, overfit=None, progress=True):
+def train(
+    config: configs.Config | str | os.PathLike | None,
+    out: str | os.PathLike | None = None,
+    *,
+    resume: bool = False,
+    overfit: int | None = None,
+    progress: bool = True,
+) -> Run:
     """Trains a config and returns a Run; best.h5 and last.h5 in its folder are what load(), evaluate and export take.
 
-    config: a Config or the path of one. out: the run's folder, new or empty; None: runs/NAME, numbered if it is taken. It is taken at once;
-    where training ends before its first epoch does, nothing is left.
+    config: a Config, the path of one, or the name of one that comes with tfyolo; None with resume. out: the run's folder, new or empty;
+    None: runs/NAME, numbered if it is taken. It is taken at once; where training ends before its first epoch does, nothing is left.
     resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
     overfit: learns this many pictures by heart, without augmentation, until it finds everything in them, and raises TrainingError if it
     cannot: the first thing to try when nothing is detected.
@@ -228,6 +235,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             return Run(folder, state["best"])
     else:
         origin = {}
+        parts.check(config)
         config = _found_from_anywhere(config)
     if overfit and not resume:
         config = _by_heart(config, overfit)
@@ -247,7 +255,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
     for i, pair in enumerate(sources):
         for source in pair:
             if source.classes != classes:
-                raise config.error(_data_of(config, i)[1], _other_classes(source, first))
+                raise config.error(config.stage_data(i)[1], _other_classes(source, first))
     config, notes = _with_images_for(config, sources, strategy.num_replicas_in_sync * config.train.accumulate)
     _check_rounding(config, resume)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
@@ -495,12 +503,6 @@ def _by_heart(config, count):
     )
 
 
-def _data_of(config, stage_index):
-    """(Data, where they stand in the config) of a stage: its own, or those of all stages."""
-    own = config.train.stages[stage_index].data
-    return (own, f"train.stages.{stage_index}.data") if own else (config.data, "data")
-
-
 def _other_classes(source, first):
     """What is wrong with the classes of a Source that are not those of the first."""
     ours, theirs = (f"{one.name} {one.split}" for one in (first, source))
@@ -515,9 +517,7 @@ def _other_classes(source, first):
 
 def _read_stage(config, stage_index, overfit):
     """(Source to learn from, Source to be judged on) of a stage."""
-    data, place = _data_of(config, stage_index)
-    if data is None:
-        raise config.error("data", "expected where the pictures and their labels lie (data=PATH), received none")
+    data, place = config.stage_data(stage_index)
     learned = readers.read_configured(data, "train", place)
     if not overfit:
         if not any(len(record.boxes) for record in learned.records):

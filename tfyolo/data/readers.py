@@ -98,7 +98,13 @@ class Source(NamedTuple):
     same_as: str = ""
 
 
-def read(path, split="train", *, images=None, format=None) -> Source:
+def read(
+    path: str | os.PathLike,
+    split: str = "train",
+    *,
+    images: str | os.PathLike | None = None,
+    format: str | None = None,
+) -> Source:
     """One split of the data set at `path`, a folder, a file or a glob of .tfrecord files.
 
     images: the folder of the pictures, if the annotations do not lead there. format: a key of READERS, if it is not

@@ -9,6 +9,7 @@ belongs to: if the two do not fit to the last byte, nothing is imported.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -383,7 +384,13 @@ def _reordered(variable, array, orders, back=False):
     return array[:, :, np.argsort(order) if back else order]
 
 
-def import_run(cfg, weights, out=None, names=None, preprocess=None):
+def import_run(
+    cfg: str | os.PathLike,
+    weights: str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    names: str | os.PathLike | None = None,
+    preprocess: str | None = None,
+) -> Imported:
     """Writes the run folder of a Darknet network: best.h5, with which detect, evaluate, train and export work, and config.yaml.
 
     out: the folder, new or empty; None: runs/CFG, numbered if it is taken.

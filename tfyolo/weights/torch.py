@@ -3,6 +3,7 @@
 load("model.pt") -> Imported(model, native, report)
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,7 +129,9 @@ def _names_in(loaded):
     return None
 
 
-def import_run(path, out=None, names=None):
+def import_run(
+    path: str | os.PathLike, out: str | os.PathLike | None = None, names: str | os.PathLike | None = None
+) -> Imported:
     """Writes the run folder of a checkpoint: best.h5, with which detect, evaluate, train and export work, and config.yaml.
 
     out: the folder, new or empty; None: runs/CHECKPOINT, numbered if it is taken.

@@ -1,6 +1,7 @@
 """Is an imported network the network it was? Counts against the published ones, and every layer against OpenCV's Darknet importer."""
 
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +53,11 @@ class Check(NamedTuple):
         return f"{self.name:<44} {state:<12} {figures}  {self.unit}".rstrip()
 
 
-def verify(run, against=None, image=None):
+def verify(
+    run: str | os.PathLike,
+    against: tuple[str | os.PathLike, str | os.PathLike] | None = None,
+    image: np.ndarray | None = None,
+) -> list[Check]:
     """[Check] of an imported run, or one trained from it.
 
     against: (.cfg, .weights) that the oracle reads; None: those that the run itself gives, written back. image: a picture

@@ -1,0 +1,42 @@
+"""Which devices TensorFlow uses. It has to be told before it looks at them, so before the first tensor."""
+
+
+class DeviceError(ValueError):
+    """A device that is asked for is not there, or was asked for too late."""
+
+
+def parsed(text):
+    """ "cpu", "gpu" (all of them) or "0,1" (GPUs by number) -> "cpu", "gpu" or (0, 1). Raises DeviceError for anything else."""
+    word = text.strip().lower()
+    if word in ("cpu", "gpu"):
+        return word
+    numbers = [number.strip() for number in word.split(",")]
+    if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+        raise DeviceError(f"device: expected cpu, gpu, or the numbers of GPUs, such as 0 or 0,1, received {text!r}")
+    return tuple(map(int, numbers))
+
+
+def choose(device):
+    """Lets TensorFlow see the devices of parsed() and no others. Raises DeviceError if they are not there."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if device != "cpu" and not gpus:
+        raise DeviceError(f"device: expected cpu, received {_shown(device)}: TensorFlow sees no GPU on this machine")
+    if not isinstance(device, str) and max(device) >= len(gpus):
+        raise DeviceError(
+            f"device: expected numbers from 0 to {len(gpus) - 1}, of the GPUs that TensorFlow sees, received {_shown(device)}"
+        )
+    chosen = {"cpu": [], "gpu": gpus}.get(device) if isinstance(device, str) else [gpus[number] for number in device]
+    if tf.config.get_visible_devices("GPU") == chosen:
+        return
+    try:
+        tf.config.set_visible_devices(chosen, "GPU")
+    except RuntimeError as error:
+        raise DeviceError(
+            f"device: {_shown(device)} was asked for when TensorFlow had begun to use its devices; ask before the first tensor"
+        ) from error
+
+
+def _shown(device):
+    return device if isinstance(device, str) else ",".join(map(str, device))
