@@ -9,7 +9,7 @@ import tensorflow as tf
 from conftest import load_config, small
 
 from tfyolo import briefing, model
-from tfyolo.briefing import Clock, duration, gpu_notice
+from tfyolo.briefing import Clock, bfloat16_notice, duration, gpu_notice
 from tfyolo.data.readers import Record, Source
 from tfyolo.walk import walk
 
@@ -49,7 +49,7 @@ def test_a_new_run_says_what_is_trained_on_what_and_where_to(built, monkeypatch)
     assert rows["train"] == ["zoo train: 10 images, 36 boxes (3 of them crowds or difficult, 1 image without any)"]
     assert rows["val"] == ["zoo val: 4 images, 6 boxes (1 image without any)"]
     assert rows["classes"] == ["dog 17, cat 16; 1 class without a box"]
-    assert rows["device"] == [f"CPU, {len(os.sched_getaffinity(0))} cores; float32"]
+    assert rows["device"] == [f"CPU, {len(os.sched_getaffinity(0))} cores, with oneDNN; float32"]
     assert rows["plan"] == ["45 epochs, 4 images a step, adamw, EMA 0.998; evaluated every 5 epochs",
                             "45 epochs of 3 steps at 192 x 192, lr 0.004, cosine"]  # fmt: skip
     assert rows["folder"] == ["runs/zoo"] and "resumes" not in rows
@@ -125,6 +125,23 @@ def test_a_gpu_newer_than_tensorflows_kernels_is_said(capability, words, machine
     monkeypatch.setattr(briefing, "_details", lambda gpu: {"device_name": "A", "compute_capability": capability})
     assert words in gpu_notice(machine) if words else gpu_notice(machine) is None
     assert briefing._devices() == "2 x A"
+
+
+@pytest.mark.parametrize(
+    "flags, precision, warned",
+    [("flags : sse avx2 fma", "bfloat16", True), ("flags : avx2 avx512f avx512_bf16", "bfloat16", False),
+     ("flags : avx2 amx_bf16", "bfloat16", False), ("Features : asimd bf16", "bfloat16", False),
+     ("Features : asimd", "bfloat16", True), ("flags : avx2", "float32", False)],
+)  # fmt: skip
+def test_bfloat16_that_is_emulated_is_warned_of(flags, precision, warned, tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\n{flags} cx16\n")
+    notice = bfloat16_notice(precision, tmp_path)
+    assert ("emulated" in notice and "train.precision=float32" in notice) if warned else notice is None
+
+
+def test_where_the_processor_does_not_say_what_it_has_nothing_is_guessed(tmp_path):
+    assert bfloat16_notice("bfloat16", tmp_path) is None
 
 
 # --- time ---------------------------------------------------------------------------------------------------------------------

@@ -64,3 +64,13 @@ list(infinite.ignore_errors(log_warning=True))
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "") and ran.stderr.startswith("imported\n"), ran.stderr
     assert "the host's : Tensor had Inf" in ran.stderr
+
+
+@pytest.mark.parametrize("given, used", [(None, "True"), ("0", "False")])
+def test_onednn_is_on_unless_the_user_says_otherwise(given, used):
+    """On processors without AVX-512 TensorFlow leaves it off."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {} if given is None else {"TF_ENABLE_ONEDNN_OPTS": given}
+    asks = "import tfyolo; tfyolo.load; from tensorflow.python.util._pywrap_util_port import IsMklEnabled as on; print(on())"
+    ran = subprocess.run([sys.executable, "-c", asks], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == used

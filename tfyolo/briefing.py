@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.util._pywrap_util_port import IsMklEnabled
 
 from tfyolo.messages import counted
 from tfyolo.walk import walk
@@ -32,8 +33,7 @@ def briefing(config, model, sources, folder, state):
         rows += [(name if n == 0 else "", line) for n, line in enumerate(told)]
     rows.append(("classes", _classes(sources[0][0])))
     rows.append(("device", f"{_devices()}; {config.train.precision}"))
-    if notice := gpu_notice():
-        rows.append(("", notice))
+    rows += [("", notice) for notice in (gpu_notice(), bfloat16_notice(config.train.precision)) if notice]
     rows += _plan(config, sources)
     rows.append(("folder", str(folder)))
     if state["epoch"]:
@@ -101,7 +101,7 @@ def _devices():
     if names:
         return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in names.items())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"CPU, {counted(cores, 'core')}"
+    return f"CPU, {counted(cores, 'core')}, {'with' if IsMklEnabled() else 'without'} oneDNN"
 
 
 def _details(gpu):
@@ -132,6 +132,20 @@ def gpu_notice(root=Path("/")):
     if capability and capability > newest:
         return f"{told}{wheels}, expected a newer one for {capability[0]}.{capability[1]}: pip install --upgrade 'tensorflow[and-cuda]'"
     return f"{told}pip install 'tensorflow[and-cuda]'; where that is installed, update NVIDIA's driver"
+
+
+# What /proc/cpuinfo calls instructions for bfloat16: of x86 (the first three) and of Arm.
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
+
+
+def bfloat16_notice(precision, root=Path("/")):
+    """What to do about a precision that the processor has no instructions for; None if there is nothing to say. root: for tests."""
+    cpuinfo = root / "proc/cpuinfo"
+    if precision != "bfloat16" or tf.config.list_physical_devices("GPU") or not cpuinfo.is_file():
+        return None
+    if _BFLOAT16 & set(cpuinfo.read_text(encoding="utf-8", errors="replace").split()):
+        return None
+    return "this processor has no bfloat16, which is emulated, several times slower: train.precision=float32"
 
 
 def _nvidia(root):
