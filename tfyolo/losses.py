@@ -1,11 +1,17 @@
 """Losses: elementwise functions, and the objectives that sum them up, term by term.
 
-    objective(raw, candidates, sample, total=local) -> {name: weighted scalar}
-    terms                           the names
-    reads_aux                       whether it has terms of raw["aux"]; None: if it is there
+    sums(raw, candidates, sample) -> (sums, counts)     what is summed over the images given, and what the sums are divided by
+    normalised(sums, counts) -> {name: weighted scalar} the terms: each a sum over a count, times its gain
+    terms                                               their names
+    reads_aux                                           whether it has terms of raw["aux"]; None: if it is there
 
-Each term is this replica's part of the sum over the global batch, already divided by a count over the global batch; so the gradients
-of the replicas add up to the gradient of the whole batch. total(x) sums a count over all replicas; alone, it is the identity.
+A training step sees the global batch in pieces: one on each replica, and of each of these train.accumulate parts. It adds up the counts
+of all pieces first, then normalises the sums of each by the counts of all; so the terms of the pieces, and their gradients, add up to
+those of the whole batch. An objective keeps three laws, which tests/test_losses.py holds every one to:
+- sums and counts are dictionaries, nested if need be, of tensors that are sums over images: those of two pieces add up to those of both.
+- normalised is linear in the sums; a count of 0 (no image with a box) divides nothing.
+- No gradient flows through counts.
+An Objective is also called at once, objective(raw, candidates, sample), where the images given are the whole batch.
 """
 
 import copy
@@ -20,11 +26,6 @@ from keras import ops
 from tfyolo.boxes import OVERLAPS, area, boxes_to_yxhw, intersection
 from tfyolo.decoders import by_level, check_levels
 from tfyolo.structures import BACKGROUND, IGNORE, level_stride
-
-
-def local(x):
-    """The total over one replica: the count itself."""
-    return x
 
 
 def bce(targets, logits):
@@ -106,7 +107,19 @@ def _inside_crowd(boxes, sample):
     return ops.stop_gradient(ops.any(shared > 0.5 * ops.expand_dims(area(boxes), -1), axis=-1))
 
 
-class Dense:
+class Objective:
+    """What objectives share: the call for a batch that is all there. Contract: at the file's head."""
+
+    def __call__(self, raw, candidates, sample):
+        """The terms of a whole batch: {name: weighted scalar}."""
+        return self.normalised(*self.sums(raw, candidates, sample))
+
+
+def _images(sample):
+    return ops.cast(ops.shape(sample.image)[0], "float32")
+
+
+class Dense(Objective):
     """Box, objectness and class terms over all candidates; each a sum over the batch, divided by its number of pictures, as in Darknet.
 
     box: "squared" (errors of the codes, arXiv:1506.02640 eq. 3) or 1 - overlap: "iou", "giou", "diou", "ciou".
@@ -151,14 +164,9 @@ class Dense:
 
     terms, reads_aux = ("box", "obj", "cls"), False
 
-    def __call__(self, raw, candidates, sample, total=local):
+    def sums(self, raw, candidates, sample):
         assignment, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
         height, width = sample.image.shape[-3:-1]
-        images = total(ops.cast(ops.shape(sample.image)[0], "float32"))
-
-        def mean(values):
-            return ops.sum(values) / images
-
         box = self._box_term(candidates, boxes)
         if self.small_boxes:
             box = box * (2 - area(boxes) / (height * width))
@@ -168,11 +176,16 @@ class Dense:
         gain = gain * ops.cast(index != IGNORE, "float32")
 
         classes = self._class_term(candidates.logits["cls"], labels)
-        return {
-            "box": self.box_gain * mean(ops.where(positive, box, 0.0)),
-            "obj": mean(gain * objectness),
-            "cls": self.cls_gain * mean(ops.where(positive, classes, 0.0)),
+        sums = {
+            "box": ops.sum(ops.where(positive, box, 0.0)),
+            "obj": ops.sum(gain * objectness),
+            "cls": ops.sum(ops.where(positive, classes, 0.0)),
         }
+        return sums, {"images": _images(sample)}
+
+    def normalised(self, sums, counts):
+        gains = {"box": self.box_gain, "obj": 1.0, "cls": self.cls_gain}  # the objectness's are each level's own
+        return {name: gains[name] * value / counts["images"] for name, value in sums.items()}
 
     def _box_term(self, candidates, boxes):
         if self.box == "squared":
@@ -199,10 +212,11 @@ def _with_options(assigner, options):
     return functools.partial(assigner, **options)
 
 
-class _Deep:
+class _Deep(Objective):
     """Deep supervision: what objectives share that have terms of raw["aux"], too, with options of the assigner (aux) of its own.
 
-    They have a decoder, an assigner, gains {term: factor}, and _terms(assigner, candidates, sample, total, guide), the weighted terms.
+    They have a decoder, an assigner, gains {term: factor}, and, for one head, _sums(assigner, candidates, sample, guide) and
+    _normalised(sums, counts), as of the contract; the auxiliary head's sums and counts lie beside the main head's, as "aux".
     guide: "lead": the main head's candidates are those that the assigner judges by; "own": the auxiliary's are.
     """
 
@@ -222,11 +236,17 @@ class _Deep:
         other.aux_assigner, other.reads_aux, other.terms = None, False, tuple(self.gains)
         return other
 
-    def __call__(self, raw, candidates, sample, total=local):
-        terms = self._terms(self.assigner, candidates, sample, total)
+    def sums(self, raw, candidates, sample):
+        sums, counts = self._sums(self.assigner, candidates, sample)
         if self.aux_assigner:
             guide = candidates if self.guide == "lead" else None
-            aux = self._terms(self.aux_assigner, self.decoder(raw["aux"]), sample, total, guide)
+            sums["aux"], counts["aux"] = self._sums(self.aux_assigner, self.decoder(raw["aux"]), sample, guide)
+        return sums, counts
+
+    def normalised(self, sums, counts):
+        terms = self._normalised(sums, counts)
+        if self.aux_assigner:
+            aux = self._normalised(sums["aux"], counts["aux"])
             terms |= {f"aux_{name}": self.aux_gain * value for name, value in aux.items()}
         return terms
 
@@ -275,20 +295,16 @@ class Balanced(_Deep):
         super().__init__(aux, aux_gain, guide)
         self.aux_bound = aux_bound
 
-    def _terms(self, assigner, candidates, sample, total, guide=None):
+    def _sums(self, assigner, candidates, sample, guide=None):
         _, positive, boxes, labels, index = _learned(assigner, candidates, sample, guide)
         height, width = sample.image.shape[-3:-1]
-        images = total(ops.cast(ops.shape(sample.image)[0], "float32"))
         K = candidates.logits["cls"].shape[-1]
+        strides = ops.array([level_stride(level) for level in self.decoder.levels], "float32")
+        levels = ops.cast(ops.expand_dims(candidates.priors.strides, -1) == strides, "float32")  # [N, L]
 
-        # Of each candidate, what it counts in its level's mean.
-        strides = [level_stride(level) for level in self.decoder.levels]
-        levels = ops.cast(
-            ops.expand_dims(candidates.priors.strides, -1) == ops.array(strides, "float32"), "float32"
-        )  # [N, L]
-        answers = total(ops.sum(ops.matmul(ops.cast(positive, "float32"), levels), axis=0))  # [L]
-        share = ops.matmul(levels, images / ops.maximum(answers, 1.0))  # [N]
-        share_of_all = ops.matmul(levels, 1 / ops.sum(levels, axis=0)) * by_level(self.balance, candidates.priors)
+        def each_level(values):
+            """[B, N] -> [L]. No matmul: on a GPU that rounds to ten bits."""
+            return ops.sum(ops.expand_dims(ops.sum(values, axis=0), -1) * levels, axis=0)
 
         overlap = OVERLAPS[self.box](candidates.boxes, boxes)
         targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
@@ -300,12 +316,23 @@ class Balanced(_Deep):
             quality = ops.minimum(quality, ops.maximum(1 - self.aux_bound * away, 0.0))
         objectness = bce(quality, candidates.logits["obj"][..., 0])
         sums = {
-            "box": ops.sum(ops.where(positive, share * (1 - overlap), 0.0)),
-            "obj": ops.sum(ops.where(index != IGNORE, share_of_all * objectness, 0.0)),
-            "cls": ops.sum(ops.where(positive, share * classes, 0.0)),
+            "box": each_level(ops.where(positive, 1 - overlap, 0.0)),
+            "obj": each_level(ops.where(index != IGNORE, objectness, 0.0)) / ops.sum(levels, axis=0),  # an image's mean
+            "cls": each_level(ops.where(positive, classes, 0.0)),
         }
         scale = {"box": 1.0, "obj": height * width / 640**2, "cls": K / 80}
-        return {name: self.gains[name] * scale[name] * 3 / len(strides) * value for name, value in sums.items()}
+        sums = {name: scale[name] * value for name, value in sums.items()}
+        return sums, {"images": _images(sample), "positives": each_level(ops.cast(positive, "float32"))}
+
+    def _normalised(self, sums, counts):
+        # Means times images: of the objectness the mean over images, times images, is its sum.
+        images = counts["images"] / ops.maximum(counts["positives"], 1.0)  # [L]
+        means = {
+            "box": ops.sum(sums["box"] * images),
+            "obj": ops.sum(sums["obj"] * ops.array(list(self.balance.values()), "float32")),
+            "cls": ops.sum(sums["cls"] * images),
+        }
+        return {name: self.gains[name] * 3 / len(self.balance) * value for name, value in means.items()}
 
 
 class Aligned(_Deep):
@@ -348,26 +375,29 @@ class Aligned(_Deep):
             self.gains["dfl"] = dfl_gain
         super().__init__(aux)
 
-    def _terms(self, assigner, candidates, sample, total, guide=None):
+    def _sums(self, assigner, candidates, sample, guide=None):
         assignment, positive, boxes, labels, index = _learned(assigner, candidates, sample, guide)
         quality = ops.where(positive, assignment.quality, 0.0)  # [B, N]
-        whole = ops.maximum(total(ops.sum(quality)), 1.0)
 
         logits = candidates.logits["cls"]
         targets = ops.one_hot(labels, logits.shape[-1]) * quality[..., None]
         classes = ops.sum(bce(targets, logits), axis=-1) * ops.cast(index != IGNORE, "float32")
-        terms = {
-            "box": ops.sum(quality * (1 - OVERLAPS[self.box](candidates.boxes, boxes))) / whole,
-            "cls": ops.sum(classes) / whole,
+        sums = {
+            "box": ops.sum(quality * (1 - OVERLAPS[self.box](candidates.boxes, boxes))),
+            "cls": ops.sum(classes),
         }
         if "dfl" in self.gains:
             distances = self.decoder.encode(boxes, candidates.priors)
             sides = distribution_focal(distances, self.decoder.distributions(candidates.logits["box"]))
-            terms["dfl"] = ops.sum(quality * ops.mean(sides, axis=-1)) / whole
-        return {name: self.gains[name] * value for name, value in terms.items()}
+            sums["dfl"] = ops.sum(quality * ops.mean(sides, axis=-1))
+        return sums, {"quality": ops.sum(quality)}
+
+    def _normalised(self, sums, counts):
+        quality = ops.maximum(counts["quality"], 1.0)
+        return {name: gain * sums[name] / quality for name, gain in self.gains.items()}
 
 
-class MultiBox:
+class MultiBox(Objective):
     """SSD's box and class terms (Liu et al. 2016, arXiv:1512.02325, eq. 1 to 3), sums over the batch divided by its positives.
 
     box: smooth L1 of the codes. cls: cross-entropy of one class out of K and the background, of the positives and, in each picture, of
@@ -383,10 +413,9 @@ class MultiBox:
         self.decoder, self.assigner = decoder, _asked(assigner, "multibox")
         self.negatives, self.box_gain, self.cls_gain = negatives, box_gain, cls_gain
 
-    def __call__(self, raw, candidates, sample, total=local):
+    def sums(self, raw, candidates, sample):
         _, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
         found = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)  # [B, 1]
-        whole = ops.maximum(total(ops.cast(ops.sum(found), "float32")), 1.0)
 
         codes = self.decoder.encode(boxes, candidates.priors)
         box = ops.sum(smooth_l1(codes, self.decoder.activate(candidates.logits["box"])), axis=-1)
@@ -397,10 +426,13 @@ class MultiBox:
         rank = ops.argsort(ops.argsort(-cost, axis=1), axis=1)
         most = ops.cast(self.negatives * ops.cast(ops.maximum(found, 1), "float32"), rank.dtype)
         learned = ops.logical_or(positive, ops.logical_and(rank < most, index == BACKGROUND))
-        return {
-            "box": self.box_gain * ops.sum(ops.where(positive, box, 0.0)) / whole,
-            "cls": self.cls_gain * ops.sum(ops.where(learned, classes, 0.0)) / whole,
-        }
+        sums = {"box": ops.sum(ops.where(positive, box, 0.0)), "cls": ops.sum(ops.where(learned, classes, 0.0))}
+        return sums, {"positives": ops.cast(ops.sum(found), "float32")}
+
+    def normalised(self, sums, counts):
+        positives = ops.maximum(counts["positives"], 1.0)
+        gains = {"box": self.box_gain, "cls": self.cls_gain}
+        return {name: gains[name] * value / positives for name, value in sums.items()}
 
 
 def corner_radius(boxes, overlap):
@@ -482,7 +514,7 @@ def corner_targets(sample, grid, K, stride, overlap=0.3):
 CERTAIN = math.log((1 - 1e-4) / 1e-4)  # the logit from which on CornerNet learns no more
 
 
-class Corner:
+class Corner(Objective):
     """CornerNet's terms (Law and Deng 2018, arXiv:1808.01244, eq. 1 to 5), the mean over all stacks.
 
     heat: a focal loss, divided by the corners of the batch, in which cells near a corner count as less wrong the nearer they are; alpha,
@@ -514,32 +546,47 @@ class Corner:
         self.alpha, self.beta, self.overlap, self.margin = alpha, beta, overlap, margin
         self.gains = {"heat": 1.0, "pull": pull_gain, "push": push_gain, "offset": offset_gain}
 
-    def __call__(self, raw, candidates, sample, total=local):
+    def sums(self, raw, candidates, sample):
         (level,) = self.decoder.levels
         shape = raw["cls"][level].shape
         targets = corner_targets(sample, shape[1:3], shape[-1], level_stride(level), self.overlap)
         targets = CornerTargets(*map(ops.stop_gradient, targets))
+        objects = ops.sum(ops.cast(targets.real, "float32"), axis=1)  # [B]
         stacks = []
         while raw is not None:
             maps = {part: ops.cast(raw[part][level], "float32") for part in ("cls", "embed", "offset")}
-            stacks.append(self._terms(maps, targets, total))
+            stacks.append(self._of_a_stack(maps, targets, objects))
             raw = raw.get("aux")
-        return {name: sum(stack[name] for stack in stacks) * gain / len(stacks) for name, gain in self.gains.items()}
+        sums = {name: sum(stack[name] for stack in stacks) / len(stacks) for name in self.gains}
+        corners = ops.sum(
+            ops.cast(ops.equal(targets.heat, 1.0), "float32"), axis=(0, 1, 2, 4)
+        )  # [2], cells of each kind
+        return sums, {"images": _images(sample), "corners": corners, "objects": ops.sum(objects)}
 
-    def _terms(self, maps, targets, total):
-        images = total(ops.cast(ops.shape(targets.real)[0], "float32"))
-        count = ops.sum(ops.cast(targets.real, "float32"), axis=1)  # [B]
+    def normalised(self, sums, counts):
+        images, objects = counts["images"], ops.maximum(counts["objects"], 1.0)
+        means = {
+            "heat": ops.sum(sums["heat"] / ops.maximum(counts["corners"], 1.0)),
+            "pull": sums["pull"] / images,
+            "push": sums["push"] / images,
+            "offset": sums["offset"] / objects,
+        }
+        return {name: gain * means[name] for name, gain in self.gains.items()}
+
+    def _of_a_stack(self, maps, targets, objects):
+        """The sums of one stack's maps. objects: [B]."""
         offsets = self._at_corners(maps["offset"], targets.cells)  # [B, M, corner, 2]
         error = ops.sum(smooth_l1(targets.offsets, offsets), axis=(2, 3))
-        pull, push = self._embeddings(self._at_corners(maps["embed"], targets.cells)[..., 0], targets.real, count)
+        pull, push = self._embeddings(self._at_corners(maps["embed"], targets.cells)[..., 0], targets.real, objects)
         return {
-            "heat": self._heat(maps["cls"], targets, total),
-            "pull": ops.sum(pull) / images,
-            "push": ops.sum(push) / images,
-            "offset": ops.sum(ops.where(targets.real, error, 0.0)) / ops.maximum(total(ops.sum(count)), 1.0),
+            "heat": self._heat(maps["cls"], targets),
+            "pull": ops.sum(pull),
+            "push": ops.sum(push),
+            "offset": ops.sum(ops.where(targets.real, error, 0.0)),
         }
 
-    def _heat(self, logits, targets, total):
+    def _heat(self, logits, targets):
+        """The focal loss of each kind of corner, summed: [2]."""
         # p is kept from both ends, as published: from 1e-4 on.
         z = ops.clip(logits, -CERTAIN, CERTAIN)
         log_p = ops.minimum(z, 0.0) - ops.log1p(ops.exp(-ops.absolute(z)))
@@ -548,9 +595,7 @@ class Corner:
         right = ops.exp(self.alpha * log_q) * log_p
         wrong = ops.power(1 - targets.heat, self.beta) * ops.exp(self.alpha * log_p) * log_q
         wrong = ops.where(ops.expand_dims(targets.counted, 3), wrong, 0.0)
-        corners = total(ops.sum(ops.cast(corner, "float32"), axis=(0, 1, 2, 4)))  # of each kind
-        sums = ops.sum(ops.where(corner, right, wrong), axis=(0, 1, 2, 4))
-        return -ops.sum(sums / ops.maximum(corners, 1.0))
+        return -ops.sum(ops.where(corner, right, wrong), axis=(0, 1, 2, 4))
 
     @staticmethod
     def _at_corners(maps, cells):

@@ -5,9 +5,29 @@ import math
 import keras
 import tensorflow as tf
 
-# Batch norm's, biases and the bounds of rounding are left out of weight decay: they hold scales, not capacity.
-BIASES = ("beta", "bias")
-UNDECAYED = ("gamma", "low", "high", *BIASES)
+
+def undecayed(network):
+    """The trainable variables that weight decay leaves out: they hold offsets and scales, not capacity, and 0 may not be neutral.
+
+    They are those of one dimension or none, and those that a layer declares: its `undecayed` names the attributes that hold them.
+    """
+    small = [variable for variable in network.trainable_variables if len(variable.shape) <= 1]
+    layers = network._flatten_layers()
+    return small + [getattr(layer, name) for layer in layers for name in getattr(layer, "undecayed", ())]
+
+
+def biases(network):
+    """The variables that are added to what a layer computes: what it holds as `bias`, or as norms do, as `beta`."""
+    held = [getattr(layer, name, None) for layer in network._flatten_layers() for name in ("bias", "beta")]
+    return [variable for variable in held if isinstance(variable, keras.Variable)]
+
+
+def build_for(network, optimizer):
+    """Makes an optimizer ready for the trainable variables of a network (or layer): which it decays, and which are biases."""
+    optimizer.exclude_from_weight_decay(var_list=undecayed(network))
+    if isinstance(optimizer, WarmingSGD):
+        optimizer.biases = frozenset(map(id, biases(network)))
+    optimizer.build(network.trainable_variables)
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -45,6 +65,7 @@ class WarmingSGD(keras.optimizers.SGD):
         super().__init__(schedule, **kwargs)
         self.warmup = max(schedule.warmup, 1.0)
         self.warmup_momentum, self.warmup_bias_lr = warmup_momentum, warmup_bias_lr
+        self.biases = frozenset()  # ids of variables; build_for knows them
 
     def update_step(self, gradient, variable, learning_rate):
         if not self.momentum:
@@ -52,7 +73,7 @@ class WarmingSGD(keras.optimizers.SGD):
         index = self._get_variable_index(variable)
         cold = 1.0 - tf.minimum(tf.cast(self.iterations.value, tf.float32) / self.warmup, 1.0)
         momentum = self.momentum + (self.warmup_momentum - self.momentum) * cold
-        if self._trainable_variables[index].name in BIASES:
+        if id(self._trainable_variables[index]) in self.biases:
             learning_rate = learning_rate + self.warmup_bias_lr * cold
         velocity = momentum * self.momentums[index] - gradient * learning_rate
         self.assign(self.momentums[index], velocity)
@@ -113,20 +134,23 @@ OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
 class Average:
     """Exponential moving average of a network's weights, batch-norm statistics included, which Keras's own leaves out.
 
-    decay: of one step; the first steps use the smaller (1 + n) / (10 + n), so that the random start is soon forgotten. 0: no
-    averaging, the values are the weights themselves.
+    decay: of one step; the first use the smaller (1 + n) / (10 + n), n the steps averaged so far, so that the random start is soon
+    forgotten. n is the average's own, and goes on where the optimizer of a later stage begins anew. 0: no averaging, the values are
+    the weights themselves.
     """
 
     def __init__(self, network, decay):
         self.decay = decay
         self.weights = network.weights
         self.values = [tf.Variable(weight, trainable=False) for weight in self.weights] if decay else self.weights
+        self.steps = tf.Variable(0, trainable=False, dtype=tf.int64)
 
-    def update(self, step, strategy):
-        """Takes in the weights after `step` steps; in the strategy's cross-replica context."""
+    def update(self, strategy):
+        """Takes in the weights after a further step; in the strategy's cross-replica context."""
         if not self.decay:
             return
-        step = tf.cast(step, tf.float32)
+        strategy.extended.update(self.steps, lambda steps: steps.assign_add(1), group=False)
+        step = tf.cast(self.steps.read_value(), tf.float32)
         keep = tf.minimum(self.decay, (1 + step) / (10 + step))
         for value, weight in zip(self.values, self.weights, strict=True):
             strategy.extended.update(
@@ -137,6 +161,8 @@ class Average:
         """{"layer/variable": numpy array}."""
         return {weight.path: value.numpy() for weight, value in zip(self.weights, self.values, strict=True)}
 
-    def load(self, arrays):
+    def load(self, arrays, steps):
+        """Goes on from the arrays of another average, after the steps that it holds."""
+        self.steps.assign(steps)
         for weight, value in zip(self.weights, self.values, strict=True):
             value.assign(arrays[weight.path])

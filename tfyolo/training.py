@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ from tfyolo.evaluation import evaluate, match
 from tfyolo.layers import sum_over_replicas
 from tfyolo.messages import counted
 from tfyolo.model import build, describe, multiple, resolve
-from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
+from tfyolo.optim import OPTIMIZERS, Average, Schedule, build_for
 from tfyolo.quantization import CALIBRATED_BY, quantized_by, rounding
 from tfyolo.walk import gradient_norms
 from tfyolo.weights.initial import initialise
@@ -64,10 +65,20 @@ def make_strategy():
     return tf.distribute.MirroredStrategy(cpus, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-def loss_terms(model, sample, weights=None, total=lambda x: x):
-    """The terms of the loss of a batch, in training mode: {name: scalar}, each times its weight, which is 1 where unnamed."""
+def _loss_sums(model, sample):
+    """(sums, counts) of the objective of a batch or a part of it, in training mode; losses.py says what they are."""
     raw = model.network(sample.image, training=True)
-    terms = model.objective(raw, model.decoder(raw), sample, total)
+    sums, counts = model.objective.sums(raw, model.decoder(raw), sample)
+    return sums, tf.nest.map_structure(tf.stop_gradient, counts)
+
+
+def loss_terms(model, sample, weights=None, whole=lambda counts: counts):
+    """The terms of the loss of a batch, in training mode: {name: scalar}, each times its weight, which is 1 where unnamed.
+
+    whole: the counts of the sample -> those of the global batch that it is a part of.
+    """
+    sums, counts = _loss_sums(model, sample)
+    terms = model.objective.normalised(sums, whole(counts))
     return {name: value * (weights or {}).get(name, 1.0) for name, value in terms.items()}
 
 
@@ -78,30 +89,44 @@ def make_step(
 
     spec: element_spec of the (distributed) batches; the number of truths is open in it, so that one trace serves all. sizes: (H, W)
     that pictures may be brought to in a step; size: the one of this step, None: as they come.
-    The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole; but batch norm, and
-    a loss that is divided by what the predictions are worth (aligned), know only their part. The norm is clipped
-    after the replicas' gradients are summed, so that any number of replicas takes the same step.
+    The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole; only batch norm
+    knows no more than its part. What the losses of all parts are divided by is counted first, which takes a further forward pass where
+    it depends on the predictions. The norm is clipped after the replicas' gradients are summed, so that any number of replicas takes the
+    same step. Raises TrainingError, when it is traced, if a trainable variable is connected to no term of the loss.
     """
     variables = model.network.trainable_variables
     replicas = strategy.num_replicas_in_sync
 
-    def gradients(part):
+    def over_replicas(values):
+        return tf.nest.map_structure(sum_over_replicas, values)
+
+    def gradients(part, whole):
         with tf.GradientTape() as tape:
-            terms = loss_terms(model, part, weights, sum_over_replicas)
-            loss = tf.add_n(list(terms.values())) / accumulate
-        return tape.gradient(loss, variables), {"loss": loss, **{name: v / accumulate for name, v in terms.items()}}
+            terms = loss_terms(model, part, weights, whole)
+            loss = tf.add_n(list(terms.values()))
+        found = tape.gradient(loss, variables)
+        _check_connected(found, variables)
+        return found, {"loss": loss, **terms}
+
+    def in_parts(sample):
+        """The gradients and figures of all parts, added up: one part at a time, that is what saves memory."""
+        counts = None
+        # Nothing that the pass changes is kept, such as batch norm's statistics; dropout draws the same masks again afterwards.
+        with keras.StatelessScope():
+            for i in range(accumulate):
+                _, more = _loss_sums(model, _part(sample, i, accumulate, after=counts))
+                counts = more if counts is None else tf.nest.map_structure(tf.add, counts, more)
+        counts, summed = over_replicas(counts), None
+        for i in range(accumulate):
+            part = _part(sample, i, accumulate, after=counts if summed is None else summed)
+            more = gradients(part, lambda _: counts)
+            summed = more if summed is None else tf.nest.map_structure(tf.add, summed, more)
+        return summed
 
     def on_replica(sample, size):
         sample = sample._replace(image=tf.image.convert_image_dtype(sample.image, tf.float32))
         sample = _resized(sample, size) if size else sample
-        summed, figures = gradients(_part(sample, 0, accumulate))
-        for i in range(1, accumulate):
-            with tf.control_dependencies(summed):  # one part at a time: that is what saves memory
-                part = _part(sample, i, accumulate)
-            more, more_figures = gradients(part)
-            summed = [a + b for a, b in zip(summed, more, strict=True)]
-            figures = {name: figures[name] + more_figures[name] for name in figures}
-        summed, figures = tf.nest.map_structure(sum_over_replicas, (summed, figures))
+        summed, figures = over_replicas(in_parts(sample) if accumulate > 1 else gradients(sample, over_replicas))
         norm = tf.linalg.global_norm(summed)
         factor = tf.minimum(1.0, clip / (norm + 1e-6)) if clip else 1.0
         # Keras sums the replicas' gradients once more, hence the division.
@@ -110,7 +135,7 @@ def make_step(
 
     def step(sample, size=None):
         figures = strategy.run(on_replica, (sample, size))
-        average.update(optimizer.iterations.value, strategy)
+        average.update(strategy)
         return {name: strategy.experimental_local_results(value)[0] for name, value in figures.items()}
 
     if eager:
@@ -135,11 +160,21 @@ def scales(size, spread, stride):
     return sorted({tuple(max(1, round(side * factor / stride)) * stride for side in size) for factor in factors})
 
 
-def _part(sample, i, parts):
-    if parts == 1:
-        return sample
+def _part(sample, i, parts, after=None):
+    """One of equal parts of a batch, which is there once the tensors of `after` are."""
     size = tf.shape(sample.image)[0] // parts
-    return tf.nest.map_structure(lambda x: x[i * size : (i + 1) * size], sample)
+    with tf.control_dependencies(tf.nest.flatten(after) if after is not None else []):
+        return tf.nest.map_structure(lambda x: x[i * size : (i + 1) * size], sample)
+
+
+def _check_connected(gradients, variables):
+    idle = [variable.path for variable, gradient in zip(variables, gradients, strict=True) if gradient is None]
+    if idle:
+        raise TrainingError(
+            f"expected every trainable variable to change some term of the loss, {counted(len(idle), 'variable')} cannot: "
+            f"{', '.join(idle[:8])}{', ...' if len(idle) > 8 else ''}; connect what they belong to with an output that the objective "
+            "reads, or freeze it: train.stages.0.freeze=[...]"
+        )
 
 
 # An average precision is a mean over 101 points of recall, so that "all found" can end a hair below 1.
@@ -237,10 +272,10 @@ def _train(config, folder, resume, overfit, progress, interrupted):
         origin = {}
         parts.check(config)
         config = _found_from_anywhere(config)
-    if overfit and not resume:
-        config = _by_heart(config, overfit)
-    keras.utils.set_random_seed(config.train.seed)
     strategy = make_strategy()
+    if overfit and not resume:
+        config = _by_heart(config, overfit, strategy.num_replicas_in_sync)
+    keras.utils.set_random_seed(config.train.seed)
     if config.train.batch % (strategy.num_replicas_in_sync * config.train.accumulate):
         raise config.error(
             "train.batch",
@@ -304,7 +339,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
                 size=size,
                 batch=config.train.batch,
                 augment=config.augment,
-                seed=config.train.seed + stage_index,
+                seed=_stage_seed(config, stage_index),
                 epochs=stage.epochs,
                 plain_epochs=stage.plain_epochs,
                 start_epoch=start,
@@ -314,11 +349,11 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             )
             builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
             optimizer = builder(Schedule(stage, steps), **options)
-            optimizer.exclude_from_weight_decay(var_names=list(UNDECAYED))
-            optimizer.build(model.network.trainable_variables)
+            build_for(model.network, optimizer)
         if saved:
             checkpoint.assign(model.network, saved["weights"])
-            average.load(saved["averages"])
+            # A last.h5 of earlier versions does not know how many: those of its stage.
+            average.load(saved["averages"], state.get("averaged", saved["optimizer"]["iteration"]))
             checkpoint.assign_random(model.network, saved["random"])
         if start:
             for variable in optimizer.variables:
@@ -401,7 +436,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
                 clock.evaluated(time.monotonic() - judging)
 
             # What is kept: everything to go on from, written whole or not at all
-            state = {**state, "stage": stage_index, "epoch": row["epoch"]}
+            state = {**state, "stage": stage_index, "epoch": row["epoch"], "averaged": int(average.steps.numpy())}
             history.add(row)
             _log(board, row)
             if "AP" in row:
@@ -433,6 +468,9 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             if overfit and improved and metrics["AP50"] >= PERFECT:
                 return Run(folder, state["best"])
         done += stage.epochs
+        # The next stage's are built when these are gone: both may be more than the memory holds
+        model = average = optimizer = dataset = batches = step = sample = None
+        gc.collect()  # networks and traces are circles
 
     if overfit:
         raise TrainingError(
@@ -491,9 +529,12 @@ def _found_from_anywhere(config):
     return config.model_copy(update={"data": absolute(config.data), "train": train})
 
 
-def _by_heart(config, count):
-    """The config for learning a few pictures by heart: as they are, at a steady rate, judged every 25 steps."""
-    batch = min(config.train.batch, count)
+def _by_heart(config, count, replicas):
+    """The config for learning a few pictures by heart: as they are, at a steady rate, judged every 25 steps.
+
+    With fewer pictures than replicas a batch holds them more than once: every replica has one.
+    """
+    batch = replicas * -(-min(config.train.batch, count) // replicas)
     lr = config.train.stages[0].lr
     stage = configs.Stage(epochs=40, lr=lr, schedule="cosine", warmup=1.0, plain_epochs=0)
     still = {name: 0.0 for name in configs.Augment.model_fields}
@@ -501,6 +542,14 @@ def _by_heart(config, count):
     return config.model_copy(
         update={"augment": configs.Augment(**still), "train": config.train.model_copy(update=train)}
     )
+
+
+def _stage_seed(config, stage_index):
+    """The seed of a stage's data: train.seed itself, then mixed with the stage, lest stage 1 be stage 0 of the next seed."""
+    if stage_index == 0:
+        return config.train.seed
+    mixed = np.random.SeedSequence((config.train.seed, stage_index)).generate_state(1)[0]
+    return int(mixed) >> 1  # as train.seed: index_shuffle takes 31 bits
 
 
 def _other_classes(source, first):
@@ -528,8 +577,8 @@ def _read_stage(config, stage_index, overfit):
         raise TrainingError(
             f"{data.path}: expected {counted(overfit, 'picture')} with boxes to learn by heart, it has {len(some)}"
         )
-    steps = 25
-    return learned._replace(records=some * steps), learned._replace(records=some, problems=())
+    repeats = 25 * -(-config.train.batch // overfit)  # at least 25 steps an epoch
+    return learned._replace(records=some * repeats), learned._replace(records=some, problems=())
 
 
 def _warnings(learned, judged):

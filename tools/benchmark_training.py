@@ -66,7 +66,7 @@ def worker(config, size, batch, what, precision, path):
     from tfyolo import model as models
     from tfyolo import training
     from tfyolo.model import resolve
-    from tfyolo.optim import OPTIMIZERS, UNDECAYED, Average, Schedule
+    from tfyolo.optim import OPTIMIZERS, Average, Schedule, build_for
 
     config = configs.load(config, [f"train.batch={batch}"])
     classes, batches = [str(i) for i in range(80)], None
@@ -84,8 +84,7 @@ def worker(config, size, batch, what, precision, path):
             average = Average(model.network, config.train.ema)
             builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
             optimizer = builder(Schedule(config.train.stages[0], 100), **options)
-            optimizer.exclude_from_weight_decay(var_names=list(UNDECAYED))
-            optimizer.build(model.network.trainable_variables)
+            build_for(model.network, optimizer)
         still = noise(size, batch, len(classes))
         spec = (
             batches.element_spec if batches else tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), still)

@@ -37,6 +37,8 @@ class SectionError(ValueError):
 class LocallyConnected(layers.Layer):
     """A convolution with another kernel at every place: kernel [h, w, size * size * C, filters], bias [h, w, filters]."""
 
+    undecayed = ("bias",)  # optim.py
+
     def __init__(self, filters, size, stride, pad, **kwargs):
         super().__init__(**kwargs)
         self.filters, self.size, self.stride, self.pad = filters, size, stride, pad
@@ -64,6 +66,8 @@ class WeightedSum(layers.Layer):
     normalization: "none"; or the weights of the maps are brought to a sum of 1 by "relu" or "softmax" (EfficientDet, arXiv:1911.09070,
     section 3.3).
     """
+
+    undecayed = ("weights_of_maps",)  # optim.py; a map that counts as it is has 1
 
     def __init__(self, per_channel, normalization, **kwargs):
         super().__init__(**kwargs)
