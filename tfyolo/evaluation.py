@@ -69,7 +69,7 @@ class Report(NamedTuple):
     seconds: dict
     counts: dict
 
-    def to_json(self):
+    def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
         return _plain({**self._asdict(), "curves": self.curves._asdict()})
 
