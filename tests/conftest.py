@@ -1,5 +1,8 @@
 """What tests share: small models of every config, and the way to the real data that may lie beside the clone."""
 
+import contextlib
+import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -12,15 +15,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 
 # Two logical CPUs, for the tests of two replicas; everything else runs on the first.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
+from tfyolo import cli, training
 from tfyolo import config as configs
 from tfyolo import model as models
-from tfyolo import training
+from tfyolo.data import demo
 from tfyolo.structures import Sample
 
 ROOT = Path(__file__).parents[1]
@@ -145,6 +150,86 @@ def process(*arguments, **options):
     command = [sys.executable, "-m", "tfyolo.cli", *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     return subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options)
+
+
+def command(*arguments):
+    """The command line in this process. A traceback fails the test."""
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments], prog_name="tfyolo")
+    if not isinstance(result.exception, SystemExit | None):
+        raise result.exception
+    return result
+
+
+def succeed(*arguments):
+    """What a command printed; it has to end well."""
+    result = command(*arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+# --- one tiny run for all tests, and for all workers ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory):
+    """A folder that all workers of this run of the tests share; what is in it is read, not changed."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "with space, größer"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def missing(path):
+    """True for the worker that asks for a file or folder first and now makes it, False for those that had to wait for it."""
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()
+
+
+@pytest.fixture(scope="session")
+def demo_data(demo_folder):
+    folder = demo_folder / "demo"
+    with missing(folder) as first:
+        if first:
+            demo.write(folder, train=8, val=4, test=4, size=(64, 96), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_records(demo_data, demo_folder):
+    """(folder of TFRecords, what writing them printed)"""
+    folder, printed = demo_folder / "records", demo_folder / "records.txt"
+    with missing(printed) as first:
+        if first:
+            printed.write_text(succeed("make-tfrecords", demo_data, folder, "--shards", 2))
+    return folder, printed.read_text()
+
+
+@pytest.fixture(scope="session")
+def demo_run(demo_records, demo_folder, one_replica):
+    """(folder of a run, what training printed)"""
+    folder, printed = demo_folder / "mein Lauf", demo_folder / "mein Lauf.txt"
+    stages = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
+    with missing(printed) as first:
+        if first:
+            printed.write_text(
+                succeed(
+                    "train", ROOT / "configs" / "demo.yaml", f"data={demo_records[0]}", *TINY, stages, "--out", folder
+                )
+            )
+    return folder, printed.read_text()
+
+
+@pytest.fixture(scope="session")
+def demo_exports(demo_run, demo_folder):
+    """{name: {"path", ...}}, as `tfyolo export --json` prints it."""
+    printed = demo_folder / "export.json"
+    with missing(printed) as first:
+        if first:
+            options = ("--to", "saved_model", "--to", "tflite", "--precision", "float32", "--json")
+            printed.write_text(succeed("export", demo_run[0], *options))
+    return json.loads(printed.read_text())
 
 
 def random_sample(size, *, batch=2, truths=6, classes=3, crowd=False, seed=0, padding=2):

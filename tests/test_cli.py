@@ -7,64 +7,51 @@ import re
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import conftest
 import cv2
+import keras
+import numpy as np
 import pytest
 import yaml
-from click.testing import CliRunner
 from conftest import ROOT, process
+from conftest import command as tfyolo
 from test_detect import picture
 
-from tfyolo import checkpoint, cli
+import tfyolo as tfyolo_package
+from tfyolo import checkpoint, cli, exports
 from tfyolo import config as configs
 from tfyolo.data import demo
+from tfyolo.evaluation import EvaluationError
 
 DEMO = str(ROOT / "configs" / "demo.yaml")
 TINY = [*conftest.TINY, "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"]
 
 
-def tfyolo(*arguments):
-    """The command in this process. A traceback fails the test."""
-    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments], prog_name="tfyolo")
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    return result
+@pytest.fixture(scope="module")
+def data(demo_data):
+    return demo_data
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("with space, größer") / "demo"
-    return demo.write(folder, train=8, val=4, test=4, size=(64, 96), progress=False)
+def records(demo_records):
+    return demo_records
 
 
 @pytest.fixture(scope="module")
-def records(data, tmp_path_factory):
-    """(folder of TFRecords, what writing them printed)"""
-    folder = tmp_path_factory.mktemp("records")
-    result = tfyolo("make-tfrecords", data, folder, "--shards", 2)
-    assert result.exit_code == 0, result.stderr
-    return folder, result.stdout
+def trained(demo_run):
+    return demo_run
 
 
 @pytest.fixture(scope="module")
-def trained(records, tmp_path_factory):
-    """(folder of a run, what training printed)"""
-    folder = tmp_path_factory.mktemp("run") / "mein Lauf"
-    result = tfyolo("train", DEMO, f"data={records[0]}", *TINY, "--out", folder)
-    assert result.exit_code == 0, result.stderr
-    return folder, result.stdout
-
-
-@pytest.fixture(scope="module")
-def exported(trained):
-    result = tfyolo("export", trained[0], "--to", "saved_model", "--to", "tflite", "--precision", "float32", "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+def exported(demo_exports):
+    return demo_exports
 
 
 # --- the whole way ----------------------------------------------------------------------------------------------------------------
@@ -73,7 +60,7 @@ def exported(trained):
 def test_training_leaves_a_run(trained):
     folder, printed = trained
     assert re.search(rf"^best: epoch 1, AP .*, AP50 .*; everything lies in {re.escape(str(folder))}$", printed, re.M)
-    left = {path.name for path in folder.iterdir()}
+    left = {path.name for path in folder.iterdir()} - {"export"}  # of other tests
     files = "best.h5 last.h5 config.yaml history.csv tensorboard pictures results.png train_batch.png"
     assert left == set(files.split())
     assert printed.startswith("model    demo, 5 classes: ") and f"\nfolder   {folder}\nepoch   1/1" in printed
@@ -203,16 +190,118 @@ def test_options_of_post_processing_are_for_runs(trained, exported, data, tmp_pa
     assert not (tmp_path / "refused").exists()
 
 
+# --- the same in Python ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_goes_through_exports_in_batches(trained, exported, data):
+    pictures = sorted((data / "test").iterdir())[:3]
+    for path in (trained[0], *(each["path"] for each in exported.values())):
+        detector = tfyolo_package.load(path)
+        for one, file in zip(detector(pictures, 0.01, batch=2), pictures, strict=True):
+            alone = detector(file, 0.01)
+            assert one.file == str(file) and one.names == alone.names
+            np.testing.assert_allclose(one.boxes, alone.boxes, atol=1e-2)
+            np.testing.assert_allclose(one.scores, alone.scores, atol=1e-4)
+
+
+def test_evaluate_takes_paths(trained, data):
+    source = tfyolo_package.read_data(data, "test")
+    expected = tfyolo_package.evaluate(tfyolo_package.load(trained[0]), source, progress=False)
+    report = tfyolo_package.evaluate(str(trained[0]), data, split="test", progress=False)
+    assert report.metrics == pytest.approx(expected.metrics, nan_ok=True) and report.title == expected.title
+    own = tfyolo_package.evaluate(trained[0], progress=False)  # what it was trained with: the records, their val
+    assert own.title == "records val" and own.counts["images"] == 4
+    imported = SimpleNamespace(config=configs.load("demo"), source="imported")
+    with pytest.raises(EvaluationError, match="imported does not say what it was trained with; name the data"):
+        tfyolo_package.evaluate(imported)
+
+
+def test_export_takes_a_path(trained, tmp_path):
+    for file in ("best.h5", "config.yaml"):
+        shutil.copy(trained[0] / file, tmp_path / file)
+    made = tfyolo_package.export(str(tmp_path), forms=[("tflite", "float32")])
+    assert made["tflite"].path == tmp_path / "export" / "model.tflite" and made["tflite"].path.exists()
+    with pytest.raises(exports.ExportError, match="expected a folder for the exports of a model in memory"):
+        tfyolo_package.export(tfyolo_package.load_model(tmp_path))
+
+
+def test_exports_find_their_data(trained, data, records):
+    """A path stands for its train and val splits; int8 without one takes the run's own; float needs none."""
+    model = SimpleNamespace(config=configs.load(trained[0] / "config.yaml"))
+    floats, whole = exports.FORMS, [exports.Form("tflite", "int8")]
+    for forms, given, expected in (
+        (floats, None, (None, None)),
+        (floats, data, (None, ("demo", "val"))),
+        (whole, data, (("demo", "train"), ("demo", "val"))),
+        (whole, None, (("records", "train"), ("records", "val"))),
+        (whole, configs.Data(path=str(data), train="val", val="test"), (("demo", "val"), ("demo", "test"))),
+    ):
+        sources = exports._sources(model, forms, given, None, None)
+        assert tuple(each and (each.name, each.split) for each in sources) == expected
+
+
 # --- standard output, signals -----------------------------------------------------------------------------------------------------
 
 
-def test_json_is_all_that_stands_on_standard_output(trained, data, tmp_path):
-    victim = next((data / "val").iterdir())
-    command = process("detect", trained[0], victim, "--out", tmp_path / "out", "--json")
-    stdout, stderr = command.communicate(timeout=120)
-    assert command.returncode == 0, stderr
-    assert json.loads(stdout)[0]["file"] == str(victim)
-    assert stderr == ""  # no page of notices about the machine either
+QUICK = [
+    ["detect", "RUN", "victim.png", "--out", "out", "--json"],
+    ["detect", "TFLITE", "victim.png", "film.mp4", "--out", "out2", "--json"],
+    ["evaluate", "SAVED_MODEL", "--split", "val", "--json"],
+]
+THOROUGH = [
+    *QUICK,
+    ["evaluate", "RUN", "--split", "val", "--json"],
+    [
+        "export",
+        "run",
+        "--to",
+        "saved_model",
+        "--precision",
+        "full-int8",
+        "--max-drop",
+        "1",
+        "--out",
+        "export",
+        "--json",
+    ],
+    [
+        "export",
+        "RUN",
+        "--precision",
+        "int8",
+        "--precision",
+        "dynamic",
+        "--data",
+        "DATA",
+        "--max-drop",
+        "1",
+        "--out",
+        "export",
+        "--json",
+    ],
+    ["benchmark", "RUN", "TFLITE", "--seconds", "0.1", "--rounds", "2", "--json"],
+    ["summary", "RUN", "--backward", "--json"],
+]
+
+
+@pytest.mark.parametrize("commands", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"])
+def test_nothing_but_its_own_words_on_standard_error(commands, trained, exported, data, tmp_path):
+    """Down to the bytes that C++ writes, where the user has set nothing; and JSON is all that stands on standard output."""
+    shutil.copy(next((data / "val").iterdir()), tmp_path / "victim.png")
+    (tmp_path / "film.mp4").write_text("no film")
+    models = {"RUN": trained[0], "DATA": data, **{name.upper(): each["path"] for name, each in exported.items()}}
+    commands = [[str(models.get(word, word)) for word in words] for words in commands]
+    script = EACH.replace("contextlib.redirect_stderr(said), ", "").replace(
+        "import contextlib", "import contextlib, os"
+    )
+    command = [sys.executable, "-c", script, json.dumps(commands)]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.stderr == "Error: film.mp4: expected a camera or a video that OpenCV can read, it does not open\n"
+    assert [code for code, _, _ in results] == [0, 1, *[0] * (len(commands) - 2)]
+    printed = [json.loads(said) for _, said, _ in results]
+    assert printed[0][0]["file"] == printed[1][0]["file"] == "victim.png"
 
 
 def test_ctrl_c_says_how_to_go_on_and_that_works(data, tmp_path):
@@ -378,6 +467,66 @@ def test_a_config_is_no_model(command, trained, data):
     assert beside.stderr.strip().endswith(f": {trained[0]}")
 
 
+# --- configs by name ------------------------------------------------------------------------------------------------------------
+
+
+def test_configs_are_listed_with_what_tells_them_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = {row["name"]: row for row in json.loads(tfyolo("configs", "--json").stdout)}
+    assert sorted(rows) == sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+    # yolov8n: as published once batch norm is folded, less the 16 fixed places of the bins.
+    assert rows["yolov8n"] == {
+        "name": "yolov8n",
+        "input_size": [640, 640],
+        "classes": 80,
+        "parameters": 3_151_904 - 16,
+        "flops": 8_742_912_000,
+        "weights": "Ultralytics': AGPL-3.0",
+    }
+    assert "public domain" in rows["yolov4-tiny"]["weights"] and "GPL-3.0" in rows["yolov7-w6"]["weights"]
+    assert rows["cornernet-small"]["weights"] == ""
+    lines = tfyolo("configs").stdout.splitlines()
+    assert len(lines) == len(rows) + 2
+    assert "yolov8n             640 x 640     3,151,888      8.7  Ultralytics': AGPL-3.0" in lines
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name != "demo" else name for name in configs.packaged_names()],
+)
+def test_the_listed_figures_are_those_of_the_networks(name):
+    (row,) = (row for row in configs.index() if row["name"] == name)
+    measured = runpy.run_path(str(ROOT / "tools" / "index_configs.py"))["measured"](name, row["classes"])
+    assert measured == {key: row[key] for key in ("parameters", "flops")}
+    keras.backend.clear_session()
+
+
+@pytest.mark.slow
+def test_an_installed_package_has_its_configs(tmp_path):
+    """Built and installed as pip does it, from a copy of what git tracks, and used from another folder."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for file in filter(None, tracked.split("\0")):
+        if (ROOT / file).exists() and not file.startswith("tests/"):
+            (tmp_path / "clone" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, tmp_path / "clone" / file)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", tmp_path / "site"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, tmp_path / "clone"], check=True, cwd=tmp_path)
+    shutil.rmtree(tmp_path / "clone")
+    (tmp_path / "mine.yaml").write_text("base: yolov8n.yaml\ntrain: {batch: 4}\n")
+    code = (
+        "import tfyolo; from tfyolo import config; print(tfyolo.__file__); print(config.packaged());"
+        "print([tfyolo.load_config(name).train.batch for name in ('mine', 'yolov8n')], len(config.index()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        str(tmp_path / "site/tfyolo/__init__.py"),
+        str(tmp_path / "site/tfyolo/configs"),
+        f"[4, 16] {len(configs.packaged_names())}",
+    ], done.stderr
+    assert (tmp_path / "site" / "tfyolo" / "py.typed").exists()
+
+
 # --- what cannot be -----------------------------------------------------------------------------------------------------------------
 
 
@@ -386,37 +535,41 @@ def test_a_config_is_no_model(command, trained, data):
     [
         (["trian"], 2, "No such command 'trian'"),
         (["train"], 2, "Missing argument 'CONFIG'"),
-        (["train", "no.yaml"], 2, "no.yaml: no such file"),
+        (["train", "no.yaml"], 2, "no.yaml: no such file, and no config of that name comes with tfyolo"),
         (["train", DEMO, "train.bach=3"], 2, "train.bach: unknown key; did you mean batch?"),
         (["train", DEMO, "train.batch"], 2, "expected KEY=VALUE"),
         (["train", DEMO, "--overfit", "0"], 2, "--overfit"),
-        (["train", DEMO, "--resume", "--out", "nothing"], 1, "nothing: no run there to resume"),
-        (["train", "runs/nothing", "--resume"], 1, "runs/nothing: no run there to resume"),
-        (["train", ".", "--resume"], 1, ".: no run there to resume"),
+        (
+            ["train", DEMO, "--resume", "--out", "nothing"],
+            1,
+            "nothing/last.h5: expected the last.h5 of a run to resume",
+        ),
+        (["train", "runs/nothing", "--resume"], 1, "runs/nothing/last.h5: expected the last.h5 of a run to resume"),
+        (["train", ".", "--resume"], 1, "./last.h5: expected the last.h5 of a run to resume"),
         (["train", "."], 2, "is a folder: go on with its run by"),
         (["train", DEMO, "data=nowhere"], 1, "nowhere"),
-        (["train", DEMO, "data=nowhere", "--out", "file"], 1, "file: expected a new or empty folder"),
-        (["train", DEMO, "data=nowhere", "--out", "file/run"], 1, "file/run: cannot be made"),
-        (["evaluate", "nowhere"], 1, "nowhere: expected a file of weights"),
+        (["train", DEMO, "data=.", "--out", "file"], 1, "file: expected a new or empty folder"),
+        (["train", DEMO, "data=.", "--out", "file/run"], 1, "file/run: cannot be made"),
+        (["evaluate", "nowhere"], 1, "nowhere: expected a run's folder, a .h5 file"),
         (["evaluate", "."], 1, "expected a run's folder with best.h5 or last.h5"),
         (["evaluate", "file"], 1, "file: expected a file of weights that tfyolo has written"),
         (["evaluate", "file", "--iou", "1.5"], 2, "--iou"),
         (["detect", "run.h5", "picture.jpg", "--score", "nan"], 2, "'nan' is not a number"),
         (["detect", "run.h5"], 2, "name pictures, videos, folders or globs, or a --camera"),
-        (["detect", "run.h5", "missing.jpg"], 1, "missing.jpg: expected a picture"),
-        (["detect", "run.h5", "file", "--out", "file"], 1, "file"),
-        (["detect", "no.tflite", "file"], 1, "no.tflite: expected a TFLite file, found none"),
-        (["export", "nowhere"], 1, "nowhere: expected a file of weights"),
+        (["detect", "file", "missing.jpg"], 1, "missing.jpg: expected a picture"),
+        (["detect", "file", "file", "--out", "file"], 1, "file"),
+        (["detect", "no.tflite", "file"], 1, "no.tflite: expected a run's folder, a .h5 file, a SavedModel"),
+        (["export", "nowhere"], 1, "nowhere: expected a run's folder or a .h5 file"),
         (["export", "nowhere", "--to", "onnx"], 2, "'onnx' is not one of"),
         (["check-data", "nowhere"], 1, "nowhere"),
         (["make-tfrecords", "nowhere", "out"], 1, "nowhere"),
         (["kmeans-anchors", "nowhere"], 2, "Missing option '--config'"),
         (["demo-data", "."], 1, "holds something else already"),
         (["export", "model.tflite"], 2, "model.tflite is an export; name the run"),
-        (["detect", "run.h5", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the picture itself"),
+        (["detect", "file", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the picture itself"),
         (["summary", "model.tflite"], 2, "model.tflite is an export; summary takes a config, or the run"),
         (["summary", ".", "train.batch=3"], 2, "KEY=VALUE, --classes and --size are for configs"),
-        (["summary", "no.h5"], 1, "no.h5: expected a file of weights"),
+        (["summary", "no.h5"], 1, "no.h5: expected a run's folder or a .h5 file"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
@@ -428,6 +581,84 @@ def test_the_impossible_is_told_in_a_line(arguments, code, message, tmp_path, mo
     assert result.exit_code == code and result.stdout == ""
     assert message in result.stderr and "Traceback" not in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"file", "picture.jpg"}  # nothing is left behind
+
+
+# Each with the message, told before TensorFlow is there.
+TYPED = [
+    (["trian"], "No such command 'trian'"),
+    (["train", "yolov8"], "did you mean yolov8"),
+    (["train", "yolov8n"], "data: expected where the pictures and their labels lie (data=PATH), received none"),
+    (["train", "yolov8n", "data=nowhere"], "nowhere: expected a data set's folder or file, found none"),
+    (["train", "yolov8n", "data=.", "init=nowhere"], "nowhere: expected a run's folder or a file of weights"),
+    (["train", "yolov8n", "train.bach=3"], "train.bach: unknown key; did you mean batch?"),
+    (["train", "yolov8n", "data=.", "model.neck=pam"], "model.neck.name: expected one of identity, up_cat"),
+    (["train", "yolov8n", "data=.", "model.neck=pam"], "received 'pam'; did you mean pan?"),
+    (["train", "yolov8n", "data=.", "model.backbone.widht=1"], "c2f has no such option; did you mean width?"),
+    (
+        ["train", "yolov8n", "data=.", "model.backbone.width=big"],
+        "model.backbone.width: expected float, received 'big'",
+    ),
+    (["train", "yolov8n", "data=.", "model.decoder=anchor"], "anchor needs the option 'anchors', received none"),
+    (["train", "yolov8n", "data=.", "optimizer=adamv"], "train.optimizer.name: expected one of sgd, adamw"),
+    (["train", "yolov8n", "data=.", "train.optimizer={name: sgd, momentun: .9}"], "sgd has no such option"),
+    (["train", "yolov8n", "data=.", "model.postprocess.iuo=1"], "nms has no such option; did you mean iou?"),
+    (["train", "yolov8n", "data=.", "device=tpu"], "expected cpu, gpu, or the numbers of GPUs"),
+    (["train", "yolov8n", "data=.", "--device", "0,0"], "expected cpu, gpu, or the numbers of GPUs"),
+    (["train", "cornernet-hg104", "data=.", "epochs=3"], "2 stages; say of which, as train.stages.0.epochs=3"),
+    (["train", "yolov8n", "--epochs", "3"], "--epochs: settings have no dashes; write epochs=..."),
+    (["train", "yolov8n", "--data=."], "--data: settings have no dashes; write data=..."),
+    (["train", "yolov8n", "--train.batch", "3"], "--train.batch: settings have no dashes; write train.batch=..."),
+    (["train", "yolov8n", "--nonsense"], "--nonsense"),
+    (["train", "yolov8n", "data=.", "out=runs/x"], "out=runs/x: an option, which has dashes; write --out runs/x"),
+    (["train", "yolov8n", "data=.", "resume=true"], "an option, which has dashes; write --resume"),
+    (["train", "yolov8n.pt", "data=."], "PyTorch's weights; `tfyolo import yolov8n.pt` makes a run of them"),
+    (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
+    (["val", ".", "--data", "nowhere"], "nowhere: expected a data set's folder or file"),
+    (["predict", ".", "missing.jpg"], "missing.jpg: expected a picture, a video, a folder or a glob"),
+    (["detect", ".", "conf=0.5"], "conf=0.5: expected a picture"),
+    (["detect", ".", "conf=0.5"], "options have dashes: --conf 0.5"),
+    (["detect", ".", ".", "--conf", "2"], "--conf"),
+    (["export", "nowhere"], "nowhere: expected a run's folder"),
+    (["export", ".", "--precision", "int3"], "'int3' is not one of"),
+    (["export", ".", "--per-tensor"], "expected --precision int8 with it"),
+    (["export", ".", "--data", "nowhere"], "nowhere: expected a data set's folder or file"),
+    (["benchmark", "nowhere"], "nowhere: expected a run's folder"),
+    (["benchmark", ".", "--peer", "x"], "expected NAME=COMMAND"),
+    (["summary", "yolov8n", "model.head=decouple"], "did you mean decoupled?"),
+    (["scale", "yolov8n", "model.head=decouple"], "did you mean decoupled?"),
+    (["check-data", "nowhere"], "nowhere: expected a data set's folder or file"),
+    (["make-tfrecords", "nowhere", "out"], "nowhere: expected a data set's folder or file"),
+    (["kmeans-anchors", ".", "--config", "yolov1"], "expected a decoder with anchors"),
+    (["import", "nowhere.pt"], "nowhere.pt: expected a .cfg file, a .pt file or a run"),
+    (["verify", "nowhere"], "nowhere: expected a file or a run's folder"),
+]
+WELL = [["--help"], ["--version"], ["train", "--help"], ["configs"], ["configs", "--json"]]
+# Every command line of a JSON list, in a process into which TensorFlow may come: [exit code, what it said, whether it came].
+EACH = """
+import contextlib, io, json, sys
+from tfyolo.cli import main
+for arguments in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        try:
+            main(arguments, prog_name="tfyolo")
+        except SystemExit as ended:
+            print(json.dumps([ended.code, said.getvalue(), "tensorflow" in sys.modules]), file=sys.__stdout__)
+"""
+
+
+def test_what_is_typed_wrong_is_told_before_tensorflow_is_imported(tmp_path):
+    given = json.dumps([*(arguments for arguments, _ in TYPED), *WELL])
+    process = subprocess.run(
+        [sys.executable, "-c", EACH, given], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 0, process.stderr
+    results = [json.loads(line) for line in process.stdout.splitlines()]
+    assert len(results) == len(TYPED) + len(WELL)
+    for (arguments, message), (code, said, imported) in zip(TYPED, results, strict=False):
+        assert code in (1, 2) and message in said and "Traceback" not in said and not imported, (arguments, said)
+    assert all(code == 0 and not imported for code, _, imported in results[len(TYPED) :])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_of_other_classes_is_no_data_to_be_judged_on(trained, data, tmp_path):
@@ -482,6 +713,36 @@ def test_help_names_every_argument_and_option(name):
             assert shown in usage and (parameter.nargs == -1 or re.search(rf"\b{shown}\b", said))
 
 
+def test_commands_stand_in_the_order_of_use_and_no_line_is_cut():
+    text = tfyolo("--help").stdout
+    listed = re.findall(r"^  ([a-z][a-z-]+)  ", text.partition("Commands:")[2], re.MULTILINE)
+    assert sorted(listed) == COMMANDS and listed[:6] == [
+        "configs",
+        "check-data",
+        "train",
+        "evaluate",
+        "detect",
+        "export",
+    ]
+    for name in ["", *COMMANDS]:
+        assert "..." not in re.sub(
+            r"(\]|\[KEY=VALUE\])\.\.\.|\[ARGS\]\.\.\.", "", tfyolo(*name.split(), "--help").stdout
+        )
+
+
+@pytest.mark.parametrize("alias, name", [("val", "evaluate"), ("predict", "detect")])
+def test_other_names_of_commands(alias, name):
+    assert tfyolo(alias, "--help").stdout == tfyolo(name, "--help").stdout
+    assert alias in tfyolo("--help").stdout and alias not in COMMANDS
+
+
+def test_help_says_what_short_names_stand_for():
+    text = tfyolo("train", "--help").stdout
+    for short, key in configs.SHORT.items():
+        if "." not in short:
+            assert re.search(rf"^  {short} +{re.escape(key.replace('*', '0'))}$", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", TOOLS)
 def test_each_tool_is_its_command(name, monkeypatch, capsys):
     """The tool is run as a script, with its own arguments."""
@@ -494,7 +755,8 @@ def test_each_tool_is_its_command(name, monkeypatch, capsys):
 
 
 def test_the_version_is_the_packages():
-    assert importlib.metadata.version("tfyolo") in tfyolo("--version").stdout
+    assert importlib.metadata.version("tfyolo") == tfyolo_package.__version__
+    assert tfyolo("--version").stdout == f"tfyolo, version {tfyolo_package.__version__}\n"
 
 
 def test_no_drawing_takes_the_name_of_another():

@@ -1,7 +1,10 @@
 """The Detector against letterboxing and decoding by hand; what is found as pictures, JSON and film; sources found or named."""
 
+import dataclasses
 import io
 import json
+import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +13,7 @@ import tensorflow as tf
 from conftest import lively
 from PIL import Image, ImageOps
 
-from tfyolo import detect, exports
+from tfyolo import detect, exports, visualize
 from tfyolo import model as models
 from tfyolo.checkpoint import CheckpointError
 from tfyolo.config import ConfigError
@@ -101,30 +104,184 @@ def test_a_path_bytes_and_an_array_are_the_same_picture(detector, tmp_path):
 
 def test_grey_is_the_colour_of_three_equal_channels(detector):
     grey = picture(48, 80)[..., 0]
-    assert_same(detector(grey), detector(np.stack([grey] * 3, -1)))
+    for image in (grey, grey[..., None]):
+        assert_same(detector(image), detector(np.stack([grey] * 3, -1)))
+
+
+# What is the same picture as the array it is made of.
+MADE = {
+    "bytearray": lambda image: bytearray(cv2.imencode(".png", image[..., ::-1])[1].tobytes()),
+    "memoryview": lambda image: memoryview(cv2.imencode(".png", image[..., ::-1])[1].tobytes()),
+    "pil": Image.fromarray,
+    "alpha": lambda image: np.dstack([image, np.full(image.shape[:2], 7, np.uint8)]),
+    "pil with alpha": lambda image: Image.fromarray(np.dstack([image, np.full(image.shape[:2], 7, np.uint8)])),
+    "tensor": tf.constant,
+    "read backwards": lambda image: image[:, ::-1].copy()[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_all_that_is_a_picture_is_the_same_picture(detector, kind):
+    image = picture(48, 80)
+    found = detector(MADE[kind](image))
+    np.testing.assert_array_equal(found.image, image)
+    assert_same(found, detector(image))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
+def test_a_pil_image_of_any_mode_is_the_picture_of_its_file(detector, mode):
+    """Where a file can hold the mode; the others are PIL's own colours."""
+    image = Image.fromarray(picture(48, 80))
+    image = (
+        Image.fromarray(np.asarray(image.convert("L")).astype("uint16") * 257)
+        if mode == "I;16"
+        else image.convert(mode)
+    )
+    found, file = detector(image), io.BytesIO()
+    assert image.mode == mode
+    if mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        image.save(file, "png")
+        np.testing.assert_array_equal(found.image, detector(file.getvalue()).image)
+    else:
+        np.testing.assert_array_equal(found.image, image.convert("RGB"))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_boxes_lie_in_the_upright_picture(detector, orientation):
     contents = jpeg(picture(48, 80), orientation)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
-    found = detector(contents)
-    assert_same(found, detector(upright))
-    assert found.image.shape == upright.shape
+    for found in (detector(contents), detector(Image.open(io.BytesIO(contents)))):
+        assert_same(found, detector(upright))
+        assert found.image.shape == upright.shape
 
 
 @pytest.mark.parametrize(
     "image, received",
     [
-        (np.zeros([8, 8, 3], "float32"), r"float32 \[8, 8, 3\]"),
-        (np.zeros([8, 8, 4], "uint8"), r"uint8 \[8, 8, 4\]"),
-        (np.zeros([1, 8, 8, 3], "uint8"), r"uint8 \[1, 8, 8, 3\]"),
+        (np.zeros([8, 8, 3], "float32"), r"float32 \[8, 8, 3\]; of values from 0 to 1, \(255 \* image\)"),
+        (tf.zeros([8, 8, 3]), r"float32 \[8, 8, 3\]"),
+        (np.zeros([8, 8, 3], bool), r"bool \[8, 8, 3\]"),
+        (np.zeros([8, 8, 2], "uint8"), r"uint8 \[8, 8, 2\]"),
+        (np.zeros([3, 8, 9], "uint8"), r"uint8 \[3, 8, 9\]; put the channels last"),
+        (np.zeros([1, 1, 8, 8, 3], "uint8"), r"uint8 \[1, 1, 8, 8, 3\]"),
         (np.zeros([0, 8, 3], "uint8"), r"uint8 \[0, 8, 3\]"),
+        (np.zeros([8], "uint8"), r"uint8 \[8\]"),
+        (None, "NoneType"),
+        (0.5, "float"),
+        (3, "int"),
+        ({"image": 1}, "dict"),
+        (Image.new("F", (8, 8)), "F; convert it"),
+        ([None], "NoneType"),
+        ([[np.zeros([8, 8, 3], "uint8")]], "list"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_told(detector, image, received):
-    with pytest.raises(pipeline.ImageError, match=f"expected a picture .* uint8 .* received {received}"):
+def test_what_is_no_picture_is_told(detector, image, received):
+    with pytest.raises(pipeline.ImageError, match=f"expected a (picture|PIL image).*received {received}"):
         detector(image)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.5, float("nan"), None, "0.5"])
+def test_scores_lie_between_0_and_1(detector, model, score):
+    for call in (detector, detector.stream):
+        with pytest.raises(ValueError, match="score: expected a number from 0 to 1, received"):
+            call(picture(8, 8), score)
+    for option in ("score", "iou"):
+        with pytest.raises(ValueError, match=f"{option}: expected a number from 0 to 1, received"):
+            Detector.of(model, **{option: score})
+
+
+# --- many pictures ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [picture(*size, seed) for seed, size in enumerate([(64, 64), (40, 90), (90, 40), (13, 17), (200, 64)])]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_a_list_is_each_of_its_pictures(detector, pictures, batch):
+    given = [pictures[0], Image.fromarray(pictures[1]), tf.constant(pictures[2]), *pictures[3:]]
+    together = detector(given, 0.1, batch=batch)
+    assert isinstance(together, list) and len(together) == 5
+    for one, image in zip(together, pictures, strict=True):
+        assert_same(one, detector(image, 0.1))
+        np.testing.assert_array_equal(one.image, image)
+
+
+def test_batches_of_all_sizes_share_a_trace(model, pictures):
+    detector = Detector.of(model)
+    for count in (1, 2, 3, 4, 5):
+        detector(pictures[:count])
+    for traced in (detector.network, detector.postprocess):
+        assert traced.experimental_get_tracing_count() == 2  # of the first size, and of any
+
+
+def test_a_batch_is_a_list_and_an_empty_list_is_one(detector, pictures):
+    batch = np.stack([pictures[0], picture(64, 64, 9)])
+    for found, image in zip(detector(batch), batch, strict=True):
+        assert_same(found, detector(image))
+    assert [*map(len, detector(tf.constant(batch)))] == [*map(len, detector(batch))]
+    assert detector([]) == []
+
+
+@pytest.fixture
+def folder(tmp_path, pictures, film):
+    for number, image in enumerate(pictures):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def test_a_folder_is_gone_through_as_it_is_asked_for(detector, pictures, folder, monkeypatch):
+    read, reader = [], pipeline.read_image
+    monkeypatch.setattr(pipeline, "read_image", lambda path: read.append(path) or reader(path))
+    found = detector.stream(folder, batch=2)
+    assert read == []
+    first = next(found)
+    assert read == [f"{folder}/0.png", f"{folder}/1.png"] == [first.file, next(found).file]
+    rest = list(found)
+    assert [each.file for each in rest] == [*(f"{folder}/{n}.png" for n in (2, 3, 4)), *[f"{folder}/film.avi"] * 5]
+    assert [each.frame for each in rest] == [None, None, None, 0, 1, 2, 3, 4]
+    assert_same(rest[2], detector(pictures[4]))
+    frames = frames_of(folder / "film.avi")
+    assert_same(rest[5], detector(frames[2]))
+    # What means more than a picture is the same, called.
+    for source in (folder, f"{folder}/*", f"{folder}/film.avi"):
+        assert [each.file for each in detector(source)] == [each.file for each in detector.stream(source)]
+
+
+def test_a_stream_is_made_of_anything(detector, pictures, folder):
+    sources = (source for source in (pictures[0], f"{folder}/1.png", folder / "film.avi", Image.fromarray(pictures[2])))
+    found = list(detector.stream(sources))
+    assert [each.frame for each in found] == [None, None, 0, 1, 2, 3, 4, None]
+    assert_same(found[-1], detector(pictures[2]))
+    for one in (pictures[0], f"{folder}/0.png", (folder / "0.png").read_bytes(), Image.fromarray(pictures[0])):
+        (only,) = detector.stream(one)
+        assert_same(only, detector(pictures[0]))
+
+
+def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
+    (folder / "1.png").write_bytes(b"no picture")
+    (folder / "film.avi").write_bytes(b"no film")
+    with pytest.raises(pipeline.ImageError, match=r"1\.png"):
+        list(detector.stream(folder, batch=1))
+    skipped = []
+    found = list(detector.stream(folder, skipped=skipped))
+    assert [each.file for each in found] == [f"{folder}/{n}.png" for n in (0, 2, 3, 4)]
+    assert [file for file, _ in skipped] == [f"{folder}/1.png", f"{folder}/film.avi"]
+    assert "no picture" in skipped[0][1] and "it does not open" in skipped[1][1]
+    with pytest.raises(SourceError, match="a name that no file answers to"):
+        detector.stream(folder / "*.tif")
+    with pytest.raises(SourceError, match="folder without pictures"):
+        (folder / "empty").mkdir()
+        detector(folder / "empty")
+
+
+def test_a_camera_is_a_number(detector, pictures, monkeypatch):
+    monkeypatch.setattr(detect, "frames", lambda source: (iter(pictures[:source]), 25.0))
+    assert [(each.file, each.frame) for each in detector.stream(3)] == [(None, 0), (None, 1), (None, 2)]
+
+
+# --- results ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 333), (333, 50), (7, 5)])
@@ -177,6 +334,73 @@ def test_what_is_found_as_names_json_and_a_picture():
     assert drawn.shape == image.shape and not image.any()
     edges = {"top": drawn[8:13, 70], "left": drawn[30, 18:23], "bottom": drawn[37:43, 50], "right": drawn[30, 77:83]}
     assert all(edge.any() for edge in edges.values()) and not drawn[30, 40:60].any() and not drawn[45:].any()
+
+
+@pytest.fixture
+def found():
+    boxes = np.array([[10, 20, 40, 80], [5.5, 6, 7, 8], [0, 0, 9, 9]], "float32")
+    scores, labels = np.float32([0.9, 0.5, 0.25]), np.int32([1, 0, 1])
+    return ImageDetections(boxes, scores, labels, ("cat", "dog"), 0.95, np.zeros([60, 90, 3], np.uint8), "a/b.jpg")
+
+
+def test_results_are_a_row_of_objects(found):
+    assert len(found) == 3 and bool(found) and not found[:0]
+    assert [*found] == [found[0], found[1], found[2]] and found[-1].score == 0.25
+    assert found[0] == ("dog", 1, pytest.approx(0.9), (10.0, 20.0, 40.0, 80.0))
+    assert found[1].name == "cat" and found[1].label == 0 and found[1].box == (5.5, 6.0, 7.0, 8.0)
+    assert all(type(value) is float for value in (*found[1].box, found[1].score)) and type(found[1].label) is int
+    for some in (found[found.labels == 1], found[[0, 2]], found[::2]):
+        assert some.names == ["dog", "dog"] and some.scores.tolist() == found.scores[[0, 2]].tolist()
+        assert some.file == "a/b.jpg" and some.best == 0.95
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_results_and_detectors_say_what_they_are_in_a_line(found, detector):
+    assert repr(found) == "<ImageDetections a/b.jpg, 60 x 90: 2 dog, 1 cat; best score 0.95>"
+    frame = dataclasses.replace(found[:0], file="film.mp4", frame=7)
+    assert repr(frame) == "<ImageDetections film.mp4 frame 7, 60 x 90: nothing; best score 0.95>"
+    assert repr(detector) == "<Detector demo of a model in memory: 3 classes, 64 x 64>"
+
+
+def test_results_are_saved_as_the_suffix_says(found, tmp_path):
+    assert found.save(tmp_path / "new" / "x.png") == tmp_path / "new" / "x.png"
+    np.testing.assert_array_equal(Image.open(tmp_path / "new" / "x.png"), found.draw())
+    found.save(str(tmp_path / "other" / "x.json"))
+    assert json.loads((tmp_path / "other" / "x.json").read_text()) == found.to_json()
+    with pytest.raises(visualize.PictureError, match=r"expected a suffix .* received '\.xyz'"):
+        found.save(tmp_path / "x.xyz")
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["x.json", "x.png"]
+
+
+def test_results_are_shown_where_that_can_be(found, monkeypatch):
+    shown = []
+    monkeypatch.setattr(detect.ImageShow, "show", lambda image, title=None: shown.append((image, title)) or True)
+    found.show()
+    ((image, title),) = shown
+    np.testing.assert_array_equal(image, found.draw())
+    assert title == "a/b.jpg"
+    monkeypatch.setattr(detect.ImageShow, "show", lambda image, title=None: False)
+    with pytest.raises(SourceError, match=r"found none on this machine; use save\(path\)"):
+        found.show()
+
+
+def test_results_go_into_other_libraries(found, monkeypatch):
+    """Which are played here: what they are given is what counts."""
+    played = SimpleNamespace(Detections=lambda xyxy, **more: {"xyxy": xyxy, **more}, DataFrame=dict)
+    for name in ("supervision", "pandas"):
+        monkeypatch.setitem(sys.modules, name, None)  # not installed
+        with pytest.raises(ImportError, match=f"needs {name}, which is not installed: pip install {name}"):
+            getattr(found, f"to_{name}")()
+        monkeypatch.setitem(sys.modules, name, played)
+    made = found.to_supervision()
+    np.testing.assert_array_equal(made["xyxy"], found.boxes_xyxy)
+    np.testing.assert_array_equal(made["confidence"], found.scores)
+    assert made["class_id"].tolist() == [1, 0, 1] and made["data"]["class_name"].tolist() == ["dog", "cat", "dog"]
+    table = found.to_pandas()
+    assert list(table) == ["name", "label", "score", "y1", "x1", "y2", "x2"]
+    assert table["name"] == ["dog", "cat", "dog"] and table["x2"].tolist() == [80, 8, 9]
+    assert [*map(len, found[:0].to_pandas().values())] == [0] * 7
 
 
 # --- sources ------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tfyolo
+from tfyolo import detect
 
 PACKAGE = Path(tfyolo.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -117,6 +120,47 @@ def test_every_public_name_is_there_and_comes_from_where_it_says():
         assert getattr(tfyolo, name) is getattr(importlib.import_module(f"tfyolo.{module}"), attribute)
     with pytest.raises(AttributeError, match=r"'tfyolo' has no attribute 'trian'; it has .*train"):
         _ = tfyolo.trian
+
+
+def test_who_only_reads_the_source_finds_the_same_public_names():
+    """Type checkers and editors: what stands under TYPE_CHECKING is what __getattr__ fetches."""
+    tree = ast.parse(Path(tfyolo.__file__).read_text(encoding="utf-8"))
+    (guarded,) = (node for node in tree.body if isinstance(node, ast.If))
+    found = {
+        alias.asname or alias.name: (node.module.removeprefix("tfyolo."), alias.name)
+        for node in guarded.body
+        for alias in node.names
+    }
+    assert found == tfyolo._HOMES
+    assert {*tfyolo.__all__, "__version__"} <= set(dir(tfyolo))
+    assert re.fullmatch(r"\d+\.\d+\.\d+", tfyolo.__version__) and (PACKAGE / "py.typed").exists()
+
+
+def signatures():
+    """(name, inspect.Signature) of every public function, and of the public methods of the classes that these return."""
+    classes = set()
+    for name in tfyolo.__all__:
+        if inspect.isfunction(function := getattr(tfyolo, name)):
+            yield name, inspect.signature(function)
+            if inspect.isclass(returned := inspect.signature(function).return_annotation):
+                classes.add(returned)
+    for each in (*classes, detect.ImageDetections, detect.Detection):
+        for name, method in vars(each).items():
+            if name == "__call__" or not name.startswith("_"):
+                function = method.fget if isinstance(method, property) else getattr(method, "__func__", method)
+                if inspect.isfunction(function) and each.__module__.startswith("tfyolo"):
+                    yield f"{each.__name__}.{name}", inspect.signature(function)
+
+
+def test_the_public_api_says_its_types():
+    overloaded = {"Detector.__call__"}
+    silent = []
+    for name, signature in signatures():
+        parameters = list(signature.parameters.values())[1 if "." in name else 0 :]  # without self
+        parts = [each.annotation for each in parameters] + [signature.return_annotation]
+        if name not in overloaded and inspect.Signature.empty in parts:
+            silent.append(f"{name}{signature}")
+    assert not silent
 
 
 def test_no_module_hides_a_public_name():

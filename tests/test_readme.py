@@ -1,11 +1,21 @@
-"""The README's lines of Python do what they say."""
+"""The README's lines of Python and of the shell do what they say, and its figures are those of the models."""
 
+import ast
+import importlib
 import re
+import runpy
+import shlex
 
+import click
+import pytest
 from conftest import ROOT
 
+import tfyolo
+from tfyolo import cli, detect
+from tfyolo import config as configs
 from tfyolo.data import demo
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY = f"""
 base: {ROOT}/configs/demo.yaml
 model:
@@ -19,11 +29,14 @@ train:
 """
 
 
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
 def test_five_lines_train_and_detect(tmp_path, monkeypatch, capsys):
-    block, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    block, *_ = blocks("python")
     assert len([line for line in block.splitlines() if line.strip()]) == 5
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "demo.yaml").write_text(TINY)
+    (tmp_path / "demo.yaml").write_text(TINY)  # a file of that name goes before tfyolo's own
     demo.write(tmp_path / "demo" / "data", train=8, val=4, test=2, progress=False)
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -32,3 +45,140 @@ def test_five_lines_train_and_detect(tmp_path, monkeypatch, capsys):
     found = names["found"]
     assert len(found.names) == len(found.scores) == len(found.boxes_xyxy) and 0 < found.best < 1
     assert str(found.boxes_xyxy) in capsys.readouterr().out
+
+
+def test_lines_on_many_pictures_detect(demo_run, demo_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "yolov8n").symlink_to(demo_run[0])
+    (tmp_path / "holiday").symlink_to(demo_data / "test")
+    monkeypatch.setattr(detect.ImageDetections, "to_pandas", len)  # pandas need not be there
+    block = blocks("python")[1]
+    exec(block, {"tfyolo": tfyolo})
+    assert sorted(path.name for path in (tmp_path / "found" / "holiday").iterdir()) == sorted(
+        path.name for path in (demo_data / "test").iterdir()
+    )
+
+
+# --- the shell --------------------------------------------------------------------------------------------------------------------
+
+# Other people's programs, and pip.
+FOREIGN = ("cp ", "tensorflow_model_server ", "curl ", "pip install ", "python -m pip install ")
+
+
+def shell_lines():
+    """Every command line: those of the blocks, and those that stand between backticks in a sentence."""
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    inline = [each for each in re.findall(r"`([^`]+)`", text) if re.match(r"(tfyolo|python|make|pip) ", each)]
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in (*lines, *inline) if line.strip()]
+
+
+def parsed(group, words):
+    """The context of the command that words are for, as click makes it before it runs one: the error, if there is one, is raised."""
+    if not isinstance(group, click.Group):
+        return group.make_context("tool", list(words))
+    name, command, rest = group.resolve_command(group.make_context("tfyolo", list(words)), list(words))
+    return command.make_context(name, rest)
+
+
+def check_line(line):
+    words = shlex.split(line, comments=True)
+    if line.startswith(FOREIGN):
+        return
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:]), line
+        return
+    group = cli.main
+    if words[0] == "python":
+        assert (ROOT / words[1]).is_file(), line
+        tool = runpy.run_path(str(ROOT / words[1]))
+        if tool["main"] is not cli.main:
+            group = tool["main"]
+        else:  # a thin script for one command
+            words.insert(2, (ROOT / words[1]).stem.replace("_", "-"))
+        words = words[1:]
+    assert words[0] == "tfyolo" or line.startswith("python")
+    if len(words) < 3 and "`" + line + "`" in README:  # a sentence that names a command, without what it is given
+        assert all(word in (*cli.main.commands, *cli.main.ALIASES) for word in words[1:]), line
+        return
+    given = parsed(group, words[1:]).params
+    overrides = given.get("overrides", ())
+    if group is cli.main and overrides:
+        overrides, _ = cli._without_device(overrides, None)
+    config = given.get("config") or "yolov8n"
+    known = config in configs.packaged_names() or config.startswith("configs/")  # a run's is not known here
+    cli._loaded(ROOT / config if config.startswith("configs/") else config if known else "yolov8n", overrides)
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(shell_lines()))
+def test_every_shell_line_is_one_that_can_be_typed(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    check_line(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tfyolo export runs/x --formats tflite",
+        "tfyolo trian yolov8n",
+        "tfyolo train yolov8n train.bach=3",
+        "tfyolo train yolov8n model.neck=pam",
+        "tfyolo export runs/x --precision int3",
+        "python tools/benchmark.py runs/x --second 1",
+        "python tools/curves.py x=y --gaol 3",
+    ],
+)
+def test_a_shell_line_that_cannot_be_typed_is_found(line):
+    with pytest.raises((click.ClickException, configs.ConfigError)):
+        check_line(line)
+
+
+# --- names and figures ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_names_what_there_is(block):
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tfyolo":
+            assert node.attr in tfyolo.__all__
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(re.findall(r"\btfyolo((?:\.\w+)+)[(\[`]", README)))
+def test_names_in_sentences_are_there(name):
+    thing, path = tfyolo, "tfyolo"
+    for attribute in name.split(".")[1:]:
+        path = f"{path}.{attribute}"
+        if not hasattr(thing, attribute):
+            importlib.import_module(path)
+        thing = getattr(thing, attribute)
+
+
+def test_short_names_are_in_the_readme():
+    (table,) = re.findall(r"\| short \| stands for \|\n(.*?)\n\n", README, re.DOTALL)
+    told = {
+        name.partition("=")[0] for row in table.splitlines()[1:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])
+    }
+    assert told == {name for name in configs.SHORT if "." not in name} | {"device"}
+
+
+def model_rows():
+    """(name, its row's cells) of every row of the table of models that is about one config."""
+    (table,) = re.findall(r"\| config \| backbone, neck, head \|.*?\n\n", README, re.DOTALL)
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:] if row]
+    return [(cells[0].strip("`"), cells) for cells in rows if re.fullmatch(r"`[\w-]+`", cells[0])]
+
+
+@pytest.mark.parametrize("name, cells", model_rows())
+def test_the_models_figures_are_those_of_the_index(name, cells):
+    """Those of the networks as detect and exports run them, which are measured against index.csv; the others are in test_models."""
+    (row,) = (row for row in configs.index() if row["name"] == name)
+    _, _, size, parameters, gflops = cells
+    assert configs.load(name).model.input_size == (int(size), int(size))
+    if fused := re.search(r"fused ([\d,]+)", parameters):
+        assert int(fused[1].replace(",", "")) == row["parameters"]
+    else:  # with what batch norm adds, which is folded
+        assert row["parameters"] <= int(parameters.replace(",", "")) < 1.04 * row["parameters"]
+    decimals = len(gflops.partition(".")[2])
+    assert abs(row["flops"] / 1e9 - float(gflops)) <= 0.51 * 10**-decimals

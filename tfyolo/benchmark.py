@@ -27,6 +27,7 @@ from tfyolo.data import pipeline
 from tfyolo.detect import Detector, load
 from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
+from tfyolo.messages import libraries_silent
 from tfyolo.model import load_model, weights_file
 from tfyolo.peers import Peer
 
@@ -109,7 +110,7 @@ def tflite_measure(model, image, threads, scratch):
     path, bare = scratch / "model.tflite", scratch / "network.tflite"
     for file, nms in ((path, "builtin"), (bare, "none")):
         file.write_bytes(exports.to_tflite(model, exports.ENDS[nms, False]))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), libraries_silent():  # the delegate's line of INFO
         warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
         runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
     return in_one(*(lambda runner=runner: runner(images=image[None]) for runner in runners))

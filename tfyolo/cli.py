@@ -76,6 +76,10 @@ class _Group(click.Group):
     def get_command(self, context, name):
         return super().get_command(context, self.ALIASES.get(name, name))
 
+    def resolve_command(self, context, args):
+        _, command, rest = super().resolve_command(context, args)
+        return command.name, command, rest  # not by its alias
+
     def list_commands(self, context):
         return sorted(self.commands, key=self.ORDER.index)
 

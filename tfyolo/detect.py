@@ -27,7 +27,7 @@ from tfyolo import config as configs
 from tfyolo.data import pipeline
 from tfyolo.fusion import fuse
 from tfyolo.messages import counted, libraries_silent
-from tfyolo.model import load_model, multiple, postprocess, resized
+from tfyolo.model import Model, load_model, multiple, postprocess, resized
 from tfyolo.structures import Candidates, Detections
 
 if TYPE_CHECKING:
@@ -62,7 +62,16 @@ class Detector:
         self.source = str(source)
 
     @classmethod
-    def of(cls, model, source="a model in memory", *, flip=False, others=(), constant=False, **options):
+    def of(
+        cls,
+        model: Model,
+        source: str | os.PathLike = "a model in memory",
+        *,
+        flip: bool = False,
+        others: Sequence[Model] = (),
+        constant: bool = False,
+        **options: Any,
+    ) -> "Detector":
         """A detector of a Model: its network as it is at each call. options go over the config's post-processing.
 
         flip: it looks at the mirrored picture, too. others: the Model for pictures of other sizes (model.resized), which it looks at as

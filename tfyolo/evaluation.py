@@ -75,7 +75,7 @@ class Report(NamedTuple):
     counts: dict
     batch: int | None = None
 
-    def to_json(self):
+    def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
         return _plain({**self._asdict(), "curves": self.curves._asdict()})
 

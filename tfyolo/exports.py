@@ -28,6 +28,7 @@ from tfyolo.detect import EXPORT_META, Detector, load, restore
 from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
+from tfyolo.messages import libraries_silent
 from tfyolo.model import Model, build, describe, load_model, multiple, network_for, resized, resolve, weights_file
 from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by
 from tfyolo.structures import Candidates, Detections
@@ -560,7 +561,8 @@ def to_tflite(model, end, precision="float32", batch=1, pictures=None):
             converter.representative_dataset = lambda: ([image[None]] for images in pictures() for image in images)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.uint8
-        return converter.convert()
+        with libraries_silent():  # the converter's notes on what it quantises
+            return converter.convert()
 
 
 # --- the SavedModel ---------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import time
 
 import click
 
-from tfyolo.cli import Command
+from tfyolo.cli import Command, start_tensorflow
 from tfyolo.peers import Peer
 
 STEPS = 5  # in a turn
@@ -60,6 +60,7 @@ def noise(size, batch, classes, truths=50):
 
 def worker(config, size, batch, what, precision, path):
     """Answers every line of its input with the seconds of a step. size: (H, W)."""
+    start_tensorflow()
     import tensorflow as tf
 
     from tfyolo import config as configs
