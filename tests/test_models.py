@@ -7,13 +7,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import EACH_CONFIG, load_config, of_all_scales, random_sample, small
+from conftest import EACH_CONFIG, load_config, of_all_scales, random_sample, small, strategy_of
 from keras import layers
 
 from tfyolo import model as models
 from tfyolo.backbones import BACKBONES
+from tfyolo.backbones.sections import LocallyConnected, WeightedSum
 from tfyolo.config import ConfigError
 from tfyolo.fusion import fuse
+from tfyolo.layers import BatchNorm
+from tfyolo.optim import OPTIMIZERS, biases, build_for, undecayed
+from tfyolo.quantization import FakeQuantize, rounding
 from tfyolo.structures import level_stride
 from tfyolo.training import loss_terms
 from tfyolo.walk import gradient_norms, walk
@@ -256,6 +260,50 @@ def test_every_variable_learns(built):
         if gradient is None or not np.isfinite(gradient).all() or not np.any(gradient)
     ]
     assert not still
+
+
+def decayed(network):
+    """The paths of the variables that weight decay draws to 0."""
+    left_out = {variable.path for variable in undecayed(network)}
+    return {variable.path for variable in network.trainable_variables} - left_out
+
+
+def kernels(network):
+    """The paths of what convolutions, of whatever kind, and fully connected layers multiply with."""
+    convolutions = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense, LocallyConnected)
+    return {layer.kernel.path for layer in network.layers if isinstance(layer, convolutions)}
+
+
+def test_weight_decay_is_of_the_kernels_alone(built):
+    assert decayed(built.network) == kernels(built.network)
+
+
+def test_weight_decay_is_of_the_kernels_alone_with_fake_quantization():
+    network = rounding(models.build(small("demo"), NAMES)).network
+    assert any(type(layer) is FakeQuantize and layer.trainable_variables for layer in network.layers)
+    assert decayed(network) == kernels(network)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_step_without_gradients_changes_the_kernels_alone(per_channel, replicas):
+    """A locally connected layer's biases have three dimensions, the weights of a weighted sum two; layers lie in layers."""
+    strategy = strategy_of(replicas)
+    with strategy.scope():
+        images = keras.Input((8, 8, 4))
+        x = LocallyConnected(4, 3, 1, 1, name="local")(images)
+        x = WeightedSum(per_channel, "none", name="sum")([x, images])
+        x = keras.Sequential([layers.Conv2D(4, 1, name="gamma"), BatchNorm(name="norm")], name="nested")(x)
+        network = keras.Model(images, layers.Dense(2, name="dense")(x))
+        optimizer = OPTIMIZERS["adamw"](1.0, weight_decay=0.5)
+        build_for(network, optimizer)
+    variables = network.trainable_variables
+    before = [np.asarray(variable) for variable in variables]
+    strategy.run(lambda: optimizer.apply([tf.zeros(variable.shape) for variable in variables], variables))
+    changed = [v for v, old in zip(variables, before, strict=True) if np.any(np.asarray(v) != old)]
+    assert {variable.path.split("/")[-2] for variable in changed} == {"local", "gamma", "dense"}
+    assert {variable.path.split("/")[-1] for variable in changed} == {"kernel"}
+    assert {variable.path.split("/")[-2] for variable in biases(network)} == {"local", "gamma", "norm", "dense"}
 
 
 # Which parts go with which: heads by themselves, decoders with an assigner and an objective that they have what to give for.

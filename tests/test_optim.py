@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfyolo.config import Stage
-from tfyolo.optim import UNDECAYED, Schedule, adamw, sgd
+from tfyolo.optim import Schedule, adamw, build_for, sgd
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -17,8 +17,7 @@ def test_sgd_equals_the_sums(options, nesterov):
     layer.bias.assign([0.5, -0.25])
     schedule = Schedule(Stage(epochs=6, lr=0.1, warmup=2.0, schedule="cosine", final=0.1), steps_per_epoch=3)
     optimizer = sgd(schedule, nesterov=nesterov, weight_decay=0.05, **{"momentum": 0.9, **options})
-    optimizer.exclude_from_weight_decay(var_names=list(UNDECAYED))
-    optimizer.build(layer.trainable_variables)
+    build_for(layer, optimizer)
     rng = np.random.default_rng(0)
     values = {variable.name: np.asarray(variable, "float64") for variable in layer.trainable_variables}
     velocity = {name: 0.0 for name in values}
@@ -48,8 +47,7 @@ def test_adamw_equals_keras():
         layer = keras.layers.Dense(2, kernel_initializer="ones")
         layer.build((None, 3))
         optimizer = make(schedule, weight_decay=0.05, beta_1=0.85)
-        optimizer.exclude_from_weight_decay(var_names=list(UNDECAYED))
-        optimizer.build(layer.trainable_variables)
+        build_for(layer, optimizer)
         rng = np.random.default_rng(0)
         for _ in range(12):
             gradients = [rng.normal(size=variable.shape).astype("float32") for variable in layer.trainable_variables]

@@ -1,6 +1,7 @@
 """The training loop's laws: replicas, accumulation, traces, resuming, averages, schedules, and stopping with a reason."""
 
 import csv
+import functools
 import json
 import math
 import os
@@ -9,24 +10,31 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import conftest
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 from conftest import CONFIGS, ROOT, load_config, process, random_sample, small, strategy_of
+from keras import layers
 
 from tfyolo import checkpoint, cli, training
 from tfyolo import config as configs
 from tfyolo import model as models
+from tfyolo.assigners import best_anchor, max_iou, ota, task_aligned
 from tfyolo.config import ConfigError, Stage
-from tfyolo.data import demo
+from tfyolo.data import demo, pipeline
 from tfyolo.data.readers import SplitError, read
-from tfyolo.layers import BatchNorm
+from tfyolo.decoders import Anchor, Corner, Dfl, Ssd, Wide
+from tfyolo.layers import BatchNorm, PerAnchor
+from tfyolo.losses import OBJECTIVES
 from tfyolo.optim import OPTIMIZERS, Average, Schedule
 from tfyolo.quantization import quantized_by
+from tfyolo.structures import level_stride
 
 NAMES = ("a", "b", "c")
 SPEC_FREE = {"boxes", "labels", "crowd"}
@@ -146,13 +154,181 @@ def test_two_replicas_take_the_step_of_one_with_rounding():
     assert_close(one, two, 1e-5)
 
 
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_accumulated_parts_take_the_step_of_the_whole(replicas):
-    """Batch norm looks at a part at a time by its nature, so it stands still here."""
-    whole, figures, _ = one_step("demo", 1, frozen_norm=True, lr=0.1)
-    parts, figures_of_parts, _ = one_step("demo", replicas, accumulate=2, frozen_norm=True, lr=0.1)
-    assert figures_of_parts == pytest.approx(figures, rel=1e-4)
+# Of each objective, and of those with an auxiliary head, too: decoder, assigner, options, and counts that depend on the predictions.
+ANCHORS = {f"p{i}": [[3 << i, 2 << i], [1 << i, 2 << i]] for i in (3, 4, 5)}
+KINDS = {
+    "dense": (Anchor(anchors=ANCHORS), best_anchor, {}, False),
+    "balanced": (Wide(anchors=ANCHORS), ota, {"box": "giou"}, True),
+    "balanced with aux": (Wide(anchors=ANCHORS), ota, {"box": "giou", "aux": {"cells": 5, "topk": 20}}, True),
+    "aligned": (Dfl(bins=4), task_aligned, {}, True),
+    "aligned with aux": (Dfl(bins=4), functools.partial(task_aligned, topk=2), {"aux": {"topk": 5}}, True),
+    "multibox": (Ssd(sizes=[0.1, 0.3, 0.6, 0.9], levels=("p3", "p4", "p5")), max_iou, {}, False),
+    "corner": (Corner(), None, {}, False),
+}
+
+# With an auxiliary head there is all that there is without.
+EACH_KIND = [pytest.param(kind, marks=pytest.mark.slow) if f"{kind} with aux" in KINDS else kind for kind in KINDS]
+
+
+def lightest(kind, *, frozen_norm=True, dropout=0.0, unread=False):
+    """A Model of one convolution and one batch norm a level, with a decoder and an objective of KINDS."""
+    decoder, assigner, options, _ = KINDS[kind]
+    objective = OBJECTIVES[kind.split()[0]](decoder, assigner, **options)
+    parts = decoder.parts(len(NAMES))
+    images = keras.Input((64, 96, 3), name="images")
+
+    def head(name):
+        raw = {part: {} for part in parts}
+        for level in decoder.levels:
+            channels = decoder.num_anchors * sum(parts.values())
+            stride = level_stride(level)
+            x = layers.Conv2D(8, stride, stride, kernel_initializer="he_normal", name=f"{name}.{level}.stem")(images)
+            x = BatchNorm(trainable=not frozen_norm, name=f"{name}.{level}.norm")(x)
+            x = layers.Dropout(dropout, name=f"{name}.{level}.dropout")(x) if dropout else x
+            x = layers.Conv2D(channels, 1, name=f"{name}.{level}.out")(x)
+            x = PerAnchor(decoder.num_anchors, name=f"{name}.{level}.per_anchor")(x)
+            for part, values in zip(
+                parts, keras.ops.split(x, np.cumsum(list(parts.values()))[:-1], axis=-1), strict=True
+            ):
+                raw[part][level] = values
+        return raw
+
+    raw = head("head")
+    if "aux" in options:
+        raw["aux"] = head("aux")
+    if unread:
+        for level in decoder.levels:
+            x = layers.Conv2D(1, level_stride(level), level_stride(level), name=f"unread.{level}")(images)
+            raw.setdefault("unread", {})[level] = PerAnchor(1)(x)
+    return models.Model(None, NAMES, keras.Model(images, raw), decoder, objective, None)
+
+
+def uneven(size=(64, 96), batch=4):
+    """A batch whose images hold seven boxes, none, a crowd and one, and three."""
+    sample = random_sample(size, batch=batch, truths=7, padding=0)
+    kept = np.resize([7, 0, 2, 3], batch)[:, None] > np.arange(7)
+    crowd = (np.arange(batch)[:, None] % 4 == 2) & (np.arange(7) == 0)
+    return sample._replace(
+        boxes=tf.where(kept[..., None], sample.boxes, 0.0), labels=tf.where(kept, sample.labels, -1), crowd=crowd
+    )
+
+
+def lightest_step(kind, sample, replicas=1, accumulate=1, eager=False, **options):
+    """The change of every weight by a step of SGD, with its figures, and the model."""
+    keras.utils.set_random_seed(0)
+    strategy = strategy_of(replicas)
+    with strategy.scope():
+        model = lightest(kind, **options)
+        optimizer = keras.optimizers.SGD(1.0)
+        optimizer.build(model.network.trainable_variables)
+        average = Average(model.network, 0.0)
+    batches = iter(
+        strategy.experimental_distribute_dataset(
+            tf.data.Dataset.from_tensors(sample).unbatch().batch(len(sample.image))
+        )
+    )
+    step = training.make_step(
+        model, optimizer, average, strategy, batches.element_spec, accumulate=accumulate, eager=eager
+    )
+    before = checkpoint.weights_of(model.network)
+    figures = {name: float(value) for name, value in step(next(batches)).items()}
+    after = checkpoint.weights_of(model.network)
+    return {name: after[name] - before[name] for name in before}, figures, model
+
+
+@pytest.mark.parametrize("kind", EACH_KIND)
+def test_parts_and_replicas_take_the_step_of_the_whole(kind):
+    """Of every objective, by SGD, whatever each part holds. Batch norm looks at a part at a time by its nature, so it stands still."""
+    assert {kind.split()[0] for kind in KINDS} == set(OBJECTIVES)
+    sample = uneven()
+    _, counts = training._loss_sums(lightest(kind), sample)
+    assert min(np.min(count) for count in tf.nest.flatten(counts)) > 1  # else all would be divided by 1
+    whole, figures, _ = lightest_step(kind, sample, eager=True)
+    parts, figures_of_parts, _ = lightest_step(kind, sample, replicas=2, accumulate=2, eager=True)
+    assert figures_of_parts == pytest.approx(figures, rel=1e-5)
     assert_close(whole, parts, 1e-5)
+
+
+@pytest.mark.parametrize("kind", EACH_KIND)
+def test_a_batch_without_boxes_has_finite_terms_in_parts_too(kind):
+    sample = uneven()
+    sample = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1, crowd=np.zeros_like(sample.crowd))
+    changes, figures, _ = lightest_step(kind, sample, accumulate=2, eager=True)
+    assert np.isfinite(list(figures.values())).all() and figures["loss"] > 0
+    assert all(np.isfinite(change).all() for change in changes.values())
+
+
+def test_what_is_counted_first_leaves_no_trace():
+    """Batch norm's statistics take in each part once, and dropout's masks are those that were counted with."""
+    sample = uneven()
+    changes, _, model = lightest_step("aligned", sample, accumulate=2, frozen_norm=False, dropout=0.5)
+    keras.utils.set_random_seed(0)
+    again = lightest("aligned", frozen_norm=False, dropout=0.5)
+    before = checkpoint.weights_of(again.network)
+    for half in (sample.image[:2], sample.image[2:]):
+        again.network(half, training=True)
+    after = checkpoint.weights_of(again.network)
+    moved = [name for name in before if "moving" in name]
+    assert moved
+    for name in moved:
+        np.testing.assert_allclose(changes[name], after[name] - before[name], rtol=1e-4, atol=1e-6)
+    states, expected = (list(checkpoint.random_states(one.network).values()) for one in (model, again))
+    assert len(expected) == 3  # one a level
+    np.testing.assert_array_equal(states, expected)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_variable_that_no_term_of_the_loss_depends_on_is_named(accumulate):
+    with pytest.raises(
+        training.TrainingError,
+        match=r"6 variables cannot: unread\.p3/kernel, unread\.p3/bias, .*; connect .* or freeze",
+    ):
+        lightest_step("dense", uneven(), accumulate=accumulate, unread=True)
+
+
+FAMILIES = ("demo", "yolov7-tiny", "demo-yolov7", "yolov8n", "yolov8n-e2e", "demo-m2det", "cornernet-small", "yolov1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_accumulated_parts_of_each_family_take_the_step_of_the_whole(name):
+    whole, figures, _ = one_step(name, overrides={}, frozen_norm=True, lr=0.1)
+    for replicas in (1, 2):
+        parts, figures_of_parts, _ = one_step(
+            name, replicas, overrides={}, accumulate=2 // replicas, frozen_norm=True, lr=0.1
+        )
+        assert figures_of_parts == pytest.approx(figures, rel=1e-4)
+        assert_close(whole, parts, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen_norm", [True, False])
+@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov8n"])
+def test_twenty_accumulated_steps_are_those_of_the_whole_batch(name, frozen_norm, data):
+    """Batches of 16 of the demo's images, whole and as 4 x 4, by SGD: they part as far as batch norm does, which sees 4 or 16."""
+    losses, weights = [], []
+    for accumulate in (1, 4):
+        keras.utils.set_random_seed(0)
+        config = small(name)
+        source = read(data, "train")
+        dataset, _ = pipeline.train_dataset(
+            source, size=config.model.input_size, batch=16, augment=config.augment, seed=0, epochs=20
+        )
+        model = models.build(config, source.classes)
+        if frozen_norm:
+            for layer in model.network.layers:
+                layer.trainable = not isinstance(layer, BatchNorm)
+        optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
+        optimizer.build(model.network.trainable_variables)
+        strategy, average = tf.distribute.get_strategy(), Average(model.network, 0.0)
+        step = training.make_step(model, optimizer, average, strategy, dataset.element_spec, accumulate=accumulate)
+        before = checkpoint.weights_of(model.network)
+        losses.append([float(step(sample)["loss"]) for sample in dataset.take(20)])
+        weights.append({key: value - before[key] for key, value in checkpoint.weights_of(model.network).items()})
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5 if frozen_norm else 0.1)
+    moved = np.sqrt(sum(np.sum(np.square(value)) for value in weights[0].values()))
+    apart = np.sqrt(sum(np.sum(np.square(value - weights[1][key])) for key, value in weights[0].items()))
+    assert apart < (1e-5 if frozen_norm else 0.5) * moved
 
 
 # What balanced and aligned have to be learned grows with what is learned, and their sums with it.
@@ -229,9 +405,17 @@ def test_the_average_holds_all_weights_batch_norm_too_and_follows_the_formula():
         expected = {
             name: keep * value + (1 - keep) * checkpoint.weights_of(network)[name] for name, value in expected.items()
         }
-        average.update(tf.constant(n), tf.distribute.get_strategy())
+        average.steps.assign(n - 1)
+        average.update(tf.distribute.get_strategy())
     for name, value in average.arrays().items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
+    other = Average(network, 0.9)  # a later stage's goes on where this one ended
+    other.load(average.arrays(), average.steps.numpy())
+    for each in (average, other):
+        each.update(tf.distribute.get_strategy())
+    assert int(other.steps) == 51
+    for name, value in average.arrays().items():
+        np.testing.assert_array_equal(value, other.arrays()[name])
 
 
 def test_schedules_by_hand():
@@ -313,6 +497,11 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kil
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
+    if len(epochs) == 1:  # as earlier versions wrote it, which did not know how many steps the averages hold
+        with h5py.File(last, "r+") as file:
+            meta = json.loads(file["meta"][()])
+            assert meta["state"].pop("averaged") > 0
+            file["meta"][()] = json.dumps(meta)
     resumed = tfyolo("train", tmp_path / "killed", "--resume")
     assert resumed.returncode == 0, resumed.stdout
     groups = ("weights", "averages", "optimizer", "random")
@@ -376,6 +565,71 @@ def test_a_broken_picture_is_left_out_and_named(data, tmp_path):
     run = tfyolo("train", "configs/demo.yaml", f"data={copy}", *TINY, stages(1), "--out", tmp_path / "run")
     assert run.returncode == 0, run.stdout
     assert "left out, as unreadable: 1 picture, 1 so far" in run.stdout and victim.name in run.stdout
+
+
+@pytest.mark.slow
+def test_a_second_stage_goes_on_with_the_averages_of_the_first_whose_model_is_gone(data, tmp_path, monkeypatch):
+    """Against the formula, from the weights of every step of both: (1 + n) / (10 + n) counts on. n is kept in last.h5."""
+    seen, networks = [], []
+    make, update, build = Average.__init__, Average.update, training.build
+
+    def started(average, network, decay):
+        make(average, network, decay)
+        seen.append(checkpoint.weights_of(network))
+
+    def updated(average, strategy):
+        update(average, strategy)
+        seen.append({weight.path: weight.numpy() for weight in average.weights})
+
+    def built(*args, **kwargs):
+        if "precision" in kwargs:  # to train
+            assert all(network() is None for network in networks)
+        model = build(*args, **kwargs)
+        if "precision" in kwargs:
+            networks.append(weakref.ref(model.network))
+        return model
+
+    monkeypatch.setattr(Average, "__init__", started)
+    monkeypatch.setattr(Average, "update", updated)
+    monkeypatch.setattr(training, "build", built)
+    options = [f"data={data}", *TINY, stages(1, 1), "train.ema=0.998", "train.eager=true"]
+    config = configs.load(ROOT / "configs" / "demo.yaml", options)
+    run = training.train(config, tmp_path / "run", progress=False)
+    steps = 3  # ten images by four
+    assert len(networks) == 2 and len(seen) == 2 * (1 + steps)
+    expected = seen[0]
+    for n, weights in enumerate([*seen[1 : 1 + steps], *seen[2 + steps :]], start=1):
+        keep = (1 + n) / (10 + n)
+        expected = {name: keep * value + (1 - keep) * weights[name] for name, value in expected.items()}
+    meta, averages = checkpoint.load(run.folder / "last.h5", "averages")
+    assert meta["state"]["averaged"] == 2 * steps
+    for name, value in expected.items():
+        np.testing.assert_allclose(averages[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_no_stage_of_any_seed_has_the_data_of_another():
+    config = load_config("demo")
+    seeds = {
+        training._stage_seed(config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})}), stage)
+        for seed in range(500)
+        for stage in range(4)
+    }
+    assert len(seeds) == 2000 and set(range(500)) < seeds  # the first stage's is train.seed
+
+
+@pytest.mark.parametrize("count, batch, replicas", [(4, 16, 8), (4, 16, 1), (3, 16, 2), (20, 16, 2), (5, 2, 4)])
+def test_what_is_overfit_makes_batches_for_every_replica(count, batch, replicas):
+    config = load_config("demo", f"train.batch={batch}", "data=" + str(ROOT))
+    chosen = training._by_heart(config, count, replicas).train.batch
+    assert chosen % replicas == 0 and chosen >= min(batch, count) and chosen < min(batch, count) + replicas
+
+
+def test_an_epoch_of_what_is_overfit_has_at_least_25_steps_however_many_replicas(data):
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}"])
+    for replicas in (1, 8):
+        chosen = training._by_heart(config, 4, replicas)
+        learned, judged = training._read_stage(chosen, 0, 4)
+        assert len(learned.records) == 25 * chosen.train.batch and len(judged.records) == 4
 
 
 def test_without_a_box_to_judge_by_the_last_epoch_is_the_best_and_the_reason_is_said_first(data, tmp_path):

@@ -227,19 +227,19 @@ def test_the_auxiliary_head_learns_more_candidates_by_the_leads_judgement_or_its
     assert tuple(terms) == objective.terms
 
 
-def test_replicas_add_up_to_the_batch():
-    raw, sample, boxes = random_raw(2), scene("padding"), decoder()
-    objective = Balanced(boxes, ota, balance=BALANCE)
-    both, counts = objective(raw, boxes(raw), sample), []
-
-    def parts(total):
-        for b in range(2):
-            part = {name: {level: x[b : b + 1] for level, x in levels.items()} for name, levels in raw.items()}
-            one = tf.nest.map_structure(lambda x, b=b: x[b : b + 1], sample)
-            yield objective(part, boxes(part), one, total)
-
-    list(parts(lambda x: counts.append(x) or x))
-    images, answers = (counts[i] + counts[i + 2] for i in range(2))
-    sums = list(parts(lambda x: answers if len(x.shape) else images))
+@pytest.mark.parametrize("kind", ["padding", "an empty picture"])
+def test_parts_add_up_to_the_batch_with_the_auxiliary_head_too(kind):
+    """Each normalised by the positives of both, level by level, and the batch's images."""
+    raw, other, sample, boxes = random_raw(2), random_raw(4), scene(kind), decoder()
+    objective = Balanced(boxes, ota, balance=BALANCE, aux={"cells": 5, "topk": 20})
+    both = objective(raw | {"aux": other}, boxes(raw), sample)
+    _, counts = objective.sums(raw | {"aux": other}, boxes(raw), sample)
+    assert counts["images"] == 2 and sum(counts["positives"]) < sum(counts["aux"]["positives"])
+    added = dict.fromkeys(both, 0.0)
+    for b in range(2):
+        part, given = tf.nest.map_structure(lambda x, b=b: x[b : b + 1], (raw | {"aux": other}, sample))
+        sums, _ = objective.sums(part, boxes({name: part[name] for name in raw}), given)
+        for name, value in objective.normalised(sums, counts).items():
+            added[name] += value
     for name in both:
-        np.testing.assert_allclose(sum(part[name] for part in sums), both[name], rtol=1e-5)
+        np.testing.assert_allclose(added[name], both[name], rtol=1e-5)

@@ -215,21 +215,21 @@ def test_the_loss_equals_the_sums(kind):
     assert tuple(terms) == objective.terms
 
 
-def test_replicas_add_up_to_the_batch():
-    """Each divides by the whole batch's count."""
+def test_parts_add_up_to_the_batch():
+    """Each is normalised by the sum of the whole batch's qualities."""
     raw, sample, decoder = random_raw(2), scene("a crowd"), Dfl()
     objective = Aligned(decoder, task_aligned)
     both = objective(raw, decoder(raw), sample)
-    counts, sums = [], []
-    for total in (lambda x: counts.append(x) or x, lambda x: sum(counts)):  # the counts first, then with them
-        sums = []
-        for b in range(2):
-            part = {name: {level: x[b : b + 1] for level, x in levels.items()} for name, levels in raw.items()}
-            sums.append(
-                objective(part, decoder(part), tf.nest.map_structure(lambda x, b=b: x[b : b + 1], sample), total)
-            )
+    _, counts = objective.sums(raw, decoder(raw), sample)
+    added = dict.fromkeys(both, 0.0)
+    for b in range(2):
+        part, given = tf.nest.map_structure(lambda x, b=b: x[b : b + 1], (raw, sample))
+        sums, own = objective.sums(part, decoder(part), given)
+        assert 0 < own["quality"] < counts["quality"]
+        for name, value in objective.normalised(sums, counts).items():
+            added[name] += value
     for name in both:
-        np.testing.assert_allclose(sum(part[name] for part in sums), both[name], rtol=1e-5)
+        np.testing.assert_allclose(added[name], both[name], rtol=1e-5)
 
 
 def test_the_auxiliary_head_answers_with_its_own_number_of_candidates():
