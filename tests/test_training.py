@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from types import SimpleNamespace
 
 import conftest
 import cv2
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -168,6 +170,9 @@ KINDS = {
     "corner": (Corner(), None, {}, False),
 }
 
+# With an auxiliary head there is all that there is without.
+EACH_KIND = [pytest.param(kind, marks=pytest.mark.slow) if f"{kind} with aux" in KINDS else kind for kind in KINDS]
+
 
 def lightest(kind, *, frozen_norm=True, dropout=0.0, unread=False):
     """A Model of one convolution and one batch norm a level, with a decoder and an objective of KINDS."""
@@ -235,7 +240,7 @@ def lightest_step(kind, sample, replicas=1, accumulate=1, eager=False, **options
     return {name: after[name] - before[name] for name in before}, figures, model
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH_KIND)
 def test_parts_and_replicas_take_the_step_of_the_whole(kind):
     """Of every objective, by SGD, whatever each part holds. Batch norm looks at a part at a time by its nature, so it stands still."""
     assert {kind.split()[0] for kind in KINDS} == set(OBJECTIVES)
@@ -243,21 +248,18 @@ def test_parts_and_replicas_take_the_step_of_the_whole(kind):
     _, counts = training._loss_sums(lightest(kind), sample)
     assert min(np.min(count) for count in tf.nest.flatten(counts)) > 1  # else all would be divided by 1
     whole, figures, _ = lightest_step(kind, sample, eager=True)
-    for replicas, accumulate, eager in ((1, 4, True), (2, 2, False)):
-        parts, figures_of_parts, _ = lightest_step(kind, sample, replicas, accumulate, eager)
-        assert figures_of_parts == pytest.approx(figures, rel=1e-5), (replicas, accumulate)
-        assert_close(whole, parts, 1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_without_boxes_is_the_same_in_parts_and_finite(kind):
-    sample = uneven()
-    sample = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1, crowd=np.zeros_like(sample.crowd))
-    whole, figures, _ = lightest_step(kind, sample, eager=True)
-    parts, figures_of_parts, _ = lightest_step(kind, sample, accumulate=4, eager=True)
-    assert np.isfinite(list(figures.values())).all() and figures["loss"] > 0
+    parts, figures_of_parts, _ = lightest_step(kind, sample, replicas=2, accumulate=2, eager=True)
     assert figures_of_parts == pytest.approx(figures, rel=1e-5)
     assert_close(whole, parts, 1e-5)
+
+
+@pytest.mark.parametrize("kind", EACH_KIND)
+def test_a_batch_without_boxes_has_finite_terms_in_parts_too(kind):
+    sample = uneven()
+    sample = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1, crowd=np.zeros_like(sample.crowd))
+    changes, figures, _ = lightest_step(kind, sample, accumulate=2, eager=True)
+    assert np.isfinite(list(figures.values())).all() and figures["loss"] > 0
+    assert all(np.isfinite(change).all() for change in changes.values())
 
 
 def test_what_is_counted_first_leaves_no_trace():
@@ -411,6 +413,13 @@ def test_the_average_holds_all_weights_batch_norm_too_and_follows_the_formula():
         average.update(tf.distribute.get_strategy())
     for name, value in average.arrays().items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
+    other = Average(network, 0.9)  # a later stage's goes on where this one ended
+    other.load(average.arrays(), average.steps.numpy())
+    for each in (average, other):
+        each.update(tf.distribute.get_strategy())
+    assert int(other.steps) == 51
+    for name, value in average.arrays().items():
+        np.testing.assert_array_equal(value, other.arrays()[name])
 
 
 def test_schedules_by_hand():
@@ -492,6 +501,11 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kil
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
+    if len(epochs) == 1:  # as earlier versions wrote it, which did not know how many steps the averages hold
+        with h5py.File(last, "r+") as file:
+            meta = json.loads(file["meta"][()])
+            assert meta["state"].pop("averaged") > 0
+            file["meta"][()] = json.dumps(meta)
     resumed = tfyolo("train", tmp_path / "killed", "--resume")
     assert resumed.returncode == 0, resumed.stdout
     groups = ("weights", "averages", "optimizer", "random")
@@ -563,6 +577,71 @@ def test_pictures_that_are_broken_or_of_another_size_are_named(data, tmp_path):
     assert "left out, as unreadable: 1 picture, 1 so far" in result.stderr and victim.name in result.stderr
     assert f"not the one annotated: 1 picture, 1 so far:\n  {shrunk}: 20 x 30, annotated " in result.stderr
     assert result.stderr.count(f"evaluation: left out, as unreadable: 1 picture: {judged}") == 1
+
+
+@pytest.mark.slow
+def test_a_second_stage_goes_on_with_the_averages_of_the_first_whose_model_is_gone(data, tmp_path, monkeypatch):
+    """Against the formula, from the weights of every step of both: (1 + n) / (10 + n) counts on. n is kept in last.h5."""
+    seen, networks = [], []
+    make, update, build = Average.__init__, Average.update, training.build
+
+    def started(average, network, decay):
+        make(average, network, decay)
+        seen.append(checkpoint.weights_of(network))
+
+    def updated(average, strategy):
+        update(average, strategy)
+        seen.append({weight.path: weight.numpy() for weight in average.weights})
+
+    def built(*args, **kwargs):
+        if "precision" in kwargs:  # to train
+            assert all(network() is None for network in networks)
+        model = build(*args, **kwargs)
+        if "precision" in kwargs:
+            networks.append(weakref.ref(model.network))
+        return model
+
+    monkeypatch.setattr(Average, "__init__", started)
+    monkeypatch.setattr(Average, "update", updated)
+    monkeypatch.setattr(training, "build", built)
+    options = [f"data={data}", *TINY, stages(1, 1), "train.ema=0.998", "train.eager=true"]
+    config = configs.load(ROOT / "configs" / "demo.yaml", options)
+    run = training.train(config, tmp_path / "run", progress=False)
+    steps = 3  # ten images by four
+    assert len(networks) == 2 and len(seen) == 2 * (1 + steps)
+    expected = seen[0]
+    for n, weights in enumerate([*seen[1 : 1 + steps], *seen[2 + steps :]], start=1):
+        keep = (1 + n) / (10 + n)
+        expected = {name: keep * value + (1 - keep) * weights[name] for name, value in expected.items()}
+    meta, averages = checkpoint.load(run.folder / "last.h5", "averages")
+    assert meta["state"]["averaged"] == 2 * steps
+    for name, value in expected.items():
+        np.testing.assert_allclose(averages[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_no_stage_of_any_seed_has_the_data_of_another():
+    config = load_config("demo")
+    seeds = {
+        training._stage_seed(config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})}), stage)
+        for seed in range(500)
+        for stage in range(4)
+    }
+    assert len(seeds) == 2000 and set(range(500)) < seeds  # the first stage's is train.seed
+
+
+@pytest.mark.parametrize("count, batch, replicas", [(4, 16, 8), (4, 16, 1), (3, 16, 2), (20, 16, 2), (5, 2, 4)])
+def test_what_is_overfit_makes_batches_for_every_replica(count, batch, replicas):
+    config = load_config("demo", f"train.batch={batch}", "data=" + str(ROOT))
+    chosen = training._by_heart(config, count, replicas).train.batch
+    assert chosen % replicas == 0 and chosen >= min(batch, count) and chosen < min(batch, count) + replicas
+
+
+def test_an_epoch_of_what_is_overfit_has_at_least_25_steps_however_many_replicas(data):
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}"])
+    for replicas in (1, 8):
+        chosen = training._by_heart(config, 4, replicas)
+        learned, judged = training._read_stage(chosen, 0, 4)
+        assert len(learned.records) == 25 * chosen.train.batch and len(judged.records) == 4
 
 
 def test_without_a_box_to_judge_by_the_last_epoch_is_the_best_and_the_reason_is_said_first(data, tmp_path):
