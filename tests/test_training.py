@@ -748,6 +748,16 @@ def test_out_of_memory_says_what_would_fit(data, tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+def test_a_model_that_does_not_fit_is_no_traceback(data, tmp_path, monkeypatch):
+    def large(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor of 9 GB\nHint: ...")
+
+    monkeypatch.setattr(training, "build", large)
+    result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", tmp_path / "run")
+    assert result.exit_code == 1 and "training keeps beside it (OOM when allocating tensor of 9 GB)" in result.stderr
+    assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize(
     "whole, replicas, accumulate, fits, words",
     [(16, 1, 1, 4, "16 images .*train.accumulate=4 .*train.batch=4 "), (32, 2, 2, 2, "8 images .*train.accumulate=8 .*train.batch=8 "),

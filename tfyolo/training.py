@@ -225,6 +225,12 @@ def train(
             last = folder / "last.h5"
             if not last.exists():
                 _discard(folder)
+            if isinstance(error, tf.errors.ResourceExhaustedError):
+                reason = str(error.message).partition("\n")[0]
+                raise TrainingError(
+                    f"{folder}: a device's memory does not suffice for the model and what training keeps beside it ({reason}); "
+                    "expected a smaller model or model.input_size, or nothing else on the device"
+                ) from error
             if isinstance(error, KeyboardInterrupt):
                 epochs = checkpoint.read_meta(last)["state"]["epoch"] if last.exists() else 0
                 raise Stopped(folder, epochs) from None
@@ -439,8 +445,6 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             state = {**state, "stage": stage_index, "epoch": row["epoch"], "averaged": int(average.steps.numpy())}
             history.add(row)
             _log(board, row)
-            if "AP" in row:
-                visualize.training_curves(history.path, folder / "results.png")
             if progress:
                 tqdm.write(_line(row, epochs, improved, clock.left))
             for name, found in (("skipped", skipped), ("resized", resized)):
@@ -465,6 +469,8 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             }
             meta = {"state": state, "overfit": overfit, **origin}
             checkpoint.save(folder / "last.h5", describe(judge, **meta), **saved)
+            if "AP" in row:
+                visualize.training_curves(history.path, folder / "results.png")
             if overfit and improved and metrics["AP50"] >= PERFECT:
                 return Run(folder, state["best"])
         done += stage.epochs
@@ -499,10 +505,10 @@ def _folder(config, out, resume):
 
 
 def _discard(folder):
-    """Removes what a run writes before its first epoch is finished."""
-    for file in (folder / "config.yaml", *folder.glob("train_batch*.png")):
-        file.unlink(missing_ok=True)
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    """Removes what a run writes until its first epoch is finished, that is until last.h5 is there."""
+    names = ("config.yaml", "history.csv", "best.h5", "results.png", "train_batch*.png", "pictures", "tensorboard")
+    for path in (path for name in names for path in folder.glob(name)):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _finished(config, state, overfit):
