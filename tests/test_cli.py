@@ -591,7 +591,7 @@ TYPED = [
     (["train", "yolov8n", "train.bach=3"], "train.bach: unknown key; did you mean batch?"),
     (["train", "yolov8n", "data=.", "model.neck=pam"], "model.neck.name: expected one of identity, up_cat"),
     (["train", "yolov8n", "data=.", "model.neck=pam"], "received 'pam'; did you mean pan?"),
-    (["train", "yolov8n", "data=.", "model.backbone.widht=1"], "c2f has no such option; its options: depth, width),
+    (["train", "yolov8n", "data=.", "model.backbone.widht=1"], "c2f has no such option; its options: depth, width"),
     (
         ["train", "yolov8n", "data=.", "model.backbone.width=big"],
         "model.backbone.width: expected float, received 'big'",
@@ -609,8 +609,14 @@ TYPED = [
     (["train", "yolov8n", "--nonsense"], "--nonsense"),
     (["train", "yolov8n", "data=.", "out=runs/x"], "out=runs/x: an option, which has dashes; write --out runs/x"),
     (["train", "yolov8n", "data=.", "resume=true"], "an option, which has dashes; write --resume"),
-    (["train", "yolov8n.pt", "data=."], "PyTorch's weights; `tfyolo import yolov8n.pt` makes a run of them, which can be trained"),
-    (["train", "data.weights", "data=."], "Darknet's weights; `tfyolo import NET.cfg data.weights` makes a run of them"),
+    (
+        ["train", "yolov8n.pt", "data=."],
+        "PyTorch's weights; `tfyolo import yolov8n.pt` makes a run of them, which can be trained",
+    ),
+    (
+        ["train", "data.weights", "data=."],
+        "Darknet's weights; `tfyolo import NET.cfg data.weights` makes a run of them",
+    ),
     (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
     (["val", ".", "--data", "nowhere"], "nowhere: expected a data set's folder or file"),
     (["predict", ".", "missing.jpg"], "missing.jpg: expected a picture, a video, a folder or a glob"),
