@@ -593,7 +593,7 @@ TYPED = [
     (["train", "yolov8n", "train.bach=3"], "train.bach: unknown key; did you mean batch?"),
     (["train", "yolov8n", "data=.", "model.neck=pam"], "model.neck.name: expected one of identity, up_cat"),
     (["train", "yolov8n", "data=.", "model.neck=pam"], "received 'pam'; did you mean pan?"),
-    (["train", "yolov8n", "data=.", "model.backbone.widht=1"], "c2f has no such option; did you mean width?"),
+    (["train", "yolov8n", "data=.", "model.backbone.widht=1"], "c2f has no such option; its options: depth, width"),
     (
         ["train", "yolov8n", "data=.", "model.backbone.width=big"],
         "model.backbone.width: expected float, received 'big'",
@@ -601,7 +601,7 @@ TYPED = [
     (["train", "yolov8n", "data=.", "model.decoder=anchor"], "anchor needs the option 'anchors', received none"),
     (["train", "yolov8n", "data=.", "optimizer=adamv"], "train.optimizer.name: expected one of sgd, adamw"),
     (["train", "yolov8n", "data=.", "train.optimizer={name: sgd, momentun: .9}"], "sgd has no such option"),
-    (["train", "yolov8n", "data=.", "model.postprocess.iuo=1"], "nms has no such option; did you mean iou?"),
+    (["train", "yolov8n", "data=.", "model.postprocess.iuo=1"], "; did you mean iou?"),
     (["train", "yolov8n", "data=.", "device=tpu"], "expected cpu, gpu, or the numbers of GPUs"),
     (["train", "yolov8n", "data=.", "--device", "0,0"], "expected cpu, gpu, or the numbers of GPUs"),
     (["train", "cornernet-hg104", "data=.", "epochs=3"], "2 stages; say of which, as train.stages.0.epochs=3"),
@@ -611,7 +611,14 @@ TYPED = [
     (["train", "yolov8n", "--nonsense"], "--nonsense"),
     (["train", "yolov8n", "data=.", "out=runs/x"], "out=runs/x: an option, which has dashes; write --out runs/x"),
     (["train", "yolov8n", "data=.", "resume=true"], "an option, which has dashes; write --resume"),
-    (["train", "yolov8n.pt", "data=."], "PyTorch's weights; `tfyolo import yolov8n.pt` makes a run of them"),
+    (
+        ["train", "yolov8n.pt", "data=."],
+        "PyTorch's weights; `tfyolo import yolov8n.pt` makes a run of them, which can be trained",
+    ),
+    (
+        ["train", "data.weights", "data=."],
+        "Darknet's weights; `tfyolo import NET.cfg data.weights` makes a run of them",
+    ),
     (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
     (["val", ".", "--data", "nowhere"], "nowhere: expected a data set's folder or file"),
     (["predict", ".", "missing.jpg"], "missing.jpg: expected a picture, a video, a folder or a glob"),

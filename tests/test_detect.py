@@ -542,3 +542,19 @@ def test_an_export_looks_once(tmp_path):
     path = exports.export(lively("demo"), tmp_path, [exports.Form("tflite")])["tflite"].path
     with pytest.raises(CheckpointError, match="an export looks once; to flip and to scale, name the run"):
         detect.load(path, flip=True)
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("yolov8n.pt", "PyTorch's weights; `tfyolo import .*yolov8n.pt` makes a run of them"),
+        ("yolov4.weights", "Darknet's weights; `tfyolo import NET.cfg .*yolov4.weights` makes a run of them"),
+        ("nowhere", "expected a file of weights"),
+        (None, "expected the path of a run or an export, received None"),
+    ],
+)
+def test_what_is_no_model_is_told(path, message, tmp_path):
+    if path and "." in path:
+        (tmp_path / path).write_bytes(b"weights")
+    with pytest.raises(CheckpointError, match=message):
+        detect.load(path and tmp_path / path)

@@ -422,8 +422,8 @@ def _find(name, folder="", reader=None):
         return (others or files)[0]
     if os.path.isdir(here):
         raise ConfigError(f"{here}: expected a config in YAML, received a folder")
-    if name.endswith(WEIGHTS):
-        raise ConfigError(f"{here}: {_NO_CONFIG[os.path.splitext(name)[1]].format(name)}")
+    if what := foreign(here):
+        raise ConfigError(f"{here}: expected a config in YAML, received {what}, which can be trained further")
     stem = Path(name).stem.lower()
     beside = difflib.get_close_matches(os.path.basename(here), [p.name for p in Path(here).parent.glob("*.yaml")], n=1)
     own = [stem] if stem in packaged_names() else difflib.get_close_matches(stem, packaged_names(), n=3)
@@ -433,13 +433,14 @@ def _find(name, folder="", reader=None):
     raise ConfigError(f"{here}: no such file, {tried or 'expected a config in YAML'}{hint}")
 
 
-# Files that are given for a config by mistake.
-_NO_CONFIG = {
-    ".pt": "no config but PyTorch's weights; `tfyolo import {}` makes a run of them, which can be trained further",
-    ".weights": "no config but Darknet's weights; `tfyolo import NET.cfg {}` makes a run of them, which can be trained further",
-    ".h5": "no config but weights; name a config, and init={} to begin with them",
-}
-WEIGHTS = tuple(_NO_CONFIG)
+def foreign(path):
+    """What the file of weights at a path is, by its suffix, and what makes a model of it; None if it is of no other program."""
+    suffix = os.path.splitext(path)[1]
+    told = {
+        **dict.fromkeys((".pt", ".pth"), "PyTorch's weights; `tfyolo import {}` makes a run of them"),
+        ".weights": "Darknet's weights; `tfyolo import NET.cfg {}` makes a run of them",
+    }
+    return told[suffix].format(path) if suffix in told else None
 
 
 def _read(file, problems, above=()):
@@ -447,10 +448,8 @@ def _read(file, problems, above=()):
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        kind = os.path.splitext(file)[1]
-        if kind in WEIGHTS:
-            raise ConfigError(f"{file}: {_NO_CONFIG[kind].format(file)}") from None
-        raise ConfigError(f"{file}: expected a config in YAML, received a file that is not text in UTF-8") from None
+        received = foreign(file) or "a file that is not text in UTF-8"
+        raise ConfigError(f"{file}: expected a config in YAML, received {received}") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     root = _compose(text, file, lambda mark: f"{file}:{mark.line + 1}", problems)

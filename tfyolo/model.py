@@ -252,6 +252,8 @@ def weights_file(path):
 
 def load_model(path: str | os.PathLike) -> Model:
     """A Model with the weights that a run, or a .h5 file, holds; of last.h5 the averages, as training judged them."""
+    if what := configs.foreign(os.fspath(path)):
+        raise checkpoint.CheckpointError(f"{path}: expected a run or a .h5 file, received {what}")
     file = weights_file(path)
     meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
     config = configs.from_json(meta["config"])

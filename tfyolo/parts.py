@@ -67,7 +67,7 @@ def check_options(config, path, part, known):
         if name not in known:
             choices = ", ".join(known) or "none"
             hint = _near(name, known)
-            raise config.error(f"{path}.{name}", f"{part.name} has no such option{hint}; its options: {choices}")
+            raise config.error(f"{path}.{name}", f"{part.name} has no such option; its options: {choices}{hint}")
         options[name] = _typed(config, f"{path}.{name}", value, known[name].annotation)
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
