@@ -485,14 +485,14 @@ def test_no_step_takes_more_images_than_there_are_where_that_can_be(batch, count
 )
 def test_out_of_memory_says_what_would_fit(replicas, said, data, tmp_path, monkeypatch):
     """A device has room for one image."""
-    terms = training.loss_terms
+    convert = tf.image.convert_image_dtype  # of a step's images, the first that is done with them
 
-    def tight(model, sample, *options):
-        if sample.image.shape[0] > 1:
+    def tight(images, dtype):
+        if images.shape[0] > 1:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-        return terms(model, sample, *options)
+        return convert(images, dtype)
 
-    monkeypatch.setattr(training, "loss_terms", tight)
+    monkeypatch.setattr(tf.image, "convert_image_dtype", tight)
     monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(replicas))
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1)])
     with pytest.raises(training.TrainingError, match=f"epoch 1, step 1: {said}"):
