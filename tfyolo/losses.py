@@ -558,9 +558,8 @@ class Corner(Objective):
             stacks.append(self._of_a_stack(maps, targets, objects))
             raw = raw.get("aux")
         sums = {name: sum(stack[name] for stack in stacks) / len(stacks) for name in self.gains}
-        corners = ops.sum(
-            ops.cast(ops.equal(targets.heat, 1.0), "float32"), axis=(0, 1, 2, 4)
-        )  # [2], cells of each kind
+        corners = ops.cast(ops.equal(targets.heat, 1.0), "float32")
+        corners = ops.sum(corners, axis=(0, 1, 2, 4))  # [2], cells of each kind
         return sums, {"images": _images(sample), "corners": corners, "objects": ops.sum(objects)}
 
     def normalised(self, sums, counts):
