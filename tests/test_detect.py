@@ -390,7 +390,7 @@ def test_results_go_into_other_libraries(found, monkeypatch):
     played = SimpleNamespace(Detections=lambda xyxy, **more: {"xyxy": xyxy, **more}, DataFrame=dict)
     for name in ("supervision", "pandas"):
         monkeypatch.setitem(sys.modules, name, None)  # not installed
-        with pytest.raises(ImportError, match=f"needs {name}, which is not installed: pip install {name}"):
+        with pytest.raises(ImportError, match=f"needs {name}: pip install {name} "):
             getattr(found, f"to_{name}")()
         monkeypatch.setitem(sys.modules, name, played)
     made = found.to_supervision()

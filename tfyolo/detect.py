@@ -366,7 +366,7 @@ def _library(name, method):
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{method}() needs {name}, which is not installed: pip install {name}", name=name) from error
+        raise ImportError(f"{method}() needs {name}: pip install {name} ({error})", name=name) from error
 
 
 # --- what is a picture ----------------------------------------------------------------------------------------------------------
