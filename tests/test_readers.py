@@ -12,7 +12,7 @@ import pytest
 
 from tfyolo.config import Data
 from tfyolo.data import records
-from tfyolo.data.readers import READERS, DataError, SplitError, picture_size, read, read_configured, splits
+from tfyolo.data.readers import FORMATS, DataError, SplitError, picture_size, read, read_configured, splits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -206,7 +206,7 @@ def test_all_formats_say_the_same(layout, split, tmp_path):
 
 
 def test_tables_are_complete():
-    assert {layout.split()[0] for layout in MAKERS} == READERS.keys()
+    assert {layout.split()[0] for layout in MAKERS} == FORMATS.keys()
 
 
 def test_category_ids_are_the_files(tmp_path):

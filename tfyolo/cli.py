@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 130 stopped by Ctrl-C.
 """
 
+import contextlib
 import json as jsons
 import math
 import os
@@ -51,6 +52,26 @@ class _Range(click.FloatRange):
         return number
 
 
+class _DataFormat(click.ParamType):
+    """One of the formats of data that there are, for which their table is asked when it matters."""
+
+    name = "format"
+
+    def convert(self, value, param, context):
+        if value not in self._formats():
+            self.fail(f"{value!r} is not one of {', '.join(self._formats())}.", param, context)
+        return value
+
+    def get_metavar(self, param, ctx=None):
+        return f"[{'|'.join(self._formats())}]"
+
+    @staticmethod
+    def _formats():
+        from tfyolo.data.readers import FORMATS
+
+        return tuple(FORMATS)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="tfyolo")
 def main():
@@ -61,9 +82,7 @@ _json = click.option(
     "--json", "as_json", is_flag=True, help="Print the figures as JSON on standard output, and nothing else."
 )
 _images = click.option("--images", help="Folder of the pictures, if the annotations do not lead there.")
-_format = click.option(
-    "--data-format", type=click.Choice(["coco", "voc", "yolo", "tfrecord"]), help="Only if the data is not recognised."
-)
+_format = click.option("--data-format", type=_DataFormat(), help="Only if the data is not recognised.")
 
 
 def _views(command):
@@ -274,8 +293,12 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
     if path is None and data is None:
         raise click.UsageError(f"{model} does not say what it was trained with; name the data: --data PATH")
     if path is None:
-        path, images, data_format = data.path, images or data.images, data_format or data.format
-    source = _read_split(path, split or (data.val if data else "val"), images=images, format=data_format)
+        chosen = {"images": images or data.images, "format": data_format or data.format}
+        with _split_hint():
+            source = readers.read_configured(data.model_copy(update=chosen), split or "val", None, run=model)
+    else:
+        named = data.val if data and isinstance(data.val, str) else "val"
+        source = _read_split(path, split or named, images=images, format=data_format)
     if left_out := readers.faults(source, "evaluation"):
         click.echo(left_out, err=True)
     report = judge(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
@@ -291,10 +314,18 @@ def _read_split(path, split, **options):
     """readers.read for the commands that take --split."""
     from tfyolo.data import readers
 
-    try:
+    with _split_hint():
         return readers.read(path, split, **options)
-    except readers.SplitError as error:
-        raise readers.SplitError(f"{error}. Name one of them: --split ...") from None
+
+
+@contextlib.contextmanager
+def _split_hint():
+    from tfyolo.data.readers import SplitError
+
+    try:
+        yield
+    except SplitError as error:
+        raise SplitError(f"{error}. Name one of them: --split ...") from None
 
 
 def _given(**options):
@@ -475,7 +506,9 @@ def export(
 
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
+    from tfyolo import config as configs
     from tfyolo import exports
+    from tfyolo.data import readers
     from tfyolo.model import load_model, weights_file
 
     _no_export(run, "name the run that it was made from")
@@ -501,11 +534,9 @@ def export(
         raise click.UsageError("--max-drop is judged on data, expected --data with it")
     if path or (whole and model.config.data):
         data = model.config.data
-        given = (path, images, data_format) if path else (data.path, data.images, data.format)
-        names = ("train", "val") if path else (data.train, data.val)
-        options = {"images": given[1], "format": given[2]}
-        calibration = _read_split(given[0], names[0], **options) if whole else None
-        judged = _read_split(given[0], names[1], **options)
+        data = configs.Data(path=path, images=images, format=data_format) if path else data
+        *calibration, judged = readers.read_all_configured(data, ("train", "val") if whole else ("val",), run=run)
+        calibration = calibration[0] if whole else None
     made = exports.export(
         model,
         out,

@@ -57,7 +57,8 @@ class Report(NamedTuple):
     `score`. score: the least score that counts where F1, all classes pooled, is best. confusion: [K+1, K+1] at `score`,
     rows the truths, columns what was found; the last row counts boxes where nothing is, the last column missed truths.
     seconds: an image's {"read", "network", "postprocess", "total"}; read is what was left to wait for.
-    counts: {"images", "truths", "crowds", "detections", "skipped"}, the last the files that could not be read.
+    counts: {"images", "truths", "crowds", "detections", "skipped"}, the last the files that could not be read. left_out: the classes that
+    only the detector or only the data knows, and that count nowhere.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Report(NamedTuple):
     curves: Curves
     seconds: dict
     counts: dict
+    left_out: str = ""
 
     def to_json(self):
         """All of it as plain lists, dicts and numbers; nan becomes null."""
@@ -85,6 +87,7 @@ class Report(NamedTuple):
         times = ", ".join(f"{name} {1000 * self.seconds[name]:.1f}" for name in ("read", "network", "postprocess"))
         lines = [
             f"{self.title}: {numbers}",
+            *([f"  {self.left_out}"] if self.left_out else []),
             "",
             f"  AP     {shown['AP']:<5}  average precision, mean over IoU 0.50 to 0.95: COCO's main figure",
             f"  AP50   {shown['AP50']:<5}  where an overlap (IoU) of 0.50 makes a box right",
@@ -112,11 +115,11 @@ def evaluate(detector, source, *, batch=8, out=None, progress=True, pictures=0):
 
     batch: pictures at a time. out: a folder for metrics.json, detections.json (COCO's results format, the file's own
     ids), pr_curve.png, f1_curve.png and confusion.png; pictures: how many to draw there, those with most errors first.
-    Raises EvaluationError if the detector knows other classes than the data.
+    What only one of the detector and the data knows is left out, by name. Raises EvaluationError if they have no class in common.
     """
-    label_of = _label_of(detector.classes, source)
+    source, label_of, left_out = _in_common(detector.classes, source)
     found, seconds = _find(detector, source, label_of, batch, progress) if source.records else ([], None)
-    report = judge(source, found, seconds)
+    report = judge(source, found, seconds)._replace(left_out=left_out)
     if out is not None:
         _write(Path(out), report, source, found, pictures)
     return report
@@ -193,19 +196,23 @@ _SYNONYMS = {
 }
 
 
-def _label_of(classes, source):
-    """[K] the data set's label for each of the detector's."""
+def _in_common(classes, source):
+    """(the Source with the classes that the detector knows too, [K] the label there of each of the detector's or -1, what is left out)."""
     theirs = source.classes
     classes = tuple(_SYNONYMS.get(name, name) if name not in theirs else name for name in classes)
     numbered = theirs == tuple(map(str, range(len(theirs))))  # a YOLO folder without a list of names
-    if tuple(classes) == theirs or (numbered and len(classes) == len(theirs)):
-        return np.arange(len(theirs))
-    if sorted(classes) == sorted(theirs):
-        return np.array([theirs.index(name) for name in classes])
-    raise EvaluationError(
-        f"{_title(source)}: expected the classes that the detector knows, {_shortened(classes)}, "
-        f"received {_shortened(theirs)}"
-    )
+    if classes == theirs or (numbered and len(classes) == len(theirs)):
+        return source, np.arange(len(theirs)), ""
+    common = [name for name in theirs if name in classes]
+    if not common:
+        raise EvaluationError(
+            f"{_title(source)}: expected classes that the detector knows, {_shortened(classes)}, received {_shortened(theirs)}"
+        )
+    label_of = np.array([common.index(name) if name in common else -1 for name in classes])
+    only = [[name for name in ours if name not in common] for ours in (classes, theirs)]
+    told = [f"only {who} {_shortened(names)}" for who, names in zip(("the detector knows", "the data has"), only, strict=True) if names]
+    left_out = f"evaluated on {_shortened(common)} by name, left out: {'; '.join(told)}" if told else ""
+    return source.with_classes(common) if len(common) < len(theirs) else source, label_of, left_out
 
 
 def _title(source):
@@ -246,6 +253,7 @@ def _find(detector, source, label_of, batch, progress):
                 boxes = in_files[b, kept]
                 inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # what lies wholly beside the picture goes
                 labels = label_of[detections.labels[b, kept]]
+                inside &= labels >= 0  # a class that the data does not know
                 found[ids[b]] = Found(boxes[inside], detections.scores[b, kept][inside], labels[inside])
             images = int((ids >= 0).sum())
             laps.append((images, read - started, network - read, postprocess - network))

@@ -222,7 +222,7 @@ def _train(config, out, resume, overfit, progress, interrupted):
         )
 
     # Data: all of it is read before the first step, so that what is wrong shows now and not at hour three
-    sources = [_read_stage(config, i, overfit) for i in range(len(config.train.stages))]
+    sources = [_read_stage(config, i, overfit, run=folder) for i in range(len(config.train.stages))]
     first = sources[0][0]
     classes = first.classes
     for i, pair in enumerate(sources):
@@ -231,12 +231,15 @@ def _train(config, out, resume, overfit, progress, interrupted):
                 raise config.error(_data_of(config, i)[1], _other_classes(source, first))
     for warning in dict.fromkeys(warning for pair in sources for warning in _warnings(*pair)):
         tqdm.write(warning, file=sys.stderr)
+    config, divisions = _with_divisions(config, sources, folder)
     _check_rounding(config, resume)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     judge = rounding(judge) if config.train.quantize else judge
     detector = Detector.of(judge, source=folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
+    for file, division in divisions.items():
+        division.write(file)
     history = _History(folder / "history.csv", keep=state["epoch"])
     board = tf.summary.create_file_writer(str(folder / "tensorboard"))
 
@@ -427,9 +430,8 @@ def _found_from_anywhere(config):
     def absolute(data):
         if data is None:
             return None
-        paths = {
-            name: value and os.path.abspath(value) for name, value in (("path", data.path), ("images", data.images))
-        }
+        given = {name: getattr(data, name) for name in ("path", "images", "division", "names")}
+        paths = {name: os.path.abspath(value) for name, value in given.items() if isinstance(value, str)}
         return data.model_copy(update=paths)
 
     stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
@@ -456,6 +458,26 @@ def _data_of(config, stage_index):
     return (own, f"train.stages.{stage_index}.data") if own else (config.data, "data")
 
 
+def _with_divisions(config, sources, folder):
+    """(the config whose data name the run's own file of what is held back, {that file: the Division to be written there})."""
+    divisions = {}
+
+    def divided(data, source, name):
+        if data is None or source.division is None:
+            return data
+        divisions[folder / name] = source.division
+        return data.model_copy(update={"division": os.path.abspath(folder / name)})
+
+    stages = list(config.train.stages)
+    for i, (learned, _) in enumerate(sources):
+        if stages[i].data:
+            stages[i] = stages[i].model_copy(update={"data": divided(stages[i].data, learned, f"division-{i}.json")})
+        else:
+            config = config.model_copy(update={"data": divided(config.data, learned, "division.json")})
+    train = config.train.model_copy(update={"stages": tuple(stages)})
+    return config.model_copy(update={"train": train}), divisions
+
+
 def _other_classes(source, first):
     """What is wrong with the classes of a Source that are not those of the first."""
     ours, theirs = (f"{one.name} {one.split}" for one in (first, source))
@@ -468,16 +490,19 @@ def _other_classes(source, first):
     return f"expected the {counted(len(first.classes), 'class')} of {ours} in {theirs} too, which {told}"
 
 
-def _read_stage(config, stage_index, overfit):
-    """(Source to learn from, Source to be judged on) of a stage."""
+def _read_stage(config, stage_index, overfit, run=None):
+    """(Source to learn from, Source to be judged on) of a stage. run: the folder of the run, where its division of the data may lie."""
     data, place = _data_of(config, stage_index)
     if data is None:
         raise config.error("data", "expected where the pictures and their labels lie (data=PATH), received none")
-    learned = readers.read_configured(data, "train", place)
+    learned, *judged = readers.read_all_configured(data, ("train",) if overfit else ("train", "val"), place, run)
     if not overfit:
         if not any(len(record.boxes) for record in learned.records):
             raise TrainingError(f"{data.path}: expected boxes to learn from, the split {data.train!r} has none")
-        return learned, readers.read_configured(data, "val", place)
+        (judged,) = judged
+        if judged.classes != learned.classes and set(judged.classes) <= set(learned.classes):
+            judged = judged.with_classes(learned.classes)  # the labels are those that are learned
+        return learned, judged
     some = tuple(record for record in learned.records if len(record.boxes))[:overfit]
     if len(some) < overfit:
         raise TrainingError(
