@@ -210,7 +210,11 @@ def _in_common(classes, source):
         )
     label_of = np.array([common.index(name) if name in common else -1 for name in classes])
     only = [[name for name in ours if name not in common] for ours in (classes, theirs)]
-    told = [f"only {who} {_shortened(names)}" for who, names in zip(("the detector knows", "the data has"), only, strict=True) if names]
+    told = [
+        f"only {who} {_shortened(names)}"
+        for who, names in zip(("the detector knows", "the data has"), only, strict=True)
+        if names
+    ]
     left_out = f"evaluated on {_shortened(common)} by name, left out: {'; '.join(told)}" if told else ""
     return source.with_classes(common) if len(common) < len(theirs) else source, label_of, left_out
 

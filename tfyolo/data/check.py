@@ -225,7 +225,11 @@ def _look_at_all(sources, progress):
     pictures = [record for source in sources.values() for record in source.records]
     most_pixels = next(iter(sources.values())).max_pixels
     decoded = tqdm(
-        _decode(pictures, most_pixels), total=len(pictures), desc="checking", unit="pictures", disable=not progress or None
+        _decode(pictures, most_pixels),
+        total=len(pictures),
+        desc="checking",
+        unit="pictures",
+        disable=not progress or None,
     )
     looks = (_look(record, *found, most_pixels) for record, found in zip(pictures, decoded, strict=True))
     return {name: list(itertools.islice(looks, len(source.records))) for name, source in sources.items()}

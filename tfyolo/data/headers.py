@@ -175,8 +175,8 @@ def _turned(tiff):
         (count,) = struct.unpack(order + "H", tiff[place : place + 2])
     except struct.error:
         return 1
-    values = [struct.unpack(order + "H2x", value)[0] for tag, _, value in _entries(tiff[place + 2 :][: 12 * count], order) if tag == ORIENTATION]
-    return max(values, default=1)
+    entries = _entries(tiff[place + 2 :][: 12 * count], order)
+    return max((struct.unpack(order + "H2x", value)[0] for tag, _, value in entries if tag == ORIENTATION), default=1)
 
 
 def _entries(octets, order):

@@ -3,22 +3,17 @@
 from tfyolo.data.headers import image_size as picture_size
 from tfyolo.data.sources import (
     FORMATS,
-    TOLERANCE,
-    DataError,
     DataSet,
-    Division,
-    Problem,
-    Record,
-    Source,
-    SplitError,
     faults,
-    meaning,
     read,
     read_all_configured,
     read_configured,
     splits,
     without_unions,
 )
+from tfyolo.data.sources.division import Division
+from tfyolo.data.sources.place import Format, meaning
+from tfyolo.data.sources.source import TOLERANCE, DataError, Problem, Record, Source, SplitError
 
 __all__ = [
     "FORMATS",
@@ -26,6 +21,7 @@ __all__ = [
     "DataError",
     "DataSet",
     "Division",
+    "Format",
     "Problem",
     "Record",
     "Source",

@@ -123,9 +123,13 @@ def _described(file):
         classes = {entry["id"]: entry["name"] for entry in content["categories"]}
         integer_ids = content["integer_ids"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ShardError(f"{file}: expected what tfyolo writes beside its shards ({type(error).__name__}); write them anew") from None
+        raise ShardError(
+            f"{file}: expected what tfyolo writes beside its shards ({type(error).__name__}); write them anew"
+        ) from None
     if not (classes and all(type(number) is int and isinstance(name, str) for number, name in classes.items())):
-        raise ShardError(f"{file}: expected `categories` with a number as `id` and a `name` each; write the shards anew")
+        raise ShardError(
+            f"{file}: expected `categories` with a number as `id` and a `name` each; write the shards anew"
+        )
     return classes, integer_ids is True
 
 
@@ -187,7 +191,10 @@ def _example(data, start, end, place):
     boxes = list(zip(*corners, strict=True))
     labels = values("image/object/class/label", INTEGERS)
     crowd, areas = flags("image/object/is_crowd", "image/object/difficult"), values("image/object/area", FLOATS)
-    if any(len(column) not in lengths for column, lengths in ((labels, {len(boxes)}), (crowd, {0, len(boxes)}), (areas, {0, len(boxes)}))):
+    if any(
+        len(column) not in lengths
+        for column, lengths in ((labels, {len(boxes)}), (crowd, {0, len(boxes)}), (areas, {0, len(boxes)}))
+    ):
         raise ValueError
     return Example(
         place,
@@ -207,7 +214,7 @@ BYTES, FLOATS, INTEGERS = 1, 2, 3  # the lists that a Feature may hold, by their
 
 
 def _values(data, start, end, wanted):
-    """The list of a Feature: (start, end) spans of a BytesList, the numbers of a FloatList or an Int64List. Raises ValueError for another."""
+    """The list of a Feature: (start, end) spans of a BytesList, the numbers of another. Raises ValueError if it is not of the kind."""
     result = []
     for kind, values in _fields(data, start, end):
         if kind != wanted:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources import coco, csv, labelme, tfrecord, voc, yolo
-from tfyolo.data.sources.division import Division, divide, read_division
+from tfyolo.data.sources.division import divide, read_division
 from tfyolo.data.sources.files import read_lines
-from tfyolo.data.sources.place import ORDER, SPLITS, Candidate, Format, Options, Place, meaning
-from tfyolo.data.sources.source import MOST_CLASSES, TOLERANCE, DataError, Problem, Record, Source, SplitError
+from tfyolo.data.sources.place import ORDER, Format, Options, Place, meaning
+from tfyolo.data.sources.source import MOST_CLASSES, DataError, Problem, Source, SplitError
 from tfyolo.messages import counted, printable, shortened
 
 # Of equals the first is taken. One more format is one more entry, also from outside of this package.
@@ -99,13 +99,19 @@ class DataSet:
         name = _chosen(split, candidate.splits, f"this {format} data", self.path)
         source = candidate.splits[name]()
         told = [candidate.note] if candidate.note else []
-        told += [f"{counted(count, 'class')} are called {called!r}" for called, count in Counter(source.classes).items() if count > 1]
+        told += [
+            f"{counted(count, 'class')} are called {called!r}"
+            for called, count in Counter(source.classes).items()
+            if count > 1
+        ]
         problems = [problem._replace(file=problem.file or self.path) for problem in source.problems]
         problems += [Problem(self.path, printable(message), "warning") for message in told]
         problems += [Problem(printable(file), message, "warning") for file, message in self.place.notes]
         if not source.records:
             first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
-            raise DataError(f"{self.path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}")
+            raise DataError(
+                f"{self.path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
+            )
         options = self.place.options
         if options.names:
             source = _named(source, options.names, self.path)
@@ -194,9 +200,13 @@ def _named(source, names, path):
         raise DataError(
             f"{path}: this data names its classes itself: {', '.join(source.classes[:8])}; data.names is for data without names"
         )
-    first = 1 if len(names) == max(source.category_ids) and min(source.category_ids) > 0 else 0  # TFRecords count from 1
+    first = (
+        1 if len(names) == max(source.category_ids) and min(source.category_ids) > 0 else 0
+    )  # TFRecords count from 1
     if not all(first <= number < len(names) + first for number in source.category_ids):
-        raise DataError(f"{path}: data.names: expected {max(source.category_ids) + 1} names or more, received {len(names)}")
+        raise DataError(
+            f"{path}: data.names: expected {max(source.category_ids) + 1} names or more, received {len(names)}"
+        )
     return source._replace(classes=tuple(names[number - first] for number in source.category_ids))
 
 
@@ -211,11 +221,17 @@ def read_configured(data, use, place="data", run=None) -> Source:
 def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...]:
     """The splits of a config's Data for several uses, "train", "val" or "test" (or a split by its name), nothing read twice.
 
-    place: where the Data stand in the config, for errors that say what to set there; None: they do not. run: a run, or what lies in its folder:
-    its own division of the data counts before one that lies elsewhere. Raises DataError; also if most images to learn from have no labels, unless data.background says that this is meant.
+    place: where the Data stand in the config, for errors that say what to set there; None: they do not. run: a run, or what lies in its
+    folder: its own division of the data counts before one that lies elsewhere. Raises DataError; also if most images to learn from have no
+    labels, unless data.background says that this is meant.
     """
     dataset = DataSet(
-        data.path, images=data.images, format=data.format, names=data.names, outside=data.outside, max_pixels=data.max_pixels
+        data.path,
+        images=data.images,
+        format=data.format,
+        names=data.names,
+        outside=data.outside,
+        max_pixels=data.max_pixels,
     )
     division, whole = _division(dataset, data, place, run)
     found = []
@@ -224,13 +240,15 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
         if division and use in division.parts:
             source = division.part(whole(), use, dataset.place.root)
         elif not isinstance(name, str):
-            raise DataError(f"{data.division}: expected a part {use!r} of the data, received {', '.join(division.parts)}")
+            raise DataError(
+                f"{data.division}: expected a part {use!r} of the data, received {', '.join(division.parts)}"
+            )
         else:
             source = _read_named(dataset, name, data, use, place)
         if use == "train" and source.doubts and not data.background:
             raise DataError(
-                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing is to be found; if that is "
-                f"meant: {place}.background=true"
+                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing is to be found; if "
+                f"that is meant: {place or 'data'}.background=true"
             )
         found.append(source)
     return tuple(found)
@@ -256,7 +274,9 @@ def _division(dataset, data, place, run):
     shares = {use: share for use in ("val", "test") if isinstance(share := getattr(data, use), float)}
     file = data.division
     if file is not None and run is not None:  # a run may have been moved
-        own = (os.path.join(folder, os.path.basename(file)) for folder in (run, *Path(os.path.abspath(run)).parents[:3]))
+        own = (
+            os.path.join(folder, os.path.basename(file)) for folder in (run, *Path(os.path.abspath(run)).parents[:3])
+        )
         file = next(filter(os.path.isfile, own), file)
     if file is None and not shares:
         return None, None
@@ -293,5 +313,7 @@ def faults(source, purpose) -> str | None:
             noun = "fault" if severity == "error" else severity
             shown = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
             more = f"\n  and {len(problems) - 5} more; tfyolo check-data names them all" if len(problems) > 5 else ""
-            told.append(f"{source.name} {source.split}: {said.format(counted(len(problems), noun), purpose)}:{shown}{more}")
+            told.append(
+                f"{source.name} {source.split}: {said.format(counted(len(problems), noun), purpose)}:{shown}{more}"
+            )
     return "\n".join(told) or None

@@ -42,7 +42,9 @@ def find(place):
         names = looks[file] or []
         located, _ = _located(place, split, file, names)
         found, total = found + len(located.files), total + len(set(names))
-    why = f"{counted(len(files), 'JSON file')} of COCO's kind; {found} of {counted(total, 'image')} looked for are there"
+    why = (
+        f"{counted(len(files), 'JSON file')} of COCO's kind; {found} of {counted(total, 'image')} looked for are there"
+    )
     splits = {split: functools.partial(read, place, split, file, together) for split, file in files.items()}
     return Candidate(splits, found / total if total else 0.0, why)
 
@@ -70,7 +72,11 @@ def _files(place):
     named = [file for file in boxes if os.path.basename(file).startswith("instances_")]
     if chosen := named or boxes or [file for file in loose if "person_keypoints_" in file]:
         return {stem(file).removeprefix("person_keypoints_"): file for file in chosen}
-    parts = {folder: tree.files(folder, ".json") for folder in tree.folders(root) if meaning(os.path.basename(folder)) in SPLITS}
+    parts = {
+        folder: tree.files(folder, ".json")
+        for folder in tree.folders(root)
+        if meaning(os.path.basename(folder)) in SPLITS
+    }
     return {os.path.basename(folder): each[0] for folder, each in parts.items() if len(each) == 1}
 
 
@@ -119,7 +125,9 @@ def _located(place, split, file, names):
     folders = list(dict.fromkeys(map(os.path.normpath, folders)))
     sample = some(names, 100)
     likely = (folder for folder in folders if os.path.isdir(folder))
-    first = [folder for folder in likely if any(tree.index(folder).relative("/".join(name_parts(n))) for n in sample)][:1]
+    first = [folder for folder in likely if any(tree.index(folder).relative("/".join(name_parts(n))) for n in sample)][
+        :1
+    ]
     own = meaning(split) if meaning(split) in ("train", "val", "test") else None
 
     def accepts(path):
@@ -140,10 +148,13 @@ def read(place, split, file, together):
         raise DataError(f"{file}: `categories` is empty: it names no class")
     if (dead := _supercategory(categories, content["annotations"])) is not None:
         others = [other for other in together if other != file]
-        if not any(dead in {_identity(a.get("category_id")) for a in _dicts(_content(o)["annotations"])} for o in others):
+        if not any(
+            dead in {_identity(a.get("category_id")) for a in _dicts(_content(o)["annotations"])} for o in others
+        ):
             name = categories.pop(dead)["name"]
             findings.warning(
-                file, f"the category {shortened(name)} is what the others are kinds of and has no boxes; no class of its own"
+                file,
+                f"the category {shortened(name)} is what the others are kinds of and has no boxes; no class of its own",
             )
     category_ids = sorted(categories, key=lambda number: (isinstance(number, str), number))
     label_of = {category: label for label, category in enumerate(category_ids)}
@@ -152,20 +163,23 @@ def read(place, split, file, together):
     names = [entry["file_name"] for entry in entries.values()]
     located, looked = _located(place, split, file, names)
     if names and not located.files:
-        linked = next((f" ({folder}: a link as text, to {target})" for folder in looked if (target := text_link(folder))), "")
+        linked = next(
+            (f" ({folder}: a link as text, to {target})" for folder in looked if (target := text_link(folder))), ""
+        )
         raise DataError(
             f"{file}: its pictures (such as {shortened(names[0])[1:-1]}) are not in {', '.join(looked)}{linked}. "
             "Say where: data.images=FOLDER"
         )
-    if located.by_end:
-        name, image = next(iter(located.files.items()))
-        findings.warning(file, f"its images are of other folders; found by the ends of their names, such as {shortened(name)}: {image}")
+    if located.word:
+        findings.warning(file, located.word)
     records = []
     for image_id, entry in entries.items():
         name = entry["file_name"]
         if (image := located.files.get(name)) is None:
             boxes = counted(len(things[image_id]), "box")
-            findings.error(os.path.join(looked[0], name), f"picture missing: it {located.missing[name]}; {file} has {boxes} for it")
+            findings.error(
+                os.path.join(looked[0], name), f"picture missing: it {located.missing[name]}; {file} has {boxes} for it"
+            )
         elif size := upright_size((entry.get("height"), entry.get("width")), image, findings):
             records.append(record(entry["id"], image, size, things[image_id], file, findings))
     classes = [categories[category]["name"] for category in category_ids]
@@ -175,8 +189,12 @@ def read(place, split, file, together):
 def _content(file):
     content = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in _LISTS):
-        keys = ", ".join(shortened(key)[1:-1] for key in content) if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{file}: expected lists `images`, `annotations` and `categories`, received {keys[:200] or 'none'}")
+        keys = (
+            ", ".join(shortened(key)[1:-1] for key in content) if isinstance(content, dict) else type(content).__name__
+        )
+        raise DataError(
+            f"{file}: expected lists `images`, `annotations` and `categories`, received {keys[:200] or 'none'}"
+        )
     return content
 
 

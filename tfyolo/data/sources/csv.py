@@ -10,7 +10,7 @@ import io
 import os
 
 from tfyolo.data.sources.files import IMAGES, locate, read_text, some, starts
-from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_among
+from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole
 from tfyolo.messages import counted, shortened
 
@@ -35,8 +35,9 @@ def find(place):
     tables = {split: table for split, file in files.items() if (table := _look(file))}
     if not tables:
         if place.file:
-            columns = "filename, class, xmin, ymin, xmax, ymax"
-            raise DataError(f"{place.file}: expected columns {columns}, or rows path,x1,y1,x2,y2,class; received {shortened(starts(place.file, 80).decode('utf-8', 'replace'))}")
+            received = shortened(starts(place.file, 80).decode("utf-8", "replace"))
+            expected = "columns filename, class, xmin, ymin, xmax, ymax, or rows path,x1,y1,x2,y2,class"
+            raise DataError(f"{place.file}: expected {expected}; received {received}")
         return None
     found = total = 0
     for split, table in tables.items():
@@ -65,7 +66,11 @@ def _files(place):
         for file in tree.files(folder, ".csv"):
             named = _split_of(file)
             split = named if folder == root or named != "all" else os.path.basename(folder)
-            if folder == root or meaning(split) in SPLITS or os.path.basename(folder).lower() in ("annotations", "data", "labels"):
+            if (
+                folder == root
+                or meaning(split) in SPLITS
+                or os.path.basename(folder).lower() in ("annotations", "data", "labels")
+            ):
                 split = "all" if meaning(split) not in SPLITS else split
                 if split not in files and _look(file):
                     files[split] = file
@@ -90,11 +95,15 @@ def _look(file):
     if not rows:
         return None
     names = [cell.strip().lower() for cell in rows[0]]
-    columns = {what: next((names.index(word) for word in words if word in names), None) for what, words in _COLUMNS.items()}
+    columns = {
+        what: next((names.index(word) for word in words if word in names), None) for what, words in _COLUMNS.items()
+    }
     if all(columns[what] is not None for what in _RETINANET):
         return _Table(file, delimiter, {what: place for what, place in columns.items() if place is not None}, 1)
     plain = [row for row in rows if any(cell.strip() for cell in row[1:])] or rows
-    fits = all(len(row) == 6 and row[0].strip().lower().endswith(IMAGES) and all(map(_is_number, row[1:5])) for row in plain)
+    fits = all(
+        len(row) == 6 and row[0].strip().lower().endswith(IMAGES) and all(map(_is_number, row[1:5])) for row in plain
+    )
     if fits and any(cell.strip() for cell in plain[0][1:]):
         return _Table(file, delimiter, {what: place for place, what in enumerate(_RETINANET)}, 0)
     return None
@@ -129,7 +138,7 @@ def _located(place, split, names):
     own = meaning(split) if meaning(split) in ("train", "val", "test") else None
 
     def accepts(path):
-        other = split_among(place.relative(path).split("/")[:-1])
+        other = place.split_of(path)
         return not (own and other) or meaning(other) == own
 
     return locate(names, [functools.partial(tree.index, tree.root) for tree in trees], accepts)
@@ -163,19 +172,23 @@ def read(place, split, tables, parsed):
             if not row["class"]:
                 raise ValueError
         except ValueError:
-            findings.error(table.file, f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out")
+            findings.error(
+                table.file,
+                f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out",
+            )
             continue
         boxes.append(Annotation(f"line {line}", box, label_of[row["class"]]))
     located = _located(place, split, things)
     if things and not located.files:
-        raise DataError(f"{table.file}: its images (such as {shortened(next(iter(things)))[1:-1]}) are not there. Say where: data.images=FOLDER")
-    if located.by_end:
-        name, image = next(iter(located.files.items()))
-        findings.warning(table.file, f"its images are of other folders; found by the ends of their names, such as {shortened(name)}: {image}")
+        first = shortened(next(iter(things)))[1:-1]
+        raise DataError(f"{table.file}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
+    if located.word:
+        findings.warning(table.file, located.word)
     records, ids = [], set()
     for name, boxes in things.items():
         if (image := located.files.get(name)) is None:
-            findings.error(os.path.join(place.root, name), f"picture missing: it {located.missing[name]}; {table.file} has {counted(len(boxes), 'box')} for it")
+            told = f"picture missing: it {located.missing[name]}; {table.file} has {counted(len(boxes), 'box')} for it"
+            findings.error(os.path.join(place.root, name), told)
         elif size := upright_size(sizes[name], image, findings):
             stem = os.path.splitext(os.path.basename(image))[0]
             image_id = image if stem in ids else stem
@@ -193,7 +206,7 @@ def _ordered(place, names):
         except csv.Error:
             continue
         numbers = {row[0].strip(): whole(row[1]) for row in rows if len(row) == 2}
-        if len(numbers) == len(rows) and sorted(n for n in numbers.values() if n is not None) == list(range(len(rows))) and names <= set(numbers):
+        if names <= set(numbers) and set(numbers.values()) == set(range(len(rows))):
             return sorted(numbers, key=numbers.get)
     return sorted(names)
 

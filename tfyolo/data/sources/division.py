@@ -33,7 +33,12 @@ class Division(NamedTuple):
         problems = source.problems
         strangers = [record for record in source.records if key_of(record, root) not in known]
         gone = len(chosen) - len(kept)
-        told = [(strangers, f"{counted(len(strangers), 'image')} came after the data was divided, in no part of it; left out")]
+        told = [
+            (
+                strangers,
+                f"{counted(len(strangers), 'image')} came after the data was divided, in no part of it; left out",
+            )
+        ]
         told += [(gone, f"{counted(gone, 'image')} of the part {name} that the division names are not there any more")]
         problems += tuple(Problem(source.name, message, "warning") for wrong, message in told if wrong)
         if not kept:
@@ -71,8 +76,8 @@ def divide(source, shares, seed, root) -> Division:
     """Divides a Source by chance: `shares` {"val": 0.1, "test": 0.1} of its images, and "train" for the rest.
 
     Images of the same bytes stay together. Each class has its share in each part as far as that is possible (iterative stratification,
-    Sechidis et al. 2011): of the classes the rarest first, its images go one by one to the part that lacks it most. Near duplicates, such as
-    neighbours of one video, are not looked for. Raises DataError if there are too few images.
+    Sechidis et al. 2011): of the classes the rarest first, its images go one by one to the part that lacks it most. Near
+    duplicates, such as neighbours of one video, are not looked for. Raises DataError if there are too few images.
     """
     groups = _groups(source)
     parts = {"train": 1 - sum(shares.values()), **shares}

@@ -51,7 +51,9 @@ class Tree:
                 self.notes.append((folder, f"cannot be listed: {error.strerror}"))
             self._entries += len(folders) + len(files)
             if self._entries > MOST_ENTRIES:
-                raise DataError(f"{self.root}: expected at most {counted(MOST_ENTRIES, 'file')} below it, there are more")
+                raise DataError(
+                    f"{self.root}: expected at most {counted(MOST_ENTRIES, 'file')} below it, there are more"
+                )
             for name in files:
                 if "." not in name and (target := text_link(os.path.join(folder, name))):
                     told = f"a symbolic link that was written as text, to {target}; make it a link or a folder"
@@ -125,17 +127,17 @@ class Index:
         """The file at a path relative to the root; None without it."""
         return self._relative.get(_key(name))
 
-    def find(self, name):
+    def find(self, name, accepts=lambda path: True):
         """The Hit of the file that a name means, or None.
 
         A name may have the slashes of Windows, a drive, or folders of another machine before it: the file that most of its end fits is
-        meant. A name without a suffix fits a file of its stem.
+        meant. A name without a suffix fits a file of its stem. accepts: whether a path may be meant at all.
         """
         for written in dict.fromkeys((name, urllib.parse.unquote(name))):
             parts = name_parts(written)
             if not parts:
                 continue
-            if path := self.relative("/".join(parts)):
+            if (path := self.relative("/".join(parts))) and accepts(path):
                 return Hit(path, 0)
             if self._by_name is None:
                 self._by_name, self._by_stem = {}, {}
@@ -145,6 +147,7 @@ class Index:
                     self._by_stem.setdefault(os.path.splitext(last)[0].casefold(), []).append(key)
             last = parts[-1].casefold()
             found = self._by_name.get(last) or (not last.endswith(IMAGES) and self._by_stem.get(last)) or ()
+            found = [key for key in found if accepts(self._relative[key])]
             exact = [key for key in found if key.rpartition("/")[2] == parts[-1]]
             fits = {}
             for key in exact or found:
@@ -170,6 +173,14 @@ class Located(NamedTuple):
     missing: dict[str, str]
     by_end: bool
 
+    @property
+    def word(self):
+        """What to say of files that are found by the ends of their names; None if they are found by their whole names."""
+        if not self.by_end:
+            return None
+        name, file = next(iter(self.files.items()))
+        return f"its images are of other folders; found by the ends of their names, such as {shortened(name)}: {file}"
+
 
 def locate(names, indices, accepts=lambda path: True) -> Located:
     """Looks for each name in one Index after the other; indices: functions that give them.
@@ -181,8 +192,8 @@ def locate(names, indices, accepts=lambda path: True) -> Located:
     for name in dict.fromkeys(names):
         best = None
         for index in indices:
-            hit = index().find(name)
-            if hit and accepts(hit.path) and (best is None or hit.dropped < best.dropped):
+            hit = index().find(name, accepts)
+            if hit and (best is None or hit.dropped < best.dropped):
                 best = hit
             if best and not best.dropped:
                 break
@@ -251,7 +262,9 @@ def read_text(file, most=MOST_TEXT) -> str:
     try:
         return content.decode(_by_mark(content) or "utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{file}: expected text in UTF-8; if it is in another encoding: iconv -f ENCODING -t UTF-8") from None
+        raise DataError(
+            f"{file}: expected text in UTF-8; if it is in another encoding: iconv -f ENCODING -t UTF-8"
+        ) from None
 
 
 def _by_mark(content):

@@ -5,7 +5,7 @@ import math
 import os
 
 from tfyolo.data.sources.files import read_json, some, starts
-from tfyolo.data.sources.place import Candidate, Companions, Format, split_among
+from tfyolo.data.sources.place import Candidate, Companions, Format
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size
 from tfyolo.messages import counted, shortened
 
@@ -23,7 +23,7 @@ def find(place):
     parsed = functools.cache(_parse)  # a JSON serves all splits: each needs the classes of all
     by_split = {}
     for file in files:
-        by_split.setdefault(split_among(place.relative(file).split("/")[:-1]) or "all", []).append(file)
+        by_split.setdefault(place.split_of(file) or "all", []).append(file)
     images = Companions(place)
     sound = [(file, content) for file in likely if isinstance(content := parsed(file), dict)]
     score = sum(images.of(file, _image_name(content))[0] is not None for file, content in sound) / len(sample)

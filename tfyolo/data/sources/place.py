@@ -39,6 +39,7 @@ class Place:
         self.root = os.path.normpath(self.path if os.path.isdir(self.path) else os.path.dirname(self.path))
         self.tree = Tree(self.root)
         self.images = Tree(options.images) if options.images else None
+        self._splits = {}
 
     @property
     def is_folder(self):
@@ -48,6 +49,13 @@ class Place:
         """A path below the root as it is seen from there, with slashes; "" for the root itself."""
         relative = os.path.relpath(path, self.root).replace(os.sep, "/")
         return "" if relative == "." else relative
+
+    def split_of(self, path):
+        """What the folders of a file below the root say about its split: the name of one of them; None if nothing."""
+        folder = os.path.dirname(path)
+        if folder not in self._splits:
+            self._splits[folder] = split_among(self.relative(folder).split("/"))
+        return self._splits[folder]
 
     def may_be_read(self, path):
         """Whether the data's files may lead to a path."""
@@ -93,6 +101,7 @@ ORDER = {split: place for place, split in enumerate(SPLITS)}
 _MEANINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 
+@functools.lru_cache(maxsize=4096)
 def meaning(name):
     """train of train2017, coco_train and instances_train2017; val of valid; else the name itself."""
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", name.lower())]
@@ -106,7 +115,20 @@ def split_among(parts):
 
 
 # Folders that only say what kind of file lies in them.
-_KINDS = {"annotations", "annotation", "annots", "labels", "xml", "xmls", "json", "jpegimages", "images", "image", "imgs", "img"}
+_KINDS = {
+    "annotations",
+    "annotation",
+    "annots",
+    "labels",
+    "xml",
+    "xmls",
+    "json",
+    "jpegimages",
+    "images",
+    "image",
+    "imgs",
+    "img",
+}
 
 
 class Companions:
@@ -120,7 +142,7 @@ class Companions:
             self.stems.setdefault(os.path.splitext(os.path.basename(image))[0], []).append(image)
 
     def of(self, file, name):
-        """(the image, None or a word about it); (None, None) without it. name: what the file calls it, which counts if stems do not tell."""
+        """(the image, None or a word about it); (None, None) without it. name: what the file calls it, if stems do not tell."""
         stem = os.path.splitext(os.path.basename(file))[0]
         named = name_parts(name)
         images = self.stems.get(stem) or (named and self.stems.get(os.path.splitext(named[-1])[0])) or ()
@@ -129,27 +151,25 @@ class Companions:
             images = [image for image in images if os.path.basename(image) == named[-1]] or images
         if len(images) == 1:
             return images[0], None
-        return (images[0], f"its image may be {' or '.join(images[:3])}; the first is taken") if images else (None, None)
+        return (
+            (images[0], f"its image may be {' or '.join(images[:3])}; the first is taken") if images else (None, None)
+        )
 
     def _nearest(self, images, file):
         """Those that lie in the split of a file, and of them those whose folders are most like its own."""
-        own = self.split(file)
-        images = [image for image in images if not own or self.split(image) in (own, None)]
+        own = self._split(file)
+        images = [image for image in images if not own or self._split(image) in (own, None)]
         if len(images) < 2:
             return images
         likeness = {image: _alike(self._plain(image), self._plain(file)) for image in images}
         return [image for image in images if likeness[image] == max(likeness.values())]
 
-    def split(self, path):
-        """What the folders of a file say about its split: "train", "val", ...; None if nothing."""
-        named = split_among(self._folders(path))
+    def _split(self, path):
+        named = self.place.split_of(path)
         return named and meaning(named)
 
-    def _folders(self, path):
-        return self.place.relative(path).split("/")[:-1]
-
     def _plain(self, path):
-        return [part for part in self._folders(path) if part.lower() not in _KINDS]
+        return [part for part in self.place.relative(os.path.dirname(path)).split("/") if part.lower() not in _KINDS]
 
 
 def _alike(one, other):

@@ -234,7 +234,9 @@ def finish(records, classes, category_ids, findings, format) -> Source:
     """A Source without a name. Names of classes are kept printable, so that they are wherever they are shown."""
     for name in classes:
         if name != printable(name):
-            findings.warning("", f"the name of the class {name} has control characters; it stands for them as shown here")
+            findings.warning(
+                "", f"the name of the class {name} has control characters; it stands for them as shown here"
+            )
     doubts = findings.doubts(len(records))
     names = tuple(map(printable, classes))
     return Source(tuple(records), names, tuple(category_ids), findings.finished(), "", "", format, doubts=doubts)

@@ -25,7 +25,11 @@ def find(place):
     indexed = functools.cache(_index)  # a shard serves all splits where nothing says what the classes are
     splits = {split: functools.partial(read, shards, together, indexed) for split, shards in groups.items()}
     sound = sum(records.begins_well(shards[0]) for shards in groups.values())
-    return Candidate(splits, sound / len(groups), f"{counted(len(together), 'shard')}; {sound} of {len(groups)} first ones begin well")
+    return Candidate(
+        splits,
+        sound / len(groups),
+        f"{counted(len(together), 'shard')}; {sound} of {len(groups)} first ones begin well",
+    )
 
 
 def _shards(place):
@@ -97,7 +101,9 @@ def read(shards, together, indexed):
                     continue
             height, width = size
             things = []
-            for place, (number, (y1, x1, y2, x2)) in enumerate(zip(example.labels, example.boxes_unit, strict=True), start=1):
+            for place, (number, (y1, x1, y2, x2)) in enumerate(
+                zip(example.labels, example.boxes_unit, strict=True), start=1
+            ):
                 if number not in label_of:
                     findings.error(shard, f"{where}: box {place}: unknown class {number}; left out")
                     continue

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from typing import NamedTuple
 
 from tfyolo.data.sources.files import IMAGES, name_parts, read_bytes, read_lines, some
-from tfyolo.data.sources.place import Candidate, Companions, Format, split_among
+from tfyolo.data.sources.place import Candidate, Companions, Format
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -43,10 +43,12 @@ def find(place):
         return None  # XML of another kind, if any
     by_split = {}
     for file in files:
-        by_split.setdefault(split_among(place.relative(file).split("/")[:-1]), []).append(file)
+        by_split.setdefault(place.split_of(file), []).append(file)
     lists = _lists(place)
     images = Companions(place)
-    placed = [images.of(file, xml.filename) for file, xml in zip(some(files), sample, strict=True) if isinstance(xml, _Xml)]
+    placed = [
+        images.of(file, xml.filename) for file, xml in zip(some(files), sample, strict=True) if isinstance(xml, _Xml)
+    ]
     score = sum(image is not None for image, _ in placed) / len(sample)
     why = f"{counted(len(files), 'XML file')}, of which {sum(image is not None for image, _ in placed)} of {len(sample)} have images"
 
@@ -92,7 +94,9 @@ def _read(files, members, listed, parsed, images):
     names = {name for file in files if isinstance(xml := parsed(file), _Xml) for name, *_ in xml.objects if name}
     if not names:
         first = next((f"; {error}" for error in map(parsed, files) if isinstance(error, DataError)), "")
-        raise DataError(f"{images.place.path}: not one <object> with a <name> in {counted(len(files), 'XML file')}{first}")
+        raise DataError(
+            f"{images.place.path}: not one <object> with a <name> in {counted(len(files), 'XML file')}{first}"
+        )
     classes = sorted(names)
     label_of = {name: label for label, name in enumerate(classes)}
     if listed:
@@ -141,10 +145,10 @@ def _without_xml(files, members, used, images, findings):
     """A Problem for each image of the split that no XML is of."""
     stems = {os.path.splitext(os.path.basename(file))[0] for file in files}
     twins = {os.path.splitext(image)[0]: image for image in used}
-    splits = {images.split(file) for file in members}
+    splits = {images.place.split_of(file) for file in members}
     for image in images.index.paths:
-        stem, suffix = os.path.splitext(image)
-        if images.split(image) in splits or splits == {None}:
+        stem, _ = os.path.splitext(image)
+        if images.place.split_of(image) in splits or splits == {None}:
             if os.path.basename(stem) not in stems:
                 findings.warning(image, "picture without XML; left out")
             elif image not in used and stem in twins:
@@ -211,7 +215,10 @@ def _root(content):
         raise ValueError(f"expected an encoding of text, received {encoding}")
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         encoding = "utf-32"
-    elif encoding in ("utf-8", "utf-16", "ascii", "iso8859-1") or content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+    elif encoding in ("utf-8", "utf-16", "ascii", "iso8859-1") or content[:2] in (
+        codecs.BOM_UTF16_LE,
+        codecs.BOM_UTF16_BE,
+    ):
         return ElementTree.fromstring(content)
     return ElementTree.fromstring(re.sub(r"^\ufeff?\s*<\?xml[^>]*\?>", "", content.decode(encoding)))
 

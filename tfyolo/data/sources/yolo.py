@@ -13,7 +13,17 @@ from typing import NamedTuple
 
 import yaml
 
-from tfyolo.data.sources.files import IMAGES, Tree, leads_outside, locate, name_parts, read_lines, read_text, some, starts
+from tfyolo.data.sources.files import (
+    IMAGES,
+    Tree,
+    leads_outside,
+    locate,
+    name_parts,
+    read_lines,
+    read_text,
+    some,
+    starts,
+)
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import (
     MOST_CLASSES,
@@ -44,7 +54,10 @@ def find(place):
         return None
     broken = None
     files = sorted(place.tree.files(place.root, (".yaml", ".yml")), key=lambda file: (_stem(file) != "data", file))
-    for way, file in (*((_by_yaml, file) for file in files), *((_by_data_file, f) for f in place.tree.files(place.root, ".data"))):
+    for way, file in (
+        *((_by_yaml, file) for file in files),
+        *((_by_data_file, f) for f in place.tree.files(place.root, ".data")),
+    ):
         try:
             if found := way(place, file):
                 return found
@@ -193,14 +206,17 @@ def _by_yaml(place, file):
     names = _yaml_names(f"{file}:{lines.get('names', 1)}", content.get("names"))
     number = content.get("nc")
     if number is not None and (whole(number) is None or not 0 < whole(number) <= MOST_CLASSES):
-        raise DataError(f"{file}:{lines['nc']}: nc: expected the number of classes, 1 to {MOST_CLASSES:,}, received {shortened(number)}")
+        raise DataError(
+            f"{file}:{lines['nc']}: nc: expected the number of classes, 1 to {MOST_CLASSES:,}, received {shortened(number)}"
+        )
     told = _count_differs(file, "nc", whole(number), names)
     if names is None and number is not None and not place.options.names:
         names = tuple(map(str, range(whole(number))))
     root = content.get("path") if isinstance(content.get("path"), str) else ""
     entries = {split: content[split] if isinstance(content[split], list) else [content[split]] for split in there}
     parts = {
-        split: [_resolve(place, file, split, entry, [root, ""], told=told) for entry in entries[split]] for split in there
+        split: [_resolve(place, file, split, entry, [root, ""], told=told) for entry in entries[split]]
+        for split in there
     }
     same_as = {}
     for split, other in itertools.combinations(there, 2):
@@ -208,7 +224,9 @@ def _by_yaml(place, file):
             same_as.setdefault(other, split)
         elif parts[split] == parts[other]:  # found by the ends of their names: what differs is not there
             where = parts[split][0].folder or parts[split][0].listed
-            message = f"{file}: {other}: {shortened(entries[other][0])} is not there; what fits it, {where}, is {split}'s"
+            message = (
+                f"{file}: {other}: {shortened(entries[other][0])} is not there; what fits it, {where}, is {split}'s"
+            )
             parts[other] = [_Part(error=DataError(f"{message}. Say where the images are: images=FOLDER"))]
     errors = [part.error for members in parts.values() for part in members]
     if not place.file and all(errors) and (found := _by_folders(place, names)):
@@ -290,7 +308,9 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
     if beyond and (place.options.outside or (place.file and part(beyond).folder)):
         return part(beyond)
     if beyond:
-        message = f"{file}: {key}: {beyond} lies outside of {place.root}, the data's folder; if that is meant: outside=true"
+        message = (
+            f"{file}: {key}: {beyond} lies outside of {place.root}, the data's folder; if that is meant: outside=true"
+        )
         return _Part(error=DataError(message))
     ends = name_parts(written)
     for start in range(len(ends)):
@@ -379,7 +399,13 @@ class _Pairs:
         labels = [os.path.normpath(os.path.join(root, "labels", *below)), os.path.join(root, "labels")]
         if self.place.images:
             labels += [os.path.normpath(os.path.join(root, *below)), root]
-        return [*likely, images, os.path.join(images, "labels"), os.path.join(os.path.dirname(images), "labels"), *labels]
+        return [
+            *likely,
+            images,
+            os.path.join(images, "labels"),
+            os.path.join(os.path.dirname(images), "labels"),
+            *labels,
+        ]
 
     def _relative(self, path):
         tree = self._tree(path)
@@ -392,7 +418,9 @@ class _Pairs:
 
     def _names(self, folder):
         if folder not in self._listed:
-            self._listed[folder] = frozenset(name for name in self.place.tree.list(folder)[1] if name.lower().endswith(".txt"))
+            self._listed[folder] = frozenset(
+                name for name in self.place.tree.list(folder)[1] if name.lower().endswith(".txt")
+            )
         return self._listed[folder]
 
 
@@ -432,7 +460,11 @@ def _form(rows_of, points):
     lengths = {len(values) for rows in rows_of for *_, values in rows} - {4}
     if points:
         expected = 4 + points[0] * points[1]
-        return functools.partial(_box_first, {expected, 4}), f"class, box and {points[0]} key points of {points[1]} numbers", None
+        return (
+            functools.partial(_box_first, {expected, 4}),
+            f"class, box and {points[0]} key points of {points[1]} numbers",
+            None,
+        )
     if len(lengths) == 1:
         (length,) = lengths
         rows = [values for each in rows_of for *_, values in each if len(values) == length]
@@ -486,7 +518,9 @@ def _images(place, part, findings, names_of=None, few=None):
     if part.error:
         raise part.error
     if part.folder:
-        tree = next((t for t in (place.images, place.tree) if t and not leads_outside(part.folder, t.root)), None) or Tree(part.folder)
+        tree = next(
+            (t for t in (place.images, place.tree) if t and not leads_outside(part.folder, t.root)), None
+        ) or Tree(part.folder)
         return tree.index(part.folder).paths
     listed = each_once(read_lines(part.listed), part.listed, findings)
     listed = some(listed, few) if few else listed
@@ -494,7 +528,12 @@ def _images(place, part, findings, names_of=None, few=None):
     outside, inside = {}, []
     for name in listed:
         path = os.path.normpath(os.path.join(here, name.replace("\\", "/")))
-        if place.options.outside and leads_outside(path, place.root) and name.lower().endswith(IMAGES) and os.path.isfile(path):
+        if (
+            place.options.outside
+            and leads_outside(path, place.root)
+            and name.lower().endswith(IMAGES)
+            and os.path.isfile(path)
+        ):
             outside[name] = path
         else:
             inside.append(name)
@@ -510,12 +549,14 @@ def _images(place, part, findings, names_of=None, few=None):
         if not name.lower().endswith(IMAGES):
             strangers += 1
             if strangers == 1:
-                findings.error(part.listed, f"expected a list of images, received lines that name none, such as {shortened(name)}; left out")
+                told = f"expected a list of images, received lines that name none, such as {shortened(name)}; left out"
+                findings.error(part.listed, told)
             continue
-        findings.error(os.path.join(here, name), f"picture missing: it {located.missing[name]}; listed in {part.listed}")
-    if located.by_end and not all(name_parts(name)[0] == "data" for name in located.files):
-        name, image = next(iter(located.files.items()))
-        findings.warning(part.listed, f"its images are of other folders; found by the ends of their names, such as {shortened(name)}: {image}")
+        findings.error(
+            os.path.join(here, name), f"picture missing: it {located.missing[name]}; listed in {part.listed}"
+        )
+    if located.word and not all(name_parts(name)[0] == "data" for name in located.files):  # which CVAT puts before all
+        findings.warning(part.listed, located.word)
     return [files[name] for name in listed if name in files]
 
 
@@ -553,8 +594,8 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
         numbers = {number for number in numbers if number < UNNAMED}
         names = tuple(map(str, range(max(numbers, default=0) + 1)))
         few = f", of which {len(numbers)} occur" if len(names) > 2 * len(numbers) + 2 else ""
-        message = f"nothing says what the classes are called; their numbers are their names: 0 to {len(names) - 1}{few}. names=FILE gives some"
-        findings.warning(parts[0].folder or parts[0].listed, message)
+        message = f"nothing says what the classes are called; their numbers are their names: 0 to {len(names) - 1}{few}"
+        findings.warning(parts[0].folder or parts[0].listed, f"{message}. data.names=FILE gives them names")
         unnamed = True
     else:
         unnamed = False
@@ -567,11 +608,17 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
         file, things = texts[image], []
         for line, number, values in rows or ():
             if number >= len(names):
-                limit = f"data without names has at most {counted(UNNAMED, 'class')}" if unnamed else f"the names are 0..{len(names) - 1}"
+                limit = (
+                    f"data without names has at most {counted(UNNAMED, 'class')}"
+                    if unnamed
+                    else f"the names are 0..{len(names) - 1}"
+                )
                 findings.error(file, f"line {line}: unknown class {shortened(number)}: {limit}; left out")
                 continue
             if (box := box_of(values)) is None:
-                findings.error(file, f"line {line}: expected `{expected}`, received {counted(len(values) + 1, 'number')}; left out")
+                findings.error(
+                    file, f"line {line}: expected `{expected}`, received {counted(len(values) + 1, 'number')}; left out"
+                )
                 continue
             if points and len(values) == 4:
                 findings.tally(file, f"a row of 5 numbers, expected {expected}; taken for a box without key points")
@@ -626,8 +673,8 @@ def _orphans(place, parts, pairs, texts, findings):
 def read_yaml(file):
     """(content, {key: line}) of a data .yaml. Raises DataError.
 
-    The content is mappings, lists and text, each scalar as it is written: 02146, 1.10 and no are names of classes. One that is nested without
-    end, or by aliases, is no data file.
+    The content is mappings, lists and text, each scalar as it is written: 02146, 1.10 and no are names of classes. What is nested deeply
+    is no data file.
     """
     text = read_text(file, MOST_YAML)
     anchors, stack, keys, lines = {}, [[]], [None], {}  # of each mapping on the stack the key whose value comes next
