@@ -43,10 +43,7 @@ class Split(NamedTuple):
 
 
 class CheckReport(NamedTuple):
-    """What was found. sizes: percentiles of the boxes' (h, w) once brought to `input_size`, {percent: (h, w)}.
-
-    why: why the data is read as the format that it is, where others might have been meant; else "".
-    """
+    """What was found. sizes: percentiles of the boxes' (h, w) once brought to `input_size`, {percent: (h, w)}."""
 
     name: str
     format: str
@@ -57,7 +54,6 @@ class CheckReport(NamedTuple):
     anchors: tuple[tuple[float, float], ...]
     fitness: clustering.Fitness | None
     problems: tuple[Problem, ...]
-    why: str = ""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -92,8 +88,7 @@ class CheckReport(NamedTuple):
         ]
         rows = [head, *([*row, *(sum(row[1:]) for _ in totals)] for row in rows)]
         width = max(len(str(row[0])) for row in rows)
-        lines = [f"{self.name}: {self.format}, {counted(len(self.classes), 'class')}"]
-        lines += [*textwrap.wrap(self.why, 116, initial_indent="  ", subsequent_indent="  "), ""]
+        lines = [f"{self.name}: {self.format}, {counted(len(self.classes), 'class')}", ""]
         lines += [
             str(row[0]).ljust(width)
             + "".join(f"{cell:>{max(len(name), 7) + 2}}" for cell, name in zip(row[1:], head[1:], strict=True))
@@ -166,7 +161,6 @@ def check(
         anchors,
         fitness,
         tuple(dict.fromkeys(problems)),
-        dataset.why,
     )
     if out is not None:
         folder = Path(out)

@@ -40,8 +40,8 @@ class Example(NamedTuple):
     """What one record says.
 
     place: its number in the shard. size: (H, W) or None. boxes_unit: [M] of (y1, x1, y2, x2) in 0..1. labels: [M]
-    category ids. texts, crowd, areas: [M] or empty. span: (offset, length) of the picture's bytes in the shard, or
-    None. damaged: whether nothing of it could be read.
+    category ids, or empty if there are only texts. texts, crowd, areas: [M] or empty. span: (offset, length) of the
+    picture's bytes in the shard, or None. damaged: whether nothing of it could be read.
     """
 
     place: int
@@ -101,16 +101,14 @@ def begins_well(shard) -> bool:
 MOST_DESCRIBED = 4 << 20  # bytes of a <split>.json or a label map
 
 
-def read_classes(shards):
-    """({category id: name}, whether image ids are numbers) of <split>.json or a label map; ({}, False) without.
+def read_classes(shards, maps=()):
+    """({category id: name}, whether image ids are numbers) of the <split>.json beside the shards, else of a label map; ({}, False) without.
 
-    Raises ShardError if the file is there and says something else.
+    maps: files that may be label maps, .pbtxt. Raises ShardError if a file is there and says something else.
     """
-    folder = Path(shards[0]).parent
-    described = folder / f"{split_of(Path(shards[0]).name)}.json"
+    described = Path(shards[0]).with_name(f"{split_of(Path(shards[0]).name)}.json")
     if described.is_file():
         return _described(described)
-    maps = sorted(file for where in (folder, folder.parent) for file in where.glob("*.pbtxt") if file.is_file())
     for file in maps:
         if classes := _label_map(file):
             return classes, False
@@ -191,10 +189,8 @@ def _example(data, start, end, place):
     boxes = list(zip(*corners, strict=True))
     labels = values("image/object/class/label", INTEGERS)
     crowd, areas = flags("image/object/is_crowd", "image/object/difficult"), values("image/object/area", FLOATS)
-    if any(
-        len(column) not in lengths
-        for column, lengths in ((labels, {len(boxes)}), (crowd, {0, len(boxes)}), (areas, {0, len(boxes)}))
-    ):
+    classes = texts("image/object/class/text")
+    if len(labels or classes) != len(boxes) or not {len(crowd), len(areas)} <= {0, len(boxes)}:
         raise ValueError
     return Example(
         place,
@@ -203,7 +199,7 @@ def _example(data, start, end, place):
         (sides[0], sides[1]) if min(sides) > 0 else None,
         boxes,
         labels,
-        texts("image/object/class/text"),
+        classes,
         crowd,
         areas,
         next(((first, last - first) for first, last in values("image/encoded", BYTES)), None),
@@ -310,10 +306,9 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
                         writer.write(_encode(record, encoded, source).SerializeToString())
                     except (OSError, ImageError) as error:
                         skipped.append((record.path, str(error)))
+        ids = _numbers_of(source)
         described = {
-            "categories": [
-                {"id": number, "name": name} for number, name in zip(source.category_ids, source.classes, strict=True)
-            ],
+            "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
             "integer_ids": all(isinstance(record.image_id, int) for record in source.records),
         }
         Path(aside, f"{source.split}.json").write_text(
@@ -333,6 +328,12 @@ def contents(record) -> bytes:
             return stream.read()
         stream.seek(record.span[0])
         return stream.read(record.span[1])
+
+
+def _numbers_of(source):
+    """The numbers of the classes: the files' own, unless they are none."""
+    whole = all(isinstance(number, int) and abs(number) < 1 << 63 for number in source.category_ids)
+    return source.category_ids if whole else tuple(range(1, len(source.classes) + 1))
 
 
 def _length(record):
@@ -365,7 +366,7 @@ def _encode(record, encoded, source):
     integers = {
         "image/height": [height],
         "image/width": [width],
-        "image/object/class/label": [source.category_ids[label] for label in record.labels],
+        "image/object/class/label": [_numbers_of(source)[label] for label in record.labels],
         "image/object/is_crowd": record.crowd.astype(int),
     }
     feature = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=value)) for key, value in octets.items()}

@@ -98,7 +98,7 @@ class DataSet:
         format, candidate = self._candidates[0]
         name = _chosen(split, candidate.splits, f"this {format} data", self.path)
         source = candidate.splits[name]()
-        told = [candidate.note] if candidate.note else []
+        told = [word for word in (candidate.note, self.why) if word]
         told += [
             f"{counted(count, 'class')} are called {called!r}"
             for called, count in Counter(source.classes).items()
@@ -150,18 +150,19 @@ def _below(place, formats, errors):
     """The (Place, candidates) of the only data set in the folders of a folder that is none itself. Raises DataError."""
     if errors:
         raise errors[0][1]
-    inside = []
-    for folder in place.tree.folders(place.root) if place.is_folder else ():
-        below = Place(folder, place.options)
-        found, _ = _candidates(below, formats)
-        if found and len(inside) < 9:
-            inside.append((below, found))
+    inside, level = [], [place.root] if place.is_folder else []
+    for _ in range(3):
+        level = [child for folder in level for child in place.tree.folders(folder)][:100]
+        for folder in level if not inside else ():
+            below = Place(folder, place.options)
+            if found := _candidates(below, formats)[0]:
+                inside.append((below, found))
     if len(inside) == 1:
         below, found = inside[0]
         note = f"the data set is {below.path}, the only one below"
         return below, [(name, each._replace(note="; ".join(filter(None, (note, each.note))))) for name, each in found]
     if inside:
-        hint = f"; did you mean {' or '.join(below.path for below, _ in inside)}?"
+        hint = f"; did you mean {' or '.join(below.path for below, _ in inside[:8])}?"
     else:
         holds = ", ".join(sorted(os.listdir(place.path))[:8]) if place.is_folder else ""
         hint = f"; it holds {holds or 'nothing'}" if place.is_folder else ""

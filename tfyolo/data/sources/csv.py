@@ -9,7 +9,7 @@ import functools
 import io
 import os
 
-from tfyolo.data.sources.files import IMAGES, locate, read_text, some, starts
+from tfyolo.data.sources.files import IMAGES, head_text, locate, read_text, some
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole
 from tfyolo.messages import counted, shortened
@@ -35,7 +35,7 @@ def find(place):
     tables = {split: table for split, file in files.items() if (table := _look(file))}
     if not tables:
         if place.file:
-            received = shortened(starts(place.file, 80).decode("utf-8", "replace"))
+            received = shortened(head_text(place.file))
             expected = "columns filename, class, xmin, ymin, xmax, ymax, or rows path,x1,y1,x2,y2,class"
             raise DataError(f"{place.file}: expected {expected}; received {received}")
         return None
@@ -84,7 +84,7 @@ def _split_of(file):
 
 def _look(file):
     """The _Table of a file; None if it is none of boxes."""
-    head = starts(file).decode("utf-8-sig", "replace").replace("\0", "").splitlines()
+    head = head_text(file).splitlines()
     if not head:
         return None
     delimiter = max(",;\t", key=head[0].count)
@@ -120,7 +120,7 @@ def _is_number(text):
 def _rows(table, findings, most=None):
     """(line, {what: text}) of each row."""
     try:
-        text = read_text(table.file, MOST_CSV) if most is None else starts(table.file).decode("utf-8-sig", "replace")
+        text = read_text(table.file, MOST_CSV) if most is None else head_text(table.file)
         reader = csv.reader(io.StringIO(text.replace("\0", "")), delimiter=table.delimiter)
         for row in reader:
             if reader.line_num <= table.first or not any(cell.strip() for cell in row):
@@ -202,7 +202,7 @@ def _ordered(place, names):
     folder = os.path.dirname(place.file) if place.file else place.root
     for file in place.tree.files(folder, ".csv"):
         try:
-            rows = [row for row in csv.reader(starts(file).decode("utf-8-sig", "replace").splitlines()) if row]
+            rows = [row for row in csv.reader(head_text(file).splitlines()) if row]
         except csv.Error:
             continue
         numbers = {row[0].strip(): whole(row[1]) for row in rows if len(row) == 2}

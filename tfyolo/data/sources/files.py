@@ -5,13 +5,14 @@ import json
 import os
 import unicodedata
 import urllib.parse
+from pathlib import Path
 from typing import NamedTuple
 
 from tfyolo.data.headers import open_regular
 from tfyolo.data.sources.source import DataError
 from tfyolo.messages import counted, shortened
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 MOST_TEXT = 64 << 20  # bytes of a label file or list
 MOST_ENTRIES = 20_000_000  # files and folders in and below one; links can make more of a few
 _DEEPEST = 40
@@ -75,7 +76,8 @@ class Tree:
 
     def walk(self, folder=None, deepest=_DEEPEST):
         """Each folder in and below one, itself first, and not those that a link leads back to."""
-        pending = [(self.root if folder is None else folder, ())]
+        folder = self.root if folder is None else folder
+        pending = [(folder, _identities_above(folder))]
         while pending:
             here, above = pending.pop()
             try:
@@ -88,7 +90,7 @@ class Tree:
                 continue
             yield here
             below = self.folders(here)
-            if len(above) < deepest:
+            if here.count(os.sep) - folder.count(os.sep) < deepest:
                 pending += [(child, (*above, identity)) for child in reversed(below)]
 
     def index(self, folder=None, suffixes=IMAGES):
@@ -98,6 +100,18 @@ class Tree:
             paths = [path for here in self.walk(folder) for path in self.files(here, suffixes)]
             self._indices[folder, suffixes] = Index(folder, paths)
         return self._indices[folder, suffixes]
+
+
+def _identities_above(folder):
+    """(device, number) of each folder that one lies in."""
+    found = []
+    for above in Path(os.path.abspath(folder)).parents:
+        try:
+            status = os.stat(above)
+        except OSError:
+            continue
+        found.append((status.st_dev, status.st_ino))
+    return tuple(found)
 
 
 def _kind(entry):
@@ -167,16 +181,19 @@ class Hit(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Where the files of names are. files: {name: path}. missing: {name: why it is not there}. by_end: whether only their ends fit."""
+    """Where the files of names are. files: {name: path}. missing: {name: why it is not there}.
+
+    dropped: the folders before names of which only the ends fit.
+    """
 
     files: dict[str, str]
     missing: dict[str, str]
-    by_end: bool
+    dropped: frozenset[str]
 
     @property
     def word(self):
         """What to say of files that are found by the ends of their names; None if they are found by their whole names."""
-        if not self.by_end:
+        if not self.dropped:
             return None
         name, file = next(iter(self.files.items()))
         return f"its images are of other folders; found by the ends of their names, such as {shortened(name)}: {file}"
@@ -199,7 +216,7 @@ def locate(names, indices, accepts=lambda path: True) -> Located:
                 break
         hits[name] = best
     foreign = not any(hit and not hit.dropped for hit in hits.values())
-    files, missing = {}, {}
+    files, missing, dropped = {}, {}, set()
     for name, hit in hits.items():
         if hit is None or (hit.dropped and not foreign):
             missing[name] = "is not there"
@@ -207,7 +224,9 @@ def locate(names, indices, accepts=lambda path: True) -> Located:
             missing[name] = f"may be {' or '.join((hit.path, *hit.others[:2]))}"
         else:
             files[name] = hit.path
-    return Located(files, missing, foreign and bool(files))
+            if hit.dropped:
+                dropped.add("/".join(name_parts(name)[: hit.dropped]))
+    return Located(files, missing, frozenset(dropped))
 
 
 def name_parts(name):
@@ -296,6 +315,12 @@ def starts(file, count=1 << 16) -> bytes:
             return stream.read(count)
     except (OSError, ValueError):
         return b""
+
+
+def head_text(file) -> str:
+    """The text that a file begins with, in UTF-8 or in what its byte order mark says; what is none stands as U+FFFD."""
+    content = starts(file)
+    return content.decode(_by_mark(content) or "utf-8-sig", "replace").replace("\0", "")
 
 
 def some(items, count=20):

@@ -65,10 +65,10 @@ class Place:
             or (self.images is not None and not leads_outside(path, self.images.root))
         )
 
-    @functools.cached_property
+    @property
     def notes(self):
-        """What there is to say about the listing itself."""
-        return [note for tree in (self.tree, self.images) if tree for note in tree.notes]
+        """[(file, message)] of what there is to say about the listing itself."""
+        return list(dict.fromkeys(note for tree in (self.tree, self.images) if tree for note in tree.notes))
 
 
 class Candidate(NamedTuple):

@@ -23,7 +23,7 @@ def find(place):
         return None
     together = [shard for shards in groups.values() for shard in shards]
     indexed = functools.cache(_index)  # a shard serves all splits where nothing says what the classes are
-    splits = {split: functools.partial(read, shards, together, indexed) for split, shards in groups.items()}
+    splits = {split: functools.partial(read, place, shards, together, indexed) for split, shards in groups.items()}
     sound = sum(records.begins_well(shards[0]) for shards in groups.values())
     return Candidate(
         splits,
@@ -54,11 +54,12 @@ def _index(shard):
         return [], f"cannot be read: {error.strerror}"
 
 
-def read(shards, together, indexed):
+def read(place, shards, together, indexed):
     """The Source of the shards of a split. together: those of all splits."""
-    findings = Findings()
+    findings, folder = Findings(), os.path.dirname(shards[0])
+    maps = [file for where in (folder, os.path.dirname(folder)) for file in place.tree.files(where, ".pbtxt")]
     try:
-        known, integer_ids = records.read_classes(shards)
+        known, integer_ids = records.read_classes(shards, maps)
     except records.ShardError as error:
         raise DataError(str(error)) from None
     classes = dict(known)
@@ -66,8 +67,9 @@ def read(shards, together, indexed):
         for shard in dict.fromkeys([*shards, *together]):
             for example in indexed(shard)[0]:
                 texts = example.texts or [str(number) for number in example.labels]
-                classes |= zip(example.labels, texts, strict=False)
-    category_ids = sorted(classes)
+                classes |= zip(example.labels or texts, texts, strict=False)
+    number_of = {name: number for number, name in known.items()}
+    category_ids = sorted(classes, key=lambda number: (isinstance(number, str), number))
     label_of = {category: label for label, category in enumerate(category_ids)}
 
     result, seen = [], set()
@@ -101,11 +103,10 @@ def read(shards, together, indexed):
                     continue
             height, width = size
             things = []
-            for place, (number, (y1, x1, y2, x2)) in enumerate(
-                zip(example.labels, example.boxes_unit, strict=True), start=1
-            ):
+            numbers = example.labels or [number_of.get(text, text) for text in example.texts]
+            for place, (number, (y1, x1, y2, x2)) in enumerate(zip(numbers, example.boxes_unit, strict=True), start=1):
                 if number not in label_of:
-                    findings.error(shard, f"{where}: box {place}: unknown class {number}; left out")
+                    findings.error(shard, f"{where}: box {place}: unknown class {shortened(number)}; left out")
                     continue
                 box = (y1 * height, x1 * width, y2 * height, x2 * width)
                 area = example.areas[place - 1] if example.areas else None

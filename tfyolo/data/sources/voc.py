@@ -33,7 +33,7 @@ class _Xml(NamedTuple):
 
 
 def find(place):
-    if place.file or place.globbed:
+    if place.file or place.globbed or len(_folders_of_lists(place)) > 1:  # of years: each is a data set of its own
         return None
     parsed = functools.cache(_parse)  # an XML serves all splits: each needs the classes of all
     files = [file for folder in place.tree.walk() for file in place.tree.files(folder, ".xml")]
@@ -76,11 +76,14 @@ def find(place):
     return Candidate(splits, score, why, note)
 
 
+def _folders_of_lists(place):
+    return [folder for folder in place.tree.walk(deepest=2) if os.path.basename(folder) == "ImageSets"]
+
+
 def _lists(place):
     """{split: (its names, the file that lists them)} of ImageSets/Main, or of ImageSets."""
-    below = [folder for folder in place.tree.walk(deepest=2) if os.path.basename(folder) == "ImageSets"]
     lists = {}
-    for folder in below[:1]:
+    for folder in _folders_of_lists(place):
         files = place.tree.files(os.path.join(folder, "Main"), ".txt") or place.tree.files(folder, ".txt")
         for file in files:
             rows = [line.split() for line in read_lines(file)]

@@ -16,13 +16,13 @@ import yaml
 from tfyolo.data.sources.files import (
     IMAGES,
     Tree,
+    head_text,
     leads_outside,
     locate,
     name_parts,
     read_lines,
     read_text,
     some,
-    starts,
 )
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import (
@@ -126,11 +126,13 @@ def _by_folders(place, names=None):
         for folder in tree.folders(root):
             if meaning(os.path.basename(folder)) in SPLITS and len(tree.index(folder)):
                 below = [child for child in tree.folders(folder) if os.path.basename(child).lower() in _IMAGE_FOLDERS]
-                where = below[0] if below else folder
-                if _some_labels(place, tree, where) or below:
-                    parts[os.path.basename(folder)] = where
-    if not parts and _some_labels(place, tree, root):
-        parts = {"all": root}
+                parts[os.path.basename(folder)] = below[0] if below else folder
+        if not any(_some_labels(place, tree, folder) for folder in parts.values()):
+            parts = {}
+    if not parts:
+        pairs = _Pairs(place)
+        near = [image for folder in (root, *tree.folders(root)) for image in tree.files(folder, IMAGES)]
+        parts = {"all": root} if any(pairs.of(image) for image in some(near, 200)) else {}
     if not parts:
         return None
     pairs = _Pairs(place)
@@ -193,7 +195,7 @@ def _by_data_file(place, file):
 
 
 def _by_yaml(place, file):
-    if not place.file and not re.search(rb"^(train|val|test)\s*:", starts(file), re.MULTILINE):
+    if not place.file and not re.search(r"^(train|val|test)\s*:", head_text(file), re.MULTILINE):
         return None  # of something else
     content, lines = read_yaml(file)
     if not isinstance(content, dict):
@@ -249,7 +251,7 @@ def _yaml_names(file, names):
             shown = ", ".join(shortened(key)[1:-1] for key in list(names)[:8])
             raise DataError(f"{file}: names: expected the numbers 0..{len(names) - 1}, received {shown}")
         names = [numbers[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise DataError(
             f"{file}: names: expected a list of class names or a mapping from their numbers, received {shortened(names)}"
         )
@@ -293,12 +295,10 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
         tries += [os.path.normpath(os.path.join(base, written.removeprefix("../"))) for base in bases]
 
     def part(path):
-        if os.path.isdir(path) and kind != "file":
+        if os.path.isdir(path) and kind != "file" and not place.images:
             return _Part(folder=path)
         return _Part(listed=path) if os.path.isfile(path) else None
 
-    if place.images:
-        return _in_images(place, file, key, written, tries)
     inside = [path for path in tries if not leads_outside(path, place.root)]
     for path in inside:
         if found := part(path):
@@ -313,22 +313,20 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
         )
         return _Part(error=DataError(message))
     ends = name_parts(written)
-    for start in range(len(ends)):
+    for start in range(1, len(ends)):
         path = os.path.normpath(os.path.join(here, *ends[start:]))
-        if start and not leads_outside(path, place.root) and (found := part(path)):
-            if told is not None and name_parts(entry)[0] != "data":
+        if not leads_outside(path, place.root) and (found := part(path)):
+            if told is not None and ends[:start] != ["data"]:
                 told.append((file, f"{key}: {shortened(entry)} is not there; {path} is taken, beside the file"))
             return found
+    if place.images and kind != "file":
+        return _in_images(place, key, ends)
     looked = ", ".join(dict.fromkeys(tries))
     return _Part(error=DataError(f"{file}: {key}: {shortened(entry)[1:-1]} is not there; looked for {looked}"))
 
 
-def _in_images(place, file, key, written, tries):
-    """The _Part of an entry when the folder of the images is given: what in it the end of the entry means."""
-    listed = next((path for path in tries if os.path.isfile(path) and place.may_be_read(path)), None)
-    if listed:
-        return _Part(listed=listed)
-    ends = name_parts(written)
+def _in_images(place, key, ends):
+    """The _Part of an entry when the folder of the images is given: the folder in it that the end of the entry means."""
     ways = [ends[start:] for start in range(len(ends))] + [[key], [meaning(key)]]
     ways += [[way, "images"] for way in dict.fromkeys((key, meaning(key), "valid" if key == "val" else key))]
     for way in ways:
@@ -367,8 +365,8 @@ class _Pairs:
     def of(self, image, listed=None):
         """The label file, or None. listed: what a list calls the image: its text may lie there, and the image elsewhere."""
         folder, name = os.path.split(image)
-        text = f"{os.path.splitext(name)[0]}.txt"
-        if text in self._names(self.folder(folder)):
+        texts = self._names(self.folder(folder))
+        if text := texts.get(os.path.splitext(name)[0]):
             return os.path.join(self.folder(folder), text)
         if listed or self.place.images:
             if self._texts is None:
@@ -382,7 +380,7 @@ class _Pairs:
         if images not in self.folders:
             stems = {_stem(file) for file in self._tree(images).files(images, IMAGES)}
             likely = self._likely(images)
-            counts = [len(stems & {name[:-4] for name in self._names(folder)}) for folder in likely]
+            counts = [len(stems & self._names(folder).keys()) for folder in likely]
             self.folders[images] = likely[counts.index(max(counts))]
         return self.folders[images]
 
@@ -417,10 +415,10 @@ class _Pairs:
         return given if given and not leads_outside(path, given.root) else self.place.tree
 
     def _names(self, folder):
+        """{stem: name} of a folder's texts."""
         if folder not in self._listed:
-            self._listed[folder] = frozenset(
-                name for name in self.place.tree.list(folder)[1] if name.lower().endswith(".txt")
-            )
+            names = self.place.tree.list(folder)[1]
+            self._listed[folder] = {name[:-4]: name for name in names if name.lower().endswith(".txt")}
         return self._listed[folder]
 
 
@@ -555,7 +553,7 @@ def _images(place, part, findings, names_of=None, few=None):
         findings.error(
             os.path.join(here, name), f"picture missing: it {located.missing[name]}; listed in {part.listed}"
         )
-    if located.word and not all(name_parts(name)[0] == "data" for name in located.files):  # which CVAT puts before all
+    if located.word and located.dropped != {"data"}:  # which CVAT puts before all
         findings.warning(part.listed, located.word)
     return [files[name] for name in listed if name in files]
 
@@ -694,7 +692,7 @@ def read_yaml(file):
             line = event.start_mark.line + 1
             if isinstance(event, yaml.ScalarEvent):
                 is_key = isinstance(stack[-1], dict) and keys[-1] is None
-                nothing = event.implicit[0] and event.value in ("", "~", "null") and not is_key
+                nothing = event.implicit[0] and event.value in ("", "~", "null") and len(stack) == 2 and not is_key
                 value = None if nothing else event.value
             elif isinstance(event, yaml.AliasEvent):
                 if event.anchor not in anchors:
