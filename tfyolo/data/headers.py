@@ -130,7 +130,7 @@ def _png(stream, head):
 
 
 def _webp(stream, head):
-    if head[8:12] != b"WEBP":
+    if head[8:12] != b"WEBP" or len(head) < 30:
         raise ValueError
     if head[12:16] == b"VP8X":
         width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
