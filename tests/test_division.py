@@ -5,8 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import TINY, load_config
 from test_readers import CLASSES, make_voc, make_yolo, picture, write_text
 
+from tfyolo import training
 from tfyolo.config import Data
 from tfyolo.data.check import check
 from tfyolo.data.readers import DataError, SplitError, read, read_all_configured, read_configured
@@ -136,10 +138,13 @@ def test_a_division_that_is_none(content, flat, tmp_path):
         read_configured(Data(path=str(flat), val=0.2, division=str(tmp_path / "division.json")), "val")
 
 
-def test_data_without_a_split_to_validate_on_says_so(flat):
+def test_data_without_a_split_to_validate_on_says_so(flat, tmp_path):
     with pytest.raises(SplitError, match=r"data\.val=0\.1 holds back a tenth"):
         read_configured(Data(path=str(flat), train="all"), "val")
-    report = check(flat, progress=False)
+    make_yolo(tmp_path)
+    for kind in ("images", "labels"):
+        shutil.rmtree(tmp_path / kind / "val")
+    report = check(tmp_path, progress=False)
     assert any(
         "no split to validate on" in problem.message and "data.val=0.1" in problem.message
         for problem in report.warnings
@@ -153,3 +158,43 @@ def test_a_division_is_json_that_others_can_read(flat, tmp_path):
     assert (written["of"], written["seed"]) == ("all", 0)
     assert sorted(written["parts"]["val"]) == sorted(f"images/{key}.jpg" for key in keys(val))
     assert [file.name for file in tmp_path.iterdir()] == ["division.json"]
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+def configured(root, *more):
+    data = json.dumps({"path": str(root), "val": 0.2, "seed": 3})
+    return load_config("demo", *TINY, f"data={data}", "train.pictures=0", *more)
+
+
+def test_a_run_keeps_what_it_holds_back(flat, tmp_path):
+    config = configured(flat, "train.stages.0.epochs=1")
+    sources = [training._read_stage(config, 0, None)]
+    config, divisions = training._with_divisions(config, sources, tmp_path)
+    ((file, division),) = divisions.items()
+    assert (file, config.data.division) == (tmp_path / "division.json", str(tmp_path / "division.json"))
+    assert {*division.parts["val"]} == {f"images/{record.image_id}.jpg" for record in sources[0][1].records}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_moved_is_resumed_and_evaluated_on_what_it_held_back(flat, tmp_path):
+    from click.testing import CliRunner
+
+    from tfyolo.cli import main
+
+    root = tmp_path / "data"
+    shutil.copytree(flat, root)
+    config = configured(root, "train.stages.0={epochs: 2, lr: 0.001}", "train.evaluate_every=1")
+    held = keys(read_configured(config.data, "val"))
+    run = training.train(config, tmp_path / "run", progress=False)
+    assert (run.folder / "division.json").is_file()
+    moved = run.folder.rename(tmp_path / "moved")
+    picture(root / "images/99.jpg", (99, 99))
+    write_text(root / "labels/99.txt", "0 .5 .5 .2 .2")
+    result = CliRunner().invoke(main, ["evaluate", str(moved), "--json", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["counts"]["images"] == len(held)
+    found = json.loads((tmp_path / "out/detections.json").read_text())
+    assert {row["image_id"] for row in found} <= held
+    training.train(None, moved, resume=True, progress=False)  # done, and says so
