@@ -187,3 +187,25 @@ def test_fifos_and_devices_are_not_read(tmp_path):
             headers.read_header(path)
         with pytest.raises(pipeline.ImageError, match="not a regular file"):
             pipeline.read_image(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*KINDS, "GIF", "BMP"])
+def test_damaged_images_are_errors_or_images(kind):
+    """A header that can be read says the size of what is decoded, whatever the damage."""
+    rng, ends = np.random.default_rng(0), {"image": 0, "error": 0}
+    contents = bytearray(encoded(kind, 6 if kind in KINDS else None))
+    for _ in range(200):
+        damaged = contents.copy()
+        for place in rng.integers(2, len(contents), rng.integers(1, 8)):
+            damaged[place] = rng.integers(256)
+        damaged = bytes(damaged[: rng.integers(2, len(damaged))] if rng.random() < 0.3 else damaged)
+        try:
+            image = pipeline.read_image(damaged, 1 << 22)
+        except pipeline.ImageError:
+            ends["error"] += 1
+            continue
+        ends["image"] += 1
+        assert image.dtype == np.uint8 and image.ndim == 3
+        assert headers.image_size(damaged) == image.shape[:2]
+    print(kind, ends)

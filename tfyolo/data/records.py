@@ -6,6 +6,7 @@ category ids of the source. <split>.json beside the shards holds the class of ea
 has.
 """
 
+import itertools
 import json
 import mmap
 import os
@@ -136,7 +137,7 @@ def _label_map(file):
     text, classes, item = _bounded(file).decode("utf-8", "replace"), {}, None
     # One token after the other: braces, keys, and values with or without quotes.
     tokens = re.findall(r"""[{}]|\w+(?=\s*[:{])|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|-?\d+""", text)
-    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+    for token, following in itertools.pairwise([*tokens, ""]):
         if token == "item" and following == "{":
             item = {}
         elif token == "}" and item is not None:

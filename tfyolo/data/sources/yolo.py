@@ -62,6 +62,8 @@ def find(place):
             if found := way(place, file):
                 return found
         except DataError as error:
+            if way is _by_data_file or re.search(r"^(names|nc)\s*:", head_text(file), re.MULTILINE):
+                raise  # it is what it seems to be, and says what the classes are
             broken = broken or error
     found = _by_lists(place) or _by_folders(place)
     if broken and not found:
@@ -312,7 +314,7 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
             f"{file}: {key}: {beyond} lies outside of {place.root}, the data's folder; if that is meant: outside=true"
         )
         return _Part(error=DataError(message))
-    ends = name_parts(written)
+    ends = name_parts(written)[-_DEEPEST:]
     for start in range(1, len(ends)):
         path = os.path.normpath(os.path.join(here, *ends[start:]))
         if not leads_outside(path, place.root) and (found := part(path)):
