@@ -75,13 +75,13 @@ def test_geometry_is_a_function_of_its_seed(name):
     assert len({m.tobytes() for m in matrices}) >= 2
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_mosaic_moves_boxes_with_their_pictures(seed):
+@pytest.mark.parametrize("seed, preprocess", [*((seed, "letterbox") for seed in SEEDS), (SEEDS[0], "stretch")])
+def test_mosaic_moves_boxes_with_their_pictures(seed, preprocess):
     sizes = [(60, 90), (90, 60), (50, 50), (200, 300)]
     boxes = [np.array([[h * 0.3, w * 0.3, h * 0.8, w * 0.7]], np.float32).round() for h, w in sizes]
     images = [picture(size, box, [label]) for label, (size, box) in enumerate(zip(sizes, boxes, strict=True))]
     truths, centers = {}, []
-    matrices = augment.mosaic(seed, sizes, SIZE)
+    matrices = augment.mosaic(seed, sizes, SIZE, augment.FITS[preprocess].matrix)
     for label, matrix in enumerate(matrices):
         moved, _, _ = augment.clip_boxes(pipeline.transform_boxes(boxes[label], matrix), [label], [False], SIZE)
         truths.update((label, box) for box in moved.numpy())
@@ -90,7 +90,7 @@ def test_mosaic_moves_boxes_with_their_pictures(seed):
     np.testing.assert_allclose(centers, np.tile(centers[0], (4, 1)), atol=1e-3)
     assert (centers[0] >= np.array(SIZE) / 4).all() and (centers[0] <= np.array(SIZE) * 3 / 4).all()
 
-    joined = pipeline.paste(images, matrices, SIZE, augment.FITS["letterbox"])
+    joined = pipeline.paste(images, matrices, SIZE, augment.FITS[preprocess])
     for label, box in truths.items():
         np.testing.assert_allclose(find(joined, label), box, atol=1.5)
     for label in set(range(4)) - set(truths):  # what is dropped is hardly to be seen

@@ -90,6 +90,10 @@ def turned(file):
         image.copy().save(file, exif=exif)
 
 
+def sideways(file):
+    noise(file, 99, (60, 40))
+
+
 @pytest.mark.parametrize(
     ("spoil", "severity", "words"),
     [
@@ -100,14 +104,16 @@ def turned(file):
         (lambda file: file.unlink(), "error", ["picture missing"]),
         (lambda file: noise(file, 99, content=".png"), "warning", ["is a PNG but its name ends in .jpg"]),
         (lambda file: noise(file, 99, (50, 70)), "warning", ["is 50 x 70", "the annotations say 40 x 60"]),
-        (lambda file: noise(file, 99, (20, 30)), "error", ["is 20 x 30", "some boxes lie outside"]),
+        (lambda file: noise(file, 99, (20, 30)), "warning", ["is 20 x 30", "its boxes are scaled to it"]),
+        (sideways, "error", ["is 60 x 40", "turned", "some boxes lie outside"]),
+        (lambda file: noise(file, 99, content=".tiff"), "warning", ["is a TIFF but its name ends in .jpg"]),
         (lambda file: noise(file, 99, content=".webp"), "warning", ["is a WebP but its name ends in .jpg"]),
         (turned, "warning", ["is 60 x 40", "stored turned, by its EXIF orientation"]),
     ],
 )
 def test_pictures_that_are_wrong(spoil, severity, words, clean):
-    if spoil is turned:
-        annotate(clean, "train", lambda content: [a.update(bbox=[1, 1, 9, 9]) for a in content["annotations"]])
+    if box := {turned: [1, 1, 9, 9], sideways: [48, 1, 9, 9]}.get(spoil):
+        annotate(clean, "train", lambda content: [a.update(bbox=box) for a in content["annotations"]])
     spoil(clean / "train/2.jpg")
     report = check(clean, progress=False)
     only(report.errors if severity == "error" else report.warnings, "train/2.jpg", *words)
@@ -142,6 +148,10 @@ def rename(content):
     content["categories"][1]["name"] = "wolf"
 
 
+def shout(content):
+    content["categories"][1]["name"] = "CAT"
+
+
 def thin_out(content):
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 1 or a["id"] < 20]
 
@@ -162,6 +172,14 @@ def test_annotations_that_are_wrong(change, severity, file, words, clean):
     report = check(clean, progress=False)
     only(report.errors if severity == "error" else report.warnings, file, *words)
     assert len(report.problems) == 1
+
+
+def test_classes_that_differ_in_case_are_one_warning(clean):
+    for split in ("train", "val"):
+        annotate(clean, split, shout)
+    report = check(clean, progress=False)
+    only(report.problems, "data", "the classes 'cat' and 'CAT' differ only in case")
+    assert report.errors == ()
 
 
 def test_a_split_that_cannot_be_read_is_an_error_of_the_others(clean):

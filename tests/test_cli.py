@@ -74,7 +74,9 @@ def test_training_leaves_a_run(trained):
     folder, printed = trained
     assert re.search(rf"^best: epoch 1, AP .*, AP50 .*; everything lies in {re.escape(str(folder))}$", printed, re.M)
     left = {path.name for path in folder.iterdir()}
-    assert left == {"best.h5", "last.h5", "config.yaml", "history.csv", "tensorboard", "pictures"}
+    files = "best.h5 last.h5 config.yaml history.csv tensorboard pictures results.png train_batch.png"
+    assert left == set(files.split())
+    assert printed.startswith("model    demo, 5 classes: ") and f"\nfolder   {folder}\nepoch   1/1" in printed
     meta = checkpoint.read_meta(folder / "best.h5")
     assert configs.load(folder / "config.yaml") == configs.from_json(meta["config"])
 

@@ -198,3 +198,24 @@ def test_a_run_that_is_moved_is_resumed_and_evaluated_on_what_it_held_back(flat,
     found = json.loads((tmp_path / "out/detections.json").read_text())
     assert {row["image_id"] for row in found} <= held
     training.train(None, moved, resume=True, progress=False)  # done, and says so
+
+
+def test_a_split_that_knows_fewer_classes_is_evaluated_by_name(tmp_path):
+    """And one that knows others is an error, as is one to learn from."""
+    from test_readers import coco_json, make_coco_plain, write_json
+
+    make_coco_plain(tmp_path)
+    content = coco_json(categories=[{"id": 1, "name": "dog"}])
+    content["annotations"] = [{**content["annotations"][1], "category_id": 1}]
+    write_json(tmp_path / "val.json", content)
+    config = load_config("demo", *TINY, f"data={tmp_path}")
+    learned, judged = training._read_stage(config, 0, None)
+    assert judged.classes == learned.classes == CLASSES
+    assert [record.labels.tolist() for record in judged.records] == [[1], []]
+    report = check(tmp_path, progress=False)
+    assert any("the split val knows no cat" in problem.message for problem in report.warnings)
+    assert not any("different classes" in problem.message for problem in report.problems)
+    content["categories"][0]["name"] = "fox"
+    write_json(tmp_path / "val.json", content)
+    learned, judged = training._read_stage(config, 0, None)
+    assert judged.classes == ("fox",)  # which training refuses

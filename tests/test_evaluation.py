@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -19,11 +20,12 @@ from tfyolo.structures import BACKGROUND, IGNORE, Detections
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-def record(boxes=(), labels=(), crowd=None, *, image_id=0, path="", areas=None, size=(100, 100)):
+def record(boxes=(), labels=(), crowd=None, *, image_id=0, path="", areas=None, size=(100, 100), difficult=False):
     boxes = np.reshape(np.asarray(boxes, "float32"), (-1, 4))
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) if areas is None else areas
     crowd = np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd, bool)
-    return Record(image_id, str(path), boxes, np.asarray(labels, "int32"), crowd, np.asarray(areas, "float32"), size)
+    labels, areas = np.asarray(labels, "int32"), np.asarray(areas, "float32")
+    return Record(image_id, str(path), boxes, labels, crowd, areas, size, difficult=difficult)
 
 
 def found(boxes=(), scores=(), labels=()):
@@ -75,6 +77,25 @@ def test_match_by_hand(truths, crowd, boxes, scores, expected):
     assert expected == match(truths, [0] * len(truths), crowd, boxes, [0] * len(boxes), scores).tolist()
 
 
+@pytest.mark.parametrize(
+    "truths, crowd, boxes, expected",
+    [
+        # one for one: the second on the same difficult object is wrong, and so is what only lies inside it
+        ([square(0, 0)], [False], [square(0, 0), square(0, 1)], [IGNORE, BACKGROUND]),
+        ([square(0, 0, 50)], [False], [square(0, 0), square(20, 20)], [BACKGROUND, BACKGROUND]),
+        # what counts goes before it, even where it is overlapped less
+        ([square(0, 0), square(0, 3)], [False, False], [square(0, 0), square(0, 0)], [1, IGNORE]),
+        # a crowd beside it takes what it does not
+        ([square(0, 0), square(0, 0, 50)], [False, True], [square(0, 0), square(0, 0)], [IGNORE, IGNORE]),
+    ],
+)
+def test_difficult_objects_by_hand(truths, crowd, boxes, expected):
+    """The first is difficult."""
+    zeros, scores = [0] * len(boxes), -np.arange(len(boxes))
+    difficult = np.arange(len(truths)) == 0
+    assert expected == match(truths, [0] * len(truths), crowd, boxes, zeros, scores, difficult=difficult).tolist()
+
+
 def test_match_keeps_classes_apart():
     boxes = [square(0, 0), square(0, 0), square(0, 0)]
     assert match(boxes[:2], [1, 2], [False, True], boxes, [0, 1, 2], [3, 2, 1]).tolist() == [BACKGROUND, 0, IGNORE]
@@ -93,8 +114,8 @@ def test_a_least_score_only_cuts_the_tail_off():
 # ------------------------------------------------------------------------------------------------------------- metrics
 
 
-def plausible(seed, images, classes, crowds=0.1, areas=True):
-    """Truths of all sizes, some of them crowds; found well, badly, twice, as another class, not at all; inventions."""
+def plausible(seed, images, classes, crowds=0.1, areas=True, difficult=0.0):
+    """Truths of all sizes, some of them crowds or difficult; found well, badly, twice, as another class, not at all; inventions."""
     rng = np.random.default_rng(seed)
     truths, results = [], []
     for i in range(images):
@@ -104,6 +125,9 @@ def plausible(seed, images, classes, crowds=0.1, areas=True):
         labels = rng.integers(0, classes, count)
         share = rng.uniform(0.4, 1, count) if areas else 1  # a segment's area is less than its box's
         truths.append(record(boxes, labels, rng.random(count) < crowds, image_id=i, areas=share * sides.prod(axis=1)))
+        if difficult:
+            chosen = np.random.default_rng((seed, i)).random(count) < difficult
+            truths[-1] = truths[-1]._replace(difficult=chosen & ~truths[-1].crowd)
 
         again = rng.integers(0, count, 2 * count) if count else np.zeros(0, int)
         moved = boxes[again] + rng.normal(0, 0.1, (len(again), 4)) * np.tile(sides[again], 2)
@@ -125,9 +149,16 @@ def coco_says(truths, results, classes):
         return [x1, y1, x2 - x1, y2 - y1]
 
     annotations = [
-        {"image_id": 7 + 3 * i, "category_id": 5 + 2 * int(k), "bbox": xywh(b), "area": float(a), "iscrowd": int(c)}
+        {
+            "image_id": 7 + 3 * i,
+            "category_id": 5 + 2 * int(k),
+            "bbox": xywh(b),
+            "area": float(a),
+            "iscrowd": int(c),
+            "difficult": d,
+        }
         for i, t in enumerate(truths)
-        for b, k, a, c in zip(t.boxes, t.labels, t.areas, t.crowd, strict=True)
+        for b, k, a, c, d in zip(t.boxes, t.labels, t.areas, t.crowd, t.ignored & ~t.crowd, strict=True)
     ]
     detections = [
         {"image_id": 7 + 3 * i, "category_id": 5 + 2 * int(k), "bbox": xywh(b), "score": float(s)}
@@ -140,9 +171,16 @@ def coco_says(truths, results, classes):
         "categories": [{"id": 5 + 2 * k} for k in range(classes)],
         "annotations": [{"id": n, **each} for n, each in enumerate(annotations, 1)],
     }
+
+    class Judged(COCOeval):
+        def _prepare(self):  # which takes from an object the word that it is to be ignored, unless it is a crowd
+            super()._prepare()
+            for truth in (truth for some in self._gts.values() for truth in some):
+                truth["ignore"] = truth["ignore"] or truth["difficult"]
+
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        judged = COCOeval(truth, truth.loadRes(detections), "bbox")
+        judged = Judged(truth, truth.loadRes(detections), "bbox")
         judged.evaluate()
         judged.accumulate()
         judged.summarize()
@@ -150,11 +188,12 @@ def coco_says(truths, results, classes):
 
 
 @pytest.mark.parametrize(
-    "seed, images, classes, crowds, areas",
-    [(0, 60, 12, 0.1, True), (1, 60, 1, 0.3, True), (2, 8, 40, 0, False), (3, 1, 2, 0.5, True), (4, 40, 3, 1, True)],
-)
-def test_metrics_equal_pycocotools(seed, images, classes, crowds, areas):
-    truths, results = plausible(seed, images, classes, crowds, areas)
+    "seed, images, classes, crowds, areas, difficult",
+    [(0, 60, 12, 0.1, True, 0), (1, 60, 1, 0.3, True, 0), (2, 8, 40, 0, False, 0), (3, 1, 2, 0.5, True, 0), (4, 40, 3, 1, True, 0),
+     (5, 60, 5, 0, True, 0.3), (6, 60, 2, 0.3, True, 0.5), (7, 20, 2, 0, False, 1)],
+)  # fmt: skip
+def test_metrics_equal_pycocotools(seed, images, classes, crowds, areas, difficult):
+    truths, results = plausible(seed, images, classes, crowds, areas, difficult)
     ours = coco_metrics(truths, results, classes)
     assert tuple(ours) == TWELVE
     np.testing.assert_allclose(list(ours.values()), coco_says(truths, results, classes), rtol=0, atol=1e-9)
@@ -170,13 +209,16 @@ def test_more_than_100_detections_equal_pycocotools():
     np.testing.assert_allclose(list(ours.values()), coco_says(truths, results, 1), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_ap50_follows_from_match(seed):
+@pytest.mark.parametrize("seed, difficult", [(0, 0), (1, 0), (2, 0.3), (3, 0.6)])
+def test_ap50_follows_from_match(seed, difficult):
     """Two ways to one number: the evaluator's, and the area under the curve that our own verdicts give."""
-    truths, results = plausible(seed, images=40, classes=4)
+    truths, results = plausible(seed, images=40, classes=4, difficult=difficult)
     report = judge(source(truths, "abcd"), results)
     verdicts = np.concatenate(
-        [match(t.boxes, t.labels, t.crowd, f.boxes, f.labels, f.scores) for t, f in zip(truths, results, strict=True)]
+        [
+            match(t.boxes, t.labels, t.crowd, f.boxes, f.labels, f.scores, difficult=t.difficult)
+            for t, f in zip(truths, results, strict=True)
+        ]
     )
     scores, labels = (np.concatenate([getattr(f, name) for f in results]) for name in ("scores", "labels"))
     for k, row in enumerate(report.per_class):
@@ -225,9 +267,18 @@ def test_the_best_score_leaves_the_inventions_out():
 def test_confusion_by_hand():
     truths = [
         record(
-            [square(0, 0), square(20, 20), square(40, 40), square(60, 60), square(0, 50, 30)],
-            [0, 1, 2, 1, 0],
-            crowd=[False] * 4 + [True],
+            [
+                square(0, 0),
+                square(20, 20),
+                square(40, 40),
+                square(60, 60),
+                square(0, 50, 30),
+                square(90, 0),
+                square(90, 20),
+            ],
+            [0, 1, 2, 1, 0, 0, 1],
+            crowd=[False] * 4 + [True, False, False],
+            difficult=np.array([False] * 5 + [True, True]),
         )
     ]
     boxes = [
@@ -237,10 +288,20 @@ def test_confusion_by_hand():
         square(40, 41),  # the same once more, as a cat: nothing is left there
         square(80, 80),  # a dog where nothing is
         square(5, 55),  # a cat in a crowd of cats
+        square(90, 0),  # a difficult cat; the difficult dog is not found
     ]
-    report = judge(source(truths), [found(boxes, [0.9] * 6, [0, 2, 2, 0, 1, 0])])
+    report = judge(source(truths), [found(boxes, [0.9] * 7, [0, 2, 2, 0, 1, 0, 0])])
     assert report.confusion.tolist() == [[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]]
-    assert report.counts == {"images": 1, "truths": 4, "crowds": 1, "detections": 6, "skipped": []}
+    assert report.counts == {
+        "images": 1,
+        "truths": 4,
+        "crowds": 1,
+        "difficult": 2,
+        "detections": 7,
+        "skipped": [],
+        "resized": [],
+    }
+    assert "count neither way, found or not: 1 crowd, 2 difficult objects" in str(report)
     rows = {row["name"]: row for row in report.per_class}
     assert rows["cat"]["precision"] == 0.5 and rows["cat"]["recall"] == 1  # the one in the crowd counts neither way
     assert rows["dog"]["precision"] == 0 and rows["dog"]["recall"] == 0
@@ -399,6 +460,42 @@ def test_unreadable_pictures_are_left_out_and_named(records, tmp_path):
         evaluate(Planted(broken[2:3]), source(broken[2:3]), progress=False)
 
 
+def test_boxes_of_pictures_of_another_size_than_annotated_are_scaled(records, tmp_path):
+    """What is found is in pixels of the annotations, also in detections.json, as COCO's tools compare them."""
+    height, width = records[1].size
+    stated = records[1]._replace(size=(3 * height, 2 * width), boxes=records[1].boxes * np.float32([3, 2, 3, 2]))
+    data = source([records[0], stated, *records[2:]])
+    report = evaluate(Planted(records), data, batch=2, out=tmp_path / "out", pictures=5, progress=False)
+    assert report.metrics["AP"] == 1.0 and report.counts["resized"] == [stated.path]
+    assert f"not the one annotated: 1 picture: {stated.path}" in str(report)
+    rows = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert max(row["bbox"][3] for row in rows if row["image_id"] == "id 1") == pytest.approx(3 * height)
+    drawn = (tmp_path / "out" / "pictures").glob("*id 1.jpg")
+    assert [cv2.imread(str(file)).shape[:2] for file in drawn] == [(480, 240)]  # the file's, enlarged
+
+
+class Tight(Planted):
+    """On a device that has room for so many images at a time."""
+
+    def __init__(self, records, room):
+        super().__init__(records)
+        self.room = room
+
+    def network(self, images):
+        if len(images) > self.room:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return super().network(images)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(records, capfd):
+    report = evaluate(Tight(records, 2), source(records), batch=5, progress=False)
+    assert (report.metrics["AP"], report.batch, report.counts["images"]) == (1.0, 2, 5)
+    said = "evaluation: 5 images of 64 x 96 at a time do not fit into memory, goes on with 2\n"
+    assert capfd.readouterr().err == said
+    with pytest.raises(EvaluationError, match="one image of 64 x 96 does not fit into memory"):
+        evaluate(Tight(records, 0), source(records), batch=1, progress=False)
+
+
 def test_no_pictures():
     with pytest.raises(EvaluationError, match="made test: expected pictures"):
         evaluate(Planted([]), source([]), progress=False)
@@ -422,7 +519,33 @@ def test_numbered_classes_go_by_their_count(records):
     assert report.metrics["AP"] == 1.0 and report.per_class[2]["name"] == "2"
 
 
-@pytest.mark.parametrize("theirs", [("cat", "dog"), ("cat", "dog", "owl"), ("0", "1"), ("cat", "dog", "emu", "owl")])
+@pytest.mark.parametrize("theirs", [("owl", "fox"), ("0", "1")])
 def test_other_classes_are_an_error_that_shows_both(records, theirs):
     with pytest.raises(EvaluationError, match=r"3 \(cat, dog, emu\).*" + str(len(theirs)) + ".*" + theirs[-1]):
-        evaluate(Planted(records), source([], theirs), progress=False)
+        evaluate(Planted(records), source(records, theirs), progress=False)
+
+
+@pytest.mark.parametrize("theirs", [("cat", "dog"), ("dog",), ("owl", "emu", "cat"), ("emu", "cat", "dog", "owl")])
+def test_what_both_know_is_evaluated_by_name_and_the_rest_is_named(records, tmp_path, theirs):
+    """All is found, what the data does not know too: each is at its place, and what only one of them knows counts nowhere."""
+    ours = ("cat", "dog", "emu")
+    labelled = []
+    for each in records:
+        known = [name in theirs for name in ours]
+        labels = [theirs.index(name) for name in ours if name in theirs]
+        boxes, crowd = [*each.boxes[known].tolist()], [False] * len(labels)
+        if "owl" in theirs:  # which the detector cannot find
+            boxes, labels, crowd = [*boxes, square(20, 20, 5)], [*labels, theirs.index("owl")], [*crowd, False]
+        labelled.append(record(boxes, labels, crowd, image_id=each.image_id, path=each.path, size=each.size))
+    data = source(labelled, theirs, category_ids=tuple(range(100, 100 + len(theirs))))
+    report = evaluate(Planted(records), data, out=tmp_path / "out", progress=False)
+    common = [name for name in theirs if name in ours]
+    assert report.metrics["AP"] == 1.0 and report.metrics["precision"] == 1.0
+    assert [row["name"] for row in report.per_class] == common
+    assert report.counts["truths"] == report.counts["detections"] == len(common) * len(records)
+    assert f"evaluated on {len(common)} ({', '.join(common)}) by name" in report.left_out
+    for name in {*ours, *theirs} - {*common}:
+        assert name in report.left_out.partition("left out")[2]
+    assert report.left_out in str(report) and report.to_json()["left_out"] == report.left_out
+    rows = json.loads((tmp_path / "out/detections.json").read_text())
+    assert {row["category_id"] for row in rows} == {100 + theirs.index(name) for name in common}

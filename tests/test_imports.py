@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "config", "messages", "peers"},
+    {"structures", "config", "messages", "peers", "folders"},
     {"boxes"},
     {"layers", "visualize"},
     {"backbones", "necks", "heads"},
@@ -28,7 +28,7 @@ ORDER = [
     {"model"},
     {"weights", "optim"},
     {"walk", "detect", "metadata"},
-    {"evaluation"},
+    {"evaluation", "briefing"},
     {"exports"},
     {"training", "benchmark"},
     {"cli"},

@@ -131,7 +131,7 @@ def test_only_a_plain_yes_is_difficult(text, difficult, told, tmp_path):
     for stem in SIZES:
         write_text(tmp_path / f"Annotations/{stem}.xml", voc_xml(stem, objects=thing * 2))
     source = read(tmp_path)
-    assert [flags.tolist() for flags in (record.crowd for record in source.records)] == [[difficult] * 2] * 2
+    assert [record.difficult.tolist() for record in source.records] == [[difficult] * 2] * 2
     if told:
         only(source.problems, "one.xml", "<difficult>", "4 times in all", severity="warning")
     else:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -12,7 +13,8 @@ from tfyolo.messages import counted, libraries_silent
 @pytest.mark.parametrize(
     "number, noun, words",
     [(1, "row", "1 row"), (0, "row", "0 rows"), (2, "class", "2 classes"), (1, "class", "1 class"),
-     (3, "box", "3 boxes"), (12345, "picture", "12,345 pictures")],
+     (3, "box", "3 boxes"), (12345, "picture", "12,345 pictures"), (3, "epoch", "3 epochs"), (2, "batch", "2 batches"),
+     (2, "branch", "2 branches"), (2, "category", "2 categories"), (2, "day", "2 days"), (2, "mesh", "2 meshes")],
 )  # fmt: skip
 def test_counted(number, noun, words):
     assert counted(number, noun) == words
@@ -26,10 +28,39 @@ def test_libraries_are_silent_and_errors_are_not(capfd):
     assert capfd.readouterr().err == "heard"
 
 
-def test_python_is_as_quiet_as_the_command_line():
-    """TensorFlow greets on standard error as soon as it is imported."""
+def test_what_other_threads_write_meanwhile_is_heard(capfd):
+    """Standard error is one for all threads; two that hold it back at once, and let it go crosswise, leave it as it was."""
+    entered, left, steps = threading.Semaphore(0), threading.Semaphore(0), [threading.Event() for _ in range(2)]
+
+    def load(step):
+        with libraries_silent():
+            entered.release()
+            step.wait(timeout=5)
+        left.release()
+
+    before = os.fstat(2)
+    for step in steps:
+        threading.Thread(target=load, args=[step]).start()
+        entered.acquire(timeout=5)
+    os.write(2, b"heard")
+    for step in steps:
+        step.set()
+        left.acquire(timeout=5)
+    os.write(2, b", still")
+    assert capfd.readouterr().err == "heard, still" and os.path.samestat(os.fstat(2), before)
+
+
+def test_python_is_as_quiet_as_the_command_line_and_leaves_a_host_programs_log_level_as_it_is():
+    """TensorFlow greets on standard error as soon as it is imported, and reads at that moment how much it may say later."""
+    code = """
+import sys, tfyolo
+tfyolo.load
+print("imported", file=sys.stderr, flush=True)
+import tensorflow as tf
+infinite = tf.data.Dataset.from_tensors(float("inf")).map(lambda x: tf.debugging.check_numerics(x, "the host's"))
+list(infinite.ignore_errors(log_warning=True))
+"""
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    ran = subprocess.run(
-        [sys.executable, "-c", "import tfyolo; tfyolo.load"], env=environment, capture_output=True, text=True
-    )
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "") and ran.stderr.startswith("imported\n"), ran.stderr
+    assert "the host's : Tensor had Inf" in ran.stderr

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -475,6 +477,66 @@ def test_boxes_are_padded_to_the_most_and_never_cut(tmp_path):
     assert len(learned[0].labels) == 300
 
 
+def test_difficult_objects_are_learned_no_more_than_crowds(tmp_path):
+    source = make_source(tmp_path, [(40, 60)], boxes_each=3)
+    record = source.records[0]._replace(crowd=np.array([True, False, False]), difficult=np.array([False, True, False]))
+    source = source._replace(records=(record,))
+    for dataset in (train(source)[0], pipeline.eval_dataset(source, size=(48, 64), batch=1)):
+        for sample in samples(dataset):
+            assert sample.crowd.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("preprocess", ["letterbox", "stretch"])
+def test_pictures_of_another_size_than_annotated_have_their_boxes_scaled(preprocess, tmp_path):
+    """Their files shrunk after the labelling, say; and a file that only lies on its side, in which boxes are as it is seen upright."""
+    source = make_source(tmp_path, [(80, 120), (40, 60), (36, 72)])
+    first, second, third = source.records
+    stated = first._replace(size=(40, 240), boxes=first.boxes * np.float32([0.5, 2] * 2))
+    source = source._replace(records=(stated, second, third._replace(size=(72, 36))))
+    for make in (
+        lambda resized: train(source, batch=1, resized=resized, size=(96, 144), preprocess=preprocess)[0],
+        lambda resized: pipeline.eval_dataset(source, size=(96, 144), batch=1, resized=resized, preprocess=preprocess),
+    ):
+        resized = {}
+        for sample in samples(make(resized)):
+            box = find(sample.image, sample.boxes[0], sample.labels[0])
+            np.testing.assert_allclose(box, sample.boxes[0], atol=1.6)
+        assert resized == {0: (80, 120), 2: (36, 72)}
+
+
+@pytest.mark.parametrize("preprocess", ["letterbox", "stretch", "darknet"])
+def test_a_mosaics_tiles_are_brought_to_the_size_as_the_config_says(preprocess, tmp_path):
+    """Boxes that are whole have the sides that they have in the picture alone."""
+    source = make_source(tmp_path, [(40, 120)])
+    record = source.records[0]._replace(boxes=np.array([[15, 10, 25, 20]], np.float32))
+    source, options = source._replace(records=(record,)), {"size": (96, 96), "preprocess": preprocess}
+    ((_, (alone,), *_),) = samples(pipeline.eval_dataset(source, batch=1, **options))
+    mosaics = samples(train(source, PLAIN.model_copy(update={"mosaic": 1.0}), epochs=6, batch=1, **options)[0])
+    sides = [box[2:] - box[:2] for sample in mosaics for box in sample.boxes if box.min() > 0 and box.max() < 96]
+    assert sides
+    np.testing.assert_allclose(sides, np.tile(alone[2:] - alone[:2], (len(sides), 1)), atol=1e-3)
+
+
+def test_what_tensorflow_cannot_decode_is_decoded_by_all_threads(tmp_path, monkeypatch):
+    source = make_source(tmp_path, [(40, 60)] * 12)
+    for record in source.records:
+        Path(record.path).write_bytes(encode(".tiff"))
+    source = source._replace(records=tuple(record._replace(size=PHOTO.shape[:2]) for record in source.records))
+    imdecode, inside, most = cv2.imdecode, [], []
+
+    def slowly(*arguments):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return imdecode(*arguments)
+
+    monkeypatch.setattr(pipeline.cv2, "imdecode", slowly)
+    images = samples(pipeline.eval_dataset(source, size=PHOTO.shape[:2], batch=4))
+    assert max(most) > 1
+    np.testing.assert_array_equal(images[-1].image, images[0].image)
+
+
 def test_shapes_are_known_before_the_first_step(source):
     evaluation = pipeline.eval_dataset(source, size=(48, 64), batch=2)
     for dataset, dtype in ((train(source)[0], tf.uint8), (evaluation, tf.float32)):
@@ -515,7 +577,7 @@ def test_broken_pictures_are_grey_and_told(source, tmp_path):
     (tmp_path / "2.png").unlink()
     (tmp_path / "3.png").write_bytes(b"")
     for make in (
-        lambda skipped: train(source, batch=1, epochs=1, skipped=skipped)[0],
+        lambda skipped: train(source, batch=1, epochs=2, skipped=skipped)[0],  # the second time from memory
         lambda skipped: pipeline.eval_dataset(source, size=(48, 64), batch=1, skipped=skipped),
     ):
         skipped = {}
@@ -534,14 +596,14 @@ def test_files_of_every_kind_in_a_data_set(tmp_path):
     offset = 0
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, np.float32)
     for name, (contents, _) in FILES.items():
-        records.append(readers.Record(name, str(tmp_path / "shard"), *nothing, None, (offset, len(contents))))
+        records.append(readers.Record(name, str(tmp_path / "shard"), *nothing, (22, 31), (offset, len(contents))))
         offset += len(contents)
     for name, (contents, _) in OTHER_FILES.items():
         (tmp_path / name).write_bytes(contents)
-        records.append(readers.Record(name, str(tmp_path / name), *nothing, None))
+        records.append(readers.Record(name, str(tmp_path / name), *nothing, (22, 31)))
     black = encode(".bmp", np.zeros((22, 31, 3), np.uint8))  # ends in zeros, which numpy's strings would lose
     (tmp_path / "black").write_bytes(black)
-    records.append(readers.Record("black", str(tmp_path / "black"), *nothing, None))
+    records.append(readers.Record("black", str(tmp_path / "black"), *nothing, (22, 31)))
     source = readers.Source(tuple(records), ("a",), (0,), (), "made", "train", "coco")
     skipped = {}
     decoded = samples(pipeline.eval_dataset(source, size=(22, 31), batch=1, skipped=skipped))

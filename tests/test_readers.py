@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tfyolo.config import Data
-from tfyolo.data import records
+from tfyolo.data import readers, records
 from tfyolo.data.readers import FORMATS, DataError, SplitError, picture_size, read, read_configured, splits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -248,7 +248,9 @@ def make_yolo_obj_data(root):
     for split in ("train", "valid"):
         write_text(root / f"{split}.txt", *(f"data/obj/{stem}.jpg" for stem in SIZES))
     write_text(root / "obj.names", *CLASSES)
-    write_text(root / "obj.data", "classes= 2", "train  = data/train.txt", "valid=data/valid.txt", "names =data/obj.names")
+    write_text(
+        root / "obj.data", "classes= 2", "train  = data/train.txt", "valid=data/valid.txt", "names =data/obj.names"
+    )
     return root
 
 
@@ -259,7 +261,13 @@ def make_yolo_of_cvat(root):
             write_text(root / f"obj_{split}_data" / f"{stem}.txt", *yolo_lines(stem))
         write_text(root / f"{split}.txt", *(f"data/obj_{split}_data/{stem}.jpg" for stem in SIZES))
     write_text(root / "obj.names", *CLASSES)
-    lines = ("classes = 2", "train = data/train.txt", "valid = data/valid.txt", "names = data/obj.names", "backup = backup/")
+    lines = (
+        "classes = 2",
+        "train = data/train.txt",
+        "valid = data/valid.txt",
+        "names = data/obj.names",
+        "backup = backup/",
+    )
     write_text(root / "obj.data", *lines)
     return root
 
@@ -499,15 +507,35 @@ def test_whole_files_that_are_wrong(name, content, message, tmp_path):
             read(tmp_path / name, split)
 
 
+def test_what_was_looked_for_is_said(tmp_path):
+    with pytest.raises(DataError, match="not recognised") as error:
+        read(tmp_path)
+    assert [line.split()[0] for line in str(error.value).splitlines()[2:]] == [*FORMATS]
+
+
 def test_not_recognised(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         read(tmp_path / "nothing")
     with pytest.raises(DataError, match=r"not recognised as .*it holds nothing\nLooked for:\n  tfrecord  .*\n  coco  "):
         read(tmp_path)
-    with pytest.raises(DataError, match=r"data\.format: expected one of tfrecord, coco, voc, yolo, .* received 'cocoo'"):
+    with pytest.raises(
+        DataError, match=r"data\.format: expected one of tfrecord, coco, voc, yolo, .* received 'cocoo'"
+    ):
         read(tmp_path, format="cocoo")
     with pytest.raises(DataError, match=r"data\.images: expected a folder"):
         read(tmp_path, images=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "classes, groups",
+    [(("cat", "dog", "carts"), []), (("t-1", "t1"), []), (("Cat", "dog", "cat"), [["Cat", "cat"]]),
+     (("traffic light", "Dog", "Traffic_Light", "DOG"), [["traffic light", "Traffic_Light"], ["Dog", "DOG"]])],
+)  # fmt: skip
+def test_classes_that_are_one_under_two_names(classes, groups):
+    said = list(readers.alike(classes))
+    assert len(said) == len(groups)
+    for line, names in zip(said, groups, strict=True):
+        assert line.startswith(f"the classes {' and '.join(map(repr, names))} differ only in case")
 
 
 def test_no_picture_at_all(tmp_path):
@@ -612,7 +640,7 @@ def test_coco_without_sizes_reads_headers(tmp_path):
     assert [record.size for record in read(tmp_path).records] == list(SIZES.values())
 
 
-def test_voc_difficult_is_crowd_and_classes_are_of_all_files(tmp_path):
+def test_voc_difficult_is_no_crowd_and_classes_are_of_all_files(tmp_path):
     make_voc(tmp_path)
     write_text(tmp_path / "ImageSets/Main/train.txt", "two")
     write_text(
@@ -621,7 +649,8 @@ def test_voc_difficult_is_crowd_and_classes_are_of_all_files(tmp_path):
     )
     source = read(tmp_path)
     assert source.classes == CLASSES  # cat is only in one.xml
-    assert source.records[0].crowd.tolist() == [True]
+    (record,) = source.records
+    assert (record.difficult.tolist(), record.crowd.tolist(), record.ignored.tolist()) == ([True], [False], [True])
     np.testing.assert_array_equal(source.records[0].boxes, [[0, 0, 9, 9]])
 
 

@@ -34,6 +34,7 @@ def source(tmp_path):
                 rng.random(number) < 0.5,
                 np.float32(rng.uniform(1, 100, number)),
                 size,
+                difficult=rng.random(number) < 0.5,
             )
         )
     return Source(tuple(made), ("cat", "dög", "eel"), (3, 7, 90), (), "some", "train", "coco")
@@ -55,6 +56,7 @@ def test_round_trip(source, shards, tmp_path):
         np.testing.assert_allclose(other.areas, record.areas)
         np.testing.assert_array_equal(other.labels, record.labels)
         np.testing.assert_array_equal(other.crowd, record.crowd)
+        np.testing.assert_array_equal(other.difficult, np.zeros_like(record.crowd) | record.difficult)
         assert other.size == record.size
         assert records.contents(other) == Path(record.path).read_bytes()
 
@@ -149,7 +151,7 @@ PNG = cv2.imencode(".png", np.zeros([50, 100, 3], np.uint8))[1].tobytes()
 
 
 def test_other_writers_files(tmp_path):
-    """As of the TensorFlow Object Detection API: no size, classes by text or by a label map, difficult for crowds."""
+    """As of the TensorFlow Object Detection API: no size, classes by text or by a label map, difficult objects."""
     one = foreign(
         encoded=[PNG],
         filename=[b"a.png"],
@@ -168,7 +170,8 @@ def test_other_writers_files(tmp_path):
     assert (source.classes, source.category_ids, source.problems) == (("2", "dog"), (2, 5), ())
     np.testing.assert_allclose(source.records[0].boxes, [[25, 25, 50, 75]])
     assert [record.labels.tolist() for record in source.records] == [[1], [0]]
-    assert [record.crowd.tolist() for record in source.records] == [[False], [True]]
+    assert [record.difficult.tolist() for record in source.records] == [[False], [True]]
+    assert not any(record.crowd.any() for record in source.records)
     assert [record.image_id for record in source.records] == ["a.png", "b.png"]
     assert source.records[0].size == (50, 100)
 

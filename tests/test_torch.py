@@ -19,9 +19,9 @@ from tfyolo import checkpoint, cli
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.detect import load as load_detector
+from tfyolo.folders import FolderError
 from tfyolo.weights import published, torch, unpickle
 from tfyolo.weights.initial import initialise
-from tfyolo.weights.runs import WeightsError
 
 SETTERS = {np.dtype("f4"): "FloatStorage", np.dtype("f2"): "HalfStorage", np.dtype("i8"): "LongStorage"}
 
@@ -211,7 +211,7 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
     assert result.exit_code == 0 and told in result.output, result.output
     found = load_detector(tmp_path / "run")(np.zeros((32, 48, 3), np.uint8))
     assert len(found.boxes) == len(found.scores) and load_detector(tmp_path / "run").classes == ("one", "two")
-    with pytest.raises(WeightsError, match="new or empty folder"):
+    with pytest.raises(FolderError, match="new or empty folder"):
         torch.import_run(path, tmp_path / "run")
 
 

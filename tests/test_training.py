@@ -4,13 +4,16 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import conftest
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -18,12 +21,13 @@ import tensorflow as tf
 from click.testing import CliRunner
 from conftest import CONFIGS, ROOT, load_config, process, random_sample, small, strategy_of
 
-from tfyolo import checkpoint, cli, training
+from tfyolo import checkpoint, cli, folders, training
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.config import ConfigError, Stage
 from tfyolo.data import demo
 from tfyolo.data.readers import SplitError, read
+from tfyolo.detect import Detector
 from tfyolo.layers import BatchNorm
 from tfyolo.optim import OPTIMIZERS, Average, Schedule
 from tfyolo.quantization import quantized_by
@@ -365,17 +369,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_picture
     )
     assert run.returncode == 1 and "Traceback" not in run.stdout
     message = run.stdout.split("Error:")[-1]
+    assert not (tmp_path / "run").exists()  # of which not one epoch was finished
     assert "step" in message and "became" in message and "train" in message and ".jpg" in message
 
 
-def test_a_broken_picture_is_left_out_and_named(data, tmp_path):
+def test_pictures_that_are_broken_or_of_another_size_are_named(data, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
-    victim = sorted((copy / "train").glob("*.jpg"))[0]
+    victim, shrunk = sorted((copy / "train").glob("*.jpg"))[:2]
     victim.write_bytes(victim.read_bytes()[:200])
-    run = tfyolo("train", "configs/demo.yaml", f"data={copy}", *TINY, stages(1), "--out", tmp_path / "run")
-    assert run.returncode == 0, run.stdout
-    assert "left out, as unreadable: 1 picture, 1 so far" in run.stdout and victim.name in run.stdout
+    cv2.imwrite(str(shrunk), np.zeros([20, 30, 3], np.uint8))
+    judged = sorted((copy / "val").glob("*.jpg"))[0]
+    judged.write_bytes(b"")
+    result = tfyolo_here(
+        "train", ROOT / "configs/demo.yaml", f"data={copy}", *TINY, stages(2), "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "left out, as unreadable: 1 picture, 1 so far" in result.stderr and victim.name in result.stderr
+    assert f"not the one annotated: 1 picture, 1 so far:\n  {shrunk}: 20 x 30, annotated " in result.stderr
+    assert result.stderr.count(f"evaluation: left out, as unreadable: 1 picture: {judged}") == 1
 
 
 def test_without_a_box_to_judge_by_the_last_epoch_is_the_best_and_the_reason_is_said_first(data, tmp_path):
@@ -424,6 +436,10 @@ def test_eager_takes_the_same_steps(data, tmp_path):
 def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
     """A whole run on two replicas."""
     monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2))
+    batches, evaluate = [], training.evaluate
+    monkeypatch.setattr(
+        training, "evaluate", lambda *a, batch, **b: batches.append(batch) or evaluate(*a, batch=batch, **b)
+    )
     stage = "train.stages=[{epochs: 1, lr: 0.01, freeze: [backbone, neck.p5]}]"
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stage])
     run = training.train(config, tmp_path / "run", progress=False)
@@ -434,6 +450,85 @@ def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
         frozen = name.startswith(("backbone.", "neck.p5."))
         if name.endswith(("moving_mean", "beta")):  # these start at 0 whatever the seed
             assert np.any(after[name]) != frozen, name
+    assert batches == [2]  # as many at a time as a replica learns from
+    height, width = cv2.imread(str(run.folder / "train_batch.png")).shape[:2]
+    assert width > 4 * 320 > 4 * height - 100  # both replicas' two images beside each other
+
+
+@pytest.mark.parametrize(
+    "settings, replicas, expected",
+    [(["train.batch=8"], 1, 8), (["train.batch=64"], 2, 16), (["train.batch=64", "train.accumulate=8"], 2, 4), (["train.batch=2"], 8, 1)],
+)  # fmt: skip
+def test_evaluation_takes_as_many_images_as_a_replica_learns_from_at_a_time(settings, replicas, expected):
+    assert training._evaluated_at_once(load_config("demo", *settings), replicas) == expected
+
+
+@pytest.mark.parametrize(
+    "batch, counts, unit, expected, words",
+    [(8, [20], 1, 8, []), (16, [10], 1, 10, ["train.batch=16 is more than the 10 images to learn from: a step takes 10 images"]),
+     (16, [10], 4, 8, ["a step takes 8 images"]), (8, [3], 8, 8, ["a step of 8 images has but 3 to take, some of them more than once"]),
+     (16, [3], 8, 8, ["a step takes 8 images", "has but 3 to take"]), (16, [100, 4], 2, 16, ["stage 2: a step of 16 images has but 4"])],
+)  # fmt: skip
+def test_no_step_takes_more_images_than_there_are_where_that_can_be(batch, counts, unit, expected, words):
+    sources = [(SimpleNamespace(records=range(count)), None) for count in counts]
+    config, notes = training._with_images_for(load_config("demo", f"train.batch={batch}"), sources, unit)
+    assert config.train.batch == expected and len(notes) == len(words)
+    assert all(word in note for word, note in zip(words, notes, strict=True))
+
+
+def test_out_of_memory_says_what_would_fit(data, tmp_path, monkeypatch):
+    """Of two replicas' two images each a device has room for one."""
+    terms = training.loss_terms
+
+    def tight(model, sample, *options):
+        if sample.image.shape[0] > 1:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return terms(model, sample, *options)
+
+    monkeypatch.setattr(training, "loss_terms", tight)
+    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2))
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1)])
+    said = r"epoch 1, step 1: 2 images of 64 x 64 at a time do not fit .* 1 image did.*accumulate=2 .*batch=2 "
+    with pytest.raises(training.TrainingError, match=said):
+        training.train(config, tmp_path / "run", progress=False)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_model_that_does_not_fit_is_no_traceback(data, tmp_path, monkeypatch):
+    def large(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor of 9 GB\nHint: ...")
+
+    monkeypatch.setattr(training, "build", large)
+    result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", tmp_path / "run")
+    assert result.exit_code == 1 and "training keeps beside it (OOM when allocating tensor of 9 GB)" in result.stderr
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "whole, replicas, accumulate, fits, words",
+    [(16, 1, 1, 4, "16 images .*train.accumulate=4 .*train.batch=4 "), (32, 2, 2, 2, "8 images .*train.accumulate=8 .*train.batch=8 "),
+     (6, 1, 1, 1, "train.accumulate=6 .*train.batch=1 "), (12, 1, 1, 3, "3 images did.* train.accumulate=4 .*train.batch=3 ")],
+)  # fmt: skip
+def test_what_fits_is_said_as_settings(whole, replicas, accumulate, fits, words):
+    config = load_config("demo", f"train.batch={whole}", f"train.accumulate={accumulate}")
+    strategy = SimpleNamespace(num_replicas_in_sync=replicas)
+    said = training._too_many(config, strategy, (64, 96), fits)
+    assert "of 64 x 96 at a time do not fit into a device's memory, nor does one" in training._too_many(
+        config, strategy, (64, 96), 0
+    )
+    assert re.search(words, said), said
+    parts = int(re.search(r"train\.accumulate=(\d+)", said)[1])
+    assert whole % (replicas * parts) == 0 and whole // replicas // parts <= fits  # a setting that is allowed, and fits
+
+
+def test_validation_images_of_one_name_are_drawn_each(data, tmp_path):
+    source = read(data, "val")
+    records = tuple(r._replace(image_id=f"{n}/the.same.jpg") for n, r in enumerate(source.records[:3]))
+    model = conftest.lively("demo", source.classes)
+    options = {"count": 3, "batch": 2, "score": 0.5}
+    board = tf.summary.create_noop_writer()
+    training._draw_pictures(model, Detector.of(model), source._replace(records=records), tmp_path, board, 1, **options)
+    assert sorted(os.listdir(tmp_path)) == [f"{n:02d}_the.same.jpg" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -494,6 +589,47 @@ def test_other_classes_in_val_are_told_by_data_set_and_split(data, tmp_path):
             tmp_path / "run",
             progress=False,
         )
+
+
+def test_what_fails_before_its_first_step_leaves_nothing(data, tmp_path):
+    overrides = [f"data={data}", *TINY, "train.stages=[{epochs: 1, lr: 0.1, freeze: [bakbone]}]"]
+    with pytest.raises(ConfigError):
+        training.train(
+            configs.load(ROOT / "configs" / "demo.yaml", overrides), tmp_path / "new" / "run", progress=False
+        )
+    assert not os.listdir(tmp_path)
+
+
+def test_ctrl_c_while_data_is_read_leaves_nothing(data, tmp_path, monkeypatch):
+    def interrupted(*_):
+        assert os.listdir(tmp_path / "run") == [folders.LOCK]  # taken at once
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_read_stage", interrupted)
+    result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", tmp_path / "run")
+    assert result.exit_code == 130 and "no epoch was finished" in result.stderr
+    assert not os.listdir(tmp_path)
+
+
+def test_a_run_that_is_being_trained_is_not_gone_on_with_by_another(data, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "last.h5").touch()
+    monkeypatch.chdir(tmp_path)
+    with folders.held("runs/demo"):
+        result = tfyolo_here("train", "runs/demo", "--resume")
+        assert result.exit_code == 1 and f"runs/demo: process {os.getpid()} on " in result.stderr
+        result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", "runs/demo")
+        assert result.exit_code == 1 and "go on with its run by --resume" in result.stderr
+    assert os.listdir("runs/demo") == ["last.h5"]
+
+
+@pytest.mark.slow
+def test_two_trainings_that_start_together_are_two_runs(data, tmp_path):
+    arguments = ["train", ROOT / "configs" / "demo.yaml", f"data={data}", *TINY, stages(1), "train.seed=1"]
+    both = [process(*arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)]
+    assert [(command.communicate(), command.returncode)[1] for command in both] == [0, 0]
+    for name in ("demo", "demo-2"):
+        assert len((tmp_path / "runs" / name / "history.csv").read_text().splitlines()) == 2
 
 
 # Of each family the largest, as it is but for the pictures' size.

@@ -150,6 +150,23 @@ def test_small_pictures_are_enlarged_with_their_boxes():
     assert same.shape == (480, 640, 3) and theirs is boxes
 
 
+@pytest.mark.parametrize("size, expected", [((48, 96), (120, 240)), ((960, 480), (240, 120))])
+def test_images_are_brought_to_a_side_with_their_boxes(size, expected):
+    image, (y, x) = blank(*size), np.array(size) // 4
+    image[y : 2 * y, x : 3 * x] = 250
+    there, boxes = visualize.resized(image, [[y, x, 2 * y, 3 * x]], side=240)
+    assert there.shape == (*expected, 3)
+    bright = np.argwhere(there[..., 0] > 170)
+    np.testing.assert_allclose([*bright.min(0), *bright.max(0) + 1], boxes[0], atol=1)
+
+
+def test_labelled_boxes_have_their_classes_colours_and_ignored_ones_are_grey_below_them():
+    boxes = np.array([[20, 30, 50, 70], [60, 30, 90, 70], [60, 30, 95, 75]])
+    picture = visualize.draw_ground_truth(blank(), boxes, [0, 1, 2], np.array([False, False, True]), ["", "", "name"])
+    corner = [tuple(picture[box[2] - 1, box[3] - 1]) for box in boxes]
+    assert corner == [visualize.color(0), visualize.color(1), IGNORED] and tuple(picture[60, 30]) == visualize.color(1)
+
+
 def test_tags_leave_most_of_the_picture_to_see():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 400, (300, 2))
@@ -235,6 +252,28 @@ def test_a_grid_shows_every_image_once():
         visualize.grid([], 3)
 
 
+def test_a_title_stands_above_the_image():
+    image = blank(120, 200)
+    said, silent = (visualize.titled(image, title) for title in ("objectness, p3", ""))
+    np.testing.assert_array_equal(said[-120:], image)
+    strip = said[:-120]
+    assert strip.shape == silent[:-120].shape and (silent[:-120] == 255).all() and (strip < 100).any()
+    assert visualize.titled(image, "a title that is much too long " * 9).shape == said.shape
+
+
+def test_a_gallery_fills_its_width_with_every_image_in_shape():
+    shapes = [(100, 50), (50, 100), (80, 80), (30, 90), (64, 64)]
+    sheet = visualize.gallery([np.full((*s, 3), 20 + 40 * i, np.uint8) for i, s in enumerate(shapes)], 3, 400)
+    assert sheet.shape[1] == 400
+    for i, (height, width) in enumerate(shapes):
+        rows, columns = np.nonzero((sheet == 20 + 40 * i).all(axis=-1))
+        assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert (np.ptp(columns) + 1) / (np.ptp(rows) + 1) == pytest.approx(width / height, rel=0.05)
+    assert (sheet[:, :4] == 255).all() and not (sheet[4:-4, 4:8] == 255).all(axis=(1, 2)).all()
+    with pytest.raises(PictureError, match="received none"):
+        visualize.gallery([], 3, 400)
+
+
 def test_saved_is_what_is_read_back(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     visualize.save(tmp_path / "new" / "a.png", image)
@@ -290,6 +329,29 @@ def test_the_confusion_matrix_is_dark_where_the_truths_went(tmp_path):
     assert np.corrcoef(y, x)[0, 1] == pytest.approx(0.75, abs=0.02)  # two squares that touch at a corner
     y_missed, x_missed = np.argwhere(missed & ~right).T
     assert x_missed.min() > x.max() - 3 and abs(y_missed.mean() - y.mean()) < 3
+
+
+@pytest.mark.parametrize(
+    "classes, occur, shown, told",
+    [(3, [0, 1, 2], [0, 1, 2], ""), (80, [3, 70], [3, 70], "2 of 80 classes occur"),
+     (80, range(25), range(25), "25 of 80 classes occur"), (80, range(60), range(40, 60), "the 20 with most errors of 80 classes"),
+     (2, [], [0, 1], "0 of 2 classes occur")],
+)  # fmt: skip
+def test_a_confusion_matrix_shows_the_classes_that_occur_or_the_worst(
+    classes, occur, shown, told, tmp_path, monkeypatch
+):
+    figures = []
+    monkeypatch.setattr(visualize, "_write_figure", lambda figure, path: figures.append(figure))
+    matrix = np.zeros((classes + 1, classes + 1), int)
+    for k in occur:
+        matrix[k, k], matrix[k, -1], matrix[-1, k] = 500 - k, k, k  # the later, the more errors
+    visualize.confusion_matrix(matrix, 0.5, [f"class {k}" for k in range(classes)], tmp_path / "c.png")
+    axes = figures[0].axes[0]
+    names = [[label.get_text() for label in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels())]
+    assert names == [[*(f"class {k}" for k in shown), last] for last in ("background", "missed")]
+    assert axes.get_title().partition("\n")[2] == told
+    numbers = {tuple(map(int, text.get_position())): int(text.get_text()) for text in axes.texts}
+    assert all(numbers[n, n] == 500 - k for n, k in enumerate(shown) if occur)
 
 
 HISTORY = (

@@ -155,12 +155,11 @@ def train(config, overrides, out, resume, overfit, as_json):
         loaded = configs.load(config, overrides)
         if resume:
             out = out or str(Path("runs") / loaded.name)
-    folder = training.open_folder(loaded, out, resume)
     try:
-        run = training.train(loaded, folder, resume=resume, overfit=overfit, progress=not as_json)
-    except KeyboardInterrupt:
-        begun = (folder / "last.h5").exists()
-        hint = f"`tfyolo train {shlex.quote(str(folder))} --resume` goes on" if begun else "no epoch was finished"
+        run = training.train(loaded, out, resume=resume, overfit=overfit, progress=not as_json)
+    except training.Stopped as stop:
+        resumes = f"`tfyolo train {shlex.quote(str(stop.folder))} --resume` goes on"
+        hint = resumes if stop.epochs else "no epoch was finished, nothing is left"
         click.echo(f"\nstopped; {hint}", err=True)
         sys.exit(130)
     if as_json:
@@ -197,7 +196,6 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
     tfyolo import yolov8n.pt --out runs/yolov8n
     tfyolo import runs/fine-tuned --write fine-tuned.weights
     """
-    from tfyolo.training import free_folder
     from tfyolo.weights import darknet, torch
 
     checkpoint = network.endswith((".pt", ".pth"))
@@ -211,16 +209,15 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
         )
     told = {}
     if weights is not None or checkpoint:
-        out = Path(out) if out else free_folder(Path(network).stem)
         if checkpoint:
             imported = torch.import_run(network, out, names)
         else:
             imported = darknet.import_run(network, weights, out, names, preprocess)
-        told = {"run": str(out), "native": imported.native, "report": imported.report}
+        told = {"run": str(imported.folder), "native": imported.native, "report": imported.report}
         if not as_json:
             click.echo("\n".join(imported.report))
-            click.echo(f"everything lies in {out}")
-        network = out
+            click.echo(f"everything lies in {imported.folder}")
+        network = imported.folder
     if write:
         written = darknet.write(write, network, overwrite)
         told["written"] = [str(path) for path in written]
@@ -359,16 +356,16 @@ def detect(model, sources, camera, frames, score, iou, class_agnostic, soft_nms,
     from tqdm import tqdm
 
     from tfyolo import detect as detection
-    from tfyolo import visualize
+    from tfyolo import folders, visualize
     from tfyolo.checkpoint import write_text
     from tfyolo.data.pipeline import ImageError
-    from tfyolo.training import free_folder
 
     if not sources and camera is None:
         raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
     files = detection.find_pictures(sources) if sources else []
-    if out is None:
-        out = "detections" if overwrite else free_folder("detections", inside="")
+    if out is None:  # held until the command ends
+        free = folders.new(None, "detections", inside="")
+        out = "detections" if overwrite else click.get_current_context().with_resource(free)
     drawn = _names_for_drawings(files, Path(out))
     if themselves := {*map(os.path.realpath, files)} & {*map(os.path.realpath, drawn)}:
         raise click.UsageError(f"{min(themselves)}: the drawing would replace the picture itself; name another --out")

@@ -199,6 +199,8 @@ class Train(Strict):
     init: Text | None = None  # weights to begin with: a run, an import, a .h5 file, or a Darknet backbone's file
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     evaluate_every: Positive = 5  # epochs
+    # Images at a time in evaluation, which one device does; null: as many as a replica learns from at a time, at most 16.
+    evaluate_batch: Positive | None = None
     pictures: Annotated[int, Field(ge=0)] = 4  # validation pictures drawn at each evaluation
     eager: bool = False  # the same step without tf.function, for debugging
 

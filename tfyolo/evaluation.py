@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,9 @@ GRID = np.linspace(0, 1, 201)  # the scores at which F1 is looked at
 
 class EvaluationError(ValueError):
     """A detector and a data set do not go together. The message says what was expected and what came."""
+
+
+_UNCOUNTED = {"crowds": "crowd", "difficult": "difficult object"}
 
 
 class Found(NamedTuple):
@@ -57,8 +61,9 @@ class Report(NamedTuple):
     `score`. score: the least score that counts where F1, all classes pooled, is best. confusion: [K+1, K+1] at `score`,
     rows the truths, columns what was found; the last row counts boxes where nothing is, the last column missed truths.
     seconds: an image's {"read", "network", "postprocess", "total"}; read is what was left to wait for.
-    counts: {"images", "truths", "crowds", "detections", "skipped"}, the last the files that could not be read. left_out: the classes that
-    only the detector or only the data knows, and that count nowhere.
+    counts: {"images", "truths", "crowds", "difficult", "detections", "skipped", "resized"}, the last two the files that could not be read,
+    and those of another size than their annotations say, whose boxes were scaled. batch: how many images fitted into memory at a time.
+    left_out: the classes that only the detector or only the data knows, and that count nowhere.
     """
 
     title: str
@@ -69,6 +74,7 @@ class Report(NamedTuple):
     curves: Curves
     seconds: dict
     counts: dict
+    batch: int | None = None
     left_out: str = ""
 
     def to_json(self):
@@ -85,9 +91,11 @@ class Report(NamedTuple):
             for row in self.per_class
         ]
         times = ", ".join(f"{name} {1000 * self.seconds[name]:.1f}" for name in ("read", "network", "postprocess"))
+        uncounted = [counted(counts[name], noun) for name, noun in _UNCOUNTED.items() if counts[name]]
         lines = [
             f"{self.title}: {numbers}",
             *([f"  {self.left_out}"] if self.left_out else []),
+            *([f"  that count neither way, found or not: {', '.join(uncounted)}"] if uncounted else []),
             "",
             f"  AP     {shown['AP']:<5}  average precision, mean over IoU 0.50 to 0.95: COCO's main figure",
             f"  AP50   {shown['AP50']:<5}  where an overlap (IoU) of 0.50 makes a box right",
@@ -104,29 +112,57 @@ class Report(NamedTuple):
             "",
             f"  ms an image: {times}, together {1000 * self.seconds['total']:.1f}",
         ]
-        if skipped := counts["skipped"]:
-            some = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-            lines.append(f"  left out, as unreadable: {counted(len(skipped), 'picture')}: {some}")
+        notes = {
+            "skipped": "left out, as unreadable",
+            "resized": "boxes scaled, as the file's size is not the one annotated",
+        }
+        for files, note in ((counts[name], note) for name, note in notes.items() if counts[name]):
+            some = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
+            lines.append(f"  {note}: {counted(len(files), 'picture')}: {some}")
         return "\n".join(lines)
 
 
 def evaluate(detector, source, *, batch=8, out=None, progress=True, pictures=0):
     """Report of a detector (see tfyolo.detect.Detector) on a Source.
 
-    batch: pictures at a time. out: a folder for metrics.json, detections.json (COCO's results format, the file's own
-    ids), pr_curve.png, f1_curve.png and confusion.png; pictures: how many to draw there, those with most errors first.
-    What only one of the detector and the data knows is left out, by name. Raises EvaluationError if they have no class in common.
+    batch: images at a time; where they do not fit into memory, half of them is tried, and so on. out: a folder for
+    metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and
+    confusion.png; pictures: how many to draw there, those with most errors first.
+    Classes that only the detector or only the data knows, by name, are left out.
+    Raises EvaluationError if they have no class in common, or not one image fits into memory.
     """
     source, label_of, left_out = _in_common(detector.classes, source)
-    found, seconds = _find(detector, source, label_of, batch, progress) if source.records else ([], None)
-    report = judge(source, found, seconds)._replace(left_out=left_out)
+    found, seconds, resized = [], None, {}
+    while source.records and seconds is None:
+        try:
+            found, seconds = _find(detector, source, label_of, batch, progress, resized)
+        except tf.errors.ResourceExhaustedError as error:
+            batch = _smaller(batch, detector, error)
+    report = judge(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
     if out is not None:
         _write(Path(out), report, source, found, pictures)
     return report
 
 
-def judge(source, found, seconds=None):
-    """Report of what was found: a Found for each of the source's records, None for a picture that could not be read."""
+def _smaller(batch, detector, error):
+    """Half of a batch that does not fit into memory; said, since it takes longer. Raises EvaluationError for one image."""
+    size = " x ".join(map(str, detector.input_size))
+    if batch == 1:
+        raise EvaluationError(
+            f"one image of {size} does not fit into memory, expected a smaller model.input_size or another device"
+        ) from error
+    tqdm.write(
+        f"evaluation: {counted(batch, 'image')} of {size} at a time do not fit into memory, goes on with {batch // 2}",
+        file=sys.stderr,
+    )
+    return batch // 2
+
+
+def judge(source, found, seconds=None, resized=()):
+    """Report of what was found: a Found for each of the source's records, None for a picture that could not be read.
+
+    resized: the places of those records whose boxes were scaled to the size of the file.
+    """
     skipped = [record.path for record, one in zip(source.records, found, strict=True) if one is None]
     truths = [record for record, one in zip(source.records, found, strict=True) if one is not None]
     found = [one for one in found if one is not None]
@@ -138,7 +174,8 @@ def judge(source, found, seconds=None):
     classes = source.classes
     metrics, per_class, precision = _coco(truths, found, len(classes))
     gt_index = [
-        match(t.boxes, t.labels, t.crowd, f.boxes, f.labels, f.scores) for t, f in zip(truths, found, strict=True)
+        match(t.boxes, t.labels, t.crowd, f.boxes, f.labels, f.scores, difficult=t.difficult)
+        for t, f in zip(truths, found, strict=True)
     ]
 
     # F1 at every score: how many are right (tp), wrong (fp) and there (total), class by class
@@ -149,7 +186,9 @@ def judge(source, found, seconds=None):
         np.stack([(scores[chosen & (labels == k)] >= GRID[:, None]).sum(axis=1) for k in range(len(classes))])  # [K, S]
         for chosen in (index >= 0, index == BACKGROUND)
     )
-    total = np.bincount(np.concatenate([t.labels[~t.crowd] for t in truths]), minlength=len(classes))[:, None]  # [K, 1]
+    total = np.bincount(np.concatenate([t.labels[~t.ignored] for t in truths]), minlength=len(classes))[
+        :, None
+    ]  # [K, 1]
     f1 = np.where(total > 0, _share(2 * tp, tp + fp + total), np.nan)
     f1_all = _share(2 * tp.sum(0), (tp + fp + total).sum(0))
     best = np.flatnonzero(f1_all == f1_all.max())
@@ -176,8 +215,10 @@ def judge(source, found, seconds=None):
             "images": len(truths),
             "truths": int(total.sum()),
             "crowds": int(sum(t.crowd.sum() for t in truths)),
+            "difficult": int(sum(np.sum(t.difficult) for t in truths)),
             "detections": len(scores),
             "skipped": skipped,
+            "resized": list(dict.fromkeys(source.records[i].path for i in sorted(resized))),
         },
     )
 
@@ -228,11 +269,12 @@ def _shortened(names):
     return f"{len(names)} ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})"
 
 
-def _find(detector, source, label_of, batch, progress):
-    """A Found, or None, for each record; and the seconds that an image took."""
+def _find(detector, source, label_of, batch, progress, resized):
+    """A Found, in pixels of the annotations, or None, for each record; and the seconds that an image took. resized: as in eval_dataset."""
     found, skipped = [None] * len(source.records), {}
     size = np.array(detector.input_size)
     options = {"batch": batch, "preprocess": detector.config.model.preprocess, "skipped": skipped}
+    options["resized"] = resized
     dataset = iter(pipeline.eval_dataset(source, size=detector.input_size, **options))
     laps = []
     with tqdm(
@@ -256,6 +298,8 @@ def _find(detector, source, label_of, batch, progress):
                 kept = slice(detections.count[b])
                 boxes = in_files[b, kept]
                 inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # what lies wholly beside the picture goes
+                if ids[b] in resized:
+                    boxes = boxes * pipeline.scale_of(resized[ids[b]], source.records[ids[b]].size)
                 labels = label_of[detections.labels[b, kept]]
                 inside &= labels >= 0  # a class that the data does not know
                 found[ids[b]] = Found(boxes[inside], detections.scores[b, kept][inside], labels[inside])
@@ -281,26 +325,30 @@ def _done(outputs):
 # ------------------------------------------------------------------------------------------------ from boxes to figures
 
 
-def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU):
+def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, difficult=False):
     """[D] the truth each detection of a picture finds, BACKGROUND if it is wrong, IGNORE if it counts neither way.
 
-    truth_boxes [M, 4], truth_labels [M], crowd [M] bool; boxes [D, 4], labels [D], scores [D]; no rows of padding.
+    truth_boxes [M, 4], truth_labels [M], crowd [M] bool; boxes [D, 4], labels [D], scores [D]; no rows of padding. difficult: [M] bool.
     COCO's rule: in the order of scores, a detection takes the truth of its class that it overlaps most among those
-    still free, if by `iou` at least. One that finds none but lies in a crowd of its class, by as much of its own area,
-    is ignored.
+    still free, if by `iou` at least. One that finds none may take a difficult object in the same way, or lie in a crowd of its class, by as
+    much of its own area, and is ignored. A crowd takes any number of them; a difficult object one, as every object (Pascal VOC's own script
+    forgives any number of detections of one).
     """
     gt_index = np.full(len(boxes), BACKGROUND)
     if not len(boxes) or not len(truth_boxes):
         return gt_index
     crowd = np.asarray(crowd, bool)
+    ignored = crowd | difficult
     overlap = mask.iou(_xywh(boxes), _xywh(truth_boxes), crowd.astype(np.uint8).tolist())  # [D, M]
-    fits = (overlap >= iou) & (np.asarray(labels)[:, None] == np.asarray(truth_labels))
-    gt_index[fits[:, crowd].any(axis=1)] = IGNORE
-    free = fits & ~crowd
-    for d in np.argsort(-np.asarray(scores), kind="stable"):
-        if free[d].any():
-            gt_index[d] = np.argmax(np.where(free[d], overlap[d], 0))
-            free[:, gt_index[d]] = False
+    free = (overlap >= iou) & (np.asarray(labels)[:, None] == np.asarray(truth_labels))
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    for d in order[free[order].any(axis=1)]:
+        counted_first = free[d] & ~ignored
+        choice = counted_first if counted_first.any() else free[d]
+        if choice.any():
+            taken = np.argmax(np.where(choice, overlap[d], 0))
+            gt_index[d] = IGNORE if ignored[taken] else taken
+            free[:, taken] &= crowd[taken]
     return gt_index
 
 
@@ -319,7 +367,9 @@ def _coco(truths, found, num_classes):
     rows = (
         (i, *row)
         for i, t in enumerate(truths)
-        for row in zip(_xywh(t.boxes).tolist(), t.labels.tolist(), t.areas.tolist(), t.crowd.tolist(), strict=True)
+        # The evaluator ignores, one for one, what has an area beyond all that it reports by: so it is told of difficult objects.
+        for areas in [np.where(t.difficult, -1, t.areas).tolist()]
+        for row in zip(_xywh(t.boxes).tolist(), t.labels.tolist(), areas, t.crowd.tolist(), strict=True)
     )
     annotations = [
         {"id": n, "image_id": i, "category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd)}
@@ -368,7 +418,7 @@ def _confusion(truths, found, gt_index, score, num_classes):
         shown = one.scores >= score
         right = index[shown & (index >= 0)]
         np.add.at(confusion, (truth.labels[right], truth.labels[right]), 1)
-        missed = np.setdiff1d(np.flatnonzero(~truth.crowd), right)
+        missed = np.setdiff1d(np.flatnonzero(~truth.ignored), right)
         wrong = np.flatnonzero(shown & (index == BACKGROUND))
         one_class = np.zeros(len(truth.labels), int), np.zeros(len(one.labels), int)
         mistaken = match(
@@ -426,15 +476,17 @@ def _write(out, report, source, found, pictures):
     judged = []
     for number, (record, one) in enumerate(zip(source.records, shown, strict=True)):
         if one is not None:
-            index = match(record.boxes, record.labels, record.crowd, one.boxes, one.labels, one.scores)
-            errors = (index == BACKGROUND).sum() + (~record.crowd).sum() - (index >= 0).sum()
+            truths = record.boxes, record.labels, record.crowd
+            index = match(*truths, one.boxes, one.labels, one.scores, difficult=record.difficult)
+            errors = (index == BACKGROUND).sum() + (~record.ignored).sum() - (index >= 0).sum()
             judged.append((-errors, number, index))
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
         image = pipeline.read_image((record.path, record.span) if record.span else record.path)
-        image, truths, boxes = visualize.enlarged(image, record.boxes, one.boxes)
+        scale = pipeline.scale_of(record.size, image.shape[:2])
+        image, truths, boxes = visualize.enlarged(image, record.boxes * scale, one.boxes * scale)
         image = visualize.draw_matches(
-            image, truths, record.labels, record.crowd, boxes, one.labels, one.scores, source.classes, index
+            image, truths, record.labels, record.ignored, boxes, one.labels, one.scores, source.classes, index
         )
         visualize.save(out / "pictures" / f"{place:02d}_{Path(str(record.image_id)).stem}.jpg", image)
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 
 # What acts on a terminal or hides what stands beside it: control characters, changes of direction, halves of surrogate pairs.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -25,34 +26,61 @@ def shortened(value, most=60):
 
 
 def counted(number, noun):
-    """ "1 row", "2 rows", "1,024 classes"; noun: in the singular, one that takes -s, or -es after s, sh, ch, x."""
-    plural = noun + ("es" if noun.endswith(("s", "sh", "ch", "x")) else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
+    """ "1 row", "3 epochs", "2 categories", "1,024 classes"; noun: in the singular, a regular one."""
+    return f"{number:,} {noun if number == 1 else _plural(noun)}"
+
+
+def _plural(noun):
+    if re.search("[^aeiou]y$", noun):
+        return f"{noun[:-1]}ies"
+    # After a vowel that is short by nature, ch sounds as k: epochs, techs; but batches, branches, brooches.
+    hissing = re.search("(s|x|z|sh|ch)$", noun) and not re.search("(^|[^aeiou])(o|e)ch$", noun)
+    return noun + ("es" if hissing else "s")
+
+
+_one_at_a_time = threading.RLock()
 
 
 @contextlib.contextmanager
 def libraries_silent():
-    """Holds back what C++ libraries write to standard error past every setting. What goes wrong still arrives as an exception."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+    """Holds back what C++ libraries write to standard error past every setting. What goes wrong still arrives as an exception.
+
+    Standard error is the whole process's: where other threads of a program that uses this package may be writing to it, it stays open.
+    """
+    if _others_may_write():
         yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+        return
+    with _one_at_a_time:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _others_may_write():
+    """Whether Python runs threads beside this one that somebody has started: not TensorFlow's own, and not that of tqdm."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    return any(type(thread).__name__ not in ("TMonitor", "_DummyThread") for thread in others)
 
 
 def import_tensorflow(devices=False, threads=None):
     """Imports TensorFlow without the page of notices about the machine that it writes.
 
-    devices: looks for them too, once for all. threads: how many it may use, which it can only be told before it has looked.
+    devices: looks for them too, once for all, and makes TensorFlow keep quiet from then on, as is right in a process that is this package's
+    alone. Elsewhere its log level is the host program's, and it is read but once: at the import. threads: how many it may use, which it can
+    only be told before it has looked. Who has set TF_CPP_MIN_LOG_LEVEL to 0 or 1 hears everything.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    asked = os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
+    if devices:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" in sys.modules:
         return
-    with libraries_silent():
+    with contextlib.nullcontext() if asked else libraries_silent():
         import tensorflow
 
         if threads:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,8 +17,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfyolo import checkpoint, visualize
+from tfyolo import checkpoint, folders, visualize
 from tfyolo import config as configs
+from tfyolo.briefing import Clock, briefing, duration
 from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector
 from tfyolo.evaluation import evaluate, match
@@ -32,6 +34,14 @@ from tfyolo.weights.initial import initialise
 
 class TrainingError(ValueError):
     """Training cannot start or go on. The message says why and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C while training. folder: the run's. epochs: how many of them were finished, to go on from; 0: nothing is left of it."""
+
+    def __init__(self, folder, epochs):
+        super().__init__()
+        self.folder, self.epochs = folder, epochs
 
 
 class Run(NamedTuple):
@@ -159,13 +169,30 @@ def first_batch_norms(model):
 def train(config, out=None, *, resume=False, overfit=None, progress=True):
     """Trains a config and returns a Run; best.h5 and last.h5 in its folder are what load(), evaluate and export take.
 
-    config: a Config or the path of one. out: the run's folder; None: runs/NAME, numbered if it is taken.
+    config: a Config or the path of one. out: the run's folder, new or empty; None: runs/NAME, numbered if it is taken. It is taken at once;
+    where training ends before its first epoch does, nothing is left.
     resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
     overfit: learns this many pictures by heart, without augmentation, until it finds everything in them, and raises TrainingError if it
     cannot: the first thing to try when nothing is detected.
     """
-    with _interrupts() as interrupted:
-        return _train(config, out, resume, overfit, progress, interrupted)
+    config = configs.load(config) if isinstance(config, str | os.PathLike) else config
+    with _interrupts() as interrupted, _folder(config, out, resume) as folder:
+        try:
+            return _train(config, folder, resume, overfit, progress, interrupted)
+        except BaseException as error:
+            last = folder / "last.h5"
+            if not last.exists():
+                _discard(folder)
+            if isinstance(error, tf.errors.ResourceExhaustedError):
+                reason = str(error.message).partition("\n")[0]
+                raise TrainingError(
+                    f"{folder}: a device's memory does not suffice for the model and what training keeps beside it ({reason}); "
+                    "expected a smaller model or model.input_size, or nothing else on the device"
+                ) from error
+            if isinstance(error, KeyboardInterrupt):
+                epochs = checkpoint.read_meta(last)["state"]["epoch"] if last.exists() else 0
+                raise Stopped(folder, epochs) from None
+            raise
 
 
 @contextlib.contextmanager
@@ -189,10 +216,8 @@ def _interrupts():
         signal.signal(signal.SIGINT, before)
 
 
-def _train(config, out, resume, overfit, progress, interrupted):
+def _train(config, folder, resume, overfit, progress, interrupted):
     # What is asked for
-    config = configs.load(config) if isinstance(config, str | os.PathLike) else config
-    folder = open_folder(config, out, resume)
     state, saved = {"stage": 0, "epoch": 0, "best": None}, {}
     if resume:
         meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
@@ -229,14 +254,16 @@ def _train(config, out, resume, overfit, progress, interrupted):
         for source in pair:
             if source.classes != classes:
                 raise config.error(_data_of(config, i)[1], _other_classes(source, first))
-    for warning in dict.fromkeys(warning for pair in sources for warning in _warnings(*pair)):
-        tqdm.write(warning, file=sys.stderr)
+    config, notes = _with_images_for(config, sources, strategy.num_replicas_in_sync * config.train.accumulate)
     config, divisions = _with_divisions(config, sources, folder)
     _check_rounding(config, resume)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
+    if progress:
+        tqdm.write(briefing(config, judge, sources, folder, state))
+    for warning in [*notes, *dict.fromkeys(warning for pair in sources for warning in _warnings(*pair))]:
+        tqdm.write(warning, file=sys.stderr)
     judge = rounding(judge) if config.train.quantize else judge
     detector = Detector.of(judge, source=folder)
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
     for file, division in divisions.items():
         division.write(file)
@@ -245,11 +272,16 @@ def _train(config, out, resume, overfit, progress, interrupted):
 
     epochs = sum(stage.epochs for stage in config.train.stages)
     done = sum(stage.epochs for stage in config.train.stages[: state["stage"]])
+    evaluate_batch = config.train.evaluate_batch or _evaluated_at_once(config, strategy.num_replicas_in_sync)
+    clock = _clock(config, sources, state["epoch"])
+    told_of_judged = set()
     for stage_index in range(state["stage"], len(config.train.stages)):
         stage, (learned, judged) = config.train.stages[stage_index], sources[stage_index]
         size = stage.image_size or config.model.input_size
         start = state["epoch"] - done  # epochs of this stage that a resumed run has behind it
-        skipped, told = {}, 0  # pictures that could not be read, by record
+        pixels = size[0] * size[1]
+        skipped, resized = {}, {}  # pictures that could not be read, or have another size than annotated, by record
+        told = {"skipped": 0, "resized": 0}  # how many of them
 
         # Model, optimizer, averages
         with strategy.scope():
@@ -276,6 +308,7 @@ def _train(config, out, resume, overfit, progress, interrupted):
                 start_epoch=start,
                 preprocess=config.model.preprocess,
                 skipped=skipped,
+                resized=resized,
             )
             builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
             optimizer = builder(Schedule(stage, steps), **options)
@@ -302,8 +335,10 @@ def _train(config, out, resume, overfit, progress, interrupted):
             eager=config.train.eager,
         )
 
+        clock.new_step()
         for epoch in range(start, stage.epochs):
             # One epoch of steps
+            clock.go_on()
             began, sums = time.monotonic(), {}
             bar = tqdm(
                 range(steps),
@@ -316,13 +351,23 @@ def _train(config, out, resume, overfit, progress, interrupted):
                 if interrupted:
                     raise KeyboardInterrupt
                 sample = next(batches)
+                if epoch == i == 0:
+                    name = "train_batch.png" if stage_index == 0 else f"train_batch_{stage_index + 1}.png"
+                    _draw_batch(sample, strategy, classes, folder / name)
                 lr = float(optimizer.learning_rate)
                 chance = np.random.default_rng((config.train.seed, stage_index, epoch, i))
                 chosen = sizes[chance.integers(len(sizes))] if sizes else None
-                figures = {name: float(value) for name, value in step(sample, chosen).items()}
+                try:
+                    figures = {name: float(value) for name, value in step(sample, chosen).items()}
+                except tf.errors.ResourceExhaustedError as error:
+                    fits = _what_fits(model, strategy, sample, sizes[-1] if sizes else None, config.train.accumulate)
+                    where = f"epoch {done + epoch + 1}, step {i + 1}"
+                    raise TrainingError(f"{where}: {_too_many(config, strategy, size, fits)}") from error
+                clock.step(pixels)
                 _check_finite(figures, done + epoch + 1, i, strategy, sample, learned)
                 sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
-                bar.set_postfix({name: f"{sums[name] / (i + 1):.3g}" for name in sums if name != "gradient_norm"})
+                shown = {name: f"{sums[name] / (i + 1):.3g}" for name in sums if name != "gradient_norm"}
+                bar.set_postfix(shown | {"left": duration(clock.left)})
             seconds = time.monotonic() - began
             row = {
                 "epoch": done + epoch + 1,
@@ -339,7 +384,9 @@ def _train(config, out, resume, overfit, progress, interrupted):
             improved = False
             if (epoch + 1) % config.train.evaluate_every == 0 or epoch + 1 == stage.epochs:
                 checkpoint.assign(judge.network, average.arrays())
-                report = evaluate(detector, judged, batch=config.train.batch, progress=False)
+                judging = time.monotonic()
+                report = evaluate(detector, judged, batch=evaluate_batch, progress=False)
+                evaluate_batch = report.batch  # what fitted into memory
                 metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
                 row.update(metrics)
                 improved = state["best"] is None or _better(metrics, state["best"])
@@ -347,17 +394,25 @@ def _train(config, out, resume, overfit, progress, interrupted):
                     state["best"] = {"epoch": row["epoch"], **metrics}
                 pictures = folder / "pictures" / f"epoch_{row['epoch']:04d}"
                 score = report.score if np.isfinite(report.score) else 0.25
-                _draw_pictures(judge, detector, judged, config.train.pictures, score, pictures, board, row["epoch"])
+                options = {"count": config.train.pictures, "batch": evaluate_batch, "score": score}
+                _draw_pictures(judge, detector, judged, pictures, board, row["epoch"], **options)
+                clock.evaluated(time.monotonic() - judging)
 
             # What is kept: everything to go on from, written whole or not at all
             state = {**state, "stage": stage_index, "epoch": row["epoch"]}
             history.add(row)
             _log(board, row)
             if progress:
-                tqdm.write(_line(row, epochs, improved))
-            if len(skipped) > told:
-                tqdm.write(_unreadable(skipped, told, learned), file=sys.stderr)
-                told = len(skipped)
+                tqdm.write(_line(row, epochs, improved, clock.left))
+            for name, found in (("skipped", skipped), ("resized", resized)):
+                if len(found) > told[name]:
+                    tqdm.write(_unexpected(name, found, told[name], learned), file=sys.stderr)
+                    told[name] = len(found)
+            if "AP" in row:
+                for name in ("skipped", "resized"):
+                    if (files := tuple(report.counts[name])) and (name, files) not in told_of_judged:
+                        tqdm.write(f"evaluation: {_UNEXPECTED[name]}: {_some(files)}", file=sys.stderr)
+                        told_of_judged.add((name, files))
             if improved:
                 meta = {"epoch": row["epoch"], "metrics": metrics, **origin}
                 checkpoint.save(
@@ -371,6 +426,8 @@ def _train(config, out, resume, overfit, progress, interrupted):
             }
             meta = {"state": state, "overfit": overfit, **origin}
             checkpoint.save(folder / "last.h5", describe(judge, **meta), **saved)
+            if "AP" in row:
+                visualize.training_curves(history.path, folder / "results.png")
             if overfit and improved and metrics["AP50"] >= PERFECT:
                 return Run(folder, state["best"])
         done += stage.epochs
@@ -387,22 +444,34 @@ def _train(config, out, resume, overfit, progress, interrupted):
 # --- what the run is made of ----------------------------------------------------------------------------------------------------
 
 
-def open_folder(config, out=None, resume=False):
-    """The folder of a run, not made yet: one that fails to start leaves nothing. Arguments as of train(). No run is written over."""
+def _folder(config, out, resume):
+    """The run's folder, held while it is in the `with`. Arguments as of train(). No run is written over, nor by two at once."""
+    there = out is not None and (Path(out) / "last.h5").exists()
+    if resume and not there:
+        raise TrainingError(f"{out}: no run there to resume; expected a folder with last.h5")
     if resume:
-        if out is None or not (Path(out) / "last.h5").exists():
-            raise TrainingError(f"{out}: no run there to resume; expected a folder with last.h5")
-        return Path(out)
-    out = free_folder(config.name) if out is None else Path(out)
-    if _holds_something(out):
-        hint = "go on with it by --resume, or " if (out / "last.h5").exists() else ""
-        raise TrainingError(
-            f"{out}: expected a new or empty folder for the run, it holds something already; {hint}name another --out"
+        return folders.held(out)
+    if there:
+        raise folders.Taken(
+            f"{out}: expected a new or empty folder, it holds something already; go on with its run by --resume, or name another --out"
         )
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise TrainingError(f"{out}: cannot be made, {above} is no folder that can be written to; name another --out")
-    return out
+    return folders.new(out, config.name)
+
+
+def _discard(folder):
+    """Removes what a run writes until its first epoch is finished, that is until last.h5 is there."""
+    names = (
+        "config.yaml",
+        "division*.json",
+        "history.csv",
+        "best.h5",
+        "results.png",
+        "train_batch*.png",
+        "pictures",
+        "tensorboard",
+    )
+    for path in (path for name in names for path in folder.glob(name)):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _finished(config, state, overfit):
@@ -410,18 +479,6 @@ def _finished(config, state, overfit):
     if overfit:
         return state["best"] is not None and state["best"]["AP50"] >= PERFECT
     return state["epoch"] == sum(stage.epochs for stage in config.train.stages)
-
-
-def free_folder(name, inside="runs"):
-    """runs/NAME, or runs/NAME-2, ...: the first that holds nothing."""
-    out, number = Path(inside) / name, 2
-    while _holds_something(out):
-        out, number = Path(inside) / f"{name}-{number}", number + 1
-    return out
-
-
-def _holds_something(path):
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def _found_from_anywhere(config):
@@ -521,18 +578,118 @@ def _warnings(learned, judged):
             f"{judged.name} {judged.split}: {same} of its {counted(len(judged.records), 'picture')} are also learned from, as "
             f"{learned.split!r}: the AP will tell how well they are remembered"
         )
-    if all(record.crowd.all() for record in judged.records):
+    if all(record.ignored.all() for record in judged.records):
         yield (
             f"{judged.name}: the split {judged.split!r} has no boxes: there will be no AP, and the last epoch counts as the best. "
             "Name a split with boxes: data.val=..."
         )
 
 
-def _unreadable(skipped, told, source):
-    new = list(skipped.items())[told:]
-    shown = "\n".join(f"  {source.records[index].path}: {message}" for index, message in new[:5])
-    return f"left out, as unreadable: {counted(len(new), 'picture')}, {len(skipped)} so far:\n{shown}" + (
+_UNEXPECTED = {
+    "skipped": "left out, as unreadable",
+    "resized": "boxes scaled, as the file's size (H x W) is not the one annotated",
+}
+
+
+def _unexpected(kind, found, told, source):
+    """What was found wrong with pictures since the last time. kind: of _UNEXPECTED. found: {record's place: message or (H, W)}."""
+    new = list(found.items())[told:]
+
+    def line(index, value):
+        record = source.records[index]
+        if kind == "resized":
+            turned = ", seen upright: boxes left as they are" if value == record.size[::-1] else ""
+            value = f"{value[0]} x {value[1]}, annotated {record.size[0]} x {record.size[1]}{turned}"
+        return f"  {record.path}: {value}"
+
+    shown = "\n".join(line(*each) for each in new[:5])
+    return f"{_UNEXPECTED[kind]}: {counted(len(new), 'picture')}, {len(found)} so far:\n{shown}" + (
         f"\n  and {len(new) - 5} more; tfyolo check-data names them all" if len(new) > 5 else ""
+    )
+
+
+def _some(files):
+    return f"{counted(len(files), 'picture')}: {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}"
+
+
+def _with_images_for(config, sources, unit):
+    """(the config with no more images a step than there are to learn from, [what to say of that]).
+
+    unit: what a batch is a multiple of. Where there are fewer than that, or in another stage, a step takes some of them more than once.
+    """
+    counts = [len(learned.records) for learned, _ in sources]
+    asked, notes = config.train.batch, []
+    batch = min(asked, max(unit, max(counts) // unit * unit))
+    if batch < asked:
+        notes.append(
+            f"train.batch={asked} is more than the {counted(max(counts), 'image')} to learn from: a step takes {counted(batch, 'image')}"
+        )
+        config = config.model_copy(update={"train": config.train.model_copy(update={"batch": batch})})
+    for number, count in enumerate(counts, 1):
+        if count < batch:
+            where = f"stage {number}: " if len(counts) > 1 else ""
+            notes.append(
+                f"{where}a step of {counted(batch, 'image')} has but {count} to take, some of them more than once, augmented anew"
+            )
+    return config, notes
+
+
+def _evaluated_at_once(config, replicas):
+    """As many images as a replica learns from at a time take less memory where nothing is learned, unless there are very many."""
+    return max(1, min(16, config.train.batch // replicas // config.train.accumulate))
+
+
+def _clock(config, sources, epochs_done):
+    """A Clock for the epochs that are left."""
+    steps, evaluations = [], 0
+    for stage, (learned, _) in zip(config.train.stages, sources, strict=True):
+        left = range(min(epochs_done, stage.epochs), stage.epochs)
+        epochs_done -= stage.epochs - len(left)
+        height, width = stage.image_size or config.model.input_size
+        steps.append((len(left) * -(-len(learned.records) // config.train.batch), height * width))
+        evaluations += sum((e + 1) % config.train.evaluate_every == 0 or e + 1 == stage.epochs for e in left)
+    return Clock(steps, evaluations)
+
+
+def _what_fits(model, strategy, sample, size, accumulate):
+    """How many images' gradients a device has memory for: half of those that were too many, or half of that, ...; 0 if not for one.
+
+    sample: a batch, as of make_step. size: (H, W) that they are brought to, None: as they come. It is tried out.
+    """
+    variables = model.network.trainable_variables
+    images = strategy.experimental_local_results(sample.image)[0].shape[0] // accumulate
+
+    def on_replica(sample):
+        sample = tf.nest.map_structure(lambda x: x[:images], sample)
+        sample = sample._replace(image=tf.image.convert_image_dtype(sample.image, tf.float32))
+        with tf.GradientTape() as tape:
+            loss = tf.add_n(list(loss_terms(model, _resized(sample, size) if size else sample).values()))
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return tf.linalg.global_norm(gradients)
+
+    while images > 1:
+        images //= 2
+        try:
+            tf.function(lambda: strategy.run(on_replica, (sample,)), autograph=False)()
+            return images
+        except tf.errors.ResourceExhaustedError:
+            continue
+    return 0
+
+
+def _too_many(config, strategy, size, fits):
+    """What to say of a step that does not fit into memory. fits: images that do, by _what_fits."""
+    replicas, accumulate = strategy.num_replicas_in_sync, config.train.accumulate
+    whole = config.train.batch // replicas
+    told = (
+        f"{counted(whole // accumulate, 'image')} of {size[0]} x {size[1]} at a time do not fit into a device's memory"
+    )
+    if not fits:
+        return f"{told}, nor does one; expected a smaller model.input_size or model, train.precision=bfloat16, or a larger device"
+    parts = next(parts for parts in range(-(-whole // fits), whole + 1) if whole % parts == 0)
+    return (
+        f"{told}. {counted(fits, 'image')} did, as tried just now: train.accumulate={parts} computes the same step in {parts} parts, "
+        f"train.batch={fits * replicas * accumulate} takes smaller ones"
     )
 
 
@@ -631,43 +788,60 @@ def _log(board, row):
     board.flush()
 
 
-def _line(row, epochs, improved):
+def _line(row, epochs, improved, left):
     terms = "  ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in row.items() if name.startswith("loss"))
     line = f"epoch {row['epoch']:>3}/{epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
     if "AP" in row:
         scores = f"AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}{'  best so far' if improved else ''}"
         line += f"  |  {'no AP: no boxes to judge by' if np.isnan(row['AP']) else scores}"
-    return line
+    return line + (f"  |  {duration(left)} left" if row["epoch"] < epochs else "")
 
 
-def _draw_pictures(model, detector, source, count, score, folder, board, epoch):
-    """Draws the first pictures of a Source as the network sees them: right, wrong and missed boxes beside each level's objectness."""
+def _draw_batch(sample, strategy, classes, path, most=16):
+    """Draws what is learned from: the first images of a batch, augmented, with their boxes and classes."""
+    parts = (np.concatenate(strategy.experimental_local_results(value)) for value in sample[:4])
+    images, boxes, labels, crowd = (value[:most] for value in parts)
+    sheets = []
+    for b, image in enumerate(images):
+        real = labels[b] >= 0
+        image, there = visualize.resized(image, boxes[b][real], side=320)
+        sheets.append(visualize.draw_ground_truth(image, there, labels[b][real], crowd[b][real], classes))
+    visualize.save(path, visualize.grid(sheets, columns=4))
+
+
+def _draw_pictures(model, detector, source, folder, board, epoch, *, count, batch, score):
+    """Draws the first pictures of a Source as the network sees them: right, wrong and missed boxes beside each level's objectness.
+
+    count: how many. batch: images at a time. score: the confidence threshold.
+    """
     if not count:
         return
-    first = source._replace(records=source.records[:count])
-    sample = next(
-        iter(
-            pipeline.eval_dataset(
-                first, size=detector.input_size, batch=len(first.records), preprocess=detector.config.model.preprocess
-            )
-        )
-    )
-    raw = model.network(sample.image, training=False)
-    maps = model.decoder.objectness(raw)
-    found = tf.nest.map_structure(np.asarray, detector.postprocess(model.decoder(raw)))
+    first, skipped = source._replace(records=source.records[:count]), {}
+    options = {"batch": min(batch, len(first.records)), "preprocess": detector.config.model.preprocess}
     sheets = []
-    for b, record in enumerate(first.records):
-        image = np.round(255 * sample.image[b].numpy()).astype(np.uint8)
-        true = sample.labels[b].numpy() >= 0
-        truths = [getattr(sample, name)[b].numpy()[true] for name in ("boxes", "labels", "crowd")]
-        kept = (np.arange(len(found.scores[b])) < found.count[b]) & (found.scores[b] >= score)
-        boxes = [getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores")]
-        gt_index = match(*truths, *boxes)
-        image, truths[0], boxes[0] = visualize.enlarged(image, truths[0], boxes[0])
-        drawn = visualize.draw_matches(image, *truths, *boxes, model.classes, gt_index)
-        heat = [visualize.heatmap(image, levels[b].numpy()) for levels in maps.values()]
-        sheet = visualize.grid([drawn, *heat], columns=1 + len(heat))
-        visualize.save(folder / f"{Path(str(record.image_id)).stem}.jpg", sheet)
-        sheets.append(sheet)
-    with board.as_default():
-        tf.summary.image("validation", visualize.grid(sheets, columns=1)[None], step=epoch)
+    for sample in pipeline.eval_dataset(first, size=detector.input_size, skipped=skipped, **options):
+        raw = model.network(sample.image, training=False)
+        maps = model.decoder.objectness(raw)
+        found = tf.nest.map_structure(np.asarray, detector.postprocess(model.decoder(raw)))
+        for b, number in enumerate(sample.image_id.numpy()):
+            if number < 0 or number in skipped:
+                continue
+            record = first.records[number]
+            image = np.round(255 * sample.image[b].numpy()).astype(np.uint8)
+            truths = sample.boxes[b].numpy()[: len(record.boxes)]
+            kept = (np.arange(len(found.scores[b])) < found.count[b]) & (found.scores[b] >= score)
+            boxes, *told = (getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores"))
+            gt_index = match(truths, record.labels, record.crowd, boxes, *told, difficult=record.difficult)
+            image, truths, boxes = visualize.enlarged(image, truths, boxes)
+            drawn = visualize.draw_matches(
+                image, truths, record.labels, record.ignored, boxes, *told, model.classes, gt_index
+            )
+            heat = {f"objectness, {name}": visualize.heatmap(image, levels[b].numpy()) for name, levels in maps.items()}
+            name = Path(str(record.image_id)).stem
+            panels = {f"{name}, confidence from {score:.2f}": drawn, **heat}
+            sheet = visualize.grid([visualize.titled(panel, title) for title, panel in panels.items()], len(panels))
+            visualize.save(folder / f"{number + 1:02d}_{name}.jpg", sheet)
+            sheets.append(sheet)
+    if sheets:
+        with board.as_default():
+            tf.summary.image("validation", visualize.grid(sheets, columns=1)[None], step=epoch)

@@ -48,6 +48,15 @@ def draw(image, boxes, labels, scores, classes):
     return _draw(image, marks)
 
 
+def draw_ground_truth(image, boxes, labels, ignored, classes):
+    """The image with its labelled boxes [M, 4] and their classes; those that are `ignored`, [M] bool, in grey, without a tag."""
+    marks = [
+        (box, IGNORED, None) if skip else (box, color(label), _tag(label, None, classes))
+        for box, label, skip in zip(boxes, labels, ignored, strict=True)
+    ]
+    return _draw(image, sorted(marks, key=lambda mark: mark[1] == IGNORED))
+
+
 def draw_matches(image, truth_boxes, truth_labels, crowd, boxes, labels, scores, classes, gt_index):
     """The image with what was found, is wrong, was missed and does not count, in four colours with a legend.
 
@@ -72,14 +81,18 @@ def enlarged(image, *boxes, side=480):
     Tags have letters of a size that can be read: on 96 x 96 pixels they would cover all there is to see.
     """
     canvas = _canvas(image)
+    return (canvas, *boxes) if max(canvas.shape) >= side else resized(canvas, *boxes, side=side)
+
+
+def resized(image, *boxes, side):
+    """(image, *boxes), an image with its boxes [., 4] whose longer side then has `side` pixels."""
+    canvas = _canvas(image)
     height, width = canvas.shape[:2]
     scale = side / max(height, width)
-    if scale <= 1:
-        return canvas, *boxes
     size = max(1, round(width * scale)), max(1, round(height * scale))
     factors = np.array([size[1] / height, size[0] / width] * 2)
-    resized = cv2.resize(canvas, size, interpolation=cv2.INTER_LINEAR)
-    return resized, *(np.asarray(each, np.float64).reshape(-1, 4) * factors for each in boxes)
+    canvas = cv2.resize(canvas, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
+    return canvas, *(np.asarray(each, np.float64).reshape(-1, 4) * factors for each in boxes)
 
 
 def color(label):
@@ -216,6 +229,17 @@ def heatmap(image, values):
     return np.round(grey * (1 - weight) + colors * weight).astype(np.uint8)
 
 
+def titled(image, title):
+    """The image under a line that says what it is: [H + h, W, 3] uint8. A title that is too long is cut."""
+    canvas = _canvas(image)
+    height, width = canvas.shape[:2]
+    font = _font(int(np.clip((height + width) / 60, 10, 60)))
+    margin = font.size // 3
+    strip = Image.new("RGB", (width, sum(font.getmetrics()) + margin), (255, 255, 255))
+    ImageDraw.Draw(strip).text((margin, margin // 2), title, font=font, fill=(30, 30, 30))
+    return np.concatenate([np.array(strip), canvas])
+
+
 def grid(images, columns, *, padding=4):
     """The images as one sheet, row by row on white; smaller ones stand amid their places: [H, W, 3] uint8."""
     images = [_canvas(image) for image in images]
@@ -233,6 +257,30 @@ def grid(images, columns, *, padding=4):
         x = padding + i % columns * (width + padding) + (width - w) // 2
         sheet[y : y + h, x : x + w] = image
     return sheet
+
+
+def gallery(images, columns, width, *, padding=4):
+    """The images as one sheet, so many in a row, each row scaled to fill the width: [H, width, 3] uint8."""
+    images = [_canvas(image) for image in images]
+    lines = [images[i : i + columns] for i in range(0, len(images), columns)]
+    if not lines:
+        raise PictureError(f"expected images for a gallery, received none for {columns} columns")
+    sheet = [np.full((padding, width, 3), 255, np.uint8)]
+    for line in lines:
+        room = width - padding * (len(line) + 1)
+        shapes = np.array([image.shape[1] / image.shape[0] for image in line])
+        edges = np.round(np.concatenate([[0], np.cumsum(shapes)]) * room / shapes.sum()).astype(int)
+        height = max(1, round(room / shapes.sum()))
+        row = np.full((height + padding, width, 3), 255, np.uint8)
+        for n, image in enumerate(line):
+            x = padding * (n + 1) + edges[n]
+            size = max(1, edges[n + 1] - edges[n]), height
+            shrinks = size[0] < image.shape[1]
+            row[:height, x : x + size[0]] = cv2.resize(
+                image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
+        sheet.append(row)
+    return np.concatenate(sheet)
 
 
 def save(path, image):
@@ -304,29 +352,44 @@ def _class_lines(axes, x, rows, classes, told, whole):
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def confusion_matrix(matrix, score, classes, path):
-    """Truths (rows) against what was found (columns): [K+1, K+1] at a least score, as in evaluation.Report.
+MOST, WORST = 25, 20  # classes that a confusion matrix can show at most; of more, those with most errors
 
-    Coloured by the share of a class's truths; in the last row, by the share of what was found as that class.
+
+def confusion_matrix(matrix, score, classes, path):
+    """Ground truth (rows) against predictions (columns): [K+1, K+1] at a confidence threshold, as in evaluation.Report.
+
+    Coloured by the share of a class's objects; in the last row, by the share of its predictions. Classes that do not occur are left out; of
+    more than MOST, the WORST with most errors are shown.
     """
     matrix = np.asarray(matrix)
+    objects, predictions = matrix.sum(axis=1), matrix.sum(axis=0)
+    share = matrix / np.maximum(objects, 1)[:, None]
+    share[-1] = matrix[-1] / np.maximum(predictions, 1)
     K = len(classes)
-    side = float(np.clip(3 + 0.2 * K, 4, 24))
-    size = float(np.clip(45 * side / (K + 1), 4, 10))  # points; a cell has about 60 * side / (K + 1)
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    share[-1] = matrix[-1] / np.maximum(matrix.sum(axis=0), 1)
+    there = np.flatnonzero((objects + predictions)[:K])
+    told = "" if len(there) == K else f"{len(there)} of {K} classes occur"
+    if len(there) > MOST:
+        errors = (objects + predictions - 2 * np.diagonal(matrix))[there]
+        there = np.sort(there[np.argsort(-errors, kind="stable")[:WORST]])
+        told = f"the {WORST} with most errors of {K} classes"
+    shown = np.append(there if len(there) else np.arange(min(K, MOST)), K)
+    matrix, share, names = matrix[np.ix_(shown, shown)], share[np.ix_(shown, shown)], [classes[k] for k in shown[:-1]]
+
+    side = float(np.clip(2 + 0.45 * len(shown), 4, 14))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label("share of the truths; last row: of what was found", fontsize=8)
-    axes.set_xticks(range(K + 1), [*classes, "missed"], rotation=0 if K <= 3 else 90, fontsize=size)
-    axes.set_yticks(range(K + 1), [*classes, "nothing there"], fontsize=size)
-    if K <= 40:
-        for i, j in np.argwhere(matrix):
-            ink = "white" if share[i, j] > 0.5 else "black"
-            axes.text(j, i, matrix[i, j], ha="center", va="center", color=ink, fontsize=size * 0.9)
-    axes.set(xlabel="found as", ylabel="truth", title=f"Confusion at IoU 0.5, scores from {score:.3f} on")
+    bar.set_label("share of the row's objects; last row: of the column's predictions", fontsize=8)
+    axes.set_xticks(range(len(shown)), [*names, "missed"], rotation=0 if len(names) <= 3 else 90, fontsize=9)
+    axes.set_yticks(range(len(shown)), [*names, "background"], fontsize=9)
+    for i, j in np.argwhere(matrix):
+        ink = "white" if share[i, j] > 0.5 else "black"
+        axes.text(j, i, matrix[i, j], ha="center", va="center", color=ink, fontsize=8)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(
+        f"Confusion at IoU 0.5, confidence threshold {score:.3f}" + (f"\n{told}" if told else ""), fontsize=11
+    )
     _write_figure(figure, path)
 
 
@@ -357,7 +420,7 @@ def training_curves(history, path):
     terms = [name for name in rows[0] if name.startswith("loss")]
     panels = {"loss": terms, "AP": ["AP50", "AP", "AP75"], "learning rate": ["lr"]}
     figure = Figure(figsize=(13, 3.8), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    for axes, (title, names) in zip(figure.subplots(1, 3, sharex=True), panels.items(), strict=True):
         _style(axes, "epoch", "")
         axes.set_title(title)
         for k, name in enumerate(names):

@@ -14,6 +14,12 @@ from tfyolo.messages import import_tensorflow
 GOAL = 0.85  # AP50 on the held-out split
 
 
+def drawn_large(found, visualize):
+    """What is found in a small picture, in one that is large enough for its tags."""
+    image, boxes = visualize.resized(found.image, found.boxes, side=400)
+    return visualize.draw(image, boxes, found.labels, found.scores, found.classes)
+
+
 def main(folder="demo", *overrides):
     import_tensorflow(devices=True)  # before what imports it in turn
     from tfyolo import config, detect, exports, model, visualize
@@ -56,10 +62,12 @@ def main(folder="demo", *overrides):
 
     def draw():
         detector = detect.load(paths["tflite"])
-        found = [detector(record.path, score=0.5) for record in held_out.records[:8]]
+        several = [record for record in held_out.records if len(record.boxes) > 2][:8]
+        found = [detector(record.path, score=max(0.5, report.score)) for record in several]
         for each in found:
             visualize.save(folder / "detections" / Path(each.file).name, each.draw())
-        visualize.save(folder / "detections.png", visualize.grid([each.draw() for each in found], columns=4))
+        sheet = visualize.gallery([drawn_large(each, visualize) for each in found], columns=4, width=1280)
+        visualize.save(folder / "detections.png", sheet)
 
     timed("detect with the TFLite file", draw)
     visualize.training_curves(run.folder / "history.csv", folder / "training.png")

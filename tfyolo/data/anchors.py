@@ -31,10 +31,10 @@ class Fitness(NamedTuple):
 
 
 def dataset_sizes(source, input_size, preprocess="letterbox"):
-    """(h, w) of all boxes of a Source but its crowds, in pixels of a picture brought to `input_size`: [M, 2]."""
+    """(h, w) of all boxes of a Source that are learned, in pixels of a picture brought to `input_size`: [M, 2]."""
     sizes = [np.zeros([0, 2], np.float32)]
     for record in source.records:
-        boxes = record.boxes[~record.crowd]
+        boxes = record.boxes[~record.ignored]
         scale = np.divide(input_size, record.size)
         if preprocess.endswith("letterbox"):
             scale = scale.min()

@@ -178,19 +178,20 @@ def flips(seed, size, augment):
     return flip(seeds[0], size, augment.flip) @ flip_vertical(seeds[1], size, augment.flip_vertical)
 
 
-def mosaic(seed, sizes, target):
+def mosaic(seed, sizes, target, fit=letterbox):
     """Four pictures of `sizes` (H, W) round one point in the middle half of `target`: a matrix for each.
 
-    They have a corner at that point and the size they have when letterboxed alone, so objects are as large as in plain
-    training, and the canvas cuts what is too much (Bochkovskiy et al. 2020, arXiv:2004.10934).
+    fit: as Fit.matrix. They have a corner at that point and the size and shape that they have when brought to `target` alone, so objects
+    are as in plain training, and the canvas cuts what is too much (Bochkovskiy et al. 2020, arXiv:2004.10934).
     """
     point = tf.random.stateless_uniform([2], seed, 0.25, 0.75) * tf.cast(target, tf.float32)
     matrices = []
     ends_at_point = ((1, 1), (1, 0), (0, 1), (0, 0))  # along (y, x); the others begin there
     for size, ends in zip(sizes, ends_at_point, strict=True):
-        factor = letterbox(size, target)[0, 0]
-        y, x = tf.unstack(point - factor * tf.cast(size, tf.float32) * tf.constant(ends, tf.float32))
-        matrices.append(translation(y, x) @ scaling(factor))
+        fitted = fit(size, target)
+        corner = tf.cast(size, tf.float32) * tf.constant(ends, tf.float32)
+        y, x = tf.unstack(point - tf.linalg.matvec(fitted[:2, :2], corner) - fitted[:2, 2])
+        matrices.append(translation(y, x) @ fitted)
     return matrices
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tfyolo.data import anchors as clustering
 from tfyolo.data import readers, records
 from tfyolo.data.headers import too_large
-from tfyolo.data.pipeline import ImageError, decode_image, read_image
+from tfyolo.data.pipeline import ImageError, decode_image, read_image, scale_of
 from tfyolo.data.readers import DataError, Problem
 from tfyolo.messages import counted, printable
 
@@ -34,12 +34,13 @@ _SUFFIXES = {
 
 
 class Split(NamedTuple):
-    """What a split holds. boxes: {class: how many}, without crowds."""
+    """What a split holds. boxes: {class: how many}, without crowds and difficult objects."""
 
     pictures: int
     empty: int  # pictures without boxes
     crowds: int
     boxes: dict[str, int]
+    difficult: int = 0
 
 
 class CheckReport(NamedTuple):
@@ -85,6 +86,11 @@ class CheckReport(NamedTuple):
             ["boxes", *(sum(split.boxes.values()) for split in splits)],
             *([f"  {name}", *(split.boxes[name] for split in splits)] for name in self.classes),
             ["crowds", *(split.crowds for split in splits)],
+            *(
+                [["difficult", *(split.difficult for split in splits)]]
+                if any(split.difficult for split in splits)
+                else []
+            ),
         ]
         rows = [head, *([*row, *(sum(row[1:]) for _ in totals)] for row in rows)]
         width = max(len(str(row[0])) for row in rows)
@@ -136,7 +142,7 @@ def check(
     problems += _twins(sources, looks)
     problems += _classes(sources)
     for name, source in sources.items():
-        if all(record.crowd.all() for record in source.records):
+        if all(record.ignored.all() for record in source.records):
             message = f"the split {name} has no boxes: nothing can be learned from it, and nothing judged by it"
             problems.append(Problem(os.fspath(path), message, "warning"))
 
@@ -225,12 +231,12 @@ def _look_at_all(sources, progress):
         unit="pictures",
         disable=not progress or None,
     )
-    looks = (_look(record, *found, most_pixels) for record, found in zip(pictures, decoded, strict=True))
+    looks = (_look(record, *found) for record, found in zip(pictures, decoded, strict=True))
     return {name: list(itertools.islice(looks, len(source.records))) for name, source in sources.items()}
 
 
 def _decode(pictures, most_pixels):
-    """For each Record in turn (the first bytes of its picture, their digest, its (H, W)); (0, 0) if it does not decode.
+    """For each Record in turn: the first bytes of its picture, their digest, its (H, W), and what is wrong if it cannot be read, or "".
 
     A graph on all cores: TensorFlow's eager operations, called from several Python threads, have crashed (2.21).
     """
@@ -244,18 +250,32 @@ def _decode(pictures, most_pixels):
             return b"", encoded[:8], hashlib.sha256(encoded).digest()
         return encoded, encoded[:8], hashlib.sha256(encoded).digest()
 
+    def rescue(index):
+        """What only read_image knows, or what is wrong."""
+        try:
+            return np.int32(read_image(records.contents(pictures[index]), most_pixels).shape[:2]), b""
+        except ImageError as error:
+            return np.zeros(2, np.int32), str(error).partition(": ")[
+                2
+            ].encode()  # it speaks of bytes, the problem names the file
+        except OSError as error:
+            return np.zeros(2, np.int32), f"cannot be read: {error.strerror}".encode()
+
     def decode(index):
         encoded, head, digest = tf.numpy_function(fetch, [index], [tf.string] * 3)
         encoded.set_shape([])
         size = tf.data.Dataset.from_tensors(encoded).map(lambda encoded: tf.shape(decode_image(encoded))[:2])
         size = size.ignore_errors().concatenate(tf.data.Dataset.from_tensors([0, 0])).take(1).get_single_element()
-        return head, digest, size
+        size, fault = tf.cond(
+            size[0] > 0, lambda: [size, ""], lambda: tf.numpy_function(rescue, [index], [tf.int32, tf.string])
+        )
+        return head, digest, size, fault
 
     found = tf.data.Dataset.range(len(pictures)).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-    return ((head, digest, tuple(size.tolist())) for head, digest, size in found.as_numpy_iterator())
+    return ((*told, tuple(size.tolist()), fault.decode()) for *told, size, fault in found.as_numpy_iterator())
 
 
-def _look(record, head, digest, size, most_pixels):
+def _look(record, head, digest, size, fault):
     where = f"{record.image_id}: " if record.span else ""
     problems = []
 
@@ -266,20 +286,17 @@ def _look(record, head, digest, size, most_pixels):
     for magic, (kind, suffixes) in _SUFFIXES.items():
         if head.startswith(magic) and not record.span and suffix not in suffixes:
             problem(f"is a {kind} but its name ends in {suffix or 'nothing'}", "warning")
-    if size == (0, 0):  # broken, or of a format that only read_image knows
-        try:
-            size = read_image(records.contents(record), most_pixels).shape[:2]
-        except ImageError as error:
-            problem(str(error).partition(": ")[2])  # it speaks of bytes, the problem names the file
-            return _Look(None, tuple(problems))
-        except OSError as error:
-            problem(f"cannot be read: {error.strerror}")
-            return _Look(None, tuple(problems))
+    if fault:
+        problem(fault)
+        return _Look(None, tuple(problems))
     if size != record.size:
-        turned = ": it is stored turned, by its EXIF orientation" if size == record.size[::-1] else ""
-        outside = len(record.boxes) and (record.boxes[:, 2:].max(axis=0) > np.array(size) + readers.TOLERANCE).any()
+        told = "its boxes are scaled to it"
+        boxes = record.boxes * scale_of(record.size, size)
+        if size == record.size[::-1]:
+            told = "it is stored turned, by its EXIF orientation"
+        outside = len(boxes) and (boxes[:, 2:].max(axis=0) > np.array(size) + readers.TOLERANCE).any()
         problem(
-            f"is {size[0]} x {size[1]} (H x W), the annotations say {record.size[0]} x {record.size[1]}{turned}"
+            f"is {size[0]} x {size[1]} (H x W), the annotations say {record.size[0]} x {record.size[1]}: {told}"
             + ("; some boxes lie outside" if outside else ""),
             "error" if outside else "warning",
         )
@@ -329,7 +346,7 @@ def _classes(sources):
 def _split(source, classes):
     counts = np.zeros(len(source.classes), int)
     for record in source.records:
-        np.add.at(counts, record.labels[~record.crowd], 1)
+        np.add.at(counts, record.labels[~record.ignored], 1)
     by_name = Counter()
     for name, count in zip(source.classes, counts.tolist(), strict=True):
         by_name[name] += count
@@ -338,6 +355,7 @@ def _split(source, classes):
         empty=sum(not len(record.boxes) for record in source.records),
         crowds=int(sum(record.crowd.sum() for record in source.records)),
         boxes={name: by_name[name] for name in classes},
+        difficult=int(sum(np.sum(record.difficult) for record in source.records)),
     )
 
 
@@ -347,6 +365,8 @@ def _split(source, classes):
 def _summary(report, sources, sizes):
     """A matplotlib Figure: counts of the classes, sizes of boxes and anchors, some pictures with their boxes."""
     from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
+
+    from tfyolo import visualize
 
     figure = Figure(figsize=(16, 9), layout="constrained")
     top, bottom = figure.subfigures(2, 1)
@@ -379,7 +399,6 @@ def _summary(report, sources, sizes):
     for axis in axes:
         axis.axis("off")
     chosen = np.random.default_rng(0).permutation(len(source.records))
-    colours = ["crimson", "gold", "deepskyblue", "lime", "magenta", "orange", "cyan", "white"]
     drawn = 0
     for index in chosen:
         if drawn == len(axes):
@@ -391,10 +410,7 @@ def _summary(report, sources, sizes):
             continue
         axis = axes[drawn]
         drawn += 1
-        axis.imshow(image)
-        for (y1, x1, y2, x2), label in zip(record.boxes, record.labels, strict=True):
-            colour = colours[label % len(colours)]
-            axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1)
-            axis.text(x1, y1, source.classes[label], color=colour, fontsize=6, verticalalignment="bottom", clip_on=True)
+        image, boxes = visualize.resized(image, record.boxes * scale_of(record.size, image.shape[:2]), side=360)
+        axis.imshow(visualize.draw_ground_truth(image, boxes, record.labels, record.ignored, source.classes))
         axis.set_title(str(record.image_id), fontsize=7)
     return figure

@@ -163,6 +163,8 @@ _KINDS = {
     "PNG": (b"\x89PNG", b"IEND\xaeB`\x82"),
     "GIF": (b"GIF8", b";"),
 }
+# Eager operations in several Python threads at once crash TensorFlow now and then; cv2 may work in all of them.
+_one_at_a_time = threading.Lock()
 
 
 def read_image(source, most_pixels=MOST_PIXELS):
@@ -187,7 +189,7 @@ def read_image(source, most_pixels=MOST_PIXELS):
     for kind, (start, end) in _KINDS.items():
         if contents.startswith(start):
             try:
-                with tf.device("CPU:0"):
+                with _one_at_a_time, tf.device("CPU:0"):
                     return decode_image(tf.constant(contents)).numpy()
             except tf.errors.OpError as error:
                 state = "damaged" if contents.rstrip(b"\0").endswith(end) else "truncated"
@@ -379,14 +381,15 @@ class _Memory:
 _NOTHING = np.zeros([0, 0, 3], np.uint8)
 
 
-def _loader(records, skipped, memory=0, most_pixels=MOST_PIXELS):
+def _loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
     """A graph function: index -> (image [H, W, 3] uint8, boxes, labels, crowd). Past the last record: grey, no boxes.
 
-    So is a picture that cannot be read; `skipped`[index] then says what is wrong with it. memory: bytes of decoded pictures that it
-    keeps, so as not to decode them again. most_pixels: a picture of more counts as one that cannot be read.
+    So is a picture that cannot be read; `skipped`[index] then says what is wrong with it. One that has another size than its annotations
+    say has its boxes scaled to it, and `resized`[index] then says that size. memory: bytes of decoded pictures that it keeps, so as not to
+    decode them again. most_pixels: a picture of more counts as one that cannot be read.
     """
     grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
-    nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool)
+    nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
     recent = _Memory(memory)
 
     def fetch(index):
@@ -399,22 +402,26 @@ def _loader(records, skipped, memory=0, most_pixels=MOST_PIXELS):
             with contextlib.suppress(ImageError):
                 contents = _contents(record.path, record.span)
                 contents = b"" if too_large(contents, most_pixels) else contents
-        return image, contents, record.boxes, record.labels, record.crowd
-
-    # Eager operations in several Python threads at once crash TensorFlow now and then.
-    one_at_a_time = threading.Lock()
+        return image, contents, record.boxes, record.labels, record.ignored, np.array(record.size, np.int32)
 
     def rescue(index, *truth):
         if index < len(records):
             try:
                 record = records[index]
-                with one_at_a_time:
-                    return read_image((record.path, record.span), most_pixels), *truth
+                return read_image((record.path, record.span), most_pixels), *truth
             except ImageError as error:
                 skipped[int(index)] = str(error)
         return grey, *nothing
 
-    types = [tf.float32, tf.int32, tf.bool]
+    def keep(index, image):
+        if int(index) not in skipped:  # what is grey has no boxes, the record has
+            recent.keep(index, image)
+
+    def scaled(index, boxes, stated, size):
+        resized[int(index)] = tuple(size.tolist())
+        return boxes * scale_of(stated, size)
+
+    types = [tf.float32, tf.int32, tf.bool, tf.int32]
 
     @_graph(_INDEX)
     def load(index):
@@ -434,13 +441,31 @@ def _loader(records, skipped, memory=0, most_pixels=MOST_PIXELS):
 
         def decode_and_keep():
             image, *truth = decode()
-            with tf.control_dependencies([tf.numpy_function(recent.keep, [index, image], [])] if memory else []):
+            with tf.control_dependencies([tf.numpy_function(keep, [index, image], [])] if memory else []):
                 return [tf.identity(image), *truth]
 
-        image, *truth = tf.cond(tf.size(remembered) > 0, lambda: [remembered, *truth], decode_and_keep)
-        return tuple(map(tf.ensure_shape, (image, *truth), ([None, None, 3], [None, 4], [None], [None])))
+        image, boxes, labels, crowd, stated = tf.cond(
+            tf.size(remembered) > 0, lambda: [remembered, *truth], decode_and_keep
+        )
+        size = tf.shape(image)[:2]
+        boxes = tf.cond(
+            tf.reduce_all(stated == size),
+            lambda: boxes,
+            lambda: tf.numpy_function(scaled, [index, boxes, stated, size], tf.float32),
+        )
+        shapes = [None, None, 3], [None, 4], [None], [None]
+        return tuple(map(tf.ensure_shape, (image, boxes, labels, crowd), shapes))
 
     return load
+
+
+def scale_of(stated, size):
+    """[4] float32: boxes in a picture of the `stated` size (H, W) times this are boxes in one of `size`.
+
+    A picture that only lies on its side, by its EXIF orientation, has boxes that are taken for what is seen upright.
+    """
+    turned = tuple(stated) == tuple(size)[::-1]
+    return np.tile(np.ones(2) if turned else np.divide(size, stated), 2).astype(np.float32)
 
 
 def _batched(samples, size, batch, black):
@@ -477,6 +502,7 @@ def train_dataset(
     start_epoch=0,
     preprocess="letterbox",
     skipped=None,
+    resized=None,
 ):
     """Batches of augmented Samples, of uint8 pictures, for epochs start_epoch .. epochs-1, and the steps an epoch has.
 
@@ -484,10 +510,12 @@ def train_dataset(
     (seed, epoch, place in the epoch): a stream that starts at epoch k is, bit for bit, the tail of the one that starts
     at 0. An epoch has ceil(pictures / batch) steps and shows every picture at least once. Boxes [B, M, 4] have M >= 1.
     image_id and transform are those of the picture drawn, the first of a mosaic or mixture. skipped: a dict that gets
-    {index of a record: message} for each picture that cannot be read; it comes grey and without boxes. DataError
+    {index of a record: message} for each picture that cannot be read; it comes grey and without boxes. resized: a dict that gets
+    {index of a record: (H, W)} for each picture of another size than its annotations say; its boxes are scaled to it. DataError
     without pictures.
     """
-    load = _loader(_records(source), {} if skipped is None else skipped, MEMORY, source.max_pixels)
+    resized = {} if resized is None else resized
+    load = _loader(_records(source), {} if skipped is None else skipped, resized, MEMORY, source.max_pixels)
     pictures = len(source.records)
     steps = -(-pictures // batch)
     draws = steps * batch
@@ -530,7 +558,9 @@ def train_dataset(
         affine = aug.affine(seeds[1], size, augment)
         matrices = [
             affine @ matrix @ aug.flips(flip_seed, original, augment)
-            for matrix, flip_seed, original in zip(aug.mosaic(seeds[2], sizes, size), seeds[3:], sizes, strict=True)
+            for matrix, flip_seed, original in zip(
+                aug.mosaic(seeds[2], sizes, size, fit.matrix), seeds[3:], sizes, strict=True
+            )
         ]
         return place(indices, loaded, matrices)
 
@@ -564,12 +594,13 @@ def train_dataset(
     return _batched(samples, size, batch, np.uint8(0)), steps
 
 
-def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None):
+def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, resized=None):
     """Batches of Samples in the order of the records, prepared and not augmented.
 
-    The last batch is filled up with grey pictures, whose image_id is -1. skipped and errors: as in train_dataset.
+    The last batch is filled up with grey pictures, whose image_id is -1. skipped, resized and errors: as in train_dataset.
     """
-    load = _loader(_records(source), {} if skipped is None else skipped, most_pixels=source.max_pixels)
+    resized = {} if resized is None else resized
+    load = _loader(_records(source), {} if skipped is None else skipped, resized, most_pixels=source.max_pixels)
     pictures = len(source.records)
     size = tuple(size)
 

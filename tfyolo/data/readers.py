@@ -4,6 +4,7 @@ from tfyolo.data.headers import image_size as picture_size
 from tfyolo.data.sources import (
     FORMATS,
     DataSet,
+    alike,
     faults,
     read,
     read_all_configured,
@@ -26,6 +27,7 @@ __all__ = [
     "Record",
     "Source",
     "SplitError",
+    "alike",
     "faults",
     "meaning",
     "picture_size",

@@ -41,8 +41,8 @@ class Example(NamedTuple):
     """What one record says.
 
     place: its number in the shard. size: (H, W) or None. boxes_unit: [M] of (y1, x1, y2, x2) in 0..1. labels: [M]
-    category ids, or empty if there are only texts. texts, crowd, areas: [M] or empty. span: (offset, length) of the
-    picture's bytes in the shard, or None. damaged: whether nothing of it could be read.
+    category ids, or empty if there are only texts. texts, crowd, areas, difficult: [M] or empty. span: (offset, length) of
+    the picture's bytes in the shard, or None. damaged: whether nothing of it could be read.
     """
 
     place: int
@@ -55,6 +55,7 @@ class Example(NamedTuple):
     crowd: list[bool]
     areas: list[float]
     span: tuple[int, int] | None
+    difficult: list[bool]
     damaged: bool = False
 
 
@@ -86,7 +87,7 @@ def index(shard) -> list[Example]:
                 try:
                     examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
                 except (ValueError, IndexError, KeyError, struct.error):
-                    examples.append(Example(len(examples), "", "", None, [], [], [], [], [], None, damaged=True))
+                    examples.append(Example(len(examples), "", "", None, [], [], [], [], [], None, [], damaged=True))
                 at += 16 + size
     return examples
 
@@ -181,17 +182,16 @@ def _example(data, start, end, place):
     def texts(key):
         return [data[first:last].decode("utf-8", "replace") for first, last in values(key, BYTES)]
 
-    def flags(*keys):
-        columns = [[bool(value) for value in values(key, INTEGERS)] for key in keys]
-        return [any(column) for column in zip(*filter(None, columns), strict=True)]
+    def flags(key):
+        return [bool(value) for value in values(key, INTEGERS)]
 
     sides = [(values(f"image/{side}", INTEGERS) or [0])[0] for side in ("height", "width")]
     corners = (values(f"image/object/bbox/{key}", FLOATS) for key in ("ymin", "xmin", "ymax", "xmax"))
     boxes = list(zip(*corners, strict=True))
-    labels = values("image/object/class/label", INTEGERS)
-    crowd, areas = flags("image/object/is_crowd", "image/object/difficult"), values("image/object/area", FLOATS)
-    classes = texts("image/object/class/text")
-    if len(labels or classes) != len(boxes) or not {len(crowd), len(areas)} <= {0, len(boxes)}:
+    labels, classes = values("image/object/class/label", INTEGERS), texts("image/object/class/text")
+    crowd, difficult = flags("image/object/is_crowd"), flags("image/object/difficult")
+    areas = values("image/object/area", FLOATS)
+    if len(labels or classes) != len(boxes) or not {len(crowd), len(difficult), len(areas)} <= {0, len(boxes)}:
         raise ValueError
     return Example(
         place,
@@ -204,6 +204,7 @@ def _example(data, start, end, place):
         crowd,
         areas,
         next(((first, last - first) for first, last in values("image/encoded", BYTES)), None),
+        difficult,
     )
 
 
@@ -369,6 +370,7 @@ def _encode(record, encoded, source):
         "image/width": [width],
         "image/object/class/label": [_numbers_of(source)[label] for label in record.labels],
         "image/object/is_crowd": record.crowd.astype(int),
+        "image/object/difficult": (record.difficult & np.ones_like(record.crowd)).astype(int),
     }
     feature = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=value)) for key, value in octets.items()}
     feature |= {key: tf.train.Feature(float_list=tf.train.FloatList(value=value)) for key, value in floats.items()}

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfyolo import checkpoint
+from tfyolo import checkpoint, folders
 from tfyolo import config as configs
 from tfyolo.backbones import sections as parts
 from tfyolo.model import Model, build, weights_file
 from tfyolo.weights.cfg import DarknetError, config_of, head_cells, parse_cfg, parse_text, read_cfg, readings
 from tfyolo.weights.graph import pair
-from tfyolo.weights.runs import check_folder, class_names, write_run
+from tfyolo.weights.runs import class_names, write_run
 
 # --- the floats -----------------------------------------------------------------------------------------------------------------
 
@@ -298,13 +298,14 @@ COCO = (
 class Imported(NamedTuple):
     """model: a tfyolo Model with the weights. origin: what the way back needs, as JSON. native: the config's name, or None.
 
-    report: what was found and done, in lines.
+    report: what was found and done, in lines. folder: of the run, where one was written.
     """
 
     model: Model
     origin: dict
     native: str | None
     report: list[str]
+    folder: Path | None = None
 
 
 def load(cfg, weights, names=None, preprocess=None):
@@ -383,12 +384,15 @@ def _reordered(variable, array, orders, back=False):
     return array[:, :, np.argsort(order) if back else order]
 
 
-def import_run(cfg, weights, out, names=None, preprocess=None):
-    """Writes the run folder of a Darknet network: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
-    out = check_folder(out)
-    imported = load(cfg, weights, names, preprocess)
-    write_run(imported.model, out, darknet=imported.origin)
-    return imported
+def import_run(cfg, weights, out=None, names=None, preprocess=None):
+    """Writes the run folder of a Darknet network: best.h5, with which detect, evaluate, train and export work, and config.yaml.
+
+    out: the folder, new or empty; None: runs/CFG, numbered if it is taken.
+    """
+    with folders.new(out, Path(cfg).stem) as folder:
+        imported = load(cfg, weights, names, preprocess)
+        write_run(imported.model, folder, darknet=imported.origin)
+        return imported._replace(folder=folder)
 
 
 # --- the way back ---------------------------------------------------------------------------------------------------------------

@@ -11,19 +11,8 @@ class WeightsError(ValueError):
     """Weights from elsewhere cannot be imported. The message says why."""
 
 
-def check_folder(out):
-    """The folder of a run that is to be made, as a Path. Raises WeightsError if something is there."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WeightsError(
-            f"{out}: expected a new or empty folder for the run, it holds something already; name another --out"
-        )
-    return out
-
-
 def write_run(model, out, **meta):
     """Writes a Model as a run: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint.save(out / "best.h5", describe(model, **meta), weights=checkpoint.weights_of(model.network))
     checkpoint.write_text(out / "config.yaml", configs.to_yaml(model.config))
 

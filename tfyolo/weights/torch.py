@@ -3,25 +3,30 @@
 load("model.pt") -> Imported(model, native, report)
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from tfyolo import checkpoint
+from tfyolo import checkpoint, folders
 from tfyolo import config as configs
 from tfyolo.model import Model, build
 from tfyolo.weights.published import recognise
-from tfyolo.weights.runs import check_folder, class_names, write_run
+from tfyolo.weights.runs import class_names, write_run
 from tfyolo.weights.unpickle import Record, TorchError, read, state_dict
 
 
 class Imported(NamedTuple):
-    """model: a tfyolo Model with the weights. native: the config's name. report: what was found and done, in lines."""
+    """model: a tfyolo Model with the weights. native: the config's name. report: what was found and done, in lines.
+
+    folder: of the run, where one was written.
+    """
 
     model: Model
     native: str
     report: list[str]
+    folder: Path | None = None
 
 
 def load(path, names=None):
@@ -123,9 +128,12 @@ def _names_in(loaded):
     return None
 
 
-def import_run(path, out, names=None):
-    """Writes the run folder of a checkpoint: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
-    out = check_folder(out)
-    imported = load(path, names)
-    write_run(imported.model, out)
-    return imported
+def import_run(path, out=None, names=None):
+    """Writes the run folder of a checkpoint: best.h5, with which detect, evaluate, train and export work, and config.yaml.
+
+    out: the folder, new or empty; None: runs/CHECKPOINT, numbered if it is taken.
+    """
+    with folders.new(out, Path(path).stem) as folder:
+        imported = load(path, names)
+        write_run(imported.model, folder)
+        return imported._replace(folder=folder)

@@ -9,6 +9,7 @@ not opened, except for the headers of those whose size is not written in the ann
 
 import functools
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -98,14 +99,14 @@ class DataSet:
         format, candidate = self._candidates[0]
         name = _chosen(split, candidate.splits, f"this {format} data", self.path)
         source = candidate.splits[name]()
-        told = [word for word in (candidate.note, self.why) if word]
+        told = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
         told += [
             f"{counted(count, 'class')} are called {called!r}"
             for called, count in Counter(source.classes).items()
             if count > 1
         ]
-        problems = [problem._replace(file=problem.file or self.path) for problem in source.problems]
-        problems += [Problem(self.path, printable(message), "warning") for message in told]
+        problems = [Problem(printable(self.path), printable(message), "warning") for message in told]
+        problems += [problem._replace(file=problem.file or printable(self.path)) for problem in source.problems]
         problems += [Problem(printable(file), message, "warning") for file, message in self.place.notes]
         if not source.records:
             first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
@@ -293,6 +294,17 @@ def _division(dataset, data, place, run):
 
 
 # --- what there is to say -----------------------------------------------------------------------------------------------------------------
+
+
+def alike(classes):
+    """What to say of classes whose names differ only in case, spaces, hyphens or underscores: a line for each such name."""
+    groups = {}
+    for name in dict.fromkeys(classes):
+        groups.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold().strip())), []).append(name)
+    for names in groups.values():
+        if len(names) > 1:
+            listed = " and ".join(map(repr, names))
+            yield f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is learned as {len(names)}"
 
 
 def without_unions(sources):

@@ -93,7 +93,7 @@ def divide(source, shares, seed, root) -> Division:
     for number, group in enumerate(groups):
         for index in group:
             record = source.records[index]
-            np.add.at(has[number], record.labels[~record.crowd], 1)
+            np.add.at(has[number], record.labels[~record.ignored], 1)
         has[number, -1] = len(group)
     names, weights = list(parts), np.array(list(parts.values()))
     wanted = weights[:, None] * has.sum(axis=0)  # [parts, classes + 1], what each part still lacks

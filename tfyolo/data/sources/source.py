@@ -31,7 +31,8 @@ class Record(NamedTuple):
 
     image_id: int | str, as in the annotations. path: the file that holds the picture.
     boxes: [M, 4] float32, pixels of the picture seen upright, clipped to it. labels: [M] int32.
-    crowd: [M] bool, COCO's crowds and VOC's difficult objects: not learned, and in evaluation counted neither way.
+    crowd: [M] bool, COCO's crowds: one box round many objects. difficult: [M] bool, VOC's difficult objects; False where none is. Neither
+    is learned, nor are candidates inside told that they hold nothing; evaluation.match says how a detection of one is counted.
     areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
     size: (H, W) as the annotations state it, else that of the file. span: (offset, length) of the picture inside
     `path`, or None if it is all of it.
@@ -45,6 +46,12 @@ class Record(NamedTuple):
     areas: np.ndarray
     size: tuple[int, int]
     span: tuple[int, int] | None = None
+    difficult: Any = False
+
+    @property
+    def ignored(self):
+        """[M] bool: the boxes that are neither learned nor counted."""
+        return self.crowd | self.difficult
 
 
 class Problem(NamedTuple):
@@ -87,8 +94,15 @@ class Source(NamedTuple):
         def chosen(record):
             labels = label_of[record.labels]
             kept = labels >= 0
-            boxes, crowd, areas = (column[kept] for column in (record.boxes, record.crowd, record.areas))
-            return record._replace(boxes=boxes, labels=labels[kept], crowd=crowd, areas=areas)
+            difficult = np.broadcast_to(record.difficult, kept.shape)
+            columns = {
+                "boxes": record.boxes,
+                "labels": labels,
+                "crowd": record.crowd,
+                "areas": record.areas,
+                "difficult": difficult,
+            }
+            return record._replace(**{name: column[kept] for name, column in columns.items()})
 
         ids = tuple(self.category_ids[own[name]] if name in own else None for name in names)
         return self._replace(records=tuple(map(chosen, self.records)), classes=tuple(names), category_ids=ids)
@@ -144,6 +158,7 @@ class Annotation(NamedTuple):
     label: int
     crowd: bool = False
     area: float | None = None
+    difficult: bool = False
 
 
 def record(image_id, picture, size, annotations, file, findings, span=None):
@@ -168,10 +183,10 @@ def record(image_id, picture, size, annotations, file, findings, span=None):
         if not wrong or not left_out:
             own = (box[2] - box[0]) * (box[3] - box[1])
             stated = thing.area is not None and 0 < thing.area <= height * width
-            kept.append((box, thing.label, thing.crowd, thing.area if stated else own))
+            kept.append((box, thing.label, thing.crowd, thing.area if stated else own, thing.difficult))
     if annotations and not kept:
         findings.emptied.append(os.fspath(picture))
-    boxes, labels, crowd, areas = zip(*kept, strict=True) if kept else ((), (), (), ())
+    boxes, labels, crowd, areas, difficult = zip(*kept, strict=True) if kept else ((), (), (), (), ())
     return Record(
         image_id,
         os.fspath(picture),
@@ -181,6 +196,7 @@ def record(image_id, picture, size, annotations, file, findings, span=None):
         np.array(areas, np.float32),
         (height, width),
         span,
+        np.array(difficult, bool),
     )
 
 

@@ -110,8 +110,8 @@ def read(place, shards, together, indexed):
                     continue
                 box = (y1 * height, x1 * width, y2 * height, x2 * width)
                 area = example.areas[place - 1] if example.areas else None
-                crowd = example.crowd[place - 1] if example.crowd else False
-                things.append(Annotation(f"{where}: box {place}", box, label_of[number], crowd, area))
+                crowd, difficult = (bool(flags and flags[place - 1]) for flags in (example.crowd, example.difficult))
+                things.append(Annotation(f"{where}: box {place}", box, label_of[number], crowd, area, difficult))
             result.append(record(image_id, shard, size, things, shard, findings, example.span))
     return finish(result, [classes[category] for category in category_ids], category_ids, findings, "tfrecord")
 

@@ -134,7 +134,7 @@ def _read(files, members, listed, parsed, images):
             is_difficult, plain = flag(difficult)
             if not plain:
                 findings.tally(file, f"<difficult> is {shortened(difficult)}, neither 0 nor 1; counted as 0")
-            things.append(Annotation(where, box, label_of[name], is_difficult))
+            things.append(Annotation(where, box, label_of[name], difficult=is_difficult))
         stem = os.path.splitext(os.path.basename(file))[0]
         image_id = stem if stem not in ids else image
         ids.add(image_id)

@@ -1,0 +1,139 @@
+"""The folders that commands write into: taken at once, held by one process until it ends, gone if nothing came of them.
+
+Who writes into a folder holds a lock on a file in it, which the system lets go of however the process ends: what a crash has left of that
+file holds nobody up. Where there are no such locks (Windows, some network file systems) only what lies in a folder
+keeps others out.
+"""
+
+import contextlib
+import itertools
+import os
+import socket
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
+LOCK = ".lock"
+
+
+class FolderError(ValueError):
+    """A folder cannot be written into. The message says why and what to do."""
+
+
+class Taken(FolderError):
+    """Something lies in a folder that should be new or empty, or another process writes into it."""
+
+
+@contextlib.contextmanager
+def new(out, name, inside="runs"):
+    """A Path that is nobody else's in the `with`: `out`, or where that is None the first of INSIDE/NAME, INSIDE/NAME-2, ... that is free.
+
+    The folder is made, its parents too; what of them is empty at the end is removed again. Raises Taken if something lies in `out` or
+    another process holds it, FolderError if it cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        if out is not None:
+            folder = stack.enter_context(_reserved(Path(out)))
+        else:
+            for number in itertools.count(1):
+                with contextlib.suppress(Taken):
+                    path = Path(inside) / (name if number == 1 else f"{name}-{number}")
+                    folder = stack.enter_context(_reserved(path))
+                    break
+        yield folder
+
+
+@contextlib.contextmanager
+def held(folder):
+    """The folder as a Path, which is there, held in the `with`. Raises Taken if another process holds it."""
+    folder = Path(folder)
+    with _locked(folder) as locked:
+        if not locked:
+            raise Taken(f"{folder}: {_holder(folder)}; wait until that ends, or stop it")
+        yield folder
+
+
+@contextlib.contextmanager
+def _reserved(folder):
+    if _filled(folder):
+        raise Taken(f"{folder}: expected a new or empty folder, it holds something already; name another --out")
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        if not _make_and_lock(folder, stack):
+            raise Taken(f"{folder}: {_holder(folder)}; name another --out")
+        if _filled(folder):
+            raise Taken(f"{folder}: another process has just written into it; name another --out")
+        yield folder
+
+
+def _make_and_lock(folder, stack, attempts=10):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return stack.enter_context(_locked(folder))
+    except OSError as error:
+        if attempts and isinstance(error, FileNotFoundError):  # who had it before has just removed it
+            return _make_and_lock(folder, stack, attempts - 1)
+        raise FolderError(f"{folder}: cannot be made ({error.strerror}); name another --out") from error
+
+
+def _remove_empty(paths):
+    with contextlib.suppress(OSError):
+        for path in paths:
+            path.rmdir()
+
+
+def _filled(folder):
+    """Whether it is more than an empty folder, or one in which a crash has left a lock and nothing else."""
+    try:
+        return os.listdir(folder) not in ([], [LOCK])
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return folder.exists()
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Whether this process has the folder's lock in the `with`, to which no other then comes."""
+    if fcntl is None:
+        yield True
+        return
+    file = folder / LOCK
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            yield False
+            return
+        except OSError:  # the file system knows no locks
+            pass
+        # Who held it may have removed it between the two lines above; then this lock is on a file that nobody else finds.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(file)):
+                break
+        os.close(descriptor)
+    try:
+        text = (
+            f"process {os.getpid()} on {socket.gethostname()} writes into it since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, text.encode())
+        yield True
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file)
+        os.close(descriptor)
+
+
+def _holder(folder):
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8") or "another process writes into it"
+    except OSError:
+        return "another process writes into it"
