@@ -280,6 +280,24 @@ def test_names_for_data_without_any(layout, given, tmp_path):
     )
 
 
+def test_the_command_line_takes_what_data_does_not_say(tmp_path):
+    from click.testing import CliRunner
+
+    from tfyolo.cli import main
+
+    root = make_yolo(tmp_path / "data")
+    (root / "classes.txt").unlink()
+    write_text(tmp_path / "names", *CLASSES)
+    result = CliRunner().invoke(
+        main, ["check-data", str(root), "--names", str(tmp_path / "names"), "--max-pixels", "3100", "--json"]
+    )
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["classes"]) == (0, list(CLASSES))
+    result = CliRunner().invoke(main, ["make-tfrecords", str(root), str(tmp_path / "out"), "--max-pixels", "3100"])
+    assert result.exit_code == 0, result.output
+    assert read(tmp_path / "out").classes == ("0", "1")
+
+
 def test_names_for_data_that_has_its_own(tmp_path):
     root = make_voc(tmp_path / "voc")
     assert read(root, names=CLASSES).classes == CLASSES

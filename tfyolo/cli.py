@@ -81,7 +81,41 @@ def main():
 _json = click.option(
     "--json", "as_json", is_flag=True, help="Print the figures as JSON on standard output, and nothing else."
 )
-_images = click.option("--images", help="Folder of the pictures, if the annotations do not lead there.")
+
+
+def _remembered(context, parameter, value):
+    """Keeps an option of how data is read for _reading(), so that the commands need not hand it on one by one."""
+    if value:
+        context.meta.setdefault("tfyolo.reading", {})[parameter.name] = value
+
+
+def _reading():
+    """The options of how data is read, beside --images and --data-format, that were given: as readers.DataSet takes them."""
+    return click.get_current_context().meta.get("tfyolo.reading", {})
+
+
+def _images(command):
+    """Where the images of a data set are, and what else there is to say of one that does not say it itself."""
+    options = {"expose_value": False, "callback": _remembered}
+    for option in (
+        click.option("--images", help="Folder of the pictures, if the annotations do not lead there."),
+        click.option(
+            "--names", metavar="FILE", help="Names of the classes, one a line, for data without any.", **options
+        ),
+        click.option(
+            "--outside", is_flag=True, help="Follow paths in the data that lead out of its folder.", **options
+        ),
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(1),
+            help="Of an image: more is an error.  [default: 200,000,000]",
+            **options,
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 _format = click.option("--data-format", type=_DataFormat(), help="Only if the data is not recognised.")
 
 
@@ -290,12 +324,12 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
     if path is None and data is None:
         raise click.UsageError(f"{model} does not say what it was trained with; name the data: --data PATH")
     if path is None:
-        chosen = {"images": images or data.images, "format": data_format or data.format}
+        chosen = {"images": images or data.images, "format": data_format or data.format, **_reading()}
         with _split_hint():
             source = readers.read_configured(data.model_copy(update=chosen), split or "val", None, run=model)
     else:
         named = data.val if data and isinstance(data.val, str) else "val"
-        source = _read_split(path, split or named, images=images, format=data_format)
+        source = _read_split(path, split or named, images=images, format=data_format, **_reading())
     if left_out := readers.faults(source, "evaluation"):
         click.echo(left_out, err=True)
     report = judge(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
@@ -531,7 +565,7 @@ def export(
         raise click.UsageError("--max-drop is judged on data, expected --data with it")
     if path or (whole and model.config.data):
         data = model.config.data
-        data = configs.Data(path=path, images=images, format=data_format) if path else data
+        data = configs.Data(path=path, images=images, format=data_format, **_reading()) if path else data
         *calibration, judged = readers.read_all_configured(data, ("train", "val") if whole else ("val",), run=run)
         calibration = calibration[0] if whole else None
     made = exports.export(
@@ -622,7 +656,8 @@ def check_data(path, images, data_format, config, out, as_json):
     options = {}
     if config:
         options = _boxes_of(config)
-    report = check.check(path, images=images, format=data_format, out=out, progress=not as_json, **options)
+    options |= {"images": images, "format": data_format, **_reading()}
+    report = check.check(path, out=out, progress=not as_json, **options)
     if as_json:
         _print_json(report.to_json())
     else:
@@ -661,9 +696,9 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
     """Write the data set at PATH as sharded TFRecords into OUT, pictures as the bytes they are."""
     from tfyolo.data import readers, records
 
-    options = {"images": images, "format": data_format}
-    names = chosen or readers.splits(path, **options)
-    sources = {name: _read_split(path, name, **options) for name in names}
+    with _split_hint():
+        dataset = readers.DataSet(path, images=images, format=data_format, **_reading())
+        sources = {name: dataset.read(name) for name in chosen or dataset.splits}
     for split, source in sources.items() if chosen else readers.without_unions(sources).items():
         if left_out := readers.faults(source, "the records"):
             click.echo(left_out, err=True)
@@ -699,7 +734,7 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
         raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
     size = (input_size, input_size) if input_size else loaded.model.input_size
     check_size(loaded, size, max(map(level_stride, own)))
-    source = _read_split(path, split, images=images, format=data_format)
+    source = _read_split(path, split, images=images, format=data_format, **_reading())
     sizes = clustering.dataset_sizes(source, size, loaded.model.preprocess)
     count = sum(len(level) for level in own.values())
     found = clustering.kmeans(sizes, count, seed=seed)

@@ -17,11 +17,15 @@ from tfyolo.data import augment as aug
 from tfyolo.data.augment import FITS, GREY, transform_boxes
 from tfyolo.data.headers import HEAD, MOST_PIXELS, open_regular, read_header, too_large
 from tfyolo.data.readers import DataError
+from tfyolo.messages import printable
 from tfyolo.structures import Sample
 
 
 class ImageError(ValueError):
     """A picture cannot be read. The message names the file, what is wrong with it and what to do."""
+
+    def __init__(self, message):
+        super().__init__(printable(message))
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------

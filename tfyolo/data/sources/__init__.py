@@ -96,7 +96,7 @@ class DataSet:
                 return source
 
     def _read(self, split):
-        format, candidate = self._candidates[0]
+        (format, candidate), options = self._candidates[0], self.place.options
         name = _chosen(split, candidate.splits, f"this {format} data", self.path)
         source = candidate.splits[name]()
         told = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
@@ -110,10 +110,11 @@ class DataSet:
         problems += [Problem(printable(file), message, "warning") for file, message in self.place.notes]
         if not source.records:
             first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
+            if options.images is None and any("picture" in problem.message for problem in problems):
+                first += "\nIf the pictures lie elsewhere, say where: data.images=FOLDER"
             raise DataError(
                 f"{self.path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
             )
-        options = self.place.options
         if options.names:
             source = _named(source, options.names, self.path)
         called = os.path.basename(os.path.abspath(self.path))
