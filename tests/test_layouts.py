@@ -288,14 +288,14 @@ def test_the_command_line_takes_what_data_does_not_say(tmp_path):
     root = make_yolo(tmp_path / "data")
     (root / "classes.txt").unlink()
     write_text(tmp_path / "names", *CLASSES)
-    result = CliRunner().invoke(
-        main, ["check-data", str(root), "--names", str(tmp_path / "names"), "--max-pixels", "3100", "--json"]
-    )
+    limit = ["--max-pixels", "3100"]  # one.jpg has 3,200
+    result = CliRunner().invoke(main, ["check-data", str(root), "--names", str(tmp_path / "names"), *limit, "--json"])
     report = json.loads(result.stdout)
-    assert (result.exit_code, report["classes"]) == (0, list(CLASSES))
-    result = CliRunner().invoke(main, ["make-tfrecords", str(root), str(tmp_path / "out"), "--max-pixels", "3100"])
-    assert result.exit_code == 0, result.output
-    assert read(tmp_path / "out").classes == ("0", "1")
+    assert report["classes"] == list(CLASSES)
+    assert sum("40 x 80 pixels (H x W), expected at most 3,100" in p["message"] for p in report["problems"]) == 2
+    result = CliRunner().invoke(main, ["make-tfrecords", str(root), str(tmp_path / "out"), *limit])
+    assert result.exit_code == 0 and result.output.count("expected at most 3,100") == 2
+    assert len(read(tmp_path / "out").records) == 1
 
 
 def test_names_for_data_that_has_its_own(tmp_path):
