@@ -665,6 +665,40 @@ def test_texts_that_are_no_labels_are_not_called_so(tmp_path):
     assert (told["todo.txt"].severity, len(told)) == ("warning", 2)
 
 
+def test_labels_of_all_splits_in_one_folder(tmp_path):
+    make_yolo(tmp_path)
+    for split, stems in (("train", ("one",)), ("val", ("two",))):
+        for stem in SIZES:
+            text = tmp_path / f"labels/{split}/{stem}.txt"
+            if stem in stems:
+                text.rename(tmp_path / f"labels/{stem}.txt")
+            else:
+                text.unlink()
+                (tmp_path / f"images/{split}/{stem}.jpg").unlink()
+    sources = [read(tmp_path, split) for split in ("train", "val")]
+    assert [len(record.boxes) for source in sources for record in source.records] == [2, 1]
+    assert [source.problems for source in sources] == [(), ()]
+
+
+def test_a_yaml_of_names_alone_names_the_classes_of_folders(tmp_path):
+    make_yolo(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    write_text(tmp_path / "pets.yaml", "names:", "- cat", "- dog")
+    for path in (tmp_path, tmp_path / "pets.yaml"):
+        source = read(path)
+        scene(source)
+        assert source.problems == ()
+    write_text(tmp_path / "pets.yaml", "epochs: 3")
+    with pytest.raises(DataError, match="expected a YOLO data file with train, val and names"):
+        read(tmp_path / "pets.yaml")
+
+
+def test_two_ways_to_write_one_folder_are_the_same_images(tmp_path):
+    make_yolo(tmp_path)
+    write_text(tmp_path / "data.yaml", "train: images/train", "val: ./images/train/", "names: [cat, dog]")
+    assert read(tmp_path, "val").same_as == "train"
+
+
 # --- formats of their own ---------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from tfyolo.data.sources.files import Tree, locate, name_parts, read_bytes, read_json, some, starts, text_link
+from tfyolo.data.sources.files import Tree, locate, name_parts, read_bytes, read_json, some, starts, stem_of, text_link
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_among
 from tfyolo.data.sources.source import (
     Annotation,
@@ -52,12 +52,14 @@ def find(place):
 def _files(place):
     """{split: the JSON file of its annotations}."""
 
-    def stem(file):
-        return os.path.splitext(os.path.basename(file))[0].removeprefix("instances_")
+    def split_of(file):
+        return stem_of(file).removeprefix("instances_").removeprefix("person_keypoints_")
 
     if place.file:
         own = os.path.basename(place.file) == "_annotations.coco.json"
-        return {os.path.basename(os.path.dirname(os.path.abspath(place.file))) if own else stem(place.file): place.file}
+        return {
+            os.path.basename(os.path.dirname(os.path.abspath(place.file))) if own else split_of(place.file): place.file
+        }
     tree, root = place.tree, place.root
     files = {}
     for folder in (root, *tree.folders(root)):
@@ -71,7 +73,7 @@ def _files(place):
     boxes = [file for file in loose if not os.path.basename(file).startswith(_NOT_BOXES)]
     named = [file for file in boxes if os.path.basename(file).startswith("instances_")]
     if chosen := named or boxes or [file for file in loose if "person_keypoints_" in file]:
-        return {stem(file).removeprefix("person_keypoints_"): file for file in chosen}
+        return {split_of(file): file for file in chosen}
     parts = {
         folder: tree.files(folder, ".json")
         for folder in tree.folders(root)

@@ -9,9 +9,9 @@ import functools
 import io
 import os
 
-from tfyolo.data.sources.files import IMAGES, head_text, locate, read_text, some
+from tfyolo.data.sources.files import IMAGES, head_text, locate, read_text, some, stem_of
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
-from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole
+from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole, with_ids
 from tfyolo.messages import counted, shortened
 
 MOST_CSV = 1 << 30  # bytes
@@ -78,8 +78,7 @@ def _files(place):
 
 
 def _split_of(file):
-    stem = os.path.splitext(os.path.basename(file))[0]
-    return stem if meaning(stem) in SPLITS else "all"
+    return stem_of(file) if meaning(stem_of(file)) in SPLITS else "all"
 
 
 def _look(file):
@@ -184,17 +183,14 @@ def read(place, split, tables, parsed):
         raise DataError(f"{table.file}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
     if located.word:
         findings.warning(table.file, located.word)
-    records, ids = [], set()
+    records = []
     for name, boxes in things.items():
         if (image := located.files.get(name)) is None:
             told = f"picture missing: it {located.missing[name]}; {table.file} has {counted(len(boxes), 'box')} for it"
             findings.error(os.path.join(place.root, name), told)
         elif size := upright_size(sizes[name], image, findings):
-            stem = os.path.splitext(os.path.basename(image))[0]
-            image_id = image if stem in ids else stem
-            ids.add(image_id)
-            records.append(record(image_id, image, size, boxes, table.file, findings))
-    return finish(records, classes, range(len(classes)), findings, "csv")
+            records.append(record(None, image, size, boxes, table.file, findings))
+    return finish(with_ids(records), classes, range(len(classes)), findings, "csv")
 
 
 def _ordered(place, names):

@@ -8,17 +8,26 @@ import urllib.parse
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from tfyolo.data.headers import open_regular
 from tfyolo.data.sources.source import DataError
 from tfyolo.messages import counted, shortened
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 MOST_TEXT = 64 << 20  # bytes of a label file or list
+MOST_YAML = 4 << 20  # bytes
 MOST_ENTRIES = 20_000_000  # files and folders in and below one; links can make more of a few
-_DEEPEST = 40
+_DEEPEST = 40  # folders in each other
+_DEEPEST_YAML = 20  # levels
 # What systems leave behind in folders; names that begin with a dot are hidden anyway.
 _NOT_DATA = {"__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"}
 _NOT_DATA |= {"thumbs.db", "desktop.ini", "ehthumbs.db"}
+
+
+def stem_of(path) -> str:
+    """The name of a file without its suffix and its folders."""
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def visible(name) -> bool:
@@ -306,6 +315,56 @@ def read_json(file):
         raise DataError(f"{file}: not a data set: its JSON is nested too deeply") from None
     except ValueError as error:
         raise DataError(f"{file}: not valid JSON: {error}") from None
+
+
+def read_yaml(file):
+    """(content, {key: line}) of a data .yaml. Raises DataError.
+
+    The content is mappings, lists and text, each scalar as it is written: 02146, 1.10 and no are names of classes. What is nested deeply
+    is no data file.
+    """
+    text = read_text(file, MOST_YAML)
+    anchors, stack, keys, lines = {}, [[]], [None], {}  # of each mapping on the stack the key whose value comes next
+
+    def put(value, line):
+        if isinstance(stack[-1], list):
+            stack[-1].append(value)
+        elif keys[-1] is None:
+            keys[-1] = value if isinstance(value, str) else shortened(value)
+            if len(stack) == 2:
+                lines[keys[-1]] = line
+        else:
+            stack[-1][keys[-1]], keys[-1] = value, None
+
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
+            line = event.start_mark.line + 1
+            if isinstance(event, yaml.ScalarEvent):
+                is_key = isinstance(stack[-1], dict) and keys[-1] is None
+                nothing = event.implicit[0] and event.value in ("", "~", "null") and len(stack) == 2 and not is_key
+                value = None if nothing else event.value
+            elif isinstance(event, yaml.AliasEvent):
+                if event.anchor not in anchors:
+                    raise DataError(f"{file}:{line}: not valid YAML: *{event.anchor} names nothing")
+                value = anchors[event.anchor]
+            elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
+                if len(stack) > _DEEPEST_YAML:
+                    raise DataError(f"{file}:{line}: nested too deeply for a data file")
+                value = [] if isinstance(event, yaml.SequenceStartEvent) else {}
+            elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
+                stack.pop(), keys.pop()
+                continue
+            else:
+                continue
+            put(value, line)
+            if getattr(event, "anchor", None) and not isinstance(event, yaml.AliasEvent):
+                anchors[event.anchor] = value
+            if isinstance(event, yaml.CollectionStartEvent):
+                stack.append(value)
+                keys.append(None)
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    return (stack[0][0] if stack[0] else None), lines
 
 
 def starts(file, count=1 << 16) -> bytes:

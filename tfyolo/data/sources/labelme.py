@@ -2,11 +2,10 @@
 
 import functools
 import math
-import os
 
 from tfyolo.data.sources.files import read_json, some, starts
 from tfyolo.data.sources.place import Candidate, Companions, Format
-from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size
+from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, with_ids
 from tfyolo.messages import counted, shortened
 
 _SHAPES = ("rectangle", "polygon", "circle", "rotation")
@@ -56,7 +55,7 @@ def read(images, files, members, parsed):
         raise DataError(f"{images.place.path}: not one shape with a label in {counted(len(files), 'JSON file')}")
     classes = sorted(labels)
     label_of = {name: label for label, name in enumerate(classes)}
-    records, ids = [], set()
+    records = []
     for file in members:
         content = parsed(file)
         if isinstance(content, DataError):
@@ -83,11 +82,8 @@ def read(images, files, members, parsed):
                 findings.error(file, f"{where}: expected `label` and `points` [[x, y], ...]; left out")
                 continue
             things.append(Annotation(f"{where} ({shortened(_label(shape))[1:-1]})", box, label_of[_label(shape)]))
-        stem = os.path.splitext(os.path.basename(image))[0]
-        image_id = image if stem in ids else stem
-        ids.add(image_id)
-        records.append(record(image_id, image, size, things, file, findings))
-    return finish(records, classes, range(len(classes)), findings, "labelme")
+        records.append(record(None, image, size, things, file, findings))
+    return finish(with_ids(records), classes, range(len(classes)), findings, "labelme")
 
 
 def _label(shape):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tfyolo.data.headers import MOST_PIXELS
-from tfyolo.data.sources.files import Tree, leads_outside, name_parts
+from tfyolo.data.sources.files import Tree, leads_outside, name_parts, stem_of
 from tfyolo.data.sources.source import Source
 
 
@@ -139,13 +139,12 @@ class Companions:
         self.index = place.images.index() if place.images else place.tree.index()
         self.stems = {}
         for image in self.index.paths:
-            self.stems.setdefault(os.path.splitext(os.path.basename(image))[0], []).append(image)
+            self.stems.setdefault(stem_of(image), []).append(image)
 
     def of(self, file, name):
         """(the image, None or a word about it); (None, None) without it. name: what the file calls it, if stems do not tell."""
-        stem = os.path.splitext(os.path.basename(file))[0]
         named = name_parts(name)
-        images = self.stems.get(stem) or (named and self.stems.get(os.path.splitext(named[-1])[0])) or ()
+        images = self.stems.get(stem_of(file)) or (named and self.stems.get(stem_of(named[-1]))) or ()
         images = self._nearest(images, file)
         if len(images) > 1 and named:
             images = [image for image in images if os.path.basename(image) == named[-1]] or images

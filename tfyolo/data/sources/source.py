@@ -246,6 +246,16 @@ def each_once(names, file, findings):
     return list(counts)
 
 
+def with_ids(records):
+    """Records with the stems of their files as ids, and the whole path where a stem is not the only one."""
+    stems = [os.path.splitext(os.path.basename(each.path))[0] for each in records]
+    counts = Counter(stems)
+    return [
+        each._replace(image_id=stem if counts[stem] == 1 else each.path)
+        for each, stem in zip(records, stems, strict=True)
+    ]
+
+
 def finish(records, classes, category_ids, findings, format) -> Source:
     """A Source without a name. Names of classes are kept printable, so that they are wherever they are shown."""
     for name in classes:

@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from typing import NamedTuple
 
-from tfyolo.data.sources.files import IMAGES, name_parts, read_bytes, read_lines, some
+from tfyolo.data.sources.files import IMAGES, name_parts, read_bytes, read_lines, some, stem_of
 from tfyolo.data.sources.place import Candidate, Companions, Format
 from tfyolo.data.sources.source import (
     Annotation,
@@ -18,6 +18,7 @@ from tfyolo.data.sources.source import (
     flag,
     record,
     upright_size,
+    with_ids,
 )
 from tfyolo.messages import counted, shortened
 
@@ -59,7 +60,7 @@ def find(place):
     if lists:
         stems = {}
         for file in files:
-            stems.setdefault(os.path.splitext(os.path.basename(file))[0], []).append(file)
+            stems.setdefault(stem_of(file), []).append(file)
         splits = {name: reader(stems, listed) for name, listed in lists.items()}
     elif set(by_split) == {None}:
         parts = {}
@@ -88,7 +89,7 @@ def _lists(place):
         for file in files:
             rows = [line.split() for line in read_lines(file)]
             if rows and all(len(row) == 1 for row in rows):  # <class>_<split>.txt has a second column
-                lists[os.path.splitext(os.path.basename(file))[0]] = [row[0] for row in rows], file
+                lists[stem_of(file)] = [row[0] for row in rows], file
     return lists
 
 
@@ -104,7 +105,7 @@ def _read(files, members, listed, parsed, images):
     label_of = {name: label for label, name in enumerate(classes)}
     if listed:
         members = _listed(*listed, members, findings)
-    records, ids, used = [], set(), {}
+    records, used = [], {}
     for file in members:
         xml = parsed(file)
         if isinstance(xml, DataError):
@@ -135,18 +136,15 @@ def _read(files, members, listed, parsed, images):
             if not plain:
                 findings.tally(file, f"<difficult> is {shortened(difficult)}, neither 0 nor 1; counted as 0")
             things.append(Annotation(where, box, label_of[name], difficult=is_difficult))
-        stem = os.path.splitext(os.path.basename(file))[0]
-        image_id = stem if stem not in ids else image
-        ids.add(image_id)
-        records.append(record(image_id, image, size, things, file, findings))
+        records.append(record(None, image, size, things, file, findings))
     if not listed:
         _without_xml(files, members, used, images, findings)
-    return finish(records, classes, range(len(classes)), findings, "voc")
+    return finish(with_ids(records), classes, range(len(classes)), findings, "voc")
 
 
 def _without_xml(files, members, used, images, findings):
     """A Problem for each image of the split that no XML is of."""
-    stems = {os.path.splitext(os.path.basename(file))[0] for file in files}
+    stems = {stem_of(file) for file in files}
     twins = {os.path.splitext(image)[0]: image for image in used}
     splits = {images.place.split_of(file) for file in members}
     for image in images.index.paths:

@@ -11,18 +11,18 @@ import os
 import re
 from typing import NamedTuple
 
-import yaml
-
 from tfyolo.data.sources.files import (
     IMAGES,
+    MOST_YAML,
     Tree,
     head_text,
     leads_outside,
     locate,
     name_parts,
     read_lines,
-    read_text,
+    read_yaml,
     some,
+    stem_of,
 )
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import (
@@ -35,14 +35,13 @@ from tfyolo.data.sources.source import (
     record,
     upright_size,
     whole,
+    with_ids,
 )
+from tfyolo.data.sources.yolo_text import IMAGE_FOLDERS, Pairs, form_of, read_rows
 from tfyolo.messages import counted, shortened
 
 UNNAMED = 10_000  # classes that data may have without saying what they are called: more is a stray number
-MOST_YAML = 4 << 20  # bytes
-_DEEPEST = 20  # levels of a data .yaml
 _NAMES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt")
-_IMAGE_FOLDERS = ("images", "imgs", "img", "image", "jpegimages")
 
 
 def find(place):
@@ -53,7 +52,7 @@ def find(place):
     if not place.is_folder:
         return None
     broken = None
-    files = sorted(place.tree.files(place.root, (".yaml", ".yml")), key=lambda file: (_stem(file) != "data", file))
+    files = sorted(place.tree.files(place.root, (".yaml", ".yml")), key=lambda file: (stem_of(file) != "data", file))
     for way, file in (
         *((_by_yaml, file) for file in files),
         *((_by_data_file, f) for f in place.tree.files(place.root, ".data")),
@@ -71,19 +70,19 @@ def find(place):
     return found._replace(note=f"{broken}; the folders are read without it") if broken else found
 
 
-def _stem(path):
-    return os.path.splitext(os.path.basename(path))[0]
-
-
 # --- where the images of each split lie -------------------------------------------------------------------------------------------------
 
 
 class _Part(NamedTuple):
-    """Images of one split: a folder, or a file that lists them; or, in place of them, the error that says why they are not there."""
+    """Images of one split: a folder, or a file that lists them; or, in place of them, the error that says why they are not there.
+
+    by_end: whether only the end of its name led to it.
+    """
 
     folder: str | None = None
     listed: str | None = None
     error: DataError | None = None
+    by_end: bool = False
 
 
 def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, told=()):
@@ -92,7 +91,7 @@ def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, 
     for part in itertools.chain.from_iterable(parts.values()):
         if part.error:
             continue
-        pairs = _Pairs(place)
+        pairs = Pairs(place)
         try:
             found = [pairs.of(image) for image in some(_images(place, part, Findings(), few=200), 200)]
         except DataError:
@@ -115,7 +114,7 @@ def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, 
 def _by_folders(place, names=None):
     tree, root = place.tree, place.root
     own, parts = place.images or tree, {}
-    likely = [folder for folder in tree.folders(root) if os.path.basename(folder).lower() in _IMAGE_FOLDERS]
+    likely = [folder for folder in tree.folders(root) if os.path.basename(folder).lower() in IMAGE_FOLDERS]
     images = place.images.root if place.images else next(iter(likely), None)
     if images and (os.path.isdir(os.path.join(os.path.dirname(images), "labels")) or _some_labels(place, own, images)):
         inside = {os.path.basename(folder): folder for folder in own.folders(images)}
@@ -127,24 +126,24 @@ def _by_folders(place, names=None):
     if not parts:
         for folder in tree.folders(root):
             if meaning(os.path.basename(folder)) in SPLITS and len(tree.index(folder)):
-                below = [child for child in tree.folders(folder) if os.path.basename(child).lower() in _IMAGE_FOLDERS]
+                below = [child for child in tree.folders(folder) if os.path.basename(child).lower() in IMAGE_FOLDERS]
                 parts[os.path.basename(folder)] = below[0] if below else folder
         if not any(_some_labels(place, tree, folder) for folder in parts.values()):
             parts = {}
     if not parts:
-        pairs = _Pairs(place)
+        pairs = Pairs(place)
         near = [image for folder in (root, *tree.folders(root)) for image in tree.files(folder, IMAGES)]
         parts = {"all": root} if any(pairs.of(image) for image in some(near, 200)) else {}
     if not parts:
         return None
-    pairs = _Pairs(place)
+    pairs = Pairs(place)
     names = names or _names_beside(place, *map(pairs.folder, parts.values()))
     why = f"folders of images and texts ({', '.join(place.relative(folder) or '.' for folder in parts.values())})"
     return _candidate(place, {split: [_Part(folder)] for split, folder in parts.items()}, names, why)
 
 
 def _some_labels(place, tree, folder):
-    pairs = _Pairs(place)
+    pairs = Pairs(place)
     return any(pairs.of(image) for image in some(tree.index(folder).paths, 200))
 
 
@@ -155,16 +154,18 @@ def _by_list(place, file):
 
 
 def _split_of_list(file):
-    return _stem(file) if meaning(_stem(file)) in SPLITS else "all"
+    return stem_of(file) if meaning(stem_of(file)) in SPLITS else "all"
 
 
 def _by_lists(place):
     """train.txt, valid.txt, ... that list images."""
-    files = [file for file in place.tree.files(place.root, ".txt") if meaning(_stem(file)) in SPLITS and _is_list(file)]
+    files = [
+        file for file in place.tree.files(place.root, ".txt") if meaning(stem_of(file)) in SPLITS and _is_list(file)
+    ]
     if not files:
         return None
     why = f"lists of images ({', '.join(map(os.path.basename, files))})"
-    return _candidate(place, {_stem(file): [_Part(listed=file)] for file in files}, _names_beside(place), why)
+    return _candidate(place, {stem_of(file): [_Part(listed=file)] for file in files}, _names_beside(place), why)
 
 
 def _is_list(file):
@@ -197,7 +198,7 @@ def _by_data_file(place, file):
 
 
 def _by_yaml(place, file):
-    if not place.file and not re.search(r"^(train|val|test)\s*:", head_text(file), re.MULTILINE):
+    if not place.file and not re.search(r"^(train|val|test|names)\s*:", head_text(file), re.MULTILINE):
         return None  # of something else
     content, lines = read_yaml(file)
     if not isinstance(content, dict):
@@ -205,7 +206,7 @@ def _by_yaml(place, file):
             raise DataError(f"{file}: expected a YOLO data file with train, val and names, received a {_kind(content)}")
         return None
     there = [split for split in ("train", "val", "test") if content.get(split)]
-    if not place.file and not (there and all(isinstance(content[split], str | list) for split in there)):
+    if not place.file and not all(isinstance(content[split], str | list) for split in there):
         return None
     names = _yaml_names(f"{file}:{lines.get('names', 1)}", content.get("names"))
     number = content.get("nc")
@@ -216,6 +217,12 @@ def _by_yaml(place, file):
     told = _count_differs(file, "nc", whole(number), names)
     if names is None and number is not None and not place.options.names:
         names = tuple(map(str, range(whole(number))))
+    if not there:
+        if place.file and names is None:
+            raise DataError(
+                f"{file}: expected a YOLO data file with train, val and names, received {shortened(content)}"
+            )
+        return names and _by_folders(place, names)
     root = content.get("path") if isinstance(content.get("path"), str) else ""
     entries = {split: content[split] if isinstance(content[split], list) else [content[split]] for split in there}
     parts = {
@@ -224,9 +231,9 @@ def _by_yaml(place, file):
     }
     same_as = {}
     for split, other in itertools.combinations(there, 2):
-        if entries[split] == entries[other]:
+        if entries[split] == entries[other] or (parts[split] == parts[other] and not parts[split][0].by_end):
             same_as.setdefault(other, split)
-        elif parts[split] == parts[other]:  # found by the ends of their names: what differs is not there
+        elif parts[split] == parts[other]:  # what differs in their names is not there
             where = parts[split][0].folder or parts[split][0].listed
             message = (
                 f"{file}: {other}: {shortened(entries[other][0])} is not there; what fits it, {where}, is {split}'s"
@@ -314,13 +321,13 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
             f"{file}: {key}: {beyond} lies outside of {place.root}, the data's folder; if that is meant: outside=true"
         )
         return _Part(error=DataError(message))
-    ends = name_parts(written)[-_DEEPEST:]
+    ends = name_parts(written)[-20:]
     for start in range(1, len(ends)):
         path = os.path.normpath(os.path.join(here, *ends[start:]))
         if not leads_outside(path, place.root) and (found := part(path)):
             if told is not None and ends[:start] != ["data"]:
                 told.append((file, f"{key}: {shortened(entry)} is not there; {path} is taken, beside the file"))
-            return found
+            return found._replace(by_end=True)
     if place.images and kind != "file":
         return _in_images(place, key, ends)
     looked = ", ".join(dict.fromkeys(tries))
@@ -334,9 +341,9 @@ def _in_images(place, key, ends):
     for way in ways:
         path = os.path.join(place.images.root, *way)
         if os.path.isdir(path):
-            return _Part(folder=path)
+            return _Part(folder=path, by_end=True)
     # The folder itself: of one split. _by_yaml sees to it that no other takes it, too.
-    return _Part(folder=place.images.root)
+    return _Part(folder=place.images.root, by_end=True)
 
 
 def _names_beside(place, *more):
@@ -353,161 +360,6 @@ def _names_beside(place, *more):
 
 def _names_in(file):
     return _few_enough(file, tuple(read_lines(file, MOST_YAML)))
-
-
-# --- the text of an image ------------------------------------------------------------------------------------------------------------
-
-
-class _Pairs:
-    """Finds the text of an image: under labels/ in place of images/, beside it, or in another folder of labels."""
-
-    def __init__(self, place):
-        self.place, self.folders, self._listed, self._texts = place, {}, {}, None
-
-    def of(self, image, listed=None):
-        """The label file, or None. listed: what a list calls the image: its text may lie there, and the image elsewhere."""
-        folder, name = os.path.split(image)
-        texts = self._names(self.folder(folder))
-        if text := texts.get(os.path.splitext(name)[0]):
-            return os.path.join(self.folder(folder), text)
-        if listed or self.place.images:
-            if self._texts is None:
-                self._texts = self.place.tree.index(suffixes=(".txt",))
-            hit = self._texts.find(f"{os.path.splitext(listed or self._relative(image))[0]}.txt")
-            return hit.path if hit and not hit.others else None
-        return None
-
-    def folder(self, images):
-        """Where the texts of a folder's images are: of the likely folders the one that has most of them, the first of equals."""
-        if images not in self.folders:
-            stems = {_stem(file) for file in self._tree(images).files(images, IMAGES)}
-            likely = self._likely(images)
-            counts = [len(stems & self._names(folder).keys()) for folder in likely]
-            self.folders[images] = likely[counts.index(max(counts))]
-        return self.folders[images]
-
-    def _likely(self, images):
-        parts = images.split(os.sep)
-        likely = []
-        for at in reversed(range(len(parts))):
-            if parts[at].lower() in _IMAGE_FOLDERS:
-                likely.append(os.sep.join((*parts[:at], "labels", *parts[at + 1 :])))
-                break
-        below = self._relative(images).split("/")
-        below = below[1:] if below[0].lower() in _IMAGE_FOLDERS else below
-        root = self.place.root
-        labels = [os.path.normpath(os.path.join(root, "labels", *below)), os.path.join(root, "labels")]
-        if self.place.images:
-            labels += [os.path.normpath(os.path.join(root, *below)), root]
-        return [
-            *likely,
-            images,
-            os.path.join(images, "labels"),
-            os.path.join(os.path.dirname(images), "labels"),
-            *labels,
-        ]
-
-    def _relative(self, path):
-        tree = self._tree(path)
-        relative = os.path.relpath(path, tree.root).replace(os.sep, "/")
-        return "" if relative == "." else relative
-
-    def _tree(self, path):
-        given = self.place.images
-        return given if given and not leads_outside(path, given.root) else self.place.tree
-
-    def _names(self, folder):
-        """{stem: name} of a folder's texts."""
-        if folder not in self._listed:
-            names = self.place.tree.list(folder)[1]
-            self._listed[folder] = {name[:-4]: name for name in names if name.lower().endswith(".txt")}
-        return self._listed[folder]
-
-
-def read_rows(file, findings):
-    """[(line, class, [numbers])] of a text file; a Problem for each line that is none. None if the file cannot be read."""
-    rows, seen = [], set()
-    try:
-        text = read_text(file)
-    except DataError as error:
-        findings.error(file, str(error).removeprefix(f"{file}: "))
-        return None
-    for line, content in enumerate(text.splitlines(), start=1):
-        words = content.split()
-        if not words:
-            continue
-        key = tuple(words)
-        if key in seen:
-            findings.warning(file, f"line {line}: the same box again; left out")
-            continue
-        seen.add(key)
-        try:
-            number, (*values,) = float(words[0]), map(float, words[1:])
-            if number < 0 or number != int(number) or len(values) < 4:
-                raise ValueError
-        except (ValueError, OverflowError):
-            findings.error(file, f"line {line}: expected `class cx cy w h`, received {shortened(content)}; left out")
-            continue
-        rows.append((line, int(number), values))
-    return rows
-
-
-def _form(rows_of, points):
-    """(a function from a row's numbers to its box or None, what to say of it) for all rows of a split.
-
-    How long a row is does not say what it means: an outline of five points is as long as a box with three key points of two numbers.
-    """
-    lengths = {len(values) for rows in rows_of for *_, values in rows} - {4}
-    if points:
-        expected = 4 + points[0] * points[1]
-        return (
-            functools.partial(_box_first, {expected, 4}),
-            f"class, box and {points[0]} key points of {points[1]} numbers",
-            None,
-        )
-    if len(lengths) == 1:
-        (length,) = lengths
-        rows = [values for each in rows_of for *_, values in each if len(values) == length]
-        alone = all(len(values) == length for each in rows_of for *_, values in each)
-        for size in (3, 2):
-            if alone and length > 4 and (length - 4) % size == 0 and _are_points(rows, size):
-                told = f"rows of {length + 1} numbers are taken for class, box and {(length - 4) // size} key points, as they fit it"
-                return functools.partial(_box_first, {length, 4}), "class, box and key points", told
-    return _box_or_outline, "class cx cy w h", None
-
-
-def _are_points(rows, size):
-    """Whether all rows are boxes with key points: by flags of 0, 1 or 2 behind each; without them by points that fill their boxes."""
-    spreads = []
-    for values in rows:
-        (cx, cy, w, h), rest = values[:4], values[4:]
-        points = list(zip(rest[::size], rest[1::size], strict=True))
-        if size == 3:
-            if not all(flag in (0, 1, 2) for flag in rest[2::3]) or not any(rest[2::3]):
-                return False
-            continue
-        points = [point for point in points if point != (0, 0)]
-        inside = all(abs(x - cx) <= 0.52 * w and abs(y - cy) <= 0.52 * h for x, y in points)
-        if not (points and inside and max(cx + w / 2, cy + h / 2) <= 1.01 and min(cx - w / 2, cy - h / 2) >= -0.01):
-            return False
-        xs, ys = zip(*points, strict=True)
-        spreads.append(min((max(xs) - min(xs)) / w, (max(ys) - min(ys)) / h))
-    return size == 3 or (len(rows) >= 3 and sum(spreads) / len(rows) > 0.4)
-
-
-def _box_first(lengths, values):
-    if len(values) not in lengths:
-        return None
-    x, y, w, h = values[:4]
-    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
-
-
-def _box_or_outline(values):
-    if len(values) == 4:
-        return _box_first({4}, values)
-    if len(values) < 6 or len(values) % 2:
-        return None
-    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------------------------
@@ -566,16 +418,17 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
     for file, message in dict.fromkeys(told):
         findings.warning(file, message)
     names = names or place.options.names
-    pairs, names_of, images = _Pairs(place), {}, []
+    pairs, names_of, images = Pairs(place), {}, []
     for part in parts:
         images += _images(place, part, findings, names_of)
     texts = {image: pairs.of(image, names_of.get(image)) for image in dict.fromkeys(images)}
-    _orphans(place, parts, pairs, texts, findings)
+    others = [part for each in together for part in each if part not in parts]
+    _orphans(place, parts, others, pairs, texts, findings)
 
     rows_of, shared = {}, {}
     for image, text in texts.items():
         if text is None:
-            likely = os.path.join(pairs.folder(os.path.dirname(image)), f"{_stem(image)}.txt")
+            likely = os.path.join(pairs.folder(os.path.dirname(image)), f"{stem_of(image)}.txt")
             findings.warning(likely, "no label file: a picture without objects")
             findings.unlabelled.append(image)
             rows_of[image] = []
@@ -584,13 +437,13 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
             findings.warning(image, f"has the same label file as {shared[text]}: {text}; it counts for both")
         shared.setdefault(text, image)
         rows_of[image] = read_rows(text, findings)
-    box_of, expected, note = _form([rows for rows in rows_of.values() if rows], points)
+    box_of, expected, note = form_of([rows for rows in rows_of.values() if rows], points)
     if note:
         findings.warning(parts[0].folder or parts[0].listed, note)
 
     if names is None:
         own = {number for rows in rows_of.values() for _, number, _ in rows or ()}
-        numbers = own | _numbers_of(place, [part for each in together for part in each if part not in parts])
+        numbers = own.union(*(_numbers_of(text) for text in _texts_of(place, others)))
         numbers = {number for number in numbers if number < UNNAMED}
         names = tuple(map(str, range(max(numbers, default=0) + 1)))
         few = f", of which {len(numbers)} occur" if len(names) > 2 * len(numbers) + 2 else ""
@@ -599,7 +452,6 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
         unnamed = True
     else:
         unnamed = False
-    stems = {_stem(image) for image in texts}
     records = []
     for image, rows in rows_of.items():
         if not (size := upright_size((None, None), image, findings)):
@@ -624,32 +476,31 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
                 findings.tally(file, f"a row of 5 numbers, expected {expected}; taken for a box without key points")
             x1, y1, x2, y2 = box
             things.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
-        image_id = _stem(image) if len(stems) == len(texts) else image
-        records.append(record(image_id, image, size, things, file or image, findings))
+        records.append(record(None, image, size, things, file or image, findings))
         if file and not len(records[-1].boxes) and not things and os.path.getsize(file) > 2:
             findings.emptied.append(image)
-    source = finish(records, names, range(len(names)), findings, "yolo")
+    source = finish(with_ids(records), names, range(len(names)), findings, "yolo")
     return source._replace(same_as=same_as)
 
 
-def _numbers_of(place, parts):
-    """The classes that occur in other splits."""
-    numbers, pairs = set(), _Pairs(place)
+def _texts_of(place, parts):
+    """The label files of the images of some parts."""
+    pairs = Pairs(place)
     for part in parts:
         try:
-            images = _images(place, part, Findings())
+            yield from filter(None, map(pairs.of, _images(place, part, Findings())))
         except DataError:
             continue
-        for image in images:
-            if text := pairs.of(image):
-                numbers.update(number for _, number, _ in read_rows(text, Findings()) or ())
-    return numbers
 
 
-def _orphans(place, parts, pairs, texts, findings):
-    """A Problem for each label file in the folders of the labels that no image has."""
+def _numbers_of(text):
+    return {number for _, number, _ in read_rows(text, Findings()) or ()}
+
+
+def _orphans(place, parts, others, pairs, texts, findings):
+    """A Problem for each label file in the folders of the labels that no image has, of these parts or of others."""
     used = {text for text in texts.values() if text}
-    folders = {}
+    folders, unused = {}, []
     for part in parts:
         if part.folder and not place.images:
             folders |= dict.fromkeys(place.tree.walk(pairs.folder(part.folder)))
@@ -657,67 +508,16 @@ def _orphans(place, parts, pairs, texts, findings):
     for folder in sorted(folders):
         for text in place.tree.files(folder, ".txt"):
             name = os.path.basename(text).lower()
-            if text in used or name in _NAMES or name.startswith(("readme", "license", "notes")):
-                continue
-            if meaning(_stem(text)) in SPLITS or _is_list(text):
-                continue
+            known = text in used or name in _NAMES or name.startswith(("readme", "license", "notes"))
+            if not known and meaning(stem_of(text)) not in SPLITS:
+                unused.append(text)
+    elsewhere = set(_texts_of(place, others)) if unused else ()
+    for text in unused:
+        if text not in elsewhere and not _is_list(text):
             if os.path.getsize(text) < 3 or read_rows(text, Findings()):
                 findings.error(text, "label without picture; left out")
             else:
                 findings.warning(text, "neither the label file of an image nor a list of images; left out")
-
-
-# --- data .yaml -------------------------------------------------------------------------------------------------------------------------
-
-
-def read_yaml(file):
-    """(content, {key: line}) of a data .yaml. Raises DataError.
-
-    The content is mappings, lists and text, each scalar as it is written: 02146, 1.10 and no are names of classes. What is nested deeply
-    is no data file.
-    """
-    text = read_text(file, MOST_YAML)
-    anchors, stack, keys, lines = {}, [[]], [None], {}  # of each mapping on the stack the key whose value comes next
-
-    def put(value, line):
-        if isinstance(stack[-1], list):
-            stack[-1].append(value)
-        elif keys[-1] is None:
-            keys[-1] = value if isinstance(value, str) else shortened(value)
-            if len(stack) == 2:
-                lines[keys[-1]] = line
-        else:
-            stack[-1][keys[-1]], keys[-1] = value, None
-
-    try:
-        for event in yaml.parse(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
-            line = event.start_mark.line + 1
-            if isinstance(event, yaml.ScalarEvent):
-                is_key = isinstance(stack[-1], dict) and keys[-1] is None
-                nothing = event.implicit[0] and event.value in ("", "~", "null") and len(stack) == 2 and not is_key
-                value = None if nothing else event.value
-            elif isinstance(event, yaml.AliasEvent):
-                if event.anchor not in anchors:
-                    raise DataError(f"{file}:{line}: not valid YAML: *{event.anchor} names nothing")
-                value = anchors[event.anchor]
-            elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
-                if len(stack) > _DEEPEST:
-                    raise DataError(f"{file}:{line}: nested too deeply for a data file")
-                value = [] if isinstance(event, yaml.SequenceStartEvent) else {}
-            elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
-                stack.pop(), keys.pop()
-                continue
-            else:
-                continue
-            put(value, line)
-            if getattr(event, "anchor", None) and not isinstance(event, yaml.AliasEvent):
-                anchors[event.anchor] = value
-            if isinstance(event, yaml.CollectionStartEvent):
-                stack.append(value)
-                keys.append(None)
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
-    return (stack[0][0] if stack[0] else None), lines
 
 
 FORMAT = Format(
