@@ -209,7 +209,7 @@ def _sources(dataset):
             message = f"the split {name}: {source.doubts}; to learn from it all the same: data.background=true"
             problems.append(Problem(dataset.path, message, "warning"))
     if not any(readers.meaning(name) == "val" for name in sources):
-        message = f"no split to validate on, val: it has {', '.join(sources)}; data.val=0.1 holds back a tenth of what is learned from"
+        message = f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of what is learned from"
         problems.append(Problem(dataset.path, message, "warning"))
     sources = {name: source for name, source in readers.without_unions(sources).items() if not source.same_as}
     return sources, problems
