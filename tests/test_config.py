@@ -34,6 +34,7 @@ train:
     - {epochs: 5, lr: 1e-4, freeze: [backbone]}
 """
 
+SHARE = "the name of a split, or a share above 0 and below 1 to hold back from what is learned"
 SIZE = "a whole number > 0, or two of them: [height, width]"
 NOT_OURS = "and no config of that name comes with tfyolo (`tfyolo configs` lists them)"
 PART = "a name, or a section with `name` and options"
@@ -307,7 +308,7 @@ def test_all_bad_overrides_are_told_at_once(write):
          "16: train.seed: expected a whole number >= 0 and < 2147483648, received 3000000000"),
         ("batch: 8", "bacth: 8",
          "16: train.bacth: unknown key; did you mean batch? the keys here are stages, batch, accumulate, "
-         "optimizer, clip, ema, precision, quantize, init, seed, evaluate_every, pictures, eager"),
+         "optimizer, clip, ema, precision, quantize, init, seed, evaluate_every, evaluate_batch, pictures, eager"),
         ("batch: 8", "accumulate: 3", "16: train.accumulate: expected a divisor of train.batch (16), received 3"),
         ("batch: 8", "optimizer: 1", f"16: train.optimizer: expected {PART}, received 1"),
         ("batch: 8", "batch: 8\n  batch: 9", "17: train.batch: given twice, first at x.yaml:16"),
@@ -334,8 +335,10 @@ def test_all_bad_overrides_are_told_at_once(write):
         ("lr: 1e-3", "lr: 1\n      steps: 0.5",
          "20: train.stages.0.steps: expected a list, each a number from 0 to 1, received 0.5"),
         ("lr: 1e-3", "lr: 1\n      data: {format: coco}", "20: train.stages.0.data.path: missing, expected text"),
-        ("format: coco", "format: csv",
-         "2: data.format: expected one of coco, voc, yolo, tfrecord or null, received 'csv'"),
+        ("format: coco", "format: 5", "2: data.format: expected text or null, received 5; quotes make it text"),
+        ("format: coco", "val: 1.5", f"2: data.val: expected {SHARE}, received 1.5"),
+        ("format: coco", "test: 0.0", f"2: data.test: expected {SHARE}, received 0.0"),
+        ("format: coco", "names: []", "2: data.names: expected a file of class names, one a line, or a list of them, received []"),
         ("path: pets", "path: ''", "2: data.path: expected text, received ''"),
         ("name: base", "name: a/b", "1: name: expected text without slashes, received 'a/b'"),
     ],

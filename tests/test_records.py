@@ -209,7 +209,7 @@ def test_things_that_are_wrong_are_named(tmp_path):
             "record 1 (2): box 1: .* no area",
             "unknown class 8",
             "no image/encoded",
-            "not a picture",
+            "not an image",
             "the id 1 is used twice",
         ],
         strict=True,

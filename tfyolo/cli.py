@@ -110,6 +110,26 @@ class _Range(click.FloatRange):
         return number
 
 
+class _DataFormat(click.ParamType):
+    """One of the formats of data that there are, for which their table is asked when it matters."""
+
+    name = "format"
+
+    def convert(self, value, param, context):
+        if value not in self._formats():
+            self.fail(f"{value!r} is not one of {', '.join(self._formats())}.", param, context)
+        return value
+
+    def get_metavar(self, param, ctx=None):
+        return f"[{'|'.join(self._formats())}]"
+
+    @staticmethod
+    def _formats():
+        from tfyolo.data.readers import FORMATS
+
+        return tuple(FORMATS)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def main():
@@ -137,10 +157,42 @@ _json = click.option(
 _device = click.option(
     "--device", type=_Device(), metavar="cpu|gpu|0,1", help="Where to compute.  [default: all GPUs, else the processor]"
 )
-_images = click.option("--images", help="Folder of the pictures, if the annotations do not lead there.")
-_format = click.option(
-    "--data-format", type=click.Choice(["coco", "voc", "yolo", "tfrecord"]), help="Only if the data is not recognised."
-)
+
+
+def _remembered(context, parameter, value):
+    """Keeps an option of how data is read for _reading(), so that the commands need not hand it on one by one."""
+    if value:
+        context.meta.setdefault("tfyolo.reading", {})[parameter.name] = value
+
+
+def _reading():
+    """The options of how data is read, beside --images and --data-format, that were given: as readers.DataSet takes them."""
+    return click.get_current_context().meta.get("tfyolo.reading", {})
+
+
+def _images(command):
+    """Where the images of a data set are, and what else there is to say of one that does not say it itself."""
+    options = {"expose_value": False, "callback": _remembered}
+    for option in (
+        click.option("--images", help="Folder of the images, if the annotations do not lead there."),
+        click.option(
+            "--names", metavar="FILE", help="Names of the classes, one a line, for data without any.", **options
+        ),
+        click.option(
+            "--outside", is_flag=True, help="Follow paths in the data that lead out of its folder.", **options
+        ),
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(1),
+            help="Of an image: more is an error.  [default: 200,000,000]",
+            **options,
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_format = click.option("--data-format", type=_DataFormat(), help="Only if the data is not recognised.")
 
 
 def _views(command):
@@ -473,7 +525,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
 
     detector = detection.load(model, **_given(iou=iou), **_looks(flip, scales))
     with _split_hint():
-        source = evaluation.source_for(detector, path, split, images=images, format=data_format)
+        source = evaluation.source_for(detector, path, split, images=images, format=data_format, **_reading())
     if left_out := readers.faults(source, "evaluation"):
         click.echo(left_out, err=True)
     report = evaluation.evaluate(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
@@ -699,6 +751,7 @@ def export(
 
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
+
     _no_export(run, "name the run that it was made from")
     _there(run, "a run's folder or a .h5 file")
     whole = any("int8" in precision for precision in precisions)
@@ -710,7 +763,7 @@ def export(
     if path:
         from tfyolo.config import Data
 
-        data = Data(path=path, images=images, format=data_format)
+        data = Data(path=path, images=images, format=data_format, **_reading())
         _data_there(data)
     start_tensorflow(device)
     from tfyolo import exports
@@ -727,6 +780,7 @@ def export(
                 exports.Form("tflite", kind, "none" if (kind, nms) == ("full-int8", "builtin") else nms)
                 for kind in kinds
             ]
+
     made = exports.export(
         run,
         out,
@@ -826,7 +880,8 @@ def check_data(path, images, data_format, config, out, as_json):
     start_tensorflow()
     from tfyolo.data import check
 
-    report = check.check(path, images=images, format=data_format, out=out, progress=not as_json, **options)
+    options |= {"images": images, "format": data_format, **_reading()}
+    report = check.check(path, out=out, progress=not as_json, **options)
     if as_json:
         _print_json(report.to_json())
     else:
@@ -865,9 +920,9 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
     start_tensorflow()
     from tfyolo.data import readers, records
 
-    options = {"images": images, "format": data_format}
-    names = chosen or readers.splits(path, **options)
-    sources = {name: _read_split(path, name, **options) for name in names}
+    with _split_hint():
+        dataset = readers.DataSet(path, images=images, format=data_format, **_reading())
+        sources = {name: dataset.read(name) for name in chosen or dataset.splits}
     for split, source in sources.items() if chosen else readers.without_unions(sources).items():
         if left_out := readers.faults(source, "the records"):
             click.echo(left_out, err=True)
@@ -905,7 +960,7 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
 
     size = (input_size, input_size) if input_size else loaded.model.input_size
     check_size(loaded, size, max(map(level_stride, own)))
-    source = _read_split(path, split, images=images, format=data_format)
+    source = _read_split(path, split, images=images, format=data_format, **_reading())
     sizes = clustering.dataset_sizes(source, size, loaded.model.preprocess)
     count = sum(len(level) for level in own.values())
     found = clustering.kmeans(sizes, count, seed=seed)

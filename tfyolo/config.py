@@ -73,10 +73,28 @@ def _square(value):
     return [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _split_or_share(value):
+    if (isinstance(value, str) and value) or (isinstance(value, float) and 0 < value < 1):
+        return value
+    raise ValueError(f"expected {_SPLIT_OR_SHARE}, received {_shown(value)}")
+
+
+def _file_or_names(value):
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value):
+        return tuple(value)
+    raise ValueError(f"expected {_FILE_OR_NAMES}, received {_shown(value)}")
+
+
+_SPLIT_OR_SHARE = "the name of a split, or a share above 0 and below 1 to hold back from what is learned"
+_FILE_OR_NAMES = "a file of class names, one a line, or a list of them"
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
+SplitOrShare = Annotated[Any, BeforeValidator(_split_or_share), WithJsonSchema({"expected": _SPLIT_OR_SHARE})]
+FileOrNames = Annotated[Any, BeforeValidator(_file_or_names), WithJsonSchema({"expected": _FILE_OR_NAMES})]
 Size = Annotated[
     tuple[Positive, Positive],
     BeforeValidator(_square),
@@ -103,9 +121,16 @@ class Data(Strict):
     # Relative paths count from the current directory.
     path: Text  # a folder, a COCO .json, a YOLO data .yaml, or a folder of .tfrecord files; recognised for what it is
     images: Text | None = None  # where the pictures lie, if the annotations do not lead there
-    format: Literal["coco", "voc", "yolo", "tfrecord"] | None = None  # only if it is not recognised
+    format: Text | None = None  # coco, voc, yolo, tfrecord, labelme or csv; only if it is not recognised
     train: Text = "train"  # name of the split to learn from
-    val: Text = "val"  # name of the split to be judged on while training
+    val: SplitOrShare = "val"  # name of the split to evaluate on while training; or the share of train's images, such as 0.1, to hold back
+    test: SplitOrShare = "test"  # the same of the split to evaluate on at the end
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # of the images that are held back
+    division: Text | None = None  # file of the images that are held back; training writes it into the run
+    names: FileOrNames | None = None  # of the classes, for data without any: a list, or a file with one a line
+    background: bool = False  # learn images without labels even if most have none, or labels that cannot be read
+    outside: bool = False  # follow paths in the data's files that lead out of its folder
+    max_pixels: Positive = 200_000_000  # of an image; a larger one is an error before it is decoded
 
 
 class Model(Strict):

@@ -63,6 +63,7 @@ class Report(NamedTuple):
     seconds: an image's {"read", "network", "postprocess", "total"}; read is what was left to wait for.
     counts: {"images", "truths", "crowds", "difficult", "detections", "skipped", "resized"}, the last two the files that could not be read,
     and those of another size than their annotations say, whose boxes were scaled. batch: how many images fitted into memory at a time.
+    left_out: the classes that only the detector or only the data knows, and that count nowhere.
     """
 
     title: str
@@ -74,6 +75,7 @@ class Report(NamedTuple):
     seconds: dict
     counts: dict
     batch: int | None = None
+    left_out: str = ""
 
     def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
@@ -92,6 +94,7 @@ class Report(NamedTuple):
         uncounted = [counted(counts[name], noun) for name, noun in _UNCOUNTED.items() if counts[name]]
         lines = [
             f"{self.title}: {numbers}",
+            *([f"  {self.left_out}"] if self.left_out else []),
             *([f"  that count neither way, found or not: {', '.join(uncounted)}"] if uncounted else []),
             "",
             f"  AP     {shown['AP']:<5}  average precision, mean over IoU 0.50 to 0.95: COCO's main figure",
@@ -133,7 +136,8 @@ def evaluate(
 
     Args:
         detector: a Detector, or the path of what tfyolo.load takes: a run, a SavedModel, a .tflite file.
-        data: a Source, or the path of a data set; None: what the detector was trained with.
+        data: a Source, or the path of a data set; None: what the detector was trained with. Classes that only the detector or only the
+            data knows, by name, are left out.
         split: of the data set at a path; None: the one that the detector was evaluated on while it trained, else "val".
         batch: images at a time; where they do not fit into memory, half of them is tried, and so on.
         out: a folder for metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and
@@ -141,19 +145,19 @@ def evaluate(
         pictures: how many to draw there, those with most errors first.
 
     Raises:
-        EvaluationError: the detector knows other classes than the data, no data are named, or not one image fits into memory.
+        EvaluationError: detector and data have no class in common, no data are named, or not one image fits into memory.
         DataError, CheckpointError: the data or the detector cannot be read.
     """
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
     source = data if isinstance(data, readers.Source) else source_for(detector, data, split)
-    label_of = _label_of(detector.classes, source)
+    source, label_of, left_out = _in_common(detector.classes, source)
     found, seconds, resized = [], None, {}
     while source.records and seconds is None:
         try:
             found, seconds = _find(detector, source, label_of, batch, progress, resized)
         except tf.errors.ResourceExhaustedError as error:
             batch = _smaller(batch, detector, error)
-    report = judge(source, found, seconds, resized)._replace(batch=batch)
+    report = judge(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
     if out is not None:
         _write(Path(out), report, source, found, pictures)
     return report
@@ -173,17 +177,19 @@ def _smaller(batch, detector, error):
     return batch // 2
 
 
-def source_for(detector, path=None, split=None, *, images=None, format=None):
+def source_for(detector, path=None, split=None, *, images=None, format=None, **reading):
     """The Source that a detector is evaluated on: a split of the data set at a path, or of what it was trained with.
 
-    split: None is the one that it was evaluated on while it trained, else "val". images, format: as of readers.read.
+    split: None is the one that it was evaluated on while it trained, else "val". images, format, reading: as of readers.DataSet.
     """
     own = detector.config.data
     if path is None and own is None:
         raise EvaluationError(f"{detector.source} does not say what it was trained with; name the data (--data PATH)")
     if path is None:
-        path, images, format = own.path, images or own.images, format or own.format
-    return readers.read(path, split or (own.val if own else "val"), images=images, format=format)
+        given = {"images": images or own.images, "format": format or own.format, **reading}
+        return readers.read_configured(own.model_copy(update=given), split or "val", None, run=detector.source)
+    named = own.val if own and isinstance(own.val, str) else "val"
+    return readers.read(path, split or named, images=images, format=format, **reading)
 
 
 def judge(source, found, seconds=None, resized=()):
@@ -265,19 +271,27 @@ _SYNONYMS = {
 }
 
 
-def _label_of(classes, source):
-    """[K] the data set's label for each of the detector's."""
+def _in_common(classes, source):
+    """(the Source with the classes that the detector knows too, [K] the label there of each of the detector's or -1, what is left out)."""
     theirs = source.classes
     classes = tuple(_SYNONYMS.get(name, name) if name not in theirs else name for name in classes)
     numbered = theirs == tuple(map(str, range(len(theirs))))  # a YOLO folder without a list of names
-    if tuple(classes) == theirs or (numbered and len(classes) == len(theirs)):
-        return np.arange(len(theirs))
-    if sorted(classes) == sorted(theirs):
-        return np.array([theirs.index(name) for name in classes])
-    raise EvaluationError(
-        f"{_title(source)}: expected the classes that the detector knows, {_shortened(classes)}, "
-        f"received {_shortened(theirs)}"
-    )
+    if classes == theirs or (numbered and len(classes) == len(theirs)):
+        return source, np.arange(len(theirs)), ""
+    common = [name for name in theirs if name in classes]
+    if not common:
+        raise EvaluationError(
+            f"{_title(source)}: expected classes that the detector knows, {_shortened(classes)}, received {_shortened(theirs)}"
+        )
+    label_of = np.array([common.index(name) if name in common else -1 for name in classes])
+    only = [[name for name in ours if name not in common] for ours in (classes, theirs)]
+    told = [
+        f"only {who} {_shortened(names)}"
+        for who, names in zip(("the detector knows", "the data has"), only, strict=True)
+        if names
+    ]
+    left_out = f"evaluated on {_shortened(common)} by name, left out: {'; '.join(told)}" if told else ""
+    return source.with_classes(common) if len(common) < len(theirs) else source, label_of, left_out
 
 
 def _title(source):
@@ -321,6 +335,7 @@ def _find(detector, source, label_of, batch, progress, resized):
                 if ids[b] in resized:
                     boxes = boxes * pipeline.scale_of(resized[ids[b]], source.records[ids[b]].size)
                 labels = label_of[detections.labels[b, kept]]
+                inside &= labels >= 0  # a class that the data does not know
                 found[ids[b]] = Found(boxes[inside], detections.scores[b, kept][inside], labels[inside])
             images = int((ids >= 0).sum())
             laps.append((images, read - started, network - read, postprocess - network))

@@ -130,13 +130,14 @@ def export(
         ExportError: something cannot be written, or is not as good as it should be.
         CheckpointError, DataError: the run or the data cannot be read.
     """
-    if not isinstance(model, Model):
-        out = weights_file(model).parent / "export" if out is None else out
-        model = load_model(model)
+    run = None if isinstance(model, Model) else model
+    if run is not None:
+        out = weights_file(run).parent / "export" if out is None else out
+        model = load_model(run)
     if out is None:
         raise ExportError("expected a folder for the exports of a model in memory, received none")
     forms = [form if isinstance(form, Form) else Form(*form) for form in forms]
-    calibration, judged = _sources(model, forms, data, calibration, judged)
+    calibration, judged = _sources(model, forms, data, calibration, judged, run)
     for form in forms:
         _check(form, model, calibration, batch)
     if model.config.train.quantize and not per_channel:
@@ -177,8 +178,8 @@ def export(
     return made
 
 
-def _sources(model, forms, data, calibration, judged):
-    """(calibration, judged) as export takes them, read where they are not given."""
+def _sources(model, forms, data, calibration, judged, run):
+    """(calibration, judged) as export takes them, read where they are not given. run: where its division of the data may lie."""
     whole = any("int8" in form.precision for form in forms)
     if isinstance(data, str | os.PathLike):
         data = configs.Data(path=os.fspath(data))
@@ -186,10 +187,10 @@ def _sources(model, forms, data, calibration, judged):
         data = model.config.data
     if data is None:
         return calibration, judged
-    options = {"images": data.images, "format": data.format}
-    if calibration is None and whole:
-        calibration = readers.read(data.path, data.train, **options)
-    return calibration, judged or readers.read(data.path, data.val, **options)
+    given = {"train": calibration, "val": judged}
+    missing = [use for use, source in given.items() if source is None and (use == "val" or whole)]
+    given |= dict(zip(missing, readers.read_all_configured(data, missing, None, run), strict=True))
+    return given["train"], given["val"]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,24 @@ import re
 import sys
 import threading
 
+# What acts on a terminal or hides what stands beside it: control characters, changes of direction, halves of surrogate pairs.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text, keep=""):
+    """Text of others for people to read: control characters stand as their codes, "\\x1b", but for those to `keep`."""
+    return _UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), str(text)
+    )
+
+
+def shortened(value, most=60):
+    """A value that a file holds, quoted, for a message: printable, on one line and at most `most` characters long."""
+    if isinstance(value, list | tuple | dict):  # which may hold more of each other than fits into memory as text
+        return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
+    text = repr(value[: most + 1] if isinstance(value, str) else value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
 
 def counted(number, noun):
     """ "1 row", "3 epochs", "2 categories", "1,024 classes"; noun: in the singular, a regular one."""

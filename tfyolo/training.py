@@ -290,7 +290,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
         )
 
     # Data: all of it is read before the first step, so that what is wrong shows now and not at hour three
-    sources = [_read_stage(config, i, overfit) for i in range(len(config.train.stages))]
+    sources = [_read_stage(config, i, overfit, run=folder) for i in range(len(config.train.stages))]
     first = sources[0][0]
     classes = first.classes
     for i, pair in enumerate(sources):
@@ -298,6 +298,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             if source.classes != classes:
                 raise config.error(config.stage_data(i)[1], _other_classes(source, first))
     config, notes = _with_images_for(config, sources, strategy.num_replicas_in_sync * config.train.accumulate)
+    config, divisions = _with_divisions(config, sources, folder)
     _check_rounding(config, resume)
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     if progress:
@@ -307,6 +308,8 @@ def _train(config, folder, resume, overfit, progress, interrupted):
     judge = rounding(judge) if config.train.quantize else judge
     detector = Detector.of(judge, source=folder)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
+    for file, division in divisions.items():
+        division.write(file)
     history = _History(folder / "history.csv", keep=state["epoch"])
     board = tf.summary.create_file_writer(str(folder / "tensorboard"))
 
@@ -506,7 +509,16 @@ def _folder(config, out, resume):
 
 def _discard(folder):
     """Removes what a run writes until its first epoch is finished, that is until last.h5 is there."""
-    names = ("config.yaml", "history.csv", "best.h5", "results.png", "train_batch*.png", "pictures", "tensorboard")
+    names = (
+        "config.yaml",
+        "division*.json",
+        "history.csv",
+        "best.h5",
+        "results.png",
+        "train_batch*.png",
+        "pictures",
+        "tensorboard",
+    )
     for path in (path for name in names for path in folder.glob(name)):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
@@ -524,9 +536,8 @@ def _found_from_anywhere(config):
     def absolute(data):
         if data is None:
             return None
-        paths = {
-            name: value and os.path.abspath(value) for name, value in (("path", data.path), ("images", data.images))
-        }
+        given = {name: getattr(data, name) for name in ("path", "images", "division", "names")}
+        paths = {name: os.path.abspath(value) for name, value in given.items() if isinstance(value, str)}
         return data.model_copy(update=paths)
 
     stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
@@ -558,6 +569,26 @@ def _stage_seed(config, stage_index):
     return int(mixed) >> 1  # as train.seed: index_shuffle takes 31 bits
 
 
+def _with_divisions(config, sources, folder):
+    """(the config whose data name the run's own file of what is held back, {that file: the Division to be written there})."""
+    divisions = {}
+
+    def divided(data, source, name):
+        if data is None or source.division is None:
+            return data
+        divisions[folder / name] = source.division
+        return data.model_copy(update={"division": os.path.abspath(folder / name)})
+
+    stages = list(config.train.stages)
+    for i, (learned, _) in enumerate(sources):
+        if stages[i].data:
+            stages[i] = stages[i].model_copy(update={"data": divided(stages[i].data, learned, f"division-{i}.json")})
+        else:
+            config = config.model_copy(update={"data": divided(config.data, learned, "division.json")})
+    train = config.train.model_copy(update={"stages": tuple(stages)})
+    return config.model_copy(update={"train": train}), divisions
+
+
 def _other_classes(source, first):
     """What is wrong with the classes of a Source that are not those of the first."""
     ours, theirs = (f"{one.name} {one.split}" for one in (first, source))
@@ -570,14 +601,17 @@ def _other_classes(source, first):
     return f"expected the {counted(len(first.classes), 'class')} of {ours} in {theirs} too, which {told}"
 
 
-def _read_stage(config, stage_index, overfit):
-    """(Source to learn from, Source to be judged on) of a stage."""
+def _read_stage(config, stage_index, overfit, run=None):
+    """(Source to learn from, Source to be judged on) of a stage. run: the folder of the run, where its division of the data may lie."""
     data, place = config.stage_data(stage_index)
-    learned = readers.read_configured(data, "train", place)
+    learned, *judged = readers.read_all_configured(data, ("train",) if overfit else ("train", "val"), place, run)
     if not overfit:
         if not any(len(record.boxes) for record in learned.records):
             raise TrainingError(f"{data.path}: expected boxes to learn from, the split {data.train!r} has none")
-        return learned, readers.read_configured(data, "val", place)
+        (judged,) = judged
+        if judged.classes != learned.classes and set(judged.classes) <= set(learned.classes):
+            judged = judged.with_classes(learned.classes)  # the labels are those that are learned
+        return learned, judged
     some = tuple(record for record in learned.records if len(record.boxes))[:overfit]
     if len(some) < overfit:
         raise TrainingError(
@@ -590,7 +624,6 @@ def _read_stage(config, stage_index, overfit):
 def _warnings(learned, judged):
     """What to know of the data before hours are spent on them."""
     yield from filter(None, (readers.faults(learned, "training"), readers.faults(judged, "evaluation")))
-    yield from (f"{learned.name}: {message}" for message in readers.alike(learned.classes))
     seen = {(record.path, record.span) for record in learned.records}
     if learned.split != judged.split and (same := sum((record.path, record.span) in seen for record in judged.records)):
         yield (

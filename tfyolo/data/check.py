@@ -16,9 +16,10 @@ from tqdm import tqdm
 from tfyolo import checkpoint
 from tfyolo.data import anchors as clustering
 from tfyolo.data import readers, records
+from tfyolo.data.headers import too_large
 from tfyolo.data.pipeline import ImageError, decode_image, read_image, read_record, scale_of
 from tfyolo.data.readers import DataError, Problem
-from tfyolo.messages import counted
+from tfyolo.messages import counted, printable
 
 FEW = 20  # boxes of a class below which it can hardly be learned
 SHOWN = 30  # problems of a kind in the text; the JSON has them all
@@ -121,22 +122,22 @@ class CheckReport(NamedTuple):
 def check(
     path,
     *,
-    images=None,
-    format=None,
     input_size=None,
     preprocess="letterbox",
     anchors=None,
     out=None,
     progress=True,
+    **options,
 ) -> CheckReport:
-    """Reads all splits of the data set at `path`, and every picture in full.
+    """Reads all splits of the data set at `path`, and every picture in full. options: as of readers.DataSet.
 
     input_size: (H, W) that boxes are measured at, 416 x 416 if None. anchors: [(h, w)] in its pixels, to hold the boxes
     against. out: a folder for report.json and check.png, the summary as a picture. Raises DataError as `read` does.
     """
     input_size = tuple(input_size or (416, 416))
     anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
-    sources, problems = _sources(path, images, format)
+    dataset = readers.DataSet(path, **options)
+    sources, problems = _sources(dataset)
     looks = _look_at_all(sources, progress)
     problems += [problem for found in looks.values() for look in found for problem in look.problems]
     problems += _twins(sources, looks)
@@ -177,25 +178,33 @@ def check(
     return report
 
 
-def _sources(path, images, format):
+def _sources(dataset):
     """({split: Source}, problems), without splits that say nothing new: unions, and those that are another by the data's own word."""
     sources, problems, failed = {}, [], None
-    for name in readers.splits(path, images=images, format=format):
-        try:
-            sources[name] = readers.read(path, name, images=images, format=format)
-        except DataError as error:
-            failed = error
-            problems.append(Problem(os.fspath(path), f"split {name}: {error}"))
-        else:
-            problems += sources[name].problems
-    if not sources:
-        raise failed
+    while not sources:
+        format = dataset.format
+        for name in dataset.splits:
+            try:
+                sources[name] = dataset.read(name)
+            except DataError as error:
+                failed = failed or error
+                problems.append(Problem(dataset.path, f"split {name}: {error}"))
+            else:
+                problems += sources[name].problems
+        if not sources and dataset.format == format:
+            raise failed
     for name, source in sources.items():
         if source.same_as:
             message = (
                 f"the split {name} has the very pictures of {source.same_as}: it cannot tell how good a detector is"
             )
-            problems.append(Problem(os.fspath(path), message, "warning"))
+            problems.append(Problem(dataset.path, message, "warning"))
+        if source.doubts:
+            message = f"the split {name}: {source.doubts}; to learn from it all the same: data.background=true"
+            problems.append(Problem(dataset.path, message, "warning"))
+    if not any(readers.meaning(name) == "val" for name in sources):
+        message = f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of what is learned from"
+        problems.append(Problem(dataset.path, message, "warning"))
     sources = {name: source for name, source in readers.without_unions(sources).items() if not source.same_as}
     return sources, problems
 
@@ -208,14 +217,19 @@ class _Look(NamedTuple):
 def _look_at_all(sources, progress):
     """{split: [_Look at each of its records]}."""
     pictures = [record for source in sources.values() for record in source.records]
+    most_pixels = next(iter(sources.values())).max_pixels
     decoded = tqdm(
-        _decode(pictures), total=len(pictures), desc="checking", unit="pictures", disable=not progress or None
+        _decode(pictures, most_pixels),
+        total=len(pictures),
+        desc="checking",
+        unit="pictures",
+        disable=not progress or None,
     )
     looks = (_look(record, *found) for record, found in zip(pictures, decoded, strict=True))
     return {name: list(itertools.islice(looks, len(source.records))) for name, source in sources.items()}
 
 
-def _decode(pictures):
+def _decode(pictures, most_pixels):
     """For each Record in turn: the first bytes of its picture, their digest, its (H, W), and what is wrong if it cannot be read, or "".
 
     A graph on all cores: TensorFlow's eager operations, called from several Python threads, have crashed (2.21).
@@ -226,12 +240,14 @@ def _decode(pictures):
             encoded = records.contents(pictures[index])
         except OSError:
             encoded = b""
+        if too_large(encoded, most_pixels):
+            return b"", encoded[:8], hashlib.sha256(encoded).digest()
         return encoded, encoded[:8], hashlib.sha256(encoded).digest()
 
     def rescue(index):
         """What only read_image knows, or what is wrong."""
         try:
-            return np.int32(read_image(records.contents(pictures[index])).shape[:2]), b""
+            return np.int32(read_image(records.contents(pictures[index]), most_pixels).shape[:2]), b""
         except ImageError as error:
             return np.zeros(2, np.int32), str(error).partition(": ")[
                 2
@@ -258,7 +274,7 @@ def _look(record, head, digest, size, fault):
     problems = []
 
     def problem(message, severity="error"):
-        problems.append(Problem(record.path, where + message, severity))
+        problems.append(Problem(printable(record.path), printable(where + message), severity))
 
     suffix = Path(record.path).suffix.lower()
     for magic, (kind, suffixes) in _SUFFIXES.items():
@@ -304,7 +320,12 @@ def _classes(sources):
     """Problems of classes: not the same in all splits, or hardly there in the first, which is train if there is one."""
     (name, first), *others = sources.items()
     for other, source in others:
-        if source.classes != first.classes:
+        missing = [called for called in first.classes if called not in source.classes]
+        if not set(source.classes) - set(first.classes):
+            if missing:  # evaluated by name
+                message = f"the split {other} knows no {', '.join(missing[:8])}, of the {counted(len(first.classes), 'class')} of {name}"
+                yield Problem(source.name, message, "warning")
+        else:
             theirs, ours = ", ".join(source.classes), ", ".join(first.classes)
             message = f"the splits have different classes: {other} has {theirs}; {name} has {ours}"
             yield Problem(source.name, message, "error")
@@ -378,7 +399,7 @@ def _summary(report, sources, sizes):
             break
         record = source.records[index]
         try:
-            image = read_record(record)
+            image = read_record(record, source.max_pixels)
         except ImageError:
             continue
         axis = axes[drawn]

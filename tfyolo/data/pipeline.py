@@ -17,13 +17,17 @@ import tensorflow as tf
 from tfyolo.data import augment as aug
 from tfyolo.data import records as shards
 from tfyolo.data.augment import FITS, GREY, transform_boxes
+from tfyolo.data.headers import HEAD, MOST_PIXELS, read_header, too_large
 from tfyolo.data.readers import DataError
-from tfyolo.messages import counted
+from tfyolo.messages import counted, printable
 from tfyolo.structures import Sample
 
 
 class ImageError(ValueError):
     """A picture cannot be read. The message names the file, what is wrong with it and what to do."""
+
+    def __init__(self, message):
+        super().__init__(printable(message))
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
@@ -47,7 +51,7 @@ def decode_image(contents, most_pixels=None):
 
     def jpeg():
         # INTEGER_ACCURATE: the same pixels as from cv2 and PIL, which other people's weights were trained on.
-        return _upright(tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"), _orientation(contents))
+        return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
 
     def bmp():  # what decode_bmp gives for a palette is not colours but their numbers
         image = tf.io.decode_bmp(contents)
@@ -58,7 +62,7 @@ def decode_image(contents, most_pixels=None):
         return tf.io.decode_image(contents, channels=3, expand_animations=False)
 
     image = tf.cond(magic == b"\xff\xd8", jpeg, lambda: tf.cond(magic == b"BM", bmp, other))
-    return tf.ensure_shape(image, [None, None, 3])
+    return tf.ensure_shape(_upright(image, _orientation(_exif(contents))), [None, None, 3])
 
 
 def _pixels_of(contents, magic):
@@ -85,39 +89,67 @@ def _palette(contents):
     return tf.reshape(colours, [-1, 4])[:, 2::-1]
 
 
-def _orientation(contents):
-    """EXIF orientation of JPEG bytes, tag 0x0112 of their APP1 "Exif" segment: 1..8 if it makes sense, 1 without it."""
-    head = tf.strings.substr(contents, 0, 1 << 18)
-    length = tf.strings.length(head)
-    head = tf.strings.join([head, bytes(16)])  # so that a look past the end finds zeros
+def _exif(contents):
+    """The TIFF of a JPEG's APP1 "Exif" segment, of a PNG's chunk "eXIf" before its image, of a WebP's chunk "EXIF"; "" without one.
 
-    def octets(at, count):
-        return tf.strings.substr(head, tf.clip_by_value(at, 0, length), count)
+    headers.py reads the same, in Python.
+    """
+    head = tf.strings.substr(contents, 0, HEAD)
 
-    def numbers(octets, dtype, little):  # all that stand in the string
-        either = [tf.io.decode_raw(octets, dtype, little_endian=order) for order in (False, True)]
-        return tf.cast(tf.where(little, either[1], either[0]), tf.int32)
+    def jpeg():
+        length = tf.strings.length(head)
+        padded = tf.strings.join([head, bytes(16)])  # so that a look past the end finds zeros
 
-    def segment(at):  # FF and its kind, then its length
-        return tf.unstack(numbers(octets(at, 4), tf.uint16, False), 2)
+        def octets(at, count):
+            return tf.strings.substr(padded, tf.minimum(at, length), count)
 
-    def is_exif(at):
-        return (octets(at, 2) == b"\xff\xe1") & (octets(at + 4, 4) == b"Exif")
+        def segment(at):  # FF and its kind, then its length
+            return tf.unstack(_numbers(octets(at, 4), tf.uint16, False), 2)
 
-    def stands_before(at):  # application segments and comments can, the picture itself cannot
-        kind, _ = segment(at)
-        return ((kind // 16 == 0xFFE) | (kind == 0xFFFE)) & ~is_exif(at)
+        def is_exif(at):
+            return (octets(at, 2) == b"\xff\xe1") & (octets(at + 4, 4) == b"Exif")
 
-    def read(tiff):
-        little = octets(tiff, 2) == b"II"
-        directory = tf.clip_by_value(tiff + numbers(octets(tiff + 4, 4), tf.int32, little)[0], 0, length)
-        count = numbers(octets(directory, 2), tf.uint16, little)[0]
-        entries = octets(directory + 2, 12 * tf.minimum(count, (length - directory) // 12))
-        tag, _, _, _, value, _ = tf.unstack(tf.reshape(numbers(entries, tf.uint16, little), [-1, 6]), axis=1)
-        return tf.reduce_max(tf.where(tag == 0x0112, value, 1))
+        def stands_before(at):  # application segments and comments can, the image itself cannot
+            kind, _ = segment(at)
+            return ((kind // 16 == 0xFFE) | (kind == 0xFFFE)) & ~is_exif(at)
 
-    (at,) = tf.while_loop(stands_before, lambda at: (at + 2 + segment(at)[1],), (2,))
-    return tf.cond(is_exif(at), lambda: read(at + 10), lambda: 1)
+        (at,) = tf.while_loop(stands_before, lambda at: (at + 2 + segment(at)[1],), (2,))
+        return tf.where(is_exif(at), octets(at + 10, HEAD), "")
+
+    def png():
+        before = tf.strings.split(head, b"IDAT", maxsplit=1)[0]
+        return tf.concat([tf.strings.split(before, b"eXIf", maxsplit=1), [""]], axis=0)[1]
+
+    def webp():
+        exif = tf.concat([[""], tf.strings.split(contents, b"EXIF")[1:]], axis=0)[-1]
+        length = tf.strings.length(exif)
+        prefixed = tf.strings.substr(exif, tf.minimum(4, length), 6) == b"Exif\0\0"
+        return tf.strings.substr(exif, tf.minimum(tf.where(prefixed, 10, 4), length), length)  # after its own length
+
+    def others():
+        is_webp = tf.strings.substr(head, 8, 8) == b"WEBPVP8X"
+        return tf.cond(tf.strings.substr(head, 0, 4) == b"\x89PNG", png, lambda: tf.cond(is_webp, webp, lambda: ""))
+
+    return tf.cond(tf.strings.substr(head, 0, 2) == b"\xff\xd8", jpeg, others)
+
+
+def _orientation(tiff):
+    """The EXIF orientation, tag 0x0112 of the first directory of a TIFF: 1..8 if it makes sense, 1 without it."""
+    length = tf.strings.length(tiff)
+    tiff = tf.strings.join([tiff, bytes(16)])
+    little = tf.strings.substr(tiff, 0, 2) == b"II"
+    directory = _numbers(tf.strings.substr(tiff, 4, 4), tf.int32, little)[0]
+    directory = tf.where((directory >= 0) & (directory + 2 <= length), directory, length)
+    count = _numbers(tf.strings.substr(tiff, directory, 2), tf.uint16, little)[0]
+    entries = tf.strings.substr(tiff, directory + 2, 12 * tf.clip_by_value((length - directory - 2) // 12, 0, count))
+    tag, _, _, _, value, _ = tf.unstack(tf.reshape(_numbers(entries, tf.uint16, little), [-1, 6]), axis=1)
+    return tf.maximum(tf.reduce_max(tf.where(tag == 0x0112, value, 0)), 1)
+
+
+def _numbers(octets, dtype, little):
+    """All numbers that stand in a string of bytes: int32."""
+    either = [tf.io.decode_raw(octets, dtype, little_endian=order) for order in (False, True)]
+    return tf.cast(tf.where(little, either[1], either[0]), tf.int32)
 
 
 def _upright(image, orientation):
@@ -141,12 +173,12 @@ _KINDS = {
 _one_at_a_time = threading.Lock()
 
 
-def read_image(source):
+def read_image(source, most_pixels=MOST_PIXELS):
     """Reads a picture: [H, W, 3] np.uint8 RGB, upright.
 
     It reads what decode_image reads, and through cv2 TIFF and what else cv2 knows.
     source: a path, the bytes of a file, or (path, (offset, length)) for bytes that lie inside a file. ImageError if it
-    cannot be read in full: a truncated picture is an error, not half a picture.
+    cannot be read in full: a truncated picture is an error, not half a picture. So is one of more than most_pixels, which is not decoded.
     """
     if isinstance(source, bytes):
         name, contents = f"a picture of {len(source)} bytes", source
@@ -158,6 +190,8 @@ def read_image(source):
         raise ImageError(f"{name}: empty. Copy it anew, or remove it and its annotations")
     if contents.startswith(b"version https://git-lfs"):
         raise ImageError(f"{name}: a pointer of Git LFS, not the picture. Run `git lfs pull` to fetch it")
+    if reason := too_large(contents, most_pixels):
+        raise ImageError(f"{name}: {reason}; make it smaller, or allow more (max_pixels)")
     for kind, (start, end) in _KINDS.items():
         if contents.startswith(start):
             try:
@@ -167,19 +201,21 @@ def read_image(source):
                 state = "damaged" if contents.rstrip(b"\0").endswith(end) else "truncated"
                 remedy = "Copy it anew, or remove it and its annotations"
                 raise ImageError(f"{name}: {state} {kind} of {len(contents)} bytes. {remedy}") from error
+    webp = contents[8:12] == b"WEBP"  # which cv2 turns by a reading of its own
+    flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if webp else 0)
     try:
-        image = cv2.imdecode(np.frombuffer(contents, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(contents, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
         known = "Expected JPEG, PNG, GIF, BMP, WebP or TIFF"
         raise ImageError(f"{name}: no picture, or a damaged one. {known}. Received: bytes that begin {contents[:8]!r}")
-    return image
+    return _upright(tf.constant(image), tf.constant(read_header(contents).orientation)).numpy() if webp else image
 
 
-def read_record(record):
+def read_record(record, most_pixels=MOST_PIXELS):
     """The picture of a Record, in a file of its own or inside a shard: as read_image."""
-    return read_image((record.path, record.span))
+    return read_image((record.path, record.span), most_pixels)
 
 
 def _contents(path, span):
@@ -389,12 +425,12 @@ class _Memory:
 _NOTHING = np.zeros([0, 0, 3], np.uint8)
 
 
-def _loader(records, skipped, resized, memory=0):
+def _loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
     """A graph function: index -> (image [H, W, 3] uint8, boxes, labels, crowd). Past the last record: grey, no boxes.
 
     So is a picture that cannot be read; `skipped`[index] then says what is wrong with it. One that has another size than its annotations
     say has its boxes scaled to it, and `resized`[index] then says that size. memory: bytes of decoded pictures that it keeps, so as not to
-    decode them again.
+    decode them again. most_pixels: a picture of more counts as one that cannot be read.
     """
     grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
     nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
@@ -409,13 +445,14 @@ def _loader(records, skipped, resized, memory=0):
         if not image.size:
             with contextlib.suppress(ImageError):
                 contents = _contents(record.path, record.span)
+                contents = b"" if too_large(contents, most_pixels) else contents
         return image, contents, record.boxes, record.labels, record.ignored, np.array(record.size, np.int32)
 
     def rescue(index, *truth):
         if index < len(records):
             try:
                 record = records[index]
-                return read_record(record), *truth
+                return read_record(record, most_pixels), *truth
             except ImageError as error:
                 skipped[int(index)] = str(error)
         return grey, *nothing
@@ -521,7 +558,8 @@ def train_dataset(
     {index of a record: (H, W)} for each picture of another size than its annotations say; its boxes are scaled to it. DataError
     without pictures.
     """
-    load = _loader(_records(source), {} if skipped is None else skipped, {} if resized is None else resized, MEMORY)
+    resized = {} if resized is None else resized
+    load = _loader(_records(source), {} if skipped is None else skipped, resized, MEMORY, source.max_pixels)
     pictures = len(source.records)
     steps = -(-pictures // batch)
     draws = steps * batch
@@ -605,7 +643,8 @@ def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, r
 
     The last batch is filled up with grey pictures, whose image_id is -1. skipped, resized and errors: as in train_dataset.
     """
-    load = _loader(_records(source), {} if skipped is None else skipped, {} if resized is None else resized)
+    resized = {} if resized is None else resized
+    load = _loader(_records(source), {} if skipped is None else skipped, resized, most_pixels=source.max_pixels)
     pictures = len(source.records)
     size = tuple(size)
 

@@ -6,6 +6,7 @@ category ids of the source. <split>.json beside the shards holds the class of ea
 has.
 """
 
+import itertools
 import json
 import mmap
 import os
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from tfyolo import checkpoint
+from tfyolo.data.headers import open_regular
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -41,8 +42,8 @@ class Example(NamedTuple):
     """What one record says.
 
     place: its number in the shard. size: (H, W) or None. boxes_unit: [M] of (y1, x1, y2, x2) in 0..1. labels: [M]
-    category ids. texts, crowd, areas, difficult: [M] or empty. span: (offset, length) of the picture's bytes in the shard, or
-    None.
+    category ids, or empty if there are only texts. texts, crowd, areas, difficult: [M] or empty. span: (offset, length) of
+    the picture's bytes in the shard, or None. damaged: whether nothing of it could be read.
     """
 
     place: int
@@ -56,6 +57,7 @@ class Example(NamedTuple):
     areas: list[float]
     span: tuple[int, int] | None
     difficult: list[bool]
+    damaged: bool = False
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -67,7 +69,7 @@ def index(shard) -> list[Example]:
     Raises ShardError where the file ends early or is not TFRecord.
     """
     examples = []
-    with open(shard, "rb") as stream:
+    with open_regular(shard) as stream:
         length = os.fstat(stream.fileno()).st_size
         if not length:
             return []
@@ -78,32 +80,84 @@ def index(shard) -> list[Example]:
                     (size,) = struct.unpack_from("<Q", data, at)  # length, its checksum, the record, its checksum
                     if not size or at + 16 + size > length:
                         raise ValueError
-                    examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
-                except (ValueError, IndexError, struct.error):
+                except (ValueError, struct.error):
                     what = "cut off or damaged" if examples else "damaged, or not a TFRecord file of tf.train.Examples"
                     raise ShardError(
                         f"{what} at byte {at}, after {counted(len(examples), 'record')}", examples
                     ) from None
+                try:
+                    examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
+                except (ValueError, IndexError, KeyError, struct.error):
+                    examples.append(Example(len(examples), "", "", None, [], [], [], [], [], None, [], damaged=True))
                 at += 16 + size
     return examples
 
 
-def read_classes(shards):
-    """({category id: name}, whether image ids are numbers) of <split>.json or a label map; ({}, False) without."""
-    folder = Path(shards[0]).parent
-    described = folder / f"{split_of(Path(shards[0]).name)}.json"
+def begins_well(shard) -> bool:
+    """Whether a file begins as a shard does: with the length of a record that is in it."""
+    with open_regular(shard) as stream:
+        head = stream.read(13)
+        room = os.fstat(stream.fileno()).st_size - 16
+    return len(head) == 13 and 0 < struct.unpack_from("<Q", head)[0] <= room and head[12:] == b"\n"
+
+
+MOST_DESCRIBED = 4 << 20  # bytes of a <split>.json or a label map
+
+
+def read_classes(shards, maps=()):
+    """({category id: name}, whether image ids are numbers) of the <split>.json beside the shards, else of a label map; ({}, False) without.
+
+    maps: files that may be label maps, .pbtxt. Raises ShardError if a file is there and says something else.
+    """
+    described = Path(shards[0]).with_name(f"{split_of(Path(shards[0]).name)}.json")
     if described.is_file():
-        content = json.loads(described.read_text(encoding="utf-8"))
-        return {entry["id"]: entry["name"] for entry in content["categories"]}, content["integer_ids"]
-    for file in sorted(folder.glob("*.pbtxt")):
-        items = re.findall(r"item\s*\{([^}]*)\}", file.read_text(encoding="utf-8"))
-        pairs = [
-            (re.search(r"\bid\s*:\s*(\d+)", i), re.search(r"\b(?:display_)?name\s*:\s*['\"]([^'\"]*)", i))
-            for i in items
-        ]
-        if pairs and all(number and name for number, name in pairs):
-            return {int(number[1]): name[1] for number, name in pairs}, False
+        return _described(described)
+    for file in maps:
+        if classes := _label_map(file):
+            return classes, False
     return {}, False
+
+
+def _described(file):
+    try:
+        content = json.loads(_bounded(file))
+        classes = {entry["id"]: entry["name"] for entry in content["categories"]}
+        integer_ids = content["integer_ids"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ShardError(
+            f"{file}: expected what tfyolo writes beside its shards ({type(error).__name__}); write them anew"
+        ) from None
+    if not (classes and all(type(number) is int and isinstance(name, str) for number, name in classes.items())):
+        raise ShardError(
+            f"{file}: expected `categories` with a number as `id` and a `name` each; write the shards anew"
+        )
+    return classes, integer_ids is True
+
+
+def _label_map(file):
+    """{id: name} of a label map of the TensorFlow Object Detection API; {} if the file is none. A display_name counts before a name."""
+    text, classes, item = _bounded(file).decode("utf-8", "replace"), {}, None
+    # One token after the other: braces, keys, and values with or without quotes.
+    tokens = re.findall(r"""[{}]|\w+(?=\s*[:{])|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|-?\d+""", text)
+    for token, following in itertools.pairwise([*tokens, ""]):
+        if token == "item" and following == "{":
+            item = {}
+        elif token == "}" and item is not None:
+            name = item.get("display_name") or item.get("name")
+            if name and item.get("id", "").lstrip("-").isdecimal() and len(item["id"]) < 19:
+                classes[int(item["id"])] = name
+            item = None
+        elif item is not None and token in ("id", "name", "display_name"):
+            item.setdefault(token, following[1:-1] if following[:1] in "\"'" else following)
+    return classes
+
+
+def _bounded(file):
+    with open(file, "rb") as stream:
+        content = stream.read(MOST_DESCRIBED + 1)
+    if len(content) > MOST_DESCRIBED:
+        raise ShardError(f"{file}: expected at most {counted(MOST_DESCRIBED, 'byte')}, it has more")
+    return content
 
 
 _SHARD = re.compile(r"(?P<split>.+?)(?:\.(?:tf_?records?|record))?(?:-\d{5}-of-\d{5})?(?:\.(?:tf_?records?|record))?")
@@ -123,45 +177,51 @@ def _example(data, start, end, place):
                 entry = dict(_fields(data, *pair))
                 features[data[slice(*entry[1])].decode()] = entry.get(2)
 
-    def values(key):
-        return _values(data, *features[key]) if features.get(key) else []
+    def values(key, kind):
+        return _values(data, *features[key], kind) if features.get(key) else []
 
-    def text(key):
-        return next((value.decode("utf-8", "replace") for value in _slices(data, values(key))), "")
+    def texts(key):
+        return [data[first:last].decode("utf-8", "replace") for first, last in values(key, BYTES)]
 
-    sides = [(values(f"image/{side}") or [0])[0] for side in ("height", "width")]
-    boxes = list(zip(*(values(f"image/object/bbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax")), strict=True))
-    labels = values("image/object/class/label")
-    crowd, difficult = ([bool(flag) for flag in values(f"image/object/{key}")] for key in ("is_crowd", "difficult"))
-    if len(labels) != len(boxes) or not {len(crowd), len(difficult)} <= {0, len(boxes)}:
+    def flags(key):
+        return [bool(value) for value in values(key, INTEGERS)]
+
+    sides = [(values(f"image/{side}", INTEGERS) or [0])[0] for side in ("height", "width")]
+    corners = (values(f"image/object/bbox/{key}", FLOATS) for key in ("ymin", "xmin", "ymax", "xmax"))
+    boxes = list(zip(*corners, strict=True))
+    labels, classes = values("image/object/class/label", INTEGERS), texts("image/object/class/text")
+    crowd, difficult = flags("image/object/is_crowd"), flags("image/object/difficult")
+    areas = values("image/object/area", FLOATS)
+    if len(labels or classes) != len(boxes) or not {len(crowd), len(difficult), len(areas)} <= {0, len(boxes)}:
         raise ValueError
     return Example(
         place,
-        text("image/source_id"),
-        text("image/filename"),
+        next(iter(texts("image/source_id")), ""),
+        next(iter(texts("image/filename")), ""),
         (sides[0], sides[1]) if min(sides) > 0 else None,
         boxes,
         labels,
-        [value.decode("utf-8", "replace") for value in _slices(data, values("image/object/class/text"))],
+        classes,
         crowd,
-        values("image/object/area"),
-        next(((first, last - first) for first, last in values("image/encoded")), None),
+        areas,
+        next(((first, last - first) for first, last in values("image/encoded", BYTES)), None),
         difficult,
     )
 
 
-def _slices(data, spans):
-    return [data[first:last] for first, last in spans]
+BYTES, FLOATS, INTEGERS = 1, 2, 3  # the lists that a Feature may hold, by their numbers
 
 
-def _values(data, start, end):
-    """The list of a Feature: (start, end) spans of a BytesList, the numbers of a FloatList or an Int64List."""
+def _values(data, start, end, wanted):
+    """The list of a Feature: (start, end) spans of a BytesList, the numbers of another. Raises ValueError if it is not of the kind."""
     result = []
     for kind, values in _fields(data, start, end):
+        if kind != wanted:
+            raise ValueError
         for _, (first, last) in _fields(data, *values):
-            if kind == 1:
+            if kind == BYTES:
                 result.append((first, last))
-            elif kind == 2:
+            elif kind == FLOATS:
                 result += struct.unpack(f"<{(last - first) // 4}f", data[first:last])
             else:
                 while first < last:
@@ -191,14 +251,14 @@ def _fields(data, start, end):
 
 
 def _varint(data, at):
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 70, 7):  # of 64 bits
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
-        shift += 7
+            return value & 0xFFFFFFFFFFFFFFFF, at
+    raise ValueError
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -219,6 +279,8 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     get their names only when all are complete. Raises WriteError if the folder has shards of this split, unless
     `overwrite`.
     """
+    import tensorflow as tf  # which readers do without
+
     from tfyolo.data.pipeline import ImageError, read_image  # which imports readers, and they this file's index
 
     folder = Path(folder)
@@ -243,14 +305,13 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
                     bar.update()
                     try:
                         encoded = contents(record)
-                        read_image(encoded)
+                        read_image(encoded, source.max_pixels)
                         writer.write(_encode(record, encoded, source).SerializeToString())
                     except (OSError, ImageError) as error:
                         skipped.append((record.path, str(error)))
+        ids = _numbers_of(source)
         described = {
-            "categories": [
-                {"id": number, "name": name} for number, name in zip(source.category_ids, source.classes, strict=True)
-            ],
+            "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
             "integer_ids": all(isinstance(record.image_id, int) for record in source.records),
         }
         Path(aside, f"{source.split}.json").write_text(
@@ -269,12 +330,18 @@ def contents(record) -> bytes:
 
 
 def read_bytes(path, span=None) -> bytes:
-    """The bytes of a file, or of a span (offset, length) inside it. Raises OSError."""
-    with open(path, "rb") as stream:
+    """The bytes of a file, or of a span (offset, length) inside it. Raises OSError, also for what is no regular file."""
+    with open_regular(path) as stream:
         if span is None:
             return stream.read()
         stream.seek(span[0])
         return stream.read(span[1])
+
+
+def _numbers_of(source):
+    """The numbers of the classes: the files' own, unless they are none."""
+    whole = all(isinstance(number, int) and abs(number) < 1 << 63 for number in source.category_ids)
+    return source.category_ids if whole else tuple(range(1, len(source.classes) + 1))
 
 
 def _length(record):
@@ -285,6 +352,8 @@ def _length(record):
 
 
 def _encode(record, encoded, source):
+    import tensorflow as tf
+
     # The stated size, even if it is wrong, is what the boxes count in; reading multiplies by it again.
     height, width = record.size
     y1, x1, y2, x2 = np.float64(record.boxes).T
@@ -305,7 +374,7 @@ def _encode(record, encoded, source):
     integers = {
         "image/height": [height],
         "image/width": [width],
-        "image/object/class/label": [source.category_ids[label] for label in record.labels],
+        "image/object/class/label": [_numbers_of(source)[label] for label in record.labels],
         "image/object/is_crowd": record.crowd.astype(int),
         "image/object/difficult": (record.difficult & np.ones_like(record.crowd)).astype(int),
     }

@@ -1,0 +1,213 @@
+"""Boxes in a table: a row a box, corners x1, y1, x2, y2 in pixels of the image.
+
+The columns are named in the first row, in any order: filename, class, xmin, ymin, xmax, ymax, and perhaps width and height; or they are
+keras-retinanet's, path, x1, y1, x2, y2, class, without a first row of names. A row of a path alone is an image without objects.
+"""
+
+import csv
+import functools
+import io
+import os
+
+from tfyolo.data.sources.files import IMAGES, head_text, locate, read_text, some, stem_of
+from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
+from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole, with_ids
+from tfyolo.messages import counted, shortened
+
+MOST_CSV = 1 << 30  # bytes
+_COLUMNS = {
+    "image": ("filename", "file_name", "image", "image_path", "path", "file", "img", "image_name", "image_id"),
+    "class": ("class", "label", "class_name", "category", "name", "classname", "label_name"),
+    "x1": ("xmin", "x1", "x_min", "left"),
+    "y1": ("ymin", "y1", "y_min", "top"),
+    "x2": ("xmax", "x2", "x_max", "right"),
+    "y2": ("ymax", "y2", "y_max", "bottom"),
+    "height": ("height", "image_height", "img_height"),
+    "width": ("width", "image_width", "img_width"),
+}
+_RETINANET = ("image", "x1", "y1", "x2", "y2", "class")
+
+
+def find(place):
+    if place.globbed or (place.file and not place.file.lower().endswith(".csv")):
+        return None
+    files = _files(place)
+    tables = {split: table for split, file in files.items() if (table := _look(file))}
+    if not tables:
+        if place.file:
+            received = shortened(head_text(place.file))
+            expected = "columns filename, class, xmin, ymin, xmax, ymax, or rows path,x1,y1,x2,y2,class"
+            raise DataError(f"{place.file}: expected {expected}; received {received}")
+        return None
+    found = total = 0
+    for split, table in tables.items():
+        names = some([row["image"] for _, row in _rows(table, Findings(), most=2000)])
+        found, total = found + len(_located(place, split, names).files), total + len(set(names))
+    parsed = functools.cache(lambda split: list(_rows(tables[split], Findings())))
+    splits = {split: functools.partial(read, place, split, tables, parsed) for split in tables}
+    why = f"{counted(len(tables), 'CSV file')} of boxes; {found} of {counted(total, 'image')} looked for are there"
+    return Candidate(splits, found / total if total else 0.0, why)
+
+
+class _Table:
+    """A CSV file of boxes. columns: {what: its place in a row}. first: the line that the rows begin at."""
+
+    def __init__(self, file, delimiter, columns, first):
+        self.file, self.delimiter, self.columns, self.first = file, delimiter, columns, first
+
+
+def _files(place):
+    """{split: CSV file}."""
+    if place.file:
+        return {_split_of(place.file): place.file}
+    tree, root = place.tree, place.root
+    files = {}
+    for folder in (root, *tree.folders(root)):
+        for file in tree.files(folder, ".csv"):
+            named = _split_of(file)
+            split = named if folder == root or named != "all" else os.path.basename(folder)
+            if (
+                folder == root
+                or meaning(split) in SPLITS
+                or os.path.basename(folder).lower() in ("annotations", "data", "labels")
+            ):
+                split = "all" if meaning(split) not in SPLITS else split
+                if split not in files and _look(file):
+                    files[split] = file
+    return files
+
+
+def _split_of(file):
+    return stem_of(file) if meaning(stem_of(file)) in SPLITS else "all"
+
+
+def _look(file):
+    """The _Table of a file; None if it is none of boxes."""
+    head = head_text(file).splitlines()
+    if not head:
+        return None
+    delimiter = max(",;\t", key=head[0].count)
+    try:
+        rows = [row for row in csv.reader(head[:20], delimiter=delimiter) if row]
+    except csv.Error:
+        return None
+    if not rows:
+        return None
+    names = [cell.strip().lower() for cell in rows[0]]
+    columns = {
+        what: next((names.index(word) for word in words if word in names), None) for what, words in _COLUMNS.items()
+    }
+    if all(columns[what] is not None for what in _RETINANET):
+        return _Table(file, delimiter, {what: place for what, place in columns.items() if place is not None}, 1)
+    plain = [row for row in rows if any(cell.strip() for cell in row[1:])] or rows
+    fits = all(
+        len(row) == 6 and row[0].strip().lower().endswith(IMAGES) and all(map(_is_number, row[1:5])) for row in plain
+    )
+    if fits and any(cell.strip() for cell in plain[0][1:]):
+        return _Table(file, delimiter, {what: place for place, what in enumerate(_RETINANET)}, 0)
+    return None
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _rows(table, findings, most=None):
+    """(line, {what: text}) of each row."""
+    try:
+        text = read_text(table.file, MOST_CSV) if most is None else head_text(table.file)
+        reader = csv.reader(io.StringIO(text.replace("\0", "")), delimiter=table.delimiter)
+        for row in reader:
+            if reader.line_num <= table.first or not any(cell.strip() for cell in row):
+                continue
+            cells = {what: row[place].strip() if place < len(row) else "" for what, place in table.columns.items()}
+            yield reader.line_num, cells
+            if most is not None and reader.line_num >= most:
+                return
+    except csv.Error as error:
+        raise DataError(f"{table.file}: not a CSV file: {error}") from None
+
+
+def _located(place, split, names):
+    trees = [tree for tree in (place.images, place.tree) if tree]
+    own = meaning(split) if meaning(split) in ("train", "val", "test") else None
+
+    def accepts(path):
+        other = place.split_of(path)
+        return not (own and other) or meaning(other) == own
+
+    return locate(names, [functools.partial(tree.index, tree.root) for tree in trees], accepts)
+
+
+def read(place, split, tables, parsed):
+    """The Source of a table. Classes are the sorted names in all tables, so that all splits agree; or in the order of a list of them."""
+    findings, table = Findings(), tables[split]
+    names = {row["class"] for other in tables for _, row in parsed(other) if row["class"]}
+    classes = _ordered(place, names)
+    if not classes:
+        raise DataError(f"{table.file}: not one row with a class")
+    label_of = {name: label for label, name in enumerate(classes)}
+    things, sizes, seen = {}, {}, set()
+    for line, row in parsed(split):
+        image = row["image"]
+        if not image:
+            findings.error(table.file, f"line {line}: expected the name of an image, received none; left out")
+            continue
+        boxes = things.setdefault(image, [])
+        sizes.setdefault(image, (row.get("height"), row.get("width")))
+        corners = [row[key] for key in ("y1", "x1", "y2", "x2")]
+        if not any((*corners, row["class"])):
+            continue
+        if (key := (image, *corners, row["class"])) in seen:
+            findings.warning(table.file, f"line {line}: the same box again; left out")
+            continue
+        seen.add(key)
+        try:
+            box = tuple(map(float, corners))
+            if not row["class"]:
+                raise ValueError
+        except ValueError:
+            findings.error(
+                table.file,
+                f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out",
+            )
+            continue
+        boxes.append(Annotation(f"line {line}", box, label_of[row["class"]]))
+    located = _located(place, split, things)
+    if things and not located.files:
+        first = shortened(next(iter(things)))[1:-1]
+        raise DataError(f"{table.file}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
+    if located.word:
+        findings.warning(table.file, located.word)
+    records = []
+    for name, boxes in things.items():
+        if (image := located.files.get(name)) is None:
+            told = f"picture missing: it {located.missing[name]}; {table.file} has {counted(len(boxes), 'box')} for it"
+            findings.error(os.path.join(place.root, name), told)
+        elif size := upright_size(sizes[name], image, findings):
+            records.append(record(None, image, size, boxes, table.file, findings))
+    return finish(with_ids(records), classes, range(len(classes)), findings, "csv")
+
+
+def _ordered(place, names):
+    """The classes in the order of keras-retinanet's list `class,number`, if one lies there with all of them; else sorted."""
+    folder = os.path.dirname(place.file) if place.file else place.root
+    for file in place.tree.files(folder, ".csv"):
+        try:
+            rows = [row for row in csv.reader(head_text(file).splitlines()) if row]
+        except csv.Error:
+            continue
+        numbers = {row[0].strip(): whole(row[1]) for row in rows if len(row) == 2}
+        if names <= set(numbers) and set(numbers.values()) == set(range(len(rows))):
+            return sorted(numbers, key=numbers.get)
+    return sorted(names)
+
+
+FORMAT = Format(
+    find,
+    "csv       <split>.csv or <split>/_annotations.csv with columns filename,class,xmin,ymin,xmax,ymax; or rows path,x1,y1,x2,y2,class",
+)

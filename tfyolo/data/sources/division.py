@@ -1,0 +1,150 @@
+"""A data set without a split to validate or to test on divides itself on request: by a seed, once, and from then on by what is written."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tfyolo.data import records
+from tfyolo.data.sources.files import read_json
+from tfyolo.data.sources.source import DataError, Problem, Source
+from tfyolo.messages import counted, shortened
+
+
+class Division(NamedTuple):
+    """Which images of one split of the data belong to which part.
+
+    of: the split that is divided. seed: what chance came from. parts: {"train", "val", perhaps "test": keys of the images}, where a key
+    is an image's path relative to the data, and its place in a TFRecord.
+    """
+
+    of: str
+    seed: int
+    parts: dict[str, tuple[str, ...]]
+
+    def part(self, source, name, root) -> Source:
+        """A part of the split that is divided, as a Source."""
+        chosen = set(self.parts[name])
+        kept = tuple(record for record in source.records if key_of(record, root) in chosen)
+        known = {key for keys in self.parts.values() for key in keys}
+        problems = source.problems
+        strangers = [record for record in source.records if key_of(record, root) not in known]
+        gone = len(chosen) - len(kept)
+        told = [
+            (
+                strangers,
+                f"{counted(len(strangers), 'image')} came after the data was divided, in no part of it; left out",
+            )
+        ]
+        told += [(gone, f"{counted(gone, 'image')} of the part {name} that the division names are not there any more")]
+        problems += tuple(Problem(source.name, message, "warning") for wrong, message in told if wrong)
+        if not kept:
+            raise DataError(f"{root}: not one image of the part {name!r} into which the data was divided is there")
+        return source._replace(records=kept, split=name, problems=problems, division=self)
+
+    def write(self, file):
+        """Writes it as JSON, whole or not at all."""
+        aside = Path(file).with_name(f".{Path(file).name}")
+        aside.write_text(json.dumps(self._asdict(), indent=1), encoding="utf-8")
+        os.replace(aside, file)
+
+
+def read_division(file) -> Division:
+    """The Division that was written to a file. Raises DataError."""
+    content = read_json(file)
+    try:
+        parts = {name: tuple(keys) for name, keys in content["parts"].items()}
+        division = Division(content["of"], content["seed"], parts)
+        sound = isinstance(division.of, str) and all(isinstance(key, str) for keys in parts.values() for key in keys)
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise DataError(f"{file}: expected a division of data as training writes it, received {shortened(content)}")
+    return division
+
+
+def key_of(record, root):
+    """What a Division calls an image, wherever the data lies."""
+    relative = os.path.relpath(record.path, root).replace(os.sep, "/")
+    return relative if record.span is None else f"{relative}@{record.span[0]}"
+
+
+def divide(source, shares, seed, root) -> Division:
+    """Divides a Source by chance: `shares` {"val": 0.1, "test": 0.1} of its images, and "train" for the rest.
+
+    Images of the same bytes stay together. Each class has its share in each part as far as that is possible (iterative stratification,
+    Sechidis et al. 2011): of the classes the rarest first, its images go one by one to the part that lacks it most. Near
+    duplicates, such as neighbours of one video, are not looked for. Raises DataError if there are too few images.
+    """
+    groups = _groups(source)
+    parts = {"train": 1 - sum(shares.values()), **shares}
+    if parts["train"] <= 0 or len(groups) < len(parts):
+        raise DataError(
+            f"{source.name} {source.split}: expected shares that leave something to learn from and an image for each part, received "
+            f"{', '.join(f'{name} {share:g}' for name, share in shares.items())} of {counted(len(groups), 'image')}"
+        )
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(groups))
+    # What each group has: a column a class, of boxes that count; and the number of its images last.
+    has = np.zeros((len(groups), len(source.classes) + 1), np.int64)
+    for number, group in enumerate(groups):
+        for index in group:
+            record = source.records[index]
+            np.add.at(has[number], record.labels[~record.ignored], 1)
+        has[number, -1] = len(group)
+    names, weights = list(parts), np.array(list(parts.values()))
+    wanted = weights[:, None] * has.sum(axis=0)  # [parts, classes + 1], what each part still lacks
+    chosen = np.full(len(groups), -1)
+    totals = has[:, :-1].sum(axis=0)
+    for label in [*(k for k in np.argsort(totals, kind="stable") if totals[k]), len(source.classes)]:
+        for number in order[has[order, label] > 0]:
+            if chosen[number] < 0:
+                lacks = wanted[:, label]
+                best = np.flatnonzero(lacks == lacks.max())
+                if len(best) > 1:
+                    best = best[wanted[best, -1] == wanted[best, -1].max()]
+                part = best[rng.integers(len(best))]
+                chosen[number] = part
+                wanted[part] -= has[number]
+    _fill(chosen, has[:, -1], len(names))
+    keys = {name: [] for name in names}
+    for number, group in enumerate(groups):
+        keys[names[chosen[number]]] += [key_of(source.records[index], root) for index in group]
+    return Division(source.split, seed, {name: tuple(sorted(members)) for name, members in keys.items()})
+
+
+def _fill(chosen, sizes, parts):
+    """Gives each part that has nothing the smallest group of the largest part."""
+    for part in range(parts):
+        if not (chosen == part).any():
+            most = np.bincount(chosen, minlength=parts).argmax()
+            members = np.flatnonzero(chosen == most)
+            chosen[members[np.argmin(sizes[members])]] = part
+
+
+def _groups(source):
+    """[[indices of records]] of the same bytes. Only files of the same length are read."""
+    lengths = {}
+    for index, record in enumerate(source.records):
+        try:
+            length = record.span[1] if record.span else os.path.getsize(record.path)
+        except OSError:
+            length = -1 - index
+        lengths.setdefault(length, []).append(index)
+    groups = []
+    for members in lengths.values():
+        if len(members) == 1:
+            groups.append(members)
+            continue
+        same = {}
+        for index in members:
+            try:
+                digest = hashlib.sha256(records.contents(source.records[index])).digest()
+            except OSError:
+                digest = index
+            same.setdefault(digest, []).append(index)
+        groups += same.values()
+    return sorted(groups)

@@ -1,0 +1,176 @@
+"""Where a data set may lie, and what a format finds there."""
+
+import functools
+import glob
+import os
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tfyolo.data.headers import MOST_PIXELS
+from tfyolo.data.sources.files import Tree, leads_outside, name_parts, stem_of
+from tfyolo.data.sources.source import Source
+
+
+class Options(NamedTuple):
+    """How a data set is to be read.
+
+    images: the folder of the images, if the annotations do not lead there. names: class names by number, for data that has none.
+    outside: paths in the data's files may lead out of its folder. max_pixels: an image of more is an error before it is decoded.
+    """
+
+    images: str | None = None
+    names: tuple[str, ...] | None = None
+    outside: bool = False
+    max_pixels: int = MOST_PIXELS
+
+
+class Place:
+    """A path that is said to hold a data set: a folder, a file, or a glob of files. All formats look at the same listing of it.
+
+    file: the path if it is a file. root: the folder that nothing in the data leads out of. tree: what lies there. images: what lies in the
+    folder of images that the options name, or None.
+    """
+
+    def __init__(self, path, options):
+        self.path, self.options = os.fspath(path), options
+        self.file = self.path if os.path.isfile(self.path) else None
+        self.globbed = () if os.path.exists(self.path) else tuple(sorted(filter(os.path.isfile, glob.glob(self.path))))
+        self.root = os.path.normpath(self.path if os.path.isdir(self.path) else os.path.dirname(self.path))
+        self.tree = Tree(self.root)
+        self.images = Tree(options.images) if options.images else None
+        self._splits = {}
+
+    @property
+    def is_folder(self):
+        return os.path.isdir(self.path)
+
+    def relative(self, path):
+        """A path below the root as it is seen from there, with slashes; "" for the root itself."""
+        relative = os.path.relpath(path, self.root).replace(os.sep, "/")
+        return "" if relative == "." else relative
+
+    def split_of(self, path):
+        """What the folders of a file below the root say about its split: the name of one of them; None if nothing."""
+        folder = os.path.dirname(path)
+        if folder not in self._splits:
+            self._splits[folder] = split_among(self.relative(folder).split("/"))
+        return self._splits[folder]
+
+    def may_be_read(self, path):
+        """Whether the data's files may lead to a path."""
+        return (
+            self.options.outside
+            or not leads_outside(path, self.root)
+            or (self.images is not None and not leads_outside(path, self.images.root))
+        )
+
+    @property
+    def notes(self):
+        """[(file, message)] of what there is to say about the listing itself."""
+        return list(dict.fromkeys(note for tree in (self.tree, self.images) if tree for note in tree.notes))
+
+
+class Candidate(NamedTuple):
+    """A data set as one format sees it.
+
+    splits: {name: function without arguments that reads it}. score: how much of it the format accounts for, by a sample, in 0..1.
+    why: the marks that speak for it. note: what else to say, a warning of every split.
+    """
+
+    splits: dict[str, Callable[[], Source]]
+    score: float
+    why: str
+    note: str = ""
+
+
+class Format(NamedTuple):
+    """One format of data sets.
+
+    find: Place -> Candidate, or None if nothing there is of the format; raises DataError if what is there is broken.
+    describe: the layouts that it finds, in a line or two. write: a function (Source, folder, **options) that writes it, or None.
+    """
+
+    find: Callable[[Place], Candidate | None]
+    describe: str
+    write: Callable | None = None
+
+
+SPLITS = ("train", "val", "test", "trainval")
+ORDER = {split: place for place, split in enumerate(SPLITS)}
+_MEANINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+
+
+@functools.lru_cache(maxsize=4096)
+def meaning(name):
+    """train of train2017, coco_train and instances_train2017; val of valid; else the name itself."""
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", name.lower())]
+    words = [_MEANINGS.get(word, word) for word in words]
+    return next((word for word in words if word in SPLITS), name)
+
+
+def split_among(parts):
+    """The folder among those of a path that is named for a split; None without one."""
+    return next((part for part in parts if meaning(part) in SPLITS), None)
+
+
+# Folders that only say what kind of file lies in them.
+_KINDS = {
+    "annotations",
+    "annotation",
+    "annots",
+    "labels",
+    "xml",
+    "xmls",
+    "json",
+    "jpegimages",
+    "images",
+    "image",
+    "imgs",
+    "img",
+}
+
+
+class Companions:
+    """Finds the image of an annotation file that is one image's: by its stem, in the folder that goes with its own."""
+
+    def __init__(self, place):
+        self.place = place
+        self.index = place.images.index() if place.images else place.tree.index()
+        self.stems = {}
+        for image in self.index.paths:
+            self.stems.setdefault(stem_of(image), []).append(image)
+
+    def of(self, file, name):
+        """(the image, None or a word about it); (None, None) without it. name: what the file calls it, if stems do not tell."""
+        named = name_parts(name)
+        images = self.stems.get(stem_of(file)) or (named and self.stems.get(stem_of(named[-1]))) or ()
+        images = self._nearest(images, file)
+        if len(images) > 1 and named:
+            images = [image for image in images if os.path.basename(image) == named[-1]] or images
+        if len(images) == 1:
+            return images[0], None
+        return (
+            (images[0], f"its image may be {' or '.join(images[:3])}; the first is taken") if images else (None, None)
+        )
+
+    def _nearest(self, images, file):
+        """Those that lie in the split of a file, and of them those whose folders are most like its own."""
+        own = self._split(file)
+        images = [image for image in images if not own or self._split(image) in (own, None)]
+        if len(images) < 2:
+            return images
+        likeness = {image: _alike(self._plain(image), self._plain(file)) for image in images}
+        return [image for image in images if likeness[image] == max(likeness.values())]
+
+    def _split(self, path):
+        named = self.place.split_of(path)
+        return named and meaning(named)
+
+    def _plain(self, path):
+        return [part for part in self.place.relative(os.path.dirname(path)).split("/") if part.lower() not in _KINDS]
+
+
+def _alike(one, other):
+    common = sum(a == b for a, b in zip(reversed(one), reversed(other), strict=False))
+    return common - 0.01 * abs(len(one) - len(other))

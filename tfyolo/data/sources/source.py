@@ -1,0 +1,268 @@
+"""What every format is read into: a Source of Records, and the Problems of what cannot be."""
+
+import math
+import os
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfyolo.data.headers import MOST_PIXELS, image_size
+from tfyolo.messages import counted, printable
+
+TOLERANCE = 1.0  # pixels a box may reach over the image's edge before it is worth a word: 0-based VOC files, rounding
+MOST_CLASSES = 100_000
+LONGEST_SIDE = 1_000_000  # pixels; what states more is not believed
+
+
+class DataError(ValueError):
+    """A data set cannot be read. The message says what was looked for, what was found, and what to do."""
+
+    def __init__(self, message):
+        super().__init__(printable(message, keep="\n"))
+
+
+class SplitError(DataError):
+    """A data set has no such split, or several that the name may mean. The message ends in the splits that it has."""
+
+
+class Record(NamedTuple):
+    """One picture and what is known about it.
+
+    image_id: int | str, as in the annotations. path: the file that holds the picture.
+    boxes: [M, 4] float32, pixels of the picture seen upright, clipped to it. labels: [M] int32.
+    crowd: [M] bool, COCO's crowds: one box round many objects. difficult: [M] bool, VOC's difficult objects; False where none is. Neither
+    is learned, nor are candidates inside told that they hold nothing; evaluation.match says how a detection of one is counted.
+    areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
+    size: (H, W) as the annotations state it, else that of the file. span: (offset, length) of the picture inside
+    `path`, or None if it is all of it.
+    """
+
+    image_id: Any
+    path: str
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+    size: tuple[int, int]
+    span: tuple[int, int] | None = None
+    difficult: Any = False
+
+    @property
+    def ignored(self):
+        """[M] bool: the boxes that are neither learned nor counted."""
+        return self.crowd | self.difficult
+
+
+class Problem(NamedTuple):
+    """Something wrong in the data: in which file, what, and "error" (something was left out) or "warning"."""
+
+    file: str
+    message: str
+    severity: str = "error"
+
+
+class Source(NamedTuple):
+    """One split of a data set.
+
+    category_ids: the numbers that the files use, one per label; None where they have none. same_as: the split before it whose very
+    pictures a YOLO data .yaml names for this one too, as coco128's does; else "". doubts: why images may be empty by mistake, so
+    that training asks; else "". max_pixels: an image of more is an error before it is decoded. division: the Division that this is a part
+    of, if the data does not divide itself.
+    """
+
+    records: tuple[Record, ...]
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    problems: tuple[Problem, ...]
+    name: str
+    split: str
+    format: str
+    same_as: str = ""
+    doubts: str = ""
+    max_pixels: int = MOST_PIXELS
+    division: Any = None
+
+    def with_classes(self, names) -> "Source":
+        """The same images with only the boxes of the named classes, whose labels are the places of their names in `names`."""
+        own = {name: label for label, name in enumerate(self.classes)}
+        label_of = np.full(len(self.classes), -1, np.int32)
+        for label, name in enumerate(names):
+            if name in own:
+                label_of[own[name]] = label
+
+        def chosen(record):
+            labels = label_of[record.labels]
+            kept = labels >= 0
+            difficult = np.broadcast_to(record.difficult, kept.shape)
+            columns = {
+                "boxes": record.boxes,
+                "labels": labels,
+                "crowd": record.crowd,
+                "areas": record.areas,
+                "difficult": difficult,
+            }
+            return record._replace(**{name: column[kept] for name, column in columns.items()})
+
+        ids = tuple(self.category_ids[own[name]] if name in own else None for name in names)
+        return self._replace(records=tuple(map(chosen, self.records)), classes=tuple(names), category_ids=ids)
+
+
+class Findings:
+    """The Problems of one reading, in the order in which they are found; and the images that end up without boxes."""
+
+    def __init__(self):
+        self.problems, self._tallies = [], {}
+        self.unlabelled, self.emptied = [], []  # images without a label file; images all of whose boxes were left out
+
+    def error(self, file, message):
+        self.problems.append(Problem(printable(os.fspath(file)), printable(message)))
+
+    def warning(self, file, message):
+        self.problems.append(Problem(printable(os.fspath(file)), printable(message), "warning"))
+
+    def tally(self, file, message):
+        """A warning that is given once, where it is first found, however often it is."""
+        if message in self._tallies:
+            self._tallies[message][1] += 1
+        else:
+            self._tallies[message] = [len(self.problems), 1]
+            self.warning(file, message)
+
+    def finished(self):
+        """All Problems, the tallied ones with their numbers."""
+        for message, (place, count) in self._tallies.items():
+            if count > 1:
+                more = f"{printable(message)}; here first, {counted(count, 'time')} in all"
+                self.problems[place] = self.problems[place]._replace(message=more)
+        return tuple(self.problems)
+
+    def doubts(self, total):
+        """Why images without boxes may be a mistake; "" where they are few."""
+        told = []
+        for images, what in (
+            (self.unlabelled, "have no label file"),
+            (self.emptied, "have label files of which nothing could be read"),
+        ):
+            count = len(images)
+            if count > total / 2 or (count >= 100 and count > total / 10):
+                told.append(f"{count:,} of {counted(total, 'image')} {what} (the first: {images[0]})")
+        return " and ".join(told)
+
+
+class Annotation(NamedTuple):
+    """A box as it is written: (y1, x1, y2, x2) in pixels of the image, not yet checked."""
+
+    where: str  # "line 3"
+    box: tuple[float, float, float, float]
+    label: int
+    crowd: bool = False
+    area: float | None = None
+    difficult: bool = False
+
+
+def record(image_id, picture, size, annotations, file, findings, span=None):
+    """The Record of the annotations that are sound; a Problem of `file` for each that is not."""
+    height, width = size
+    kept = []
+    for thing in annotations:
+        y1, x1, y2, x2 = thing.box
+        box = max(y1, 0.0), max(x1, 0.0), min(y2, float(height)), min(x2, float(width))
+        wrong, left_out = None, True
+        if not all(map(math.isfinite, thing.box)):
+            wrong = "is not finite; left out"
+        elif y2 <= y1 or x2 <= x1:
+            wrong = "has no area; left out"
+        elif box[2] <= box[0] or box[3] <= box[1]:
+            wrong = f"lies outside its picture of {height} x {width}; left out"
+        elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
+            wrong, left_out = f"reaches over the edge of its picture of {height} x {width}; clipped", False
+        if wrong:
+            tell = findings.error if left_out else findings.warning
+            tell(file, f"{thing.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} {wrong}")
+        if not wrong or not left_out:
+            own = (box[2] - box[0]) * (box[3] - box[1])
+            stated = thing.area is not None and 0 < thing.area <= height * width
+            kept.append((box, thing.label, thing.crowd, thing.area if stated else own, thing.difficult))
+    if annotations and not kept:
+        findings.emptied.append(os.fspath(picture))
+    boxes, labels, crowd, areas, difficult = zip(*kept, strict=True) if kept else ((), (), (), (), ())
+    return Record(
+        image_id,
+        os.fspath(picture),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(labels, np.int32),
+        np.array(crowd, bool),
+        np.array(areas, np.float32),
+        (height, width),
+        span,
+        np.array(difficult, bool),
+    )
+
+
+def upright_size(stated, picture, findings):
+    """The (H, W) stated if it makes sense, else that of the image's header; None, and a Problem, without either.
+
+    stated: (H, W) of whatever types the annotations hold.
+    """
+    sides = tuple(map(whole, stated))
+    if all(side and 0 < side <= LONGEST_SIDE for side in sides):
+        return sides
+    try:
+        return image_size(picture)
+    except OSError as error:
+        findings.error(picture, f"cannot be read: {error.strerror or error}; left out")
+        return None
+
+
+def whole(value):
+    """A whole number, written as a number or as text; None for all else. 3.0 and "3" are 3."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value) if len(value) <= 40 else math.nan
+        except ValueError:
+            return None
+    return int(value) if isinstance(value, int) or (math.isfinite(value) and value == int(value)) else None
+
+
+def flag(value):
+    """Whether a value of a file means yes: (its meaning, whether it is a plain yes or no). What is neither counts as no.
+
+    Only 1, true and yes mean yes: a word of another kind, such as "Unspecified", says nothing.
+    """
+    text = str(value).strip().lower() if isinstance(value, str | int | float) else ""
+    plain = value is None or text in ("", "0", "1", "true", "false", "yes", "no")
+    return text in ("1", "true", "yes"), plain
+
+
+def each_once(names, file, findings):
+    """The names without repetitions, each of which is a Problem."""
+    counts = Counter(names)
+    for name, count in counts.items():
+        if count > 1:
+            findings.warning(file, f"{name} is listed {count} times; read once")
+    return list(counts)
+
+
+def with_ids(records):
+    """Records with the stems of their files as ids, and the whole path where a stem is not the only one."""
+    stems = [os.path.splitext(os.path.basename(each.path))[0] for each in records]
+    counts = Counter(stems)
+    return [
+        each._replace(image_id=stem if counts[stem] == 1 else each.path)
+        for each, stem in zip(records, stems, strict=True)
+    ]
+
+
+def finish(records, classes, category_ids, findings, format) -> Source:
+    """A Source without a name. Names of classes are kept printable, so that they are wherever they are shown."""
+    for name in classes:
+        if name != printable(name):
+            findings.warning(
+                "", f"the name of the class {name} has control characters; it stands for them as shown here"
+            )
+    doubts = findings.doubts(len(records))
+    names = tuple(map(printable, classes))
+    return Source(tuple(records), names, tuple(category_ids), findings.finished(), "", "", format, doubts=doubts)
