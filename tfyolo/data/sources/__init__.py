@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources import coco, csv, labelme, tfrecord, voc, yolo
@@ -123,7 +124,7 @@ class DataSet:
         )
 
 
-def read(path, split="train", **options) -> Source:
+def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Source:
     """One split of the data set at `path`; options: as of DataSet. Raises DataError; SplitError without such a split."""
     return DataSet(path, **options).read(split)
 

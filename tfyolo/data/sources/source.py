@@ -83,7 +83,7 @@ class Source(NamedTuple):
     max_pixels: int = MOST_PIXELS
     division: Any = None
 
-    def with_classes(self, names) -> "Source":
+    def with_classes(self, names: list[str]) -> "Source":
         """The same images with only the boxes of the named classes, whose labels are the places of their names in `names`."""
         own = {name: label for label, name in enumerate(self.classes)}
         label_of = np.full(len(self.classes), -1, np.int32)
