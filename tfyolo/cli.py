@@ -61,7 +61,7 @@ def _is_setting(name):
     """Whether something like a dotted key of the config, or a short name, was written with dashes."""
     from tfyolo import config as configs
 
-    return name == "device" or name in configs.SHORT or name.partition(".")[0] in configs.Config.model_fields
+    return name in configs.SHORT or name.partition(".")[0] in configs.Config.model_fields
 
 
 class _Group(click.Group):
