@@ -4,6 +4,7 @@ It has to be told before it looks at them, so before the first tensor.
 """
 
 import os
+import sys
 
 from tfyolo.messages import import_tensorflow, libraries_silent
 
@@ -19,6 +20,7 @@ def start(device=None, threads=None):
     It reads its log level at the import: who has set TF_CPP_MIN_LOG_LEVEL is heard. Raises DeviceError if the device is not there.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    first = "tensorflow" not in sys.modules
     import_tensorflow()
     import absl.logging
     import tensorflow as tf
@@ -26,7 +28,7 @@ def start(device=None, threads=None):
     tf.get_logger().setLevel("ERROR")
     absl.logging.set_verbosity(absl.logging.ERROR)
     with libraries_silent():
-        if threads:
+        if threads and first:  # later it does not listen
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         if device:
