@@ -253,7 +253,7 @@ THOROUGH = [
     ["evaluate", "RUN", "--split", "val", "--json"],
     [
         "export",
-        "run",
+        "RUN",
         "--to",
         "saved_model",
         "--precision",

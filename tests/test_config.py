@@ -512,3 +512,114 @@ def test_a_config_does_not_change(write):
         config.train.batch = 3
     assert config != load("base.yaml", ["train.batch=3"])
     assert isinstance(config, Config)
+
+
+# ----------------------------------------------------------------------------------------------- names, short names, habits
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolov8n.yaml"])
+def test_tfyolos_own_configs_are_found_by_name_from_any_folder(write, name):
+    config = load(name)
+    assert config.name == "yolov8n" and config == load(configs.zoo("yolov8n"))
+    child = load(write("sub/mine.yaml", f"base: {name}\ntrain: {{batch: 4}}\n"))
+    assert (child.name, child.train.batch, child.model) == ("mine", 4, config.model)
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolov8n.yaml", Path("yolov8n")])
+def test_a_file_of_that_name_goes_before(write, name):
+    write("yolov8n.yaml", BASE)
+    write("sub/child.yaml", f"base: {name}\n")
+    assert load(name).train.batch == 8 and load(name).name == "base"
+    assert load("sub/child.yaml").train.batch == 16, "a base is looked for beside its file, not in the current folder"
+    assert load(write("child.yaml", f"base: {name}\n")).train.batch == 8
+    Path("yolov8s").mkdir()  # a folder, such as a run's, is no config
+    assert load("yolov8s").name == "yolov8s"
+
+
+def test_a_file_of_ones_own_may_be_called_like_the_one_it_is_based_on(write):
+    config = load(write("yolov8n.yaml", "base: yolov8n.yaml\ntrain: {batch: 4}\n"))
+    assert config.train.batch == 4 and config.model == load(configs.zoo("yolov8n")).model
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("yolov8m2", "did you mean yolov8m"),
+        ("YOLOv8n", "did you mean yolov8n, of tfyolo's own?"),
+        ("yolov5", "`tfyolo configs` lists them"),
+        ("configs/yolov8n.yaml", "no such file, expected a config in YAML; did you mean yolov8n, of tfyolo's own?"),
+        ("bese.yaml", "did you mean base.yaml?"),
+        ("yolov8n.pt", "expected a config in YAML, received PyTorch's weights; `tfyolo import yolov8n.pt` makes a run"),
+    ],
+)
+def test_a_name_that_is_none_says_what_may_be_meant(write, name, expected):
+    assert expected in message(name)
+    assert f"x.yaml:1: base: {name}: " in message(write("x.yaml", f"base: {name}\n"))
+
+
+@pytest.mark.parametrize("short", configs.SHORT)
+def test_short_names_set_the_keys_that_they_stand_for(write, short):
+    value = {"lr": "0.5", "optimizer": "sgd", "precision": "bfloat16", "init": "x.h5", "imgsz": "64"}.get(
+        short.split(".")[-1], "2"
+    )
+    write("one.yaml", "base: base.yaml\ntrain: {stages: [{epochs: 1, lr: 1, warmup: 7}]}\n")
+    key = configs.SHORT[short].replace("*", "0")
+    config = load("one.yaml", [f"{short}={value}"])
+    assert config == load("one.yaml", [f"{key}={value}"]) != load("one.yaml")
+    assert config.place(key) == f'override "{short}={value}"' and config.train.stages[0].warmup == 7
+
+
+@pytest.mark.parametrize("short", ["epochs", "lr", "train.epochs"])
+def test_of_a_plan_with_stages_the_stage_is_named(write, short):
+    leaf = short.split(".")[-1]
+    assert message("base.yaml", f"{short}=3") == (
+        f'override "{short}=3": the plan of this config has 2 stages; say of which, as train.stages.0.{leaf}=3'
+    )
+    plan = "train.stages=[{epochs: 1, lr: 1}]"
+    assert getattr(load("base.yaml", [plan, f"{short}=3"]).train.stages[0], leaf) == 3
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("epochs=x", "train.stages.0.epochs: expected a whole number > 0, received 'x'"),
+        ("mosaic=1", "mosaic: unknown key; did you mean augment.mosaic?"),
+        ("input_size=64", "input_size: unknown key; did you mean model.input_size?"),
+        ("train.flip=1", "train.flip: unknown key; did you mean augment.flip?"),
+        ("train.imgsz=64", "train.imgsz: unknown key; did you mean model.input_size?"),
+    ],
+)
+def test_keys_out_of_their_place_are_told_where_it_is(write, override, expected):
+    plan = "train.stages=[{epochs: 1, lr: 1}]"
+    assert message("base.yaml", plan, override).startswith(f'override "{override}": {expected}')
+
+
+def test_short_names_are_for_overrides_and_a_file_says_where(write):
+    told = message(write("x.yaml", "base: base.yaml\nepochs: 3\n"))
+    assert told.startswith("x.yaml:2: epochs: unknown key; did you mean train.stages.0.epochs?")
+
+
+SPACE = "YAML wants a space after the colon"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("train: {stages: [{epochs:1, lr: 1}]}", f"x.yaml:2: train.stages.0.epochs:1: {SPACE}: epochs: 1"),
+        ("train: {batch:8}", f"x.yaml:2: train.batch:8: {SPACE}: batch: 8"),
+        ("train:\n  batch:8", f"received 'batch:8'; {SPACE}: batch: 8"),
+        ("train:\n  batch:8\n  seed:1", f"received 'batch:8 seed:1'; {SPACE}: batch: 8"),
+        (
+            "train:\n  batch:8\n  seed: 1",
+            f"x.yaml:4: not valid YAML: mapping values are not allowed here; {SPACE}: batch: 8",
+        ),
+    ],
+)
+def test_yaml_wants_a_space_after_the_colon(write, text, expected):
+    assert expected in message(write("x.yaml", f"base: base.yaml\n{text}\n"))
+
+
+def test_what_has_a_colon_by_right_is_no_fault(write):
+    config = load("base.yaml", ["data=C:/pets", "model.neck.url=http://x", "model.neck.times=[1:30, {a: 1:30}]"])
+    assert config.data.path == "C:/pets"
+    assert config.model.neck.options == {"spp": True, "url": "http://x", "times": ["1:30", {"a": "1:30"}]}

@@ -18,7 +18,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "config", "messages", "peers", "checkpoint", "folders", "devices", "parts"},
+    {"structures", "config", "messages", "peers", "checkpoint", "folders", "parts"},
+    {"devices"},
     {"boxes"},
     {"layers", "visualize"},
     {"backbones", "necks", "heads"},

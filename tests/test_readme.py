@@ -52,7 +52,7 @@ def test_lines_on_many_pictures_detect(demo_run, demo_data, tmp_path, monkeypatc
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "yolov8n").symlink_to(demo_run[0])
     (tmp_path / "holiday").symlink_to(demo_data / "test")
-    monkeypatch.setattr(detect.ImageDetections, "to_pandas", len)  # pandas need not be there
+    monkeypatch.setattr(detect.ImageDetections, "to_pandas", lambda found: len(found))  # pandas need not be there
     block = blocks("python")[1]
     exec(block, {"tfyolo": tfyolo})
     assert sorted(path.name for path in (tmp_path / "found" / "holiday").iterdir()) == sorted(

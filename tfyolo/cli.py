@@ -19,7 +19,8 @@ from pathlib import Path
 import click
 
 from tfyolo import __version__
-from tfyolo.messages import counted, import_tensorflow, libraries_silent
+from tfyolo.devices import start as start_tensorflow
+from tfyolo.messages import counted
 
 
 class Command(click.Command):
@@ -61,7 +62,7 @@ def _is_setting(name):
     """Whether something like a dotted key of the config, or a short name, was written with dashes."""
     from tfyolo import config as configs
 
-    return name == "device" or name in configs.SHORT or name.partition(".")[0] in configs.Config.model_fields
+    return name in configs.SHORT or name.partition(".")[0] in configs.Config.model_fields
 
 
 class _Group(click.Group):
@@ -82,22 +83,6 @@ class _Group(click.Group):
 
     def list_commands(self, context):
         return sorted(self.commands, key=self.ORDER.index)
-
-
-def start_tensorflow(device=None, threads=None):
-    """Imports TensorFlow, on a device (as of devices.parsed) and with so many threads if it is told so; quietly."""
-    import_tensorflow(threads=threads)
-    import absl.logging
-    import tensorflow
-
-    from tfyolo.devices import choose
-
-    tensorflow.get_logger().setLevel("ERROR")
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    with libraries_silent():
-        if device:
-            choose(device)
-        tensorflow.config.list_logical_devices()
 
 
 class _Range(click.FloatRange):

@@ -221,14 +221,19 @@ def _seen(models, flip, images):
 
 
 def _with_constants(candidates, size):
-    """The function with its weights as constants: oneDNN brings a variable into its own layout at each call, a constant once.
+    """The tf.function with its weights as constants: oneDNN brings a variable into its own layout at each call, a constant once.
 
     candidates: tf.function, images [B, H, W, 3] -> Candidates. size: (H, W).
     """
     signature = [tf.TensorSpec([None, *size, 3], tf.float32, "images")]
     boxes_and_scores = tf.function(lambda images: candidates(images)[:2], input_signature=signature, autograph=False)
     frozen = convert_variables_to_constants_v2(boxes_and_scores.get_concrete_function())
-    return lambda images: Candidates(*frozen(tf.convert_to_tensor(images)), {}, None, np.array(size, "float32"))
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run(images):
+        return Candidates(*frozen(images), {}, None, np.array(size, "float32"))
+
+    return run
 
 
 class Detection(NamedTuple):

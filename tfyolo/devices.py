@@ -1,8 +1,39 @@
-"""Which devices TensorFlow uses. It has to be told before it looks at them, so before the first tensor."""
+"""TensorFlow's start in a process that is this package's alone, and the devices that it then uses.
+
+It has to be told before it looks at them, so before the first tensor.
+"""
+
+import os
+import sys
+
+from tfyolo.messages import import_tensorflow, libraries_silent
 
 
 class DeviceError(ValueError):
     """A device that is asked for is not there, or was asked for too late."""
+
+
+def start(device=None, threads=None):
+    """Imports TensorFlow, quietly, and lets it look for its devices, once for all.
+
+    device: as parsed() gives it; None: all GPUs, else the processor. threads: how many it may use; None: as many as there are cores.
+    It reads its log level at the import: who has set TF_CPP_MIN_LOG_LEVEL is heard. Raises DeviceError if the device is not there.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    first = "tensorflow" not in sys.modules
+    import_tensorflow()
+    import absl.logging
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    with libraries_silent():
+        if threads and first:  # later it does not listen
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+        if device:
+            choose(device)
+        tf.config.list_logical_devices()
 
 
 def parsed(text):

@@ -68,25 +68,16 @@ def _others_may_write():
     return any(type(thread).__name__ not in ("TMonitor", "_DummyThread") for thread in others)
 
 
-def import_tensorflow(devices=False, threads=None):
+def import_tensorflow():
     """Imports TensorFlow without the page of notices about the machine that it writes.
 
-    devices: looks for them too, once for all, and makes TensorFlow keep quiet from then on, as is right in a process that is this package's
-    alone. Elsewhere its log level is the host program's, and it is read but once: at the import. threads: how many it may use, which it can
-    only be told before it has looked. Who has set TF_CPP_MIN_LOG_LEVEL to 0 or 1 hears everything.
+    Its log level stays the host program's; devices.start sets it where the process is this package's alone. Who has set
+    TF_CPP_MIN_LOG_LEVEL to 0 or 1 hears everything.
     """
-    asked = os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
-    if devices:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" in sys.modules:
         return
     # On processors without AVX-512 TensorFlow leaves it off, and a training step takes 1.3 to 3 times as long. It asks but once.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    asked = os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
     with contextlib.nullcontext() if asked else libraries_silent():
-        import tensorflow
-
-        if threads:
-            tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-            tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
-        if devices:
-            tensorflow.config.list_logical_devices()
+        import tensorflow  # noqa: F401

@@ -18,7 +18,8 @@ import time
 
 import click
 
-from tfyolo.cli import Command, start_tensorflow
+from tfyolo.cli import Command
+from tfyolo.devices import start as start_tensorflow
 from tfyolo.peers import Peer
 
 STEPS = 5  # in a turn

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tfyolo.messages import import_tensorflow
+from tfyolo import devices
 
 GOAL = 0.85  # AP50 on the held-out split
 
@@ -21,7 +21,7 @@ def drawn_large(found, visualize):
 
 
 def main(folder="demo", *overrides):
-    import_tensorflow(devices=True)  # before what imports it in turn
+    devices.start()  # before what imports TensorFlow in turn
     from tfyolo import config, detect, exports, model, visualize
     from tfyolo.data import demo, readers
     from tfyolo.evaluation import evaluate
