@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_readers import (
     CLASSES,
+    CSV,
     MAKERS,
     SCENE,
     SIZES,
@@ -38,6 +39,7 @@ from test_readers import (
 )
 
 from tfyolo.config import Data
+from tfyolo.data.check import check
 from tfyolo.data.readers import FORMATS, DataError, DataSet, Format, SplitError, faults, read, read_configured, splits
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -440,6 +442,18 @@ def test_what_begins_well_but_cannot_be_read_gives_way(tmp_path):
     assert "`categories` is empty" in dataset.why
     with pytest.raises(SplitError):
         dataset.read("train")
+    report = check(tmp_path, progress=False)
+    assert (report.format, [*report.splits]) == ("voc", ["all"])
+
+
+def test_a_split_that_cannot_be_read_does_not_make_it_another_format(tmp_path):
+    make_yolo_roboflow(tmp_path)
+    write_text(tmp_path / "data.yaml", "train: ../train/images", "val: ../nowhere", "names: [cat, dog]")
+    write_json(tmp_path / "result.json", coco_json(images=[{"id": 7, "file_name": "gone.jpg"}]))
+    dataset = DataSet(tmp_path)
+    with pytest.raises(DataError, match=r"val: \.\./nowhere is not there"):
+        dataset.read("val")
+    assert dataset.format == "yolo" and len(dataset.read("train").records) == 2
 
 
 def test_a_format_from_outside_is_one_more_entry(tmp_path, monkeypatch):
@@ -506,6 +520,17 @@ def test_names_of_another_machine_are_found_by_their_ends(path, tmp_path):
         scene(source)
         assert all("ends of their names" in problem.message for problem in source.problems)
         assert len(source.problems) == 1
+
+
+def test_absolute_names_of_this_machine_are_no_others(tmp_path):
+    make_yolo_lists(tmp_path / "yolo")
+    write_text(tmp_path / "yolo/train.txt", *(f"{tmp_path}/yolo/obj/{stem}.jpg" for stem in SIZES))
+    make_csv(tmp_path / "csv")
+    write_text(tmp_path / "csv/train_labels.csv", ",".join(CSV), *csv_rows(prefix=f"{tmp_path}/csv/images/"))
+    for kind in ("yolo", "csv"):
+        source = read(tmp_path / kind)
+        scene(source)
+        assert source.problems == ()
 
 
 def test_a_name_whose_folder_is_not_there_is_not_another_folders_image(tmp_path):

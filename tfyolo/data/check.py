@@ -180,9 +180,9 @@ def check(
 
 def _sources(dataset):
     """({split: Source}, problems), without splits that say nothing new: unions, and those that are another by the data's own word."""
-    sources, problems, failed = {}, [], None
-    while not sources:
-        format = dataset.format
+    format, sources, problems, failed = None, {}, [], None
+    while format != dataset.format:  # which may give way to another while it is read
+        format, sources, problems = dataset.format, {}, []
         for name in dataset.splits:
             try:
                 sources[name] = dataset.read(name)
@@ -191,8 +191,10 @@ def _sources(dataset):
                 problems.append(Problem(dataset.path, f"split {name}: {error}"))
             else:
                 problems += sources[name].problems
-        if not sources and dataset.format == format:
-            raise failed
+            if format != dataset.format:
+                break
+    if not sources:
+        raise failed
     for name, source in sources.items():
         if source.same_as:
             message = (

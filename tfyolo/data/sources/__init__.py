@@ -82,19 +82,28 @@ class DataSet:
 
     def read(self, split="train") -> Source:
         """One split. Raises DataError; SplitError without such a split: none ever serves in place of another."""
-        while True:
-            try:
-                source = self._read(split)
-            except SplitError:
+        try:
+            source = self._read(split)
+        except SplitError:
+            raise
+        except DataError as error:
+            if self._settled or not (source := self._read_otherwise(split, error)):
                 raise
-            except DataError as error:
-                if self._settled or len(self._candidates) == 1:
-                    raise
-                name, _ = self._candidates.pop(0)
-                self._refused.append((name, str(error).partition("\n")[0]))
-            else:
-                self._settled = True
-                return source
+        self._settled = True
+        return source
+
+    def _read_otherwise(self, split, error):
+        """The split as the first of the other formats reads it that can, which is the format from then on; None if none can."""
+        candidates, refused = self._candidates, self._refused
+        for place in range(1, len(candidates)):
+            (name, _), self._candidates = candidates[place - 1], candidates[place:]
+            self._refused = [*self._refused, (name, str(error).partition("\n")[0])]
+            try:
+                return self._read(split)
+            except DataError as other:
+                error = other
+        self._candidates, self._refused = candidates, refused
+        return None
 
     def _read(self, split):
         (format, candidate), options = self._candidates[0], self.place.options

@@ -139,6 +139,7 @@ class Index:
 
     def __init__(self, root, paths):
         self.root, self.paths = root, paths
+        self._absolute = os.path.join(os.path.abspath(root), "").replace(os.sep, "/")
         start = len(os.path.join(root, "")) if root else 0
         self._relative = {_key(path[start:].replace(os.sep, "/")): path for path in paths}
         self._by_name = self._by_stem = None
@@ -157,7 +158,7 @@ class Index:
         meant. A name without a suffix fits a file of its stem. accepts: whether a path may be meant at all.
         """
         for written in dict.fromkeys((name, urllib.parse.unquote(name))):
-            parts = name_parts(written)
+            parts = name_parts(written.removeprefix(self._absolute))
             if not parts:
                 continue
             if (path := self.relative("/".join(parts))) and accepts(path):

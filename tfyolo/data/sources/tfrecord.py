@@ -39,9 +39,11 @@ def _shards(place):
             yield split, file
     if place.is_folder:
         for folder in place.tree.folders(place.root):
-            for file in place.tree.files(folder):
-                if records.split_of(os.path.basename(file)) and meaning(os.path.basename(folder)) in SPLITS:
-                    yield os.path.basename(folder), file
+            split = os.path.basename(folder)
+            for file in place.tree.files(folder) if meaning(split) in SPLITS else ():
+                name = os.path.basename(file)
+                if ("record" in name or "-of-" in name) and records.split_of(name):
+                    yield split, file
 
 
 def _index(shard):
