@@ -219,3 +219,11 @@ def test_a_split_that_knows_fewer_classes_is_evaluated_by_name(tmp_path):
     write_json(tmp_path / "val.json", content)
     learned, judged = training._read_stage(config, 0, None)
     assert judged.classes == ("fox",)  # which training refuses
+
+
+def test_what_is_wrong_with_the_data_reaches_training(tmp_path):
+    make_yolo(tmp_path)
+    write_text(tmp_path / "labels/train/one.txt", "0 .95 .5 .2 .1", "7 .5 .5 .1 .1")
+    told = "\n".join(training._warnings(read(tmp_path, "train"), read(tmp_path, "val")))
+    assert "1 fault in the data, left out of training:\n" in told and "unknown class 7" in told
+    assert "1 warning about the data of training:\n" in told and "reaches over the edge" in told

@@ -196,6 +196,20 @@ def test_ids_that_differ_are_shown_as_they_are_written(tmp_path):
     only(read(tmp_path).problems, "train.json", "no picture has its image_id '7a'")
 
 
+def test_outlines_without_a_box_have_the_box_round_them(tmp_path):
+    make_coco_plain(tmp_path)
+    outlines = [[10, 12, 30, 12, 20, 40], [40, 5, 50, 5, 45, 9]]
+    annotations = [shape(bbox=[], segmentation=outlines), shape(id=100, bbox=None, segmentation=[[1, "x"]])]
+    annotations += [
+        shape(id=101, bbox=[], segmentation={"counts": "x"}),
+        shape(id=102, bbox=[1, 2, 3, 4], segmentation=outlines),
+    ]
+    write_json(tmp_path / "train.json", coco_json(annotations=annotations))
+    source = read(tmp_path)
+    np.testing.assert_array_equal(source.records[0].boxes, [[5, 10, 40, 50], [2, 1, 6, 4]])
+    assert [problem.severity for problem in source.problems] == ["warning", "error", "error"]
+
+
 # --- classes ----------------------------------------------------------------------------------------------------------
 
 
