@@ -773,6 +773,14 @@ def test_csv_with_other_columns(delimiter, tmp_path):
     scene(read(tmp_path))
 
 
+def test_several_tables_of_a_split_are_one(tmp_path):
+    for stem, size in SIZES.items():
+        picture(tmp_path / f"{stem}.jpg", size)
+        rows = [row for row in csv_rows() if row.startswith(stem)]
+        write_text(tmp_path / f"part_{stem}.csv", ",".join(CSV), *rows)
+    scene(read(tmp_path, "all"))
+
+
 def test_retinanets_rows_without_objects(tmp_path):
     for stem in (*SIZES, "empty"):
         picture(tmp_path / f"{stem}.jpg", SIZES.get(stem, (30, 30)))
