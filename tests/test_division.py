@@ -106,7 +106,7 @@ def test_what_a_run_has_written_counts(flat, tmp_path):
     data = Data(path=str(root), val=0.2)
     (val,) = read_all_configured(data, ("val",))
     (tmp_path / "run").mkdir()
-    val.division.write(tmp_path / "run/division.json")
+    (tmp_path / "run/division.json").write_text(val.division.to_json())
     written = data.model_copy(update={"division": str(tmp_path / "run/division.json"), "seed": 7})
     assert keys(read_configured(written, "val")) == keys(val)
 
@@ -151,13 +151,11 @@ def test_data_without_a_split_to_validate_on_says_so(flat, tmp_path):
     )
 
 
-def test_a_division_is_json_that_others_can_read(flat, tmp_path):
+def test_a_division_is_json_that_others_can_read(flat):
     (val,) = read_parts(flat, "val", val=0.2)
-    val.division.write(tmp_path / "division.json")
-    written = json.loads((tmp_path / "division.json").read_text())
+    written = json.loads(val.division.to_json())
     assert (written["of"], written["seed"]) == ("all", 0)
     assert sorted(written["parts"]["val"]) == sorted(f"images/{key}.jpg" for key in keys(val))
-    assert [file.name for file in tmp_path.iterdir()] == ["division.json"]
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------
@@ -219,3 +217,11 @@ def test_a_split_that_knows_fewer_classes_is_evaluated_by_name(tmp_path):
     write_json(tmp_path / "val.json", content)
     learned, judged = training._read_stage(config, 0, None)
     assert judged.classes == ("fox",)  # which training refuses
+
+
+def test_what_is_wrong_with_the_data_reaches_training(tmp_path):
+    make_yolo(tmp_path)
+    write_text(tmp_path / "labels/train/one.txt", "0 .95 .5 .2 .1", "7 .5 .5 .1 .1")
+    told = "\n".join(training._warnings(read(tmp_path, "train"), read(tmp_path, "val")))
+    assert "1 fault in the data, left out of training:\n" in told and "unknown class 7" in told
+    assert "1 warning about the data of training:\n" in told and "reaches over the edge" in told

@@ -196,6 +196,20 @@ def test_ids_that_differ_are_shown_as_they_are_written(tmp_path):
     only(read(tmp_path).problems, "train.json", "no picture has its image_id '7a'")
 
 
+def test_outlines_without_a_box_have_the_box_round_them(tmp_path):
+    make_coco_plain(tmp_path)
+    outlines = [[10, 12, 30, 12, 20, 40], [40, 5, 50, 5, 45, 9]]
+    annotations = [shape(bbox=[], segmentation=outlines), shape(id=100, bbox=None, segmentation=[[1, "x"]])]
+    annotations += [
+        shape(id=101, bbox=[], segmentation={"counts": "x"}),
+        shape(id=102, bbox=[1, 2, 3, 4], segmentation=outlines),
+    ]
+    write_json(tmp_path / "train.json", coco_json(annotations=annotations))
+    source = read(tmp_path)
+    np.testing.assert_array_equal(source.records[0].boxes, [[5, 10, 40, 50], [2, 1, 6, 4]])
+    assert [problem.severity for problem in source.problems] == ["warning", "error", "error"]
+
+
 # --- classes ----------------------------------------------------------------------------------------------------------
 
 
@@ -757,6 +771,14 @@ def test_csv_with_other_columns(delimiter, tmp_path):
     for stem, size in SIZES.items():
         picture(tmp_path / f"{stem}.jpg", size)
     scene(read(tmp_path))
+
+
+def test_several_tables_of_a_split_are_one(tmp_path):
+    for stem, size in SIZES.items():
+        picture(tmp_path / f"{stem}.jpg", size)
+        rows = [row for row in csv_rows() if row.startswith(stem)]
+        write_text(tmp_path / f"part_{stem}.csv", ",".join(CSV), *rows)
+    scene(read(tmp_path, "all"))
 
 
 def test_retinanets_rows_without_objects(tmp_path):

@@ -522,6 +522,9 @@ def test_not_recognised(tmp_path):
         DataError, match=r"data\.format: expected one of tfrecord, coco, voc, yolo, .* received 'cocoo'"
     ):
         read(tmp_path, format="cocoo")
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="unpack it first"):
+        read(tmp_path / "data.zip")
     with pytest.raises(DataError, match=r"data\.images: expected a folder"):
         read(tmp_path, images=tmp_path / "nothing")
 

@@ -309,7 +309,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
     detector = Detector.of(judge, source=folder)
     checkpoint.write_text(folder / "config.yaml", configs.to_yaml(config))
     for file, division in divisions.items():
-        division.write(file)
+        checkpoint.write_text(file, division.to_json())
     history = _History(folder / "history.csv", keep=state["epoch"])
     board = tf.summary.create_file_writer(str(folder / "tensorboard"))
 

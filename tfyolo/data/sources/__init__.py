@@ -175,9 +175,11 @@ def _below(place, formats, errors):
         return below, [(name, each._replace(note="; ".join(filter(None, (note, each.note))))) for name, each in found]
     if inside:
         hint = f"; did you mean {' or '.join(below.path for below, _ in inside[:8])}?"
+    elif place.is_folder:
+        hint = f"; it holds {', '.join(sorted(os.listdir(place.path))[:8]) or 'nothing'}"
     else:
-        holds = ", ".join(sorted(os.listdir(place.path))[:8]) if place.is_folder else ""
-        hint = f"; it holds {holds or 'nothing'}" if place.is_folder else ""
+        packed = (place.file or "").lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
+        hint = "; it is an archive: unpack it first" if packed else ""
     looked = "".join(f"\n  {FORMATS[name].describe}" for name in formats)
     raise DataError(f"{place.path}: not recognised as {' or '.join(formats)}{hint}\nLooked for:{looked}")
 

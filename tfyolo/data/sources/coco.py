@@ -206,6 +206,8 @@ def _dicts(entries):
 
 def _identity(value):
     """An id as it is compared: 1, 1.0 and "1" are the same; None if it is no id."""
+    if type(value) is int:
+        return value
     if isinstance(value, str):
         number = whole(value)
         return number if number is not None and str(number) == value else value
@@ -237,6 +239,17 @@ def _supercategory(categories, annotations):
     return None
 
 
+def _box(entry, file, findings):
+    """x, y, w, h of an annotation: its box, or that round its outlines where it has none. Raises ValueError, KeyError."""
+    box, outlines = entry.get("bbox"), entry.get("segmentation")
+    if not box and isinstance(outlines, list) and outlines and all(isinstance(outline, list) for outline in outlines):
+        xs, ys = ([float(value) for outline in outlines for value in outline[start::2]] for start in (0, 1))
+        findings.tally(file, "an annotation has no `bbox`; the box round its `segmentation` is taken")
+        return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    x, y, w, h = map(float, box if isinstance(box, list) else ())
+    return x, y, w, h
+
+
 def _boxes(annotations, entries, label_of, file, findings):
     """{image id: [Annotation]}."""
     boxes, seen = {image_id: [] for image_id in entries}, set()
@@ -245,7 +258,7 @@ def _boxes(annotations, entries, label_of, file, findings):
         where = f"annotation {shortened(number)}" if isinstance(number, int | float | str) else f"annotations[{place}]"
         wrong = None
         try:
-            x, y, w, h = map(float, entry["bbox"] if isinstance(entry["bbox"], list) else ())
+            x, y, w, h = _box(entry, file, findings)
             area = float(entry.get("area") or math.nan)
             image_id, category = _identity(entry["image_id"]), _identity(entry["category_id"])
             if image_id is None or category is None:

@@ -31,8 +31,9 @@ _RETINANET = ("image", "x1", "y1", "x2", "y2", "class")
 def find(place):
     if place.globbed or (place.file and not place.file.lower().endswith(".csv")):
         return None
-    files = _files(place)
-    tables = {split: table for split, file in files.items() if (table := _look(file))}
+    tables = {
+        split: found for split, files in _files(place).items() if (found := list(filter(None, map(_look, files))))
+    }
     if not tables:
         if place.file:
             received = shortened(head_text(place.file))
@@ -40,12 +41,13 @@ def find(place):
             raise DataError(f"{place.file}: expected {expected}; received {received}")
         return None
     found = total = 0
-    for split, table in tables.items():
-        names = some([row["image"] for _, row in _rows(table, Findings(), most=2000)])
+    for split, members in tables.items():
+        names = some([row["image"] for table in members for _, _, row in _rows(table, most=2000)])
         found, total = found + len(_located(place, split, names).files), total + len(set(names))
-    parsed = functools.cache(lambda split: list(_rows(tables[split], Findings())))
+    parsed = functools.cache(lambda split: [row for table in tables[split] for row in _rows(table)])
     splits = {split: functools.partial(read, place, split, tables, parsed) for split in tables}
-    why = f"{counted(len(tables), 'CSV file')} of boxes; {found} of {counted(total, 'image')} looked for are there"
+    count = sum(map(len, tables.values()))
+    why = f"{counted(count, 'CSV file')} of boxes; {found} of {counted(total, 'image')} looked for are there"
     return Candidate(splits, found / total if total else 0.0, why)
 
 
@@ -57,23 +59,16 @@ class _Table:
 
 
 def _files(place):
-    """{split: CSV file}."""
+    """{split: CSV files}."""
     if place.file:
-        return {_split_of(place.file): place.file}
-    tree, root = place.tree, place.root
-    files = {}
-    for folder in (root, *tree.folders(root)):
-        for file in tree.files(folder, ".csv"):
-            named = _split_of(file)
-            split = named if folder == root or named != "all" else os.path.basename(folder)
-            if (
-                folder == root
-                or meaning(split) in SPLITS
-                or os.path.basename(folder).lower() in ("annotations", "data", "labels")
-            ):
-                split = "all" if meaning(split) not in SPLITS else split
-                if split not in files and _look(file):
-                    files[split] = file
+        return {_split_of(place.file): [place.file]}
+    tree, files = place.tree, {}
+    for folder in (place.root, *tree.folders(place.root)):
+        name = os.path.basename(folder)
+        named = name if folder != place.root and meaning(name) in SPLITS else None
+        if folder == place.root or named or name.lower() in ("annotations", "data", "labels"):
+            for file in tree.files(folder, ".csv"):
+                files.setdefault(named or _split_of(file), []).append(file)
     return files
 
 
@@ -116,8 +111,8 @@ def _is_number(text):
     return True
 
 
-def _rows(table, findings, most=None):
-    """(line, {what: text}) of each row."""
+def _rows(table, most=None):
+    """(file, line, {what: text}) of each row."""
     try:
         text = read_text(table.file, MOST_CSV) if most is None else head_text(table.file)
         reader = csv.reader(io.StringIO(text.replace("\0", "")), delimiter=table.delimiter)
@@ -125,7 +120,7 @@ def _rows(table, findings, most=None):
             if reader.line_num <= table.first or not any(cell.strip() for cell in row):
                 continue
             cells = {what: row[place].strip() if place < len(row) else "" for what, place in table.columns.items()}
-            yield reader.line_num, cells
+            yield table.file, reader.line_num, cells
             if most is not None and reader.line_num >= most:
                 return
     except csv.Error as error:
@@ -144,18 +139,18 @@ def _located(place, split, names):
 
 
 def read(place, split, tables, parsed):
-    """The Source of a table. Classes are the sorted names in all tables, so that all splits agree; or in the order of a list of them."""
-    findings, table = Findings(), tables[split]
-    names = {row["class"] for other in tables for _, row in parsed(other) if row["class"]}
+    """The Source of the tables of a split. Classes are the sorted names in all tables, so that splits agree; or in the order of a list."""
+    findings, where = Findings(), tables[split][0].file
+    names = {row["class"] for other in tables for *_, row in parsed(other) if row["class"]}
     classes = _ordered(place, names)
     if not classes:
-        raise DataError(f"{table.file}: not one row with a class")
+        raise DataError(f"{where}: not one row with a class")
     label_of = {name: label for label, name in enumerate(classes)}
     things, sizes, seen = {}, {}, set()
-    for line, row in parsed(split):
+    for file, line, row in parsed(split):
         image = row["image"]
         if not image:
-            findings.error(table.file, f"line {line}: expected the name of an image, received none; left out")
+            findings.error(file, f"line {line}: expected the name of an image, received none; left out")
             continue
         boxes = things.setdefault(image, [])
         sizes.setdefault(image, (row.get("height"), row.get("width")))
@@ -163,7 +158,7 @@ def read(place, split, tables, parsed):
         if not any((*corners, row["class"])):
             continue
         if (key := (image, *corners, row["class"])) in seen:
-            findings.warning(table.file, f"line {line}: the same box again; left out")
+            findings.warning(file, f"line {line}: the same box again; left out")
             continue
         seen.add(key)
         try:
@@ -171,25 +166,23 @@ def read(place, split, tables, parsed):
             if not row["class"]:
                 raise ValueError
         except ValueError:
-            findings.error(
-                table.file,
-                f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out",
-            )
+            told = f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out"
+            findings.error(file, told)
             continue
         boxes.append(Annotation(f"line {line}", box, label_of[row["class"]]))
     located = _located(place, split, things)
     if things and not located.files:
         first = shortened(next(iter(things)))[1:-1]
-        raise DataError(f"{table.file}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
+        raise DataError(f"{where}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
     if located.word:
-        findings.warning(table.file, located.word)
+        findings.warning(where, located.word)
     records = []
     for name, boxes in things.items():
         if (image := located.files.get(name)) is None:
-            told = f"picture missing: it {located.missing[name]}; {table.file} has {counted(len(boxes), 'box')} for it"
+            told = f"picture missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
             findings.error(os.path.join(place.root, name), told)
         elif size := upright_size(sizes[name], image, findings):
-            records.append(record(None, image, size, boxes, table.file, findings))
+            records.append(record(None, image, size, boxes, where, findings))
     return finish(with_ids(records), classes, range(len(classes)), findings, "csv")
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -45,11 +44,9 @@ class Division(NamedTuple):
             raise DataError(f"{root}: not one image of the part {name!r} into which the data was divided is there")
         return source._replace(records=kept, split=name, problems=problems, division=self)
 
-    def write(self, file):
-        """Writes it as JSON, whole or not at all."""
-        aside = Path(file).with_name(f".{Path(file).name}")
-        aside.write_text(json.dumps(self._asdict(), indent=1), encoding="utf-8")
-        os.replace(aside, file)
+    def to_json(self) -> str:
+        """What read_division reads."""
+        return json.dumps(self._asdict(), indent=1)
 
 
 def read_division(file) -> Division:
@@ -89,7 +86,7 @@ def divide(source, shares, seed, root) -> Division:
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(groups))
     # What each group has: a column a class, of boxes that count; and the number of its images last.
-    has = np.zeros((len(groups), len(source.classes) + 1), np.int64)
+    has = np.zeros((len(groups), len(source.classes) + 1), np.int32)
     for number, group in enumerate(groups):
         for index in group:
             record = source.records[index]

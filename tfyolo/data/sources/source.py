@@ -232,6 +232,8 @@ def flag(value):
 
     Only 1, true and yes mean yes: a word of another kind, such as "Unspecified", says nothing.
     """
+    if type(value) is int and 0 <= value <= 1:
+        return bool(value), True
     text = str(value).strip().lower() if isinstance(value, str | int | float) else ""
     plain = value is None or text in ("", "0", "1", "true", "false", "yes", "no")
     return text in ("1", "true", "yes"), plain
