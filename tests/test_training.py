@@ -870,7 +870,7 @@ def test_what_fails_before_its_first_step_leaves_nothing(data, tmp_path):
 
 
 def test_ctrl_c_while_data_is_read_leaves_nothing(data, tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         assert os.listdir(tmp_path / "run") == [folders.LOCK]  # taken at once
         raise KeyboardInterrupt
 

@@ -178,7 +178,7 @@ def export(
     return made
 
 
-def _sources(model, forms, data, calibration, judged, run):
+def _sources(model, forms, data, calibration, judged, run=None):
     """(calibration, judged) as export takes them, read where they are not given. run: where its division of the data may lie."""
     whole = any("int8" in form.precision for form in forms)
     if isinstance(data, str | os.PathLike):
