@@ -476,7 +476,9 @@ def _ends_none(model, boxes, scores):
 
 
 def _ends_normalised(model, boxes, scores):
-    return {"boxes": boxes / np.array([*model.config.model.input_size] * 2, "float32"), "scores": scores}
+    """Boxes as parts of the image, cut at its borders: all 256 steps lie inside."""
+    boxes_unit = boxes / np.array([*model.config.model.input_size] * 2, "float32")
+    return {"boxes": tf.clip_by_value(boxes_unit, 0.0, 1.0), "scores": scores}
 
 
 def _ends_task(model, boxes, scores):
