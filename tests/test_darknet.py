@@ -354,6 +354,7 @@ def test_the_dog_the_bicycle_and_the_car(fastest, shared):
         assert np.abs(found.boxes[mine] - box).max() < 3 and abs(found.scores[mine] - score) < 0.01
 
 
+@pytest.mark.slow
 @ORACLE
 def test_its_average_precision_is_opencvs(fastest, shared):
     """On the same pictures, brought to its size in the same way, at the same thresholds."""

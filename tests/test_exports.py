@@ -121,6 +121,7 @@ def test_tflite_files_need_no_operations_but_the_builtin(exported, form):
     assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper() or name == "WHILE"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["yolov4-tiny", pytest.param("yolov4-csp", marks=pytest.mark.slow), "demo-m2det", "cornernet-small"]
 )
@@ -438,6 +439,7 @@ def test_a_saved_model_for_pictures_of_any_size(demo, tmp_path):
         exports.export(demo.model, tmp_path / "none", [Form("tflite")], any_size=True)
 
 
+@pytest.mark.slow
 def test_a_saved_model_for_corners_in_pictures_of_any_size(tmp_path):
     """Down to maps with fewer places than corners are picked."""
     backbone = "{name: hourglass, dims: [16, 24], modules: [1, 1], stem: 8}"

@@ -364,6 +364,7 @@ def test_streams_repeat_and_resume_bit_for_bit(source):
     assert len({sample.image.tobytes() for sample in whole}) == len(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "memory", [0, 10_000, pytest.param(20_000, marks=pytest.mark.slow)]
 )  # none fits, one or two do, all

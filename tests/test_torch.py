@@ -199,6 +199,7 @@ def test_every_tensor_arrives(form, native, fake_torch, tmp_path):
         np.testing.assert_array_equal(array, ours[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
     theirs, _ = their_state(native)
     state = tensors(theirs)

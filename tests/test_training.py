@@ -379,6 +379,7 @@ def test_loss_weights_scale_their_terms():
     assert weighted["loss"] == pytest.approx(expected, rel=1e-5) and weighted["cls"] == 0
 
 
+@pytest.mark.slow
 def test_one_trace_serves_batches_with_any_number_of_truths(monkeypatch):
     config, traces = small("demo"), []
     terms = training.loss_terms
@@ -493,6 +494,7 @@ def test_an_interrupt_that_something_swallows_stops_training_all_the_same(data, 
     assert checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]["epoch"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs, kill_after", [((3,), 1), pytest.param((2, 3), 3, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kill_after, data, tmp_path):
     """With kill -9; the second time in the second of two stages."""
@@ -538,6 +540,7 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kil
     assert again.exit_code == 1 and "holds something already" in again.output
 
 
+@pytest.mark.slow
 def test_what_is_used_of_last_h5_is_what_training_judged(data, tmp_path):
     """The averages; the weights beside them, another model, are there to go on from."""
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1), "train.ema=0.99"])
@@ -653,6 +656,7 @@ def test_an_epoch_of_what_is_overfit_has_at_least_25_steps_however_many_replicas
         assert len(learned.records) == 25 * chosen.train.batch and len(judged.records) == 4
 
 
+@pytest.mark.slow
 def test_without_a_box_to_judge_by_the_last_epoch_is_the_best_and_the_reason_is_said_first(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     file = copy / "annotations" / "instances_val.json"
