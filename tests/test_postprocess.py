@@ -1,4 +1,6 @@
-"""Non-maximum suppression against the plain loop of the papers."""
+"""Non-maximum suppression against the plain loop of the papers, in TensorFlow and in TFLite."""
+
+import functools
 
 import numpy as np
 import pytest
@@ -148,3 +150,152 @@ def test_top_is_the_sorted_pairs(batch, limit):
         np.testing.assert_array_equal(found.labels[b], [*(np.array(order) % 4), *[-1] * (limit - n)])
         np.testing.assert_array_equal(found.boxes[b, :n], given.boxes[b].numpy()[np.array(order) // 4])
         assert not found.boxes[b, n:].numpy().any()
+
+
+# --- shapes and padding ---------------------------------------------------------------------------------------------------------
+
+FORMS = {
+    "hard": functools.partial(nms, score=0.1, iou=0.4),
+    "class limit": functools.partial(nms, score=0.1, iou=0.4, class_limit=2, limit=20),
+    "soft": functools.partial(nms, score=0.1, soft_sigma=0.5),
+    "linear": functools.partial(nms, score=0.1, iou=0.4, soft_linear=True, class_limit=3),
+    "distance": functools.partial(nms, score=0.1, iou=0.3, distance_power=1.0),
+    "all classes": functools.partial(nms, score=0.1, iou=0.4, per_class=False, limit=5),
+    "top": functools.partial(top, score=0.1, limit=30),
+}
+COUNT, CLASSES = 25, 4
+
+
+def traced(postprocess):
+    """As an export traces it: one image, its candidates in number known."""
+    shapes = [tf.TensorSpec([1, COUNT, 4], name="boxes"), tf.TensorSpec([1, COUNT, CLASSES], name="scores")]
+
+    @tf.function(input_signature=shapes, autograph=False)
+    def run(boxes, scores):
+        return postprocess(Candidates(boxes, scores, None, None, np.array([100, 100], "float32")))._asdict()
+
+    return run
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_shape_depends_on_the_image(form):
+    """Not even inside: TFLite would compute its outputs' shapes, which CompiledModel and LiteRT.js do not bind."""
+    graph = traced(FORMS[form]).get_concrete_function().graph
+    open_shapes = [tensor.name for op in graph.get_operations() for tensor in op.outputs if None in tensor.shape]
+    assert open_shapes == []
+
+
+@pytest.fixture(scope="module")
+def in_tflite(tmp_path_factory):
+    """{form: (traced, the same in TFLite)}, converted once each."""
+
+    @functools.cache
+    def of(form):
+        module, folder = tf.Module(), str(tmp_path_factory.mktemp("postprocess"))
+        module.run = traced(FORMS[form])
+        tf.saved_model.save(module, folder, {"serving_default": module.run})
+        content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        return module.run, tf.lite.Interpreter(model_content=content).get_signature_runner()
+
+    return of
+
+
+@pytest.mark.parametrize("found", ["nothing", "one", "ties", "many"])
+@pytest.mark.parametrize("form", FORMS)
+def test_tflite_gives_the_same_padding_included(form, found, in_tflite):
+    """TFLite's NMS has outputs of fixed length, whose padding is the best box again."""
+    given = candidates(count=COUNT, classes=CLASSES, batch=1)
+    scores = given.scores.numpy()
+    if found == "nothing":
+        scores *= 0.0999
+    elif found == "one":
+        scores[0, 1:], scores[0, 0] = 0.0, [0.05, 0.9, 0.0, 0.1]  # 0.1 is not above 0.1
+    elif found == "ties":
+        if form == "soft":
+            pytest.skip("TFLite takes equal scores in any order, and here they are what is computed with")
+        scores = np.round(scores, 1)
+    run, runner = in_tflite(form)
+    mine = {name: value.numpy() for name, value in run(given.boxes, scores).items()}
+    theirs = runner(boxes=given.boxes.numpy(), scores=scores)
+    count = int(mine["count"][0])
+    assert {"nothing": count == 0, "one": count == 1}.get(found, count > 3)
+    for name, value in mine.items():
+        np.testing.assert_allclose(theirs[name], value, atol=1e-6, err_msg=name)
+        assert theirs[name].dtype == value.dtype
+    for outputs in (mine, theirs):
+        assert np.sum(outputs["scores"] > 0.1) == count == np.sum(outputs["labels"] >= 0)
+        assert not outputs["scores"][0, count:].any() and not outputs["boxes"][0, count:].any()
+        assert (outputs["labels"][0, count:] == -1).all()
+
+
+def test_of_equal_scores_the_first_stands_first():
+    boxes = (20 * np.arange(40)[:, None] + [0, 0, 10, 10]).astype("float32")  # none overlaps another
+    scores = np.repeat([[0.5], [0.25]], 20, axis=0).astype("float32")
+    for form in (nms, functools.partial(nms, class_limit=40), functools.partial(nms, distance_power=1.0), top):
+        found = form(Candidates(boxes[None], scores[None], None, None), limit=50)
+        np.testing.assert_array_equal(found.boxes[0, :40], boxes)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.5])
+@pytest.mark.parametrize("form", [nms, top])
+def test_scores_that_no_detection_can_have_are_an_error(form, score):
+    """Below 0 padding would count as found."""
+    with pytest.raises(ValueError, match=r"score: expected a number in 0\.\.1, received"):
+        form(candidates(), score=score)
+
+
+# --- classes apart --------------------------------------------------------------------------------------------------------------
+
+
+def class_by_class(boxes, scores, size, score, threshold):
+    """({(row, class)} that stay, how near an overlap comes to the threshold): each class by itself, in float64; a box ends a side's
+    length off the image.
+    """
+    height, width = size
+    boxes = np.clip(boxes.astype("float64"), [-height, -width] * 2, [2 * height, 2 * width] * 2)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    kept, closest = set(), 1.0
+    for k in range(scores.shape[1]):
+        mine = []
+        for n in sorted(np.flatnonzero(scores[:, k] > score), key=lambda n: -scores[n, k]):
+            low, high = np.maximum(boxes[n, :2], boxes[mine, :2]), np.minimum(boxes[n, 2:], boxes[mine, 2:])
+            shared = np.prod(np.maximum(high - low, 0), axis=1)
+            overlaps = shared / (areas[n] + areas[mine] - shared)
+            closest = min(closest, np.abs(overlaps - threshold).min(initial=1.0))
+            if not (overlaps > threshold).any():
+                mine.append(n)
+        kept |= {(n, k) for n in mine}
+    return kept, closest
+
+
+@pytest.mark.parametrize("classes", [1, 80, 1203])
+@pytest.mark.parametrize("sort", ["inside", "far outside", "one without bounds"])
+def test_any_number_of_classes_is_told_apart_to_the_pixel(classes, sort):
+    """Small boxes, of which each pair has a partner that overlaps by a little more or a little less than the threshold."""
+    rng = np.random.default_rng(classes)
+    size, count = (1280, 960), 400 if classes > 1 else 60
+    corners = rng.uniform(0, 0.95, (count, 2)) * size
+    sides = rng.uniform(8, 40, (count, 2))
+    boxes = np.concatenate([corners, corners + sides], -1)
+    # Moved so that the overlap is 1/2 +- 0.02: along y by a third of the side or a little off it.
+    shift = sides[:, :1] * (1 / 3 + rng.choice([-0.02, 0.02], (count, 1)))
+    twins = boxes + np.concatenate([shift, 0 * shift] * 2, -1)
+    if sort == "far outside":
+        boxes[: count // 8, 2:] += rng.uniform(500, 50_000, (count // 8, 2))
+        twins[: count // 8, 2:] = boxes[: count // 8, 2:] + sides[: count // 8]
+        boxes[-(count // 8) :, :2] -= rng.uniform(500, 50_000, (count // 8, 2))
+    boxes = np.concatenate([boxes, twins]).astype("float32")
+    labels = np.tile(rng.integers(0, classes, count), 2)
+    scores = np.zeros((2 * count, classes), "float32")
+    scores[np.arange(2 * count), labels] = rng.uniform(0.1, 0.9, 2 * count)
+    if sort == "one without bounds":
+        boxes = np.concatenate([boxes, np.array([[-1e9, -1e9, 1e9, 1e9]], "float32")])
+        scores = np.concatenate([scores, np.eye(1, classes, classes - 1, dtype="float32")])
+    kept, closest = class_by_class(boxes, scores, size, 0.05, 0.5)
+    assert closest > 2e-4 and count < len(kept) < 2 * count
+    given = Candidates(boxes[None], scores[None], None, None, np.array(size, "float32"))
+    found = nms(given, score=0.05, iou=0.5, limit=2 * count + 1)
+    rows = {tuple(box): row for row, box in enumerate(boxes)}
+    n = int(found.count[0])
+    pairs = zip(found.boxes[0, :n].numpy(), found.labels[0, :n].numpy(), strict=True)
+    assert {(rows[tuple(box)], label) for box, label in pairs} == kept

@@ -108,16 +108,20 @@ def _nms_image(boxes, scores, size, options):
         rows, kept_scores = _linear(pairwise_iou(apart, apart), pair_scores, labels, score, iou, limit, class_limit)
         stays = kept_scores > score
     else:
+        # Where scores only say who comes first, their ranks do, of which no two are alike: TFLite takes equal scores in any order.
+        eligible = pair_scores > score
+        ranks = tf.where(eligible, tf.range(k, 0, -1, tf.float32), 0.0)
         rows, kept_scores, _ = tf.raw_ops.NonMaxSuppressionV5(
             boxes=apart,
-            scores=pair_scores,
+            scores=pair_scores if soft_sigma else ranks,
             max_output_size=limit if class_limit is None else k,
             iou_threshold=1.0 if soft_sigma else iou,
-            score_threshold=score,
+            score_threshold=score if soft_sigma else 0.0,
             soft_nms_sigma=soft_sigma / 2,
             pad_to_max_output_size=True,  # with row 0 and score 0
         )
-        stays = kept_scores > score
+        stays = kept_scores > (score if soft_sigma else 0.0)
+        kept_scores = kept_scores if soft_sigma else tf.gather(pair_scores, rows)
     if class_limit is not None and not soft_linear:
         own = tf.one_hot(tf.gather(labels, rows), scores.shape[1]) * tf.cast(stays, tf.float32)[:, None]
         stays &= tf.reduce_sum(tf.cumsum(own) * own, axis=1) <= class_limit  # the how manieth of its class it is
