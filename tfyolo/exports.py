@@ -424,12 +424,15 @@ def _plain(model):
 
 
 def _bounded(model):
-    """The Model whose boxes are no larger than the picture: the fewer pixels 256 steps are over, the finer they are."""
+    """The Model whose boxes have sides of at most two images: the fewer pixels 256 steps are over, the finer they are.
+
+    A box so long whose middle lies in the image reaches over both borders, where it is cut anyway.
+    """
     part = model.config.model.decoder
     builder, options = resolve(model.config, "model.decoder", part, DECODERS)
     if "largest" not in inspect.signature(builder).parameters:
         return model
-    return model._replace(decoder=builder(**options | {"largest": float(max(model.config.model.input_size))}))
+    return model._replace(decoder=builder(**options | {"largest": 2.0 * max(model.config.model.input_size)}))
 
 
 def _candidates(model, boxes, scores):

@@ -407,7 +407,9 @@ def in_integers(content, batches, *, per_channel=True):
     """
     file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     (graph,) = file.subgraphs
-    computed = [operation for operation in graph.operators if not _dequantizes(file, operation)]  # that has a scale already
+    computed = [
+        operation for operation in graph.operators if not _dequantizes(file, operation)
+    ]  # that has a scale already
     made = [int(index) for operation in computed for index in operation.outputs]
     floats = [index for index in made if graph.tensors[index].type == schema.TensorType.FLOAT32]
     ranges = _ranges(content, floats, batches)
