@@ -43,6 +43,7 @@ setup(
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.6", "pycocotools>=2.0.8", "ruff>=0.9", "opencv-python-headless>=4.12,<5"),
             "tensorflow-serving-api>=2.20,<2.22",  # a client's messages; the server is a program of its own
+            "ai-edge-litert>=2.3,<3",  # what follows tf.lite.Interpreter, on phones and (as LiteRT.js) in browsers
         ],
     },
     entry_points={"console_scripts": ["tfyolo=tfyolo.cli:main"]},

@@ -1,10 +1,12 @@
 """Exports give what the run gives, carry all they need, and appear whole or not at all."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -44,8 +46,15 @@ class Exported:
         self.run = folder / "run.h5"
         models.save_model(self.run, self.model)
         self.paths = exported_to(self.model, folder / "export")
+        self.folder = folder
         self.detector = detect.Detector.of(self.model)  # not folded, unlike what is loaded and exported
         self.exports = {form: detect.load(path) for form, path in self.paths.items()}
+
+    @functools.cache  # noqa: B019, of a module's fixture
+    def other(self, nms):
+        """The path of a TFLite file that ends otherwise."""
+        form = Form("tflite", nms=nms)
+        return exports.export(self.model, self.folder / nms, [form])[form.name].path
 
     @property
     def pictures(self):
@@ -167,6 +176,252 @@ def test_an_exports_post_processing_is_fixed(exported):
     for form in ("saved_model", "tflite"):
         with pytest.raises(checkpoint.CheckpointError, match="has its post-processing inside; iou can only be set on"):
             detect.load(exported.paths[form], iou=0.5)
+
+
+# --- all outputs, by position, in every program that runs TFLite files --------------------------------------------------------------
+
+
+def by_interpreter(interpreter, images):
+    interpreter.allocate_tensors()
+    (taken,) = interpreter.get_input_details()
+    interpreter.set_tensor(taken["index"], as_taken(images, taken["dtype"]))
+    interpreter.invoke()
+    return [interpreter.get_tensor(given["index"]) for given in interpreter.get_output_details()]
+
+
+def as_taken(images, dtype):
+    return images if dtype == np.uint8 else images.astype("float32") / 255
+
+
+def by_tf_lite(path, images):
+    return by_interpreter(tf.lite.Interpreter(str(path)), images)
+
+
+def by_litert(path, images):
+    litert = pytest.importorskip("ai_edge_litert.interpreter", reason="needs ai-edge-litert")
+    return by_interpreter(litert.Interpreter(str(path)), images)
+
+
+def by_compiled_model(path, images):
+    """What LiteRT.js does in a browser: the outputs are bound before anything is computed."""
+    litert = pytest.importorskip("ai_edge_litert.compiled_model", reason="needs ai-edge-litert")
+    model = litert.CompiledModel.from_file(str(path))
+    taken, given = (
+        list(get("serving_default").values())
+        for get in (model.get_input_tensor_details, model.get_output_tensor_details)
+    )
+    names = model.get_signature_by_index(0)["outputs"]
+    given = [next(each for each in given if each["name"] == name) for name in names]
+    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    inputs[0].write(np.ascontiguousarray(as_taken(images, np.dtype(taken[0]["dtype"]))))
+    model.run_by_index(0, inputs, outputs)
+    return [
+        buffer.read(int(np.prod(each["shape"])), np.dtype(each["dtype"]).type).reshape(each["shape"])
+        for buffer, each in zip(outputs, given, strict=True)
+    ]
+
+
+RUNTIMES = (by_tf_lite, by_litert, by_compiled_model)
+LEAST = 0.3  # score
+
+
+class Telling:
+    """A small Model that finds nothing in a black image, one object in another and many in a third; its exports, once each."""
+
+    def __init__(self, name, folder):
+        extra = {"model.decoder": "{name: corner, apart: 100}"} if name == "cornernet-small" else {}
+        self.model, self.folder = lively(name, CLASSES, **{"model.postprocess.score": LEAST, **extra}), folder
+        height, width = self.model.config.model.input_size
+        squares = np.random.default_rng(0).integers(0, 2, (8, height // 8, width // 8, 3))
+        full = np.kron(255 * squares, np.ones((1, 8, 8, 1))).astype("uint8")
+        black = np.zeros_like(full[0])
+        # With statistics of images, as a trained network has them, it answers to what it sees.
+        for layer in self.model.network.layers:
+            if isinstance(layer, BatchNorm):
+                layer.momentum = 0
+        seen = np.stack([full[0], black, *(picture(height, width, seed) for seed in range(6))])
+        self.model.network(seen.astype("float32") / 255, training=True)
+        self.detector = detect.Detector.of(self.model)
+        for _ in range(60):
+            self._less_sure(0.25)
+            if not self.counts(black[None]).any():
+                break
+        self._less_sure(0.25)
+        faded = (
+            np.round(full * np.linspace(0, 1, 25)[:, None, None, None, None]).reshape(-1, *black.shape).astype("uint8")
+        )
+        counts = self.counts(faded)
+        ones = np.flatnonzero(counts == 1)
+        self.images = {"black": black, "one": faded[ones[len(ones) // 2]], "many": faded[counts.argmax()]}
+        assert counts.max() > 4
+
+    def _less_sure(self, by):
+        for variable in self.model.network.variables:
+            values = np.asarray(variable).copy()
+            if variable.path.endswith(".cls.out/bias"):
+                variable.assign(values - by)
+            elif re.fullmatch(r"head\.p\d\.out/bias", variable.path):  # of all parts together, objectness is the fifth
+                values.reshape(self.model.decoder.num_anchors, -1)[:, 4] -= by
+                variable.assign(values)
+
+    def counts(self, images):
+        return self.detector.postprocess(self.detector.network(images.astype("float32") / 255)).count.numpy()
+
+    @functools.cache  # noqa: B019, of a module's fixture
+    def path(self, form):
+        path = self.folder / form.file
+        source = readers.Source(self._records(), CLASSES, (0, 1, 2), (), "own", "train", "coco")
+        exports._Writer(self.model, 1, True, source).write(form, path)
+        return path
+
+    def _records(self):
+        for name, image in self.images.items():
+            cv2.imwrite(str(self.folder / f"{name}.png"), image[..., ::-1])
+        none = np.zeros((0, 4), "f4"), np.zeros(0, "i4"), np.zeros(0, bool), np.zeros(0)
+        return tuple(readers.Record(n, str(self.folder / f"{n}.png"), *none, (1, 1)) for n in self.images)
+
+    @functools.cached_property
+    def serve(self):
+        self.loaded = tf.saved_model.load(str(self.path(Form("saved_model"))))
+        return self.loaded.signatures["serving_default"]
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory):
+    return functools.cache(lambda name: Telling(name, tmp_path_factory.mktemp(name)))
+
+
+def as_detections(form, outputs, size):
+    """Any form's outputs, as those of "builtin" without `best`."""
+    named = dict(zip(exports.OUTPUTS[form.nms], outputs, strict=True))
+    if form.nms == "task":
+        boxes, labels = named["location"] * np.tile(size, 2), named["category"].astype("int32")
+        return {
+            "boxes": boxes,
+            "scores": named["score"],
+            "labels": labels,
+            "count": named["number of detections"].astype("int32"),
+        }
+    return named
+
+
+QUICK_FORMS = [Form("tflite"), Form("tflite", "int8"), Form("tflite", nms="task")]
+ALL_FORMS = [Form("tflite", precision, nms) for nms in ("builtin", "task") for precision in exports.PRECISIONS[:-1]]
+EVERY = [
+    ("demo", form)
+    if form in QUICK_FORMS
+    else pytest.param("demo", form, marks=pytest.mark.slow, id=f"demo-{form.name}")
+    for form in ALL_FORMS
+]
+EVERY += [
+    pytest.param(name, form, marks=pytest.mark.slow, id=f"{name}-{form.name}")
+    for name in ("yolov8n", "yolov8n-e2e", "cornernet-small")
+    for form in ALL_FORMS
+]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name, form", EVERY)
+def test_every_output_is_the_saved_models_padding_included(name, form, runtime, telling):
+    model = telling(name)
+    size = model.model.config.model.input_size
+    score_off, pixels = {"float32": (1e-4, 0.05), "float16": (0.03, 1.0)}.get(form.precision, (0.25, 20.0))
+    for kind, image in model.images.items():
+        expected = {
+            key: value.numpy() for key, value in model.serve(images=image[None].astype("float32") / 255).items()
+        }
+        found = as_detections(form, runtime(model.path(form), image[None]), size)
+        count = int(found["count"][0])
+        # What is there follows from the scores, and what is behind it is nothing.
+        assert count == np.sum(found["scores"] > LEAST) == np.sum(found["labels"] >= 0)
+        assert not found["scores"][0, count:].any() and not found["boxes"][0, count:].any()
+        assert (found["labels"][0, count:] == -1).all()
+        for key, value in found.items():
+            assert value.shape == expected[key].shape, key
+        if "best" in found:
+            assert abs(found["best"][0] - expected["best"][0]) <= score_off
+        if form.precision in ("float32", "float16"):
+            wanted = int(expected["count"][0])
+            assert count == wanted == {"black": 0, "one": 1}.get(kind, wanted) or (kind, form.precision) == (
+                "many",
+                "float16",
+            )
+            n = min(count, wanted)
+            np.testing.assert_allclose(found["scores"][0, :n], expected["scores"][0, :n], atol=score_off)
+            # Those of nearly one score may change places.
+            mine, theirs = (
+                np.column_stack([x["boxes"][0, :n] / pixels, 1e3 * x["labels"][0, :n]]) for x in (found, expected)
+            )
+            near = np.abs(mine[:, None] - theirs).max(axis=2).min(axis=1, initial=np.inf) <= 1
+            assert near.sum() >= n * (1.0 if form.precision == "float32" else 0.8)
+        elif kind == "black":
+            assert count == 0
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    "name, precision",
+    [
+        ("demo", "float32"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("demo", "full-int8"), ("yolov8n", "float32"))),
+    ],
+)
+def test_candidates_are_the_models(name, precision, runtime, telling):
+    model, form = telling(name), Form("tflite", precision, "none")
+    height, width = model.model.config.model.input_size
+    for image in model.images.values():
+        found = dict(zip(exports.OUTPUTS["none"], runtime(model.path(form), image[None]), strict=True))
+        expected = model.detector.network(image[None].astype("float32") / 255)
+        boxes, scores = np.asarray(expected.boxes), np.asarray(expected.scores)
+        assert found["boxes"].shape == boxes.shape and found["scores"].shape == scores.shape
+        if precision == "float32":
+            np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
+            np.testing.assert_allclose(found["boxes"], boxes, atol=1e-2)
+        else:
+            assert found["boxes"].dtype == found["scores"].dtype == np.uint8
+            unit = np.clip(boxes / np.array([height, width] * 2), 0, 1)
+            assert np.median(np.abs(found["boxes"] / 255.0 - unit)) < 0.03
+            assert np.abs(found["scores"] / 256.0 - scores).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "nms, form", [("builtin", "tflite"), ("builtin", "tflite-float16"), ("none", None), ("task", None)]
+)
+def test_outputs_stand_in_the_order_that_is_promised(nms, form, demo):
+    """For whoever reads by position: the C API, Flutter, OpenVINO, converters to ONNX."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    promised = {
+        "builtin": ["boxes", "scores", "labels", "count", "best"],
+        "none": ["boxes", "scores"],
+        "task": ["location", "category", "score", "number of detections"],
+    }[nms]
+    path = demo.paths[form] if form else demo.other(nms)
+    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(path.read_bytes()))
+    (graph,), (signature,) = file.subgraphs, file.signatureDefs
+    assert [graph.tensors[index].name.decode() for index in graph.outputs] == promised
+    assert [graph.tensors[index].name.decode() for index in graph.inputs] == ["images"]
+    assert [(each.name.decode(), each.tensorIndex) for each in signature.outputs] == list(
+        zip(promised, graph.outputs, strict=True)
+    )
+    assert len({tensor.name for tensor in graph.tensors}) == len(graph.tensors)
+    interpreter = tf.lite.Interpreter(str(path))
+    details = interpreter.get_output_details()
+    assert [each["name"] for each in details] == promised
+    assert all((each["shape_signature"] > 0).all() for each in details)
+    # By position and by name it is the same.
+    image = demo.pictures[0]
+    images = cv2.resize(image, demo.detector.input_size[::-1])[None]
+    by_name = tf.lite.Interpreter(str(path)).get_signature_runner()(images=as_taken(images, np.float32))
+    for value, key in zip(by_tf_lite(path, images), promised, strict=True):
+        np.testing.assert_array_equal(value, by_name[key])
+
+
+def test_a_saved_models_outputs_are_named(signatures):
+    _, loaded = signatures
+    for name, signature in loaded.signatures.items():
+        extra = {"valid"} if name == "bytes" else set()
+        assert set(signature.structured_outputs) == {*exports.OUTPUTS["builtin"], *extra}
 
 
 # --- the SavedModel's signatures ------------------------------------------------------------------------------------------------
@@ -293,6 +548,43 @@ def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
 # --- the gate -------------------------------------------------------------------------------------------------------------------
 
 
+def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch):
+    def ends(model, boxes, scores):
+        found = exports._ends_builtin(model, boxes, scores)
+        return found | {"count": tf.fill([1], found["scores"].shape[1])}
+
+    monkeypatch.setitem(exports.ENDS, ("builtin", False), ends)
+    with pytest.raises(
+        ExportError, match=r"tflite: its count is 300, where \d+ of its scores are above 0\.001\. The file was not"
+    ):
+        exports.export(demo.model, tmp_path, [Form("tflite")])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name, row, value, fault",
+    [
+        ("count", ..., 5, "its count is 5, where 2 of its scores"),
+        ("scores", 2, 0.9, "its count is 2, where 3 of its scores"),
+        ("scores", 3, 0.05, "behind its 2 detections stand others"),
+        ("boxes", 4, 1.0, "behind its 2 detections stand others"),
+        ("labels", 2, 0, "behind its 2 detections stand others"),
+        ("labels", 1, 3, "not of labels below 3"),
+        ("labels", 0, -1, "not of labels below 3"),
+        ("scores", 0, 0.5, "not best first"),
+        ("boxes", 1, np.nan, "not finite"),
+        ("scores", 4, np.nan, "behind its 2 detections stand others"),
+    ],
+)
+def test_detections_that_contradict_themselves_are_told(name, row, value, fault):
+    boxes, scores, labels = np.zeros((5, 4), "f4"), np.array([0.8, 0.7, 0, 0, 0], "f4"), np.array([2, 0, -1, -1, -1])
+    boxes[:2] = [1, 2, 3, 4]
+    found = exports.Detections(boxes, scores, labels, np.array(2), np.float32(0.8))
+    assert exports._malformed(found, 3, 0.1) is None
+    getattr(found, name)[row] = value
+    assert fault in exports._malformed(found, 3, 0.1)
+
+
 @pytest.fixture(scope="module")
 def judged(demo, tmp_path_factory):
     """Pictures whose truths are what the run finds."""
@@ -334,10 +626,18 @@ def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, judged, tmp_pat
     ):
         exports.export(demo.model, tmp_path, [int8], calibration=judged, judged=judged, max_drop=1e-6)
     assert os.listdir(tmp_path) == []
-    made = exports.export(demo.model, tmp_path, [int8], calibration=judged, judged=judged, max_drop=1.0)["tflite-int8"]
+    (tmp_path / "cut.jpg").write_bytes(jpeg(demo.pictures[0])[:400])
+    one_broken = judged._replace(
+        records=(*judged.records, judged.records[0]._replace(image_id=9, path=str(tmp_path / "cut.jpg")))
+    )
+    made = exports.export(demo.model, tmp_path, [int8], calibration=one_broken, judged=judged, max_drop=1.0)[
+        "tflite-int8"
+    ]
     report = json.loads((tmp_path / "report.json").read_text())["tflite-int8"]
     assert report["AP"] == made.report["AP"] and report["drop"] == pytest.approx(report["keras_AP"] - report["AP"])
     assert report["bytes"] == made.path.stat().st_size and len(report["worst"]) == 5 and report["ms"] > 0
+    assert len(report["skipped"]) == 1 and "cut.jpg: truncated JPEG" in report["skipped"][0]
+    assert report["quantization"] == {"images": {"dtype": "uint8", "scale": pytest.approx(1 / 255), "zero_point": 0}}
     floats = exports.size_of(demo.paths["tflite"])
     assert report["bytes"] < 0.5 * floats  # small as it is, most of it are not weights
 
@@ -360,16 +660,26 @@ def test_forms_that_cannot_be_are_told_before_anything_is_written(form, options,
 # --- other forms ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [Form("tflite", nms="none"), Form("tflite", nms="task")])
-def test_other_forms_find_what_the_run_finds(form, demo, tmp_path):
-    path = exports.export(demo.model, tmp_path, [form])[form.name].path
+@pytest.mark.parametrize("nms", ["none", "task"])
+def test_other_forms_find_what_the_run_finds(nms, demo):
+    path = demo.other(nms)
     for image in demo.pictures:
         assert_same(detect.load(path)(image), demo.detector(image), pixels=2e-3)
     interpreter = tf.lite.Interpreter(str(path))
     names = [operation["op_name"] for operation in interpreter._get_ops_details()]
-    assert "TFLite_Detection_PostProcess" not in names  # builtin operations do, and leave nothing behind the count
-    assert ("NON_MAX_SUPPRESSION_V5" in names) == (form.nms == "task")
-    assert not [name for name in names if name.startswith("Flex")]
+    assert ("NON_MAX_SUPPRESSION_V5" in names) == (nms == "task")
+    assert not [name for name in names if name.startswith("Flex") or name.startswith("TFLite_")]  # builtin ones alone
+
+
+def test_class_names_lie_beside_a_file_for_the_task_libraries(demo, tmp_path):
+    folder = demo.other("task").parent
+    assert (folder / "labelmap.txt").read_text(encoding="utf-8") == "".join(f"{name}\n" for name in CLASSES)
+    assert json.loads((folder / "report.json").read_text())["tflite-task"]["labels"] == "labelmap.txt"
+    assert not (demo.other("none").parent / "labelmap.txt").exists()
+    (tmp_path / "labelmap.txt").write_text("mine\n")
+    with pytest.raises(ExportError, match=r"labelmap\.txt: there already.*--overwrite"):
+        exports.export(demo.model, tmp_path, [Form("tflite", nms="task")])
+    assert os.listdir(tmp_path) == ["labelmap.txt"] and (tmp_path / "labelmap.txt").read_text() == "mine\n"
 
 
 def test_one_class_and_pictures_without_a_truth(judged, tmp_path):
@@ -385,8 +695,8 @@ def test_one_class_and_pictures_without_a_truth(judged, tmp_path):
         exports.export(model, tmp_path / "none", forms[1:2], calibration=judged._replace(records=()))
 
 
-def test_raw_candidates_leave_suppression_to_whoever_reads_them(demo, tmp_path):
-    path = exports.export(demo.model, tmp_path, [Form("tflite", nms="none")])["tflite-raw"].path
+def test_raw_candidates_leave_suppression_to_whoever_reads_them(demo):
+    path = demo.other("none")
     image = demo.pictures[0]
     strict = detect.Detector.of(demo.model, iou=0.1)
     assert_same(detect.load(path, iou=0.1)(image), strict(image), pixels=2e-3)
@@ -400,6 +710,24 @@ def test_whole_numbers_alone(name, judged, tmp_path):
     assert {detail["dtype"] for detail in interpreter.get_output_details()} == {np.uint8}
     types = {detail["dtype"] for detail in interpreter.get_tensor_details()}
     assert types <= {np.int8, np.uint8, np.int32} and np.int8 in types
+    # Of a convolution the bias has the steps of what it is added to, and what lies within a half of 0 those of a half.
+    details = {
+        detail["index"]: detail["quantization_parameters"]["scales"] for detail in interpreter.get_tensor_details()
+    }
+    for operation in interpreter._get_ops_details():
+        if operation["op_name"] == "CONV_2D":
+            x, kernel, bias = (details[index] for index in operation["inputs"])
+            np.testing.assert_allclose(bias, x * kernel, rtol=1e-4)
+    halves = next(op for op in interpreter._get_ops_details() if op["op_name"] == "SUB")
+    assert details[halves["outputs"][0]] < 1.1 / 255
+    told = json.loads((tmp_path / "report.json").read_text())[form.name]["quantization"]
+    assert told["boxes"] == {"dtype": "uint8", "scale": pytest.approx(1 / 255), "zero_point": 0}
+    assert told["images"] == {"dtype": "uint8", "scale": pytest.approx(1 / 255), "zero_point": 0}
+    assert (
+        told["scores"]["zero_point"] == 0 and 0.4 / 255 < told["scores"]["scale"] < 1.1 / 255
+    )  # the largest that was seen
+    for detail in (*interpreter.get_input_details(), *interpreter.get_output_details()):
+        assert (told[detail["name"]]["scale"], told[detail["name"]]["zero_point"]) == detail["quantization"]
     size = model.config.model.input_size
     images = picture(*size)[None].astype("float32") / 255
     found, expected = (each.network(images) for each in (detect.load(path), detect.Detector.of(model)))
@@ -419,6 +747,8 @@ def test_other_batches_and_sizes(batch, size, demo, tmp_path):
     images = np.stack([picture(*loaded.input_size, seed) for seed in range(4)]).astype("float32") / 255
     found, wanted = loaded.network(images), expected.postprocess(expected.network(images))
     np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+    np.testing.assert_array_equal(found.count, wanted.count)
+    np.testing.assert_array_equal(np.asarray(found.labels) < 0, np.asarray(wanted.labels) < 0)
     # Further down so many have the same score to the last digit that they change places.
     np.testing.assert_allclose(found.boxes[:, :10], wanted.boxes[:, :10], atol=2e-3)
 
@@ -496,13 +826,12 @@ def test_interrupted_what_was_there_stays(form, demo, tmp_path, monkeypatch):
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before and path.exists()
 
 
-def test_metadata_is_what_the_libraries_read(demo, tmp_path):
+def test_metadata_is_what_the_libraries_read(demo):
     """By the positions of metadata_schema.fbs, read with flatbuffers alone."""
     import flatbuffers
     from tensorflow.lite.tools import flatbuffer_utils
 
-    path = exports.export(demo.model, tmp_path, [Form("tflite", nms="task")])["tflite-task"].path
-    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(path.read_bytes()))
+    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(demo.other("task").read_bytes()))
     (entry,) = [each for each in file.metadata if each.name == b"TFLITE_METADATA"]
     data = bytes(file.buffers[entry.buffer].data)
     assert data[4:8] == b"M001"
@@ -527,9 +856,7 @@ def test_metadata_is_what_the_libraries_read(demo, tmp_path):
     (subgraph,) = children(root, 3)
     (image,) = children(subgraph, 2)
     outputs = children(subgraph, 3)
-    names = {each.tensorIndex: each.name.decode() for each in file.signatureDefs[0].outputs}
-    assert [text(output, 0) for output in outputs] == [names[index] for index in file.subgraphs[0].outputs]
-    assert set(names.values()) == {"location", "category", "score", "number of detections"}
+    assert [text(output, 0) for output in outputs] == ["location", "category", "score", "number of detections"]
     (normalization,) = children(image, 4)
     options = child(normalization, 1)
     scale = np.frombuffer(data, "<f4", 1, options.Vector(field(options, 1)))[0]

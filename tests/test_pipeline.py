@@ -12,8 +12,9 @@ import tensorflow as tf
 from PIL import Image
 
 from tfyolo.config import Augment
-from tfyolo.data import pipeline, readers
+from tfyolo.data import pipeline, readers, records
 from tfyolo.data.augment import FITS
+from tfyolo.data.readers import DataError
 
 RNG = np.random.default_rng(0)
 PHOTO = cv2.resize(RNG.integers(0, 256, (5, 7, 3), np.uint8), (31, 22))  # smooth, odd and not square
@@ -632,3 +633,60 @@ def test_real_pictures(shared):
             back = pipeline.transform_boxes(sample.boxes, np.linalg.inv(sample.transform))
             np.testing.assert_allclose(back, record.boxes, atol=1e-2)
         assert not skipped
+
+
+# --- images to find quantization ranges in --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sorted_source(tmp_path_factory):
+    """Forty images of two classes, all of one before all of the other, as many data sets come."""
+    folder, made = tmp_path_factory.mktemp("sorted"), []
+    for number in range(40):
+        path = folder / f"{number:03d}.png"
+        path.write_bytes(encode(".png", RNG.integers(0, 256, (20 + number % 3, 30, 3), np.uint8)))
+        box = np.array([[1, 2, 11, 12]], "float32")
+        truth = box, np.array([number // 20], "int32"), np.zeros(1, bool), np.array([100.0], "float32")
+        made.append(readers.Record(number, str(path), *truth, (20 + number % 3, 30)))
+    return readers.Source(tuple(made), ("a", "b"), (1, 2), (), "sorted", "train", "coco")
+
+
+def prepared(chosen, **options):
+    return list(pipeline.prepared_batches(chosen, (32, 32), "letterbox", **options))
+
+
+def test_a_sample_is_spread_over_the_data_and_hangs_on_nothing_but_it(sorted_source):
+    every = sorted_source.records
+    chosen = pipeline.sampled(every, 12)
+    numbers = [record.image_id for record in chosen]
+    assert len(set(numbers)) == 12 and 3 <= sum(number < 20 for number in numbers) <= 9
+    assert [record.image_id for record in pipeline.sampled(every[::-1], 12)] == numbers
+    assert pipeline.sampled(every, 7) == chosen[:7] and pipeline.sampled(every, 12, seed=1) != chosen
+    assert sorted(record.image_id for record in pipeline.sampled(every, 1000)) == list(range(40))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_images_in_shards_are_those_in_files_in_the_same_order(shards, sorted_source, tmp_path):
+    records.write(sorted_source, tmp_path / "records", shards, progress=False)
+    again = readers.read(tmp_path / "records", "train")
+    mine, theirs = (prepared(pipeline.sampled(source.records, 10)) for source in (sorted_source, again))
+    assert [len(batch) for batch in mine] == [4, 4, 2]
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_broken_image_among_them_is_left_out_and_told(sorted_source, tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(encode(".jpg", BIG)[:3000])
+    chosen = [
+        *sorted_source.records[:3],
+        sorted_source.records[3]._replace(path=str(tmp_path / "cut.jpg")),
+        *sorted_source.records[4:9],
+    ]
+    skipped = {}
+    found = np.concatenate(prepared(chosen, skipped=skipped))
+    np.testing.assert_array_equal(found, np.concatenate(prepared([*chosen[:3], *chosen[4:]])))
+    assert list(skipped) == [3] and "cut.jpg: truncated JPEG" in skipped[3]
+    with pytest.raises(
+        DataError, match=r"expected at least half of 3 images to be readable, received 1; .*cut\.jpg: truncated JPEG"
+    ):
+        prepared([chosen[3], chosen[0], chosen[3]])

@@ -11,7 +11,7 @@ from tfyolo import config as configs
 from tfyolo import detect, exports, quantization, training
 from tfyolo import model as models
 from tfyolo.config import ConfigError
-from tfyolo.data import demo, readers
+from tfyolo.data import demo, readers, records
 from tfyolo.exports import ExportError, Form
 from tfyolo.fusion import fuse
 from tfyolo.quantization import FakeQuantize, equalized, observe, quantize
@@ -66,6 +66,21 @@ def test_bounds_lose_least():
     assert cut <= whole
     even = rng.uniform(-1, 1, 20000)
     assert quantization._bounds(-1.0, 1.0, even) == (-1.0, 1.0)
+
+
+def test_each_batch_is_looked_at_in_other_places(monkeypatch):
+    """And in each map; yet the same batches give the same ranges."""
+    images = keras.Input((64, 64, 3))
+    network = keras.Model(images, {"box": {"p3": keras.layers.ReLU(name="act")(images)}})
+    model = fuse(lively("demo"))._replace(network=network)
+    values = []
+    monkeypatch.setattr(quantization, "_bounds", lambda low, high, sampled: values.append(sampled) or (low, high))
+    batch = np.random.default_rng(0).random((4, 64, 64, 3)).astype("float32")
+    for _ in range(2):
+        observe(model, [batch, batch])
+    first, second = np.split(values[0], 2)
+    assert not np.array_equal(first, second) and not np.array_equal(values[0], values[1])
+    np.testing.assert_array_equal(values[:2], values[2:])
 
 
 QUICK = ("demo", "yolov8n")
@@ -163,6 +178,18 @@ def test_the_int8_file_computes_what_the_rounding_network_does(name, per_channel
     whole = [op for op in convolutions if types[op["outputs"][0]] == np.int8]
     outputs = len(keras.tree.flatten(model.network.output))
     assert len(convolutions) - len(whole) <= outputs < len(whole)  # the last of each level, and of each branch
+
+
+@pytest.mark.slow
+def test_calibrated_from_shards_a_file_is_byte_for_byte_that_from_files(source, tmp_path):
+    records.write(source, tmp_path / "records", 2, progress=False)
+    again = readers.read(tmp_path / "records", "train")
+    model = lively("demo")
+    for precision in ("int8", "full-int8"):
+        form = Form("tflite", precision, "none")
+        for name, data in (("files", source), ("shards", again)):
+            exports._Writer(model, 1, True, data).write(form, tmp_path / name)
+        assert (tmp_path / "files").read_bytes() == (tmp_path / "shards").read_bytes()
 
 
 def test_without_pictures_there_are_no_bounds(tmp_path):

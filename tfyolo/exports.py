@@ -30,7 +30,7 @@ from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
 from tfyolo.messages import libraries_silent
 from tfyolo.model import Model, build, describe, load_model, multiple, network_for, resized, resolve, weights_file
-from tfyolo.quantization import CALIBRATED_BY, damage, quantized_by
+from tfyolo.quantization import CALIBRATED_BY, damage, in_integers, quantized_by
 from tfyolo.structures import Candidates, Detections
 
 TARGETS = ("saved_model", "tflite")
@@ -158,7 +158,7 @@ def export(
         model = resized(model, size)
     open_network = network_for(model, (None, None)) if any_size else None
     writer = _Writer(model, batch, per_channel, calibration, open_network)
-    gate = _Gate(model, judged, max_drop)
+    gate = _Gate(model, judged, max_drop, writer.typical)
     made = {}
     with _on_disk(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -243,9 +243,13 @@ def size_of(path):
 
 
 class _Gate:
-    """Runs what was written, beside the Model."""
+    """Runs what was written, beside the Model.
 
-    def __init__(self, model, judged, max_drop):
+    typical: gives a batch of images that int8's ranges were found in, if they were: it is not made for others.
+    """
+
+    def __init__(self, model, judged, max_drop, typical):
+        self.typical = typical
         self.model, self.judged, self.max_drop = model, judged, max_drop
         # What was trained with rounding is exported without it where the file does not round.
         self.detectors = {True: Detector.of(fuse(model)), False: Detector.of(fuse(_plain(model)))}
@@ -254,16 +258,16 @@ class _Gate:
         # Noise of all sizes: what a picture is to a network. Rounded, because some files read whole numbers.
         rng = np.random.default_rng(0)
         layers = [tf.image.resize(rng.random((3, 2**k, 2**k, 3)), (height, width)).numpy() for k in (1, 3, 5, 8)]
-        noise = np.round(255 * np.clip(np.mean(layers, axis=0), 0, 1)) / 255
-        # And a black image, in which a trained network finds little or nothing: what follows the detections is looked at, too.
-        self.pictures = np.concatenate([noise, np.zeros_like(noise[:1])]).astype("float32")
+        self.noise = _with_black(np.mean(layers, axis=0))
 
     def judge(self, form, path):
         """The report; ExportError if the file is not what it should be."""
         rounds = "int8" in form.precision
         own, detector = self.detectors[rounds], load(path)
-        report = {"bytes": size_of(path), **self._compared(form, own, detector)}
-        report |= {"ms": _milliseconds(detector, self.pictures), "keras_ms": _milliseconds(own, self.pictures)}
+        typical = self.typical() if rounds else None
+        images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the calibration")
+        report = {"bytes": size_of(path), **self._compared(form, own, detector, images, what)}
+        report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
         if self.judged is not None and rounds not in self.references:
             self.references[rounds] = evaluate(own, self.judged, progress=False).metrics["AP"]
         if not np.isnan(self.references.get(rounds, np.nan)):  # as it is where there is no truth to judge by
@@ -277,13 +281,13 @@ class _Gate:
                 )
         return report
 
-    def _compared(self, form, own, detector):
+    def _compared(self, form, own, detector, images, what):
         """How far every output of the file lies from the model's, at most; ExportError if that is too far."""
         score, pixels = NUMERIC[form.precision]
         size = self.model.config.model.input_size
         pixels *= max(size) / 100
         every = []
-        for image in self.pictures:
+        for image in images:
             outputs = [each.network(image[None]) for each in (own, detector)]
             if form.precision == "full-int8":  # which knows no box beyond the image
                 outputs[0] = outputs[0]._replace(
@@ -309,11 +313,17 @@ class _Gate:
         off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
         if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):
             raise ExportError(
-                f"{form.name}: on pictures of noise its best score is off by {off['best_score_off']:.3g}, its scores by "
+                f"{form.name}: on pictures of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
                 f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most {pixels:.3g}). "
                 f"The file was not kept. {_advice(form)}"
             )
         return off
+
+
+def _with_black(images):
+    """[n, H, W, 3] float32, rounded, because some files read integers; the last one is black, to see what follows few detections."""
+    images = np.concatenate([images, np.zeros_like(images[:1])])
+    return (np.round(255 * np.clip(images, 0, 1)) / 255).astype("float32")
 
 
 def _least_score(model):
@@ -398,19 +408,19 @@ class _Writer:
         if "int8" in form.precision:
             notes["quantization"] = metadata.quantization(content)
             notes |= {"skipped": list(self.skipped.values())} if self.skipped else {}
-        return notes | ({"worst": self.worst} if form.precision == "int8" and self.worst else {})
+            notes |= {"worst": self.worst} if self.worst else {}
+        return notes
 
     def _tflite(self, form):
         model = for_tflite(_plain(self.model))
-        if form.precision == "full-int8":
-            model = _bounded(model)
-        elif form.precision == "int8":
-            model = self._rounding()
-        content = to_tflite(
-            model, ENDS[form.nms, form.precision == "full-int8"], form.precision, self.batch, self._pictures
-        )
+        integers = form.precision == "full-int8"
+        if "int8" in form.precision:
+            model = _bounded(self._rounding()) if integers else self._rounding()
+        content = to_tflite(model, ENDS[form.nms, integers], form.precision, self.batch)
+        if integers:
+            content = in_integers(content, self._pictures(), per_channel=self.per_channel)
         outputs = [metadata.Output(name, *what) for name, what in OUTPUTS[form.nms].items()]
-        if form.precision == "full-int8":
+        if integers:
             outputs = [each._replace(kind="boxes_unit") if each.name == "boxes" else each for each in outputs]
         config = model.config
         described = metadata.describe(
@@ -440,6 +450,9 @@ class _Writer:
         config, records = self.model.config.model, pipeline.sampled(self.calibration.records, CALIBRATED_BY)
         return pipeline.prepared_batches(records, config.input_size, config.preprocess, skipped=self.skipped)
 
+    def typical(self):
+        return next(iter(self._pictures())) if self.calibration and self.calibration.records else None
+
 
 def _plain(model):
     """The Model without the rounding that it may have been trained with."""
@@ -453,12 +466,15 @@ def _plain(model):
 
 
 def _bounded(model):
-    """The Model whose boxes are no larger than the picture: the fewer pixels 256 steps are over, the finer they are."""
+    """The Model whose boxes have sides of at most two images: the fewer pixels 256 steps are over, the finer they are.
+
+    A box so long whose middle lies in the image reaches over both borders, where it is cut anyway.
+    """
     part = model.config.model.decoder
     builder, options = resolve(model.config, "model.decoder", part, DECODERS)
     if "largest" not in inspect.signature(builder).parameters:
         return model
-    return model._replace(decoder=builder(**options | {"largest": float(max(model.config.model.input_size))}))
+    return model._replace(decoder=builder(**options | {"largest": 2.0 * max(model.config.model.input_size)}))
 
 
 def _candidates(model, boxes, scores):
@@ -476,9 +492,15 @@ def _ends_none(model, boxes, scores):
 
 
 def _ends_normalised(model, boxes, scores):
-    """Boxes as parts of the image, cut at its borders: all 256 steps lie inside."""
-    boxes_unit = boxes / np.array([*model.config.model.input_size] * 2, "float32")
-    return {"boxes": tf.clip_by_value(boxes_unit, 0.0, 1.0), "scores": scores}
+    """Boxes as parts of the image, cut at its borders.
+
+    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's range, and so has
+    all of its 256 steps inside the image.
+    """
+    size = model.config.model.input_size
+    boxes = tf.quantization.fake_quant_with_min_max_args(boxes, 0.0, float(max(size)))
+    boxes_unit = boxes / np.array([*size] * 2, "float32")
+    return {"boxes": tf.quantization.fake_quant_with_min_max_args(boxes_unit, 0.0, 1.0), "scores": scores}
 
 
 def _ends_task(model, boxes, scores):
@@ -527,11 +549,8 @@ def for_tflite(model):
     return fuse(model, {mish: mish_by_exp})
 
 
-def to_tflite(model, end, precision="float32", batch=1, pictures=None):
-    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it.
-
-    end: of ENDS. pictures: gives batches of them, for full-int8.
-    """
+def to_tflite(model, end, precision="float32", batch=1):
+    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. end: of ENDS. Of full-int8 the decoder is float still."""
     height, width = model.config.model.input_size
     signature = tf.TensorSpec([batch, height, width, 3], tf.float32, "images")
 
@@ -558,12 +577,8 @@ def to_tflite(model, end, precision="float32", batch=1, pictures=None):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if precision == "int8":
+        if "int8" in precision:
             converter.inference_input_type = tf.uint8
-        if precision == "full-int8":
-            converter.representative_dataset = lambda: ([image[None]] for images in pictures() for image in images)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.uint8
         with libraries_silent():  # the converter's notes on what it quantises
             return converter.convert()
 

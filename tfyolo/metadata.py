@@ -117,7 +117,7 @@ def attached(content, outputs, metadata, files):
     packed = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(file)))
     with zipfile.ZipFile(packed, "a") as archive:
         for name, text in files.items():
-            archive.writestr(name, text)
+            archive.writestr(zipfile.ZipInfo(name), text)  # without the time: the same model gives the same bytes
     return packed.getvalue()
 
 

@@ -17,6 +17,8 @@ import click
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tfyolo import checkpoint
+
 
 class Plan(BaseModel):
     """config: its path, from the file's folder. variants: {name: overrides}; a list in a list is one that YAML has put there."""
@@ -122,9 +124,7 @@ def _run(config, overrides, folder, data, split):
         else:
             _tfyolo("train", config, *overrides, "--out", folder)
         text = _tfyolo("evaluate", folder, "--data", data, "--split", split, "--json")
-        aside = result.with_suffix(".aside")
-        aside.write_text(text)
-        aside.rename(result)
+        checkpoint.write_text(result, text)
     return json.loads(result.read_text())["metrics"]
 
 

@@ -22,7 +22,7 @@ def drawn_large(found, visualize):
 
 def main(folder="demo", *overrides):
     devices.start()  # before what imports TensorFlow in turn
-    from tfyolo import config, detect, exports, model, visualize
+    from tfyolo import checkpoint, config, detect, exports, model, visualize
     from tfyolo.data import demo, readers
     from tfyolo.evaluation import evaluate
     from tfyolo.training import train
@@ -80,7 +80,7 @@ def main(folder="demo", *overrides):
         for name, m in metrics.items()
     }
     summary = {"split": "test", "models": figures, "seconds": seconds, "total_seconds": round(sum(seconds.values()), 1)}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+    checkpoint.write_text(folder / "summary.json", json.dumps(summary, indent=2))
 
     print(f"\n{'model':<16}{'AP':>8}{'AP50':>8}{'MB':>8}")
     for name, row in figures.items():
