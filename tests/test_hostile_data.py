@@ -47,7 +47,7 @@ HUGE = {"400 digits": "9" * 400, "5,000 digits": "9" * 5000}
 
 @pytest.fixture(autouse=True)
 def in_little_memory():
-    """What was in use before, and 6 GB, of which TensorFlow's threads reserve some: a MemoryError is a failure here, not the end of the machine."""
+    """What was in use before, and 6 GB, of which TensorFlow reserves some: a MemoryError is a failure, not the end of the machine."""
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     before = resource.getrlimit(resource.RLIMIT_AS)
     if pages:
