@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import load_config
 from PIL import Image, ImageOps
 
 from tfyolo.config import Augment
@@ -178,6 +179,43 @@ def test_evaluation_and_check_data_leave_out_what_is_too_large(with_a_bomb):
     report = check(tmp_path, names=["a"], progress=False)
     assert [problem.file for problem in report.errors] == [str(tmp_path / "images/bomb.png")]
     assert "40,000 x 40,000 pixels" in report.errors[0].message
+
+
+def test_detection_has_the_same_limit(tmp_path):
+    from tfyolo import detect
+
+    (tmp_path / "bomb.png").write_bytes(bomb())
+    (tmp_path / "image.png").write_bytes(encoded("PNG"))
+    detector = detect.Detector(load_config("demo"), ("a",), lambda images: images, None, "made")
+    with pytest.raises(pipeline.ImageError, match="40,000 x 40,000 pixels"):
+        detector(tmp_path / "bomb.png")
+    detector.max_pixels = 1000
+    for image in (tmp_path / "image.png", encoded("PNG"), [encoded("PNG")]):
+        with pytest.raises(pipeline.ImageError, match=r"48 x 64 pixels .* at most 1,000"):
+            detector(image)
+    skipped = []
+    assert list(detector.stream(tmp_path, skipped=skipped)) == []
+    assert [file for file, _ in skipped] == [str(tmp_path / "bomb.png"), str(tmp_path / "image.png")]
+
+
+def test_hidden_files_are_not_detected_in(tmp_path):
+    from tfyolo.detect import find_pictures
+
+    for name in (
+        "a.jpg",
+        "b.jfif",
+        "._a.jpg",
+        ".ipynb_checkpoints/a.jpg",
+        "@eaDir/a.jpg",
+        "__MACOSX/._a.jpg",
+        "c/d.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    os.mkfifo(tmp_path / "e.jpg")
+    assert find_pictures([tmp_path]) == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jfif")]
+    assert find_pictures([tmp_path / "*/*.*"]) == [str(tmp_path / "c/d.png")]
+    assert find_pictures([tmp_path / "@eaDir/*.jpg"]) == [str(tmp_path / "@eaDir/a.jpg")]
 
 
 def test_fifos_and_devices_are_not_read(tmp_path):

@@ -155,6 +155,15 @@ def _reading():
     return click.get_current_context().meta.get("tfyolo.reading", {})
 
 
+_max_pixels = click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    help="Of an image: more is an error.  [default: 200,000,000]",
+    expose_value=False,
+    callback=_remembered,
+)
+
+
 def _images(command):
     """Where the images of a data set are, and what else there is to say of one that does not say it itself."""
     options = {"expose_value": False, "callback": _remembered}
@@ -166,12 +175,7 @@ def _images(command):
         click.option(
             "--outside", is_flag=True, help="Follow paths in the data that lead out of its folder.", **options
         ),
-        click.option(
-            "--max-pixels",
-            type=click.IntRange(1),
-            help="Of an image: more is an error.  [default: 200,000,000]",
-            **options,
-        ),
+        _max_pixels,
     ):
         command = option(command)
     return command
@@ -568,6 +572,7 @@ def _given(**options):
     "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
+@_max_pixels
 @_device
 @_json
 def detect(
@@ -603,14 +608,16 @@ def detect(
     summary = Path(out) / "detections.json"
     taken = [str(path) for path in (*drawn, summary) if path.exists()]
     if taken and not overwrite:
+        most = {"most_pixels": _reading()["max_pixels"]} if "max_pixels" in _reading() else {}
         for file in files:  # what else there is to mend is said at once
             try:
-                detection.check(file)
+                detection.check(file, **most)
             except (ImageError, detection.SourceError) as error:
                 click.echo(f"Error: {error}", err=True)
         raise click.UsageError(f"{', '.join(taken[:3])}: there already; name another --out, or --overwrite")
     options = _given(iou=iou, soft_sigma=soft_nms, per_class=False if class_agnostic else None)
     detector = detection.load(model, **_looks(flip, scales), **options)
+    detector.max_pixels = _reading().get("max_pixels", detector.max_pixels)
 
     rows, faults = [], 0
     # Videos have a bar of their own.

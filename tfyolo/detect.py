@@ -25,6 +25,8 @@ from tqdm import tqdm
 from tfyolo import checkpoint, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline
+from tfyolo.data.headers import MOST_PIXELS
+from tfyolo.data.sources.files import IMAGES, Tree, visible
 from tfyolo.fusion import fuse
 from tfyolo.messages import counted, libraries_silent
 from tfyolo.model import Model, load_model, multiple, postprocess, resized
@@ -52,6 +54,7 @@ class Detector:
         network: images [B, H, W, 3] float32 0..1 -> whatever postprocess wants.
         postprocess: that -> Detections in pixels of the network's input. In an export the two are one, and postprocess does nothing.
         source: where it was loaded from.
+        max_pixels: of an image file; a larger one is an error before it is decoded. To be set where more is meant.
     """
 
     def __init__(self, config, classes, network, postprocess, source):
@@ -60,6 +63,7 @@ class Detector:
         self.input_size: tuple[int, int] = tuple(config.model.input_size)
         self.network, self.postprocess = network, postprocess
         self.source = str(source)
+        self.max_pixels = MOST_PIXELS
 
     @classmethod
     def of(
@@ -124,11 +128,11 @@ class Detector:
         """
         _check_unit(score=score)
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
-            pictures = ((*_read(each), None) for each in image)
+            pictures = ((*_read(each, self.max_pixels), None) for each in image)
             return list(self._in_batches(pictures, score, batch))
         if isinstance(image, str | os.PathLike) and _is_many(os.fspath(image)):
             return self.stream(image, score, batch=batch)
-        return self._find([(*_read(image), None)], score)[0]
+        return self._find([(*_read(image, self.max_pixels), None)], score)[0]
 
     def stream(
         self, source: Picture | int | Iterable[Any], score: float = 0.25, *, batch: int = 8, skipped: list | None = None
@@ -157,7 +161,7 @@ class Detector:
             source, batch = [source], 1
         elif not isinstance(source, Iterable) or isinstance(source, bytes | Image.Image | np.ndarray | tf.Tensor):
             source = [source]
-        return self._in_batches(_pictures(source, skipped), score, batch)
+        return self._in_batches(_pictures(source, skipped, self.max_pixels), score, batch)
 
     def _in_batches(self, pictures, score, batch):
         pictures = iter(pictures)
@@ -377,12 +381,12 @@ def _library(name, method):
 # --- what is a picture ----------------------------------------------------------------------------------------------------------
 
 
-def _read(image):
-    """(picture [H, W, 3] uint8 RGB upright, its path or None) of a Picture. ImageError if it is none."""
+def _read(image, most_pixels=MOST_PIXELS):
+    """(picture [H, W, 3] uint8 RGB upright, its path or None) of a Picture. ImageError if it is none, or a file of more pixels."""
     if isinstance(image, str | os.PathLike):
-        return pipeline.read_image(image), os.fspath(image)
+        return pipeline.read_image(image, most_pixels), os.fspath(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return pipeline.read_image(bytes(image)), None
+        return pipeline.read_image(bytes(image), most_pixels), None
     if isinstance(image, Image.Image):
         return _of_pil(image), None
     if hasattr(image, "__array__"):
@@ -430,20 +434,20 @@ def _is_many(path):
     return os.path.isdir(path) or path.lower().endswith(VIDEOS) or (glob.has_magic(path) and not os.path.exists(path))
 
 
-def _pictures(sources, skipped):
+def _pictures(sources, skipped, most_pixels):
     """(image, file, frame) of every picture and frame of sources, as of Detector.stream, one after the other."""
     for source in sources:
         many = isinstance(source, str | os.PathLike) and _is_many(os.fspath(source))
         for each in find_pictures([source]) if many else [source]:
             try:
-                yield from _frames_of(each)
+                yield from _frames_of(each, most_pixels)
             except (pipeline.ImageError, SourceError) as error:
                 if skipped is None:
                     raise
                 skipped.append((each, str(error)))
 
 
-def _frames_of(source):
+def _frames_of(source, most_pixels):
     is_path = isinstance(source, str | os.PathLike)
     if isinstance(source, int) or (is_path and os.fspath(source).lower().endswith(VIDEOS)):
         file, number = os.fspath(source) if is_path else None, -1
@@ -452,7 +456,7 @@ def _frames_of(source):
         if number < 0:
             raise SourceError(f"{source}: expected a video, not one frame could be read")
     else:
-        yield (*_read(source), None)
+        yield (*_read(source, most_pixels), None)
 
 
 def restore(boxes, transform, size):
@@ -631,7 +635,7 @@ def _reading(form, run, config, options):
 
 # --- many files -----------------------------------------------------------------------------------------------------------------
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+PICTURES = IMAGES
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
@@ -647,11 +651,16 @@ def find_pictures(sources):
     files = []
     for source in map(str, sources):
         if os.path.isdir(source):
-            found = sorted(entry.path for entry in os.scandir(source) if entry.name.lower().endswith(PICTURES + VIDEOS))
+            found = Tree(source).files(source, PICTURES + VIDEOS)
         elif os.path.exists(source):
             found = [source]
         else:
-            found = sorted(glob.glob(source, recursive=True))
+            given = source.split(os.sep)
+            found = [
+                path
+                for path in sorted(glob.glob(source, recursive=True))
+                if all(visible(part) or part in given for part in path.split(os.sep))
+            ]
         if not found:
             kind = "folder without pictures" if os.path.isdir(source) else "name that no file answers to"
             raise SourceError(f"{source}: expected a picture, a video, a folder or a glob, received a {kind}")
@@ -659,12 +668,12 @@ def find_pictures(sources):
     return files
 
 
-def check(source):
+def check(source, most_pixels=MOST_PIXELS):
     """Raises SourceError or ImageError if a file is no picture and no video, or a camera (its number) does not open."""
     if isinstance(source, int) or source.lower().endswith(VIDEOS):
         frames(source)
     else:
-        pipeline.read_image(source)
+        pipeline.read_image(source, most_pixels)
 
 
 def frames(source):

@@ -136,14 +136,19 @@ def _exif(contents):
 def _orientation(tiff):
     """The EXIF orientation, tag 0x0112 of the first directory of a TIFF: 1..8 if it makes sense, 1 without it."""
     length = tf.strings.length(tiff)
-    tiff = tf.strings.join([tiff, bytes(16)])
-    little = tf.strings.substr(tiff, 0, 2) == b"II"
-    directory = _numbers(tf.strings.substr(tiff, 4, 4), tf.int32, little)[0]
-    directory = tf.where((directory >= 0) & (directory + 2 <= length), directory, length)
-    count = _numbers(tf.strings.substr(tiff, directory, 2), tf.uint16, little)[0]
-    entries = tf.strings.substr(tiff, directory + 2, 12 * tf.clip_by_value((length - directory - 2) // 12, 0, count))
-    tag, _, _, _, value, _ = tf.unstack(tf.reshape(_numbers(entries, tf.uint16, little), [-1, 6]), axis=1)
-    return tf.maximum(tf.reduce_max(tf.where(tag == 0x0112, value, 0)), 1)
+
+    def read():
+        padded = tf.strings.join([tiff, bytes(16)])
+        little = tf.strings.substr(padded, 0, 2) == b"II"
+        directory = _numbers(tf.strings.substr(padded, 4, 4), tf.int32, little)[0]
+        directory = tf.where((directory >= 0) & (directory + 2 <= length), directory, length)
+        count = _numbers(tf.strings.substr(padded, directory, 2), tf.uint16, little)[0]
+        size = 12 * tf.clip_by_value((length - directory - 2) // 12, 0, count)
+        entries = tf.reshape(_numbers(tf.strings.substr(padded, directory + 2, size), tf.uint16, little), [-1, 6])
+        tag, _, _, _, value, _ = tf.unstack(entries, axis=1)
+        return tf.maximum(tf.reduce_max(tf.where(tag == 0x0112, value, 0)), 1)
+
+    return tf.cond(length > 0, read, lambda: 1)
 
 
 def _numbers(octets, dtype, little):
