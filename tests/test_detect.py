@@ -233,7 +233,7 @@ def folder(tmp_path, pictures, film):
 
 def test_a_folder_is_gone_through_as_it_is_asked_for(detector, pictures, folder, monkeypatch):
     read, reader = [], pipeline.read_image
-    monkeypatch.setattr(pipeline, "read_image", lambda path: read.append(path) or reader(path))
+    monkeypatch.setattr(pipeline, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
     found = detector.stream(folder, batch=2)
     assert read == []
     first = next(found)

@@ -132,8 +132,12 @@ def _locked(folder):
         os.close(descriptor)
 
 
-def _holder(folder):
-    try:
-        return (folder / LOCK).read_text(encoding="utf-8") or "another process writes into it"
-    except OSError:
-        return "another process writes into it"
+def _holder(folder, patience=1.0):
+    """Who holds a folder, as its lock says; whoever has just taken it is given `patience` seconds to say so."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if text := (folder / LOCK).read_text(encoding="utf-8"):
+                return text
+        time.sleep(0.01)
+    return "another process writes into it"
