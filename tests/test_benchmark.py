@@ -76,6 +76,7 @@ def imported(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_all_competitors_are_measured(imported):
     done = benchmark(imported, "--seconds", 0.1, "--rounds", 2, "--threads", 1, "--baseline", "tflite", "--json")
     assert done.returncode == 0, done.stderr

@@ -55,12 +55,12 @@ PUBLISHED = [
     pytest.param("yolov8l", 640, 80, None, 43_691_520 - 16, 165.2, marks=pytest.mark.slow),
     pytest.param("yolov8x", 640, 80, None, 68_229_648 - 16, 257.8, marks=pytest.mark.slow),
     ("yolo11n", 640, 80, None, 2_624_080 - 16, 6.5),
-    ("yolo11s", 640, 80, None, 9_458_752 - 16, 21.5),
+    pytest.param("yolo11s", 640, 80, None, 9_458_752 - 16, 21.5, marks=pytest.mark.slow),
     pytest.param("yolo11m", 640, 80, None, 20_114_688 - 16, 68.0, marks=pytest.mark.slow),
     pytest.param("yolo11l", 640, 80, None, 25_372_160 - 16, 86.9, marks=pytest.mark.slow),
     pytest.param("yolo11x", 640, 80, None, 56_966_176 - 16, 194.9, marks=pytest.mark.slow),
     pytest.param("yolov1", 448, 20, 271_703_550, 271_703_550, None, marks=pytest.mark.slow),
-    ("m2det512-vgg", 512, 80, None, 133_159_604, None),
+    pytest.param("m2det512-vgg", 512, 80, None, 133_159_604, None, marks=pytest.mark.slow),
     pytest.param("cornernet-hg104", 512, 80, None, 201_035_212, None, marks=pytest.mark.slow),
 ]
 

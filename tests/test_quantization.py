@@ -87,7 +87,7 @@ QUICK = ("demo", "yolov8n")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+    "name", [name if name == "demo" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 )
 def test_a_network_that_rounds_has_a_gradient_for_every_weight_and_nearly_the_outputs(name):
     model = lively(name)
@@ -152,10 +152,10 @@ def source(tmp_path_factory):
     return readers.read(folder, "train")
 
 
-FILES = [("demo", True), ("demo", False)]
+FILES = [("demo", False)]
 FILES += [
     pytest.param(name, True, marks=pytest.mark.slow)
-    for name in ("yolov8n", "yolov7-tiny", "yolo11n", "yolov4-tiny", "demo-yolov1", "demo-m2det")
+    for name in ("demo", "yolov8n", "yolov7-tiny", "yolo11n", "yolov4-tiny", "demo-yolov1", "demo-m2det")
 ]
 
 

@@ -33,6 +33,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_five_lines_train_and_detect(tmp_path, monkeypatch, capsys):
     block, *_ = blocks("python")
     assert len([line for line in block.splitlines() if line.strip()]) == 5

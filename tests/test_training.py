@@ -127,10 +127,8 @@ def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
     assert_close(*changes, 1e-3)
 
 
-SLOWER = ("yolov3", "yolov7-tiny", "yolov7-w6", "yolov8n")
-
-
-@pytest.mark.parametrize("name", ["demo", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
+@pytest.mark.slow  # quick ones of every objective: test_parts_and_replicas_take_the_step_of_the_whole
+@pytest.mark.parametrize("name", ["demo", "yolov3", "yolov7-tiny", "yolov7-w6", "yolov8n"])
 def test_two_replicas_take_the_step_of_one(name):
     """Also batch norm's statistics, the clipped norm and every figure."""
     one, figures, _ = one_step(name, 1, clip=0.5, lr=0.1)
@@ -262,6 +260,7 @@ def test_a_batch_without_boxes_has_finite_terms_in_parts_too(kind):
     assert all(np.isfinite(change).all() for change in changes.values())
 
 
+@pytest.mark.slow
 def test_what_is_counted_first_leaves_no_trace():
     """Batch norm's statistics take in each part once, and dropout's masks are those that were counted with."""
     sample = uneven()
@@ -346,7 +345,7 @@ def test_twenty_accumulated_steps_are_those_of_the_whole_batch(name, frozen_norm
 
 # What balanced and aligned have to be learned grows with what is learned, and their sums with it.
 STEADY = [name for name in CONFIGS if load_config(name).model.objective.name not in ("balanced", "aligned")]
-QUICK = ("demo-m2det", "cornernet-small")
+QUICK = ("demo-m2det",)
 
 
 @pytest.mark.parametrize(
@@ -700,6 +699,7 @@ def test_eager_takes_the_same_steps(data, tmp_path):
         np.testing.assert_allclose(eager[name], graph[name], rtol=1e-2, atol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
     """A whole run on two replicas."""
     monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2))

@@ -70,7 +70,6 @@ def main(folder="demo", *overrides):
         visualize.save(folder / "detections.png", sheet)
 
     timed("detect with the TFLite file", draw)
-    visualize.training_curves(run.folder / "history.csv", folder / "training.png")
     figures = {
         name: {
             "AP": round(m["AP"], 4),
@@ -89,9 +88,8 @@ def main(folder="demo", *overrides):
     print(f"""
 Everything lies in {folder.resolve()}:
   detections.png, detections/   what the TFLite file sees in pictures that it has never seen
-  training.png                  losses and AP over the epochs
   summary.json                  these figures
-  run/                          the trained model, its log and its pictures; run/test/ curves and errors on the held-out split
+  run/                          the trained model, its log and its pictures, results.png first; run/test/ curves and errors on the held-out split
   run/export/                   the SavedModel and the TFLite files
   data/                         the data set, COCO JSON""")
     reached = report.metrics["AP50"] >= GOAL
