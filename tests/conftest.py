@@ -45,7 +45,7 @@ ANCESTORS = ("vovnet-tiny", "csp-vovnet-tiny", "densenet-tiny", "resnext-tiny")
 DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolov7-w6", "yolov7-e6e", "yolov8n-e2e", "yolo11n", *ANCESTORS)
 DEEP += ("cornernet-hg104", "demo-cornernet", "m2det320-vgg")
 # Made of what other quick ones are made of.
-DEEP += ("yolov3", "yolov4-tiny-3l", "demo-yolov7", "demo-yolov1")
+DEEP += ("yolov3", "yolov4-tiny", "yolov4-tiny-3l", "demo-yolov7", "demo-yolov1")
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
 SHARED = ROOT.parent / "shared"
 

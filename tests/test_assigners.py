@@ -21,8 +21,7 @@ def shape_overlap(a, b):
     return shared / (a[0] * a[1] + b[0] * b[1] - shared)
 
 
-@pytest.mark.parametrize("match", [1.0, 0.3])
-@pytest.mark.parametrize("crowded", [False, True])
+@pytest.mark.parametrize("match, crowded", [(1.0, True), (0.3, False), pytest.param(0.3, True, marks=pytest.mark.slow)])
 def test_best_anchor_equals_the_loop(match, crowded):
     """crowded: all boxes have one middle, so that they want the same anchors."""
     sample = random_sample(small("yolov3").model.input_size, truths=8)

@@ -66,7 +66,7 @@ list(infinite.ignore_errors(log_warning=True))
     assert "the host's : Tensor had Inf" in ran.stderr
 
 
-@pytest.mark.parametrize("given, used", [(None, "True"), ("0", "False")])
+@pytest.mark.parametrize("given, used", [(None, "True"), pytest.param("0", "False", marks=pytest.mark.slow)])
 def test_onednn_is_on_unless_the_user_says_otherwise(given, used):
     """On processors without AVX-512 TensorFlow leaves it off."""
     environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}

@@ -111,7 +111,14 @@ def test_a_network_that_rounds_has_a_gradient_for_every_weight_and_nearly_the_ou
     assert np.mean([np.any(np.asarray(g)) for _, g in kernels]) > (0.9 if name in QUICK else 0.5)
 
 
-@pytest.mark.parametrize("name, least", [("demo", 6), ("yolov7-tiny", 5), ("yolov8n", 0), ("demo-m2det", 2)])
+@pytest.mark.parametrize(
+    "name, least",
+    [
+        ("demo", 6),
+        ("yolov8n", 0),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("yolov7-tiny", 5), ("demo-m2det", 2))),
+    ],
+)
 def test_equalizing_changes_nothing_but_the_ranges(name, least):
     model = fuse(lively(name))
     images = pictures(model)

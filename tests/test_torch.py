@@ -176,7 +176,14 @@ def their_state(model, seed=0, half=False, without=(), own=False):
 ANCHORS_THERE = np.array([[[1.5, 2], [2.375, 4.5], [5, 3.5]]] * 4)
 
 
-@pytest.mark.parametrize("form", ["state dict", "model", "training state", "averages", "half"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "model",
+        "half",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("state dict", "training state", "averages")),
+    ],
+)
 def test_every_tensor_arrives(form, native, fake_torch, tmp_path):
     theirs, ours = their_state(native, half=form == "half")
     state = tensors(theirs)

@@ -168,8 +168,9 @@ KINDS = {
     "corner": (Corner(), None, {}, False),
 }
 
-# With an auxiliary head there is all that there is without.
-EACH_KIND = [pytest.param(kind, marks=pytest.mark.slow) if f"{kind} with aux" in KINDS else kind for kind in KINDS]
+# With an auxiliary head there is all that there is without; both count what depends on the predictions.
+LONG = ("balanced", "balanced with aux", "aligned")
+EACH_KIND = [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in KINDS]
 
 
 def lightest(kind, *, frozen_norm=True, dropout=0.0, unread=False):
@@ -573,6 +574,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_picture
     assert "step" in message and "became" in message and "train" in message and ".jpg" in message
 
 
+@pytest.mark.slow
 def test_pictures_that_are_broken_or_of_another_size_are_named(data, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)

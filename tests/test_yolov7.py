@@ -188,7 +188,7 @@ def test_ota_equals_the_loop(kind, cells, topk):
     assert kind in ("an empty picture", "no truth at all") or (owner >= 0).sum() >= 3
 
 
-@pytest.mark.parametrize("cells", [3, 5])
+@pytest.mark.parametrize("cells", [3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", SCENES)
 def test_anchor_ratio_is_all_that_can_answer(kind, cells):
     raw, sample = random_raw(), scene(kind)

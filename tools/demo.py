@@ -89,7 +89,8 @@ def main(folder="demo", *overrides):
 Everything lies in {folder.resolve()}:
   detections.png, detections/   what the TFLite file sees in pictures that it has never seen
   summary.json                  these figures
-  run/                          the trained model, its log and its pictures, results.png first; run/test/ curves and errors on the held-out split
+  run/                          the trained model and its log; run/results.png losses and AP over the epochs
+  run/test/                     curves and errors on the held-out split
   run/export/                   the SavedModel and the TFLite files
   data/                         the data set, COCO JSON""")
     reached = report.metrics["AP50"] >= GOAL
