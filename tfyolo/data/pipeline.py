@@ -6,6 +6,7 @@ decode_image, prepare and what they call are graph operations only: training, de
 import collections
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import threading
@@ -33,6 +34,7 @@ class ImageError(ValueError):
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
+@functools.partial(tf.function, autograph=False)  # traced once for all data sets that decode
 def decode_image(contents, most_pixels=None):
     """JPEG, PNG, GIF (its first frame), WebP or BMP bytes -> [H, W, 3] uint8 RGB, upright as its EXIF orientation says.
 
