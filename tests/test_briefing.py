@@ -50,8 +50,8 @@ def test_a_new_run_says_what_is_trained_on_what_and_where_to(built, monkeypatch)
     assert rows["val"] == ["zoo val: 4 images, 6 boxes (1 image without any)"]
     assert rows["classes"] == ["dog 17, cat 16; 1 class without a box"]
     assert rows["device"] == [f"CPU, {len(os.sched_getaffinity(0))} cores, with oneDNN; float32"]
-    assert rows["plan"] == ["45 epochs, 4 images a step, adamw, EMA 0.998; evaluated every 5 epochs",
-                            "45 epochs of 3 steps at 192 x 192, lr 0.004, cosine"]  # fmt: skip
+    assert rows["plan"] == ["34 epochs, 4 images a step, adamw, EMA 0.998; evaluated every 5 epochs",
+                            "34 epochs of 3 steps at 192 x 192, lr 0.004, cosine"]  # fmt: skip
     assert rows["folder"] == ["runs/zoo"] and "resumes" not in rows
 
 
