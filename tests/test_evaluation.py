@@ -460,6 +460,13 @@ def test_unreadable_pictures_are_left_out_and_named(records, tmp_path):
         evaluate(Planted(broken[2:3]), source(broken[2:3]), progress=False)
 
 
+def test_what_the_data_may_have_of_pixels_holds_for_what_is_drawn(records, tmp_path, monkeypatch):
+    """With data.max_pixels above the default, an image that was evaluated is drawn, too."""
+    monkeypatch.setattr("tfyolo.data.pipeline.read_record.__defaults__", (20,))
+    evaluate(Planted(records), source(records), out=tmp_path, pictures=2, progress=False)
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
 def test_boxes_of_pictures_of_another_size_than_annotated_are_scaled(records, tmp_path):
     """What is found is in pixels of the annotations, also in detections.json, as COCO's tools compare them."""
     height, width = records[1].size

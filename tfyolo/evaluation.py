@@ -516,7 +516,7 @@ def _write(out, report, source, found, pictures):
             judged.append((-errors, number, index))
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
-        image = pipeline.read_record(record)
+        image = pipeline.read_record(record, source.max_pixels)
         scale = pipeline.scale_of(record.size, image.shape[:2])
         image, truths, boxes = visualize.enlarged(image, record.boxes * scale, one.boxes * scale)
         image = visualize.draw_matches(

@@ -447,8 +447,10 @@ class _Writer:
 
     def _pictures(self):
         """Batches of the calibration's images, as the network reads them."""
-        config, records = self.model.config.model, pipeline.sampled(self.calibration.records, CALIBRATED_BY)
-        return pipeline.prepared_batches(records, config.input_size, config.preprocess, skipped=self.skipped)
+        config, source = self.model.config.model, self.calibration
+        records = pipeline.sampled(source.records, CALIBRATED_BY)
+        options = {"skipped": self.skipped, "most_pixels": source.max_pixels}
+        return pipeline.prepared_batches(records, config.input_size, config.preprocess, **options)
 
     def typical(self):
         return next(iter(self._pictures())) if self.calibration and self.calibration.records else None

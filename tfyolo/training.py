@@ -337,6 +337,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             if config.train.quantize:
                 few = learned._replace(records=tuple(pipeline.sampled(learned.records, CALIBRATED_BY)))
                 options = {"preprocess": config.model.preprocess, "skipped": (unreadable := {})}
+                options["most_pixels"] = few.max_pixels
                 pictures = functools.partial(pipeline.prepared_batches, few.records, size, **options)
                 model = rounding(model) if saved else quantized_by(model, pictures)[0]
                 if unreadable:
