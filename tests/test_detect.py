@@ -483,6 +483,21 @@ def test_ctrl_c_keeps_what_was_read(detector, film, tmp_path):
     assert len(rows) == len(frames_of(tmp_path / "out.mp4")) == 3
 
 
+def test_a_fault_amid_a_film_leaves_no_half_of_it(detector, film, tmp_path):
+    (tmp_path / "out.mp4").write_text("old")
+    seen = []
+
+    def faulty(picture, score):
+        seen.append(picture)
+        if len(seen) == 3:
+            raise MemoryError
+        return detector(picture, score)
+
+    with pytest.raises(MemoryError):
+        detect.detect_video(faulty, str(film), tmp_path / "out.mp4", progress=False)
+    assert (tmp_path / "out.mp4").read_text() == "old" and not list(tmp_path.glob(".*"))
+
+
 def test_films_that_are_none_are_named(detector, tmp_path):
     (tmp_path / "no.mp4").write_text("no film")
     for name in ("no.mp4", "missing.mp4"):

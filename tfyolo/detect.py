@@ -1,5 +1,6 @@
 """A saved model, ready for use: pictures in, boxes in the picture's own pixels out; and the commands' work over many files."""
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -705,26 +706,23 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
     """
     pictures, rate = frames(source)
     out, writer, rows = Path(out), None, []
-    aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
     bar = tqdm(pictures, desc=str(source), unit="frame", total=limit, disable=not progress or None)
-    try:
-        for number, picture in enumerate(bar):
-            found = detector(picture, score)
-            rows.append({**found.to_json(), "file": str(source), "frame": number})
-            if writer is None:
-                height, width = picture.shape[:2]
-                out.parent.mkdir(parents=True, exist_ok=True)
-                writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
-            writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
-            if limit and number + 1 >= limit:
-                break
-    except KeyboardInterrupt:
-        bar.write(f"stopped after {counted(len(rows), 'frame')}", file=sys.stderr)
-    finally:
-        pictures.close()
-        if writer is not None:
-            writer.release()
-            checkpoint.replace(aside, out)
+    with contextlib.closing(pictures), contextlib.ExitStack() as written:
+        try:
+            for number, picture in enumerate(bar):
+                found = detector(picture, score)
+                rows.append({**found.to_json(), "file": str(source), "frame": number})
+                if writer is None:  # only now its size is known
+                    height, width = picture.shape[:2]
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    aside = written.enter_context(checkpoint.atomic(out))
+                    writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+                    written.callback(writer.release)  # which completes the file, before it gets its name
+                writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
+                if limit and number + 1 >= limit:
+                    break
+        except KeyboardInterrupt:
+            bar.write(f"stopped after {counted(len(rows), 'frame')}", file=sys.stderr)
     if not rows:
         raise SourceError(f"{source}: expected a video, not one frame could be read")
     return rows
