@@ -190,6 +190,13 @@ def test_scores_lie_between_0_and_1(detector, model, score):
             Detector.of(model, **{option: score})
 
 
+@pytest.mark.parametrize("batch", [0, -1, None, 2.0])
+def test_no_pictures_at_a_time_are_an_error_and_no_empty_result(detector, batch):
+    for call in (detector, detector.stream):
+        with pytest.raises(ValueError, match="batch: expected a whole number above 0, received"):
+            call([picture(8, 8)], batch=batch)
+
+
 # --- many pictures ----------------------------------------------------------------------------------------------------------------
 
 

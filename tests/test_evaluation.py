@@ -449,6 +449,11 @@ def test_boxes_are_cut_to_the_picture(records):
     assert report.per_class[0]["AP"] == 1.0 and report.counts["detections"] == 10
 
 
+def test_no_images_at_a_time_are_an_error(records):
+    with pytest.raises(EvaluationError, match="batch: expected a whole number above 0, received 0"):
+        evaluate(Planted(records), source(records), batch=0, progress=False)
+
+
 def test_unreadable_pictures_are_left_out_and_named(records, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not a picture")

@@ -125,9 +125,10 @@ class Detector:
 
         Raises:
             ImageError: something does not read as a picture.
-            ValueError: score is not in 0..1.
+            ValueError: score is not in 0..1, or batch not above 0.
         """
         _check_unit(score=score)
+        _check_above_0(batch=batch)
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
             pictures = ((*_read(each, self.max_pixels), None) for each in image)
             return list(self._in_batches(pictures, score, batch))
@@ -153,9 +154,10 @@ class Detector:
         Raises:
             SourceError: a source is not there, at once or, of an iterable, when its turn comes.
             ImageError: a picture cannot be read, when its turn comes.
-            ValueError: score is not in 0..1.
+            ValueError: score is not in 0..1, or batch not above 0.
         """
         _check_unit(score=score)
+        _check_above_0(batch=batch)
         if isinstance(source, str | os.PathLike):
             source = find_pictures([source])
         elif isinstance(source, int):
@@ -197,6 +199,12 @@ def _check_unit(**values):
             good = False
         if not good:
             raise ValueError(f"{name}: expected a number from 0 to 1, received {value!r}")
+
+
+def _check_above_0(**values):
+    for name, value in values.items():
+        if not (isinstance(value, int | np.integer) and value > 0):
+            raise ValueError(f"{name}: expected a whole number above 0, received {value!r}")
 
 
 def _scaled(model, scale):

@@ -145,9 +145,12 @@ def evaluate(
         pictures: how many to draw there, those with most errors first.
 
     Raises:
-        EvaluationError: detector and data have no class in common, no data are named, or not one image fits into memory.
+        EvaluationError: detector and data have no class in common, no data are named, batch is not above 0, or not one image fits
+            into memory.
         DataError, CheckpointError: the data or the detector cannot be read.
     """
+    if batch < 1:
+        raise EvaluationError(f"batch: expected a whole number above 0, received {batch}")
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
     source = data if isinstance(data, readers.Source) else source_for(detector, data, split)
     source, label_of, left_out = _in_common(detector.classes, source)

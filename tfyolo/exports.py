@@ -217,6 +217,8 @@ def _check(form, model, calibration, batch):
         raise ExportError(
             f"{form.name}: a SavedModel has float32 and its own suppression; these options are for tflite"
         )
+    if batch < 1:
+        raise ExportError(f"batch: expected a whole number above 0, received {batch}")
     if form.nms == "task" and batch != 1:
         raise ExportError("task: its operation takes one picture at a time, expected --batch 1")
     if form.precision == "full-int8" and form.nms != "none":
