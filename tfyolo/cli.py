@@ -674,8 +674,7 @@ def _nothing(score, best):
 def _told(found, score):
     if not len(found.boxes):
         return _nothing(score, found.best)
-    counts = {name: found.names.count(name) for name in dict.fromkeys(found.names)}
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return ", ".join(f"{count} {name}" for name, count in found.counts.items())
 
 
 # --- export -------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -301,15 +302,19 @@ class ImageDetections:
 
     def __repr__(self):
         height, width = self.image.shape[:2]
-        counts = {name: self.names.count(name) for name in dict.fromkeys(self.names)}
         where = (self.file or "picture") + (f" frame {self.frame}" if self.frame is not None else "")
-        told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        told = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing"
         return f"<ImageDetections {where}, {height} x {width}: {told}; best score {self.best:.3g}>"
 
     @property
     def names(self) -> list[str]:
         """The class of each detection, by name."""
         return [self.classes[label] for label in self.labels]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{class: how many of it}, in the order of the best of each."""
+        return dict(Counter(self.names))
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
