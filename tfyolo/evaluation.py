@@ -28,6 +28,11 @@ class EvaluationError(ValueError):
     """A detector and a data set do not go together. The message says what was expected and what came."""
 
 
+# What may be wrong with images, as eval_dataset and train_dataset note it, and what is done about it.
+UNEXPECTED = {
+    "skipped": "left out, as unreadable",
+    "resized": "boxes scaled, as the file's size is not the one annotated",
+}
 _UNCOUNTED = {"crowds": "crowd", "difficult": "difficult object"}
 
 
@@ -77,6 +82,12 @@ class Report(NamedTuple):
     batch: int | None = None
     left_out: str = ""
 
+    @property
+    def unexpected(self) -> list[str]:
+        """A line for the images that could not be read, and one for those of another size than annotated, if there are such."""
+        files = {note: self.counts[kind] for kind, note in UNEXPECTED.items() if self.counts[kind]}
+        return [f"{note}: {counted(len(some), 'picture')}: {_first(some, 5)}" for note, some in files.items()]
+
     def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
         return _plain({**self._asdict(), "curves": self.curves._asdict()})
@@ -111,14 +122,8 @@ class Report(NamedTuple):
             *rows,
             "",
             f"  ms an image: {times}, together {1000 * self.seconds['total']:.1f}",
+            *(f"  {line}" for line in self.unexpected),
         ]
-        notes = {
-            "skipped": "left out, as unreadable",
-            "resized": "boxes scaled, as the file's size is not the one annotated",
-        }
-        for files, note in ((counts[name], note) for name, note in notes.items() if counts[name]):
-            some = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
-            lines.append(f"  {note}: {counted(len(files), 'picture')}: {some}")
         return "\n".join(lines)
 
 
@@ -303,7 +308,11 @@ def _title(source):
 
 
 def _shortened(names):
-    return f"{len(names)} ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})"
+    return f"{len(names)} ({_first(names, 12)})"
+
+
+def _first(names, count):
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _find(detector, source, label_of, batch, progress, resized):

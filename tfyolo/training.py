@@ -23,7 +23,7 @@ from tfyolo import config as configs
 from tfyolo.briefing import Clock, briefing, duration
 from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector
-from tfyolo.evaluation import evaluate, match
+from tfyolo.evaluation import UNEXPECTED, evaluate, match
 from tfyolo.layers import sum_over_replicas
 from tfyolo.messages import counted
 from tfyolo.model import build, describe, multiple, resolve
@@ -456,10 +456,10 @@ def _train(config, folder, resume, overfit, progress, interrupted):
                     tqdm.write(_unexpected(name, found, told[name], learned), file=sys.stderr)
                     told[name] = len(found)
             if "AP" in row:
-                for name in ("skipped", "resized"):
-                    if (files := tuple(report.counts[name])) and (name, files) not in told_of_judged:
-                        tqdm.write(f"evaluation: {_UNEXPECTED[name]}: {_some(files)}", file=sys.stderr)
-                        told_of_judged.add((name, files))
+                for line in report.unexpected:
+                    if line not in told_of_judged:
+                        tqdm.write(f"evaluation: {line}", file=sys.stderr)
+                        told_of_judged.add(line)
             if improved:
                 meta = {"epoch": row["epoch"], "metrics": metrics, **origin}
                 checkpoint.save(
@@ -638,31 +638,21 @@ def _warnings(learned, judged):
         )
 
 
-_UNEXPECTED = {
-    "skipped": "left out, as unreadable",
-    "resized": "boxes scaled, as the file's size (H x W) is not the one annotated",
-}
-
-
 def _unexpected(kind, found, told, source):
-    """What was found wrong with pictures since the last time. kind: of _UNEXPECTED. found: {record's place: message or (H, W)}."""
+    """What was found wrong with pictures since the last time. kind: of UNEXPECTED. found: {record's place: message or (H, W)}."""
     new = list(found.items())[told:]
 
     def line(index, value):
         record = source.records[index]
         if kind == "resized":
             turned = ", seen upright: boxes left as they are" if value == record.size[::-1] else ""
-            value = f"{value[0]} x {value[1]}, annotated {record.size[0]} x {record.size[1]}{turned}"
+            value = f"{value[0]} x {value[1]}, annotated {record.size[0]} x {record.size[1]} (H x W){turned}"
         return f"  {record.path}: {value}"
 
     shown = "\n".join(line(*each) for each in new[:5])
-    return f"{_UNEXPECTED[kind]}: {counted(len(new), 'picture')}, {len(found)} so far:\n{shown}" + (
+    return f"{UNEXPECTED[kind]}: {counted(len(new), 'picture')}, {len(found)} so far:\n{shown}" + (
         f"\n  and {len(new) - 5} more; tfyolo check-data names them all" if len(new) > 5 else ""
     )
-
-
-def _some(files):
-    return f"{counted(len(files), 'picture')}: {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}"
 
 
 def _with_images_for(config, sources, unit):
