@@ -185,9 +185,8 @@ class Detector:
         ]
 
     def _kept(self, boxes, scores, labels, best, score, image, file, frame):
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(
-            axis=1
-        )  # the others lay wholly in the margins of the letterbox, or are padding
+        # The others lay wholly in the margins of the letterbox, or are padding.
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         kept = inside & (scores >= score)
         return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, float(best), image, file, frame)
 
@@ -479,9 +478,8 @@ def restore(boxes, transform, size):
     boxes: [B, D, 4]. transform: [B, 3, 3], as in Sample. size: [B, 2] (H, W) of the files' pictures.
     """
     inverse = tf.linalg.inv(transform)
-    corners = tf.reshape(
-        boxes, [tf.shape(boxes)[0], -1, 2]
-    )  # [B, 2D, 2]; letterboxing keeps a box a box: two corners will do
+    # Letterboxing keeps a box a box: two corners will do.
+    corners = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 2])  # [B, 2D, 2]
     corners = tf.einsum("bij,bnj->bni", inverse[:, :2, :2], corners) + inverse[:, None, :2, 2]
     limits = tf.cast(size, tf.float32)[:, None, :]
     return tf.reshape(tf.clip_by_value(corners, 0.0, limits), tf.shape(boxes))

@@ -228,9 +228,8 @@ def judge(source, found, seconds=None, resized=()):
         np.stack([(scores[chosen & (labels == k)] >= GRID[:, None]).sum(axis=1) for k in range(len(classes))])  # [K, S]
         for chosen in (index >= 0, index == BACKGROUND)
     )
-    total = np.bincount(np.concatenate([t.labels[~t.ignored] for t in truths]), minlength=len(classes))[
-        :, None
-    ]  # [K, 1]
+    labels_there = np.concatenate([t.labels[~t.ignored] for t in truths])
+    total = np.bincount(labels_there, minlength=len(classes))[:, None]  # [K, 1]
     f1 = np.where(total > 0, _share(2 * tp, tp + fp + total), np.nan)
     f1_all = _share(2 * tp.sum(0), (tp + fp + total).sum(0))
     best = np.flatnonzero(f1_all == f1_all.max())

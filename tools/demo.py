@@ -14,12 +14,6 @@ from tfyolo import devices
 GOAL = 0.85  # AP50 on the held-out split
 
 
-def drawn_large(found, visualize):
-    """What is found in a small picture, in one that is large enough for its tags."""
-    image, boxes = visualize.resized(found.image, found.boxes, side=400)
-    return visualize.draw(image, boxes, found.labels, found.scores, found.classes)
-
-
 def main(folder="demo", *overrides):
     devices.start()  # before what imports TensorFlow in turn
     from tfyolo import checkpoint, config, detect, exports, model, visualize
@@ -60,13 +54,18 @@ def main(folder="demo", *overrides):
 
     metrics = {"keras": report.metrics, **timed("evaluate the exports", judge_exports)}
 
+    def drawn_large(found):
+        """What is found in a small picture, in one that is large enough for its tags."""
+        image, boxes = visualize.enlarged(found.image, found.boxes, side=400)
+        return visualize.draw(image, boxes, found.labels, found.scores, found.classes)
+
     def draw():
         detector = detect.load(paths["tflite"])
         several = [record for record in held_out.records if len(record.boxes) > 2][:8]
         found = [detector(record.path, score=max(0.5, report.score)) for record in several]
         for each in found:
             visualize.save(folder / "detections" / Path(each.file).name, each.draw())
-        sheet = visualize.gallery([drawn_large(each, visualize) for each in found], columns=4, width=1280)
+        sheet = visualize.gallery([drawn_large(each) for each in found], columns=4, width=1280)
         visualize.save(folder / "detections.png", sheet)
 
     timed("detect with the TFLite file", draw)
@@ -89,7 +88,8 @@ def main(folder="demo", *overrides):
 Everything lies in {folder.resolve()}:
   detections.png, detections/   what the TFLite file sees in pictures that it has never seen
   summary.json                  these figures
-  run/                          the trained model, its log and its pictures, results.png first; run/test/ curves and errors on the held-out split
+  run/                          the trained model, its log and its pictures, results.png first
+  run/test/                     curves and errors on the held-out split
   run/export/                   the SavedModel and the TFLite files
   data/                         the data set, COCO JSON""")
     reached = report.metrics["AP50"] >= GOAL
