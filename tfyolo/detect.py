@@ -78,11 +78,19 @@ class Detector:
         constant: bool = False,
         **options: Any,
     ) -> "Detector":
-        """A detector of a Model: its network as it is at each call. options go over the config's post-processing.
+        """A detector of a Model. It uses the weights that the network has at each call, unless they are made constant.
 
-        flip: it looks at the mirrored picture, too. others: the Model for pictures of other sizes (model.resized), which it looks at as
-        well. What all of them propose goes into one suppression.
-        constant: the weights are those of now, as constants of the graph: what is trained later is not seen, one image is faster.
+        Args:
+            model: the Model. The detector's input size is the largest of its own and of the others'.
+            source: where it is from, for messages.
+            flip: test-time augmentation: it looks at the flipped image, too.
+            others: test-time augmentation: Models of the same network for other sizes (model.resized), each of which sees the image, too.
+                The candidates of all go through one NMS.
+            constant: the weights of now become constants of the graph: a single image is faster, later training is not seen.
+            options: over the config's post-processing.
+
+        Raises:
+            ConfigError, ValueError: an option is unknown or out of its range, or the post-processing has no NMS to join the candidates by.
         """
         _check_unit(**{name: value for name, value in options.items() if name in ("score", "iou")})
         models = [model, *others]
