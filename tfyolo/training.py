@@ -209,13 +209,27 @@ def train(
     overfit: int | None = None,
     progress: bool = True,
 ) -> Run:
-    """Trains a config and returns a Run; best.h5 and last.h5 in its folder are what load(), evaluate and export take.
+    """Trains a config. best.h5 and last.h5 in the run's folder are what load(), evaluate and export take.
 
-    config: a Config, the path of one, or the name of one that comes with tfyolo; None with resume. out: the run's folder, new or empty;
-    None: runs/NAME, numbered if it is taken. It is taken at once; where training ends before its first epoch does, nothing is left.
-    resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
-    overfit: learns this many pictures by heart, without augmentation, until it finds everything in them, and raises TrainingError if it
-    cannot: the first thing to try when nothing is detected.
+    Args:
+        config: a Config, the path of one, or the name of one that comes with tfyolo; None with resume.
+        out: the run's folder, new or empty; None: runs/NAME, numbered if it is taken. It is reserved at once; where training ends before
+            its first epoch does, nothing is left.
+        resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
+        overfit: how many images to overfit, without augmentation, until all objects in them are found: the first thing to try when
+            nothing is detected. None: trains on all.
+        progress: prints the plan and a line for each epoch, and shows a bar on standard error.
+
+    Returns:
+        The Run: its folder, and the metrics of its best epoch.
+
+    Raises:
+        ConfigError: the config is wrong, or asks for what the data or the model cannot give.
+        DataError, CheckpointError: the data, or the weights to begin with, cannot be read.
+        FolderError: `out` is not new, or another process writes into it.
+        TrainingError: there is nothing to resume or to learn from, memory does not suffice, a loss is not finite, or `overfit` images are
+            not all learned.
+        Stopped: Ctrl-C.
     """
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
     with _interrupts() as interrupted, _folder(config, out, resume) as folder:
