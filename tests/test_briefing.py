@@ -118,11 +118,27 @@ def test_a_gpu_without_its_command_is_found_by_the_drivers_files(file, content, 
     assert f"TensorFlow does not see this machine's {name}: pip install" in gpu_notice(machine)
 
 
+def play_gpus(monkeypatch, visible, capability):
+    """A machine of two GPUs that TensorFlow knows, of which a run uses those that are visible."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU", "a GPU"])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: visible)
+    monkeypatch.setattr(briefing, "_details", lambda gpu: {"device_name": "A", "compute_capability": capability})
+
+
+@pytest.mark.parametrize("visible, named", [(["a GPU"], "A"), ([], "CPU, ")])
+def test_a_run_names_the_devices_that_it_uses(visible, named, machine, monkeypatch):
+    """With --device 0 and --device cpu: nothing is said of what is left unused, and bfloat16 is that of the processor."""
+    play_gpus(monkeypatch, visible, (12, 0) if not visible else (8, 9))
+    assert briefing._devices().startswith(named) and gpu_notice(machine) is None
+    (machine / "proc").mkdir()
+    (machine / "proc/cpuinfo").write_text("flags : avx2\n")
+    assert bool(bfloat16_notice("bfloat16", machine)) == (not visible)
+
+
 @pytest.mark.parametrize("capability, words", [((8, 9), None), ((12, 0), "this one has 12.0")])
 def test_a_gpu_newer_than_tensorflows_kernels_is_said(capability, words, machine, monkeypatch):
     monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: {"cuda_compute_capabilities": ["sm_80", "compute_90"]})
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU", "a GPU"])
-    monkeypatch.setattr(briefing, "_details", lambda gpu: {"device_name": "A", "compute_capability": capability})
+    play_gpus(monkeypatch, ["a GPU", "a GPU"], capability)
     assert words in gpu_notice(machine) if words else gpu_notice(machine) is None
     assert briefing._devices() == "2 x A"
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import click
+import click.testing
 import conftest
 import cv2
 import keras
@@ -736,6 +736,12 @@ def test_commands_stand_in_the_order_of_use_and_no_line_is_cut():
         assert "..." not in re.sub(
             r"(\]|\[KEY=VALUE\])\.\.\.|\[ARGS\]\.\.\.", "", tfyolo(*name.split(), "--help").stdout
         )
+
+
+def test_a_shell_completes_after_a_command_that_is_none(monkeypatch):
+    words = {"COMP_WORDS": "tfyolo nope x", "COMP_CWORD": "2", "_TFYOLO_COMPLETE": "bash_complete"}
+    result = click.testing.CliRunner().invoke(cli.main, prog_name="tfyolo", env=words)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
 @pytest.mark.parametrize("alias, name", [("val", "evaluate"), ("predict", "detect")])

@@ -190,6 +190,13 @@ def test_scores_lie_between_0_and_1(detector, model, score):
             Detector.of(model, **{option: score})
 
 
+@pytest.mark.parametrize("batch", [0, -1, None, 2.0])
+def test_no_pictures_at_a_time_are_an_error_and_no_empty_result(detector, batch):
+    for call in (detector, detector.stream):
+        with pytest.raises(ValueError, match="batch: expected a whole number above 0, received"):
+            call([picture(8, 8)], batch=batch)
+
+
 # --- many pictures ----------------------------------------------------------------------------------------------------------------
 
 
@@ -481,6 +488,21 @@ def test_ctrl_c_keeps_what_was_read(detector, film, tmp_path):
 
     rows = detect.detect_video(stopped, str(film), tmp_path / "out.mp4", progress=False)
     assert len(rows) == len(frames_of(tmp_path / "out.mp4")) == 3
+
+
+def test_a_fault_amid_a_film_leaves_no_half_of_it(detector, film, tmp_path):
+    (tmp_path / "out.mp4").write_text("old")
+    seen = []
+
+    def faulty(picture, score):
+        seen.append(picture)
+        if len(seen) == 3:
+            raise MemoryError
+        return detector(picture, score)
+
+    with pytest.raises(MemoryError):
+        detect.detect_video(faulty, str(film), tmp_path / "out.mp4", progress=False)
+    assert (tmp_path / "out.mp4").read_text() == "old" and not list(tmp_path.glob(".*"))
 
 
 def test_films_that_are_none_are_named(detector, tmp_path):

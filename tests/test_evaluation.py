@@ -449,6 +449,11 @@ def test_boxes_are_cut_to_the_picture(records):
     assert report.per_class[0]["AP"] == 1.0 and report.counts["detections"] == 10
 
 
+def test_no_images_at_a_time_are_an_error(records):
+    with pytest.raises(EvaluationError, match="batch: expected a whole number above 0, received 0"):
+        evaluate(Planted(records), source(records), batch=0, progress=False)
+
+
 def test_unreadable_pictures_are_left_out_and_named(records, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not a picture")
@@ -458,6 +463,13 @@ def test_unreadable_pictures_are_left_out_and_named(records, tmp_path):
     assert "bad.png" in str(report)
     with pytest.raises(EvaluationError, match=r"expected pictures.*1 that cannot be read.*bad\.png"):
         evaluate(Planted(broken[2:3]), source(broken[2:3]), progress=False)
+
+
+def test_what_the_data_may_have_of_pixels_holds_for_what_is_drawn(records, tmp_path, monkeypatch):
+    """With data.max_pixels above the default, an image that was evaluated is drawn, too."""
+    monkeypatch.setattr("tfyolo.data.pipeline.read_record.__defaults__", (20,))
+    evaluate(Planted(records), source(records), out=tmp_path, pictures=2, progress=False)
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
 def test_boxes_of_pictures_of_another_size_than_annotated_are_scaled(records, tmp_path):

@@ -653,6 +653,7 @@ def test_the_report_has_what_int8_costs_and_what_could_not_be_read(demo, judged,
         (Form("saved_model", "int8"), {}, "a SavedModel has float32 and its own suppression"),
         (Form("tflite", "float32", "task"), {"batch": 2}, "takes one picture at a time, expected --batch 1"),
         (Form("tflite", "full-int8"), {}, "expected --nms none"),
+        (Form("tflite"), {"batch": 0}, "batch: expected a whole number above 0, received 0"),
         (Form("tflite", "int4"), {}, r"expected one of float32, .* received 'int4'"),
     ],
 )

@@ -690,3 +690,10 @@ def test_a_broken_image_among_them_is_left_out_and_told(sorted_source, tmp_path)
         DataError, match=r"expected at least half of 3 images to be readable, received 1; .*cut\.jpg: truncated JPEG"
     ):
         prepared([chosen[3], chosen[0], chosen[3]])
+
+
+def test_an_image_of_more_pixels_than_the_data_may_have_is_left_out(sorted_source):
+    skipped = {}
+    found = prepared(sorted_source.records[:4], skipped=skipped, most_pixels=20 * 30 + 1)  # of 20, 21, 22 and 20 rows
+    assert [len(batch) for batch in found] == [2] and list(skipped) == [1, 2]
+    assert "21 x 30 pixels (H x W), expected at most 601" in skipped[1]

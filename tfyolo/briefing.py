@@ -97,7 +97,7 @@ def _resumed(config, state):
 
 
 def _devices():
-    names = Counter(_details(gpu).get("device_name", "GPU") for gpu in tf.config.list_physical_devices("GPU"))
+    names = Counter(_details(gpu).get("device_name", "GPU") for gpu in tf.config.get_visible_devices("GPU"))
     if names:
         return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in names.items())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -115,12 +115,12 @@ def gpu_notice(root=Path("/")):
     ]
     newest = divmod(max(built, default=90), 10)
     wheels = f"TensorFlow {tf.__version__} is built for GPUs up to compute capability {newest[0]}.{newest[1]}"
-    seen = tf.config.list_physical_devices("GPU")
-    for gpu in seen:
+    for gpu in tf.config.get_visible_devices("GPU"):
         capability = _details(gpu).get("compute_capability", newest)
         if capability > newest:
             return f"{wheels}, this one has {capability[0]}.{capability[1]}: its first step may take half an hour, or fail; install a newer"
-    if seen or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # hidden on purpose
+    hidden_on_purpose = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden_on_purpose or tf.config.list_physical_devices("GPU"):
         return None
     found = _nvidia(root)
     if not found:
@@ -141,7 +141,7 @@ _BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 def bfloat16_notice(precision, root=Path("/")):
     """What to do about a precision that the processor has no instructions for; None if there is nothing to say. root: for tests."""
     cpuinfo = root / "proc/cpuinfo"
-    if precision != "bfloat16" or tf.config.list_physical_devices("GPU") or not cpuinfo.is_file():
+    if precision != "bfloat16" or tf.config.get_visible_devices("GPU") or not cpuinfo.is_file():
         return None
     if _BFLOAT16 & set(cpuinfo.read_text(encoding="utf-8", errors="replace").split()):
         return None

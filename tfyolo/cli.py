@@ -79,7 +79,7 @@ class _Group(click.Group):
 
     def resolve_command(self, context, args):
         _, command, rest = super().resolve_command(context, args)
-        return command.name, command, rest  # not by its alias
+        return command and command.name, command, rest  # not by its alias; None where a shell completes an unknown one
 
     def list_commands(self, context):
         return sorted(self.commands, key=self.ORDER.index)
@@ -674,8 +674,7 @@ def _nothing(score, best):
 def _told(found, score):
     if not len(found.boxes):
         return _nothing(score, found.best)
-    counts = {name: found.names.count(name) for name in dict.fromkeys(found.names)}
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return ", ".join(f"{count} {name}" for name, count in found.counts.items())
 
 
 # --- export -------------------------------------------------------------------------------------------------------------------

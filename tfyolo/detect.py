@@ -1,5 +1,6 @@
 """A saved model, ready for use: pictures in, boxes in the picture's own pixels out; and the commands' work over many files."""
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -10,6 +11,7 @@ import os
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -76,11 +78,19 @@ class Detector:
         constant: bool = False,
         **options: Any,
     ) -> "Detector":
-        """A detector of a Model: its network as it is at each call. options go over the config's post-processing.
+        """A detector of a Model. It uses the weights that the network has at each call, unless they are made constant.
 
-        flip: it looks at the mirrored picture, too. others: the Model for pictures of other sizes (model.resized), which it looks at as
-        well. What all of them propose goes into one suppression.
-        constant: the weights are those of now, as constants of the graph: what is trained later is not seen, one image is faster.
+        Args:
+            model: the Model. The detector's input size is the largest of its own and of the others'.
+            source: where it is from, for messages.
+            flip: test-time augmentation: it looks at the flipped image, too.
+            others: test-time augmentation: Models of the same network for other sizes (model.resized), each of which sees the image, too.
+                The candidates of all go through one NMS.
+            constant: the weights of now become constants of the graph: a single image is faster, later training is not seen.
+            options: over the config's post-processing.
+
+        Raises:
+            ConfigError, ValueError: an option is unknown or out of its range, or the post-processing has no NMS to join the candidates by.
         """
         _check_unit(**{name: value for name, value in options.items() if name in ("score", "iou")})
         models = [model, *others]
@@ -124,9 +134,10 @@ class Detector:
 
         Raises:
             ImageError: something does not read as a picture.
-            ValueError: score is not in 0..1.
+            ValueError: score is not in 0..1, or batch not above 0.
         """
         _check_unit(score=score)
+        _check_above_0(batch=batch)
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
             pictures = ((*_read(each, self.max_pixels), None) for each in image)
             return list(self._in_batches(pictures, score, batch))
@@ -152,9 +163,10 @@ class Detector:
         Raises:
             SourceError: a source is not there, at once or, of an iterable, when its turn comes.
             ImageError: a picture cannot be read, when its turn comes.
-            ValueError: score is not in 0..1.
+            ValueError: score is not in 0..1, or batch not above 0.
         """
         _check_unit(score=score)
+        _check_above_0(batch=batch)
         if isinstance(source, str | os.PathLike):
             source = find_pictures([source])
         elif isinstance(source, int):
@@ -181,9 +193,8 @@ class Detector:
         ]
 
     def _kept(self, boxes, scores, labels, best, score, image, file, frame):
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(
-            axis=1
-        )  # the others lay wholly in the margins of the letterbox, or are padding
+        # The others lay wholly in the margins of the letterbox, or are padding.
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         kept = inside & (scores >= score)
         return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, float(best), image, file, frame)
 
@@ -196,6 +207,12 @@ def _check_unit(**values):
             good = False
         if not good:
             raise ValueError(f"{name}: expected a number from 0 to 1, received {value!r}")
+
+
+def _check_above_0(**values):
+    for name, value in values.items():
+        if not (isinstance(value, int | np.integer) and value > 0):
+            raise ValueError(f"{name}: expected a whole number above 0, received {value!r}")
 
 
 def _scaled(model, scale):
@@ -292,15 +309,19 @@ class ImageDetections:
 
     def __repr__(self):
         height, width = self.image.shape[:2]
-        counts = {name: self.names.count(name) for name in dict.fromkeys(self.names)}
         where = (self.file or "picture") + (f" frame {self.frame}" if self.frame is not None else "")
-        told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        told = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing"
         return f"<ImageDetections {where}, {height} x {width}: {told}; best score {self.best:.3g}>"
 
     @property
     def names(self) -> list[str]:
         """The class of each detection, by name."""
         return [self.classes[label] for label in self.labels]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{class: how many of it}, in the order of the best of each."""
+        return dict(Counter(self.names))
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
@@ -465,9 +486,8 @@ def restore(boxes, transform, size):
     boxes: [B, D, 4]. transform: [B, 3, 3], as in Sample. size: [B, 2] (H, W) of the files' pictures.
     """
     inverse = tf.linalg.inv(transform)
-    corners = tf.reshape(
-        boxes, [tf.shape(boxes)[0], -1, 2]
-    )  # [B, 2D, 2]; letterboxing keeps a box a box: two corners will do
+    # Letterboxing keeps a box a box: two corners will do.
+    corners = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 2])  # [B, 2D, 2]
     corners = tf.einsum("bij,bnj->bni", inverse[:, :2, :2], corners) + inverse[:, None, :2, 2]
     limits = tf.cast(size, tf.float32)[:, None, :]
     return tf.reshape(tf.clip_by_value(corners, 0.0, limits), tf.shape(boxes))
@@ -705,26 +725,23 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
     """
     pictures, rate = frames(source)
     out, writer, rows = Path(out), None, []
-    aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
     bar = tqdm(pictures, desc=str(source), unit="frame", total=limit, disable=not progress or None)
-    try:
-        for number, picture in enumerate(bar):
-            found = detector(picture, score)
-            rows.append({**found.to_json(), "file": str(source), "frame": number})
-            if writer is None:
-                height, width = picture.shape[:2]
-                out.parent.mkdir(parents=True, exist_ok=True)
-                writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
-            writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
-            if limit and number + 1 >= limit:
-                break
-    except KeyboardInterrupt:
-        bar.write(f"stopped after {counted(len(rows), 'frame')}", file=sys.stderr)
-    finally:
-        pictures.close()
-        if writer is not None:
-            writer.release()
-            checkpoint.replace(aside, out)
+    with contextlib.closing(pictures), contextlib.ExitStack() as written:
+        try:
+            for number, picture in enumerate(bar):
+                found = detector(picture, score)
+                rows.append({**found.to_json(), "file": str(source), "frame": number})
+                if writer is None:  # only now its size is known
+                    height, width = picture.shape[:2]
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    aside = written.enter_context(checkpoint.atomic(out))
+                    writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+                    written.callback(writer.release)  # which completes the file, before it gets its name
+                writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
+                if limit and number + 1 >= limit:
+                    break
+        except KeyboardInterrupt:
+            bar.write(f"stopped after {counted(len(rows), 'frame')}", file=sys.stderr)
     if not rows:
         raise SourceError(f"{source}: expected a video, not one frame could be read")
     return rows

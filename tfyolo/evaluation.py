@@ -28,6 +28,11 @@ class EvaluationError(ValueError):
     """A detector and a data set do not go together. The message says what was expected and what came."""
 
 
+# What may be wrong with images, as eval_dataset and train_dataset note it, and what is done about it.
+UNEXPECTED = {
+    "skipped": "left out, as unreadable",
+    "resized": "boxes scaled, as the file's size is not the one annotated",
+}
 _UNCOUNTED = {"crowds": "crowd", "difficult": "difficult object"}
 
 
@@ -77,6 +82,12 @@ class Report(NamedTuple):
     batch: int | None = None
     left_out: str = ""
 
+    @property
+    def unexpected(self) -> list[str]:
+        """A line for the images that could not be read, and one for those of another size than annotated, if there are such."""
+        files = {note: self.counts[kind] for kind, note in UNEXPECTED.items() if self.counts[kind]}
+        return [f"{note}: {counted(len(some), 'picture')}: {_first(some, 5)}" for note, some in files.items()]
+
     def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
         return _plain({**self._asdict(), "curves": self.curves._asdict()})
@@ -111,14 +122,8 @@ class Report(NamedTuple):
             *rows,
             "",
             f"  ms an image: {times}, together {1000 * self.seconds['total']:.1f}",
+            *(f"  {line}" for line in self.unexpected),
         ]
-        notes = {
-            "skipped": "left out, as unreadable",
-            "resized": "boxes scaled, as the file's size is not the one annotated",
-        }
-        for files, note in ((counts[name], note) for name, note in notes.items() if counts[name]):
-            some = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
-            lines.append(f"  {note}: {counted(len(files), 'picture')}: {some}")
         return "\n".join(lines)
 
 
@@ -145,9 +150,12 @@ def evaluate(
         pictures: how many to draw there, those with most errors first.
 
     Raises:
-        EvaluationError: detector and data have no class in common, no data are named, or not one image fits into memory.
+        EvaluationError: detector and data have no class in common, no data are named, batch is not above 0, or not one image fits
+            into memory.
         DataError, CheckpointError: the data or the detector cannot be read.
     """
+    if batch < 1:
+        raise EvaluationError(f"batch: expected a whole number above 0, received {batch}")
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
     source = data if isinstance(data, readers.Source) else source_for(detector, data, split)
     source, label_of, left_out = _in_common(detector.classes, source)
@@ -220,9 +228,8 @@ def judge(source, found, seconds=None, resized=()):
         np.stack([(scores[chosen & (labels == k)] >= GRID[:, None]).sum(axis=1) for k in range(len(classes))])  # [K, S]
         for chosen in (index >= 0, index == BACKGROUND)
     )
-    total = np.bincount(np.concatenate([t.labels[~t.ignored] for t in truths]), minlength=len(classes))[
-        :, None
-    ]  # [K, 1]
+    labels_there = np.concatenate([t.labels[~t.ignored] for t in truths])
+    total = np.bincount(labels_there, minlength=len(classes))[:, None]  # [K, 1]
     f1 = np.where(total > 0, _share(2 * tp, tp + fp + total), np.nan)
     f1_all = _share(2 * tp.sum(0), (tp + fp + total).sum(0))
     best = np.flatnonzero(f1_all == f1_all.max())
@@ -300,7 +307,11 @@ def _title(source):
 
 
 def _shortened(names):
-    return f"{len(names)} ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})"
+    return f"{len(names)} ({_first(names, 12)})"
+
+
+def _first(names, count):
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _find(detector, source, label_of, batch, progress, resized):
@@ -516,7 +527,7 @@ def _write(out, report, source, found, pictures):
             judged.append((-errors, number, index))
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
-        image = pipeline.read_record(record)
+        image = pipeline.read_record(record, source.max_pixels)
         scale = pipeline.scale_of(record.size, image.shape[:2])
         image, truths, boxes = visualize.enlarged(image, record.boxes * scale, one.boxes * scale)
         image = visualize.draw_matches(

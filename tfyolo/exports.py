@@ -217,6 +217,8 @@ def _check(form, model, calibration, batch):
         raise ExportError(
             f"{form.name}: a SavedModel has float32 and its own suppression; these options are for tflite"
         )
+    if batch < 1:
+        raise ExportError(f"batch: expected a whole number above 0, received {batch}")
     if form.nms == "task" and batch != 1:
         raise ExportError("task: its operation takes one picture at a time, expected --batch 1")
     if form.precision == "full-int8" and form.nms != "none":
@@ -447,8 +449,10 @@ class _Writer:
 
     def _pictures(self):
         """Batches of the calibration's images, as the network reads them."""
-        config, records = self.model.config.model, pipeline.sampled(self.calibration.records, CALIBRATED_BY)
-        return pipeline.prepared_batches(records, config.input_size, config.preprocess, skipped=self.skipped)
+        config, source = self.model.config.model, self.calibration
+        records = pipeline.sampled(source.records, CALIBRATED_BY)
+        options = {"skipped": self.skipped, "most_pixels": source.max_pixels}
+        return pipeline.prepared_batches(records, config.input_size, config.preprocess, **options)
 
     def typical(self):
         return next(iter(self._pictures())) if self.calibration and self.calibration.records else None

@@ -23,7 +23,7 @@ from tfyolo import config as configs
 from tfyolo.briefing import Clock, briefing, duration
 from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector
-from tfyolo.evaluation import evaluate, match
+from tfyolo.evaluation import UNEXPECTED, evaluate, match
 from tfyolo.layers import sum_over_replicas
 from tfyolo.messages import counted
 from tfyolo.model import build, describe, multiple, resolve
@@ -209,13 +209,27 @@ def train(
     overfit: int | None = None,
     progress: bool = True,
 ) -> Run:
-    """Trains a config and returns a Run; best.h5 and last.h5 in its folder are what load(), evaluate and export take.
+    """Trains a config. best.h5 and last.h5 in the run's folder are what load(), evaluate and export take.
 
-    config: a Config, the path of one, or the name of one that comes with tfyolo; None with resume. out: the run's folder, new or empty;
-    None: runs/NAME, numbered if it is taken. It is taken at once; where training ends before its first epoch does, nothing is left.
-    resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
-    overfit: learns this many pictures by heart, without augmentation, until it finds everything in them, and raises TrainingError if it
-    cannot: the first thing to try when nothing is detected.
+    Args:
+        config: a Config, the path of one, or the name of one that comes with tfyolo; None with resume.
+        out: the run's folder, new or empty; None: runs/NAME, numbered if it is taken. It is reserved at once; where training ends before
+            its first epoch does, nothing is left.
+        resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
+        overfit: how many images to overfit, without augmentation, until all objects in them are found: the first thing to try when
+            nothing is detected. None: trains on all.
+        progress: prints the plan and a line for each epoch, and shows a bar on standard error.
+
+    Returns:
+        The Run: its folder, and the metrics of its best epoch.
+
+    Raises:
+        ConfigError: the config is wrong, or asks for what the data or the model cannot give.
+        DataError, CheckpointError: the data, or the weights to begin with, cannot be read.
+        FolderError: `out` is not new, or another process writes into it.
+        TrainingError: there is nothing to resume or to learn from, memory does not suffice, a loss is not finite, or `overfit` images are
+            not all learned.
+        Stopped: Ctrl-C.
     """
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
     with _interrupts() as interrupted, _folder(config, out, resume) as folder:
@@ -337,6 +351,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             if config.train.quantize:
                 few = learned._replace(records=tuple(pipeline.sampled(learned.records, CALIBRATED_BY)))
                 options = {"preprocess": config.model.preprocess, "skipped": (unreadable := {})}
+                options["most_pixels"] = few.max_pixels
                 pictures = functools.partial(pipeline.prepared_batches, few.records, size, **options)
                 model = rounding(model) if saved else quantized_by(model, pictures)[0]
                 if unreadable:
@@ -455,10 +470,10 @@ def _train(config, folder, resume, overfit, progress, interrupted):
                     tqdm.write(_unexpected(name, found, told[name], learned), file=sys.stderr)
                     told[name] = len(found)
             if "AP" in row:
-                for name in ("skipped", "resized"):
-                    if (files := tuple(report.counts[name])) and (name, files) not in told_of_judged:
-                        tqdm.write(f"evaluation: {_UNEXPECTED[name]}: {_some(files)}", file=sys.stderr)
-                        told_of_judged.add((name, files))
+                for line in report.unexpected:
+                    if line not in told_of_judged:
+                        tqdm.write(f"evaluation: {line}", file=sys.stderr)
+                        told_of_judged.add(line)
             if improved:
                 meta = {"epoch": row["epoch"], "metrics": metrics, **origin}
                 checkpoint.save(
@@ -637,31 +652,21 @@ def _warnings(learned, judged):
         )
 
 
-_UNEXPECTED = {
-    "skipped": "left out, as unreadable",
-    "resized": "boxes scaled, as the file's size (H x W) is not the one annotated",
-}
-
-
 def _unexpected(kind, found, told, source):
-    """What was found wrong with pictures since the last time. kind: of _UNEXPECTED. found: {record's place: message or (H, W)}."""
+    """What was found wrong with pictures since the last time. kind: of UNEXPECTED. found: {record's place: message or (H, W)}."""
     new = list(found.items())[told:]
 
     def line(index, value):
         record = source.records[index]
         if kind == "resized":
             turned = ", seen upright: boxes left as they are" if value == record.size[::-1] else ""
-            value = f"{value[0]} x {value[1]}, annotated {record.size[0]} x {record.size[1]}{turned}"
+            value = f"{value[0]} x {value[1]}, annotated {record.size[0]} x {record.size[1]} (H x W){turned}"
         return f"  {record.path}: {value}"
 
     shown = "\n".join(line(*each) for each in new[:5])
-    return f"{_UNEXPECTED[kind]}: {counted(len(new), 'picture')}, {len(found)} so far:\n{shown}" + (
+    return f"{UNEXPECTED[kind]}: {counted(len(new), 'picture')}, {len(found)} so far:\n{shown}" + (
         f"\n  and {len(new) - 5} more; tfyolo check-data names them all" if len(new) > 5 else ""
     )
-
-
-def _some(files):
-    return f"{counted(len(files), 'picture')}: {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}"
 
 
 def _with_images_for(config, sources, unit):

@@ -58,15 +58,15 @@ def draw_ground_truth(image, boxes, labels, ignored, classes):
     return _draw(image, sorted(marks, key=lambda mark: mark[1] == IGNORED))
 
 
-def draw_matches(image, truth_boxes, truth_labels, crowd, boxes, labels, scores, classes, gt_index):
+def draw_matches(image, truth_boxes, truth_labels, ignored, boxes, labels, scores, classes, gt_index):
     """The image with what was found, is wrong, was missed and does not count, in four colours with a legend.
 
-    truth_boxes [M, 4], truth_labels [M], crowd [M] bool; boxes [D, 4], labels [D], scores [D]; gt_index [D] is what
-    evaluation.match says of them. No rows of padding.
+    truth_boxes [M, 4], truth_labels [M], ignored [M] bool: those that count neither way; boxes [D, 4], labels [D], scores [D];
+    gt_index [D] is what evaluation.match says of them. No rows of padding.
     """
     gt_index = np.asarray(gt_index, int)
-    missed = np.setdiff1d(np.flatnonzero(~np.asarray(crowd, bool)), gt_index)
-    marks = [(truth_boxes[m], IGNORED, None) for m in np.flatnonzero(crowd)]
+    missed = np.setdiff1d(np.flatnonzero(~np.asarray(ignored, bool)), gt_index)
+    marks = [(truth_boxes[m], IGNORED, None) for m in np.flatnonzero(ignored)]
     marks += [(truth_boxes[m], MISSED, _tag(truth_labels[m], None, classes)) for m in missed]
     for d in np.argsort(-np.asarray(scores), kind="stable"):
         shade = FOUND if gt_index[d] >= 0 else IGNORED if gt_index[d] == IGNORE else WRONG

@@ -14,12 +14,6 @@ from tfyolo import devices
 GOAL = 0.85  # AP50 on the held-out split
 
 
-def drawn_large(found, visualize):
-    """What is found in a small picture, in one that is large enough for its tags."""
-    image, boxes = visualize.resized(found.image, found.boxes, side=400)
-    return visualize.draw(image, boxes, found.labels, found.scores, found.classes)
-
-
 def main(folder="demo", *overrides):
     devices.start()  # before what imports TensorFlow in turn
     from tfyolo import checkpoint, config, detect, exports, model, visualize
@@ -60,13 +54,18 @@ def main(folder="demo", *overrides):
 
     metrics = {"keras": report.metrics, **timed("evaluate the exports", judge_exports)}
 
+    def drawn_large(found):
+        """What is found in a small picture, in one that is large enough for its tags."""
+        image, boxes = visualize.enlarged(found.image, found.boxes, side=400)
+        return visualize.draw(image, boxes, found.labels, found.scores, found.classes)
+
     def draw():
         detector = detect.load(paths["tflite"])
         several = [record for record in held_out.records if len(record.boxes) > 2][:8]
         found = [detector(record.path, score=0.5) for record in several]
         for each in found:
             visualize.save(folder / "detections" / Path(each.file).name, each.draw())
-        sheet = visualize.gallery([drawn_large(each, visualize) for each in found], columns=4, width=1280)
+        sheet = visualize.gallery([drawn_large(each) for each in found], columns=4, width=1280)
         visualize.save(folder / "detections.png", sheet)
 
     timed("detect with the TFLite file", draw)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tfyolo import checkpoint
 from tfyolo.data import anchors as clustering
 from tfyolo.data import readers, records
-from tfyolo.data.headers import too_large
+from tfyolo.data.headers import kind_of, too_large
 from tfyolo.data.pipeline import ImageError, decode_image, read_image, read_record, scale_of
 from tfyolo.data.readers import DataError, Problem
 from tfyolo.messages import counted, printable
@@ -24,13 +24,12 @@ from tfyolo.messages import counted, printable
 FEW = 20  # boxes of a class below which it can hardly be learned
 SHOWN = 30  # problems of a kind in the text; the JSON has them all
 _SUFFIXES = {
-    b"\xff\xd8\xff": ("JPEG", {".jpg", ".jpeg", ".jpe", ".jfif"}),
-    b"\x89PNG": ("PNG", {".png"}),
-    b"GIF8": ("GIF", {".gif"}),
-    b"BM": ("BMP", {".bmp"}),
-    b"RIFF": ("WebP", {".webp"}),
-    b"II*\0": ("TIFF", {".tif", ".tiff"}),
-    b"MM\0*": ("TIFF", {".tif", ".tiff"}),
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
+    "PNG": {".png"},
+    "GIF": {".gif"},
+    "BMP": {".bmp"},
+    "WebP": {".webp"},
+    "TIFF": {".tif", ".tiff"},
 }
 
 
@@ -278,10 +277,9 @@ def _look(record, head, digest, size, fault):
     def problem(message, severity="error"):
         problems.append(Problem(printable(record.path), printable(where + message), severity))
 
-    suffix = Path(record.path).suffix.lower()
-    for magic, (kind, suffixes) in _SUFFIXES.items():
-        if head.startswith(magic) and not record.span and suffix not in suffixes:
-            problem(f"is a {kind} but its name ends in {suffix or 'nothing'}", "warning")
+    suffix, kind = Path(record.path).suffix.lower(), kind_of(head)
+    if not record.span and suffix not in _SUFFIXES.get(kind, {suffix}):
+        problem(f"is a {kind} but its name ends in {suffix or 'nothing'}", "warning")
     if fault:
         problem(fault)
         return _Look(None, tuple(problems))

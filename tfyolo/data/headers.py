@@ -194,3 +194,8 @@ _KINDS = {
     "WebP": (b"RIFF", _webp),
     "TIFF": ((b"II*\0", b"MM\0*"), _tiff),
 }
+
+
+def kind_of(contents) -> str:
+    """What a file's first bytes say that it is: a Header's kind. They alone: nothing says that the rest is whole."""
+    return next((kind for kind, (magics, _) in _KINDS.items() if contents.startswith(magics)), "other")

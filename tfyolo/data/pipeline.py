@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfyolo.data import augment as aug
 from tfyolo.data import records as shards
 from tfyolo.data.augment import FITS, GREY, transform_boxes
-from tfyolo.data.headers import HEAD, MOST_PIXELS, read_header, too_large
+from tfyolo.data.headers import HEAD, MOST_PIXELS, kind_of, read_header, too_large
 from tfyolo.data.readers import DataError
 from tfyolo.messages import counted, printable
 from tfyolo.structures import Sample
@@ -170,12 +170,8 @@ def _upright(image, orientation):
     return tf.cond(one_of(3, 4, 7, 8), lambda: tf.reverse(image, [0]), lambda: image)
 
 
-# How files of each kind begin and end. TensorFlow decodes these; cv2 would give half a picture without a word.
-_KINDS = {
-    "JPEG": (b"\xff\xd8", b"\xff\xd9"),
-    "PNG": (b"\x89PNG", b"IEND\xaeB`\x82"),
-    "GIF": (b"GIF8", b";"),
-}
+# How files of each kind end. TensorFlow decodes these; cv2 would give half a picture without a word.
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 # Eager operations in several Python threads at once crash TensorFlow now and then; cv2 may work in all of them.
 _one_at_a_time = threading.Lock()
 
@@ -199,15 +195,14 @@ def read_image(source, most_pixels=MOST_PIXELS):
         raise ImageError(f"{name}: a pointer of Git LFS, not the picture. Run `git lfs pull` to fetch it")
     if reason := too_large(contents, most_pixels):
         raise ImageError(f"{name}: {reason}; make it smaller, or allow more (max_pixels)")
-    for kind, (start, end) in _KINDS.items():
-        if contents.startswith(start):
-            try:
-                with _one_at_a_time, tf.device("CPU:0"):
-                    return decode_image(tf.constant(contents)).numpy()
-            except tf.errors.OpError as error:
-                state = "damaged" if contents.rstrip(b"\0").endswith(end) else "truncated"
-                remedy = "Copy it anew, or remove it and its annotations"
-                raise ImageError(f"{name}: {state} {kind} of {len(contents)} bytes. {remedy}") from error
+    if (kind := kind_of(contents)) in _ENDS:
+        try:
+            with _one_at_a_time, tf.device("CPU:0"):
+                return decode_image(tf.constant(contents)).numpy()
+        except tf.errors.OpError as error:
+            state = "damaged" if contents.rstrip(b"\0").endswith(_ENDS[kind]) else "truncated"
+            remedy = "Copy it anew, or remove it and its annotations"
+            raise ImageError(f"{name}: {state} {kind} of {len(contents)} bytes. {remedy}") from error
     webp = contents[8:12] == b"WEBP"  # which cv2 turns by a reading of its own
     flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if webp else 0)
     try:
@@ -353,7 +348,7 @@ def prepare(image, target, preprocess="letterbox"):
     return warp(image, transform, target, **options), transform
 
 
-def prepared_batches(records, size, preprocess, batch=4, skipped=None):
+def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixels=MOST_PIXELS):
     """Batches [B, h, w, 3] float32 0..1 of Records' images, as `prepare` brings them to a network's size (h, w).
 
     Args:
@@ -362,6 +357,7 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None):
       preprocess: a name of augment.FITS.
       batch: B; the last one may be smaller.
       skipped: a dict that gets {place in records: message} of each image that cannot be read and is left out.
+      most_pixels: an image of more counts as one that cannot be read.
 
     Raises:
       DataError: if less than half of the images can be read; after the last batch.
@@ -370,7 +366,7 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None):
     images = []
     for place, record in enumerate(records):
         try:
-            images.append(prepare(read_record(record), size, preprocess)[0])
+            images.append(prepare(read_record(record, most_pixels), size, preprocess)[0])
         except ImageError as error:
             skipped[place] = str(error)
         if len(images) == batch:
