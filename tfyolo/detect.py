@@ -27,8 +27,9 @@ from tfyolo import config as configs
 from tfyolo.data import pipeline
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.files import IMAGES, Tree, visible
+from tfyolo.files import parse_json, read_regular, what_is
 from tfyolo.fusion import fuse
-from tfyolo.messages import counted, libraries_silent
+from tfyolo.messages import counted, libraries_silent, printable
 from tfyolo.model import Model, load_model, multiple, postprocess, resized
 from tfyolo.structures import Candidates, Detections
 
@@ -59,7 +60,7 @@ class Detector:
 
     def __init__(self, config, classes, network, postprocess, source):
         self.config: configs.Config = config
-        self.classes: tuple[str, ...] = tuple(classes)
+        self.classes: tuple[str, ...] = tuple(map(printable, classes))
         self.input_size: tuple[int, int] = tuple(config.model.input_size)
         self.network, self.postprocess = network, postprocess
         self.source = str(source)
@@ -82,7 +83,6 @@ class Detector:
         well. What all of them propose goes into one suppression.
         constant: the weights are those of now, as constants of the graph: what is trained later is not seen, one image is faster.
         """
-        _check_unit(**{name: value for name, value in options.items() if name in ("score", "iou")})
         models = [model, *others]
         if (flip or others) and model.config.model.postprocess.name == "top":
             raise model.config.error(
@@ -519,9 +519,9 @@ EXPORT_META = "tfyolo.json"
 def _exported(path, text):
     """(config, classes, all of it) of what lies inside an export."""
     try:
-        meta = json.loads(text)
+        meta = parse_json(text)
         return configs.from_json(meta["config"]), meta["classes"], meta
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(
             f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it anew"
         ) from error
@@ -536,12 +536,16 @@ def _check_options(path, options):
 
 def _load_saved_model(path, options):
     described = path / "assets.extra" / EXPORT_META
+    if any(not file.is_file() for file in path.rglob("*") if not file.is_dir()):
+        raise checkpoint.CheckpointError(
+            f"{path}: expected a SavedModel's folder, received one with what is no regular file in it"
+        )
     if not described.exists():
         raise checkpoint.CheckpointError(
             f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing"
         )
     _check_options(path, options)
-    config, classes, _ = _exported(path, described.read_text(encoding="utf-8"))
+    config, classes, _ = _exported(path, read_regular(described))
     told = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)  # a warning that nobody can train what is loaded
     try:
@@ -681,6 +685,8 @@ def frames(source):
 
     Raises SourceError if it does not open.
     """
+    if not isinstance(source, int) and not os.path.isfile(source):  # where OpenCV may wait for ever
+        raise SourceError(f"{source}: expected a camera or a video, received {what_is(source)}")
     with libraries_silent():  # what is wrong is said below, once
         capture = cv2.VideoCapture(source)
     if not capture.isOpened():

@@ -19,8 +19,9 @@ from tfyolo.data.sources import coco, csv, labelme, tfrecord, voc, yolo
 from tfyolo.data.sources.division import divide, read_division
 from tfyolo.data.sources.files import read_lines
 from tfyolo.data.sources.place import ORDER, Format, Options, Place, meaning
-from tfyolo.data.sources.source import MOST_CLASSES, DataError, Problem, Source, SplitError
+from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.messages import counted, printable, shortened
+from tfyolo.ranges import MOST_CLASSES
 
 # Of equals the first is taken. One more format is one more entry, also from outside of this package.
 FORMATS: dict[str, Format] = {

@@ -4,7 +4,6 @@ Labels follow the sorted category ids, which may have gaps.
 """
 
 import functools
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from tfyolo.data.sources.source import (
     upright_size,
     whole,
 )
+from tfyolo.files import open_regular, parse_json
 from tfyolo.messages import counted, shortened
 
 _LISTS = ("images", "annotations", "categories")
@@ -86,10 +86,10 @@ def _look(file):
     """Some of the images' names in a JSON that may be COCO's, of as many as are looked at; None if it is of another kind."""
     if os.path.getsize(file) <= SMALL:
         try:
-            content = json.loads(read_bytes(file))
+            content = parse_json(read_bytes(file))
         except DataError:
             return []  # of Git LFS: to be named
-        except (ValueError, RecursionError):
+        except ValueError:
             return [] if b'"images"' in starts(file) and b'"annotations"' in starts(file) else None
         if not isinstance(content, dict) or not isinstance(content.get("images"), list) or "annotations" not in content:
             return None
@@ -98,7 +98,7 @@ def _look(file):
     head = starts(file)
     if not re.match(rb"\s*\{", head.removeprefix(b"\xef\xbb\xbf")):
         return None
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         stream.seek(-len(head), os.SEEK_END)
         ends = head + stream.read()
     if sum(f'"{key}"'.encode() in ends for key in _LISTS) < 2:

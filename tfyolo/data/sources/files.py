@@ -1,7 +1,6 @@
 """The files of a data set: listed once and without what is nobody's data, read as text with bounds, found by what annotations call them."""
 
 import codecs
-import json
 import os
 import unicodedata
 import urllib.parse
@@ -10,8 +9,8 @@ from typing import NamedTuple
 
 import yaml
 
-from tfyolo.data.headers import open_regular
 from tfyolo.data.sources.source import DataError
+from tfyolo.files import open_regular, parse_json, read_regular
 from tfyolo.messages import counted, shortened
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -272,14 +271,9 @@ def leads_outside(path, root) -> bool:
 def read_bytes(file, most=None) -> bytes:
     """All of a regular file. Raises DataError; also if it is longer than `most` bytes."""
     try:
-        with open_regular(file) as stream:
-            content = stream.read() if most is None else stream.read(most + 1)
+        content = read_regular(file, most)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:  # a NUL in its name
-        raise DataError(f"{file}: cannot be read: {error}") from None
-    if most is not None and len(content) > most:
-        raise DataError(f"{file}: expected at most {counted(most, 'byte')}, it has more")
     if content.startswith(b"version https://git-lfs"):
         raise DataError(f"{file}: a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
     return content
@@ -311,9 +305,7 @@ def read_json(file):
     """What a JSON file holds. Raises DataError."""
     content = read_bytes(file)
     try:
-        return json.loads(content)
-    except RecursionError:
-        raise DataError(f"{file}: not a data set: its JSON is nested too deeply") from None
+        return parse_json(content)
     except ValueError as error:
         raise DataError(f"{file}: not valid JSON: {error}") from None
 

@@ -26,7 +26,6 @@ from tfyolo.data.sources.files import (
 )
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import (
-    MOST_CLASSES,
     Annotation,
     DataError,
     Findings,
@@ -39,6 +38,7 @@ from tfyolo.data.sources.source import (
 )
 from tfyolo.data.sources.yolo_text import IMAGE_FOLDERS, Pairs, form_of, read_rows
 from tfyolo.messages import counted, shortened
+from tfyolo.ranges import MOST_CLASSES
 
 UNNAMED = 10_000  # classes that data may have without saying what they are called: more is a stray number
 _NAMES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt")
