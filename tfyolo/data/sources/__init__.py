@@ -121,7 +121,9 @@ class DataSet:
         problems += [Problem(printable(file), message, "warning") for file, message in self.place.notes]
         if not source.records:
             first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
-            if options.images is None and any("picture" in problem.message for problem in problems):
+            if strangers := self.place.unread_images():
+                first += f"\nIt has {strangers}: expected images that TensorFlow and OpenCV read, such as JPEG and PNG; convert them"
+            elif options.images is None and any("picture" in problem.message for problem in problems):
                 first += "\nIf the pictures lie elsewhere, say where: data.images=FOLDER"
             raise DataError(
                 f"{self.path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"

@@ -264,9 +264,10 @@ def _boxes(annotations, entries, label_of, file, findings):
             if image_id is None or category is None:
                 raise ValueError
             if image_id not in boxes:
-                wrong = f"no picture has its image_id {shortened(entry['image_id'])}"
+                wrong = f"no picture has its image_id {shortened(entry['image_id'])}{_near(image_id, boxes)}"
             elif category not in label_of:
-                wrong = f"unknown class: no category has its category_id {shortened(entry['category_id'])}"
+                category = shortened(entry["category_id"]) + _near(category, label_of)
+                wrong = f"unknown class: no category has its category_id {category}"
             elif number is not None and number in seen:
                 wrong = "its id is used twice"
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
@@ -281,6 +282,13 @@ def _boxes(annotations, entries, label_of, file, findings):
         area = area if math.isfinite(area) else None
         boxes[image_id].append(Annotation(where, (y, x, y + h, x + w), label_of[category], crowd, area))
     return boxes
+
+
+def _near(identity, known):
+    """What to say of an id that is there with other zeros or spaces before it; else ""."""
+    plain = str(identity).strip().lstrip("0")
+    near = next((other for other in known if str(other).strip().lstrip("0") == plain), None) if plain else None
+    return "" if near is None else f", there is {shortened(near)}"
 
 
 FORMAT = Format(
