@@ -542,6 +542,22 @@ def images_alone(root):
     image(root / "train/a.jpg")
 
 
+@refused(r"annotations\.xml is CVAT's XML for images: export the data as COCO, VOC or YOLO")
+def cvats_own_format(root):
+    image(root / "images/a.jpg")
+    encoded(
+        root / "annotations.xml",
+        '<?xml version="1.0"?><annotations><version>1.1</version><image id="0"/></annotations>',
+    )
+
+
+@refused(r"_annotations\.createml\.json is CreateML's JSON")
+def createml(root):
+    image(root / "train/a.jpg")
+    box = {"label": "cat", "coordinates": {"x": 10, "y": 10, "width": 9, "height": 9}}
+    write_json(root / "train/_annotations.createml.json", [{"image": "a.jpg", "annotations": [box]}])
+
+
 def counts(dataset):
     """{split: (images, boxes), or the error}."""
     found = {}

@@ -641,8 +641,8 @@ def detect(
             try:
                 detection.check(file, **most)
             except (ImageError, detection.SourceError) as error:
-                click.echo(f"Error: {error}", err=True)
-        raise click.UsageError(f"{', '.join(taken[:3])}: there already; name another --out, or --overwrite")
+                click.echo(f"Error: {printable(error)}", err=True)
+        raise click.UsageError(f"{printable(', '.join(taken[:3]))}: there already; name another --out, or --overwrite")
     options = _given(iou=iou, soft_sigma=soft_nms, per_class=False if class_agnostic else None)
     detector = detection.load(model, **_looks(flip, scales), **options)
     detector.max_pixels = _reading().get("max_pixels", detector.max_pixels)
@@ -664,11 +664,11 @@ def detect(
                 new, told = [found.to_json()], _told(found, score)
         except (ImageError, detection.SourceError) as error:
             faults += 1
-            tqdm.write(f"Error: {error}", file=sys.stderr)
+            tqdm.write(f"Error: {printable(error)}", file=sys.stderr)
             continue
         rows += new
         if not as_json:
-            tqdm.write(f"{file}: {told} -> {target}")
+            tqdm.write(printable(f"{file}: {told} -> {target}"))
     if rows:  # where nothing could be read, nothing is left
         write_text(summary, jsons.dumps(rows, indent=1))
     if as_json:

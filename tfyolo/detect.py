@@ -451,7 +451,7 @@ def _frames_of(source, most_pixels):
     is_path = isinstance(source, str | os.PathLike)
     if isinstance(source, int) or (is_path and os.fspath(source).lower().endswith(VIDEOS)):
         file, number = os.fspath(source) if is_path else None, -1
-        for number, image in enumerate(frames(file if is_path else source)[0]):
+        for number, image in enumerate(frames(file if is_path else source, most_pixels)[0]):
             yield image, file, number
         if number < 0:
             raise SourceError(f"{source}: expected a video, not one frame could be read")
@@ -675,15 +675,15 @@ def find_pictures(sources):
 def check(source, most_pixels=MOST_PIXELS):
     """Raises SourceError or ImageError if a file is no picture and no video, or a camera (its number) does not open."""
     if isinstance(source, int) or source.lower().endswith(VIDEOS):
-        frames(source)
+        frames(source, most_pixels)
     else:
         pipeline.read_image(source, most_pixels)
 
 
-def frames(source):
+def frames(source, most_pixels=MOST_PIXELS):
     """The frames of a video file (its path) or a camera (its number): [H, W, 3] uint8 RGB; and how many a second.
 
-    Raises SourceError if it does not open.
+    Raises SourceError if it does not open, or if its frames have more than most_pixels.
     """
     if not isinstance(source, int) and not os.path.isfile(source):  # where OpenCV may wait for ever
         raise SourceError(f"{source}: expected a camera or a video, received {what_is(source)}")
@@ -692,6 +692,13 @@ def frames(source):
     if not capture.isOpened():
         what = f"camera {source}" if isinstance(source, int) else source
         raise SourceError(f"{what}: expected a camera or a video that OpenCV can read, it does not open")
+
+    height, width = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+    if height * width > most_pixels:
+        capture.release()
+        raise SourceError(
+            f"{source}: expected frames of at most {most_pixels:,} pixels, received {height:,} x {width:,} (H x W)"
+        )
 
     def each():
         try:
@@ -709,7 +716,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
     limit: the most frames to read. Ctrl-C ends it; what was read until then is kept. The folder of `out` is made; where nothing can be
     read, nothing is left. Raises SourceError.
     """
-    pictures, rate = frames(source)
+    pictures, rate = frames(source, detector.max_pixels)
     out, writer, rows = Path(out), None, []
     aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
     bar = tqdm(pictures, desc=str(source), unit="frame", total=limit, disable=not progress or None)

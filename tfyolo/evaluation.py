@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tfyolo import checkpoint, visualize
 from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector, load, restore
-from tfyolo.messages import counted
+from tfyolo.messages import counted, printable
 from tfyolo.structures import BACKGROUND, IGNORE
 
 IOU = 0.5  # the overlap from which a box is right: in curves, confusion matrix and pictures; AP is a mean over ten
@@ -516,13 +516,13 @@ def _write(out, report, source, found, pictures):
             judged.append((-errors, number, index))
     for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
         record, one = source.records[number], shown[number]
-        image = pipeline.read_record(record)
+        image = pipeline.read_record(record, source.max_pixels)
         scale = pipeline.scale_of(record.size, image.shape[:2])
         image, truths, boxes = visualize.enlarged(image, record.boxes * scale, one.boxes * scale)
         image = visualize.draw_matches(
             image, truths, record.labels, record.ignored, boxes, one.labels, one.scores, source.classes, index
         )
-        visualize.save(out / "pictures" / f"{place:02d}_{Path(str(record.image_id)).stem}.jpg", image)
+        visualize.save(out / "pictures" / f"{place:02d}_{printable(Path(str(record.image_id)).stem)[:100]}.jpg", image)
 
 
 def _write_json(path, value):

@@ -457,7 +457,8 @@ class _Writer:
     def _pictures(self):
         """Batches of the calibration's images, as the network reads them."""
         config, records = self.model.config.model, pipeline.sampled(self.calibration.records, CALIBRATED_BY)
-        return pipeline.prepared_batches(records, config.input_size, config.preprocess, skipped=self.skipped)
+        options = {"skipped": self.skipped, "most_pixels": self.calibration.max_pixels}
+        return pipeline.prepared_batches(records, config.input_size, config.preprocess, **options)
 
     def typical(self):
         return next(iter(self._pictures())) if self.calibration and self.calibration.records else None

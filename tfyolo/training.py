@@ -336,7 +336,8 @@ def _train(config, folder, resume, overfit, progress, interrupted):
                 tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
             if config.train.quantize:
                 few = learned._replace(records=tuple(pipeline.sampled(learned.records, CALIBRATED_BY)))
-                options = {"preprocess": config.model.preprocess, "skipped": (unreadable := {})}
+                options = {"preprocess": config.model.preprocess, "most_pixels": few.max_pixels}
+                options["skipped"] = unreadable = {}
                 pictures = functools.partial(pipeline.prepared_batches, few.records, size, **options)
                 model = rounding(model) if saved else quantized_by(model, pictures)[0]
                 if unreadable:

@@ -351,7 +351,7 @@ def prepare(image, target, preprocess="letterbox"):
     return warp(image, transform, target, **options), transform
 
 
-def prepared_batches(records, size, preprocess, batch=4, skipped=None):
+def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixels=MOST_PIXELS):
     """Batches [B, h, w, 3] float32 0..1 of Records' images, as `prepare` brings them to a network's size (h, w).
 
     Args:
@@ -360,6 +360,7 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None):
       preprocess: a name of augment.FITS.
       batch: B; the last one may be smaller.
       skipped: a dict that gets {place in records: message} of each image that cannot be read and is left out.
+      most_pixels: an image of more counts as one that cannot be read.
 
     Raises:
       DataError: if less than half of the images can be read; after the last batch.
@@ -368,7 +369,7 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None):
     images = []
     for place, record in enumerate(records):
         try:
-            images.append(prepare(read_record(record), size, preprocess)[0])
+            images.append(prepare(read_record(record, most_pixels), size, preprocess)[0])
         except ImageError as error:
             skipped[place] = str(error)
         if len(images) == batch:

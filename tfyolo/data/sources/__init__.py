@@ -17,7 +17,7 @@ from typing import Any
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources import coco, csv, labelme, tfrecord, voc, yolo
 from tfyolo.data.sources.division import divide, read_division
-from tfyolo.data.sources.files import read_lines
+from tfyolo.data.sources.files import read_lines, some, starts
 from tfyolo.data.sources.place import ORDER, Format, Options, Place, meaning
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.messages import counted, printable, shortened
@@ -183,8 +183,29 @@ def _below(place, formats, errors):
     else:
         packed = (place.file or "").lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
         hint = "; it is an archive: unpack it first" if packed else ""
+    hint = _of_others(place) or hint
     looked = "".join(f"\n  {FORMATS[name].describe}" for name in formats)
     raise DataError(f"{place.path}: not recognised as {' or '.join(formats)}{hint}\nLooked for:{looked}")
+
+
+# What annotations of formats that are not read have in them, by suffix.
+_OTHERS = (
+    (".xml", b"<annotations", "CVAT's XML for images"),
+    (".json", b'"shape_attributes"', "VGG Image Annotator's JSON"),
+    (".json", b'"coordinates"', "CreateML's JSON"),
+    (".json", b'"classTitle"', "Supervisely's JSON"),
+)
+
+
+def _of_others(place):
+    """What to say of annotations in a format that is not read; "" if there are none."""
+    folders = (place.root, *place.tree.folders(place.root)) if place.is_folder else ()
+    for suffix, mark, called in _OTHERS:
+        files = place.tree.files(place.root, suffix) if folders else [place.file] if place.file else []
+        for file in (*files, *(file for folder in folders[1:] for file in some(place.tree.files(folder, suffix), 3))):
+            if file.lower().endswith(suffix) and mark in starts(file):
+                return f"; {file} is {called}: export the data as COCO, VOC or YOLO"
+    return ""
 
 
 def _chosen(split, names, data, path):
