@@ -82,6 +82,7 @@ ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("x:\n" + "".join(" " * i + "-\n" for i in range(1, 1000)), r"x\.yaml:\d+: not valid YAML: nested"),
         ("x: " + "y" * (2 << 20), r"cannot be read: expected at most 1,048,576 bytes"),
         ("---\n" * 10_000, "expected a single document"),
+        ("model:\n  head: {a:>0, b:!x, c:&x}", "YAML wants a space after the colon: a: >0"),
         ("x: {" + ", ".join(f"k{i}: 1" for i in range(300)) + "}", "unknown key"),
         ("\n".join(f"k{i}: 1" for i in range(300)), "k0: unknown key(.|\n)*\nand more$"),
         (

@@ -1,8 +1,12 @@
 """What lies where a command expects a file, and what is asked of a model: FIFOs, devices, control characters, networks of billions."""
 
+import json
 import os
+import random
 import resource
 import signal
+import types
+import typing
 from pathlib import Path
 
 import cv2
@@ -10,7 +14,8 @@ import numpy as np
 import pytest
 from conftest import command, lively, small
 
-from tfyolo import detect, visualize
+from tfyolo import config as configs
+from tfyolo import detect, parts, visualize
 from tfyolo import model as models
 from tfyolo.checkpoint import CheckpointError
 from tfyolo.config import ConfigError
@@ -177,10 +182,7 @@ def test_networks_of_billions_are_told_before_they_have_their_memory(overrides, 
     pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages + (2 << 30), before[1]))
-    config = small("yolov8n")
-    for override in overrides:
-        key, value = override.split("=")
-        config = models.configs.load("yolov8n", [f"{key}={value}"])
+    config = configs.load("yolov8n", overrides)
     try:
         with pytest.raises(ConfigError, match=words):
             models.build(config, list(map(str, range(classes))))
@@ -216,3 +218,94 @@ def test_names_of_files_are_shown_escaped(tmp_path, monkeypatch):
     assert "\x1b" not in told and "\\x1b[31mred.jpg" in told and "\\x1b[31mred2.jpg" in told
     (tmp_path / "found/detections.json").read_text().encode()
     assert "\x1b" not in command("detect", "model.h5", f"{RED}3.jpg").stderr
+
+
+# --- by chance ----------------------------------------------------------------------------------------------------------------
+
+EDGES = {int: (1, 2, 3, 5, 7, 8, 16, 33), float: (1e-6, 0.01, 0.1, 0.3, 0.5, 0.99, 1.0, 1.5, 3.0)}
+FAR = {int: (64, 100, 999, 2000, 16_384, 65_536, 100_000, 1_000_000), float: (10.0, 100.0, 1e6, 1e30)}
+
+
+def drawn(rng, annotation):
+    """A value within an annotation's range, now and then at its far end."""
+    bare = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+    origin, inside = typing.get_origin(bare), typing.get_args(bare)
+    for _ in range(200):
+        if bare is bool:
+            value = rng.random() < 0.5
+        elif bare in EDGES:
+            value = rng.choice((FAR if rng.random() < 0.1 else EDGES)[bare])
+        elif bare is str:
+            value = rng.choice(
+                ["p2", "p3", "p4", "p5", "p6", "relu", "mish", "linear", "giou", "squared", "bce", "lead", "x"]
+            )
+        elif origin is typing.Literal:
+            value = rng.choice(inside)
+        elif origin is list or inside[1:] == (Ellipsis,):
+            value = [drawn(rng, inside[0]) for _ in range(rng.randrange(6))]
+        elif origin is tuple:
+            value = [drawn(rng, each) for each in inside]
+        elif origin is dict:
+            value = {drawn(rng, inside[0]): drawn(rng, inside[1]) for _ in range(rng.randrange(4))}
+        elif origin in (typing.Union, types.UnionType):
+            value = drawn(rng, rng.choice(inside))
+        else:
+            return None  # None itself
+        try:
+            parts.typed(value, annotation)
+        except ValueError:
+            continue
+        return value
+    raise AssertionError(f"nothing fits {annotation}")
+
+
+@pytest.mark.slow
+def test_options_within_their_ranges_build_a_network_or_are_told(tmp_path):
+    """Whatever is asked of the parts of a config: no error but that of the config, and none that takes all memory."""
+    ends = {"built": 0, "told": 0}
+    names = (
+        "yolov8n",
+        "yolov3-tiny",
+        "yolov7-tiny",
+        "demo-m2det",
+        "demo-cornernet",
+        "demo-yolov1",
+        "yolov4-tiny",
+        "resnext-tiny",
+    )
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages + (8 << 30), before[1]))
+    try:
+        for seed in range(int(os.environ.get("TFYOLO_FUZZ_ROUNDS", 80))):
+            rng, overrides = random.Random(seed), []
+            config = small(rng.choice(names))
+            for _ in range(rng.randrange(1, 4)):
+                kind = rng.choice(
+                    [kind for kind in parts.TABLES if kind != "optimizer" and getattr(config.model, kind)]
+                )
+                builder = parts.builders(kind)[getattr(config.model, kind).name]
+                known = {
+                    name: each for name, each in parts.options_of(builder).items() if name not in ("sections", "depth")
+                }
+                if known:
+                    option = rng.choice(sorted(known))
+                    value = drawn(rng, known[option].annotation)
+                    overrides.append(f"model.{kind}.{option}={json.dumps(value)}")
+            overrides += rng.choice([[], [], [f"model.input_size={rng.choice([1, 31, 32, 96, 128, 512, 16_384])}"]])
+            signal.alarm(60)
+            try:
+                (tmp_path / "x.yaml").write_text(configs.to_yaml(config))
+                model = models.build(configs.load(tmp_path / "x.yaml", overrides), ("a", "b", "c"))
+                assert np.isfinite(np.asarray(model.network.variables[0])).all()
+                ends["built"] += 1
+            except ConfigError:
+                ends["told"] += 1
+            except BaseException as error:
+                raise AssertionError(f"seed {seed}: {config.name} {overrides}") from error
+            finally:
+                signal.alarm(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    print(ends)
+    assert ends["built"] > 10 and ends["told"] > 10

@@ -519,7 +519,7 @@ def verify(run, against, image, every, as_json):
 @_views
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
 @click.option(
-    "--pictures", type=_Whole("CountOrNone"), default=0, help="Pictures to draw into --out, right and wrong in colours."
+    "--pictures", type=_Whole("CountOrZero"), default=0, help="Pictures to draw into --out, right and wrong in colours."
 )
 @_device
 @_json
@@ -581,7 +581,7 @@ def _given(**options):
 @click.argument("model", metavar="MODEL")
 @click.argument("sources", nargs=-1, metavar="[PICTURE|VIDEO|FOLDER|GLOB]...")
 @click.option(
-    "--camera", type=_Whole("CountOrNone"), metavar="N", help="Look through camera N, until Ctrl-C or --frames."
+    "--camera", type=_Whole("CountOrZero"), metavar="N", help="Look through camera N, until Ctrl-C or --frames."
 )
 @click.option("--frames", type=_Whole("Count"), help="The most frames of a video or camera.")
 @click.option(

@@ -53,7 +53,7 @@ from tfyolo.ranges import (
     Batch,
     BelowOne,
     Count,
-    CountOrNone,
+    CountOrZero,
     NonNegative,
     Pixels,
     Positive,
@@ -165,9 +165,8 @@ class Model(Strict):
     input_size: Size  # (H, W) in pixels, or one number for a square
     # How pictures are brought to it: with their aspect and grey margins, without, or either as Darknet does, to the pixel.
     preprocess: Literal["letterbox", "stretch", "darknet", "darknet_letterbox"] = "letterbox"
-    classes: Annotated[Texts, Field(min_length=1, max_length=MOST_CLASSES)] | None = (
-        None  # names in label order; null: the data's own
-    )
+    # Names in label order; null: the data's own.
+    classes: Annotated[Texts, Field(min_length=1, max_length=MOST_CLASSES)] | None = None
     backbone: Part
     neck: Part = Part(name="identity")
     head: Part
@@ -212,7 +211,7 @@ class Stage(Strict):
     final: Probability = 0.01  # cosine: the last learning rate, as part of lr; step: the factor of each step
     steps: Annotated[tuple[Probability, ...], Field(strict=False)] = (0.8, 0.9)  # step: where, as parts of the stage
     warmup: NonNegative = 3.0  # epochs over which lr rises from 0; at most a third of the stage
-    plain_epochs: CountOrNone = 10  # the last epochs, without mosaic and mixup; all, if there are fewer
+    plain_epochs: CountOrZero = 10  # the last epochs, without mosaic and mixup; all, if there are fewer
     image_size: Size | None = None  # (H, W); null: model.input_size
     # Every step at another size, up to this part smaller or larger: 0.5 is from half to one and a half.
     multi_scale: BelowOne = 0.0
@@ -235,7 +234,7 @@ class Train(Strict):
     evaluate_every: Count = 5  # epochs
     # Images at a time in evaluation, which one device does; null: as many as a replica learns from at a time, at most 16.
     evaluate_batch: Batch | None = None
-    pictures: CountOrNone = 4  # validation pictures drawn at each evaluation
+    pictures: CountOrZero = 4  # validation pictures drawn at each evaluation
     eager: bool = False  # the same step without tf.function, for debugging
 
     @field_validator("accumulate")
@@ -405,7 +404,8 @@ _SCALARS = {
 _EXPECTED = {
     _TAG + "int": "a whole number of at most 18 digits",
     _TAG + "str": "text in Unicode",
-}  # of others a finite number
+    _TAG + "float": "a finite number",
+}
 MOST_YAML = 1 << 20  # bytes of a config
 MOST_VALUES = 100_000  # in a config, those that an alias stands for counted wherever it stands
 DEEPEST = 20  # levels in each other
@@ -475,7 +475,7 @@ def _tree(node, line_of, problems, path, above, left):
         try:
             return _Node(_SCALARS[node.tag][1](node.value), place)
         except ValueError:
-            problem(path, place, f"expected {_EXPECTED.get(node.tag, 'a finite number')}, received {shown(node.value)}")
+            problem(path, place, f"expected {_EXPECTED[node.tag]}, received {shown(node.value)}")
     elif isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
         above = (*above, node)
         return _Node(
@@ -488,7 +488,8 @@ def _tree(node, line_of, problems, path, above, left):
             if key_node.tag == _TAG + "str" and key_node.style is None and child.value == "" and (hint := _spaced(key)):
                 problem(_join(path, key), key_place, hint.removeprefix("; "))
                 key, _, value = key.partition(":")  # what else is wrong is told, too
-                child = yaml.compose(value, Loader=_Loader)
+                with contextlib.suppress(yaml.YAMLError):
+                    child = yaml.compose(value, Loader=_Loader) or child
             if key_node.tag != _TAG + "str" or key != key.encode("utf-8", "ignore").decode():
                 called = (key or "none") if isinstance(key, str) else "a list or a section"
                 problem(_join(path, called), key_place, f"expected text as a key, received {called}")

@@ -719,7 +719,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
     pictures, rate = frames(source, detector.max_pixels)
     out, writer, rows = Path(out), None, []
     aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
-    bar = tqdm(pictures, desc=str(source), unit="frame", total=limit, disable=not progress or None)
+    bar = tqdm(pictures, desc=printable(source), unit="frame", total=limit, disable=not progress or None)
     try:
         for number, picture in enumerate(bar):
             found = detector(picture, score)

@@ -24,9 +24,8 @@ from tfyolo.necks import NECKS
 from tfyolo.postprocess import ONE_BOX, POSTPROCESS
 from tfyolo.ranges import MOST_CLASSES
 
-MOST_PARAMETERS = (
-    1_000_000_000  # 4 GB, of which training needs three to five times as much; the largest published detector has .3
-)
+# 4 GB, of which training needs three to five times as much. The largest published detector has .3.
+MOST_PARAMETERS = 1_000_000_000
 MOST_SCORES = 1 << 30  # candidates times classes of one image
 TABLES = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS, "decoder": DECODERS, "objective": OBJECTIVES}
 

@@ -109,7 +109,9 @@ def typed(value, annotation):
     try:
         return adapter.validate_json(json.dumps(value, default=_of_numpy), strict=True)  # in JSON a list may be a tuple
     except ValidationError:
-        raise ValueError(f"expected {described(adapter.json_schema())}, received {shown(value)}") from None
+        schema = adapter.json_schema()
+        expected = annotation if "$defs" in schema else described(schema)  # types of a part's own have no words
+        raise ValueError(f"expected {expected}, received {shown(value)}") from None
 
 
 def _of_numpy(value):

@@ -56,6 +56,18 @@ def too_large(file, most_pixels=MOST_PIXELS) -> str | None:
     return f"{height:,} x {width:,} pixels (H x W), expected at most {most_pixels:,} in all"
 
 
+def surely_fits(file, most_pixels=MOST_PIXELS) -> bool:
+    """Whether the header of an image can be read here and says that it has so many pixels at most.
+
+    A decoder may make something of a header that is none here, and of more pixels.
+    """
+    try:
+        height, width = read_header(file).size
+    except OSError:
+        return False
+    return height * width <= most_pixels
+
+
 def _read(stream):
     head = stream.read(32)
     for kind, (magics, parse) in _KINDS.items():

@@ -225,7 +225,7 @@ def names_given(names) -> tuple[str, ...] | None:
         return None
     if isinstance(names, str | os.PathLike):
         names = read_lines(names)
-    names = tuple(names)
+    names = tuple(map(printable, names))
     if not 0 < len(names) <= MOST_CLASSES:
         raise DataError(f"data.names: expected 1 to {MOST_CLASSES:,} names of classes, received {len(names):,}")
     return names
@@ -300,6 +300,8 @@ def _read_named(dataset, name, data, use, place):
         if place is None:
             raise
         hint = f"Name one of them: {place}.{use}=..."
+        if use == "train" and not ORDER.keys() & set(map(meaning, dataset.splits)):
+            hint += f"; it is not divided: {place}.val=0.1 learns from nine tenths of it and evaluates on the rest"
         if use == "val":
             hint += (
                 f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges on the very pictures that "
