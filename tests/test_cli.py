@@ -596,7 +596,7 @@ TYPED = [
     (["train", "yolov8n", "data=.", "model.backbone.widht=1"], "c2f has no such option; its options: depth, width"),
     (
         ["train", "yolov8n", "data=.", "model.backbone.width=big"],
-        "model.backbone.width: expected float, received 'big'",
+        "model.backbone.width: expected a number > 0 and <= 100, received 'big'",
     ),
     (["train", "yolov8n", "data=.", "model.decoder=anchor"], "anchor needs the option 'anchors', received none"),
     (["train", "yolov8n", "data=.", "optimizer=adamv"], "train.optimizer.name: expected one of sgd, adamw"),

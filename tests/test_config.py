@@ -35,7 +35,7 @@ train:
 """
 
 SHARE = "the name of a split, or a share above 0 and below 1 to hold back from what is learned"
-SIZE = "a whole number > 0, or two of them: [height, width]"
+SIZE = "a whole number from 1 to 16384, or two of them: [height, width]"
 NOT_OURS = "and no config of that name comes with tfyolo (`tfyolo configs` lists them)"
 PART = "a name, or a section with `name` and options"
 
@@ -260,8 +260,8 @@ def test_the_last_override_wins_and_earlier_ones_stay(write):
         ("train..batch=3", "expected KEY=VALUE, such as train.batch=16 or train.clip=null"),
         ("data=# 3", "expected a value after =, received only a comment; put quotes around it"),
         ("data=[a", "not valid YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'"),
-        ("train.batch=x", "train.batch: expected a whole number > 0, received 'x'"),
-        ("train.batch.x=3", 'train.batch: expected a whole number > 0, received {"x": 3}'),
+        ("train.batch=x", "train.batch: expected a whole number from 1 to 65536, received 'x'"),
+        ("train.batch.x=3", 'train.batch: expected a whole number from 1 to 65536, received {"x": 3}'),
         ("train.accumulate=3", "train.accumulate: expected a divisor of train.batch (8), received 3"),
         ("train.stages.epochs=3", "train.stages: a list of 2, expected an index: train.stages.0.epochs"),
         ("train.stages.2.epochs=3", "train.stages: a list of 2, counted from 0; received the index 2"),
@@ -289,13 +289,13 @@ def test_all_bad_overrides_are_told_at_once(write):
 @pytest.mark.parametrize(
     "old, new, expected",
     [
-        ("batch: 8", "batch: abc", "16: train.batch: expected a whole number > 0, received 'abc'"),
-        ("batch: 8", "batch: '16'", "16: train.batch: expected a whole number > 0, received '16'"),
-        ("batch: 8", "batch: true", "16: train.batch: expected a whole number > 0, received true"),
-        ("batch: 8", "batch: 8.0", "16: train.batch: expected a whole number > 0, received 8.0"),
-        ("batch: 8", "batch: 0", "16: train.batch: expected a whole number > 0, received 0"),
-        ("batch: 8", "batch:", "16: train.batch: expected a whole number > 0, received null"),
-        ("batch: 8", "batch: {a: 1}", '16: train.batch: expected a whole number > 0, received {"a": 1}'),
+        ("batch: 8", "batch: abc", "16: train.batch: expected a whole number from 1 to 65536, received 'abc'"),
+        ("batch: 8", "batch: '16'", "16: train.batch: expected a whole number from 1 to 65536, received '16'"),
+        ("batch: 8", "batch: true", "16: train.batch: expected a whole number from 1 to 65536, received true"),
+        ("batch: 8", "batch: 8.0", "16: train.batch: expected a whole number from 1 to 65536, received 8.0"),
+        ("batch: 8", "batch: 0", "16: train.batch: expected a whole number from 1 to 65536, received 0"),
+        ("batch: 8", "batch:", "16: train.batch: expected a whole number from 1 to 65536, received null"),
+        ("batch: 8", "batch: {a: 1}", '16: train.batch: expected a whole number from 1 to 65536, received {"a": 1}'),
         ("batch: 8", "ema: 1", "16: train.ema: expected a number >= 0 and < 1, received 1"),
         ("batch: 8", "ema: false", "16: train.ema: expected a number >= 0 and < 1, received false"),
         ("batch: 8", "ema: .nan", "16: train.ema: expected a number >= 0 and < 1, received '.nan'"),
@@ -327,7 +327,7 @@ def test_all_bad_overrides_are_told_at_once(write):
         ("input_size: 416", "input_size: 416\n  classes:\n    - cat\n    - 5",
          "7: model.classes.1: expected text, received 5; quotes make it text"),
         ("input_size: 416", "input_size: 416\n  classes: []",
-         "5: model.classes: expected a list with at least one entry, each text or null, received []"),
+         "5: model.classes: expected a list with at least one entry and at most 100,000, each text or null, received []"),
         ("lr: 1e-3", "lr: 0", "19: train.stages.0.lr: expected a number > 0, received 0"),
         ("lr: 1e-3", "plain_epochs: 5", "18: train.stages.0.lr: missing, expected a number > 0"),
         ("lr: 1e-3", "lr: 1\n      loss_weights:\n        box: -1",
@@ -340,7 +340,7 @@ def test_all_bad_overrides_are_told_at_once(write):
         ("format: coco", "test: 0.0", f"2: data.test: expected {SHARE}, received 0.0"),
         ("format: coco", "names: []", "2: data.names: expected a file of class names, one a line, or a list of them, received []"),
         ("path: pets", "path: ''", "2: data.path: expected text, received ''"),
-        ("name: base", "name: a/b", "1: name: expected text without slashes, received 'a/b'"),
+        ("name: base", "name: a/b", "1: name: expected text without slashes and control characters, of at most 200 bytes, received 'a/b'"),
     ],
 )  # fmt: skip
 def test_errors_name_the_line_the_path_the_value_and_what_is_right(write, old, new, expected):
@@ -364,7 +364,7 @@ def test_an_inherited_value_is_found_in_the_base(write):
     write("base.yaml", BASE.replace("batch: 8", "batch: none"))
     write("child.yaml", "base: base.yaml\ntrain:\n  sed: 1\n")
     assert [line.partition(";")[0] for line in message("child.yaml").splitlines()] == [
-        "base.yaml:16: train.batch: expected a whole number > 0, received 'none'",
+        "base.yaml:16: train.batch: expected a whole number from 1 to 65536, received 'none'",
         "child.yaml:3: train.sed: unknown key",
     ]
 
@@ -496,7 +496,10 @@ def test_the_shipped_configs_open_with_their_paper_and_command(path):
         ("{", "expected a config as JSON: "),
         (b"\xff", "expected a config as JSON: "),
         ('{"name": "x"}', "model: missing, expected a section with input_size, "),
-        ('{"nam": "x"}', "name: missing, expected text without slashes\nmodel: missing"),
+        (
+            '{"nam": "x"}',
+            "name: missing, expected text without slashes and control characters, of at most 200 bytes\nmodel: missing",
+        ),
         ("[1]", "expected a section with name, data, model, augment, train, received [1]"),
     ],
 )
@@ -582,7 +585,7 @@ def test_of_a_plan_with_stages_the_stage_is_named(write, short):
 @pytest.mark.parametrize(
     "override, expected",
     [
-        ("epochs=x", "train.stages.0.epochs: expected a whole number > 0, received 'x'"),
+        ("epochs=x", "train.stages.0.epochs: expected a whole number from 1 to 1000000, received 'x'"),
         ("mosaic=1", "mosaic: unknown key; did you mean augment.mosaic?"),
         ("input_size=64", "input_size: unknown key; did you mean model.input_size?"),
         ("train.flip=1", "train.flip: unknown key; did you mean augment.flip?"),

@@ -151,6 +151,32 @@ def test_an_image_of_too_many_pixels_is_an_error_before_it_is_decoded(tmp_path, 
         pipeline.read_image(contents, 3000)
 
 
+def evasive(kind):
+    """An image of 48 x 64 with a header that is not read here, and that decoders read all the same."""
+    if kind == "JPEG":
+        return b"\xff\xd8" + b"\xff\xfe\0\2" * 20_000 + encoded("JPEG")[2:]
+    import cv2
+
+    pixels = np.random.default_rng(0).random([48, 64, 3], "float32")
+    return cv2.imencode(".hdr", pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "HDR"])
+def test_a_header_that_is_not_read_does_not_lead_past_the_limit(kind, tmp_path):
+    contents = evasive(kind)
+    with pytest.raises(OSError, match=r"damaged|not an image"):
+        headers.read_header(contents)
+    with pytest.raises(pipeline.ImageError):
+        pipeline.read_image(contents, 48 * 64 - 1)
+    (tmp_path / "image.png").write_bytes(encoded("PNG"))
+    (tmp_path / "image.txt").write_text("0 .5 .5 .2 .2")
+    source = readers.read(tmp_path, "all", names=["a"], max_pixels=48 * 64 - 1)
+    (tmp_path / "image.png").write_bytes(contents)
+    skipped = {}
+    next(iter(pipeline.eval_dataset(source, size=(32, 32), batch=1, skipped=skipped)))
+    assert list(skipped) == [0]
+
+
 @pytest.fixture
 def with_a_bomb(tmp_path):
     for folder in ("images", "labels"):

@@ -591,19 +591,19 @@ def work():
 
 
 class Worker:
-    """A process that reads data sets, begun anew where one hangs or dies."""
+    """A process that reads what it is given, begun anew where one hangs or dies. file: the one whose work() it does."""
 
-    def __init__(self):
-        self.process = None
+    def __init__(self, file=__file__):
+        self.file, self.process = file, None
 
-    def __call__(self, root, seconds=20):
+    def __call__(self, question, seconds=20):
         import selectors
 
         if self.process is None:
             self.process = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+                [sys.executable, self.file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
             )
-        self.process.stdin.write(json.dumps(str(root)) + "\n")
+        self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -634,7 +634,7 @@ def test_whatever_is_damaged_is_a_clean_error(layout, tmp_path):
             root = tmp_path / f"damaged{seed}"
             shutil.copytree(sound, root)
             told = damage(root, f"{layout} {seed}")
-            ended = worker(root)
+            ended = worker(str(root))
             kind = ended.partition("\n")[0]
             ends[kind] = ends.get(kind, 0) + 1
             if kind in ("traceback", "hang", "crash"):

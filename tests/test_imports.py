@@ -18,7 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "config", "messages", "peers", "checkpoint", "folders", "parts"},
+    {"structures", "files", "messages", "ranges", "peers", "checkpoint", "folders"},
+    {"config"},
+    {"parts"},
     {"devices"},
     {"boxes"},
     {"layers", "visualize"},
@@ -39,7 +41,7 @@ ORDER = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-DATA_MAY_IMPORT = {"structures", "config", "messages", "checkpoint", "boxes", "visualize", "data"}
+DATA_MAY_IMPORT = {"structures", "files", "config", "messages", "ranges", "checkpoint", "boxes", "visualize", "data"}
 KNOW_DATA = {name for name, rank in RANK.items() if rank > RANK["model"]}
 SPEAK_KERAS = {"boxes", "layers", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
 

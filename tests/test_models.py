@@ -406,14 +406,23 @@ def test_a_head_without_an_auxiliary_one_says_so():
     models.build(load_config("yolov7-w6", *overrides, "model.neck.aux=false"), NAMES, input_size=(128, 64))
 
 
-@pytest.mark.parametrize("aux", ["{topk: 2.5}", "{top: 3}"])
-def test_options_of_the_auxiliary_assigner_are_checked(aux):
-    with pytest.raises(ConfigError, match=r"model\.objective: aux: the assigner has no option 'top"):
+@pytest.mark.parametrize(
+    "aux, message",
+    [
+        ("{topk: 2.5}", "aux: topk: expected a whole number from 1 to 1000000, received 2.5"),
+        ("{topk: 0}", "aux: topk: expected a whole number from 1 to 1000000, received 0"),
+        ("{top: 3}", "aux: the assigner has no option 'top'; its options: topk, alpha, beta"),
+    ],
+)
+def test_options_of_the_auxiliary_assigner_are_checked(aux, message):
+    with pytest.raises(ConfigError, match=rf"model\.objective: {message}"):
         models.build(load_config("yolov8n-e2e", f"model.objective.aux={aux}"), NAMES)
 
 
 def test_an_option_that_the_post_processing_lacks_is_an_error():
-    with pytest.raises(ConfigError, match=r"model\.postprocess: top has no option 'iou'"):
+    with pytest.raises(
+        ConfigError, match=r"model\.postprocess\.iou: top has no such option; its options: score, limit"
+    ):
         models.postprocess(small("yolov8n-e2e"), iou=0.5)
 
 
@@ -488,14 +497,22 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_candidates(
             "model.backbone.widht=1.0",
             "model.backbone.widht: darknet53 has no such option; its options: width",
         ),
-        ("yolov3", "model.backbone.width=wide", "model.backbone.width: expected float, received 'wide'"),
+        (
+            "yolov3",
+            "model.backbone.width=wide",
+            "model.backbone.width: expected a number > 0 and <= 100, received 'wide'",
+        ),
         ("yolov3", "model.decoder.anchors={p4: [[1,2]], p5: [[3,4]]}", "expected the levels 3 (p3, p4, p5)"),
         ("yolov3", "model.decoder.anchors.p3=[[1,2]]", "the same number of anchors at every level"),
         ("yolov3", "model.decoder.anchors.p3=[[1,2,3]]", "model.decoder.anchors"),
-        ("yolov3", "model.backbone.width=0", "model.backbone: width: expected a number above 0, received 0"),
+        ("yolov3", "model.backbone.width=0", "model.backbone.width: expected a number > 0 and <= 100, received 0"),
         ("yolov3", "model.objective.box=l1", "model.objective: box: expected one of squared, iou, giou, diou, ciou"),
         ("yolov3", "model.head.activation=gelu", "model.head: activation: expected one of linear, leaky, relu"),
-        ("yolov4", "model.backbone.first_stage=plain", "model.backbone.first_stage: expected typing.Literal['csp'"),
+        (
+            "yolov4",
+            "model.backbone.first_stage=plain",
+            "model.backbone.first_stage: expected one of csp, residual, received 'plain'",
+        ),
         ("yolov4-tiny-3l", "model.backbone.finest=p4", "model.decoder: expected the levels 2 (p4, p5)"),
         (
             "yolov4",

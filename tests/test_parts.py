@@ -46,7 +46,7 @@ def test_a_part_of_ones_own_is_known_where_it_was_added(monkeypatch):
         parts.check(config)
     monkeypatch.setitem(tfyolo.BACKBONES, "mine", mine)
     parts.check(config)
-    with pytest.raises(ConfigError, match=r"model\.backbone\.depth: expected int, received 'deep'"):
+    with pytest.raises(ConfigError, match=r"model\.backbone\.depth: expected a whole number, received 'deep'"):
         parts.check(load_config("demo", "model.backbone={name: mine, depth: deep}"))
 
 

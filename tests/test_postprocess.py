@@ -236,14 +236,6 @@ def test_of_equal_scores_the_first_stands_first():
         np.testing.assert_array_equal(found.boxes[0, :40], boxes)
 
 
-@pytest.mark.parametrize("score", [-0.1, 1.5])
-@pytest.mark.parametrize("form", [nms, top])
-def test_scores_that_no_detection_can_have_are_an_error(form, score):
-    """Below 0 padding would count as found."""
-    with pytest.raises(ValueError, match=r"score: expected a number in 0\.\.1, received"):
-        form(candidates(), score=score)
-
-
 # --- classes apart --------------------------------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,12 @@ boxes: [B, M, 4] in pixels of the network's input; labels: [B, M], -1 for rows t
 """
 
 import functools
+from typing import Literal
 
 from keras import ops
 
 from tfyolo.boxes import boxes_to_yxhw, ciou, iou, pairwise_iou, shape_iou, yxhw_to_boxes
+from tfyolo.ranges import AboveOne, Count, NonNegative, Probability
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 
@@ -52,7 +54,7 @@ def _assign(matched, score, otherwise):
     return ops.where(ops.any(matched, axis=-1), truth, otherwise)
 
 
-def best_anchor(candidates, boxes, labels, *, ignore: float = 0.7, match: float = 1.0):
+def best_anchor(candidates, boxes, labels, *, ignore: Probability = 0.7, match: Probability = 1.0):
     """YOLOv3: the anchor whose shape fits a truth best answers for it, in the cell of its centre (arXiv:1804.02767, section 2.1).
 
     Of several truths that want one anchor it goes to the one it fits best, the others take their next best: in Darknet, the last in
@@ -94,7 +96,7 @@ def responsible_cell(candidates, boxes, labels):
     return Assignment(ops.stop_gradient(gt_index), ops.sum(ops.where(matched, overlap, 0.0), axis=-1))
 
 
-def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.5, beta: float = 6.0):
+def task_aligned(candidates, boxes, labels, *, topk: Count = 10, alpha: NonNegative = 0.5, beta: NonNegative = 6.0):
     """TOOD's assigner as YOLOv8 has it (Feng et al. 2021, arXiv:2108.07755, section 3.2): score ^ alpha * overlap ^ beta.
 
     Of the candidates whose cell's centre lies in a truth and that overlap it, the topk best aligned ones answer for it; overlap is
@@ -136,7 +138,16 @@ def task_aligned(candidates, boxes, labels, *, topk: int = 10, alpha: float = 0.
     return Assignment(ops.stop_gradient(gt_index), ops.stop_gradient(quality))
 
 
-def ota(candidates, boxes, labels, *, cells: int = 3, ratio: float = 4.0, topk: int = 10, overlap_cost: float = 3.0):
+def ota(
+    candidates,
+    boxes,
+    labels,
+    *,
+    cells: Literal[3, 5] = 3,
+    ratio: AboveOne = 4.0,
+    topk: Count = 10,
+    overlap_cost: NonNegative = 3.0,
+):
     """YOLOv7's assigner (Wang et al. 2022, arXiv:2207.02696, section 4.2), after SimOTA (Ge et al. 2021, arXiv:2107.08430, section 2.1).
 
     What can answer for a truth: the anchors whose sides are less than `ratio` times longer or shorter than its own, in the cell of its
@@ -168,7 +179,7 @@ def ota(candidates, boxes, labels, *, cells: int = 3, ratio: float = 4.0, topk: 
     return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index))
 
 
-def anchor_ratio(candidates, boxes, labels, *, cells: int = 3, ratio: float = 4.0):
+def anchor_ratio(candidates, boxes, labels, *, cells: Literal[3, 5] = 3, ratio: AboveOne = 4.0):
     """Every anchor of a shape like the truth's answers, in its centre's cell and those beside it: the candidates of `ota`, all of them.
 
     One that several truths claim goes to the one whose shape is most like it. The quality is the CIoU, cut at 0.
@@ -181,8 +192,6 @@ def anchor_ratio(candidates, boxes, labels, *, cells: int = 3, ratio: float = 4.
 
 def _near(priors, boxes, labels, cells, ratio):
     """What lies in a truth's cell or beside it, and has an anchor like it: [B, M, N] bool. cells, ratio: as of `ota`."""
-    if cells not in (3, 5):
-        raise ValueError(f"cells: expected 3 or 5, received {cells}")
     yxhw = ops.expand_dims(boxes_to_yxhw(boxes), 2)  # [B, M, 1, 4]
     offset = (yxhw[..., :2] - priors.centers) / ops.expand_dims(priors.strides, -1)  # [B, M, N, 2], in cells
     own = ops.logical_and(offset >= -0.5, offset < 0.5)
@@ -225,7 +234,7 @@ def _marked(index, like, chosen=True):
     return ops.scatter(places, marks, ops.shape(like)) > 0
 
 
-def max_iou(candidates, boxes, labels, *, match: float = 0.5, ignore: float = 0.5):
+def max_iou(candidates, boxes, labels, *, match: Probability = 0.5, ignore: Probability = 0.5):
     """SSD's: a prior answers for the truth that it overlaps most, if by more than `match` (Liu et al. 2016, arXiv:1512.02325, section 2.2).
 
     And each truth has the prior that overlaps it most, whatever else that one overlaps; of two truths that want one, the other has its

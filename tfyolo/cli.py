@@ -20,7 +20,7 @@ import click
 
 from tfyolo import __version__
 from tfyolo.devices import start as start_tensorflow
-from tfyolo.messages import counted
+from tfyolo.messages import counted, printable
 
 
 class Command(click.Command):
@@ -46,12 +46,13 @@ class Command(click.Command):
         except ValueError as error:
             if not type(error).__module__.startswith("tfyolo"):
                 raise
-            click.echo(f"Error: {error}", err=True)
+            told = printable(error, keep="\n")
+            click.echo(f"Error: {told}", err=True)
             sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
         except OSError as error:
             if error.filename is None:
                 raise
-            click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+            click.echo(f"Error: {printable(error.filename)}: {error.strerror}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
@@ -93,6 +94,24 @@ class _Range(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, context)
         return number
+
+
+class _Whole(click.ParamType):
+    """A whole number in one of the ranges of tfyolo.ranges, by its name there; they are imported when it matters."""
+
+    name = "integer"
+
+    def __init__(self, within):
+        self.within = within
+
+    def convert(self, value, param, context):
+        from tfyolo import parts, ranges
+
+        number = int(value) if re.fullmatch(r"[-+]?[0-9]{1,18}", str(value)) else value
+        try:
+            return parts.typed(number, getattr(ranges, self.within))
+        except ValueError as error:
+            self.fail(f"{error}.", param, context)
 
 
 class _DataFormat(click.ParamType):
@@ -157,7 +176,7 @@ def _reading():
 
 _max_pixels = click.option(
     "--max-pixels",
-    type=click.IntRange(1),
+    type=_Whole("Pixels"),
     help="Of an image: more is an error.  [default: 200,000,000]",
     expose_value=False,
     callback=_remembered,
@@ -202,13 +221,20 @@ def _looks(flip, scales):
 
 
 def _there(path, expected):
-    """Ends the command unless there is something at a path, or at a pattern like it."""
-    if os.path.exists(path) or glob.glob(path, recursive=True):
+    """Ends the command unless there is a file or a folder at a path, or something at a pattern like it."""
+    from tfyolo.files import what_is
+
+    if os.path.isfile(path) or os.path.isdir(path):
         return
+    if (received := what_is(path)) != "no such file":
+        raise click.ClickException(printable(f"{path}: expected {expected}, received {received}"))
+    with contextlib.suppress(ValueError):  # a NUL
+        if glob.glob(path, recursive=True):
+            return
     context, (key, equals, value) = click.get_current_context(), path.partition("=")
     names = [name.lstrip("-") for each in context.command.params for name in each.opts]
     hint = f"; options have dashes: --{key} {value}" if equals and key in names else ""
-    raise click.ClickException(f"{path}: expected {expected}, found none{hint}")
+    raise click.ClickException(printable(f"{path}: expected {expected}, found none{hint}"))
 
 
 _MODEL = "a run's folder, a .h5 file, a SavedModel's folder or a .tflite file"
@@ -302,7 +328,7 @@ class _Train(Command):
 @click.option("--out", help="Folder for the run; new or empty.  [default: runs/NAME, numbered if taken]")
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch of the run in CONFIG or --out.")
 @click.option(
-    "--overfit", type=click.IntRange(1), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot."
+    "--overfit", type=_Whole("Count"), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot."
 )
 @_device
 @_json
@@ -488,12 +514,12 @@ def verify(run, against, image, every, as_json):
 @click.option("--split", help="The split of the data.  [default: the config's val]")
 @_images
 @_format
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures at a time.")
+@click.option("--batch", type=_Whole("Batch"), default=8, show_default=True, help="Pictures at a time.")
 @click.option("--iou", type=_Range(0, 1), help="Overlap above which non-maximum suppression drops a box.")
 @_views
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
 @click.option(
-    "--pictures", type=click.IntRange(0), default=0, help="Pictures to draw into --out, right and wrong in colours."
+    "--pictures", type=_Whole("CountOrZero"), default=0, help="Pictures to draw into --out, right and wrong in colours."
 )
 @_device
 @_json
@@ -554,8 +580,10 @@ def _given(**options):
 @main.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("sources", nargs=-1, metavar="[PICTURE|VIDEO|FOLDER|GLOB]...")
-@click.option("--camera", type=click.IntRange(0), metavar="N", help="Look through camera N, until Ctrl-C or --frames.")
-@click.option("--frames", type=click.IntRange(1), help="The most frames of a video or camera.")
+@click.option(
+    "--camera", type=_Whole("CountOrZero"), metavar="N", help="Look through camera N, until Ctrl-C or --frames."
+)
+@click.option("--frames", type=_Whole("Count"), help="The most frames of a video or camera.")
 @click.option(
     "--score",
     "--conf",
@@ -613,8 +641,8 @@ def detect(
             try:
                 detection.check(file, **most)
             except (ImageError, detection.SourceError) as error:
-                click.echo(f"Error: {error}", err=True)
-        raise click.UsageError(f"{', '.join(taken[:3])}: there already; name another --out, or --overwrite")
+                click.echo(f"Error: {printable(error)}", err=True)
+        raise click.UsageError(f"{printable(', '.join(taken[:3]))}: there already; name another --out, or --overwrite")
     options = _given(iou=iou, soft_sigma=soft_nms, per_class=False if class_agnostic else None)
     detector = detection.load(model, **_looks(flip, scales), **options)
     detector.max_pixels = _reading().get("max_pixels", detector.max_pixels)
@@ -636,11 +664,11 @@ def detect(
                 new, told = [found.to_json()], _told(found, score)
         except (ImageError, detection.SourceError) as error:
             faults += 1
-            tqdm.write(f"Error: {error}", file=sys.stderr)
+            tqdm.write(f"Error: {printable(error)}", file=sys.stderr)
             continue
         rows += new
         if not as_json:
-            tqdm.write(f"{file}: {told} -> {target}")
+            tqdm.write(printable(f"{file}: {told} -> {target}"))
     if rows:  # where nothing could be read, nothing is left
         write_text(summary, jsons.dumps(rows, indent=1))
     if as_json:
@@ -699,9 +727,9 @@ def _told(found, score):
     show_default=True,
     help="Suppression in a TFLite file: its own, as mediapipe and Android's task library want it, or left out.",
 )
-@click.option("--size", type=click.IntRange(1), nargs=2, metavar="H W", help="Of the pictures.  [default: the run's]")
+@click.option("--size", type=_Whole("Side"), nargs=2, metavar="H W", help="Of the pictures.  [default: the run's]")
 @click.option("--any-size", is_flag=True, help="A SavedModel's floats: pictures of every size that its strides allow.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures a TFLite file takes.")
+@click.option("--batch", type=_Whole("Batch"), default=1, show_default=True, help="Pictures a TFLite file takes.")
 @click.option("--per-tensor", is_flag=True, help="One scale for all of a kernel, for old int8 accelerators.")
 @click.option(
     "--data",
@@ -804,9 +832,11 @@ def export(
 @main.command()
 @click.argument("run", metavar="RUN")
 @click.argument("paths", nargs=-1, metavar="[EXPORT]...")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="For each of the competitors.")
+@click.option("--threads", type=_Whole("Count"), default=2, show_default=True, help="For each of the competitors.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each.")
-@click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="How often they take turns.")
+@click.option(
+    "--rounds", type=click.IntRange(2, 1_000_000), default=10, show_default=True, help="How often they take turns."
+)
 @click.option("--image", type=click.Path(exists=True, dir_okay=False), help="A picture to look at.  [default: noise]")
 @click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not folded.")
 @click.option("--data", "path", help="Data that each is judged by, on --split.")
@@ -903,7 +933,7 @@ def _boxes_of(config):
 @click.option(
     "--split", "chosen", multiple=True, help="Repeat for several.  [default: all, but those that only join others]"
 )
-@click.option("--shards", type=click.IntRange(1), help="Files a split.  [default: by size, about 200 MB each]")
+@click.option("--shards", type=_Whole("Count"), help="Files a split.  [default: by size, about 200 MB each]")
 @click.option("--overwrite", is_flag=True, help="Replace shards that lie in OUT already.")
 def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
     """Write the data set at PATH as sharded TFRecords into OUT, pictures as the bytes they are."""
@@ -930,8 +960,10 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
 @_format
 @click.option("--split", default="train", show_default=True, help="The split whose boxes count.")
 @click.option("--config", required=True, help="Config or run whose levels, anchors a level and input size count.")
-@click.option("--input-size", type=click.IntRange(1), help="Side of a square input in place of the config's.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the first guess, which clustering improves.")
+@click.option("--input-size", type=_Whole("Side"), help="Side of a square input in place of the config's.")
+@click.option(
+    "--seed", type=_Whole("Seed"), default=0, show_default=True, help="Of the first guess, which clustering improves."
+)
 @_json
 def kmeans_anchors(path, images, data_format, split, config, input_size, seed, as_json):
     """Find the anchors that fit the boxes of the data set at PATH best, as YAML for model.decoder.
@@ -980,7 +1012,9 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
 
 @main.command("demo-data")
 @click.argument("folder")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed is another data set of the kind.")
+@click.option(
+    "--seed", type=_Whole("Seed"), default=0, show_default=True, help="Another seed is another data set of the kind."
+)
 def demo_data(folder, seed):
     """Draw the demo data set, shapes to be found, into FOLDER as COCO JSON."""
     from tfyolo.data import demo
@@ -996,9 +1030,9 @@ def demo_data(folder, seed):
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--classes", type=click.IntRange(1), metavar="K", help="How many.  [default: the config's, its data's, or 80]"
+    "--classes", type=_Whole("Classes"), metavar="K", help="How many.  [default: the config's, its data's, or 80]"
 )
-@click.option("--size", type=click.IntRange(1), metavar="PIXELS", help="Of the square input.  [default: the config's]")
+@click.option("--size", type=_Whole("Side"), metavar="PIXELS", help="Of the square input.  [default: the config's]")
 @click.option(
     "--backward", is_flag=True, help="Take the data's first batch through it, and give each stage's gradient norm."
 )
@@ -1079,7 +1113,7 @@ def summary(config, overrides, classes, size, backward, drawing, as_json):
 @click.option(
     "--width", type=_Range(0, 100, min_open=True), default=1.0, show_default=True, help="Times as many channels."
 )
-@click.option("--classes", type=click.IntRange(1), metavar="K", help="How many.  [default: as of summary]")
+@click.option("--classes", type=_Whole("Classes"), metavar="K", help="How many.  [default: as of summary]")
 def scale(config, overrides, depth, width, classes):
     """Print CONFIG made deeper and wider, by the options of its parts, with its parameters and FLOPs.
 

@@ -18,14 +18,17 @@ The skeleton is checked here; the options of a part (backbone, neck, ...) are ch
 build, in tfyolo.model. A ConfigError names the place in the file, the value, and what would be right.
 """
 
+import contextlib
 import csv
 import difflib
 import functools
+import itertools
 import json
 import math
 import operator
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -43,9 +46,28 @@ from pydantic import (
     model_validator,
 )
 
+from tfyolo.files import parse_json, read_regular, what_is
+from tfyolo.messages import printable, shortened
+from tfyolo.ranges import (
+    MOST_CLASSES,
+    Batch,
+    BelowOne,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Pixels,
+    Positive,
+    Probability,
+    Seed,
+    Side,
+)
+
 
 class ConfigError(ValueError):
     """Something in a config, or what it names, is wrong. The message says where, what came and what would be right."""
+
+    def __init__(self, message):
+        super().__init__(printable(message, keep="\n"))
 
 
 # --------------------------------------------------------------------------------------------------------------- schema
@@ -76,7 +98,7 @@ def _square(value):
 def _split_or_share(value):
     if (isinstance(value, str) and value) or (isinstance(value, float) and 0 < value < 1):
         return value
-    raise ValueError(f"expected {_SPLIT_OR_SHARE}, received {_shown(value)}")
+    raise ValueError(f"expected {_SPLIT_OR_SHARE}, received {shown(value)}")
 
 
 def _file_or_names(value):
@@ -84,22 +106,28 @@ def _file_or_names(value):
         return value
     if isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value):
         return tuple(value)
-    raise ValueError(f"expected {_FILE_OR_NAMES}, received {_shown(value)}")
+    raise ValueError(f"expected {_FILE_OR_NAMES}, received {shown(value)}")
 
 
+def _folder_name(value):
+    is_text = isinstance(value, str) and 0 < len(value.encode("utf-8", "replace")) <= 200
+    if is_text and value == printable(value) and value not in (".", "..") and not {"/", "\\"} & set(value):
+        return value
+    raise ValueError(f"expected {_FOLDER_NAME}, received {shown(value)}")
+
+
+_FOLDER_NAME = "text without slashes and control characters, of at most 200 bytes"
 _SPLIT_OR_SHARE = "the name of a split, or a share above 0 and below 1 to hold back from what is learned"
 _FILE_OR_NAMES = "a file of class names, one a line, or a list of them"
-Positive = Annotated[int, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 SplitOrShare = Annotated[Any, BeforeValidator(_split_or_share), WithJsonSchema({"expected": _SPLIT_OR_SHARE})]
 FileOrNames = Annotated[Any, BeforeValidator(_file_or_names), WithJsonSchema({"expected": _FILE_OR_NAMES})]
 Size = Annotated[
-    tuple[Positive, Positive],
+    tuple[Side, Side],
     BeforeValidator(_square),
     Field(strict=False),
-    WithJsonSchema({"expected": "a whole number > 0, or two of them: [height, width]"}),
+    WithJsonSchema({"expected": "a whole number from 1 to 16384, or two of them: [height, width]"}),
 ]
 
 
@@ -125,19 +153,20 @@ class Data(Strict):
     train: Text = "train"  # name of the split to learn from
     val: SplitOrShare = "val"  # name of the split to evaluate on while training; or the share of train's images, such as 0.1, to hold back
     test: SplitOrShare = "test"  # the same of the split to evaluate on at the end
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # of the images that are held back
+    seed: Seed = 0  # of the images that are held back
     division: Text | None = None  # file of the images that are held back; training writes it into the run
     names: FileOrNames | None = None  # of the classes, for data without any: a list, or a file with one a line
     background: bool = False  # learn images without labels even if most have none, or labels that cannot be read
     outside: bool = False  # follow paths in the data's files that lead out of its folder
-    max_pixels: Positive = 200_000_000  # of an image; a larger one is an error before it is decoded
+    max_pixels: Pixels = 200_000_000  # of an image; a larger one is an error before it is decoded
 
 
 class Model(Strict):
     input_size: Size  # (H, W) in pixels, or one number for a square
     # How pictures are brought to it: with their aspect and grey margins, without, or either as Darknet does, to the pixel.
     preprocess: Literal["letterbox", "stretch", "darknet", "darknet_letterbox"] = "letterbox"
-    classes: Annotated[Texts, Field(min_length=1)] | None = None  # names in label order; null: the data's own
+    # Names in label order; null: the data's own.
+    classes: Annotated[Texts, Field(min_length=1, max_length=MOST_CLASSES)] | None = None
     backbone: Part
     neck: Part = Part(name="identity")
     head: Part
@@ -149,10 +178,12 @@ class Model(Strict):
     @field_validator("classes")
     @classmethod
     def _each_once(cls, classes):
-        twice = [name for name in dict.fromkeys(classes or ()) if classes.count(name) > 1]
+        """Printable, as the names of data's classes are."""
+        names = classes and tuple(map(printable, classes))
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise ValueError(f"expected every class once, received more than once: {', '.join(twice)}")
-        return classes
+            raise ValueError(f"expected every class once, received more than once: {', '.join(twice[:8])}")
+        return names
 
 
 class Augment(Strict):
@@ -160,13 +191,13 @@ class Augment(Strict):
 
     flip: Probability = 0.5  # left-right
     flip_vertical: Probability = 0.0
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.5  # zoom drawn from 1-scale .. 1+scale
+    scale: BelowOne = 0.5  # zoom drawn from 1-scale .. 1+scale
     translate: Probability = 0.1  # shift, as part of the input size, either way
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, either way
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # degrees, either way
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.015  # part of the colour circle, either way
-    saturation: Annotated[float, Field(ge=0, lt=1)] = 0.7  # gain drawn from 1-s .. 1+s
-    value: Annotated[float, Field(ge=0, lt=1)] = 0.4  # gain drawn from 1-v .. 1+v
+    saturation: BelowOne = 0.7  # gain drawn from 1-s .. 1+s
+    value: BelowOne = 0.4  # gain drawn from 1-v .. 1+v
     mosaic: Probability = 0.0  # four pictures in one
     mixup: Probability = 0.0  # two pictures laid over each other
 
@@ -174,36 +205,36 @@ class Augment(Strict):
 class Stage(Strict):
     """One stretch of a training plan. It starts with a fresh optimizer on the weights that the stage before left."""
 
-    epochs: Positive
-    lr: Annotated[float, Field(gt=0)]  # peak learning rate
+    epochs: Count
+    lr: Positive  # peak learning rate
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     final: Probability = 0.01  # cosine: the last learning rate, as part of lr; step: the factor of each step
     steps: Annotated[tuple[Probability, ...], Field(strict=False)] = (0.8, 0.9)  # step: where, as parts of the stage
-    warmup: Annotated[float, Field(ge=0)] = 3.0  # epochs over which lr rises from 0; at most a third of the stage
-    plain_epochs: Annotated[int, Field(ge=0)] = 10  # the last epochs, without mosaic and mixup; all, if there are fewer
+    warmup: NonNegative = 3.0  # epochs over which lr rises from 0; at most a third of the stage
+    plain_epochs: CountOrZero = 10  # the last epochs, without mosaic and mixup; all, if there are fewer
     image_size: Size | None = None  # (H, W); null: model.input_size
     # Every step at another size, up to this part smaller or larger: 0.5 is from half to one and a half.
-    multi_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    multi_scale: BelowOne = 0.0
     data: Data | None = None  # null: the config's data
     freeze: Texts = ()  # parts of the model that stay as they are: "backbone", "neck.p4"
-    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {}  # factor on each term of the loss; 1 where unnamed
+    loss_weights: dict[str, NonNegative] = {}  # factor on each term of the loss; 1 where unnamed
 
 
 class Train(Strict):
-    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)]
-    batch: Positive = 16  # pictures a step, over all replicas
-    accumulate: Positive = 1  # parts a step is computed in, to save memory; must divide batch
+    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1, max_length=100)]
+    batch: Batch = 16  # pictures a step, over all replicas
+    accumulate: Batch = 1  # parts a step is computed in, to save memory; must divide batch
     optimizer: Part = Part(name="adamw")
-    clip: Annotated[float, Field(gt=0)] | None = 10.0  # largest global norm of the gradient; null: as it comes
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # decay of the moving average of the weights, a step; 0: none
+    clip: Positive | None = 10.0  # largest global norm of the gradient; null: as it comes
+    ema: BelowOne = 0.998  # decay of the moving average of the weights, a step; 0: none
     precision: Literal["float32", "bfloat16"] = "float32"
     quantize: bool = False  # rounds as int8 does, for an int8 export that keeps its accuracy; goes on from train.init
     init: Text | None = None  # weights to begin with: a run, an import, a .h5 file, or a Darknet backbone's file
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    evaluate_every: Positive = 5  # epochs
+    seed: Seed = 0
+    evaluate_every: Count = 5  # epochs
     # Images at a time in evaluation, which one device does; null: as many as a replica learns from at a time, at most 16.
-    evaluate_batch: Positive | None = None
-    pictures: Annotated[int, Field(ge=0)] = 4  # validation pictures drawn at each evaluation
+    evaluate_batch: Batch | None = None
+    pictures: CountOrZero = 4  # validation pictures drawn at each evaluation
     eager: bool = False  # the same step without tf.function, for debugging
 
     @field_validator("accumulate")
@@ -219,7 +250,7 @@ class Config(Strict):
     """A whole config. Made by `load` or `from_json`; equal configs have equal values, wherever they were read."""
 
     # The name of a run's folder.
-    name: Annotated[str, Field(pattern=r"^[^/\\]+$"), WithJsonSchema({"expected": "text without slashes"})]
+    name: Annotated[str, BeforeValidator(_folder_name), WithJsonSchema({"type": "string", "expected": _FOLDER_NAME})]
     data: Data | None = None
     model: Model
     augment: Augment = Augment()
@@ -303,7 +334,7 @@ def zoo(name: str) -> Path:
 def from_json(text: str | bytes) -> Config:
     """The config that `to_json` wrote."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as error:
         raise ConfigError(f"expected a config as JSON: {error}") from None
     return _validate(values, {}, {})
@@ -349,19 +380,52 @@ def _finite(text):
     return float(text)
 
 
+def _whole(text):
+    """A number that 64 bits hold; longer ones are nobody's, and Python would work on them for long."""
+    if len(text) > 18:
+        raise ValueError
+    return int(text)
+
+
+def _text(text):
+    text.encode()  # ValueError for half a surrogate pair, which no file can hold
+    return text
+
+
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.2's core schema less .inf and .nan. PyYAML is of 1.1, where 1e-3 is text, `no` a boolean and 1:30 ninety.
 _SCALARS = {
     _TAG + "null": (r"~|null|Null|NULL|", lambda text: None),
     _TAG + "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
-    _TAG + "int": (r"[-+]?[0-9]+", int),
+    _TAG + "int": (r"[-+]?[0-9]+", _whole),
     _TAG + "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", _finite),
-    _TAG + "str": (None, str),
+    _TAG + "str": (None, _text),
 }
+_EXPECTED = {
+    _TAG + "int": "a whole number of at most 18 digits",
+    _TAG + "str": "text in Unicode",
+    _TAG + "float": "a finite number",
+}
+MOST_YAML = 1 << 20  # bytes of a config
+MOST_VALUES = 100_000  # in a config, those that an alias stands for counted wherever it stands
+DEEPEST = 20  # levels in each other
+MOST_BASES = 20  # files, each the base of the one before
+MOST_TOLD = 20  # lines of an error
 
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict] = {}
+    depth = 0
+
+    def compose_node(self, parent, index):
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.composer.ComposerError(
+                None, None, f"nested in more than {DEEPEST} levels", self.peek_event().start_mark
+            )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -384,7 +448,7 @@ def _compose(text, source, line_of, problems, path=""):
         lines = text.splitlines()[max(0, mark.line - 1) : mark.line + 1] if mark else []
         hint = next(filter(None, map(_spaced, lines)), "")
         raise ConfigError(f"{line_of(mark) if mark else source}: not valid YAML: {reason}{hint}") from None
-    return node and _tree(node, line_of, problems, path, ())
+    return node and _tree(node, line_of, problems, path, (), iter(range(MOST_VALUES)))
 
 
 def _spaced(text):
@@ -393,8 +457,13 @@ def _spaced(text):
     return f"; YAML wants a space after the colon: {found[1]}: {found[2]}" if found else ""
 
 
-def _tree(node, line_of, problems, path, above):
+def _tree(node, line_of, problems, path, above, left):
+    """above: the nodes that this one stands in. left: an iterator that has an item for each value that there may still be."""
     place = line_of(node.start_mark)
+    if next(left, None) is None:
+        raise ConfigError(
+            f"{place}: expected a config of at most {MOST_VALUES:,} values, received more; an alias (*) repeats too much"
+        )
 
     def problem(key, place, message):
         problems.setdefault(key, _line(place, key, message))
@@ -406,10 +475,12 @@ def _tree(node, line_of, problems, path, above):
         try:
             return _Node(_SCALARS[node.tag][1](node.value), place)
         except ValueError:
-            problem(path, place, f"expected a finite number, received {_shown(node.value)}")
+            problem(path, place, f"expected {_EXPECTED[node.tag]}, received {shown(node.value)}")
     elif isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
         above = (*above, node)
-        return _Node([_tree(n, line_of, problems, _join(path, i), above) for i, n in enumerate(node.value)], place)
+        return _Node(
+            [_tree(n, line_of, problems, _join(path, i), above, left) for i, n in enumerate(node.value)], place
+        )
     elif isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
         entries = {}
         for key_node, child in node.value:
@@ -417,15 +488,16 @@ def _tree(node, line_of, problems, path, above):
             if key_node.tag == _TAG + "str" and key_node.style is None and child.value == "" and (hint := _spaced(key)):
                 problem(_join(path, key), key_place, hint.removeprefix("; "))
                 key, _, value = key.partition(":")  # what else is wrong is told, too
-                child = yaml.compose(value, Loader=_Loader)
-            if key_node.tag != _TAG + "str":
-                shown = key if isinstance(key, str) else "a list or a section"
-                problem(_join(path, shown), key_place, f"expected text as a key, received {shown}")
+                with contextlib.suppress(yaml.YAMLError):
+                    child = yaml.compose(value, Loader=_Loader) or child
+            if key_node.tag != _TAG + "str" or key != key.encode("utf-8", "ignore").decode():
+                called = (key or "none") if isinstance(key, str) else "a list or a section"
+                problem(_join(path, called), key_place, f"expected text as a key, received {called}")
             elif key in entries:
                 problem(_join(path, key), key_place, f"given twice, first at {entries[key].place}")
             else:
                 # A section is found by its key, not by the line its first value is on.
-                inside = _tree(child, line_of, problems, _join(path, key), (*above, node))
+                inside = _tree(child, line_of, problems, _join(path, key), (*above, node), left)
                 entries[key] = inside._replace(place=key_place)
         return _Node(entries, place)
     else:
@@ -445,17 +517,20 @@ def _find(name, folder="", reader=None):
     others = [file for file in files if not (reader and os.path.samefile(file, reader))]
     if others or files:
         return (others or files)[0]
-    if os.path.isdir(here):
-        raise ConfigError(f"{here}: expected a config in YAML, received a folder")
+    if (received := what_is(here)) != "no such file":
+        raise ConfigError(f"{_cut(here)}: expected a config in YAML, received {received}")
     if what := foreign(here):
         raise ConfigError(f"{here}: expected a config in YAML, received {what}, which can be trained further")
     stem = Path(name).stem.lower()
-    beside = difflib.get_close_matches(os.path.basename(here), [p.name for p in Path(here).parent.glob("*.yaml")], n=1)
+    beside = []
+    with contextlib.suppress(OSError, ValueError):
+        around = [each.name for each in Path(here).parent.glob("*.yaml")]
+        beside = difflib.get_close_matches(os.path.basename(here)[:255], around, n=1)
     own = [stem] if stem in packaged_names() else difflib.get_close_matches(stem, packaged_names(), n=3)
     near = str(Path(here).with_name(beside[0])) if beside else f"{' or '.join(own)}, of tfyolo's own" if own else None
     hint = f"; did you mean {near}?" if near else ""
     tried = "and no config of that name comes with tfyolo (`tfyolo configs` lists them)" if len(places) > 1 else ""
-    raise ConfigError(f"{here}: no such file, {tried or 'expected a config in YAML'}{hint}")
+    raise ConfigError(f"{_cut(here)}: no such file, {tried or 'expected a config in YAML'}{hint}")
 
 
 def foreign(path):
@@ -471,22 +546,30 @@ def foreign(path):
 def _read(file, problems, above=()):
     """A file's tree, merged over that of its base."""
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        text = read_regular(file, MOST_YAML).decode("utf-8-sig")
     except UnicodeDecodeError:
         received = foreign(file) or "a file that is not text in UTF-8"
         raise ConfigError(f"{file}: expected a config in YAML, received {received}") from None
     except OSError as error:
+        if what := foreign(file):
+            raise ConfigError(f"{file}: expected a config in YAML, received {what}") from None
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     root = _compose(text, file, lambda mark: f"{file}:{mark.line + 1}", problems)
     if root is None or not isinstance(root.value, dict):
-        received = "an empty file" if root is None or root.value is None else _shown(_plain(root))
+        received = "an empty file" if root is None or root.value is None else shown(_plain(root))
         raise ConfigError(f"{root.place if root else file}: expected a mapping (key: value), received {received}")
     if "base" not in root.value:
         return root
     base = root.value.pop("base")
+    if "base" in problems:  # which is not read at all
+        raise ConfigError(problems["base"])
     if not isinstance(base.value, str) or not base.value:
-        raise ConfigError(_line(base.place, "base", f"expected a file's name, received {_shown(_plain(base))}"))
+        raise ConfigError(_line(base.place, "base", f"expected a file's name, received {shown(_plain(base))}"))
     above = (*above, file)
+    if len(above) > MOST_BASES:
+        raise ConfigError(
+            _line(base.place, "base", f"expected at most {MOST_BASES} files, each the base of the one before it")
+        )
     try:
         base_file = _find(base.value, os.path.dirname(file), file)
     except ConfigError as error:
@@ -519,10 +602,12 @@ def _merge(under, over, schema):
 
 def _override(root, text, problems):
     key, equals, right = text.partition("=")
-    place = f'override "{text}"'
+    place = f'override "{_cut(text)}"'
     keys = key.strip().split(".")
     if not (equals and right.strip() and all(keys)):
         raise ConfigError(f"{place}: expected KEY=VALUE, such as train.batch=16 or train.clip=null")
+    if len(keys) > DEEPEST:
+        raise ConfigError(f"{place}: expected a key of at most {DEEPEST} parts, received {len(keys):,}")
     keys = SHORT.get(".".join(keys), ".".join(keys)).split(".")
     if "*" in keys:
         stages = _entry(_entry(root, "train"), "stages")
@@ -551,8 +636,10 @@ def _put(node, keys, new, schema, path):
         count = len(node.value)
         if not key.isdecimal():
             raise ConfigError(_line(new.place, path, f"a list of {count}, expected an index: {path}.0.{key}"))
-        if int(key) >= count:
-            raise ConfigError(_line(new.place, path, f"a list of {count}, counted from 0; received the index {key}"))
+        if len(key) > 9 or int(key) >= count:
+            raise ConfigError(
+                _line(new.place, path, f"a list of {count}, counted from 0; received the index {_cut(key)}")
+            )
         items = list(node.value)
         items[int(key)] = _put(items[int(key)], rest, new, child, _join(path, key))
         return _Node(items, node.place)
@@ -588,11 +675,21 @@ def _nearest(places, path):
 
 
 def _line(place, path, message):
-    return ": ".join(filter(None, (place, path, message)))
+    return ": ".join(filter(None, (place, _cut(path), message)))
 
 
-def _shown(value):
-    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def _cut(text, most=200):
+    """A text that somebody has written, with the middle left out where it is long."""
+    return text if len(text) <= most else f"{text[: most - 60]}...{text[-57:]}"
+
+
+def shown(value):
+    """A value of a config for a message: on one line, and cut where it is long."""
+    if isinstance(value, str):
+        return shortened(value)
+    text, pieces = "", json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value)
+    while len(text) <= 60 and (piece := next(pieces, None)) is not None:  # all of it may not fit into memory
+        text += piece
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -614,22 +711,28 @@ def _child(schema, key):
     return child if isinstance(child, dict) else {}
 
 
-def _describe(schema):
-    """What the schema accepts, in words."""
-    if {"type": "null"} in schema.get("anyOf", ()):
-        return f"{_describe(_resolve(schema))} or null"
+def described(schema):
+    """What a JSON schema of pydantic's accepts, in words."""
+    if "anyOf" in schema:
+        return " or ".join(map(described, schema["anyOf"]))
     schema = _resolve(schema)
     if "expected" in schema:
         return schema["expected"]
     if "enum" in schema:
-        return "one of " + ", ".join(schema["enum"])
+        return "one of " + ", ".join(map(str, schema["enum"]))
     kind = schema["type"]
+    if kind == "null":
+        return kind
+    if "prefixItems" in schema:
+        return f"[{', '.join(map(described, schema['prefixItems']))}]"
     if kind == "array":
-        some = " with at least one entry" if "minItems" in schema else ""
-        return f"a list{some}, each {_describe(schema['items'])}"
+        least = schema.get("minItems", 0)
+        some = f" with at least {'one entry' if least == 1 else f'{least} entries'}" if least else ""
+        some += f" and at most {schema['maxItems']:,}" if "maxItems" in schema else ""
+        return f"a list{some}, each {described(schema['items'])}"
     if kind == "object":
         keys = schema.get("properties")
-        return "a section with " + (", ".join(keys) if keys else f"each value {_describe(_child(schema, None))}")
+        return "a section with " + (", ".join(keys) if keys else f"each value {described(_child(schema, None))}")
     noun = {"string": "text", "boolean": "true or false", "integer": "a whole number", "number": "a number"}[kind]
     limits = {limit: schema[limit] for limit in _SIGNS if limit in schema}
     limits = {limit: int(n) if n == int(n) else n for limit, n in limits.items()}  # 0, not 0.0
@@ -659,18 +762,20 @@ def _explain(error, values):
         hint = f"did you mean {near[0]}? " if near else ""
         return _join(path, key), f"unknown key; {hint}the keys here are {', '.join(keys)}"
     if error["type"] == "missing" and loc == error["loc"]:
-        return path, f"missing, expected {_describe(schema)}"
+        return path, f"missing, expected {described(schema)}"
     try:
         value, default = functools.reduce(operator.getitem, loc, values), ""
     except KeyError:
         value, default = error["input"], " (the default)"
+    except TypeError:  # it is written in short, as in `neck: pan`
+        value, default = error["input"], ""
     if error["type"] == "value_error":  # a validator of the schema, which words it itself
         return path, f"{error['ctx']['error']}{default}"
-    expected = _describe(schema)
+    expected = described(schema)
     hint = "; quotes make it text" if expected.startswith("text") and isinstance(value, (int, float)) else ""
     if isinstance(value, str) and expected.startswith(("a section", "a list")):
         hint = _spaced(value)
-    return path, f"expected {expected}, received {_shown(value)}{default}{hint}"
+    return path, f"expected {expected}, received {shown(value)}{default}{hint}"
 
 
 def _elsewhere(key):
@@ -695,14 +800,15 @@ def _validate(values, places, problems):
     try:
         config = Config.model_validate(values)
     except ValidationError as errors:
-        errors = errors.errors()
+        errors = errors.errors(include_url=False)
         within = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
-        for error in errors:
-            if error["loc"] in within:  # pydantic calls a list too short once an entry is wrong
-                continue
+        # pydantic calls a list too short once an entry is wrong
+        for error in itertools.islice((each for each in errors if each["loc"] not in within), MOST_TOLD + 1):
             path, message = _explain(error, values)
             problems.setdefault(path, _line(_nearest(places, path), path, message))
     if problems:
-        raise ConfigError("\n".join(problems.values()))
+        told = list(problems.values())
+        more = ["and more"] if len(told) > MOST_TOLD else []
+        raise ConfigError("\n".join([*told[:MOST_TOLD], *more]))
     config._places = places
     return config

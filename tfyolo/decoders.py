@@ -24,6 +24,7 @@ import numpy as np
 from keras import ops
 
 from tfyolo.boxes import boxes_to_yxhw
+from tfyolo.ranges import Anchors, Bins, Corners, Count, Level, Levels, Positive, Ratios, Repeats, Sizes
 from tfyolo.structures import Candidates, Priors, level_stride
 
 
@@ -159,9 +160,9 @@ class Anchor(Decoder):
     def __init__(
         self,
         *,
-        anchors: dict[str, list[tuple[float, float]]],
-        scale_yx: float | dict[str, float] = 1.0,
-        largest: float = 32768.0,
+        anchors: Anchors,
+        scale_yx: Positive | dict[Level, Positive] = 1.0,
+        largest: Positive = 32768.0,
         name="decoder",
     ):
         super().__init__(anchors, name)
@@ -206,8 +207,8 @@ class Wide(Anchor):
     def __init__(
         self,
         *,
-        anchors: dict[str, list[tuple[float, float]]],
-        scale_yx: float | dict[str, float] = 2.0,
+        anchors: Anchors,
+        scale_yx: Positive | dict[Level, Positive] = 2.0,
         name="decoder",
     ):
         super().__init__(anchors=anchors, scale_yx=scale_yx, name=name)
@@ -242,9 +243,7 @@ class Dfl(Decoder):
     levels: the feature levels.
     """
 
-    def __init__(self, *, bins: int = 16, levels: tuple[str, ...] = ("p3", "p4", "p5"), name="decoder"):
-        if bins < 2:
-            raise ValueError(f"bins: expected at least 2, received {bins}")
+    def __init__(self, *, bins: Bins = 16, levels: Levels = ("p3", "p4", "p5"), name="decoder"):
         super().__init__({level: [(0.0, 0.0)] for level in levels}, name)
         self.bins = bins
 
@@ -276,7 +275,7 @@ class Grid(Decoder):
     Outputs are linear, squared errors taken on them as they are; scores are cut to 0..1. level: "p6" where a cell is 64 pixels.
     """
 
-    def __init__(self, *, boxes_per_cell: int = 2, level: str = "p6", name="decoder"):
+    def __init__(self, *, boxes_per_cell: Repeats = 2, level: Level = "p6", name="decoder"):
         super().__init__({level: [(0.0, 0.0)] * boxes_per_cell}, name)
 
     @staticmethod
@@ -314,20 +313,16 @@ class Ssd(Decoder):
     def __init__(
         self,
         *,
-        sizes: list[float],
-        ratios: tuple[float, ...] = (2.0, 3.0),
-        levels: tuple[str, ...] = ("p3", "p4", "p5", "p6", "p7", "p8"),
-        variances: tuple[float, float] = (0.1, 0.2),
-        largest: float = 32768.0,
+        sizes: Sizes,
+        ratios: Ratios = (2.0, 3.0),
+        levels: Levels = ("p3", "p4", "p5", "p6", "p7", "p8"),
+        variances: tuple[Positive, Positive] = (0.1, 0.2),
+        largest: Positive = 32768.0,
         name="decoder",
     ):
         if len(sizes) != len(levels) + 1:
             raise ValueError(
                 f"sizes: expected {len(levels) + 1}, one of each level and one more, received {len(sizes)}"
-            )
-        if min(*sizes, *ratios, *variances) <= 0:
-            raise ValueError(
-                f"sizes, ratios, variances: expected numbers above 0, received {sizes}, {list(ratios)}, {list(variances)}"
             )
         units = {}
         for level, size, following in zip(levels, sizes, sizes[1:], strict=False):
@@ -387,7 +382,9 @@ class Corner(keras.layers.Layer):
     score is the mean of both. The `pairs` best are the candidates; there are no priors, and logits are none.
     """
 
-    def __init__(self, *, level: str = "p2", corners: int = 100, pairs: int = 1000, apart: float = 0.5, name="decoder"):
+    def __init__(
+        self, *, level: Level = "p2", corners: Corners = 100, pairs: Count = 1000, apart: Positive = 0.5, name="decoder"
+    ):
         super().__init__(name=name, dtype="float32")
         self.levels, self.num_anchors, self.multiple = (level,), 2, level_stride(level)
         self.corners, self.pairs, self.apart = corners, pairs, apart

@@ -29,8 +29,9 @@ from tfyolo import config as configs
 from tfyolo.data import pipeline
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.files import IMAGES, Tree, visible
+from tfyolo.files import parse_json, read_regular, what_is
 from tfyolo.fusion import fuse
-from tfyolo.messages import counted, libraries_silent
+from tfyolo.messages import counted, libraries_silent, printable
 from tfyolo.model import Model, load_model, multiple, postprocess, resized
 from tfyolo.structures import Candidates, Detections
 
@@ -61,7 +62,7 @@ class Detector:
 
     def __init__(self, config, classes, network, postprocess, source):
         self.config: configs.Config = config
-        self.classes: tuple[str, ...] = tuple(classes)
+        self.classes: tuple[str, ...] = tuple(map(printable, classes))
         self.input_size: tuple[int, int] = tuple(config.model.input_size)
         self.network, self.postprocess = network, postprocess
         self.source = str(source)
@@ -92,7 +93,6 @@ class Detector:
         Raises:
             ConfigError, ValueError: an option is unknown or out of its range, or the post-processing has no NMS to join the candidates by.
         """
-        _check_unit(**{name: value for name, value in options.items() if name in ("score", "iou")})
         models = [model, *others]
         if (flip or others) and model.config.model.postprocess.name == "top":
             raise model.config.error(
@@ -472,7 +472,7 @@ def _frames_of(source, most_pixels):
     is_path = isinstance(source, str | os.PathLike)
     if isinstance(source, int) or (is_path and os.fspath(source).lower().endswith(VIDEOS)):
         file, number = os.fspath(source) if is_path else None, -1
-        for number, image in enumerate(frames(file if is_path else source)[0]):
+        for number, image in enumerate(frames(file if is_path else source, most_pixels)[0]):
             yield image, file, number
         if number < 0:
             raise SourceError(f"{source}: expected a video, not one frame could be read")
@@ -539,9 +539,9 @@ EXPORT_META = "tfyolo.json"
 def _exported(path, text):
     """(config, classes, all of it) of what lies inside an export."""
     try:
-        meta = json.loads(text)
+        meta = parse_json(text)
         return configs.from_json(meta["config"]), meta["classes"], meta
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(
             f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it anew"
         ) from error
@@ -556,12 +556,16 @@ def _check_options(path, options):
 
 def _load_saved_model(path, options):
     described = path / "assets.extra" / EXPORT_META
+    if any(not file.is_file() for file in path.rglob("*") if not file.is_dir()):
+        raise checkpoint.CheckpointError(
+            f"{path}: expected a SavedModel's folder, received one with what is no regular file in it"
+        )
     if not described.exists():
         raise checkpoint.CheckpointError(
             f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing"
         )
     _check_options(path, options)
-    config, classes, _ = _exported(path, described.read_text(encoding="utf-8"))
+    config, classes, _ = _exported(path, read_regular(described))
     told = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)  # a warning that nobody can train what is loaded
     try:
@@ -691,21 +695,30 @@ def find_pictures(sources):
 def check(source, most_pixels=MOST_PIXELS):
     """Raises SourceError or ImageError if a file is no picture and no video, or a camera (its number) does not open."""
     if isinstance(source, int) or source.lower().endswith(VIDEOS):
-        frames(source)
+        frames(source, most_pixels)
     else:
         pipeline.read_image(source, most_pixels)
 
 
-def frames(source):
+def frames(source, most_pixels=MOST_PIXELS):
     """The frames of a video file (its path) or a camera (its number): [H, W, 3] uint8 RGB; and how many a second.
 
-    Raises SourceError if it does not open.
+    Raises SourceError if it does not open, or if its frames have more than most_pixels.
     """
+    if not isinstance(source, int) and not os.path.isfile(source):  # where OpenCV may wait for ever
+        raise SourceError(f"{source}: expected a camera or a video, received {what_is(source)}")
     with libraries_silent():  # what is wrong is said below, once
         capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         what = f"camera {source}" if isinstance(source, int) else source
         raise SourceError(f"{what}: expected a camera or a video that OpenCV can read, it does not open")
+
+    height, width = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+    if height * width > most_pixels:
+        capture.release()
+        raise SourceError(
+            f"{source}: expected frames of at most {most_pixels:,} pixels, received {height:,} x {width:,} (H x W)"
+        )
 
     def each():
         try:
@@ -723,9 +736,9 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
     limit: the most frames to read. Ctrl-C ends it; what was read until then is kept. The folder of `out` is made; where nothing can be
     read, nothing is left. Raises SourceError.
     """
-    pictures, rate = frames(source)
+    pictures, rate = frames(source, detector.max_pixels)
     out, writer, rows = Path(out), None, []
-    bar = tqdm(pictures, desc=str(source), unit="frame", total=limit, disable=not progress or None)
+    bar = tqdm(pictures, desc=printable(source), unit="frame", total=limit, disable=not progress or None)
     with contextlib.closing(pictures), contextlib.ExitStack() as written:
         try:
             for number, picture in enumerate(bar):

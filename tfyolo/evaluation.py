@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tfyolo import checkpoint, visualize
 from tfyolo.data import pipeline, readers
 from tfyolo.detect import Detector, load, restore
-from tfyolo.messages import counted
+from tfyolo.messages import counted, printable
 from tfyolo.structures import BACKGROUND, IGNORE
 
 IOU = 0.5  # the overlap from which a box is right: in curves, confusion matrix and pictures; AP is a mean over ten
@@ -533,7 +533,7 @@ def _write(out, report, source, found, pictures):
         image = visualize.draw_matches(
             image, truths, record.labels, record.ignored, boxes, one.labels, one.scores, source.classes, index
         )
-        visualize.save(out / "pictures" / f"{place:02d}_{Path(str(record.image_id)).stem}.jpg", image)
+        visualize.save(out / "pictures" / f"{place:02d}_{printable(Path(str(record.image_id)).stem)[:100]}.jpg", image)
 
 
 def _write_json(path, value):

@@ -26,6 +26,7 @@ from tfyolo.data import pipeline, readers
 from tfyolo.decoders import DECODERS
 from tfyolo.detect import EXPORT_META, Detector, load, restore
 from tfyolo.evaluation import evaluate
+from tfyolo.files import parse_json, read_regular
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
 from tfyolo.messages import libraries_silent
@@ -148,7 +149,7 @@ def export(
     taken = [str(out / form.file) for form in forms if (out / form.file).exists()]
     labels = "".join(f"{label}\n" for label in model.classes)
     labelmap = out / LABELMAP if any(form.nms == "task" for form in forms) else None
-    if labelmap and labelmap.exists() and labelmap.read_text(encoding="utf-8") != labels:
+    if labelmap and labelmap.exists() and not _holds(labelmap, labels):
         taken.append(str(labelmap))
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
@@ -202,11 +203,19 @@ def _on_disk(out):
         raise ExportError(f"{out}: {error.strerror or error}; free some space or give another --out") from error
 
 
+def _holds(file, text):
+    try:
+        return read_regular(file) == text.encode()
+    except OSError:
+        return False
+
+
 def _earlier(out):
     try:
-        return json.loads((out / "report.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        report = parse_json(read_regular(out / "report.json"))
+    except (OSError, ValueError):
         return {}
+    return report if isinstance(report, dict) else {}
 
 
 def _check(form, model, calibration, batch):

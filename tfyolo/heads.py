@@ -12,6 +12,7 @@ import numpy as np
 from keras import initializers, layers, ops
 
 from tfyolo.layers import CornerPool, Implicit, PerAnchor, activate, conv, repconv, silu_conv
+from tfyolo.ranges import BelowOne, Channels, Factor, Level, OpenProbability, Positive, Side
 from tfyolo.structures import level_stride
 
 
@@ -55,9 +56,9 @@ def coupled(
     parts,
     num_anchors,
     *,
-    channels: dict[str, int] | None = None,
+    channels: dict[Level, Channels] | None = None,
     activation: str = "leaky",
-    prior: float = 0.01,
+    prior: OpenProbability = 0.01,
     name="head",
 ):
     """YOLOv3's head: a 3x3 convolution, then a 1x1 to num_anchors * (y, x, h, w, objectness, K) channels.
@@ -82,10 +83,10 @@ def implicit(
     *,
     rep: bool = False,
     knowledge: bool = True,
-    objects: float = 8.0,
-    aux_width: float = 2.0,
+    objects: Positive = 8.0,
+    aux_width: Factor = 2.0,
     activation: str = "silu",
-    epsilon: float = 1e-3,
+    epsilon: OpenProbability = 1e-3,
     name="head",
 ):
     """YOLOv7's head (Wang et al. 2022, arXiv:2207.02696): a 3x3 convolution to twice the channels, and a 1x1.
@@ -115,7 +116,7 @@ def implicit(
     return told(lead, repconv if rep else plain, 2, knowledge, name) | aux
 
 
-def linear(features, parts, num_anchors, *, prior: float = 0.01, name="head"):
+def linear(features, parts, num_anchors, *, prior: OpenProbability = 0.01, name="head"):
     """The last convolution alone, 1x1 to num_anchors * (y, x, h, w, objectness, K) channels: for necks that end in the others.
 
     prior: as of coupled.
@@ -132,7 +133,7 @@ def decoupled(
     parts,
     num_anchors,
     *,
-    objects: float = 5.0,
+    objects: Positive = 5.0,
     depthwise: bool = False,
     activation: str = "silu",
     dual: bool = False,
@@ -184,9 +185,9 @@ def grid(
     parts,
     num_anchors,
     *,
-    units: int | None = 4096,
-    dropout: float = 0.5,
-    side: int | None = None,
+    units: Channels | None = 4096,
+    dropout: BelowOne = 0.5,
+    side: Side | None = None,
     name="head",
 ):
     """YOLOv1's fully connected head (Redmon et al. 2016, arXiv:1506.02640, section 2.1).
@@ -234,7 +235,7 @@ def ssd(features, parts, num_anchors, *, name="head"):
 CORNERS = {"top_left": ("down", "right"), "bottom_right": ("up", "left")}
 
 
-def corner(features, parts, num_anchors, *, channels: int = 128, prior: float = 0.1, name="head"):
+def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: OpenProbability = 0.1, name="head"):
     """CornerNet's head (Law and Deng 2018, arXiv:1808.01244, figure 7): corner pooling, then branches for heatmaps, embeddings, offsets.
 
     A = 2 are the two corners, top left and bottom right. Each stack's features, one within the other as aux, have a head of their own.

@@ -505,15 +505,11 @@ def sppf(x, channels, size=5, *, activation="silu", name):
 
 def scaled(channels, width):
     """Channels times width, raised to a multiple of 8: sizes that convolution kernels like. width > 0."""
-    if width <= 0:
-        raise ValueError(f"width: expected a number above 0, received {width}")
     return channels if width == 1 else 8 * math.ceil(round(channels * width, 6) / 8)
 
 
 def repeated(count, depth):
     """Repeats of a block times depth, at least 1. depth > 0."""
-    if depth <= 0:
-        raise ValueError(f"depth: expected a number above 0, received {depth}")
     return max(round(count * depth), 1)
 
 

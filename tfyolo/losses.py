@@ -16,15 +16,16 @@ An Objective is also called at once, objective(raw, candidates, sample), where t
 
 import copy
 import functools
-import inspect
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
+from tfyolo import parts
 from tfyolo.boxes import OVERLAPS, area, boxes_to_yxhw, intersection
 from tfyolo.decoders import by_level, check_levels
+from tfyolo.ranges import BelowOne, Level, NonNegative, OpenProbability
 from tfyolo.structures import BACKGROUND, IGNORE, level_stride
 
 
@@ -140,12 +141,12 @@ class Dense(Objective):
         box: str = "ciou",
         obj: str = "bce",
         cls: str = "bce",
-        box_gain: float = 1.0,
-        obj_gain: float | dict[str, float] = 1.0,
-        noobj_gain: float = 1.0,
-        cls_gain: float = 1.0,
+        box_gain: NonNegative = 1.0,
+        obj_gain: NonNegative | dict[Level, NonNegative] = 1.0,
+        noobj_gain: NonNegative = 1.0,
+        cls_gain: NonNegative = 1.0,
         small_boxes: bool = True,
-        label_smoothing: float = 0.0,
+        label_smoothing: BelowOne = 0.0,
     ):
         for name, value, choices in (
             ("box", box, ["squared", *OVERLAPS]),
@@ -204,12 +205,16 @@ class Dense(Objective):
 
 
 def _with_options(assigner, options):
-    """The assigner with options that are others; ValueError if it has none such."""
-    known = inspect.signature(assigner).parameters
+    """The assigner with options that are others; ValueError if it has none such, or they are out of their ranges."""
+    known, checked = parts.options_of(assigner), {}
     for name, value in options.items():
-        if name not in known or not isinstance(value, (int, type(known[name].default))):
-            raise ValueError(f"aux: the assigner has no option {name!r} that could be {value!r}")
-    return functools.partial(assigner, **options)
+        if name not in known:
+            raise ValueError(f"aux: the assigner has no option {name!r}; its options: {', '.join(known) or 'none'}")
+        try:
+            checked[name] = parts.typed(value, known[name].annotation)
+        except ValueError as error:
+            raise ValueError(f"aux: {name}: {error}") from None
+    return functools.partial(assigner, **checked)
 
 
 class _Deep(Objective):
@@ -273,14 +278,14 @@ class Balanced(_Deep):
         assigner,
         *,
         box: str = "ciou",
-        box_gain: float = 0.05,
-        obj_gain: float = 0.7,
-        cls_gain: float = 0.3,
-        balance: dict[str, float] | None = None,
-        label_smoothing: float = 0.0,
+        box_gain: NonNegative = 0.05,
+        obj_gain: NonNegative = 0.7,
+        cls_gain: NonNegative = 0.3,
+        balance: dict[Level, NonNegative] | None = None,
+        label_smoothing: BelowOne = 0.0,
         aux: dict[str, int | float] | None = None,
-        aux_gain: float = 0.25,
-        aux_bound: float = 0.0,
+        aux_gain: NonNegative = 0.25,
+        aux_bound: NonNegative = 0.0,
         guide: str = "lead",
     ):
         if box not in OVERLAPS:
@@ -352,9 +357,9 @@ class Aligned(_Deep):
         assigner,
         *,
         box: str = "ciou",
-        box_gain: float = 7.5,
-        dfl_gain: float = 1.5,
-        cls_gain: float = 0.5,
+        box_gain: NonNegative = 7.5,
+        dfl_gain: NonNegative = 1.5,
+        cls_gain: NonNegative = 0.5,
         aux: dict[str, int | float] | None = None,
     ):
         if box not in OVERLAPS:
@@ -407,7 +412,15 @@ class MultiBox(Objective):
 
     terms, reads_aux = ("box", "cls"), False
 
-    def __init__(self, decoder, assigner, *, negatives: float = 3.0, box_gain: float = 1.0, cls_gain: float = 1.0):
+    def __init__(
+        self,
+        decoder,
+        assigner,
+        *,
+        negatives: NonNegative = 3.0,
+        box_gain: NonNegative = 1.0,
+        cls_gain: NonNegative = 1.0,
+    ):
         if decoder.parts(1)["cls"] != 2:
             raise ValueError("multibox: expected a decoder with a class for the background, such as ssd")
         self.decoder, self.assigner = decoder, _asked(assigner, "multibox")
@@ -530,13 +543,13 @@ class Corner(Objective):
         decoder,
         assigner,
         *,
-        alpha: float = 2.0,
-        beta: float = 4.0,
-        overlap: float = 0.3,
-        margin: float = 1.0,
-        pull_gain: float = 0.1,
-        push_gain: float = 0.1,
-        offset_gain: float = 1.0,
+        alpha: NonNegative = 2.0,
+        beta: NonNegative = 4.0,
+        overlap: OpenProbability = 0.3,
+        margin: NonNegative = 1.0,
+        pull_gain: NonNegative = 0.1,
+        push_gain: NonNegative = 0.1,
+        offset_gain: NonNegative = 1.0,
     ):
         if assigner is not None:
             raise ValueError("corner: it reads the raw maps, expected no assigner (model.assigner: null)")

@@ -2,12 +2,14 @@
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
+from keras.src.backend.common import global_state
 
 from tfyolo import checkpoint, parts
 from tfyolo import config as configs
@@ -17,9 +19,14 @@ from tfyolo.decoders import DECODERS
 from tfyolo.heads import HEADS, READ_AUX
 from tfyolo.layers import Upsample
 from tfyolo.losses import OBJECTIVES
+from tfyolo.messages import printable
 from tfyolo.necks import NECKS
 from tfyolo.postprocess import ONE_BOX, POSTPROCESS
+from tfyolo.ranges import MOST_CLASSES
 
+# 4 GB, of which training needs three to five times as much. The largest published detector has .3.
+MOST_PARAMETERS = 1_000_000_000
+MOST_SCORES = 1 << 30  # candidates times classes of one image
 TABLES = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS, "decoder": DECODERS, "objective": OBJECTIVES}
 
 
@@ -74,9 +81,12 @@ def build(
     classes: names in label order; None: the config's own. input_size: (H, W) in place of the config's; (None, None) leaves it open, for
     networks without a fully connected layer: every multiple of the largest stride will do. precision: "float32" or
     "bfloat16", in which the network computes; its weights are float32 either way.
-    Raises ConfigError, naming the place, if the parts do not fit each other.
+    Raises ConfigError, naming the place, if the parts do not fit each other; or if the network has more than MOST_PARAMETERS, before
+    memory is asked for.
     """
-    classes = tuple(classes if classes is not None else config.model.classes or ())
+    classes = tuple(map(printable, classes if classes is not None else config.model.classes or ()))
+    if len(classes) > MOST_CLASSES:
+        raise config.error("model.classes", f"expected at most {MOST_CLASSES:,} classes, received {len(classes):,}")
     if not classes:
         raise config.error("model.classes", "expected the names of the classes, here or by a data set, received none")
     if config.model.classes is not None and classes != config.model.classes:
@@ -90,32 +100,7 @@ def build(
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:
-        images = keras.Input((*size, 3), name="images")
-        features = _make(config, "backbone", images, name="backbone")
-        if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in READ_AUX):
-            raise config.error(
-                "model.backbone",
-                f"it gives features of earlier stacks, which no neck reads, and of the heads only {', '.join(sorted(READ_AUX))}; "
-                "expected stacks: 1",
-            )
-        features = _make(config, "neck", features, name="neck")
-        levels = sorted(features.keys() - {"aux"})
-        if levels != sorted(decoder.levels):
-            raise config.error(
-                "model.decoder",
-                f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
-            )
-        if "aux" in features and config.model.head.name not in READ_AUX:
-            raise config.error(
-                "model.neck",
-                f"it gives features for an auxiliary head, which {config.model.head.name} does not have; expected aux: false",
-            )
-        raw = _make(config, "head", features, decoder.parts(len(classes)), decoder.num_anchors, name="head")
-        try:
-            decoder.check(raw)
-        except ValueError as error:
-            raise config.error("model.decoder", str(error)) from error
-        network = keras.Model(images, raw, name=config.name.replace("/", "."))
+        network = _bounded_network(config, size, decoder, len(classes))
     finally:
         keras.config.set_dtype_policy(previous)
     assigner = None
@@ -123,13 +108,71 @@ def build(
         builder, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
         assigner = functools.partial(builder, **options)
     objective = _make(config, "objective", decoder, assigner)
-    if objective.reads_aux not in (None, "aux" in raw):
+    has_aux = "aux" in network.output
+    if objective.reads_aux not in (None, has_aux):
         raise config.error(
             "model.objective",
             f"expected its option `aux` with a head that gives auxiliary outputs, and with no other, received "
-            f"{config.model.objective.name} {'without' if 'aux' in raw else 'with'} it for {config.model.head.name}",
+            f"{config.model.objective.name} {'without' if has_aux else 'with'} it for {config.model.head.name}",
         )
     return Model(config, classes, network, decoder, objective, postprocess(config))
+
+
+def _network(config, size, decoder, num_classes):
+    """The Keras model of backbone, neck and head: images [B, H, W, 3] -> Raw. Raises ConfigError."""
+    images = keras.Input((*size, 3), name="images")
+    features = _make(config, "backbone", images, name="backbone")
+    if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in READ_AUX):
+        raise config.error(
+            "model.backbone",
+            f"it gives features of earlier stacks, which no neck reads, and of the heads only {', '.join(sorted(READ_AUX))}; "
+            "expected stacks: 1",
+        )
+    features = _make(config, "neck", features, name="neck")
+    levels = sorted(features.keys() - {"aux"})
+    if levels != sorted(decoder.levels):
+        raise config.error(
+            "model.decoder",
+            f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
+        )
+    if "aux" in features and config.model.head.name not in READ_AUX:
+        raise config.error(
+            "model.neck",
+            f"it gives features for an auxiliary head, which {config.model.head.name} does not have; expected aux: false",
+        )
+    raw = _make(config, "head", features, decoder.parts(num_classes), decoder.num_anchors, name="head")
+    try:
+        decoder.check(raw)
+    except ValueError as error:
+        raise config.error("model.decoder", str(error)) from error
+    return keras.Model(images, raw, name=config.name.replace("/", "."))
+
+
+def _bounded_network(config, size, decoder, num_classes):
+    """As of _network. Raises ConfigError, too, if it is too large to be worked with, before any of its variables has its memory."""
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            network = _network(config, size, decoder, num_classes)
+        total = sum(math.prod(variable.shape) for variable in network.variables)
+        if total > MOST_PARAMETERS:
+            raise config.error(
+                "model",
+                f"expected a network of at most {MOST_PARAMETERS:,} parameters, received {total:,}; make it narrower (width), or give it "
+                "fewer classes",
+            )
+        candidates = 0 if None in size else decoder.count(network.output)
+        if candidates * num_classes > MOST_SCORES:
+            raise config.error(
+                "model",
+                f"expected at most {MOST_SCORES:,} scores of an image, received {candidates:,} candidates of {num_classes:,} classes each",
+            )
+    except BaseException:
+        # Keras would make the variables of the network that failed at the end of the next scope.
+        global_state.set_global_attribute("uninitialized_variables", [])
+        raise
+    with keras.StatelessScope():  # at its end what waits has its first values
+        pass
+    return network
 
 
 def scaling(config, depth=1.0, width=1.0):
@@ -206,9 +249,8 @@ def postprocess(config, **options):
     """The config's post-processing: Candidates -> Detections; options go over the config's."""
     part = config.model.postprocess
     builder, own = resolve(config, "model.postprocess", part, POSTPROCESS)
-    for name in options:
-        if name not in inspect.signature(builder).parameters:
-            raise config.error("model.postprocess", f"{part.name} has no option {name!r}")
+    given = configs.Part(name=part.name, **options)
+    options = parts.check_options(config, "model.postprocess", given, parts.options_of(builder))
     if options.keys() & FORMS_OF_SUPPRESSION:  # one goes with no other
         own = {name: value for name, value in own.items() if name not in FORMS_OF_SUPPRESSION}
     chosen = functools.partial(builder, **{**own, **options})

@@ -5,6 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
+from tfyolo.ranges import BelowOne, NonNegative
+
 
 def undecayed(network):
     """The trainable variables that weight decay leaves out: they hold offsets and scales, not capacity, and 0 may not be neutral.
@@ -83,11 +85,11 @@ class WarmingSGD(keras.optimizers.SGD):
 def sgd(
     schedule,
     *,
-    momentum: float = 0.9,
+    momentum: BelowOne = 0.9,
     nesterov: bool = True,
-    weight_decay: float = 0.0,
-    warmup_momentum: float | None = None,
-    warmup_bias_lr: float = 0.0,
+    weight_decay: NonNegative = 0.0,
+    warmup_momentum: BelowOne | None = None,
+    warmup_bias_lr: NonNegative = 0.0,
 ):
     """SGD with momentum; weight decay is decoupled and scaled by the learning rate.
 
@@ -123,7 +125,7 @@ class FusedAdamW(keras.optimizers.AdamW):
         )
 
 
-def adamw(schedule, *, beta_1: float = 0.9, beta_2: float = 0.999, weight_decay: float = 0.01):
+def adamw(schedule, *, beta_1: BelowOne = 0.9, beta_2: BelowOne = 0.999, weight_decay: NonNegative = 0.01):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
     return FusedAdamW(schedule, weight_decay=weight_decay, beta_1=beta_1, beta_2=beta_2)
 

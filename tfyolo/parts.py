@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from tfyolo import ranges
+from tfyolo.config import described, shown
+
 # Each kind's table: the module below tfyolo, and its name there.
 TABLES = {
     "backbone": ("backbones", "BACKBONES"),
@@ -34,7 +37,7 @@ def check(config):
     """Checks the names and options of all parts of a Config, optimizer included, without importing TensorFlow.
 
     Raises:
-        ConfigError: a part is not in its table, has no such option, or one of another type.
+        ConfigError: a part is not in its table, has no such option, or one of another type or out of its range.
     """
     for kind in TABLES:
         section = "train" if kind == "optimizer" else "model"
@@ -53,14 +56,14 @@ def check_name(config, path, part, known):
 
 
 def check_options(config, path, part, known):
-    """The options of a part with the types that its builder's signature asks for.
+    """The options of a part with the types and in the ranges that its builder's signature asks for.
 
     Args:
         path: where the part stands in the config, for errors.
         known: {option: inspect.Parameter}, as of options_of.
 
     Raises:
-        ConfigError: an option is unknown, missing or of another type.
+        ConfigError: an option is unknown, missing, of another type or out of its range.
     """
     options = {}
     for name, value in part.options.items():
@@ -94,20 +97,37 @@ def _near(name, known):
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _typed(config, path, value, annotation):
+def typed(value, annotation):
+    """A value as the annotation of an option has it: lists are tuples where it says so, while "16" is no number.
+
+    Raises:
+        ValueError: it is of another type, or out of the annotation's range: "expected a number from 0 to 1, received -1".
+    """
     if annotation is inspect.Parameter.empty:
         return value
+    adapter = TypeAdapter(annotation)
     try:
-        # By way of JSON, in which lists may be tuples, while "16" still is no number.
-        return TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+        return adapter.validate_json(json.dumps(value, default=_of_numpy), strict=True)  # in JSON a list may be a tuple
     except ValidationError:
-        expected = annotation.__name__ if type(annotation) is type else str(annotation)
-        raise config.error(path, f"expected {expected}, received {value!r}") from None
+        schema = adapter.json_schema()
+        expected = annotation if "$defs" in schema else described(schema)  # types of a part's own have no words
+        raise ValueError(f"expected {expected}, received {shown(value)}") from None
+
+
+def _of_numpy(value):
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _typed(config, path, value, annotation):
+    try:
+        return typed(value, annotation)
+    except ValueError as error:
+        raise config.error(path, str(error)) from None
 
 
 # --- from the source ----------------------------------------------------------------------------------------------------------
 
-_NAMES = {**vars(builtins), **vars(typing)}  # in which annotations are evaluated
+_NAMES = {**vars(builtins), **vars(typing), **vars(ranges)}  # in which annotations are evaluated
 
 
 class _Written(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.boxes import diou, pairwise_iou
+from tfyolo.ranges import NonNegative, Pairs, Positive, Probability
 from tfyolo.structures import Candidates, Detections
 
 # To try options on.
@@ -21,14 +22,14 @@ FAR = 8192.0  # pixels: what lies farther off, in images of unknown size, says n
 def nms(
     candidates,
     *,
-    score: float = 0.001,
-    iou: float = 0.6,
-    limit: int = 300,
-    class_limit: int | None = None,
-    candidates_limit: int = 2000,
-    soft_sigma: float = 0.0,
+    score: Probability = 0.001,
+    iou: Probability = 0.6,
+    limit: Pairs = 300,
+    class_limit: Pairs | None = None,
+    candidates_limit: Pairs = 2000,
+    soft_sigma: NonNegative = 0.0,
     soft_linear: bool = False,
-    distance_power: float | None = None,
+    distance_power: Positive | None = None,
     per_class: bool = True,
 ):
     """Non-maximum suppression: greedy, best first; a box may be found as several classes.
@@ -42,26 +43,16 @@ def nms(
     """
     if (soft_sigma > 0) + soft_linear + (distance_power is not None) > 1:
         raise ValueError("soft_sigma, soft_linear and distance_power: expected one of them at most")
-    _check_numbers(score, limit=limit, class_limit=class_limit, candidates_limit=candidates_limit)
     options = (score, iou, limit, class_limit, candidates_limit, soft_sigma, soft_linear, distance_power, per_class)
     return _image_by_image(functools.partial(_nms_image, size=candidates.size, options=options), candidates)
 
 
-def top(candidates, *, score: float = 0.001, limit: int = 300):
+def top(candidates, *, score: Probability = 0.001, limit: Pairs = 300):
     """The best (box, class) pairs, best first, as they are: for heads that answer once for each object, as YOLOv10's.
 
     score: the least score of a detection. limit: D.
     """
-    _check_numbers(score, limit=limit)
     return _image_by_image(functools.partial(_top_image, options=(score, limit)), candidates)
-
-
-def _check_numbers(score, **limits):
-    if not 0 <= score <= 1:
-        raise ValueError(f"score: expected a number in 0..1, received {score}")
-    for name, value in limits.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected a number above 0, received {value}")
 
 
 def _image_by_image(one, candidates):

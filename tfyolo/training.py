@@ -814,8 +814,7 @@ class _History:
     def __init__(self, path, keep):
         self.path, self.rows = path, []
         if keep and path.exists():
-            with path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= keep]
+            self.rows = [row for row in visualize.read_history(path) if int(row["epoch"]) <= keep]
 
     def add(self, row):
         self.rows.append({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from tfyolo import checkpoint
+from tfyolo.files import read_regular
 from tfyolo.structures import IGNORE
 
 FOUND, WRONG, MISSED, IGNORED = (32, 178, 90), (226, 48, 52), (255, 170, 20), (130, 140, 158)  # a match's colours
@@ -405,12 +406,32 @@ def scatter(path, points, x, y):
     _write_figure(figure, path)
 
 
+MOST_HISTORY = 1 << 28  # bytes
+
+
+def read_history(path):
+    """The rows of a run's history.csv: [{column: text}], of each an epoch, and of all else numbers where there are any.
+
+    Raises:
+        PictureError: the file is something else, or damaged.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_regular(path, MOST_HISTORY).decode("utf-8-sig"), newline="")))
+        for row in rows:
+            int(row["epoch"]), [float(value) for value in row.values() if value]
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be read: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, csv.Error):
+        rows = None
+    if not rows:
+        received = "a damaged file, or another" if rows is None else "0 rows"
+        raise PictureError(f"{path}: expected a run's history.csv with a row an epoch, received {received}")
+    return rows
+
+
 def training_curves(history, path):
     """Loss terms, learning rate and AP over the epochs. history: the history.csv of a run."""
-    with open(history, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or "epoch" not in rows[0]:
-        raise PictureError(f"{history}: expected a run's history.csv with a row an epoch, received {len(rows)} rows")
+    rows = read_history(history)
 
     def column(name):
         """Epochs and values where there is one."""

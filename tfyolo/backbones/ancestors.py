@@ -14,6 +14,7 @@ from keras import layers
 
 from tfyolo.backbones.elan import pooled_stages
 from tfyolo.layers import activate, silu_conv
+from tfyolo.ranges import Channels, Factor, Repeats
 
 
 def _one_shot(x, channels, hidden, convs, activation, name):
@@ -25,14 +26,28 @@ def _one_shot(x, channels, hidden, convs, activation, name):
     return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
 
 
-def vovnet(images, *, width: float = 1.0, hidden: int = 22, convs: int = 4, activation: str = "leaky", name="backbone"):
+def vovnet(
+    images,
+    *,
+    width: Factor = 1.0,
+    hidden: Channels = 22,
+    convs: Repeats = 4,
+    activation: str = "leaky",
+    name="backbone",
+):
     """VoVNet's one-shot aggregation, OSA (Lee et al. 2019, arXiv:1904.09730, figure 1b). convs: 3x3 convolutions of a block."""
     block = functools.partial(_one_shot, convs=convs, activation=activation)
     return pooled_stages(images, block, width=width, hidden=hidden, activation=activation, name=name)
 
 
 def csp_vovnet(
-    images, *, width: float = 1.0, hidden: int = 22, convs: int = 4, activation: str = "leaky", name="backbone"
+    images,
+    *,
+    width: Factor = 1.0,
+    hidden: Channels = 22,
+    convs: Repeats = 4,
+    activation: str = "leaky",
+    name="backbone",
 ):
     """VoVNet, cross-stage partial (Wang et al. 2020, arXiv:1911.11929, figure 3b; arXiv:2207.02696, figure 2b): half the channels skip the
     one-shot aggregation and are joined with what it makes of the other half. convs: as of vovnet.
@@ -50,7 +65,13 @@ def csp_vovnet(
 
 
 def densenet(
-    images, *, width: float = 1.0, hidden: int = 10, convs: int = 4, activation: str = "leaky", name="backbone"
+    images,
+    *,
+    width: Factor = 1.0,
+    hidden: Channels = 10,
+    convs: Repeats = 4,
+    activation: str = "leaky",
+    name="backbone",
 ):
     """DenseNet's dense block (Huang et al. 2017, arXiv:1608.06993, section 3, DenseNet-BC): each 3x3 convolution reads the input and all
     before it, by way of a 1x1 to four times its channels; a 1x1 follows the last. hidden: the growth rate. convs: as of vovnet.
@@ -69,10 +90,10 @@ def densenet(
 def resnext(
     images,
     *,
-    width: float = 1.0,
-    hidden: int = 96,
-    groups: int = 32,
-    convs: int = 2,
+    width: Factor = 1.0,
+    hidden: Channels = 96,
+    groups: Channels = 32,
+    convs: Repeats = 2,
     activation: str = "leaky",
     name="backbone",
 ):

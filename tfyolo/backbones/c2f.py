@@ -2,6 +2,7 @@
 
 from tfyolo import layers
 from tfyolo.layers import c2psa, repeated, scaled, silu_conv, sppf
+from tfyolo.ranges import Channels, Factor
 
 
 def _stages(images, block, counts, channels, activation, name):
@@ -21,9 +22,9 @@ def _stages(images, block, counts, channels, activation, name):
 def c2f(
     images,
     *,
-    depth: float = 1.0,
-    width: float = 1.0,
-    max_channels: int = 1024,
+    depth: Factor = 1.0,
+    width: Factor = 1.0,
+    max_channels: Channels = 1024,
     activation: str = "silu",
     name="backbone",
 ):
@@ -46,9 +47,9 @@ def c2f(
 def c3k2(
     images,
     *,
-    depth: float = 1.0,
-    width: float = 1.0,
-    max_channels: int = 1024,
+    depth: Factor = 1.0,
+    width: Factor = 1.0,
+    max_channels: Channels = 1024,
     deep: bool = False,
     activation: str = "silu",
     name="backbone",

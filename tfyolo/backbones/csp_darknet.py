@@ -6,9 +6,10 @@ from keras import layers
 
 from tfyolo.backbones.darknet import residual
 from tfyolo.layers import ChannelGroup, conv, max_pool, scaled
+from tfyolo.ranges import Factor
 
 
-def csp_darknet53(images, *, width: float = 1.0, first_stage: Literal["csp", "residual"] = "csp", name="backbone"):
+def csp_darknet53(images, *, width: Factor = 1.0, first_stage: Literal["csp", "residual"] = "csp", name="backbone"):
     """CSP-Darknet-53 with mish (Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.4): p3, p4, p5.
 
     Each stage is split by two 1x1 convolutions of half its channels: one goes through the residuals, the other skips them.
@@ -45,7 +46,7 @@ def csp_darknet53(images, *, width: float = 1.0, first_stage: Literal["csp", "re
     return {level: features[level] for level in ("p3", "p4", "p5")}
 
 
-def csp_darknet_tiny(images, *, width: float = 1.0, finest: Literal["p3", "p4"] = "p4", name="backbone"):
+def csp_darknet_tiny(images, *, width: Factor = 1.0, finest: Literal["p3", "p4"] = "p4", name="backbone"):
     """YOLOv4-tiny's backbone (Wang et al. 2021, arXiv:2011.08036, section 4.2): p5 (512 channels), p4 (256), p3 (128).
 
     A stage splits without a convolution: the second half of its channels goes on, all of them skip to its end. What the neck gets

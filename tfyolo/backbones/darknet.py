@@ -3,6 +3,7 @@
 from keras import layers
 
 from tfyolo.layers import conv, max_pool, scaled
+from tfyolo.ranges import Factor
 
 
 def residual(x, squeezed, *, activation="leaky", name):
@@ -12,7 +13,7 @@ def residual(x, squeezed, *, activation="leaky", name):
     return layers.Add(name=f"{name}.add")([x, y])
 
 
-def darknet53(images, *, width: float = 1.0, name="backbone"):
+def darknet53(images, *, width: Factor = 1.0, name="backbone"):
     """Darknet-53 without its classifier (Redmon and Farhadi 2018, arXiv:1804.02767, table 1): p3, p4, p5."""
     features = {}
     x = conv(images, scaled(32, width), 3, name=f"{name}.stem")
@@ -25,7 +26,7 @@ def darknet53(images, *, width: float = 1.0, name="backbone"):
     return {level: features[level] for level in ("p3", "p4", "p5")}
 
 
-def darknet_tiny(images, *, width: float = 1.0, name="backbone"):
+def darknet_tiny(images, *, width: Factor = 1.0, name="backbone"):
     """The seven convolutions of YOLOv3-tiny: p4 (256 channels) and p5 (1024)."""
     x = images
     features = {}
@@ -38,7 +39,7 @@ def darknet_tiny(images, *, width: float = 1.0, name="backbone"):
     return {"p4": features["p4"], "p5": x}
 
 
-def darknet_v1(images, *, width: float = 1.0, norm: bool = False, name="backbone"):
+def darknet_v1(images, *, width: Factor = 1.0, norm: bool = False, name="backbone"):
     """The 24 convolutions of YOLOv1 (Redmon et al. 2016, arXiv:1506.02640, figure 3): p6.
 
     norm: batch norm in place of the convolutions' biases; the paper has none, training from nothing wants it.

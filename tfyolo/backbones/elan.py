@@ -2,16 +2,17 @@
 
 from tfyolo import layers
 from tfyolo.layers import SpaceToDepth, e_elan, max_pool, pooled_down, scaled, silu_conv
+from tfyolo.ranges import Channels, Factor, OpenProbability, Repeats
 
 
 def elan(
     images,
     *,
-    depth: float = 1.0,
-    width: float = 1.0,
-    hidden: int = 64,
+    depth: Factor = 1.0,
+    width: Factor = 1.0,
+    hidden: Channels = 64,
     activation: str = "silu",
-    epsilon: float = 1e-3,
+    epsilon: OpenProbability = 1e-3,
     name="backbone",
 ):
     """The backbone of YOLOv7 and YOLOv7-X: p3 (512 channels), p4 (1024), p5 (1024).
@@ -43,10 +44,10 @@ def elan(
 def elan_tiny(
     images,
     *,
-    width: float = 1.0,
-    hidden: int = 32,
+    width: Factor = 1.0,
+    hidden: Channels = 32,
     activation: str = "leaky",
-    epsilon: float = 1e-3,
+    epsilon: OpenProbability = 1e-3,
     name="backbone",
 ):
     """The backbone of YOLOv7-tiny: ELANs of two 3x3 convolutions, all joined; max pools between. p3 (128), p4 (256), p5 (512).
@@ -80,10 +81,10 @@ def pooled_stages(images, block, *, width, hidden, name, **options):
 def elan_p6(
     images,
     *,
-    depth: float = 1.0,
-    width: float = 1.0,
-    hidden: int = 64,
-    cardinality: int = 1,
+    depth: Factor = 1.0,
+    width: Factor = 1.0,
+    hidden: Channels = 64,
+    cardinality: Repeats = 1,
     pooled: bool = False,
     activation: str = "silu",
     name="backbone",

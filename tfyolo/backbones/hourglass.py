@@ -5,6 +5,7 @@ import functools
 from keras import layers
 
 from tfyolo.layers import Upsample, activate, conv
+from tfyolo.ranges import Channels, ChannelsEach, Repeats, RepeatsEach
 
 relu_conv = functools.partial(conv, activation="relu")
 linear_conv = functools.partial(conv, activation="linear")
@@ -43,10 +44,10 @@ def _hourglass(x, dims, modules, *, name):
 def hourglass(
     images,
     *,
-    stacks: int = 1,
-    dims: tuple[int, ...] = (64, 96, 128, 192),
-    modules: tuple[int, ...] = (1, 1, 1, 2),
-    stem: int = 32,
+    stacks: Repeats = 1,
+    dims: ChannelsEach = (64, 96, 128, 192),
+    modules: RepeatsEach = (1, 1, 1, 2),
+    stem: Channels = 32,
     name="backbone",
 ):
     """Features p2 of dims[0] channels: the last stack's; those of the stacks before are aux, one within the other.
@@ -56,10 +57,6 @@ def hourglass(
     """
     if len(dims) < 2 or len(dims) != len(modules):
         raise ValueError(f"dims, modules: expected as many numbers, at least 2, received {dims} and {modules}")
-    if min(stacks, stem, *dims, *modules) < 1:
-        raise ValueError(
-            f"expected numbers above 0, received stacks {stacks}, stem {stem}, dims {dims}, modules {modules}"
-        )
     multiple = 2 ** (len(dims) + 1)
     if any(side is not None and side % multiple for side in images.shape[1:3]):
         raise ValueError(f"expected an input size of multiples of {multiple}, received {list(images.shape[1:3])}")

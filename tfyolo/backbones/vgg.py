@@ -1,12 +1,15 @@
 """VGG-16 with reduced fully connected layers, the backbone of SSD and M2Det; and the residual networks of keras.applications."""
 
+from typing import Literal
+
 import keras
 from keras import layers
 
 from tfyolo.layers import BatchNorm, conv, max_pool, scaled
+from tfyolo.ranges import Factor
 
 
-def vgg16(images, *, norm: bool = False, width: float = 1.0, name="backbone"):
+def vgg16(images, *, norm: bool = False, width: Factor = 1.0, name="backbone"):
     """VGG-16 (Simonyan and Zisserman 2015, arXiv:1409.1556, table 1, D): p3 (512 channels), p4 (1024).
 
     Its fully connected layers are two convolutions of 1024 channels, the first 3x3 with a dilation of 6, and the pooling before them
@@ -39,14 +42,12 @@ RESNETS = {50: keras.applications.ResNet50, 101: keras.applications.ResNet101, 1
 IMAGENET_MEAN = (123.68, 116.779, 103.939)
 
 
-def resnet(images, *, layers_count: int = 50, name="backbone"):
+def resnet(images, *, layers_count: Literal[50, 101, 152] = 50, name="backbone"):
     """The residual networks of keras.applications (He et al. 2016, arXiv:1512.03385, table 1): p3 (512), p4 (1024), p5 (2048 channels).
 
     layers_count: 50, 101 or 152. Its ImageNet weights, the file whose name ends in `_notop.h5`, are given as train.init. Batch norms
     are ours, over the whole global batch, with its epsilon.
     """
-    if layers_count not in RESNETS:
-        raise ValueError(f"layers_count: expected one of {', '.join(map(str, RESNETS))}, received {layers_count}")
     published = RESNETS[layers_count](include_top=False, weights=None, input_shape=(None, None, 3))
 
     def twin(layer):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tfyolo import checkpoint
 from tfyolo.data import anchors as clustering
 from tfyolo.data import readers, records
-from tfyolo.data.headers import kind_of, too_large
+from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.pipeline import ImageError, decode_image, read_image, read_record, scale_of
 from tfyolo.data.readers import DataError, Problem
 from tfyolo.messages import counted, printable
@@ -241,9 +241,8 @@ def _decode(pictures, most_pixels):
             encoded = records.contents(pictures[index])
         except OSError:
             encoded = b""
-        if too_large(encoded, most_pixels):
-            return b"", encoded[:8], hashlib.sha256(encoded).digest()
-        return encoded, encoded[:8], hashlib.sha256(encoded).digest()
+        shown = encoded if surely_fits(encoded, most_pixels) else b""
+        return shown, encoded[:8], hashlib.sha256(encoded).digest()
 
     def rescue(index):
         """What only read_image knows, or what is wrong."""

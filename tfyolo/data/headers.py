@@ -5,12 +5,13 @@ This is the one place where Python reads it. pipeline.decode_image reads the ori
 
 import io
 import os
-import stat
 import struct
 import warnings
 from typing import NamedTuple
 
 from PIL import Image
+
+from tfyolo.files import open_regular
 
 MOST_PIXELS = 200_000_000  # of an image that is decoded, unless an option allows more: 600 MB
 HEAD = 1 << 18  # bytes in which a JPEG or PNG says how it is turned; what comes later is not looked for
@@ -55,13 +56,16 @@ def too_large(file, most_pixels=MOST_PIXELS) -> str | None:
     return f"{height:,} x {width:,} pixels (H x W), expected at most {most_pixels:,} in all"
 
 
-def open_regular(path):
-    """A file opened to read bytes. Raises OSError for what is none, such as a FIFO or a device, where reading might never end."""
-    stream = open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
-        raise OSError(None, "not a regular file", os.fspath(path))
-    return stream
+def surely_fits(file, most_pixels=MOST_PIXELS) -> bool:
+    """Whether the header of an image can be read here and says that it has so many pixels at most.
+
+    A decoder may make something of a header that is none here, and of more pixels.
+    """
+    try:
+        height, width = read_header(file).size
+    except OSError:
+        return False
+    return height * width <= most_pixels
 
 
 def _read(stream):

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfyolo.data import augment as aug
 from tfyolo.data import records as shards
 from tfyolo.data.augment import FITS, GREY, transform_boxes
-from tfyolo.data.headers import HEAD, MOST_PIXELS, kind_of, read_header, too_large
+from tfyolo.data.headers import HEAD, MOST_PIXELS, kind_of, read_header, surely_fits, too_large
 from tfyolo.data.readers import DataError
 from tfyolo.messages import counted, printable
 from tfyolo.structures import Sample
@@ -195,10 +195,11 @@ def read_image(source, most_pixels=MOST_PIXELS):
         raise ImageError(f"{name}: a pointer of Git LFS, not the picture. Run `git lfs pull` to fetch it")
     if reason := too_large(contents, most_pixels):
         raise ImageError(f"{name}: {reason}; make it smaller, or allow more (max_pixels)")
+    fits = surely_fits(contents, most_pixels)
     if (kind := kind_of(contents)) in _ENDS:
         try:
             with _one_at_a_time, tf.device("CPU:0"):
-                return decode_image(tf.constant(contents)).numpy()
+                return decode_image(tf.constant(contents), None if fits else most_pixels).numpy()
         except tf.errors.OpError as error:
             state = "damaged" if contents.rstrip(b"\0").endswith(_ENDS[kind]) else "truncated"
             remedy = "Copy it anew, or remove it and its annotations"
@@ -206,7 +207,7 @@ def read_image(source, most_pixels=MOST_PIXELS):
     webp = contents[8:12] == b"WEBP"  # which cv2 turns by a reading of its own
     flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if webp else 0)
     try:
-        image = cv2.imdecode(np.frombuffer(contents, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(contents, np.uint8), flags) if fits else None
     except cv2.error:
         image = None
     if image is None:
@@ -448,7 +449,7 @@ def _loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
         if not image.size:
             with contextlib.suppress(ImageError):
                 contents = _contents(record.path, record.span)
-                contents = b"" if too_large(contents, most_pixels) else contents
+                contents = contents if surely_fits(contents, most_pixels) else b""
         return image, contents, record.boxes, record.labels, record.ignored, np.array(record.size, np.int32)
 
     def rescue(index, *truth):

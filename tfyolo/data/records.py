@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tfyolo import checkpoint
-from tfyolo.data.headers import open_regular
+from tfyolo.files import open_regular, parse_json, read_regular
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -120,10 +120,10 @@ def read_classes(shards, maps=()):
 
 def _described(file):
     try:
-        content = json.loads(_bounded(file))
+        content = parse_json(_bounded(file))
         classes = {entry["id"]: entry["name"] for entry in content["categories"]}
         integer_ids = content["integer_ids"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"{file}: expected what tfyolo writes beside its shards ({type(error).__name__}); write them anew"
         ) from None
@@ -153,11 +153,10 @@ def _label_map(file):
 
 
 def _bounded(file):
-    with open(file, "rb") as stream:
-        content = stream.read(MOST_DESCRIBED + 1)
-    if len(content) > MOST_DESCRIBED:
-        raise ShardError(f"{file}: expected at most {counted(MOST_DESCRIBED, 'byte')}, it has more")
-    return content
+    try:
+        return read_regular(file, MOST_DESCRIBED)
+    except OSError as error:
+        raise ShardError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 _SHARD = re.compile(r"(?P<split>.+?)(?:\.(?:tf_?records?|record))?(?:-\d{5}-of-\d{5})?(?:\.(?:tf_?records?|record))?")

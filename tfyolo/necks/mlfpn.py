@@ -5,6 +5,7 @@ import functools
 from keras import layers
 
 from tfyolo.layers import BatchNorm, Resize, Upsample, conv
+from tfyolo.ranges import Channels, Repeats
 
 relu_conv = functools.partial(conv, activation="relu")
 
@@ -78,10 +79,10 @@ def sfam(pyramids, reduction=16, *, shared=True, name):
 def mlfpn(
     features,
     *,
-    tums: int = 8,
-    scales: int = 6,
-    planes: int = 256,
-    reduction: int = 16,
+    tums: Repeats = 8,
+    scales: Repeats = 6,
+    planes: Channels = 256,
+    reduction: Channels = 16,
     valid: bool = True,
     shared_attention: bool = True,
     name="neck",

@@ -23,6 +23,7 @@ from tfyolo.layers import (
     spp,
     sppcspc,
 )
+from tfyolo.ranges import Channels, Factor, OpenProbability, Repeats, Windows
 
 
 def _path_aggregation(features, widths, pyramid, fuse, one, down, name, aux=False):
@@ -62,7 +63,7 @@ def _darknet_aggregation(features, pyramid, fuse, activation, name):
     return _path_aggregation(features, widths, pyramid, fuse, one, down, name)
 
 
-def spp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
+def spp_pan(features, *, spp_pools: Windows = (5, 9, 13), name="neck"):
     """YOLOv4's neck (Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.4): spatial pyramid pooling and PAN, leaky.
 
     spp_pools: window sizes of the pooling. Each level has half its backbone's channels.
@@ -84,7 +85,7 @@ def spp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
     return _darknet_aggregation(features, pyramid, five, "leaky", name)
 
 
-def csp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
+def csp_pan(features, *, spp_pools: Windows = (5, 9, 13), name="neck"):
     """YOLOv4-CSP's neck (Wang et al. 2021, arXiv:2011.08036, section 4.1): `spp_pan` with every block cross-stage partial, and mish.
 
     In each block a 1x1 convolution of its input skips the others and is joined to them at the end.
@@ -123,13 +124,13 @@ def csp_pan(features, *, spp_pools: tuple[int, ...] = (5, 9, 13), name="neck"):
 def elan_pan(
     features,
     *,
-    depth: float = 1.0,
-    width: float = 1.0,
-    hidden: int = 128,
+    depth: Factor = 1.0,
+    width: Factor = 1.0,
+    hidden: Channels = 128,
     full: bool = False,
     aux: bool = False,
     activation: str = "silu",
-    epsilon: float = 1e-3,
+    epsilon: OpenProbability = 1e-3,
     name="neck",
 ):
     """YOLOv7's neck (Wang et al. 2022, arXiv:2207.02696): pooling by SPPCSPC and PAN of ELAN blocks.
@@ -160,10 +161,10 @@ def _doubling(x, channels, **options):
 def elan_pan_p6(
     features,
     *,
-    depth: float = 1.0,
-    width: float = 1.0,
-    hidden: int = 128,
-    cardinality: int = 1,
+    depth: Factor = 1.0,
+    width: Factor = 1.0,
+    hidden: Channels = 128,
+    cardinality: Repeats = 1,
     pooled: bool = False,
     aux: bool = True,
     activation: str = "silu",
@@ -196,10 +197,10 @@ def elan_pan_p6(
 def elan_pan_tiny(
     features,
     *,
-    width: float = 1.0,
+    width: Factor = 1.0,
     aux: bool = False,
     activation: str = "leaky",
-    epsilon: float = 1e-3,
+    epsilon: OpenProbability = 1e-3,
     name="neck",
 ):
     """YOLOv7-tiny's neck: as elan_pan, of ELANs with two 3x3 convolutions. p3 has 64 channels, p4 128, p5 256.
@@ -238,7 +239,7 @@ def _plain_aggregation(features, fuse, activation, name):
     return outputs
 
 
-def pan(features, *, depth: float = 1.0, activation: str = "silu", name="neck"):
+def pan(features, *, depth: Factor = 1.0, activation: str = "silu", name="neck"):
     """YOLOv8's neck: PAN of C2f blocks without shortcuts.
 
     depth: factor on the blocks' repeats. activation: one of layers.ACTIVATIONS. Each level keeps its backbone's channels.
@@ -252,7 +253,7 @@ def pan(features, *, depth: float = 1.0, activation: str = "silu", name="neck"):
     return _plain_aggregation(features, fuse, activation, name)
 
 
-def c3k2_pan(features, *, depth: float = 1.0, deep: bool = False, activation: str = "silu", name="neck"):
+def c3k2_pan(features, *, depth: Factor = 1.0, deep: bool = False, activation: str = "silu", name="neck"):
     """YOLO11's neck: PAN of C3k2 blocks; p3 has half its backbone's channels.
 
     deep: the links of all blocks are c3k; else only those of the coarsest. The other options are pan's.

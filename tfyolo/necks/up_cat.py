@@ -3,9 +3,10 @@
 from keras import layers
 
 from tfyolo.layers import Upsample, conv, scaled, spp
+from tfyolo.ranges import Factor, Windows
 
 
-def up_cat(features, *, spp_pools: tuple[int, ...] = (), name="neck"):
+def up_cat(features, *, spp_pools: Windows = (), name="neck"):
     """YOLOv3's neck (Redmon and Farhadi 2018, arXiv:1804.02767, section 2.3).
 
     Each level goes through five convolutions that halve its backbone channels; what comes out of the five goes to the head and,
@@ -35,7 +36,7 @@ def up_cat(features, *, spp_pools: tuple[int, ...] = (), name="neck"):
     return outputs
 
 
-def up_cat_tiny(features, *, width: float = 1.0, name="neck"):
+def up_cat_tiny(features, *, width: Factor = 1.0, name="neck"):
     """The neck of YOLOv3-tiny and YOLOv4-tiny: one convolution at p5; half of that, enlarged, beside the backbone's p4."""
     p5 = conv(features["p5"], scaled(256, width), 1, name=f"{name}.p5")
     lateral = conv(p5, scaled(128, width), 1, name=f"{name}.p4.lateral")
@@ -44,7 +45,7 @@ def up_cat_tiny(features, *, width: float = 1.0, name="neck"):
     return {"p4": p4p5, "p5": p5}
 
 
-def up_cat_tiny_3l(features, *, width: float = 1.0, name="neck"):
+def up_cat_tiny_3l(features, *, width: Factor = 1.0, name="neck"):
     """YOLOv4-tiny-3l's neck: as up_cat_tiny, one level further.
 
     What goes on from p4 to p3 has been through p4's 3x3 convolution. So those stand here, and the head is `linear`.

@@ -85,7 +85,7 @@ def initialise(model, path):
 
 def _of_keras(path):
     """{name of ours: array} of a file of weights as keras.applications publishes them; None if it is no such file."""
-    if Path(path).suffix != ".h5" or not h5py.is_hdf5(path):
+    if Path(path).suffix != ".h5" or not Path(path).is_file() or not h5py.is_hdf5(path):
         return None
     with h5py.File(path) as file:
         group = file.get("model_weights", file)

@@ -1,10 +1,12 @@
 """What importers share: a run's folder made of a network that was trained elsewhere."""
 
-from pathlib import Path
-
 from tfyolo import checkpoint
 from tfyolo import config as configs
+from tfyolo.files import read_regular
+from tfyolo.messages import printable
 from tfyolo.model import describe
+
+MOST_NAMES = 4 << 20  # bytes
 
 
 class WeightsError(ValueError):
@@ -19,7 +21,13 @@ def write_run(model, out, **meta):
 
 def class_names(file, count):
     """The names in a file, one a line. Raises WeightsError unless there are `count` different ones."""
-    names = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        lines = read_regular(file, MOST_NAMES).decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise WeightsError(f"{file}: expected names of classes, one a line, as text in UTF-8") from None
+    names = [printable(line.strip()) for line in lines if line.strip()]
     if len(names) != count or len(set(names)) != count:
         raise WeightsError(
             f"{file}: expected {count} different names, one a line, for the network's classes, received {len(names)}, "

@@ -17,10 +17,11 @@ from typing import Any
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources import coco, csv, labelme, tfrecord, voc, yolo
 from tfyolo.data.sources.division import divide, read_division
-from tfyolo.data.sources.files import read_lines
+from tfyolo.data.sources.files import read_lines, some, starts
 from tfyolo.data.sources.place import ORDER, Format, Options, Place, meaning
-from tfyolo.data.sources.source import MOST_CLASSES, DataError, Problem, Source, SplitError
+from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.messages import counted, printable, shortened
+from tfyolo.ranges import MOST_CLASSES
 
 # Of equals the first is taken. One more format is one more entry, also from outside of this package.
 FORMATS: dict[str, Format] = {
@@ -120,7 +121,9 @@ class DataSet:
         problems += [Problem(printable(file), message, "warning") for file, message in self.place.notes]
         if not source.records:
             first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
-            if options.images is None and any("picture" in problem.message for problem in problems):
+            if strangers := self.place.unread_images():
+                first += f"\nIt has {strangers}: expected images that TensorFlow and OpenCV read, such as JPEG and PNG; convert them"
+            elif options.images is None and any("picture" in problem.message for problem in problems):
                 first += "\nIf the pictures lie elsewhere, say where: data.images=FOLDER"
             raise DataError(
                 f"{self.path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
@@ -180,8 +183,29 @@ def _below(place, formats, errors):
     else:
         packed = (place.file or "").lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
         hint = "; it is an archive: unpack it first" if packed else ""
+    hint = _of_others(place) or hint
     looked = "".join(f"\n  {FORMATS[name].describe}" for name in formats)
     raise DataError(f"{place.path}: not recognised as {' or '.join(formats)}{hint}\nLooked for:{looked}")
+
+
+# What annotations of formats that are not read have in them, by suffix.
+_OTHERS = (
+    (".xml", b"<annotations", "CVAT's XML for images"),
+    (".json", b'"shape_attributes"', "VGG Image Annotator's JSON"),
+    (".json", b'"coordinates"', "CreateML's JSON"),
+    (".json", b'"classTitle"', "Supervisely's JSON"),
+)
+
+
+def _of_others(place):
+    """What to say of annotations in a format that is not read; "" if there are none."""
+    folders = (place.root, *place.tree.folders(place.root)) if place.is_folder else ()
+    for suffix, mark, called in _OTHERS:
+        files = place.tree.files(place.root, suffix) if folders else [place.file] if place.file else []
+        for file in (*files, *(file for folder in folders[1:] for file in some(place.tree.files(folder, suffix), 3))):
+            if file.lower().endswith(suffix) and mark in starts(file):
+                return f"; {file} is {called}: export the data as COCO, VOC or YOLO"
+    return ""
 
 
 def _chosen(split, names, data, path):
@@ -201,7 +225,7 @@ def names_given(names) -> tuple[str, ...] | None:
         return None
     if isinstance(names, str | os.PathLike):
         names = read_lines(names)
-    names = tuple(names)
+    names = tuple(map(printable, names))
     if not 0 < len(names) <= MOST_CLASSES:
         raise DataError(f"data.names: expected 1 to {MOST_CLASSES:,} names of classes, received {len(names):,}")
     return names
@@ -276,6 +300,8 @@ def _read_named(dataset, name, data, use, place):
         if place is None:
             raise
         hint = f"Name one of them: {place}.{use}=..."
+        if use == "train" and not ORDER.keys() & set(map(meaning, dataset.splits)):
+            hint += f"; it is not divided: {place}.val=0.1 learns from nine tenths of it and evaluates on the rest"
         if use == "val":
             hint += (
                 f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges on the very pictures that "

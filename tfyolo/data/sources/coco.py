@@ -4,7 +4,6 @@ Labels follow the sorted category ids, which may have gaps.
 """
 
 import functools
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from tfyolo.data.sources.source import (
     upright_size,
     whole,
 )
+from tfyolo.files import open_regular, parse_json
 from tfyolo.messages import counted, shortened
 
 _LISTS = ("images", "annotations", "categories")
@@ -86,10 +86,10 @@ def _look(file):
     """Some of the images' names in a JSON that may be COCO's, of as many as are looked at; None if it is of another kind."""
     if os.path.getsize(file) <= SMALL:
         try:
-            content = json.loads(read_bytes(file))
+            content = parse_json(read_bytes(file))
         except DataError:
             return []  # of Git LFS: to be named
-        except (ValueError, RecursionError):
+        except ValueError:
             return [] if b'"images"' in starts(file) and b'"annotations"' in starts(file) else None
         if not isinstance(content, dict) or not isinstance(content.get("images"), list) or "annotations" not in content:
             return None
@@ -98,7 +98,7 @@ def _look(file):
     head = starts(file)
     if not re.match(rb"\s*\{", head.removeprefix(b"\xef\xbb\xbf")):
         return None
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         stream.seek(-len(head), os.SEEK_END)
         ends = head + stream.read()
     if sum(f'"{key}"'.encode() in ends for key in _LISTS) < 2:
@@ -264,9 +264,10 @@ def _boxes(annotations, entries, label_of, file, findings):
             if image_id is None or category is None:
                 raise ValueError
             if image_id not in boxes:
-                wrong = f"no picture has its image_id {shortened(entry['image_id'])}"
+                wrong = f"no picture has its image_id {shortened(entry['image_id'])}{_near(image_id, boxes)}"
             elif category not in label_of:
-                wrong = f"unknown class: no category has its category_id {shortened(entry['category_id'])}"
+                category = shortened(entry["category_id"]) + _near(category, label_of)
+                wrong = f"unknown class: no category has its category_id {category}"
             elif number is not None and number in seen:
                 wrong = "its id is used twice"
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
@@ -281,6 +282,13 @@ def _boxes(annotations, entries, label_of, file, findings):
         area = area if math.isfinite(area) else None
         boxes[image_id].append(Annotation(where, (y, x, y + h, x + w), label_of[category], crowd, area))
     return boxes
+
+
+def _near(identity, known):
+    """What to say of an id that is there with other zeros or spaces before it; else ""."""
+    plain = str(identity).strip().lstrip("0")
+    near = next((other for other in known if str(other).strip().lstrip("0") == plain), None) if plain else None
+    return "" if near is None else f", there is {shortened(near)}"
 
 
 FORMAT = Format(

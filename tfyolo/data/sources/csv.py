@@ -1,12 +1,14 @@
 """Boxes in a table: a row a box, corners x1, y1, x2, y2 in pixels of the image.
 
-The columns are named in the first row, in any order: filename, class, xmin, ymin, xmax, ymax, and perhaps width and height; or they are
-keras-retinanet's, path, x1, y1, x2, y2, class, without a first row of names. A row of a path alone is an image without objects.
+The columns are named in the first row, in any order: filename, class, xmin, ymin, xmax, ymax, or bbox_x, bbox_y, bbox_width,
+bbox_height, and perhaps width and height; or they are keras-retinanet's, path, x1, y1, x2, y2, class, without a first row of names. A row
+of a path alone is an image without objects.
 """
 
 import csv
 import functools
 import io
+import operator
 import os
 
 from tfyolo.data.sources.files import IMAGES, head_text, locate, read_text, some, stem_of
@@ -16,12 +18,25 @@ from tfyolo.messages import counted, shortened
 
 MOST_CSV = 1 << 30  # bytes
 _COLUMNS = {
-    "image": ("filename", "file_name", "image", "image_path", "path", "file", "img", "image_name", "image_id"),
-    "class": ("class", "label", "class_name", "category", "name", "classname", "label_name"),
-    "x1": ("xmin", "x1", "x_min", "left"),
-    "y1": ("ymin", "y1", "y_min", "top"),
+    "image": (
+        "filename",
+        "file_name",
+        "image",
+        "image_path",
+        "path",
+        "file",
+        "img",
+        "image_name",
+        "image_id",
+        "imageid",
+    ),
+    "class": ("class", "label", "class_name", "category", "name", "classname", "label_name", "labelname"),
+    "x1": ("xmin", "x1", "x_min", "left", "bbox_x"),
+    "y1": ("ymin", "y1", "y_min", "top", "bbox_y"),
     "x2": ("xmax", "x2", "x_max", "right"),
     "y2": ("ymax", "y2", "y_max", "bottom"),
+    "w": ("bbox_width",),
+    "h": ("bbox_height",),
     "height": ("height", "image_height", "img_height"),
     "width": ("width", "image_width", "img_width"),
 }
@@ -92,7 +107,8 @@ def _look(file):
     columns = {
         what: next((names.index(word) for word in words if word in names), None) for what, words in _COLUMNS.items()
     }
-    if all(columns[what] is not None for what in _RETINANET):
+    sides = {"x2": "w", "y2": "h"}  # which stand for the far corner
+    if all(columns[what] is not None or columns.get(sides.get(what)) is not None for what in _RETINANET):
         return _Table(file, delimiter, {what: place for what, place in columns.items() if place is not None}, 1)
     plain = [row for row in rows if any(cell.strip() for cell in row[1:])] or rows
     fits = all(
@@ -120,6 +136,10 @@ def _rows(table, most=None):
             if reader.line_num <= table.first or not any(cell.strip() for cell in row):
                 continue
             cells = {what: row[place].strip() if place < len(row) else "" for what, place in table.columns.items()}
+            for near, side, far in (("x1", "w", "x2"), ("y1", "h", "y2")):
+                if far not in cells:
+                    ends = cells[near], cells[side]
+                    cells[far] = str(sum(map(float, ends))) if all(map(_is_number, ends)) else cells[side]
             yield table.file, reader.line_num, cells
             if most is not None and reader.line_num >= most:
                 return
@@ -170,6 +190,9 @@ def read(place, split, tables, parsed):
             findings.error(file, told)
             continue
         boxes.append(Annotation(f"line {line}", box, label_of[row["class"]]))
+    in_parts = _in_parts(row for other in tables for *_, row in parsed(other))
+    if in_parts:
+        findings.warning(where, "all corners lie in 0..1, as parts of the image; taken for them")
     located = _located(place, split, things)
     if things and not located.files:
         first = shortened(next(iter(things)))[1:-1]
@@ -182,8 +205,25 @@ def read(place, split, tables, parsed):
             told = f"picture missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
             findings.error(os.path.join(place.root, name), told)
         elif size := upright_size(sizes[name], image, findings):
+            if in_parts:
+                scale = (*size, *size)
+                boxes = [box._replace(box=tuple(map(operator.mul, box.box, scale))) for box in boxes]
             records.append(record(None, image, size, boxes, where, findings))
     return finish(with_ids(records), classes, range(len(classes)), findings, "csv")
+
+
+def _in_parts(rows):
+    """Whether the corners of all boxes are parts of their images, 0..1, as Open Images writes them."""
+    fractions = False
+    for row in rows:
+        try:
+            corners = [float(row[key]) for key in ("y1", "x1", "y2", "x2")]
+        except ValueError:
+            continue
+        if not all(0 <= corner <= 1 for corner in corners):
+            return False
+        fractions |= any(corner % 1 for corner in corners)
+    return fractions
 
 
 def _ordered(place, names):

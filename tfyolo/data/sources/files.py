@@ -1,8 +1,8 @@
 """The files of a data set: listed once and without what is nobody's data, read as text with bounds, found by what annotations call them."""
 
 import codecs
-import json
 import os
+import re
 import unicodedata
 import urllib.parse
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import yaml
 
-from tfyolo.data.headers import open_regular
 from tfyolo.data.sources.source import DataError
+from tfyolo.files import open_regular, parse_json, read_regular
 from tfyolo.messages import counted, shortened
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -26,8 +26,8 @@ _NOT_DATA |= {"thumbs.db", "desktop.ini", "ehthumbs.db"}
 
 
 def stem_of(path) -> str:
-    """The name of a file without its suffix and its folders."""
-    return os.path.splitext(os.path.basename(path))[0]
+    """The name of a file without its suffix and its folders; composed, since systems write accents in two ways."""
+    return _key(os.path.splitext(os.path.basename(path))[0])
 
 
 def visible(name) -> bool:
@@ -73,6 +73,19 @@ class Tree:
 
     def folders(self, folder):
         return [os.path.join(folder, name) for name in self.list(folder)[0]]
+
+    def spelled(self, folder):
+        """A folder as it is written here, in whatever case its path is given; the path itself where there is none such."""
+        if leads_outside(folder, self.root):
+            return folder
+        here = self.root
+        for part in os.path.relpath(folder, self.root or ".").split(os.sep):
+            names = self.list(here)[0]
+            fits = [name for name in names if name.lower() == part.lower()]
+            if part != "." and not fits:
+                return folder
+            here = here if part == "." else os.path.join(here, part if part in names else fits[0])
+        return here
 
     def files(self, folder, suffixes=""):
         """The paths of a folder's files whose names end so, in any case."""
@@ -151,13 +164,14 @@ class Index:
         """The file at a path relative to the root; None without it."""
         return self._relative.get(_key(name))
 
-    def find(self, name, accepts=lambda path: True):
+    def find(self, name, accepts=lambda path: True, any_suffix=False):
         """The Hit of the file that a name means, or None.
 
-        A name may have the slashes of Windows, a drive, or folders of another machine before it: the file that most of its end fits is
-        meant. A name without a suffix fits a file of its stem. accepts: whether a path may be meant at all.
+        A name may have the slashes of Windows, a drive, a host, or folders of another machine before it: the file that most of its end
+        fits is meant. A name without a suffix fits a file of its stem. accepts: whether a path may be meant at all.
         """
-        for written in dict.fromkeys((name, urllib.parse.unquote(name))):
+        local = re.sub(r"^\w+://[^/]*|(?<=\w)\?[^/]*$", "", name) if "://" in name else name
+        for written in dict.fromkeys((name, urllib.parse.unquote(name), local, urllib.parse.unquote(local))):
             parts = name_parts(written.removeprefix(self._absolute))
             if not parts:
                 continue
@@ -170,7 +184,10 @@ class Index:
                     self._by_name.setdefault(last.casefold(), []).append(key)
                     self._by_stem.setdefault(os.path.splitext(last)[0].casefold(), []).append(key)
             last = parts[-1].casefold()
-            found = self._by_name.get(last) or (not last.endswith(IMAGES) and self._by_stem.get(last)) or ()
+            stem = os.path.splitext(last)[0] if any_suffix else last
+            found = (
+                self._by_name.get(last) or ((any_suffix or not last.endswith(IMAGES)) and self._by_stem.get(stem)) or ()
+            )
             found = [key for key in found if accepts(self._relative[key])]
             exact = [key for key in found if key.rpartition("/")[2] == parts[-1]]
             fits = {}
@@ -193,33 +210,47 @@ class Hit(NamedTuple):
 class Located(NamedTuple):
     """Where the files of names are. files: {name: path}. missing: {name: why it is not there}.
 
-    dropped: the folders before names of which only the ends fit.
+    dropped: the folders before names of which only the ends fit. any_suffix: the files have other suffixes than the names.
     """
 
     files: dict[str, str]
     missing: dict[str, str]
     dropped: frozenset[str]
+    any_suffix: bool = False
 
     @property
     def word(self):
-        """What to say of files that are found by the ends of their names; None if they are found by their whole names."""
-        if not self.dropped:
+        """What to say of files that are found by parts of their names; None if they are found by their whole names."""
+        if not (self.dropped or self.any_suffix):
             return None
         name, file = next(iter(self.files.items()))
+        if self.any_suffix:
+            return f"its images have other suffixes; found without them, such as {shortened(name)}: {file}"
         return f"its images are of other folders; found by the ends of their names, such as {shortened(name)}: {file}"
 
 
 def locate(names, indices, accepts=lambda path: True) -> Located:
     """Looks for each name in one Index after the other; indices: functions that give them.
 
-    Where some are found by their whole names, one whose folders are not there is not there; else the names are of another place, and
-    their ends count.
+    Where some are found by their whole names, one whose folders are not there is not there, unless it leads away from here; else the names
+    are of another place, and their ends count. Where none is found, the images may have been converted since, and have other suffixes.
     """
+    located = _locate(names, indices, accepts, any_suffix=False)
+    if not located.files and any(why == "is not there" for why in located.missing.values()):
+        located = _locate(names, indices, accepts, any_suffix=True)
+    return located
+
+
+# A name of which the folders cannot be those of the data: with a host, a drive, the system's root or ".." before it.
+_LEADS_AWAY = re.compile(r"\w+:|[/\\]|\.\.[/\\]")
+
+
+def _locate(names, indices, accepts, any_suffix):
     hits = {}
     for name in dict.fromkeys(names):
         best = None
         for index in indices:
-            hit = index().find(name, accepts)
+            hit = index().find(name, accepts, any_suffix)
             if hit and (best is None or hit.dropped < best.dropped):
                 best = hit
             if best and not best.dropped:
@@ -228,7 +259,7 @@ def locate(names, indices, accepts=lambda path: True) -> Located:
     foreign = not any(hit and not hit.dropped for hit in hits.values())
     files, missing, dropped = {}, {}, set()
     for name, hit in hits.items():
-        if hit is None or (hit.dropped and not foreign):
+        if hit is None or (hit.dropped and not foreign and not _LEADS_AWAY.match(name)):
             missing[name] = "is not there"
         elif hit.others:
             missing[name] = f"may be {' or '.join((hit.path, *hit.others[:2]))}"
@@ -236,7 +267,7 @@ def locate(names, indices, accepts=lambda path: True) -> Located:
             files[name] = hit.path
             if hit.dropped:
                 dropped.add("/".join(name_parts(name)[: hit.dropped]))
-    return Located(files, missing, frozenset(dropped))
+    return Located(files, missing, frozenset(dropped), any_suffix and bool(files))
 
 
 def name_parts(name):
@@ -272,14 +303,9 @@ def leads_outside(path, root) -> bool:
 def read_bytes(file, most=None) -> bytes:
     """All of a regular file. Raises DataError; also if it is longer than `most` bytes."""
     try:
-        with open_regular(file) as stream:
-            content = stream.read() if most is None else stream.read(most + 1)
+        content = read_regular(file, most)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:  # a NUL in its name
-        raise DataError(f"{file}: cannot be read: {error}") from None
-    if most is not None and len(content) > most:
-        raise DataError(f"{file}: expected at most {counted(most, 'byte')}, it has more")
     if content.startswith(b"version https://git-lfs"):
         raise DataError(f"{file}: a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
     return content
@@ -311,11 +337,13 @@ def read_json(file):
     """What a JSON file holds. Raises DataError."""
     content = read_bytes(file)
     try:
-        return json.loads(content)
-    except RecursionError:
-        raise DataError(f"{file}: not a data set: its JSON is nested too deeply") from None
+        return parse_json(content)
     except ValueError as error:
         raise DataError(f"{file}: not valid JSON: {error}") from None
+
+
+# In double quotes, where YAML takes a backslash for the beginning of an escape: written by hand, as nobody who knows that would.
+_WINDOWS_PATH = re.compile(r'"[A-Za-z]:\\(?!\\)[^"\n]*"')
 
 
 def read_yaml(file):
@@ -324,7 +352,7 @@ def read_yaml(file):
     The content is mappings, lists and text, each scalar as it is written: 02146, 1.10 and no are names of classes. What is nested deeply
     is no data file.
     """
-    text = read_text(file, MOST_YAML)
+    text = _WINDOWS_PATH.sub(lambda found: found[0].replace("\\", "\\\\"), read_text(file, MOST_YAML))
     anchors, stack, keys, lines = {}, [[]], [None], {}  # of each mapping on the stack the key whose value comes next
 
     def put(value, line):

@@ -4,12 +4,14 @@ import functools
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.files import Tree, leads_outside, name_parts, stem_of
 from tfyolo.data.sources.source import Source
+from tfyolo.messages import counted
 
 
 class Options(NamedTuple):
@@ -25,11 +27,15 @@ class Options(NamedTuple):
     max_pixels: int = MOST_PIXELS
 
 
+_UNREAD = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".svg", ".psd", ".pdf", ".npy")
+
+
 class Place:
     """A path that is said to hold a data set: a folder, a file, or a glob of files. All formats look at the same listing of it.
 
     file: the path if it is a file. root: the folder that nothing in the data leads out of. tree: what lies there. images: what lies in the
-    folder of images that the options name, or None.
+    folder of images that the options name, or None. numbers: {label file: the classes in it}, of those that were read, where nothing says
+    what the classes are called.
     """
 
     def __init__(self, path, options):
@@ -39,7 +45,7 @@ class Place:
         self.root = os.path.normpath(self.path if os.path.isdir(self.path) else os.path.dirname(self.path))
         self.tree = Tree(self.root)
         self.images = Tree(options.images) if options.images else None
-        self._splits = {}
+        self._splits, self.numbers = {}, {}
 
     @property
     def is_folder(self):
@@ -64,6 +70,13 @@ class Place:
             or not leads_outside(path, self.root)
             or (self.images is not None and not leads_outside(path, self.images.root))
         )
+
+    def unread_images(self):
+        """What lies here that is an image of a kind that is not read, counted: "3 .heic files"; "" if there is none."""
+        tree = self.images or self.tree
+        files = [file for folder in tree.walk() for file in tree.files(folder, _UNREAD)]
+        counts = Counter(os.path.splitext(file)[1].lower() for file in files)
+        return ", ".join(counted(count, f"{suffix} file") for suffix, count in counts.items())
 
     @property
     def notes(self):

@@ -11,7 +11,6 @@ from tfyolo.data.headers import MOST_PIXELS, image_size
 from tfyolo.messages import counted, printable
 
 TOLERANCE = 1.0  # pixels a box may reach over the image's edge before it is worth a word: 0-based VOC files, rounding
-MOST_CLASSES = 100_000
 LONGEST_SIDE = 1_000_000  # pixels; what states more is not believed
 
 

@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from typing import NamedTuple
 
-from tfyolo.data.sources.files import IMAGES, name_parts, read_bytes, read_lines, some, stem_of
+from tfyolo.data.sources.files import IMAGES, name_parts, read_bytes, read_lines, some, starts, stem_of
 from tfyolo.data.sources.place import Candidate, Companions, Format
 from tfyolo.data.sources.source import (
     Annotation,
@@ -185,8 +185,10 @@ def _parse(file):
         root = _root(read_bytes(file, MOST_XML))
     except DataError as error:
         return _Broken(str(error).removeprefix(f"{file}: "))
+    except UnicodeDecodeError as error:
+        return _Broken(f"not valid XML: it is not in the encoding that it declares, {error.encoding}")
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        return _Broken(f"not valid XML: {error}")
+        return _Broken(f"not valid XML: {error}{_undeclared(file)}")
     if root.tag != "annotation":
         return _Broken(f"expected VOC's <annotation>, received <{shortened(root.tag)[1:-1]}>", broken=False)
     objects = [
@@ -199,6 +201,17 @@ def _parse(file):
     ]
     size = root.findtext("size/height"), root.findtext("size/width")
     return _Xml(root.findtext("filename") or root.findtext("path") or "", size, objects)
+
+
+def _undeclared(file):
+    """What to say of an XML that is text in an encoding which it does not declare; else ""."""
+    head = starts(file)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        if b"\0" not in head:
+            return "; expected UTF-8, or a first line that says otherwise, such as <?xml version='1.0' encoding='gbk'?>"
+    return ""
 
 
 # Python's codecs that are no encodings of text files, or that take ages over long ones.

@@ -26,7 +26,6 @@ from tfyolo.data.sources.files import (
 )
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import (
-    MOST_CLASSES,
     Annotation,
     DataError,
     Findings,
@@ -39,8 +38,10 @@ from tfyolo.data.sources.source import (
 )
 from tfyolo.data.sources.yolo_text import IMAGE_FOLDERS, Pairs, form_of, read_rows
 from tfyolo.messages import counted, shortened
+from tfyolo.ranges import MOST_CLASSES
 
 UNNAMED = 10_000  # classes that data may have without saying what they are called: more is a stray number
+FARTHEST = 5  # images' sides from the corner: numbers beyond are no parts of the image
 _NAMES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt")
 
 
@@ -116,7 +117,8 @@ def _by_folders(place, names=None):
     own, parts = place.images or tree, {}
     likely = [folder for folder in tree.folders(root) if os.path.basename(folder).lower() in IMAGE_FOLDERS]
     images = place.images.root if place.images else next(iter(likely), None)
-    if images and (os.path.isdir(os.path.join(os.path.dirname(images), "labels")) or _some_labels(place, own, images)):
+    labels = images and tree.spelled(os.path.join(os.path.dirname(images), "labels"))
+    if images and (os.path.isdir(labels) or _some_labels(place, own, images)):
         inside = {os.path.basename(folder): folder for folder in own.folders(images)}
         divided = {split: folder for split, folder in inside.items() if meaning(split) in SPLITS}
         if divided or (inside and not own.files(images, IMAGES) and all(len(own.index(f)) for f in inside.values())):
@@ -208,7 +210,14 @@ def _by_yaml(place, file):
     there = [split for split in ("train", "val", "test") if content.get(split)]
     if not place.file and not all(isinstance(content[split], str | list) for split in there):
         return None
-    names = _yaml_names(f"{file}:{lines.get('names', 1)}", content.get("names"))
+    names = content.get("names")
+    if (
+        isinstance(names, str)
+        and names
+        and not (listed := _resolve(place, file, "names", names, [""], kind="file")).error
+    ):
+        names = list(read_lines(listed.listed, MOST_YAML))
+    names = _yaml_names(f"{file}:{lines.get('names', 1)}", names)
     number = content.get("nc")
     if number is not None and (whole(number) is None or not 0 < whole(number) <= MOST_CLASSES):
         raise DataError(
@@ -442,9 +451,10 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
         findings.warning(parts[0].folder or parts[0].listed, note)
 
     if names is None:
-        own = {number for rows in rows_of.values() for _, number, _ in rows or ()}
-        numbers = own.union(*(_numbers_of(text) for text in _texts_of(place, others)))
-        numbers = {number for number in numbers if number < UNNAMED}
+        for image, rows in rows_of.items():
+            place.numbers[texts[image]] = {number for _, number, _ in rows or () if number < UNNAMED}
+        numbers = set().union(*(place.numbers[texts[image]] for image in rows_of))
+        numbers = numbers.union(*(_numbers_of(place, text) for text in _texts_of(place, others)))
         names = tuple(map(str, range(max(numbers, default=0) + 1)))
         few = f", of which {len(numbers)} occur" if len(names) > 2 * len(numbers) + 2 else ""
         message = f"nothing says what the classes are called; their numbers are their names: 0 to {len(names) - 1}{few}"
@@ -463,7 +473,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
                 limit = (
                     f"data without names has at most {counted(UNNAMED, 'class')}"
                     if unnamed
-                    else f"the names are 0..{len(names) - 1}"
+                    else f"the names are 0..{len(names) - 1}{', numbers begin at 0' if number == len(names) else ''}"
                 )
                 findings.error(file, f"line {line}: unknown class {shortened(number)}: {limit}; left out")
                 continue
@@ -475,6 +485,12 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
             if points and len(values) == 4:
                 findings.tally(file, f"a row of 5 numbers, expected {expected}; taken for a box without key points")
             x1, y1, x2, y2 = box
+            if max(map(abs, box)) > FARTHEST:
+                shown = f"y {y1:g}..{y2:g}, x {x1:g}..{x2:g}"
+                findings.error(
+                    file, f"line {line}: expected parts of the image, 0..1, received {shown}: pixels? Left out"
+                )
+                continue
             things.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
         records.append(record(None, image, size, things, file or image, findings))
         if file and not len(records[-1].boxes) and not things and os.path.getsize(file) > 2:
@@ -493,8 +509,12 @@ def _texts_of(place, parts):
             continue
 
 
-def _numbers_of(text):
-    return {number for _, number, _ in read_rows(text, Findings()) or ()}
+def _numbers_of(place, text):
+    """The classes in a label file, which is read once for all splits that ask for them."""
+    if text not in place.numbers:
+        rows = read_rows(text, Findings()) or ()
+        place.numbers[text] = {number for _, number, _ in rows if number < UNNAMED}
+    return place.numbers[text]
 
 
 def _orphans(place, parts, others, pairs, texts, findings):

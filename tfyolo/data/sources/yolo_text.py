@@ -20,7 +20,7 @@ class Pairs:
         """The label file, or None. listed: what a list calls the image: its text may lie there, and the image elsewhere."""
         folder, name = os.path.split(image)
         texts = self._names(self.folder(folder))
-        if text := texts.get(os.path.splitext(name)[0]):
+        if text := texts.get(stem_of(name)):
             return os.path.join(self.folder(folder), text)
         if listed or self.place.images:
             if self._texts is None:
@@ -33,7 +33,7 @@ class Pairs:
         """Where the texts of a folder's images are: of the likely folders the one that has most of them, the first of equals."""
         if images not in self.folders:
             stems = {stem_of(file) for file in self._tree(images).files(images, IMAGES)}
-            likely = self._likely(images)
+            likely = [*map(self.place.tree.spelled, self._likely(images))]
             counts = [len(stems & self._names(folder).keys()) for folder in likely]
             self.folders[images] = likely[counts.index(max(counts))]
         return self.folders[images]
@@ -72,7 +72,7 @@ class Pairs:
         """{stem: name} of a folder's texts."""
         if folder not in self._listed:
             names = self.place.tree.list(folder)[1]
-            self._listed[folder] = {name[:-4]: name for name in names if name.lower().endswith(".txt")}
+            self._listed[folder] = {stem_of(name): name for name in names if name.lower().endswith(".txt")}
         return self._listed[folder]
 
 
@@ -88,6 +88,9 @@ def read_rows(file, findings):
         words = content.split()
         if not words:
             continue
+        if "," in content and not any(len(piece.split()) != 1 for piece in content.split(",")):
+            words = [piece.strip() for piece in content.split(",")]
+            findings.tally(file, "a row's numbers stand between commas, expected spaces; read all the same")
         key = tuple(words)
         if key in seen:
             findings.warning(file, f"line {line}: the same box again; left out")
@@ -125,6 +128,9 @@ def form_of(rows_of, points):
             if alone and length > 4 and (length - 4) % size == 0 and _are_points(rows, size):
                 told = f"rows of {length + 1} numbers are taken for class, box and {(length - 4) // size} key points, as they fit it"
                 return functools.partial(_box_first, {length, 4}), "class, box and key points", told
+    if rows_of and all(len(values) == 5 and 0 <= values[4] <= 1 for rows in rows_of for *_, values in rows):
+        told = "all rows are of 6 numbers, of which the last is taken for a confidence, as predictions have it, and left out"
+        return lambda values: _box_first({5}, values), "class cx cy w h confidence", told
     return _box_or_outline, "class cx cy w h", None
 
 
