@@ -24,7 +24,7 @@ from tfyolo import checkpoint, metadata
 from tfyolo import config as configs
 from tfyolo.data import pipeline, readers
 from tfyolo.decoders import DECODERS
-from tfyolo.detect import EXPORT_META, Detector, load, restore
+from tfyolo.detect import EXPORT_META, Detector, checksums, load, restore
 from tfyolo.evaluation import evaluate
 from tfyolo.fusion import fuse
 from tfyolo.layers import mish, mish_by_exp
@@ -431,10 +431,11 @@ class _Writer:
             _least_score(model),
             "int8" in form.precision,
         )
-        text = json.dumps(describe(self.model, export={"nms": form.nms, "precision": form.precision}))
+        content = metadata.attached(content, [each.name for each in outputs], described)
+        export = {"nms": form.nms, "precision": form.precision}
+        text = json.dumps(describe(self.model, export=export, sha256=metadata.checksum(content)))
         labels = "".join(f"{label}\n" for label in model.classes)
-        names = [each.name for each in outputs]
-        return metadata.attached(content, names, described, {EXPORT_META: text, metadata.LABELS: labels})
+        return metadata.with_files(content, {EXPORT_META: text, metadata.LABELS: labels})
 
     def _rounding(self):
         """The Model that rounds as int8 does: with the bounds it has learned, or with those that pictures find."""
@@ -602,7 +603,8 @@ def _write_saved_model(model, path, any_size):
     _save(module, path, _signatures(model, any_size))
     extra = path / "assets.extra"
     extra.mkdir()
-    (extra / EXPORT_META).write_text(json.dumps(describe(model)), encoding="utf-8")
+    text = json.dumps(describe(model, sha256=checksums(path)))
+    (extra / EXPORT_META).write_text(text, encoding="utf-8")
     (extra / metadata.LABELS).write_text("".join(f"{label}\n" for label in model.classes), encoding="utf-8")
 
 

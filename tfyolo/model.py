@@ -14,6 +14,7 @@ from tfyolo import config as configs
 from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
 from tfyolo.decoders import DECODERS
+from tfyolo.devices import check_process
 from tfyolo.heads import HEADS, READ_AUX
 from tfyolo.layers import Upsample
 from tfyolo.losses import OBJECTIVES
@@ -76,6 +77,7 @@ def build(
     "bfloat16", in which the network computes; its weights are float32 either way.
     Raises ConfigError, naming the place, if the parts do not fit each other.
     """
+    check_process()
     classes = tuple(classes if classes is not None else config.model.classes or ())
     if not classes:
         raise config.error("model.classes", "expected the names of the classes, here or by a data set, received none")
