@@ -3,6 +3,7 @@
 import ast
 import fnmatch
 import os
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -162,3 +163,20 @@ def test_only_its_own_and_only_what_the_dead_have_left_is_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(stays)
     with checkpoint.atomic(tmp_path / "last.h5") as aside:
         assert fnmatch.fnmatchcase(aside.name, checkpoint.aside_of("last.h5"))
+        aside.touch()
+
+
+def test_a_scratch_folder_is_gone_at_the_end_and_takes_those_of_the_killed_along(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    here = socket.gethostname()
+    gone = f".export-{here}-{dead.pid}-abc"
+    stays = [f".export-{here}-{os.getpid()}-abc", f".export-{here}-{os.getppid()}-abc", f".export-other-{dead.pid}-abc",
+             f".writing-{here}-{dead.pid}-abc", ".export-abc"]  # fmt: skip
+    for name in (gone, *stays):
+        (tmp_path / name).mkdir()
+    with pytest.raises(KeyboardInterrupt), checkpoint.scratch(tmp_path, "export") as folder:
+        (folder / "file").touch()
+        assert sorted(os.listdir(tmp_path)) == sorted([*stays, folder.name])
+        raise KeyboardInterrupt
+    assert sorted(os.listdir(tmp_path)) == sorted(stays)

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -123,6 +125,25 @@ def remove_left(folder, names):
         own = aside and any(fnmatch.fnmatchcase(aside[1] + (aside[3] or ""), name) for name in names)
         if own and not _writes(int(aside[2])):
             _remove(path)
+
+
+@contextlib.contextmanager
+def scratch(folder, name):
+    """Yields the Path of a new folder in another, for what is not finished yet; at the end it is gone.
+
+    So are those of that name which processes of this machine have left that were killed.
+    """
+    prefix = f".{name}-{socket.gethostname()}-"
+    for path in Path(folder).iterdir():
+        process = path.name.removeprefix(prefix).partition("-")[0]
+        left = path.name.startswith(prefix) and re.fullmatch(r"\d{1,9}", process) and int(process) != os.getpid()
+        if left and not _writes(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=folder))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _writes(process):

@@ -160,12 +160,12 @@ def export(
     writer = _Writer(model, batch, per_channel, calibration, open_network)
     gate = _Gate(model, judged, max_drop, writer.typical)
     made = {}
-    with _on_disk(out):
-        out.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=out, prefix=".export-")
-    with scratch:
+    with contextlib.ExitStack() as stack:
+        with _on_disk(out):
+            out.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(checkpoint.scratch(out, "export"))
         for form in tqdm(forms, desc="export", unit="file", leave=False, disable=not progress or None):
-            aside, path = Path(scratch.name) / form.file, out / form.file
+            aside, path = scratch / form.file, out / form.file
             with _on_disk(out):
                 notes = writer.write(form, aside)
             made[form.name] = Exported(path, gate.judge(form, aside) | notes)
