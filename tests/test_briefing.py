@@ -30,7 +30,7 @@ def built():
 
 
 def said(config, built, sources, **state):
-    text = briefing.briefing(config, built, sources, "runs/zoo", {"epoch": 0, "best": None} | state)
+    text = briefing.briefing(config, built, sources, "runs/zoo", {"epoch": 0, "step": 0, "best": None} | state)
     rows, name = {}, None
     for line in text.splitlines():
         name = line[:9].strip() or name
@@ -70,6 +70,8 @@ def test_stages_and_where_a_run_goes_on_are_said(built, monkeypatch):
     ]
     _, rows = said(config, built, pairs, epoch=3, best={"epoch": 2, "AP": 0.25})
     assert rows["resumes"] == ["after epoch 3 of 4; best so far: epoch 2, AP 0.250"] and len(rows["model"]) == 1
+    _, rows = said(config, built, pairs, step=1)
+    assert rows["resumes"] == ["after epoch 0 of 4 and 1 step of the next"] and len(rows["model"]) == 1
 
 
 # --- GPUs ---------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """What is written is complete or absent: files and folders, whatever goes wrong, whenever the power fails."""
 
 import ast
+import fnmatch
 import os
+import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -141,3 +144,39 @@ def test_nothing_else_gives_files_their_names():
             if isinstance(node, ast.Attribute) and (node.attr == "rename" or ast.unparse(node) == "os.replace"):
                 found.append(f"{path}:{node.lineno}")
     assert not found
+
+
+def test_only_its_own_and_only_what_the_dead_have_left_is_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    gone = [f".last.{dead.pid}.tmp.h5", f".division-1.{dead.pid}.tmp.json", f".last.{os.getpid()}.tmp.h5"]
+    stays = [
+        "last.h5", f".last.{os.getppid()}.tmp.h5", f".network.{dead.pid}.tmp.svg", f".last.{dead.pid}.tmp.csv", ".last.tmp.h5",
+        ".last.x.tmp.h5", f"last.{dead.pid}.tmp.h5", f".last.{dead.pid}.h5", ".last.99999999999999999999.tmp.h5",
+    ]  # fmt: skip
+    for name in (*gone, *stays):
+        (tmp_path / name).touch()
+    names = ("last.h5", "division*.json", "pictures")
+    for name in gone:
+        assert any(fnmatch.fnmatchcase(name, checkpoint.aside_of(each)) for each in names)
+    checkpoint.remove_left(tmp_path, names)
+    assert sorted(os.listdir(tmp_path)) == sorted(stays)
+    with checkpoint.atomic(tmp_path / "last.h5") as aside:
+        assert fnmatch.fnmatchcase(aside.name, checkpoint.aside_of("last.h5"))
+        aside.touch()
+
+
+def test_a_scratch_folder_is_gone_at_the_end_and_takes_those_of_the_killed_along(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    here = socket.gethostname()
+    gone = f".export-{here}-{dead.pid}-abc"
+    stays = [f".export-{here}-{os.getpid()}-abc", f".export-{here}-{os.getppid()}-abc", f".export-other-{dead.pid}-abc",
+             f".writing-{here}-{dead.pid}-abc", ".export-abc"]  # fmt: skip
+    for name in (gone, *stays):
+        (tmp_path / name).mkdir()
+    with pytest.raises(KeyboardInterrupt), checkpoint.scratch(tmp_path, "export") as folder:
+        (folder / "file").touch()
+        assert sorted(os.listdir(tmp_path)) == sorted([*stays, folder.name])
+        raise KeyboardInterrupt
+    assert sorted(os.listdir(tmp_path)) == sorted(stays)

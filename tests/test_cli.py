@@ -304,7 +304,10 @@ def test_nothing_but_its_own_words_on_standard_error(commands, trained, exported
     assert printed[0][0]["file"] == printed[1][0]["file"] == "victim.png"
 
 
-def test_ctrl_c_says_how_to_go_on_and_that_works(data, tmp_path):
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_signal_to_a_whole_process_ends_it_with_what_to_go_on_with(number, code, data, tmp_path):
     """Without --out: the folder is one that training has named itself."""
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "taken").touch()
@@ -313,9 +316,9 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(data, tmp_path):
     last, deadline = tmp_path / "runs" / "demo-2" / "last.h5", time.monotonic() + 120
     while not last.exists() and command.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    command.send_signal(signal.SIGINT)
+    command.send_signal(number)
     _, stderr = command.communicate(timeout=60)
-    assert command.returncode == 130 and "Traceback" not in stderr
+    assert command.returncode == code and "Traceback" not in stderr
     assert f"`tfyolo train {last.parent.relative_to(tmp_path)} --resume` goes on" in stderr
     assert checkpoint.read_meta(last)["state"]["epoch"] >= 1
 
@@ -539,11 +542,8 @@ def test_an_installed_package_has_its_configs(tmp_path):
         (["train", DEMO, "train.bach=3"], 2, "train.bach: unknown key; did you mean batch?"),
         (["train", DEMO, "train.batch"], 2, "expected KEY=VALUE"),
         (["train", DEMO, "--overfit", "0"], 2, "--overfit"),
-        (
-            ["train", DEMO, "--resume", "--out", "nothing"],
-            1,
-            "nothing/last.h5: expected the last.h5 of a run to resume",
-        ),
+        (["train", DEMO, "--resume", "--out", "nothing"], 2, "data: expected where the pictures and their labels lie"),
+        (["train", DEMO, "data=nowhere", "--resume", "--out", "new"], 1, "nowhere: expected a data set's folder"),
         (["train", "runs/nothing", "--resume"], 1, "runs/nothing/last.h5: expected the last.h5 of a run to resume"),
         (["train", ".", "--resume"], 1, "./last.h5: expected the last.h5 of a run to resume"),
         (["train", "."], 2, "is a folder: go on with its run by"),

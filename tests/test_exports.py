@@ -1,16 +1,23 @@
 """Exports give what the run gives, carry all they need, and appear whole or not at all."""
 
+import ast
+import collections
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import io
 import json
 import os
+import pickle
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import warnings
 import zipfile
 
 import cv2
@@ -21,7 +28,7 @@ from conftest import lively, small
 from PIL import Image
 from test_detect import jpeg, picture
 
-from tfyolo import checkpoint, detect, exports
+from tfyolo import checkpoint, detect, exports, metadata
 from tfyolo import model as models
 from tfyolo.data import readers
 from tfyolo.evaluation import evaluate
@@ -535,6 +542,11 @@ def test_damaged_and_foreign_files_are_named(demo, tmp_path, keep):
 def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
     broken = shutil.copytree(demo.paths["saved_model"], tmp_path / "broken")
     (broken / "saved_model.pb").write_bytes(b"\xff" * 100)
+    described = broken / "assets.extra" / "tfyolo.json"
+    meta = json.loads(described.read_text())
+    described.write_text(
+        json.dumps({name: meta[name] for name in ("config", "classes")})
+    )  # as earlier versions wrote it
     with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel.*does not load"):
         detect.load(broken)
     (broken / "assets.extra" / "tfyolo.json").write_text("{}")
@@ -543,6 +555,235 @@ def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
     shutil.rmtree(broken / "assets.extra")
     with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel that tfyolo has exported"):
         detect.load(broken)
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------------------
+
+
+def flipped(data, rng, first, last, count):
+    data = bytearray(data)
+    for at in rng.integers(first, last, count):
+        data[at] ^= 1 << rng.integers(8)
+    return bytes(data)
+
+
+def block(data, rng, new, first, last):
+    """A block between two places, of 8 bytes to 16 KB, and another in its place."""
+    count = int(2 ** rng.uniform(3, 14))
+    at = int(rng.integers(first, max(last - count, first + 1)))
+    return data[:at] + new(rng, count, data) + data[at + count :]
+
+
+# (bytes, where the files behind the model begin, rng) -> other bytes. Before those files lie the tables, before them the weights.
+DAMAGES = {
+    "truncated": lambda data, end, rng: data[: rng.integers(len(data))],
+    "a bit": lambda data, end, rng: flipped(data, rng, 0, len(data), 1),
+    "head": lambda data, end, rng: flipped(data, rng, 0, 2000, 8),
+    "tables": lambda data, end, rng: flipped(data, rng, end - 60000, end, 8),
+    "description": lambda data, end, rng: flipped(data, rng, end, len(data), 2),
+    "zeros": lambda data, end, rng: block(data, rng, lambda rng, count, data: bytes(count), 0, len(data)),
+    "noise": lambda data, end, rng: block(data, rng, lambda rng, count, data: rng.bytes(count), 0, len(data)),
+    "noise in tables": lambda data, end, rng: block(data, rng, lambda rng, count, data: rng.bytes(count), end - 60000, end),
+    "twice": lambda data, end, rng: block(data, rng, lambda rng, count, data: data[:count], 0, len(data)),
+    "missing": lambda data, end, rng: block(data, rng, lambda rng, count, data: b"", 0, len(data)),
+    "missing in tables": lambda data, end, rng: block(data, rng, lambda rng, count, data: b"", end - 60000, end),
+}  # fmt: skip
+
+
+def damaged(data, kind, seed):
+    """What a kind of damage makes of a TFLite file's bytes: others, whatever the seed."""
+    rng = np.random.default_rng([list(DAMAGES).index(kind), seed])
+    _, end = metadata.files_behind(data)
+    while (other := DAMAGES[kind](data, end, rng)) == data:
+        pass
+    return other
+
+
+def without_checksum(data):
+    """As earlier versions have written it."""
+    files, end = metadata.files_behind(data)
+    meta = json.loads(files[detect.EXPORT_META])
+    assert meta.pop("sha256") == hashlib.sha256(data[:end]).hexdigest()
+    return metadata.with_files(data[:end], {**files, detect.EXPORT_META: json.dumps(meta)})
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_is_one_error_before_the_interpreter_sees_it(kind, demo, tmp_path, monkeypatch):
+    def seen(*_, **__):
+        raise AssertionError("the interpreter has seen it")
+
+    monkeypatch.setattr(tf.lite, "Interpreter", seen)
+    data = demo.paths["tflite"].read_bytes()
+    for seed in range(3):
+        (tmp_path / "x.tflite").write_bytes(damaged(data, kind, seed))
+        with pytest.raises(checkpoint.CheckpointError, match=r"^\S+x\.tflite: .*damaged.*$"):
+            detect.load(tmp_path / "x.tflite")
+
+
+def test_files_of_earlier_versions_have_no_checksum_and_load(demo, tmp_path):
+    (tmp_path / "x.tflite").write_bytes(without_checksum(demo.paths["tflite"].read_bytes()))
+    assert_same(detect.load(tmp_path / "x.tflite")(demo.pictures[0]), demo.exports["tflite"](demo.pictures[0]))
+    folder = shutil.copytree(demo.paths["saved_model"], tmp_path / "x")
+    file = folder / "assets.extra" / "tfyolo.json"
+    meta = json.loads(file.read_text())
+    assert set(meta.pop("sha256")) > {"saved_model.pb", "variables/variables.index"}
+    file.write_text(json.dumps(meta))
+    assert_same(detect.load(folder)(demo.pictures[0]), demo.exports["saved_model"](demo.pictures[0]))
+
+
+@pytest.mark.parametrize(
+    "name", ["saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index"]
+)
+def test_a_damaged_saved_model_is_an_error_before_tensorflow_sees_it(name, demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(tf.saved_model, "load", None)
+    folder = shutil.copytree(demo.paths["saved_model"], tmp_path / "x")
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(flipped(data, np.random.default_rng(0), 0, len(data), 1))
+    with pytest.raises(checkpoint.CheckpointError, match="x: its bytes are not those that were exported: damaged"):
+        detect.load(folder)
+
+
+FUZZ = """
+import os, pickle, signal, sys
+import numpy as np
+import tfyolo
+from tfyolo.checkpoint import CheckpointError
+import tfyolo.detect
+image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+def outcome(file):
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            found = tfyolo.load(file)(image, 0.01)
+            told = ("loads", found.scores.tolist())
+        except CheckpointError as error:
+            told = ("refused", str(error))
+        except BaseException as error:
+            told = ("traceback", repr(error))
+        os.write(write, pickle.dumps(told))
+        os._exit(0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        told = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    return pickle.loads(told) if told else ("hang" if os.WTERMSIG(status) == signal.SIGALRM else "killed", status)
+
+
+for line in sys.stdin:
+    print(repr(outcome(line[:-1])), flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checksum", [True, False], ids=["with checksum", "without"])
+def test_two_hundred_and_twenty_damages_of_each_kind_are_errors_or_harmless(checksum, demo, tmp_path):
+    """Each in a process of its own. Without a checksum a damaged weight is no error that could be seen; that nothing breaks is."""
+    data = demo.paths["tflite"].read_bytes()
+    data = data if checksum else without_checksum(data)
+    counts, file = {}, tmp_path / "x.tflite"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", FUZZ], **pipes) as process:
+
+        def outcome(content):
+            file.write_bytes(content)
+            process.stdin.write(f"{file}\n")
+            process.stdin.flush()
+            return ast.literal_eval(process.stdout.readline())
+
+        whole = outcome(data)
+        assert whole[0] == "loads" and len(whole[1]) > 5
+        for kind in DAMAGES:
+            for seed in range(20):
+                what, _ = outcome(damaged(data, kind, seed))
+                counts.setdefault(kind, collections.Counter())[what] += 1
+        process.stdin.close()
+    print("\n".join(f"{kind:<20}{dict(count)}" for kind, count in counts.items()))
+    total = sum(counts.values(), collections.Counter())
+    assert total.keys() <= ({"refused"} if checksum else {"refused", "loads"}) and total.total() == 220, counts
+    assert total["refused"] >= 120
+
+
+# --- threads and forks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["tflite", "saved_model", "run"])
+def test_threads_that_share_a_detector_find_what_each_would_alone(form, demo):
+    detector = demo.detector if form == "run" else demo.exports[form]
+    pictures = [picture(64, 64, seed=seed) for seed in range(8)]
+    alone, found = [detector(each) for each in pictures], [[] for _ in pictures]
+
+    def work(number):
+        for _ in range(12):
+            found[number].append(detector(pictures[number]))
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for expected, several in zip(alone, found, strict=True):
+        assert len(several) == 12
+        for each in several:
+            assert_same(each, expected)
+
+
+def in_a_fork(work):
+    """What `work` returns or raises in a forked process, within 20 seconds."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of Python 3.12: this process has threads, which is the point
+        child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            told = work()
+        except BaseException as error:
+            told = repr(error)
+        os.write(write, pickle.dumps(told))
+        os._exit(0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        told = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0, "it waits for ever, or died"
+    return pickle.loads(told)
+
+
+@pytest.mark.parametrize("form", ["tflite", "saved_model", "run"])
+def test_a_forked_process_says_that_it_cannot_detect(form, demo):
+    """TensorFlow's threads are not there, for which it would wait for ever."""
+    detector = demo.detector if form == "run" else demo.exports[form]
+    path = demo.run if form == "run" else demo.paths[form]
+    detector(demo.pictures[0])
+    for work in (lambda: detector(demo.pictures[0]), lambda: detect.load(path), lambda: lively("demo")):
+        told = in_a_fork(work)
+        assert told.startswith("ForkError") and f"forked from process {os.getpid()}" in told and "spawn" in told
+
+
+def test_a_forked_process_has_an_interpreter_of_its_own(demo, tmp_path):
+    """Also where another thread was in it at that moment; and the one that it had is left alone, whose threads are not there."""
+    images = np.random.default_rng(0).random((3, 64, 64, 3), dtype="float32")
+    path = tmp_path / "x.tflite"
+    shutil.copy(demo.paths["tflite"], path)
+    network = detect.load(path, threads=2).network
+    expected = network(images)
+    (interpreter,) = (each for each in detect._INTERPRETERS if each.path == path)
+
+    def work():
+        found = network(images)
+        return all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
+
+    with interpreter.lock:
+        assert in_a_fork(work) is True
+    shutil.copy(demo.paths["tflite-dynamic"], path)
+    assert "replaced since; load it anew" in in_a_fork(work)
 
 
 # --- the gate -------------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """What is said, in the right number; and what is not."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import warnings
 
 import pytest
 
+from tfyolo import messages
 from tfyolo.messages import counted, libraries_silent
 
 
@@ -48,6 +51,32 @@ def test_what_other_threads_write_meanwhile_is_heard(capfd):
         left.acquire(timeout=5)
     os.write(2, b", still")
     assert capfd.readouterr().err == "heard, still" and os.path.samestat(os.fstat(2), before)
+
+
+def test_a_process_that_is_forked_meanwhile_is_not_held_up_and_is_heard(capfd, monkeypatch):
+    """By another thread: the one that holds standard error back is not there to let it go."""
+    monkeypatch.setattr(messages, "_others_may_write", lambda: False)
+    status = []
+
+    def fork():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: this process has threads
+            child = os.fork()
+        if not child:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            with libraries_silent():
+                os.write(2, b"noise")
+            os.write(2, b"heard")
+            os._exit(0)
+        status.append(os.waitpid(child, 0)[1])
+
+    with libraries_silent():
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+        os.write(2, b"noise")
+    assert status == [0] and capfd.readouterr().err == "heard"
 
 
 def test_python_is_as_quiet_as_the_command_line_and_leaves_a_host_programs_log_level_as_it_is():

@@ -362,6 +362,7 @@ def test_streams_repeat_and_resume_bit_for_bit(source):
     assert steps == 3 and len(whole) == 3 * 3 * 2
     assert_same(whole, samples(dataset))
     assert_same(whole[6:], samples(train(source, ALL, start_epoch=1, **options)[0]))
+    assert_same(whole[8:], samples(train(source, ALL, start_epoch=1, start_step=1, **options)[0]))
     assert len({sample.image.tobytes() for sample in whole}) == len(whole)
 
 

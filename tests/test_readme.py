@@ -84,6 +84,7 @@ def parsed(group, words):
 
 
 def check_line(line):
+    line = re.sub(r"^until (.*?); do .*; done$", r"\1", line)  # a loop around a command
     words = shlex.split(line, comments=True)
     if line.startswith(FOREIGN):
         return

@@ -474,24 +474,218 @@ def stages(*epochs):
 
 
 def test_an_interrupt_that_something_swallows_stops_training_all_the_same(data, tmp_path, monkeypatch):
-    save, swallowed = checkpoint.save, []
+    evaluate, swallowed = training.evaluate, []
 
     def interrupted(*args, **kwargs):
-        save(*args, **kwargs)
-        if not swallowed:
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(1)
-            except KeyboardInterrupt:  # as in a __del__, or a callback of TensorFlow's
-                swallowed.append(True)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:  # as in a __del__, or a callback of TensorFlow's
+            swallowed.append(True)
+        return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoint, "save", interrupted)
-    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(20)])
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    overrides = [f"data={data}", *TINY, stages(20), "train.evaluate_every=1"]
+    config = configs.load(ROOT / "configs" / "demo.yaml", overrides)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(training.Stopped) as stop:
         training.train(config, tmp_path / "run", progress=False)
-    assert swallowed and signal.getsignal(signal.SIGINT) is before
+    assert swallowed and [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert (stop.value.folder, stop.value.epochs, stop.value.signal) == (tmp_path / "run", 1, signal.SIGINT)
     assert checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]["epoch"] == 1
+
+
+# --- stopped and gone on with ---------------------------------------------------------------------------------------------------
+
+
+GROUPS = ("weights", "averages", "optimizer", "random")
+
+
+def assert_same_run(left, right):
+    """Two runs' folders hold the same, to the last bit; only times differ."""
+    metas, files = [], []
+    for folder in (left, right):
+        meta, *groups = checkpoint.load(folder / "last.h5", *GROUPS)
+        metas.append({name: meta[name] for name in ("state", "overfit", "classes")})
+        files.append({f"{group}/{name}": array for group, arrays in zip(GROUPS, groups, strict=True)
+                      for name, array in arrays.items()})  # fmt: skip
+        _, best = checkpoint.load(folder / "best.h5", "weights")
+        files[-1] |= {f"best/{name}": array for name, array in best.items()}
+    assert metas[0] == metas[1] and files[0].keys() == files[1].keys()
+    for name, array in files[0].items():
+        np.testing.assert_array_equal(array, files[1][name], err_msg=name)
+    rows = [list(csv.DictReader((folder / "history.csv").read_text().splitlines())) for folder in (left, right)]
+    for row in (*rows[0], *rows[1]):
+        assert float(row.pop("seconds")) > 0 and float(row.pop("images_per_second")) > 0
+    assert rows[0] == rows[1]
+
+
+def signalled(monkeypatch, what, count, *numbers):
+    """This process gets signals at the so-manieth call of a function of training's; "step": when so many steps are done."""
+    calls = []
+
+    def tell():
+        calls.append(True)
+        for number in numbers if len(calls) == count else ():
+            os.kill(os.getpid(), number)
+
+    def called(*args, **kwargs):
+        tell()
+        return real(*args, **kwargs)
+
+    def made(*args, **kwargs):
+        step = real(*args, **kwargs)
+        return lambda *sample: (step(*sample), tell())[0]
+
+    name = "make_step" if what == "step" else what
+    real = getattr(training, name)
+    monkeypatch.setattr(training, name, made if what == "step" else called)
+
+
+def test_the_command_that_a_scheduler_repeats_ends_with_the_run_that_was_never_stopped(
+    demo_run, demo_records, tmp_path, monkeypatch
+):
+    """Of one epoch of two steps; the process is told twice, as schedulers do, to end after the first."""
+    whole, _ = demo_run
+    stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
+    settings = [f"data={demo_records[0]}", *conftest.TINY, stage]
+    again = ["train", ROOT / "configs" / "demo.yaml", *settings, "--out", tmp_path / "run", "--resume"]
+    with monkeypatch.context() as patch:
+        signalled(patch, "step", 1, signal.SIGTERM, signal.SIGTERM)
+        stopped = tfyolo_here(*again)
+    assert stopped.exit_code == cli.RESUME == 75 and f"{tmp_path / 'run'} --resume` goes on" in stopped.stderr
+    state = checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]
+    assert (state["epoch"], state["running"]["step"]) == (0, 1) and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    models.load_model(tmp_path / "run")  # it can be used meanwhile
+    again[again.index(stage)] = stage.replace("0.001", "0.002")
+    resumed = tfyolo_here(*again)
+    assert resumed.exit_code == 0 and "after epoch 0 of 1 and 1 step of the next" in resumed.stdout
+    assert "other now, and not used: train.stages.0.lr\n" in resumed.stderr
+    assert_same_run(whole, tmp_path / "run")
+    finished = tfyolo_here(*again)
+    assert finished.exit_code == 0 and "nothing is left to train" in finished.stderr
+
+
+# Where a signal comes: (what is waited for, how often), which signal, and what is then kept: (epochs, steps of the next).
+PLACES = {
+    "first step": ("step", 1, signal.SIGTERM, (0, 1)),
+    "last step of an epoch": ("step", 3, signal.SIGINT, (0, 3)),
+    "second epoch": ("step", 5, signal.SIGTERM, (1, 2)),
+    "second stage": ("step", 1 + 6, signal.SIGTERM, (2, 1)),
+    "evaluation": ("evaluate", 1, signal.SIGTERM, (1, 3)),
+    "pictures": ("_draw_pictures", 1, signal.SIGTERM, (1, 3)),
+    "what is kept": ("_log", 2, signal.SIGINT, (2, 0)),
+    "the second Ctrl-C": ("step", 5, "twice", (1, 0)),
+}
+CONFIGS_STOPPED = {
+    "plain": [],
+    "two replicas": [],
+    "eager, sgd, in parts": ["train.eager=true", "train.optimizer={name: sgd, warmup_momentum: 0.5}", "train.accumulate=2"],
+    "no averages, all sizes": ["train.ema=0", "sizes"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, places",
+    [("plain", PLACES), ("two replicas", ["second epoch", "evaluation"]), ("eager, sgd, in parts", ["second stage"]),
+     ("no averages, all sizes", ["first step", "second epoch"])],
+)  # fmt: skip
+def test_wherever_it_is_stopped_it_goes_on_to_the_run_that_was_never_stopped(kind, places, data, tmp_path, monkeypatch):
+    replicas = 2 if kind == "two replicas" else 1
+    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(replicas))
+    overrides = CONFIGS_STOPPED[kind]
+    plan = stages(2, 1).replace("plain", "multi_scale: 0.5, plain") if "sizes" in overrides else stages(2, 1)
+    overrides = [f"data={data}", *TINY, plan, *[each for each in overrides if each != "sizes"]]
+    config = configs.load(ROOT / "configs" / "demo.yaml", overrides)
+    whole = training.train(config, tmp_path / "whole", progress=False)
+    for place in places:
+        what, count, number, kept = PLACES[place]
+        out, numbers = tmp_path / place, (signal.SIGINT,) * 2 if number == "twice" else (number,)
+        with monkeypatch.context() as patch:
+            signalled(patch, what, count, *numbers)
+            with pytest.raises(training.Stopped) as stop:
+                training.train(config, out, resume=True, progress=False)
+        assert (stop.value.folder, stop.value.epochs, stop.value.signal) == (out, kept[0], numbers[0])
+        state = checkpoint.read_meta(out / "last.h5")["state"]
+        assert (state["epoch"], state.get("running", {}).get("step", 0)) == kept, place
+        assert training.train(config, out, resume=True, progress=False).metrics == whole.metrics
+        assert_same_run(whole.folder, out)
+        assert not list(out.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_loop_that_is_killed_at_any_moment_comes_to_the_run_that_was_never_stopped(seed, data, tmp_path):
+    """By SIGTERM and SIGKILL in turns, from before TensorFlow's start to after the last epoch; seeded."""
+    rng = np.random.default_rng(seed)
+    arguments = ["train", "configs/demo.yaml", f"data={data}", *TINY, stages(2, 2)]
+    whole = tfyolo(*arguments, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stdout
+    codes, begun = [], time.monotonic()
+    alone = tfyolo(*arguments, "--out", tmp_path / "timed")
+    assert alone.returncode == 0
+    longest = time.monotonic() - begun
+    while not codes or codes[-1] != 0:
+        assert len(codes) < 40, codes
+        command = process(*arguments, "--out", tmp_path / "run", "--resume", cwd=ROOT, stderr=subprocess.STDOUT)
+        try:
+            command.communicate(timeout=rng.uniform(0.1, 1.2) * longest)
+        except subprocess.TimeoutExpired:
+            command.send_signal((signal.SIGTERM, signal.SIGKILL)[len(codes) % 2])
+            printed, _ = command.communicate(timeout=60)
+            assert "Traceback" not in printed
+        codes.append(command.returncode)
+    assert set(codes) <= {0, cli.RESUME, -signal.SIGTERM, -signal.SIGKILL}, codes
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_what_a_killed_run_has_begun_is_begun_anew_and_nothing_else(data, tmp_path, monkeypatch):
+    """As kill -9 leaves it in the first epoch. Where somebody may want what lies there, it is not touched."""
+    begun = ["config.yaml", "train_batch.png", ".config.99999.tmp.yaml", ".last.99999.tmp.h5", folders.LOCK]
+
+    def leave(name, *more, but=()):
+        (tmp_path / name / "tensorboard").mkdir(parents=True)
+        for file in {*begun, *more} - set(but):
+            (tmp_path / name / file).write_text("left")
+        return tmp_path / name
+
+    def reached(config, folder, *_):
+        raise training.TrainingError(f"begun with {sorted(os.listdir(folder))}")
+
+    monkeypatch.setattr(training, "_train", reached)
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY])
+    with pytest.raises(training.TrainingError, match=rf"begun with \['{folders.LOCK}'\]"):
+        training.train(config, leave("killed"), resume=True)
+    assert not os.listdir(tmp_path / "killed")
+    for name, more, but in (
+        ("with notes", ["notes.txt"], []),
+        ("an import", ["best.h5"], ["train_batch.png", *begun[2:]]),  # which holds no lock, and is whole
+        ("somebody's config", [], [folders.LOCK]),
+    ):
+        folder = leave(name, *more, but=but)
+        before = sorted(os.listdir(folder))
+        with pytest.raises(folders.Taken, match="expected a new or empty folder, it holds something already"):
+            training.train(config, folder, resume=True)
+        assert sorted(os.listdir(folder)) == before
+    with folders.held(leave("running")), pytest.raises(folders.Taken, match=f"process {os.getpid()} on "):
+        training.train(config, tmp_path / "running", resume=True)
+    with pytest.raises(folders.Taken, match="go on with its run by --resume"):
+        training.train(config, leave("not asked"))
+    with pytest.raises(training.TrainingError, match=r"no run there to resume; expected .* or the config with it"):
+        training.train(None, tmp_path / "nothing", resume=True)
+
+
+def test_sigterm_is_the_handlers_that_somebody_has_set(data, tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(training, "_train", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+    try:
+        training.train(configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}"]), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [True]
 
 
 @pytest.mark.slow
@@ -502,7 +696,6 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kil
     whole = tfyolo(*arguments, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stdout
     killed = process(*arguments, "--out", tmp_path / "killed", cwd=ROOT)
-    history = tmp_path / "killed" / "history.csv"
     last = tmp_path / "killed" / "last.h5"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -519,23 +712,7 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kil
             file["meta"][()] = json.dumps(meta)
     resumed = tfyolo("train", tmp_path / "killed", "--resume")
     assert resumed.returncode == 0, resumed.stdout
-    groups = ("weights", "averages", "optimizer", "random")
-    _, *left = checkpoint.load(tmp_path / "whole" / "last.h5", *groups)
-    _, *right = checkpoint.load(last, *groups)
-    for a, b in zip(left, right, strict=True):
-        assert set(a) == set(b)
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-    _, best = checkpoint.load(tmp_path / "whole" / "best.h5", "weights")
-    _, best_resumed = checkpoint.load(tmp_path / "killed" / "best.h5", "weights")
-    for name in best:
-        np.testing.assert_array_equal(best[name], best_resumed[name])
-    rows = [
-        list(csv.DictReader(path.read_text().splitlines())) for path in (tmp_path / "whole" / "history.csv", history)
-    ]
-    assert [row["epoch"] for row in rows[1]] == [str(i + 1) for i in range(sum(epochs))]
-    for a, b in zip(*rows, strict=True):
-        assert all(a[key] == b[key] for key in a if key not in ("seconds", "images_per_second"))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
     again = tfyolo_here(*arguments, "--out", tmp_path / "whole")
     assert again.exit_code == 1 and "holds something already" in again.output
 
@@ -882,7 +1059,7 @@ def test_ctrl_c_while_data_is_read_leaves_nothing(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "_read_stage", interrupted)
     result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", tmp_path / "run")
-    assert result.exit_code == 130 and "no epoch was finished" in result.stderr
+    assert result.exit_code == 130 and "nothing is left" in result.stderr
     assert not os.listdir(tmp_path)
 
 

@@ -22,11 +22,12 @@ SHOWN = 6  # classes, and stages, that are told one by one
 def briefing(config, model, sources, folder, state):
     """The lines before the first step.
 
-    model: a Model as it is evaluated. sources: of each stage a pair of Sources, to learn from and to evaluate on. state: {"epoch",
-    "best"}, how far the run is; epoch 0 is a new one.
+    model: a Model as it is evaluated. sources: of each stage a pair of Sources, to learn from and to evaluate on. state: {"epoch", "step",
+    "best"}, how far the run is: epochs, and steps of the next one; 0 and 0 is a new one.
     """
+    resumed = state["epoch"] or state["step"]
     rows = [("model", _model(config, model))]
-    if config.train.init and not state["epoch"]:
+    if config.train.init and not resumed:
         rows.append(("", f"initialised from {config.train.init}"))
     for name, place in (("train", 0), ("val", 1)):
         told = dict.fromkeys(_split(pair[place]) for pair in sources)
@@ -36,7 +37,7 @@ def briefing(config, model, sources, folder, state):
     rows += [("", notice) for notice in (gpu_notice(), bfloat16_notice(config.train.precision)) if notice]
     rows += _plan(config, sources)
     rows.append(("folder", str(folder)))
-    if state["epoch"]:
+    if resumed:
         rows.append(("resumes", _resumed(config, state)))
     return "\n".join(f"{name:<9}{line}" for name, line in rows)
 
@@ -88,6 +89,7 @@ def _plan(config, sources):
 def _resumed(config, state):
     epochs = sum(stage.epochs for stage in config.train.stages)
     told = f"after epoch {state['epoch']} of {epochs}"
+    told += f" and {counted(state['step'], 'step')} of the next" if state["step"] else ""
     if best := state["best"]:
         told += f"; best so far: epoch {best['epoch']}" + ("" if np.isnan(best["AP"]) else f", AP {best['AP']:.3f}")
     return told

@@ -6,10 +6,14 @@ dataset `meta`: {"config": ..., "classes": [...], ...}. Written with `atomic`, a
 
 import contextlib
 import ctypes
+import fnmatch
 import json
 import os
+import re
 import shutil
+import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -98,6 +102,61 @@ def _exchanged(first, second):
         return sys.platform == "darwin" and ctypes.CDLL(None).renamex_np(*paths, 2) == 0
     except AttributeError:  # a C library from before 2018
         return False
+
+
+# The name that `atomic` writes a file at: its stem, the process, its suffix.
+_ASIDE = re.compile(r"\.(.+)\.(\d{1,9})\.tmp(\.[^.]+)?", re.DOTALL)
+
+
+def aside_of(name):
+    """The pattern of the names that `atomic` writes files at which are to have a name, or names of a pattern."""
+    return f".{Path(name).stem}.*.tmp{Path(name).suffix}"
+
+
+def remove_left(folder, names):
+    """Removes what processes that were killed have left of files that they were writing with `atomic`.
+
+    Args:
+      folder: that no other process writes into.
+      names: patterns of the names that the files were to have; what is no such file stays, and what a living process writes.
+    """
+    for path in Path(folder).iterdir():
+        aside = _ASIDE.fullmatch(path.name)
+        own = aside and any(fnmatch.fnmatchcase(aside[1] + (aside[3] or ""), name) for name in names)
+        if own and not _writes(int(aside[2])):
+            _remove(path)
+
+
+@contextlib.contextmanager
+def scratch(folder, name):
+    """Yields the Path of a new folder in another, for what is not finished yet; at the end it is gone.
+
+    So are those of that name which processes of this machine have left that were killed.
+    """
+    prefix = f".{name}-{socket.gethostname()}-"
+    for path in Path(folder).iterdir():
+        process = path.name.removeprefix(prefix).partition("-")[0]
+        left = path.name.startswith(prefix) and re.fullmatch(r"\d{1,9}", process) and int(process) != os.getpid()
+        if left and not _writes(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=folder))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _writes(process):
+    """Whether a process may still be writing. This one is not: what it finds is of an earlier one that had its number."""
+    if os.name != "posix":  # where there is no asking without harm
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return process != os.getpid()
 
 
 def _remove(path):

@@ -3,7 +3,8 @@
 What was typed is checked first, then TensorFlow is imported, which takes seconds: start_tensorflow() stands between the two in
 each command.
 
-Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 75 training was stopped by SIGTERM, to
+be resumed; 130 stopped by Ctrl-C.
 """
 
 import contextlib
@@ -13,7 +14,9 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import click
@@ -326,7 +329,9 @@ class _Train(Command):
 @click.argument("config")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", help="Folder for the run; new or empty.  [default: runs/NAME, numbered if taken]")
-@click.option("--resume", is_flag=True, help="Go on after the last finished epoch of the run in CONFIG or --out.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in CONFIG or --out where it stopped; begin it if there is none."
+)
 @click.option(
     "--overfit", type=_Whole("Count"), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot."
 )
@@ -341,10 +346,14 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     tfyolo train runs/yolov3-tiny --resume
     tfyolo train runs/imported data=my/pictures                  (fine-tunes a run, or an import)
     tfyolo train yolov3-tiny data=my/pictures --overfit 8
+    tfyolo train yolov3-tiny data=my/pictures --out runs/a --resume      (begins, or goes on: to be repeated as it is)
+
+    Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130 or 75. A second
+    Ctrl-C ends it at once.
     """
     overrides, device = _without_device(overrides, device)
     is_run = _is_run(config)
-    if is_run and not resume and overrides:
+    if is_run and overrides and (not resume or _another(out, config)):
         loaded = _loaded(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
     elif is_run:
         if not resume or overrides or out:
@@ -360,23 +369,25 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         loaded = _loaded(config, overrides)
         if resume:
             out = out or str(Path("runs") / loaded.name)
-    if resume:
-        _there(os.path.join(out, "last.h5"), "the last.h5 of a run to resume")
-    else:
+    if loaded is None:
+        _there(os.path.join(out, "last.h5"), "the last.h5 of a run to resume (to begin one, name a config and --out)")
+    elif not (resume and os.path.exists(os.path.join(out, "last.h5"))):
         for i in range(len(loaded.train.stages)):
             _data_there(loaded.stage_data(i)[0])
         if loaded.train.init:
             _there(loaded.train.init, "a run's folder or a file of weights")
-    start_tensorflow(device)
-    from tfyolo import training
+    with _leaving_at_sigterm():
+        start_tensorflow(device)
+        from tfyolo import training
 
     try:
         run = training.train(loaded, out, resume=resume, overfit=overfit, progress=not as_json)
     except training.Stopped as stop:
-        resumes = f"`tfyolo train {shlex.quote(str(stop.folder))} --resume` goes on"
-        hint = resumes if stop.epochs else "no epoch was finished, nothing is left"
+        hint = "nothing was learned yet, nothing is left"
+        if stop.folder:
+            hint = f"`tfyolo train {shlex.quote(str(stop.folder))} --resume` goes on"
         click.echo(f"\nstopped; {hint}", err=True)
-        sys.exit(130)
+        sys.exit(130 if stop.signal == signal.SIGINT else RESUME)
     if as_json:
         _print_json({"run": str(run.folder), **(run.metrics or {})})
     else:
@@ -385,6 +396,28 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
         click.echo(f"best: epoch {best['epoch']}, {scores}; everything lies in {run.folder}")
+
+
+# EX_TEMPFAIL of sysexits.h: it failed for the time being, and the same again will go on.
+RESUME = 75
+
+
+@contextlib.contextmanager
+def _leaving_at_sigterm():
+    """While TensorFlow starts, before training itself listens: SIGTERM ends the process with RESUME, since nothing is begun yet."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody else listens
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(RESUME))  # an exception might be lost in an import
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _another(folder, than):
+    return folder is not None and os.path.realpath(folder) != os.path.realpath(than)
 
 
 def _is_run(path):

@@ -4,13 +4,15 @@ import contextlib
 import dataclasses
 import functools
 import glob
+import hashlib
 import importlib
 import itertools
 import json
 import os
 import sys
+import threading
 import warnings
-import zipfile
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,11 +26,12 @@ from PIL import Image, ImageOps, ImageShow
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tqdm import tqdm
 
-from tfyolo import checkpoint, visualize
+from tfyolo import checkpoint, flatbuffer, metadata, visualize
 from tfyolo import config as configs
 from tfyolo.data import pipeline
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.files import IMAGES, Tree, visible
+from tfyolo.devices import check_process
 from tfyolo.files import parse_json, read_regular, what_is
 from tfyolo.fusion import fuse
 from tfyolo.messages import counted, libraries_silent, printable
@@ -49,6 +52,8 @@ class Detector:
         detector = tfyolo.load("runs/x")
         found = detector("photo.jpg")
         for found in detector.stream("holiday/"): ...
+
+    Any number of threads may call one detector. A process that is forked after it was used cannot, which is a ForkError.
 
     Attributes:
         classes: names in label order.
@@ -182,6 +187,7 @@ class Detector:
 
     def _find(self, pictures, score):
         """ImageDetections of each of a batch of (image, file, frame)."""
+        check_process()
         images = [image for image, _, _ in pictures]
         prepared = [pipeline.prepare(image, self.input_size, self.config.model.preprocess) for image in images]
         batch, transforms = (tf.stack(each) for each in zip(*prepared, strict=True))
@@ -512,11 +518,13 @@ def load(
         options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its own inside.
 
     Raises:
-        CheckpointError: there is no model of tfyolo's at the path.
+        CheckpointError: there is no model of tfyolo's at the path, or it is damaged.
+        ForkError: TensorFlow cannot work in this process.
         ConfigError, ValueError: an option is unknown, or is no number from 0 to 1 where it has to be.
     """
     if not isinstance(path, str | os.PathLike):
         raise checkpoint.CheckpointError(f"expected the path of a run or an export, received {path!r}")
+    check_process()
     path = Path(path)
     exported = path.suffix == ".tflite" or (path.is_dir() and (path / "saved_model.pb").exists())
     if exported and (flip or tuple(scales) != (1.0,)):
@@ -537,14 +545,29 @@ EXPORT_META = "tfyolo.json"
 
 
 def _exported(path, text):
-    """(config, classes, all of it) of what lies inside an export."""
+    """(config, classes, {"nms", "precision"} as of exports.Form, checksum or None) of what lies inside an export. text: bytes."""
     try:
         meta = parse_json(text)
-        return configs.from_json(meta["config"]), meta["classes"], meta
-    except (ValueError, KeyError, TypeError) as error:
+        config, classes, form = configs.from_json(meta["config"]), meta["classes"], meta.get("export", {})
+        if not all(isinstance(name, str) for name in [*classes, *form.values()]):
+            raise TypeError("its classes have no names")
+    except configs.ConfigError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise checkpoint.CheckpointError(
             f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it anew"
         ) from error
+    return config, classes, {"nms": "builtin", "precision": "float32"} | form, meta.get("sha256")
+
+
+def checksums(folder):
+    """{file: SHA-256} of all that a SavedModel is loaded from."""
+    files = [Path(folder) / "saved_model.pb", *sorted((Path(folder) / "variables").glob("*"))]
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _check_options(path, options):
@@ -565,7 +588,9 @@ def _load_saved_model(path, options):
             f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing"
         )
     _check_options(path, options)
-    config, classes, _ = _exported(path, read_regular(described))
+    config, classes, _, written = _exported(path, read_regular(described))
+    if written is not None and written != checksums(path):
+        raise checkpoint.CheckpointError(f"{path}: {_OTHER_BYTES}")
     told = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)  # a warning that nobody can train what is loaded
     try:
@@ -585,30 +610,39 @@ def _load_saved_model(path, options):
     return Detector(config, classes, network, lambda detections: detections, path)
 
 
+_OTHER_BYTES = "its bytes are not those that were exported: damaged, or changed since. Copy it again, or export it anew"
+
+
 def _load_tflite(path, threads, options):
     if not path.is_file():
         raise checkpoint.CheckpointError(f"{path}: expected a TFLite file, found none")
+    content = path.read_bytes()
     try:
-        with zipfile.ZipFile(path) as archive:
-            text = archive.read(EXPORT_META).decode()
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # the interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it
-            with libraries_silent():  # the delegate's line of INFO
-                interpreter = tf.lite.Interpreter(str(path), num_threads=threads)
-                interpreter.allocate_tensors()
-        runner = interpreter.get_signature_runner()
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise checkpoint.CheckpointError(
-            f"{path}: expected a TFLite file that tfyolo has exported; this one is damaged or another program's"
-        ) from error
-    config, classes, meta = _exported(path, text)
-    form = {"nms": "builtin", "precision": "float32"} | meta.get("export", {})
+        files, size = metadata.files_behind(content)
+        text = files[EXPORT_META]
+    except (metadata.DamagedError, KeyError) as error:
+        raise _no_tflite(path, error if isinstance(error, metadata.DamagedError) else f"no {EXPORT_META}") from error
+    config, classes, form, written = _exported(path, text)
+    graph = memoryview(content)[:size]
+    if written is not None and written != metadata.checksum(graph):
+        raise checkpoint.CheckpointError(f"{path}: {_OTHER_BYTES}")
+    try:
+        flatbuffer.check(graph)  # exports of earlier versions have no checksum, and those of others may have any
+    except flatbuffer.FlatbufferError as error:
+        raise _no_tflite(path, error) from error
+    del content, graph  # the interpreter maps the file
     if form["nms"] != "none":
         _check_options(path, options)
-    told = runner.get_output_details()
-    taken = runner.get_input_details()["images"]
+    interpreter = _Interpreter(path, threads)
+    told, taken = interpreter.outputs, interpreter.inputs.get("images")
+    size = (*config.model.input_size, 3)
+    if (
+        form["nms"] not in _OUTPUTS
+        or set(told) != _OUTPUTS[form["nms"]]
+        or taken is None
+        or tuple(taken["shape"][1:]) != size
+    ):
+        raise _no_tflite(path, f"its inputs and outputs are not those of an export of {EXPORT_META}'s model")
 
     def run(images):
         """{output: [B, ...]}: as many pictures at once as the file takes, whole numbers where it has them."""
@@ -619,16 +653,103 @@ def _load_tflite(path, threads, options):
         for i in range(0, len(images), at_once):
             part = images[i : i + at_once]
             rest = at_once - len(part)
-            each = runner(images=np.concatenate([part, np.repeat(part[-1:], rest, 0)]) if rest else part)
+            each = interpreter(np.concatenate([part, np.repeat(part[-1:], rest, 0)]) if rest else part)
             found.append({name: value[: len(part)] for name, value in each.items()})
         return {name: _dequantized(np.concatenate([each[name] for each in found]), told[name]) for name in told}
 
     return Detector(config, classes, *_reading(form, run, config, options), path)
 
 
+def _no_tflite(path, reason):
+    return checkpoint.CheckpointError(
+        f"{path}: expected a TFLite file that tfyolo has exported; this one is damaged or another program's ({reason})"
+    )
+
+
+class _Interpreter:
+    """The network of a TFLite file: images as it takes them -> {output: array}.
+
+    One thread at a time, since an interpreter writes every answer into the same memory. A process that was forked makes one of its own:
+    the threads of the other's are not there.
+
+    Attributes:
+        inputs, outputs: {name: {"shape", "dtype", "quantization", ...}}.
+    """
+
+    def __init__(self, path, threads):
+        self.path, self.threads, self.state = path, threads, _identity(path)
+        self.lock = threading.Lock()
+        self.runner = self._started()
+        self.inputs, self.outputs = self.runner.get_input_details(), self.runner.get_output_details()
+        _INTERPRETERS.add(self)
+
+    def _started(self):
+        try:
+            with warnings.catch_warnings():
+                # The interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it.
+                warnings.simplefilter("ignore")
+                with libraries_silent():  # the delegate's line of INFO
+                    interpreter = tf.lite.Interpreter(str(self.path), num_threads=self.threads)
+                    interpreter.allocate_tensors()
+            return interpreter.get_signature_runner()
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise _no_tflite(self.path, _line(error)) from error
+
+    def __call__(self, images):
+        with self.lock:
+            if self.runner is None:
+                if _identity(self.path) != self.state:
+                    raise checkpoint.CheckpointError(
+                        f"{self.path}: was loaded in the process that this one was forked from, and replaced since; load it anew"
+                    )
+                self.runner = self._started()
+            try:
+                return self.runner(images=images)
+            except (ValueError, RuntimeError) as error:
+                raise _no_tflite(self.path, _line(error)) from error
+
+    def renew(self):
+        _LEFT_ALONE.append(self.runner)
+        self.lock, self.runner = threading.Lock(), None
+
+
+_INTERPRETERS = weakref.WeakSet()
+_LEFT_ALONE = []  # interpreters of another process: to take one down is to wait for its threads
+
+
+def _after_fork():
+    for interpreter in _INTERPRETERS:
+        interpreter.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _identity(path):
+    """By which a file is told from one that has taken its name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _line(error):
+    return " ".join(str(error).split())
+
+
 def _dequantized(values, details):
     scale, zero = details["quantization"]
     return values if values.dtype.kind == "f" or not scale else (values.astype("float32") - zero) * np.float32(scale)
+
+
+# The outputs of a TFLite file, by exports.Form's nms.
+_OUTPUTS = {
+    "builtin": {*Detections._fields},
+    "none": {"boxes", "scores"},
+    "task": {"location", "category", "score", "number of detections"},
+}
 
 
 def _reading(form, run, config, options):

@@ -13,6 +13,36 @@ class DeviceError(ValueError):
     """A device that is asked for is not there, or was asked for too late."""
 
 
+class ForkError(ValueError):
+    """A process cannot work with TensorFlow, because it was forked when TensorFlow had begun to work. The message says what to do."""
+
+
+_forked_from = (
+    None  # the process in which TensorFlow had begun to work when this one was forked, or one that it comes from
+)
+
+
+def _after_fork():
+    global _forked_from
+    context = getattr(sys.modules.get("tensorflow.python.eager.context"), "_context", None)
+    if _forked_from is None and getattr(context, "_initialized", False):
+        _forked_from = os.getppid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def check_process():
+    """Raises ForkError where TensorFlow would wait for ever: its threads are those of another process, of which none comes along."""
+    if _forked_from is not None:
+        raise ForkError(
+            f"expected a process with a TensorFlow of its own, this one ({os.getpid()}) was forked from process {_forked_from}, which had "
+            "begun to work with it, and it would wait here for ever. Start processes by multiprocessing.get_context('spawn') and load the "
+            "model in each, or fork before the first model is loaded"
+        )
+
+
 def start(device=None, threads=None):
     """Imports TensorFlow, quietly, and lets it look for its devices, once for all.
 

@@ -24,7 +24,7 @@ from tfyolo import checkpoint, metadata
 from tfyolo import config as configs
 from tfyolo.data import pipeline, readers
 from tfyolo.decoders import DECODERS
-from tfyolo.detect import EXPORT_META, Detector, load, restore
+from tfyolo.detect import EXPORT_META, Detector, checksums, load, restore
 from tfyolo.evaluation import evaluate
 from tfyolo.files import parse_json, read_regular
 from tfyolo.fusion import fuse
@@ -161,12 +161,12 @@ def export(
     writer = _Writer(model, batch, per_channel, calibration, open_network)
     gate = _Gate(model, judged, max_drop, writer.typical)
     made = {}
-    with _on_disk(out):
-        out.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=out, prefix=".export-")
-    with scratch:
+    with contextlib.ExitStack() as stack:
+        with _on_disk(out):
+            out.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(checkpoint.scratch(out, "export"))
         for form in tqdm(forms, desc="export", unit="file", leave=False, disable=not progress or None):
-            aside, path = Path(scratch.name) / form.file, out / form.file
+            aside, path = scratch / form.file, out / form.file
             with _on_disk(out):
                 notes = writer.write(form, aside)
             made[form.name] = Exported(path, gate.judge(form, aside) | notes)
@@ -442,10 +442,11 @@ class _Writer:
             _least_score(model),
             "int8" in form.precision,
         )
-        text = json.dumps(describe(self.model, export={"nms": form.nms, "precision": form.precision}))
+        content = metadata.attached(content, [each.name for each in outputs], described)
+        export = {"nms": form.nms, "precision": form.precision}
+        text = json.dumps(describe(self.model, export=export, sha256=metadata.checksum(content)))
         labels = "".join(f"{label}\n" for label in model.classes)
-        names = [each.name for each in outputs]
-        return metadata.attached(content, names, described, {EXPORT_META: text, metadata.LABELS: labels})
+        return metadata.with_files(content, {EXPORT_META: text, metadata.LABELS: labels})
 
     def _rounding(self):
         """The Model that rounds as int8 does: with the bounds it has learned, or with those that pictures find."""
@@ -615,7 +616,8 @@ def _write_saved_model(model, path, any_size):
     _save(module, path, _signatures(model, any_size))
     extra = path / "assets.extra"
     extra.mkdir()
-    (extra / EXPORT_META).write_text(json.dumps(describe(model)), encoding="utf-8")
+    text = json.dumps(describe(model, sha256=checksums(path)))
+    (extra / EXPORT_META).write_text(text, encoding="utf-8")
     (extra / metadata.LABELS).write_text("".join(f"{label}\n" for label in model.classes), encoding="utf-8")
 
 

@@ -6,8 +6,10 @@ keeps others out.
 """
 
 import contextlib
+import fnmatch
 import itertools
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ except ImportError:
     fcntl = None
 
 LOCK = ".lock"
+UNKNOWN = "unknown"
 
 
 class FolderError(ValueError):
@@ -29,15 +32,17 @@ class Taken(FolderError):
 
 
 @contextlib.contextmanager
-def new(out, name, inside="runs"):
+def new(out, name, inside="runs", begun=()):
     """A Path that is nobody else's in the `with`: `out`, or where that is None the first of INSIDE/NAME, INSIDE/NAME-2, ... that is free.
 
     The folder is made, its parents too; what of them is empty at the end is removed again. Raises Taken if something lies in `out` or
     another process holds it, FolderError if it cannot be made.
+    begun: patterns of names. Where a process has ended without letting go of `out`, such as by SIGKILL, and has left nothing but files
+    and folders of such names, they are removed.
     """
     with contextlib.ExitStack() as stack:
         if out is not None:
-            folder = stack.enter_context(_reserved(Path(out)))
+            folder = stack.enter_context(_reserved(Path(out), begun))
         else:
             for number in itertools.count(1):
                 with contextlib.suppress(Taken):
@@ -57,15 +62,31 @@ def held(folder):
         yield folder
 
 
+def left_by_a_crash(folder):
+    """Whether a process has held a folder and has ended without letting go of it, or still holds it."""
+    return (Path(folder) / LOCK).exists()
+
+
 @contextlib.contextmanager
-def _reserved(folder):
-    if _filled(folder):
-        raise Taken(f"{folder}: expected a new or empty folder, it holds something already; name another --out")
+def _reserved(folder, begun=()):
+    left = begun if left_by_a_crash(folder) else ()
+    if _filled(folder, left):
+        what = ", of a process that was killed and of others" if left else ""
+        raise Taken(f"{folder}: expected a new or empty folder, it holds something already{what}; name another --out")
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_empty, made)
-        if not _make_and_lock(folder, stack):
+        locked = _make_and_lock(folder, stack)
+        if not locked:
             raise Taken(f"{folder}: {_holder(folder)}; name another --out")
+        if locked is UNKNOWN and _filled(folder):
+            raise Taken(
+                f"{folder}: expected a new or empty folder, it holds what another process has begun, and its file system has no locks "
+                "that would say whether that still runs; remove it, or name another --out"
+            )
+        for path in folder.iterdir() if left else ():
+            if _matches(path.name, left):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if _filled(folder):
             raise Taken(f"{folder}: another process has just written into it; name another --out")
         yield folder
@@ -87,10 +108,14 @@ def _remove_empty(paths):
             path.rmdir()
 
 
-def _filled(folder):
-    """Whether it is more than an empty folder, or one in which a crash has left a lock and nothing else."""
+def _matches(name, patterns):
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _filled(folder, but=()):
+    """Whether it holds more than a lock that a crash may have left, and what answers to the patterns of `but`."""
     try:
-        return os.listdir(folder) not in ([], [LOCK])
+        return not all(name == LOCK or _matches(name, but) for name in os.listdir(folder))
     except FileNotFoundError:
         return False
     except NotADirectoryError:
@@ -99,11 +124,11 @@ def _filled(folder):
 
 @contextlib.contextmanager
 def _locked(folder):
-    """Whether this process has the folder's lock in the `with`, to which no other then comes."""
+    """Whether this process has the folder's lock in the `with`, to which no other then comes; UNKNOWN where there are no locks."""
     if fcntl is None:
-        yield True
+        yield UNKNOWN
         return
-    file = folder / LOCK
+    file, locked = folder / LOCK, True
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -113,7 +138,7 @@ def _locked(folder):
             yield False
             return
         except OSError:  # the file system knows no locks
-            pass
+            locked = UNKNOWN
         # Who held it may have removed it between the two lines above; then this lock is on a file that nobody else finds.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(file)):
@@ -125,7 +150,7 @@ def _locked(folder):
         )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, text.encode())
-        yield True
+        yield locked
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(file)

@@ -39,6 +39,7 @@ def _plural(noun):
 
 
 _one_at_a_time = threading.RLock()
+_held_back = None  # (thread that does, a duplicate of standard error) while it is held back
 
 
 @contextlib.contextmanager
@@ -50,9 +51,11 @@ def libraries_silent():
     if _others_may_write():
         yield
         return
+    global _held_back
     with _one_at_a_time:
         sys.stderr.flush()
-        stderr = os.dup(2)
+        stderr, outer = os.dup(2), _held_back
+        _held_back = outer or (threading.get_ident(), stderr)
         try:
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 2)
@@ -60,6 +63,20 @@ def libraries_silent():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            _held_back = outer
+
+
+def _after_fork():
+    """A process that another thread has forked meanwhile lacks the thread that would let go: it opens standard error itself."""
+    global _one_at_a_time, _held_back
+    if _held_back is None or _held_back[0] != threading.get_ident():
+        if _held_back is not None:
+            os.dup2(_held_back[1], 2)
+        _one_at_a_time, _held_back = threading.RLock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _others_may_write():

@@ -3,6 +3,7 @@
 A table of that schema is written as a list of its fields, in the schema's order; None where one is left out.
 """
 
+import hashlib
 import io
 import zipfile
 from typing import NamedTuple
@@ -97,12 +98,11 @@ def describe(name, description, outputs, score, quantized):
     return bytes(builder.Output())
 
 
-def attached(content, outputs, metadata, files):
+def attached(content, outputs, metadata):
     """A TFLite file's bytes, as programs find their way in it: by position, by name and by metadata.
 
     outputs: the names of the outputs of its only signature, in the order that the file is to have them in; the converter's own order
-    and names are chance. Each input and output tensor is named as the signature names it. metadata: as describe gives it. files:
-    {name: text}, as the format's own zip at the end.
+    and names are chance. Each input and output tensor is named as the signature names it. metadata: as describe gives it.
     """
     file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     (signature,) = file.signatureDefs
@@ -114,11 +114,47 @@ def attached(content, outputs, metadata, files):
     graph.outputs = np.array([each.tensorIndex for each in signature.outputs], "int32")
     file.buffers.append(_buffer(metadata))
     file.metadata = [*(file.metadata or []), _entry(len(file.buffers) - 1)]
-    packed = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(file)))
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
+
+
+# --- the files behind it ------------------------------------------------------------------------------------------------------------
+
+MOST = 64 << 20  # bytes of the files behind a TFLite file
+
+
+class DamagedError(ValueError):
+    """A file is not what was written. The message says how that shows."""
+
+
+def with_files(content, files):
+    """A TFLite file's bytes with files behind them, as the format's own zip. files: {name: text}."""
+    packed = io.BytesIO(content)
     with zipfile.ZipFile(packed, "a") as archive:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name), text)  # without the time: the same model gives the same bytes
     return packed.getvalue()
+
+
+def files_behind(content):
+    """({name: bytes}, how many bytes stand before them) of a TFLite file's bytes. Raises DamagedError if they are not whole."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > MOST:
+                raise DamagedError(f"more than {MOST} bytes of files behind the model")
+            files = {
+                entry.filename: archive.read(entry) for entry in entries
+            }  # each against the sum that the zip has of it
+            return files, min((entry.header_offset for entry in entries), default=len(content))
+    except DamagedError:
+        raise
+    except Exception as error:  # of a dozen kinds, zlib's and struct's among them
+        raise DamagedError(f"the files behind the model do not read ({error})") from error
+
+
+def checksum(content):
+    """By which bytes are told from all others: SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def quantization(content):

@@ -16,6 +16,7 @@ from tfyolo import config as configs
 from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
 from tfyolo.decoders import DECODERS
+from tfyolo.devices import check_process
 from tfyolo.heads import HEADS, READ_AUX
 from tfyolo.layers import Upsample
 from tfyolo.losses import OBJECTIVES
@@ -84,6 +85,7 @@ def build(
     Raises ConfigError, naming the place, if the parts do not fit each other; or if the network has more than MOST_PARAMETERS, before
     memory is asked for.
     """
+    check_process()
     classes = tuple(map(printable, classes if classes is not None else config.model.classes or ()))
     if len(classes) > MOST_CLASSES:
         raise config.error("model.classes", f"expected at most {MOST_CLASSES:,} classes, received {len(classes):,}")

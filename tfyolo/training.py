@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import gc
+import json
 import os
 import shutil
 import signal
@@ -38,11 +39,17 @@ class TrainingError(ValueError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C while training. folder: the run's. epochs: how many of them were finished, to go on from; 0: nothing is left of it."""
+    """Training was told to stop, by Ctrl-C or SIGTERM.
 
-    def __init__(self, folder, epochs):
+    Attributes:
+        folder: the run's, to go on from by resume; None: nothing is left of it, and the same call begins anew.
+        epochs: how many of them are finished.
+        signal: which signal it was that told so: signal.SIGINT or signal.SIGTERM.
+    """
+
+    def __init__(self, folder, epochs, number):
         super().__init__()
-        self.folder, self.epochs = folder, epochs
+        self.folder, self.epochs, self.signal = folder, epochs, signal.Signals(number)
 
 
 class Run(NamedTuple):
@@ -211,11 +218,16 @@ def train(
 ) -> Run:
     """Trains a config. best.h5 and last.h5 in the run's folder are what load(), evaluate and export take.
 
+    Ctrl-C and SIGTERM (where nobody else has a handler for it) end it when the running step is done, and raise Stopped: what the epoch has
+    learned until then is kept. A second Ctrl-C ends it at once.
+
     Args:
-        config: a Config, the path of one, or the name of one that comes with tfyolo; None with resume.
-        out: the run's folder, new or empty; None: runs/NAME, numbered if it is taken. It is reserved at once; where training ends before
-            its first epoch does, nothing is left.
-        resume: goes on after the last finished epoch of `out`, with the config that lies there, as if it had never stopped.
+        config: a Config, the path of one, or the name of one that comes with tfyolo; None with a run to resume.
+        out: the run's folder, new or empty; None: runs/NAME, numbered if it is taken. It is reserved at once; where training fails before
+            its first epoch ends, nothing is left.
+        resume: goes on with the run in `out` (None: runs/NAME) where it was stopped, with the config that lies there, and ends as if it
+            had never stopped. Where there is no run yet, or one of which nothing was kept, it begins: the same call, given again and
+            again, comes to the end.
         overfit: how many images to overfit, without augmentation, until all objects in them are found: the first thing to try when
             nothing is detected. None: trains on all.
         progress: prints the plan and a line for each epoch, and shows a bar on standard error.
@@ -226,60 +238,97 @@ def train(
     Raises:
         ConfigError: the config is wrong, or asks for what the data or the model cannot give.
         DataError, CheckpointError: the data, or the weights to begin with, cannot be read.
-        FolderError: `out` is not new, or another process writes into it.
+        FolderError: something else lies in `out`, or another process writes into it.
         TrainingError: there is nothing to resume or to learn from, memory does not suffice, a loss is not finite, or `overfit` images are
             not all learned.
-        Stopped: Ctrl-C.
+        Stopped: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
-    with _interrupts() as interrupted, _folder(config, out, resume) as folder:
+    if resume and out is None and config is not None:
+        out = Path("runs") / config.name
+    kept = None
+    with _Signals() as signals:
         try:
-            return _train(config, folder, resume, overfit, progress, interrupted)
-        except BaseException as error:
-            last = folder / "last.h5"
-            if not last.exists():
-                _discard(folder)
-            if isinstance(error, tf.errors.ResourceExhaustedError):
-                reason = str(error.message).partition("\n")[0]
-                raise TrainingError(
-                    f"{folder}: a device's memory does not suffice for the model and what training keeps beside it ({reason}); "
-                    "expected a smaller model or model.input_size, or nothing else on the device"
-                ) from error
-            if isinstance(error, KeyboardInterrupt):
-                epochs = checkpoint.read_meta(last)["state"]["epoch"] if last.exists() else 0
-                raise Stopped(folder, epochs) from None
-            raise
+            with _folder(config, out, resume) as folder:
+                try:
+                    _remove_left(folder)
+                    return _train(config, folder, overfit, progress, signals)
+                finally:
+                    kept = folder / "last.h5"
+                    if not kept.exists():
+                        kept = _discard(folder)
+        except tf.errors.ResourceExhaustedError as error:
+            reason = str(error.message).partition("\n")[0]
+            raise TrainingError(
+                f"{folder}: a device's memory does not suffice for the model and what training keeps beside it ({reason}); "
+                "expected a smaller model or model.input_size, or nothing else on the device"
+            ) from error
+        except KeyboardInterrupt:
+            epochs = checkpoint.read_meta(kept)["state"]["epoch"] if kept else 0
+            raise Stopped(kept and kept.parent, epochs, signals.received or signal.SIGINT) from None
 
 
-@contextlib.contextmanager
-def _interrupts():
-    """A list that grows when Ctrl-C is pressed. That raises KeyboardInterrupt too, but in a __del__ or a callback it is lost."""
-    pressed, before = [], signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(
-        before
-    ):  # nothing that could be set, or raises
-        yield pressed
-        return
+class _Signals:
+    """What Ctrl-C (SIGINT) and SIGTERM do in the `with`: they raise KeyboardInterrupt, or wait in a `with finishing()`.
 
-    def note(number, frame):
-        pressed.append(number)
-        before(number, frame)
+    received: the number of the first that came, None: none. The exception is lost if it comes in a __del__ or a callback, this is not.
+    A second Ctrl-C waits for nothing; SIGTERM may come several times, as schedulers send it.
+    """
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def __init__(self):
+        self.received, self.waiting, self.before = None, False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            # What is ignored stays so, and who has a handler for SIGTERM knows better.
+            taken = callable(before[signal.SIGINT]), before[signal.SIGTERM] == signal.SIG_DFL
+            self.before = {number: before[number] for number, ours in zip(before, taken, strict=True) if ours}
+            for number in self.before:
+                signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        first, self.received = self.received is None, self.received or number
+        others = self.before[number]
+        if callable(others) and others is not signal.default_int_handler:
+            others(number, frame)
+        if not self.waiting if first else number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def finishing(self):
+        """What is in the `with` comes to its end; whether to go on then, `check` decides."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+    def check(self):
+        if self.received:
+            raise KeyboardInterrupt
 
 
-def _train(config, folder, resume, overfit, progress, interrupted):
+def _train(config, folder, overfit, progress, signals):
     # What is asked for
     state, saved = {"stage": 0, "epoch": 0, "best": None}, {}
-    if resume:
+    given = config and _found_from_anywhere(config)
+    if (folder / "last.h5").exists():
         meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
         saved = dict(zip(("weights", "averages", "optimizer", "random"), arrays, strict=True))
         config, state, overfit = configs.from_json(meta["config"]), meta["state"], meta["overfit"]
-        origin = {name: meta[name] for name in ("darknet",) if name in meta}
+        origin, asked = {name: meta[name] for name in ("darknet",) if name in meta}, meta.get("asked")
+        if given and asked and (others := _differing(json.loads(configs.to_json(given)), json.loads(asked))):
+            tqdm.write(
+                f"{folder}: goes on with the settings that it was begun with; other now, and not used: {', '.join(others[:8])}"
+                f"{', ...' if len(others) > 8 else ''}",
+                file=sys.stderr,
+            )
         if _finished(config, state, overfit):
             done = counted(state["epoch"], "epoch")
             tqdm.write(
@@ -289,11 +338,11 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             )
             return Run(folder, state["best"])
     else:
-        origin = {}
         parts.check(config)
-        config = _found_from_anywhere(config)
+        config, origin, asked = given, {}, configs.to_json(given)
+    running = state.pop("running", None)  # what was done of an epoch that was not finished
     strategy = make_strategy()
-    if overfit and not resume:
+    if overfit and not saved:
         config = _by_heart(config, overfit, strategy.num_replicas_in_sync)
     keras.utils.set_random_seed(config.train.seed)
     if config.train.batch % (strategy.num_replicas_in_sync * config.train.accumulate):
@@ -313,10 +362,10 @@ def _train(config, folder, resume, overfit, progress, interrupted):
                 raise config.error(config.stage_data(i)[1], _other_classes(source, first))
     config, notes = _with_images_for(config, sources, strategy.num_replicas_in_sync * config.train.accumulate)
     config, divisions = _with_divisions(config, sources, folder)
-    _check_rounding(config, resume)
+    _check_rounding(config, resumed=bool(saved))
     judge = build(config, classes)  # float32, in which the averages are judged and saved
     if progress:
-        tqdm.write(briefing(config, judge, sources, folder, state))
+        tqdm.write(briefing(config, judge, sources, folder, {**state, "step": running["step"] if running else 0}))
     for warning in [*notes, *dict.fromkeys(warning for pair in sources for warning in _warnings(*pair))]:
         tqdm.write(warning, file=sys.stderr)
     judge = rounding(judge) if config.train.quantize else judge
@@ -330,8 +379,22 @@ def _train(config, folder, resume, overfit, progress, interrupted):
     epochs = sum(stage.epochs for stage in config.train.stages)
     done = sum(stage.epochs for stage in config.train.stages[: state["stage"]])
     evaluate_batch = config.train.evaluate_batch or _evaluated_at_once(config, strategy.num_replicas_in_sync)
-    clock = _clock(config, sources, state["epoch"])
+    clock = _clock(config, sources, state["epoch"], running["step"] if running else 0)
     told_of_judged = set()
+
+    def keep(state, model, average, optimizer):
+        """Writes last.h5. Returns the state, with what the average has counted, and the arrays: what a stage begins with, or a later process."""
+        arrays = {
+            "weights": checkpoint.weights_of(model.network),
+            "averages": average.arrays(),
+            "optimizer": {variable.name: variable.numpy() for variable in optimizer.variables},
+            "random": checkpoint.random_states(model.network),
+        }
+        state = {**state, "averaged": int(average.steps.numpy())}
+        meta = {"state": state, "overfit": overfit, "asked": asked, **origin}
+        checkpoint.save(folder / "last.h5", describe(judge, **meta), **arrays)
+        return state, arrays
+
     for stage_index in range(state["stage"], len(config.train.stages)):
         stage, (learned, judged) = config.train.stages[stage_index], sources[stage_index]
         size = stage.image_size or config.model.input_size
@@ -367,6 +430,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
                 epochs=stage.epochs,
                 plain_epochs=stage.plain_epochs,
                 start_epoch=start,
+                start_step=running["step"] if running else 0,
                 preprocess=config.model.preprocess,
                 skipped=skipped,
                 resized=resized,
@@ -379,7 +443,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             # A last.h5 of earlier versions does not know how many: those of its stage.
             average.load(saved["averages"], state.get("averaged", saved["optimizer"]["iteration"]))
             checkpoint.assign_random(model.network, saved["random"])
-        if start:
+        if start or running:
             for variable in optimizer.variables:
                 variable.assign(saved["optimizer"][variable.name])
         batches = iter(strategy.experimental_distribute_dataset(dataset))
@@ -398,99 +462,110 @@ def _train(config, folder, resume, overfit, progress, interrupted):
 
         clock.new_step()
         for epoch in range(start, stage.epochs):
-            # One epoch of steps
+            # One epoch of steps, of which a run that was stopped in it has some behind it
             clock.go_on()
-            began, sums = time.monotonic(), {}
+            running = running or {"step": 0, "sums": {}, "seconds": 0.0, "lr": None}
+            first, sums, best = running["step"], running["sums"], state["best"]
+            began, whole = time.monotonic() - running["seconds"], True  # whole: no step is half done
             bar = tqdm(
-                range(steps),
+                range(first, steps),
                 desc=f"epoch {done + epoch + 1}/{epochs}",
                 unit="step",
+                initial=first,
+                total=steps,
                 leave=False,
                 disable=not progress or None,
             )
-            for i in bar:
-                if interrupted:
-                    raise KeyboardInterrupt
-                sample = next(batches)
-                if epoch == i == 0:
-                    name = "train_batch.png" if stage_index == 0 else f"train_batch_{stage_index + 1}.png"
-                    _draw_batch(sample, strategy, classes, folder / name)
-                lr = float(optimizer.learning_rate)
-                chance = np.random.default_rng((config.train.seed, stage_index, epoch, i))
-                chosen = sizes[chance.integers(len(sizes))] if sizes else None
-                try:
-                    figures = {name: float(value) for name, value in step(sample, chosen).items()}
-                except tf.errors.ResourceExhaustedError as error:
-                    fits = _what_fits(model, strategy, sample, sizes[-1] if sizes else None, config.train.accumulate)
-                    where = f"epoch {done + epoch + 1}, step {i + 1}"
-                    raise TrainingError(f"{where}: {_too_many(config, strategy, size, fits)}") from error
-                clock.step(pixels)
-                _check_finite(figures, done + epoch + 1, i, strategy, sample, learned)
-                sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
-                shown = {name: f"{sums[name] / (i + 1):.3g}" for name in sums if name != "gradient_norm"}
-                bar.set_postfix(shown | {"left": duration(clock.left)})
-            seconds = time.monotonic() - began
-            row = {
-                "epoch": done + epoch + 1,
-                "stage": stage_index,
-                "lr": lr,
-                "seconds": seconds,
-                "images_per_second": steps * config.train.batch / seconds,
-                **{
-                    name if name in ("loss", "gradient_norm") else f"loss_{name}": v / steps for name, v in sums.items()
-                },
-            }
+            try:
+                with signals.finishing():
+                    for i in bar:
+                        if signals.received:
+                            break
+                        sample = next(batches)
+                        if epoch == i == 0:
+                            name = "train_batch.png" if stage_index == 0 else f"train_batch_{stage_index + 1}.png"
+                            _draw_batch(sample, strategy, classes, folder / name)
+                        lr = float(optimizer.learning_rate)
+                        chance = np.random.default_rng((config.train.seed, stage_index, epoch, i))
+                        chosen = sizes[chance.integers(len(sizes))] if sizes else None
+                        whole = False
+                        try:
+                            figures = {name: float(value) for name, value in step(sample, chosen).items()}
+                        except tf.errors.ResourceExhaustedError as error:
+                            largest = sizes[-1] if sizes else None
+                            fits = _what_fits(model, strategy, sample, largest, config.train.accumulate)
+                            where = f"epoch {done + epoch + 1}, step {i + 1}"
+                            raise TrainingError(f"{where}: {_too_many(config, strategy, size, fits)}") from error
+                        clock.step(pixels)
+                        _check_finite(figures, done + epoch + 1, i, strategy, sample, learned)
+                        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+                        running, whole = {"step": i + 1, "sums": sums, "lr": lr}, True
+                        shown = {name: f"{sums[name] / (i + 1):.3g}" for name in sums if name != "gradient_norm"}
+                        bar.set_postfix(shown | {"left": duration(clock.left)})
+                    seconds = time.monotonic() - began
+                signals.check()
+                row = {
+                    "epoch": done + epoch + 1,
+                    "stage": stage_index,
+                    "lr": running["lr"],
+                    "seconds": seconds,
+                    "images_per_second": steps * config.train.batch / seconds,
+                    **{
+                        name if name in ("loss", "gradient_norm") else f"loss_{name}": v / steps
+                        for name, v in sums.items()
+                    },
+                }
 
-            # Judgement
-            improved = False
-            if (epoch + 1) % config.train.evaluate_every == 0 or epoch + 1 == stage.epochs:
-                checkpoint.assign(judge.network, average.arrays())
-                judging = time.monotonic()
-                report = evaluate(detector, judged, batch=evaluate_batch, progress=False)
-                evaluate_batch = report.batch  # what fitted into memory
-                metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
-                row.update(metrics)
-                improved = state["best"] is None or _better(metrics, state["best"])
-                if improved:
-                    state["best"] = {"epoch": row["epoch"], **metrics}
-                pictures = folder / "pictures" / f"epoch_{row['epoch']:04d}"
-                score = report.score if np.isfinite(report.score) else 0.25
-                options = {"count": config.train.pictures, "batch": evaluate_batch, "score": score}
-                _draw_pictures(judge, detector, judged, pictures, board, row["epoch"], **options)
-                clock.evaluated(time.monotonic() - judging)
+                # Judgement
+                improved = False
+                if (epoch + 1) % config.train.evaluate_every == 0 or epoch + 1 == stage.epochs:
+                    checkpoint.assign(judge.network, average.arrays())
+                    judging = time.monotonic()
+                    report = evaluate(detector, judged, batch=evaluate_batch, progress=False)
+                    evaluate_batch = report.batch  # what fitted into memory
+                    metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
+                    row.update(metrics)
+                    improved = best is None or _better(metrics, best)
+                    if improved:
+                        best = {"epoch": row["epoch"], **metrics}
+                    pictures = folder / "pictures" / f"epoch_{row['epoch']:04d}"
+                    score = report.score if np.isfinite(report.score) else 0.25
+                    options = {"count": config.train.pictures, "batch": evaluate_batch, "score": score}
+                    _draw_pictures(judge, detector, judged, pictures, board, row["epoch"], **options)
+                    clock.evaluated(time.monotonic() - judging)
 
-            # What is kept: everything to go on from, written whole or not at all
-            state = {**state, "stage": stage_index, "epoch": row["epoch"], "averaged": int(average.steps.numpy())}
-            history.add(row)
-            _log(board, row)
-            if progress:
-                tqdm.write(_line(row, epochs, improved, clock.left))
-            for name, found in (("skipped", skipped), ("resized", resized)):
-                if len(found) > told[name]:
-                    tqdm.write(_unexpected(name, found, told[name], learned), file=sys.stderr)
-                    told[name] = len(found)
-            if "AP" in row:
-                for line in report.unexpected:
-                    if line not in told_of_judged:
-                        tqdm.write(f"evaluation: {line}", file=sys.stderr)
-                        told_of_judged.add(line)
-            if improved:
-                meta = {"epoch": row["epoch"], "metrics": metrics, **origin}
-                checkpoint.save(
-                    folder / "best.h5", describe(judge, **meta), weights=checkpoint.weights_of(judge.network)
-                )
-            saved = {
-                "weights": checkpoint.weights_of(model.network),
-                "averages": average.arrays(),
-                "optimizer": {variable.name: variable.numpy() for variable in optimizer.variables},
-                "random": checkpoint.random_states(model.network),
-            }
-            meta = {"state": state, "overfit": overfit, **origin}
-            checkpoint.save(folder / "last.h5", describe(judge, **meta), **saved)
-            if "AP" in row:
-                visualize.training_curves(history.path, folder / "results.png")
+                # What is kept: everything to go on from, written whole or not at all
+                with signals.finishing():
+                    state, running = {**state, "stage": stage_index, "epoch": row["epoch"], "best": best}, None
+                    history.add(row)
+                    _log(board, row)
+                    if progress:
+                        tqdm.write(_line(row, epochs, improved, clock.left))
+                    for name, found in (("skipped", skipped), ("resized", resized)):
+                        if len(found) > told[name]:
+                            tqdm.write(_unexpected(name, found, told[name], learned), file=sys.stderr)
+                            told[name] = len(found)
+                    if "AP" in row:
+                        for line in report.unexpected:
+                            if line not in told_of_judged:
+                                tqdm.write(f"evaluation: {line}", file=sys.stderr)
+                                told_of_judged.add(line)
+                    if improved:
+                        meta = {"epoch": row["epoch"], "metrics": metrics, **origin}
+                        checkpoint.save(
+                            folder / "best.h5", describe(judge, **meta), weights=checkpoint.weights_of(judge.network)
+                        )
+                    state, saved = keep(state, model, average, optimizer)
+                    if "AP" in row:
+                        visualize.training_curves(history.path, folder / "results.png")
+            except KeyboardInterrupt:
+                if whole and running and running["step"] > first:
+                    state = {**state, "stage": stage_index, "running": {**running, "seconds": time.monotonic() - began}}
+                    keep(state, model, average, optimizer)
+                raise
             if overfit and improved and metrics["AP50"] >= PERFECT:
                 return Run(folder, state["best"])
+            signals.check()
         done += stage.epochs
         # The next stage's are built when these are gone: both may be more than the memory holds
         model = average = optimizer = dataset = batches = step = sample = None
@@ -511,31 +586,56 @@ def _train(config, folder, resume, overfit, progress, interrupted):
 def _folder(config, out, resume):
     """The run's folder, held while it is in the `with`. Arguments as of train(). No run is written over, nor by two at once."""
     there = out is not None and (Path(out) / "last.h5").exists()
-    if resume and not there:
-        raise TrainingError(f"{out}: no run there to resume; expected a folder with last.h5")
-    if resume:
+    if resume and there:
         return folders.held(out)
-    if there:
+    if config is None:
+        raise TrainingError(
+            f"{out}: no run there to resume; expected a folder with last.h5, or the config with it, to begin one"
+        )
+    if out is not None and not resume and (there or folders.left_by_a_crash(out)):
         raise folders.Taken(
             f"{out}: expected a new or empty folder, it holds something already; go on with its run by --resume, or name another --out"
         )
-    return folders.new(out, config.name)
+    begun = (*_BEGUN, *map(checkpoint.aside_of, _WRITTEN))
+    return folders.new(out, config.name, begun=begun if resume else ())
+
+
+# What a run writes until something of it is kept, that is until last.h5 is there; and all files that it writes.
+_BEGUN = (
+    "config.yaml",
+    "division*.json",
+    "history.csv",
+    "best.h5",
+    "results.png",
+    "train_batch*.png",
+    "pictures",
+    "tensorboard",
+)
+_WRITTEN = (*_BEGUN, "last.h5")
+
+
+def _remove_left(folder):
+    """Removes what is half written by processes that were killed."""
+    checkpoint.remove_left(folder, _WRITTEN)
+    for drawn in (folder / "pictures").glob("*/"):
+        checkpoint.remove_left(drawn, ("*.jpg",))
 
 
 def _discard(folder):
-    """Removes what a run writes until its first epoch is finished, that is until last.h5 is there."""
-    names = (
-        "config.yaml",
-        "division*.json",
-        "history.csv",
-        "best.h5",
-        "results.png",
-        "train_batch*.png",
-        "pictures",
-        "tensorboard",
-    )
-    for path in (path for name in names for path in folder.glob(name)):
+    """Removes what is there of _BEGUN."""
+    for path in (path for name in _BEGUN for path in folder.glob(name)):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def _differing(given, begun, place=""):
+    """The dotted keys of what is not the same in two settings."""
+    if isinstance(given, dict) and isinstance(begun, dict):
+        pairs = [(f"{place}.{key}".lstrip("."), given.get(key), begun.get(key)) for key in given.keys() | begun.keys()]
+    elif isinstance(given, list) and isinstance(begun, list) and len(given) == len(begun):
+        pairs = [(f"{place}.{i}", *both) for i, both in enumerate(zip(given, begun, strict=True))]
+    else:
+        return [] if given == begun else [place]
+    return sorted(key for key, *both in pairs for key in _differing(*both, key))
 
 
 def _finished(config, state, overfit):
@@ -696,14 +796,16 @@ def _evaluated_at_once(config, replicas):
     return max(1, min(16, config.train.batch // replicas // config.train.accumulate))
 
 
-def _clock(config, sources, epochs_done):
-    """A Clock for the epochs that are left."""
+def _clock(config, sources, epochs_done, steps_done):
+    """A Clock for the epochs that are left, of whose first some steps are done."""
     steps, evaluations = [], 0
     for stage, (learned, _) in zip(config.train.stages, sources, strict=True):
         left = range(min(epochs_done, stage.epochs), stage.epochs)
         epochs_done -= stage.epochs - len(left)
         height, width = stage.image_size or config.model.input_size
-        steps.append((len(left) * -(-len(learned.records) // config.train.batch), height * width))
+        count = len(left) * -(-len(learned.records) // config.train.batch)
+        steps.append((count - min(steps_done, count), height * width))
+        steps_done -= min(steps_done, count)
         evaluations += sum((e + 1) % config.train.evaluate_every == 0 or e + 1 == stage.epochs for e in left)
     return Clock(steps, evaluations)
 
@@ -768,11 +870,11 @@ def _freeze(config, stage_index, network):
         )
 
 
-def _check_rounding(config, resume):
+def _check_rounding(config, resumed):
     """Raises ConfigError if what is asked for cannot be trained with rounding."""
     if not config.train.quantize:
         return
-    if config.train.init is None and not resume:
+    if config.train.init is None and not resumed:
         raise config.error(
             "train.quantize", "expected train.init, a run whose trained weights it goes on from, received none"
         )

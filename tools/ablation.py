@@ -119,10 +119,7 @@ def _run(config, overrides, folder, data, split):
     """The figures of one run on a split; trained and judged if it is not yet."""
     result = folder / f"{split}.json"
     if not result.exists():
-        if (folder / "last.h5").exists():
-            _tfyolo("train", folder, "--resume")
-        else:
-            _tfyolo("train", config, *overrides, "--out", folder)
+        _tfyolo("train", config, *overrides, "--out", folder, "--resume")
         text = _tfyolo("evaluate", folder, "--data", data, "--split", split, "--json")
         checkpoint.write_text(result, text)
     return json.loads(result.read_text())["metrics"]

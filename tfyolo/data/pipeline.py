@@ -176,6 +176,16 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 _one_at_a_time = threading.Lock()
 
 
+def _after_fork():
+    """The thread that held the lock is not there."""
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def read_image(source, most_pixels=MOST_PIXELS):
     """Reads a picture: [H, W, 3] np.uint8 RGB, upright.
 
@@ -548,6 +558,7 @@ def train_dataset(
     epochs,
     plain_epochs=0,
     start_epoch=0,
+    start_step=0,
     preprocess="letterbox",
     skipped=None,
     resized=None,
@@ -555,8 +566,8 @@ def train_dataset(
     """Batches of augmented Samples, of uint8 pictures, for epochs start_epoch .. epochs-1, and the steps an epoch has.
 
     size: (H, W). augment: config.Augment; mosaic and mixup stop plain_epochs before the end. All chance comes from
-    (seed, epoch, place in the epoch): a stream that starts at epoch k is, bit for bit, the tail of the one that starts
-    at 0. An epoch has ceil(pictures / batch) steps and shows every picture at least once. Boxes [B, M, 4] have M >= 1.
+    (seed, epoch, place in the epoch): a stream that starts at epoch k, or at a step of it, is, bit for bit, the tail of the one that
+    starts at 0. An epoch has ceil(pictures / batch) steps and shows every picture at least once. Boxes [B, M, 4] have M >= 1.
     image_id and transform are those of the picture drawn, the first of a mosaic or mixture. skipped: a dict that gets
     {index of a record: message} for each picture that cannot be read; it comes grey and without boxes. resized: a dict that gets
     {index of a record: (H, W)} for each picture of another size than its annotations say; its boxes are scaled to it. DataError
@@ -637,7 +648,7 @@ def train_dataset(
         gains = {"hue": augment.hue, "saturation": augment.saturation, "value": augment.value}
         return sample._replace(image=recolour(sample.image, aug.colour(seeds[5], **gains)))
 
-    numbers = tf.data.Dataset.range(start_epoch * draws, epochs * draws)
+    numbers = tf.data.Dataset.range(start_epoch * draws + start_step * batch, epochs * draws)
     samples = numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _batched(samples, size, batch, np.uint8(0)), steps
 

@@ -12,7 +12,6 @@ import mmap
 import os
 import re
 import struct
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -296,7 +295,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
 
     skipped = []
     bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="pictures", disable=not progress or None)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as aside, bar:
+    with checkpoint.scratch(folder, "writing") as aside, bar:
         names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
         for shard, name in enumerate(names):
             with tf.io.TFRecordWriter(os.path.join(aside, name)) as writer:
