@@ -262,9 +262,8 @@ def _train(config, folder, resume, overfit, progress, interrupted):
     # What is asked for
     state, saved = {"stage": 0, "epoch": 0, "best": None}, {}
     if resume:
-        meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
-        saved = dict(zip(("weights", "averages", "optimizer", "random"), arrays, strict=True))
-        config, state, overfit = configs.from_json(meta["config"]), meta["state"], meta["overfit"]
+        meta, saved = checkpoint.load_run(folder / "last.h5")
+        config, state, overfit = checkpoint.config_of(folder / "last.h5", meta), meta["state"], meta.get("overfit")
         origin = {name: meta[name] for name in ("darknet",) if name in meta}
         if _finished(config, state, overfit):
             done = counted(state["epoch"], "epoch")
@@ -277,6 +276,7 @@ def _train(config, folder, resume, overfit, progress, interrupted):
     else:
         origin = {}
         parts.check(config)
+        configs.check_init(config)
         config = _found_from_anywhere(config)
     strategy = make_strategy()
     if overfit and not resume:
@@ -360,13 +360,14 @@ def _train(config, folder, resume, overfit, progress, interrupted):
             optimizer = builder(Schedule(stage, steps), **options)
             build_for(model.network, optimizer)
         if saved:
-            checkpoint.assign(model.network, saved["weights"])
+            checkpoint.assign(model.network, saved["weights"], source=f"{folder / 'last.h5'}: its weights")
             # A last.h5 of earlier versions does not know how many: those of its stage.
             average.load(saved["averages"], state.get("averaged", saved["optimizer"]["iteration"]))
             checkpoint.assign_random(model.network, saved["random"])
         if start:
-            for variable in optimizer.variables:
-                variable.assign(saved["optimizer"][variable.name])
+            variables = {variable.name: variable for variable in optimizer.variables}
+            source = f"{folder / 'last.h5'}: the optimizer's arrays"
+            checkpoint.assign_variables(variables, saved["optimizer"], source)
         batches = iter(strategy.experimental_distribute_dataset(dataset))
         step = make_step(
             model,
