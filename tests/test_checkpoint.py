@@ -199,3 +199,9 @@ def test_nothing_else_gives_files_their_names():
             if isinstance(node, ast.Attribute) and (node.attr == "rename" or ast.unparse(node) == "os.replace"):
                 found.append(f"{path}:{node.lineno}")
     assert not found
+
+
+def test_one_file_alone_opens_hdf5():
+    """Where nothing is followed out of a file, and nothing may be larger than it."""
+    found = [path.name for path in PACKAGE.rglob("*.py") if "h5py" in path.read_text(encoding="utf-8")]
+    assert found == ["hdf5.py"]

@@ -187,7 +187,7 @@ def _many(file, path):
 
 
 def _wide(file, path):
-    for i in range(20_000):
+    for i in range(2000):
         h5py.h5g.create(file["weights"].id, b"%d" % i)
 
 
@@ -299,8 +299,8 @@ MADE = {
     )(file, path),
     "group: soft loop": _link(h5py.SoftLink("/weights/again"), "weights/again"),
     "group: 1,500 deep": _deep(1500, "weights"),
-    "group: 30,000 deep": _deep(30_000, "averages"),
-    "group: 20,000 wide": _wide,
+    "group: 5,000 deep": _deep(5000, "averages"),
+    "group: 2,000 wide": _wide,
     "group: one array 3,000 times": _many,
     "group: a name of 60,000 letters": _link(np.zeros(3, "f4"), f"weights/{'x' * 60_000}"),
     "group: a name that is no text": lambda file, path: h5py.h5g.create(file["weights"].id, b"\xff\xfe"),
@@ -334,37 +334,21 @@ OTHERS = {
     "checksum alone": b"tfyolo:1\0\0\0\0",
     "a zip": b"PK\x05\x06" + bytes(18),
 }
-# Whose weights are arrays of numbers, in the file, below a description with a config's text and classes: nothing is wrong with them so far.
-READ = {
-    *(
-        "meta: a config that is no JSON",
-        "meta: a config that is a list",
-        "meta: a config that is text",
-        "meta: a config that is a number",
-    ),
-    *(
-        "meta: a deep config",
-        "meta: another config",
-        "meta: no state",
-        "meta: a state that is a list",
-        "meta: a state of texts",
-    ),
-    *(
-        "meta: a best that is text",
-        "meta: darknet that is text",
-        "meta: fixed length",
-        "array: 2-byte floats",
-        "array: big-endian",
-    ),
-    *("array: another shape", "array: is a group", "group: one twice", "group: 30,000 deep", "group: 20,000 wide"),
-    *("group: a name of 60,000 letters", "group: a name that acts on terminals"),
-}
+# Whose weights are arrays of numbers in the file, beside a text that names a config and classes; and of these those to resume from.
 RESUMED = {
-    "meta: darknet that is text",
-    "meta: fixed length",
-    "array: another shape",
-    "group: one twice",
-    "group: 20,000 wide",
+    *("meta: a config that is no JSON", "meta: a config that is a list", "meta: a config that is text"),
+    *("meta: a config that is a number", "meta: a deep config", "meta: another config", "meta: darknet that is text"),
+    *("meta: fixed length", "array: 2-byte floats", "array: big-endian", "array: another shape", "group: one twice"),
+    "group: 2,000 wide",
+}
+READ = RESUMED | {
+    *("meta: no state", "meta: a state that is a list", "meta: a state of texts", "meta: a best that is text"),
+    *(
+        "array: is a group",
+        "group: 5,000 deep",
+        "group: a name of 60,000 letters",
+        "group: a name that acts on terminals",
+    ),
 }
 
 
@@ -386,10 +370,8 @@ def content(tmp_path_factory):
 @pytest.mark.parametrize("name", [*MADE, *OTHERS])
 def test_nothing_but_arrays_in_the_file_is_read(name, content, tmp_path):
     path = made(name, tmp_path / "made.h5", content)
-    for load, fine in ((lambda path: checkpoint.load(path, "weights"), READ), (checkpoint.load_run, READ & RESUMED)):
-        if name in fine or (
-            load is checkpoint.load_run and name.startswith("meta: a") and "config" in name and name in READ
-        ):
+    for load, fine in ((lambda path: checkpoint.load(path, "weights"), READ), (checkpoint.load_run, RESUMED)):
+        if name in fine:
             assert load(path)
             continue
         with pytest.raises(checkpoint.CheckpointError) as error:

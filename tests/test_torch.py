@@ -372,6 +372,14 @@ def test_compressed_numbers_are_refused(fake_torch, tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer to the file"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "older than PyTorch 1.6"),
         (b"", "which is a zip"),
+        (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file, of Keras or of tfyolo"),
+        (b"\x1c\0\0\0TFL3", "it is a TFLite file"),
+        (b"\x08\x07\x12\x07pytorch\xff", "it is an ONNX file"),
+        (b'\x09\0\0\0\0\0\0\0{"a": 1} \xff', "it is a safetensors file"),
+        (pickle.dumps({"a": 1}), "it is a pickle, with no tensors of PyTorch's"),
+        (b"\0" * 257 + b"ustar", "it is a tar archive"),
+        (b"\x1f\x8b\x08", "it is a gzip archive: unpack it"),
+        (b"PK\3\4" + bytes(100), "it is damaged or cut off"),
     ],
 )
 def test_other_files(content, message, tmp_path):
@@ -380,6 +388,37 @@ def test_other_files(content, message, tmp_path):
         unpickle.read(tmp_path / "x.pt")
     with pytest.raises(unpickle.TorchError, match="no such file"):
         unpickle.read(tmp_path / "y.pt")
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (
+            {"archive/data.pkl": b"N.", "archive/code/__torch__.py": b"", "archive/constants.pkl": b"N."},
+            "received a TorchScript program",
+        ),
+        ({"config.json": b"{}", "model.weights.h5": b""}, "this zip holds 'config.json', 'model.weights.h5'"),
+        ({}, "this zip holds nothing"),
+        ({"a/data.pkl": b"N.", "b/data.pkl": b"N."}, "which has one data.pkl"),
+    ],
+)
+def test_other_archives(files, message, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    with pytest.raises(unpickle.TorchError, match=message):
+        unpickle.read(tmp_path / "x.pt")
+
+
+def test_damaged_numbers_are_said_to_be_damaged(fake_torch, tmp_path):
+    """By the archive's own checksums."""
+    tensor = _Tensor(np.arange(1000, dtype="f4"), "0")
+    path = saved(tmp_path / "x.pt", {"a": tensor}, [tensor])
+    content = bytearray(path.read_bytes())
+    content[content.find(tensor.array.tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(unpickle.TorchError, match=r"damaged or cut off \(Bad CRC-32 for file 'archive/data/0'"):
+        unpickle.read(path)
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(5000, marks=pytest.mark.slow)])

@@ -55,8 +55,11 @@ def load(path, names=None):
     if received:
         raise TorchError(f"{path}: expected {foreign.IMPORTED}, received {received}")
     layout, count = recognised
-    config = configs.load(configs.zoo(layout.native), layout.overrides)
-    model = build(config, _classes(path, loaded, names, count))
+    try:
+        config = configs.load(configs.zoo(layout.native), layout.overrides)
+        model = build(config, _classes(path, loaded, names, count))
+    except configs.ConfigError as error:
+        raise TorchError(f"{path}: expected {layout.native}, its anchors or classes cannot be: {error}") from error
     weights, wrong = _translated(arrays, model, layout)
     if wrong:
         raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, foreign.unusual(survey))}")

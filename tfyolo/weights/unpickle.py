@@ -306,10 +306,13 @@ def read(path):
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path.stat().st_size)
-    except zipfile.BadZipFile:
+    except zipfile.BadZipFile as error:
         with path.open("rb") as file:
             start = file.read(512)
-        raise TorchError(f"{path}: expected a PyTorch checkpoint, which is a zip; {_of_another_kind(start)}") from None
+        received = (
+            f"it is damaged or cut off ({printable(error)[:100]})" if start[:2] == b"PK" else _of_another_kind(start)
+        )
+        raise TorchError(f"{path}: expected a PyTorch checkpoint, which is a zip; {received}") from None
     except TorchError as error:
         error.args = (f"{path}: {error}",)
         raise
