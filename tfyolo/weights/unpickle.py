@@ -127,7 +127,7 @@ class _Reader(pickle._Unpickler):
     def load_build(self):
         state = self.stack.pop()
         target = self.stack[-1]
-        self.spend(*(state if isinstance(state, tuple) else (state,)))
+        self.spend(state, *(state if isinstance(state, tuple) else ()))
         if isinstance(target, Record):
             Record.__setstate__(target, state)  # whatever it holds under that name
         elif not isinstance(target, _Dtype | collections.OrderedDict):  # which nobody asks for more than it is
@@ -260,7 +260,7 @@ def _set(of, items):
 
 def _scalar(dtype, data):
     """numpy.float64(...) and its like, as training loops leave them beside the weights."""
-    kind = getattr(dtype, "kind", "")
+    kind = dtype.kind if isinstance(dtype, _Dtype) else ""
     form = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "b1": "<?"}.get(kind)
     data = data if isinstance(data, bytes) else b""
     return struct.unpack(form, data)[0] if form and len(data) == struct.calcsize(form) else None
