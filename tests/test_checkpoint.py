@@ -1,13 +1,16 @@
 """What is written is complete or absent: files and folders, whatever goes wrong, whenever the power fails."""
 
 import ast
+import errno
 import fnmatch
 import os
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -127,11 +130,65 @@ def test_without_an_exchange_it_is_replaced_all_the_same(tmp_path, monkeypatch):
 
 def test_a_checkpoint_is_what_was_given(tmp_path):
     arrays = {"layer/kernel": np.arange(6.0).reshape(2, 3), "bias": np.float32(2)}
-    checkpoint.save(tmp_path / "x.h5", {"config": {}, "classes": ["ä"]}, weights=arrays)
+    checkpoint.save(tmp_path / "x.h5", {"config": "{}", "classes": ["ä"]}, weights=arrays)
     meta, weights = checkpoint.load(tmp_path / "x.h5", "weights")
-    assert meta == {"config": {}, "classes": ["ä"]} and weights.keys() == arrays.keys()
+    assert meta == {"config": "{}", "classes": ["ä"]} and weights.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(weights[name], array)
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from tfyolo import checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # the system's answer to a write beyond is an error, as on a full disk
+try:
+    checkpoint.save(sys.argv[1], {"config": "{}", "classes": ["b"]}, weights={str(i): np.zeros((100, 100), "f4") for i in range(20)})
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+@pytest.mark.parametrize(
+    "size", [1000, 90_000, 811_000, "one byte less"]
+)  # in the description, in an array, at the end, in the checksum
+def test_a_full_disk_is_an_error_with_the_files_name(size, tmp_path):
+    """In a process of its own, which HDF5 ends without a word when it closes a file that it could not write."""
+    path = tmp_path / "best.h5"
+    if size == "one byte less":
+        checkpoint.save(
+            path, {"config": "{}", "classes": ["b"]}, weights={str(i): np.zeros((100, 100), "f4") for i in range(20)}
+        )
+        size = path.stat().st_size - 1
+    checkpoint.save(path, {"config": "{}", "classes": ["a"]}, weights={"x": np.arange(3)})
+    done = subprocess.run([sys.executable, "-c", FULL, path, str(size)], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{errno.EFBIG} {path}\n", "")
+    assert checkpoint.load(path, "weights")[0]["classes"] == ["a"] and os.listdir(tmp_path) == ["best.h5"]
+
+
+@pytest.mark.parametrize("fails", ["write", "fsync", "open"])
+def test_an_error_names_the_file_that_was_to_be_written(fails, tmp_path, monkeypatch):
+    """Whatever it was called until then."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full) if fails == "fsync" else None
+    path = tmp_path / ("nowhere" if fails == "open" else "") / "notes.txt"
+    with pytest.raises(OSError) as error, checkpoint.atomic(path) as aside:
+        aside.write_text("new")
+        if fails == "write":
+            full()
+    assert error.value.filename == str(path) and os.listdir(tmp_path) == []
+    assert error.value.errno == (errno.ENOENT if fails == "open" else errno.ENOSPC)
+
+
+def test_a_checkpoint_that_was_changed_with_h5py_is_read(tmp_path):
+    """Which takes its checksum away. So is one of earlier versions, which had none."""
+    checkpoint.save(tmp_path / "x.h5", {"config": "{}", "classes": ["a"]}, weights={"x": np.arange(3)})
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file["weights/x"][1] = 7
+    assert checkpoint.load(tmp_path / "x.h5", "weights")[1]["x"].tolist() == [0, 7, 2]
 
 
 def test_nothing_else_gives_files_their_names():
@@ -180,3 +237,9 @@ def test_a_scratch_folder_is_gone_at_the_end_and_takes_those_of_the_killed_along
         assert sorted(os.listdir(tmp_path)) == sorted([*stays, folder.name])
         raise KeyboardInterrupt
     assert sorted(os.listdir(tmp_path)) == sorted(stays)
+
+
+def test_one_file_alone_opens_hdf5():
+    """Where nothing is followed out of a file, and nothing may be larger than it."""
+    found = [path.name for path in PACKAGE.rglob("*.py") if "h5py" in path.read_text(encoding="utf-8")]
+    assert found == ["hdf5.py"]

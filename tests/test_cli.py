@@ -619,6 +619,51 @@ TYPED = [
         ["train", "data.weights", "data=."],
         "Darknet's weights; `tfyolo import NET.cfg data.weights` makes a run of them",
     ),
+    (["train", "yolov8n.pt", "data=."], "yolov8n.pt: no such file; expected a config in YAML"),
+    (["train", "theirs.cfg", "data=."], "Darknet's network; `tfyolo import theirs.cfg NET.weights` makes a run of it"),
+    (
+        ["train", "theirs.pt", "data=."],
+        "theirs.pt: expected a config in YAML, received PyTorch's weights; `tfyolo import theirs.pt`",
+    ),
+    (
+        ["train", "yolov8n", "data=.", "init=nowhere.pt"],
+        "train.init: nowhere.pt: no such file; expected a run's folder or a file of weights",
+    ),
+    (
+        ["train", "yolov8n", "data=.", "init=theirs.pt"],
+        "PyTorch's weights; `tfyolo import theirs.pt` makes a run of them, with which",
+    ),
+    (
+        ["train", "yolov8n", "data=.", "init=theirs.cfg"],
+        "Darknet's network; `tfyolo import theirs.cfg NET.weights` makes a run of it",
+    ),
+    (["train", "yolov8n", "data=.", "init=nowhere.weights"], "nowhere.weights: no such file"),
+    (
+        ["train", "yolov8n", "data=.", "init=."],
+        "expected a run's folder or a file of weights, received a folder without best.h5",
+    ),
+    (["train", "yolov8n", "data=.", "init=theirs.tflite"], "received an export; name the folder of the run"),
+    (["train", "yolov8n", "data=.", "init=theirs.yaml"], "received a config; name the folder of the run"),
+    (["train", "yolov8n", "data=.", "init=fifo"], "received what is neither a file nor a folder"),
+    *(
+        (
+            [command, name, *more],
+            f"{name}: {missing}expected a run's folder, a .h5 file"
+            if command in ("detect", "evaluate")
+            else f"{name}: {missing}expected",
+        )
+        for command, *more in (("detect", "."), ("evaluate",), ("export",), ("benchmark",), ("verify",), ("summary",))
+        for name, missing in (
+            ("theirs.pt", ""),
+            ("theirs.weights", ""),
+            ("nowhere.pth", "no such file; "),
+            ("theirs.onnx", ""),
+        )
+    ),
+    (
+        ["detect", "theirs.weights", "."],
+        "received Darknet's weights; `tfyolo import NET.cfg theirs.weights` makes a run of them",
+    ),
     (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
     (["val", ".", "--data", "nowhere"], "nowhere: expected a data set's folder or file"),
     (["predict", ".", "missing.jpg"], "missing.jpg: expected a picture, a video, a folder or a glob"),
@@ -638,6 +683,7 @@ TYPED = [
     (["kmeans-anchors", ".", "--config", "yolov1"], "expected a decoder with anchors"),
     (["import", "nowhere.pt"], "nowhere.pt: expected a .cfg file, a .pt file or a run"),
     (["verify", "nowhere"], "nowhere: expected a file or a run's folder"),
+    (["verify", ".", "--against", "nowhere.cfg", "nowhere.weights"], "nowhere.cfg: expected a file, found none"),
 ]
 WELL = [["--help"], ["--version"], ["train", "--help"], ["configs"], ["configs", "--json"]]
 # Every command line of a JSON list, in a process into which TensorFlow may come: [exit code, what it said, whether it came].
@@ -656,6 +702,12 @@ for arguments in json.loads(sys.argv[1]):
 
 def test_what_is_typed_wrong_is_told_before_tensorflow_is_imported(tmp_path):
     given = json.dumps([*(arguments for arguments, _ in TYPED), *WELL])
+    for name in ("pt", "weights", "onnx", "tflite"):
+        (tmp_path / f"theirs.{name}").write_bytes(b"PK\3\4\xff")
+    (tmp_path / "theirs.cfg").write_text("[net]\nbatch=1\n")
+    (tmp_path / "theirs.yaml").write_text("model: {}\n")
+    os.mkfifo(tmp_path / "fifo")
+    before = sorted(tmp_path.iterdir())
     process = subprocess.run(
         [sys.executable, "-c", EACH, given], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
@@ -665,7 +717,7 @@ def test_what_is_typed_wrong_is_told_before_tensorflow_is_imported(tmp_path):
     for (arguments, message), (code, said, imported) in zip(TYPED, results, strict=False):
         assert code in (1, 2) and message in said and "Traceback" not in said and not imported, (arguments, said)
     assert all(code == 0 and not imported for code, _, imported in results[len(TYPED) :])
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_data_of_other_classes_is_evaluated_on_those_that_both_know(trained, data, tmp_path):

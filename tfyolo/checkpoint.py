@@ -16,11 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import h5py
 import numpy as np
+
+from tfyolo import config as configs
+from tfyolo import hdf5
+from tfyolo.messages import printable
 
 # What a model is used with: the moving averages, which training judges, where the file has them.
 FOR_USE = ("averages", "weights")
+# What a run goes on from.
+OF_A_RUN = ("weights", "averages", "optimizer", "random")
 
 
 class CheckpointError(ValueError):
@@ -38,6 +43,9 @@ def atomic(path):
 
     Args:
       path: of the file or folder. Its parent is there. What is yielded has its suffix.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk; of those that name no file, or only what is yielded, `path` is the file.
     """
     path = Path(path)
     aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -45,6 +53,10 @@ def atomic(path):
     try:
         yield aside
         replace(aside, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(aside), os.fspath(path)):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         _remove(aside)
 
@@ -171,12 +183,8 @@ def _remove(path):
 
 def save(path, meta, **groups):
     """meta: what JSON can hold. groups: {name: {array's name: numpy array}}."""
-    with atomic(path) as aside, h5py.File(aside, "w") as file:
-        file["meta"] = json.dumps(meta)
-        for group, arrays in groups.items():
-            file.create_group(group)
-            for name, array in arrays.items():
-                file[f"{group}/{name}"] = array
+    with atomic(path) as aside:
+        hdf5.write(aside, {"meta": json.dumps(meta), **groups})
 
 
 def write_text(path, text):
@@ -195,18 +203,56 @@ def load(path, *groups):
     return _read(path, groups)
 
 
+def load_run(path):
+    """(meta, {name: {array's name: array}} of OF_A_RUN) of a file to resume from: the arrays, and the "state" that goes with them."""
+    meta, *groups = _read(path, OF_A_RUN)
+    saved, state = dict(zip(OF_A_RUN, groups, strict=True)), meta.get("state")
+    counts = [state.get(name) for name in ("stage", "epoch")] if isinstance(state, dict) else [None]
+    best, running = (state.get(name) if isinstance(state, dict) else None for name in ("best", "running"))
+    if (
+        not all(isinstance(count, int) and count >= 0 for count in counts)
+        or not isinstance(best, dict | None)
+        or not {"AP", "AP50", "epoch"} <= (best or {"AP": 0, "AP50": 0, "epoch": 0}).keys()
+        or not isinstance(running, dict | None)
+        or not {"step", "sums", "lr", "seconds"} <= (running or dict.fromkeys(("step", "sums", "lr", "seconds"))).keys()
+        or saved["weights"].keys() != saved["averages"].keys()
+        or "iteration" not in saved["optimizer"]
+    ):
+        raise CheckpointError(
+            f"{path}: expected the last.h5 of a run to go on from, received a file of weights without its state"
+        )
+    return meta, saved
+
+
+def config_of(path, meta):
+    """The Config in a file's meta, which has been read from a path. Raises CheckpointError."""
+    with fits_this_version(path):
+        return configs.from_json(meta["config"])
+
+
+@contextlib.contextmanager
+def fits_this_version(path):
+    """What is wrong with the config in a file, in the `with`, is a CheckpointError that names the file."""
+    try:
+        yield
+    except configs.ConfigError as error:
+        first, *others = str(error).splitlines()
+        more = f" (and {len(others)} more)" if others else ""
+        raise CheckpointError(
+            f"{path}: expected a config of this version of tfyolo in it, received another: {first}{more}"
+        ) from error
+
+
 def _read(path, groups):
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a file of weights (.h5) that tfyolo has written, found none")
     try:
-        with h5py.File(path, "r") as file:
-            meta = json.loads(file["meta"][()])
-            if not {"config", "classes"} <= set(meta):
-                raise ValueError("its description names no config and classes")
+        with hdf5.opened(path) as file:
+            meta = _description(file.text("meta"))
             names = [(group,) if isinstance(group, str) else group for group in groups]
-            found = [_arrays(file[next((name for name in among if name in file), among[-1])]) for among in names]
-    except (OSError, KeyError, ValueError) as error:
+            found = [file.arrays(next((name for name in among if name in file), among[-1])) for among in names]
+    except hdf5.HDF5Error as error:
         raise CheckpointError(
             f"{path}: expected a file of weights that tfyolo has written, but it does not read as one ({error}). "
             "It may be truncated or of another program; take another copy, or last.h5 beside it."
@@ -214,10 +260,18 @@ def _read(path, groups):
     return meta, *found
 
 
-def _arrays(group):
-    arrays = {}
-    group.visititems(lambda name, item: arrays.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None)
-    return arrays
+def _description(text):
+    """The value of a file's JSON text, of the form that save() has been given. Raises HDF5Error."""
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise hdf5.HDF5Error(f"its description is no JSON: {str(error)[:100]}") from None
+    if not isinstance(meta, dict) or not isinstance(meta.get("config"), str):
+        raise hdf5.HDF5Error("its description has no config")
+    classes = meta.get("classes")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise hdf5.HDF5Error("its description has no names of classes")
+    return meta
 
 
 def weights_of(network):
@@ -230,19 +284,25 @@ def assign(network, weights, source="the weights"):
 
     Raises CheckpointError that lists what is missing, left over or of another shape.
     """
-    variables = {variable.path: variable for variable in network.variables if _is_weight(variable)}
-    faults = [f"missing: {name} {tuple(variables[name].shape)}" for name in variables if name not in weights]
-    faults += [f"left over: {name} {weights[name].shape}" for name in weights if name not in variables]
+    assign_variables(
+        {variable.path: variable for variable in network.variables if _is_weight(variable)}, weights, source
+    )
+
+
+def assign_variables(variables, arrays, source):
+    """Puts arrays into Keras's variables {name: variable}. As of assign()."""
+    faults = [f"missing: {name} {tuple(variables[name].shape)}" for name in variables if name not in arrays]
+    faults += [f"left over: {printable(name)[:200]} {arrays[name].shape}" for name in arrays if name not in variables]
     faults += [
-        f"shape: {name} is {weights[name].shape}, the model wants {tuple(variable.shape)}"
+        f"shape: {name} is {arrays[name].shape}, the model wants {tuple(variable.shape)}"
         for name, variable in variables.items()
-        if name in weights and weights[name].shape != tuple(variable.shape)
+        if name in arrays and arrays[name].shape != tuple(variable.shape)
     ]
     if faults:
         shown = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
         raise CheckpointError(f"{source} do not fit the model; nothing was loaded:\n  {shown}")
     for name, variable in variables.items():
-        variable.assign(weights[name])
+        variable.assign(arrays[name])
 
 
 def random_states(network):

@@ -240,6 +240,15 @@ def _there(path, expected):
     raise click.ClickException(printable(f"{path}: expected {expected}, found none{hint}"))
 
 
+def _model_there(path, expected=None):
+    """_there of a model, which is not another program's file, to be imported first."""
+    from tfyolo import config as configs
+
+    if told := configs.foreign(path, expected or _MODEL):
+        raise click.ClickException(told)
+    _there(path, expected or _MODEL)
+
+
 _MODEL = "a run's folder, a .h5 file, a SavedModel's folder or a .tflite file"
 _DATA = "a data set's folder or file"
 
@@ -351,6 +360,8 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130 or 75. A second
     Ctrl-C ends it at once.
     """
+    from tfyolo import config as configs
+
     overrides, device = _without_device(overrides, device)
     is_run = _is_run(config)
     if is_run and overrides and (not resume or _another(out, config)):
@@ -374,8 +385,7 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     elif not (resume and os.path.exists(os.path.join(out, "last.h5"))):
         for i in range(len(loaded.train.stages)):
             _data_there(loaded.stage_data(i)[0])
-        if loaded.train.init:
-            _there(loaded.train.init, "a run's folder or a file of weights")
+        configs.check_init(loaded)
     with _leaving_at_sigterm():
         start_tensorflow(device)
         from tfyolo import training
@@ -514,8 +524,9 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
 @_json
 def verify(run, against, image, every, as_json):
     """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's. Exit code 1 if something differs."""
-    for file in (run, *(against or ()), *([image] if image else [])):
-        _there(file, "a file or a run's folder")
+    _model_there(run, "a file or a run's folder")
+    for file in (*(against or ()), *([image] if image else [])):
+        _there(file, "a file")
     start_tensorflow()
     from tfyolo.data.pipeline import read_image
     from tfyolo.weights.verify import verify as compare
@@ -562,7 +573,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
     \b
     tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
     """
-    _there(model, _MODEL)
+    _model_there(model)
     for given, expected in ((path, _DATA), (images, "a folder of pictures")):
         if given:
             _there(given, expected)
@@ -646,7 +657,7 @@ def detect(
     """
     if not sources and camera is None:
         raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
-    _there(model, _MODEL)
+    _model_there(model)
     for source in sources:
         _there(source, "a picture, a video, a folder or a glob")
     start_tensorflow(device)
@@ -805,7 +816,7 @@ def export(
     """
 
     _no_export(run, "name the run that it was made from")
-    _there(run, "a run's folder or a .h5 file")
+    _model_there(run, "a run's folder or a .h5 file")
     whole = any("int8" in precision for precision in precisions)
     if per_tensor and not whole:
         raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
@@ -892,7 +903,7 @@ def benchmark(
 
     if picture and not path:
         raise click.UsageError("--picture shows AP, expected --data with it")
-    _there(run, "a run's folder or a .h5 file")
+    _model_there(run, "a run's folder or a .h5 file")
     for each in paths:
         _there(each, "a SavedModel's folder or a .tflite file")
     given = [Peer.parsed(peer) for peer in peers]

@@ -28,6 +28,7 @@ import math
 import operator
 import os
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -519,8 +520,8 @@ def _find(name, folder="", reader=None):
         return (others or files)[0]
     if (received := what_is(here)) != "no such file":
         raise ConfigError(f"{_cut(here)}: expected a config in YAML, received {received}")
-    if what := foreign(here):
-        raise ConfigError(f"{here}: expected a config in YAML, received {what}, which can be trained further")
+    if told := foreign(here, "a config in YAML"):
+        raise ConfigError(f"{told}, which can be trained further")
     stem = Path(name).stem.lower()
     beside = []
     with contextlib.suppress(OSError, ValueError):
@@ -533,28 +534,78 @@ def _find(name, folder="", reader=None):
     raise ConfigError(f"{_cut(here)}: no such file, {tried or 'expected a config in YAML'}{hint}")
 
 
-def foreign(path):
-    """What the file of weights at a path is, by its suffix, and what makes a model of it; None if it is of no other program."""
-    suffix = os.path.splitext(path)[1]
+def foreign(path, expected):
+    """What is wrong with a path where a model, a config or the like was expected, if by its name it is another program's.
+
+    Args:
+        path: of a file, which may be missing.
+        expected: what should have been there, for the message.
+
+    Returns:
+        "x.pt: expected ..., received PyTorch's weights; `tfyolo import x.pt` makes a run of them", or None.
+    """
+    path = os.fspath(path)
+    there, named = "" if os.path.exists(path) else "no such file; ", shlex.quote(path)
     told = {
-        **dict.fromkeys((".pt", ".pth"), "PyTorch's weights; `tfyolo import {}` makes a run of them"),
-        ".weights": "Darknet's weights; `tfyolo import NET.cfg {}` makes a run of them",
+        **dict.fromkeys((".pt", ".pth"), f"PyTorch's weights; `tfyolo import {named}` makes a run of them"),
+        ".weights": f"Darknet's weights; `tfyolo import NET.cfg {named}` makes a run of them",
+        ".cfg": f"Darknet's network; `tfyolo import {named} NET.weights` makes a run of it",
+        **dict.fromkeys(
+            (".onnx", ".engine", ".torchscript"), "an export of another program; import the checkpoint it was made of"
+        ),
     }
-    return told[suffix].format(path) if suffix in told else None
+    what = None if os.path.isdir(path) else told.get(os.path.splitext(path)[1].lower())
+    return what and f"{path}: {there}expected {expected}, received {what}"
+
+
+def check_init(config: Config) -> None:
+    """Looks whether there are weights at train.init, before anything that takes time is done.
+
+    Raises:
+        ConfigError: there are none, or they have to be imported first.
+    """
+    init, expected = config.train.init, "a run's folder or a file of weights"
+    if init is None:
+        return
+    suffix = os.path.splitext(init)[1].lower()
+    if (told := foreign(init, expected)) and (suffix != ".weights" or not os.path.exists(init)):
+        raise config.error("train.init", f"{told}, with which it can begin")
+    if os.path.isdir(init):
+        if any(os.path.exists(os.path.join(init, name)) for name in ("best.h5", "last.h5")):
+            return
+        received = "a folder without best.h5 and last.h5"
+    elif not os.path.exists(init):
+        received = "no such file"
+    elif suffix in (".yaml", ".yml", ".tflite"):
+        received = "a config" if suffix != ".tflite" else "an export"
+        received += "; name the folder of the run"
+    elif not os.path.isfile(init):
+        received = "what is neither a file nor a folder"
+    else:
+        return
+    raise config.error("train.init", f"{init}: expected {expected}, received {received}")
 
 
 def _read(file, problems, above=()):
     """A file's tree, merged over that of its base."""
+    other = foreign(file, "a config in YAML")
     try:
         text = read_regular(file, MOST_YAML).decode("utf-8-sig")
     except UnicodeDecodeError:
-        received = foreign(file) or "a file that is not text in UTF-8"
-        raise ConfigError(f"{file}: expected a config in YAML, received {received}") from None
+        received = (
+            "the weights of a run; name its folder" if file.endswith(".h5") else "a file that is not text in UTF-8"
+        )
+        raise ConfigError(other or f"{file}: expected a config in YAML, received {received}") from None
     except OSError as error:
-        if what := foreign(file):
-            raise ConfigError(f"{file}: expected a config in YAML, received {what}") from None
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    root = _compose(text, file, lambda mark: f"{file}:{mark.line + 1}", problems)
+    try:
+        root = _compose(text, file, lambda mark: f"{file}:{mark.line + 1}", problems)
+    except ConfigError:
+        if other:
+            raise ConfigError(other) from None
+        raise
+    if other and not (root and isinstance(root.value, dict)):
+        raise ConfigError(other)
     if root is None or not isinstance(root.value, dict):
         received = "an empty file" if root is None or root.value is None else shown(_plain(root))
         raise ConfigError(f"{root.place if root else file}: expected a mapping (key: value), received {received}")

@@ -296,12 +296,13 @@ def weights_file(path):
 
 def load_model(path: str | os.PathLike) -> Model:
     """A Model with the weights that a run, or a .h5 file, holds; of last.h5 the averages, as training judged them."""
-    if what := configs.foreign(os.fspath(path)):
-        raise checkpoint.CheckpointError(f"{path}: expected a run or a .h5 file, received {what}")
+    if told := configs.foreign(path, "a run or a .h5 file"):
+        raise checkpoint.CheckpointError(told)
     file = weights_file(path)
     meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
-    config = configs.from_json(meta["config"])
-    model = _as_trained(build(config, meta["classes"]))
+    config = checkpoint.config_of(file, meta)
+    with checkpoint.fits_this_version(file):
+        model = _as_trained(build(config, meta["classes"]))
     checkpoint.assign(model.network, weights, source=f"{file}: its weights")
     return model
 

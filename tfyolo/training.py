@@ -319,9 +319,8 @@ def _train(config, folder, overfit, progress, signals):
     state, saved = {"stage": 0, "epoch": 0, "best": None}, {}
     given = config and _found_from_anywhere(config)
     if (folder / "last.h5").exists():
-        meta, *arrays = checkpoint.load(folder / "last.h5", "weights", "averages", "optimizer", "random")
-        saved = dict(zip(("weights", "averages", "optimizer", "random"), arrays, strict=True))
-        config, state, overfit = configs.from_json(meta["config"]), meta["state"], meta["overfit"]
+        meta, saved = checkpoint.load_run(folder / "last.h5")
+        config, state, overfit = checkpoint.config_of(folder / "last.h5", meta), meta["state"], meta.get("overfit")
         origin, asked = {name: meta[name] for name in ("darknet",) if name in meta}, meta.get("asked")
         if given and asked and (others := _differing(json.loads(configs.to_json(given)), json.loads(asked))):
             tqdm.write(
@@ -339,6 +338,7 @@ def _train(config, folder, overfit, progress, signals):
             return Run(folder, state["best"])
     else:
         parts.check(config)
+        configs.check_init(config)
         config, origin, asked = given, {}, configs.to_json(given)
     running = state.pop("running", None)  # what was done of an epoch that was not finished
     strategy = make_strategy()
@@ -383,7 +383,7 @@ def _train(config, folder, overfit, progress, signals):
     told_of_judged = set()
 
     def keep(state, model, average, optimizer):
-        """Writes last.h5. Returns the state, with what the average has counted, and the arrays: what a stage begins with, or a later process."""
+        """Writes last.h5. Returns (the state, with what the average has counted; the arrays), with which the next stage begins."""
         arrays = {
             "weights": checkpoint.weights_of(model.network),
             "averages": average.arrays(),
@@ -439,13 +439,14 @@ def _train(config, folder, overfit, progress, signals):
             optimizer = builder(Schedule(stage, steps), **options)
             build_for(model.network, optimizer)
         if saved:
-            checkpoint.assign(model.network, saved["weights"])
+            checkpoint.assign(model.network, saved["weights"], source=f"{folder / 'last.h5'}: its weights")
             # A last.h5 of earlier versions does not know how many: those of its stage.
             average.load(saved["averages"], state.get("averaged", saved["optimizer"]["iteration"]))
             checkpoint.assign_random(model.network, saved["random"])
         if start or running:
-            for variable in optimizer.variables:
-                variable.assign(saved["optimizer"][variable.name])
+            variables = {variable.name: variable for variable in optimizer.variables}
+            source = f"{folder / 'last.h5'}: the optimizer's arrays"
+            checkpoint.assign_variables(variables, saved["optimizer"], source)
         batches = iter(strategy.experimental_distribute_dataset(dataset))
         step = make_step(
             model,

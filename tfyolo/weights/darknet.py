@@ -416,12 +416,12 @@ def write(path, run, overwrite=False):
         raise DarknetError(f"{', '.join(taken)}: there already; name another file, or --overwrite")
     file = weights_file(run)
     meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
-    if "darknet" not in meta:
+    origin = meta.get("darknet")
+    if not isinstance(origin, dict) or not {"cfg", "header", "layers"} <= origin.keys():
         raise DarknetError(
             f"{run}: expected a run that was imported from Darknet, or trained from one; its .cfg is not known"
         )
-    origin = meta["darknet"]
-    text = _adapted(origin["cfg"], configs.from_json(meta["config"]), len(meta["classes"]))
+    text = _adapted(origin["cfg"], checkpoint.config_of(file, meta), len(meta["classes"]))
     net = parse_cfg(text, str(cfg))
     slots = layout(net)
     arrays = [array for _, arrays in slots for array in arrays]

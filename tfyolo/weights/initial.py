@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from tfyolo import checkpoint
+from tfyolo import checkpoint, hdf5
+from tfyolo import config as configs
 from tfyolo.backbones.vgg import IMAGENET_MEAN
 from tfyolo.model import weights_file
 from tfyolo.weights import darknet
@@ -28,6 +28,8 @@ def initialise(model, path):
         meta, theirs = checkpoint.load(file, checkpoint.FOR_USE)
         classes = tuple(meta["classes"])
         origin = {"darknet": meta["darknet"]} if "darknet" in meta else {}
+    elif Path(path).suffix != ".weights" and (told := configs.foreign(path, "a run's folder or a file of weights")):
+        raise checkpoint.CheckpointError(told)
     else:
         if "darknet" not in model.config.model.backbone.name:
             raise darknet.DarknetError(
@@ -85,51 +87,55 @@ def initialise(model, path):
 
 def _of_keras(path):
     """{name of ours: array} of a file of weights as keras.applications publishes them; None if it is no such file."""
-    if Path(path).suffix != ".h5" or not Path(path).is_file() or not h5py.is_hdf5(path):
+    if Path(path).suffix != ".h5" or not Path(path).is_file():
         return None
-    with h5py.File(path) as file:
-        group = file.get("model_weights", file)
-        if "layer_names" not in group.attrs:
-            return None
-        published = {
-            layer.name.rpartition("/")[2]: {_text(name): np.asarray(layer[_text(name)]) for name in names}
-            for layer in group.values()
-            if len(names := layer.attrs["weight_names"])
-        }
-    if "block1_conv1" in published:
-        return _vgg16(path, {name: list(arrays.values()) for name, arrays in published.items()})
+    try:
+        with hdf5.opened(path) as file:
+            group = "model_weights" if "model_weights" in file else ""
+            if not file.has_attribute("layer_names", group):
+                return None
+            published = file.arrays(group)  # "layer/...layer/kernel:0"
+    except hdf5.HDF5Error as error:
+        raise checkpoint.CheckpointError(
+            f"{path}: expected a file of weights, but it does not read as one ({error})"
+        ) from error
+    layers = {}
+    for name, array in published.items():
+        layers.setdefault(name.partition("/")[0], []).append(array)
+    if "block1_conv1" in layers:
+        if "fc1" not in layers:
+            raise checkpoint.CheckpointError(
+                f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are made; this is the "
+                "file without (notop), take vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+            )
+        try:
+            return _vgg16({name: sorted(arrays, key=np.ndim, reverse=True) for name, arrays in layers.items()})
+        except (KeyError, IndexError, ValueError) as error:
+            raise checkpoint.CheckpointError(
+                f"{path}: expected the layers of VGG-16, received others ({error})"
+            ) from error
     return {
-        f"backbone.{layer}/{name.rpartition('/')[2].removesuffix(':0')}": values
-        for layer, arrays in published.items()
-        for name, values in arrays.items()
+        f"backbone.{name.partition('/')[0]}/{name.rpartition('/')[2].removesuffix(':0')}": values
+        for name, values in published.items()
     }
 
 
-def _text(name):
-    return name.decode() if isinstance(name, bytes) else name
-
-
-def _vgg16(path, published):
+def _vgg16(layers):
     """{name of ours: array} of VGG-16's layers, {name: [kernel, bias]}.
 
     Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth (Liu et al.
     2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the first convolution takes all
     that in, which differs only where its window reaches over the picture's edge.
     """
-    if "fc1" not in published:
-        raise checkpoint.CheckpointError(
-            f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are made; this is the file "
-            "without (notop), take vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-        )
     convolutions = {}
-    for name, arrays in published.items():
+    for name, arrays in layers.items():
         if name.startswith("block"):
             block, convolution = name.removeprefix("block").split("_")
             convolutions[f"p{int(block) - 1}.{convolution}"] = arrays
     kernel, bias = convolutions["p0.conv1"]
     kernel = kernel[:, :, ::-1]
     convolutions["p0.conv1"] = 255 * kernel, bias - np.tensordot(kernel.sum(axis=(0, 1)), IMAGENET_MEAN, axes=(0, 0))
-    (first, first_bias), (second, second_bias) = published["fc1"], published["fc2"]
+    (first, first_bias), (second, second_bias) = layers["fc1"], layers["fc2"]
     first = first.reshape(7, 7, -1, first.shape[-1])
     convolutions["p4.conv6"] = first[::3, ::3, :, ::4], first_bias[::4]
     convolutions["p4.conv7"] = second[None, None, ::4, ::4], second_bias[::4]

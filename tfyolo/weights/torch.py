@@ -12,10 +12,14 @@ import numpy as np
 
 from tfyolo import checkpoint, folders
 from tfyolo import config as configs
+from tfyolo.messages import printable, shortened
 from tfyolo.model import Model, build
+from tfyolo.weights import foreign
 from tfyolo.weights.published import recognise
 from tfyolo.weights.runs import class_names, write_run
 from tfyolo.weights.unpickle import Record, TorchError, read, state_dict
+
+MOST_SHOWN = 20  # tensors that do not fit, each in a line
 
 
 class Imported(NamedTuple):
@@ -33,31 +37,62 @@ class Imported(NamedTuple):
 def load(path, names=None):
     """The Model of a checkpoint. names: a file of class names, one a line; None: the checkpoint's own, else numbers.
 
-    Raises TorchError if it is not of a network of the zoo, naming every tensor that is missing, left over or of another shape.
+    Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of them each tensor
+    that is missing, left over or of another shape.
     """
-    loaded = read(path)
+    loaded = _read(path)
     try:
         arrays = {name.removeprefix("module."): array for name, array in state_dict(loaded).items()}
     except TorchError as error:
         raise TorchError(f"{path}: {error}") from None
-    if not arrays:
-        raise TorchError(f"{path}: expected the weights of a network, it holds none")
-    found = recognise(arrays)
-    if found is None:
-        raise TorchError(
-            f"{path}: expected YOLOv7 (-tiny, -X, -W6, -E6, -D6, -E6E), YOLOv8 or YOLO11 (n, s, m, l, x), for detection; its "
-            f"{len(arrays)} tensors begin with {', '.join(list(arrays)[:3])}"
-        )
-    layout, count = found
-    config = configs.load(configs.zoo(layout.native), layout.overrides)
-    model = build(config, _classes(path, loaded, names, count))
-    checkpoint.assign(model.network, _translated(path, arrays, model, layout), source=f"{path}: its weights")
+    survey = foreign.survey(loaded)
+    recognised = recognise(arrays)
+    received = foreign.received(survey, arrays)
+    if not received and not arrays:
+        received = foreign.received_nothing(survey)
+    if not received and not recognised:
+        received = foreign.received_another(survey, arrays)
+    if received:
+        raise TorchError(f"{path}: expected {foreign.IMPORTED}, received {received}")
+    layout, count = recognised
+    try:
+        config = configs.load(configs.zoo(layout.native), layout.overrides)
+        model = build(config, _classes(path, loaded, names, count))
+    except configs.ConfigError as error:
+        raise TorchError(f"{path}: expected {layout.native}, its anchors or classes cannot be: {error}") from error
+    weights, wrong = _translated(arrays, model, layout)
+    if wrong:
+        raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, foreign.unusual(survey))}")
+    checkpoint.assign(model.network, weights, source=f"{path}: its weights")
     report = [f"{path}: {layout.native}, {count} classes, all {len(arrays)} tensors used"]
     return Imported(model, layout.native, report)
 
 
-def _translated(path, arrays, model, layout):
-    """{our path: array}; every one of theirs used once."""
+def _read(path):
+    """As of unpickle.read; where what a network holds cannot be read, the error says what network it is."""
+    try:
+        return read(path)
+    except TorchError as error:
+        received = foreign.received(foreign.Survey(list(error.named), {}, {}, []), {})
+        if not received:
+            raise
+        raise TorchError(f"{path}: expected {foreign.IMPORTED}, received {received}") from error
+
+
+def _misfits(wrong, unusual):
+    """What is wrong with the tensors of a network that is almost another: all of it, or where that is more than a slip how much."""
+    if unusual or len(wrong) > MOST_SHOWN:
+        why = (
+            f", received one with other layers ({', '.join(unusual[:5])})"
+            if unusual
+            else ", received a network like it"
+        )
+        return f"{why}: {len(wrong)} of its tensors do not fit, the first: {wrong[0]}; import it as it was published"
+    return ":\n  " + "\n  ".join(wrong)
+
+
+def _translated(arrays, model, layout):
+    """({our path: array}, [what is wrong]); every one of theirs used once."""
     left = {name for name in arrays if not name.endswith(".num_batches_tracked")}
     # The anchors have become the decoder's; the places of the bins are no weights.
     left -= {f"{layout.detection}.{name}" for name in ("anchors", "anchor_grid")}
@@ -84,11 +119,7 @@ def _translated(path, arrays, model, layout):
         if not np.isfinite(array).all():
             wrong.append(f"{name} holds numbers that are not finite")
         weights[variable] = _yx_first(variable, array, model)
-    wrong += [f"{name} is left over" for name in sorted(left)]
-    if wrong:
-        more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
-        raise TorchError(f"{path}: expected {layout.native}:\n  " + "\n  ".join(wrong[:20]) + more)
-    return weights
+    return weights, [*wrong, *(f"{printable(name)} is left over" for name in sorted(left))]
 
 
 def _yx_first(variable, array, model):
@@ -125,7 +156,7 @@ def _names_in(loaded):
         if isinstance(names, dict) and all(isinstance(label, int) for label in names):
             names = [names[label] for label in sorted(names)]
         if isinstance(names, list) and names:
-            return [str(name) for name in names]
+            return [name if isinstance(name, str) else shortened(name) for name in names]
     return None
 
 
