@@ -175,7 +175,7 @@ class SharedConv2D(layers.Conv2D):
 
     def __init__(self, owner, **kwargs):
         super().__init__(owner.filters, owner.kernel_size, groups=owner.groups, **kwargs)
-        self._owner = lambda: owner  # as a layer of its own, Keras would freeze it with this one
+        self._owner = lambda: owner  # as an attribute it would be a part of this layer to Keras
 
     def build(self, shape):
         owner = self._owner()

@@ -107,7 +107,8 @@ _TRAINING = {
     "crop": {"flip", "angle", "saturation", "exposure", "shift"},
     "dropout": {"dropblock", "dropblock_size_abs", "dropblock_size_rel", "dropblock_size"},
     "yolo": {"num", "jitter", "random", "resize", "max", "max_delta", "objectness_smooth", "counters_per_class", "show_details"}
-    | {"uc_normalizer", "beta1", "delta_normalizer", "label_smooth_eps", "truth_thresh", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total", "nms_threshold"},
+    | {"uc_normalizer", "beta1", "delta_normalizer"}
+    | {"label_smooth_eps", "truth_thresh", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total", "nms_threshold"},
     "region": {"num", "bias_match", "jitter", "rescore", "object_scale", "noobject_scale", "class_scale", "coord_scale"}
     | {"mask_scale", "absolute", "thresh", "random", "log", "max", "focal_loss", "classfix", "nms_threshold"},
     "detection": {"rescore", "jitter", "object_scale", "noobject_scale", "class_scale", "coord_scale", "forced", "random"}
@@ -329,7 +330,7 @@ def _section(raw, path, notes):
         if padded:
             options["padding"] = str(size // 2)
         if size == 1:
-            options.pop("dilation", None)
+            options["dilation"] = "1"  # whatever is written
         if options.pop("cbn", "0") not in ("0", ""):  # statistics of several batches, in training
             options["batch_normalize"] = "1"
     elif raw.kind in ("maxpool", "local_avgpool"):
