@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfyolo.layers import BatchNorm, Implicit
+from tfyolo.layers import BatchNorm, Implicit, SharedBatchNorm, SharedConv2D
 
 Model = TypeVar("Model")  # that of tfyolo.model, which imports this file
 
@@ -60,7 +60,7 @@ class _Convolution:
         config["depthwise_initializer" if depthwise else "kernel_initializer"] = (
             "zeros"  # random ones would be for nothing
         )
-        layer = type(self.layer).from_config(config)
+        layer = _plain(self.layer).from_config(config)
         output = layer(self.x)
         layer.kernel.assign(self.kernel.astype("float32"))
         if self.bias is not None:
@@ -85,6 +85,11 @@ class _Scaled:
         for mine, theirs in zip(layer.variables, self.layer.variables, strict=True):
             mine.assign(theirs)
         return output
+
+
+def _plain(convolution):
+    """The class of a convolution that has its weights for itself."""
+    return layers.DepthwiseConv2D if isinstance(convolution, layers.DepthwiseConv2D) else layers.Conv2D
 
 
 def _tensor(value):
@@ -176,7 +181,7 @@ def _convolution(layer, x):
     if layer.activation is not keras.activations.linear or layer.data_format != "channels_last":
         return None
     kernel, bias = _float64(layer.kernel), _float64(layer.bias) if layer.use_bias else None
-    if isinstance(x, _Scaled) and type(layer) is layers.Conv2D and layer.groups == 1 and not _reaches_out(layer):
+    if isinstance(x, _Scaled) and isinstance(layer, layers.Conv2D) and layer.groups == 1 and not _reaches_out(layer):
         shifted = (x.shift[:, None] * kernel).sum(axis=(0, 1, 2))
         return _Convolution(layer, x.x, x.scale[:, None] * kernel, shifted + (0 if bias is None else bias))
     return _Convolution(layer, _tensor(x), kernel, bias)
@@ -235,10 +240,27 @@ def _add(layer, *sources):
     return _Convolution(first.layer, x, kernel, bias)
 
 
+def _picked(layer, x):
+    """Every so-many-th pixel of a convolution is one that strides; the holes of a dilated kernel are filled with zeros for it."""
+    if tuple(layer.pool_size) != (1, 1) or not isinstance(x, _Convolution) or x.layer.padding != "valid":
+        return None
+    rows, columns = x.kernel.shape[:2]
+    config = x.layer.get_config()
+    down, across = config["dilation_rate"]
+    kernel = np.zeros((down * (rows - 1) + 1, across * (columns - 1) + 1, *x.kernel.shape[2:]))
+    kernel[::down, ::across] = x.kernel
+    strides = tuple(np.multiply(config["strides"], layer.strides).tolist())
+    config |= {"kernel_size": kernel.shape[:2], "strides": strides, "dilation_rate": (1, 1)}
+    return _Convolution(_plain(x.layer).from_config(config), x.x, kernel, x.bias)
+
+
 FOLDS = {
     layers.Conv2D: _convolution,
+    SharedConv2D: _convolution,
     layers.DepthwiseConv2D: _convolution,
+    layers.MaxPooling2D: _picked,
     BatchNorm: _batch_norm,
+    SharedBatchNorm: _batch_norm,
     Implicit: _implicit,
     layers.Add: _add,
 }

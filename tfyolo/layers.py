@@ -156,6 +156,62 @@ class BatchNorm(layers.Layer):
         return mean, sum_over_replicas(tf.reduce_sum(tf.square(x - mean), axes)) / count
 
 
+def layer_behind(tensor, kind):
+    """The layer of a kind (a class) that a tensor comes from, straight back; None if there is none."""
+    while True:
+        layer, node, _ = tensor._keras_history
+        if isinstance(layer, kind):
+            return layer
+        sources = layer._inbound_nodes[node].input_tensors
+        if len(sources) != 1:
+            return None
+        (tensor,) = sources
+
+
+class SharedConv2D(layers.Conv2D):
+    """A convolution with the weights of another, its owner: what differs is what it reads, and at which dilation (TridentNet's branches,
+    Li et al. 2019, arXiv:1901.01892, section 3.1).
+    """
+
+    def __init__(self, owner, **kwargs):
+        super().__init__(owner.filters, owner.kernel_size, groups=owner.groups, **kwargs)
+        self._owner = lambda: owner  # as an attribute it would be a part of this layer to Keras
+
+    def build(self, shape):
+        owner = self._owner()
+        self._kernel, self.bias = owner._kernel, owner.bias
+
+
+class SharedBatchNorm(BatchNorm):
+    """The batch norm of another convolution's output with the weights of the first one's, moving statistics included."""
+
+    def __init__(self, owner, **kwargs):
+        super().__init__(owner.momentum, owner.epsilon, **kwargs)
+        self._owner = lambda: owner
+
+    def build(self, shape):
+        owner = self._owner()
+        self.gamma, self.beta = owner.gamma, owner.beta
+        self.moving_mean, self.moving_variance = owner.moving_mean, owner.moving_variance
+
+
+class FitChannels(layers.Layer):
+    """The first `count` channels of a map, and zeros for those that it lacks: what Darknet adds up of maps with unequal channels."""
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, x):
+        missing = self.count - x.shape[-1]
+        if missing <= 0:
+            return x[..., : self.count]
+        return ops.pad(x, [(0, 0), (0, 0), (0, 0), (0, missing)])
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.count)
+
+
 class Upsample(layers.Layer):
     """Nearest-neighbour enlargement. One RESIZE_NEAREST_NEIGHBOR in TFLite, where UpSampling2D becomes a reshape and a tile."""
 
@@ -306,17 +362,20 @@ def conv(
     dilation=1,
     pad=None,
     initializer="he_normal",
+    owner=None,
     name,
 ):
     """Convolution, batch norm (or a bias), activation.
 
     pad: pixels of padding on every side, before dilation; None: kernel // 2, as Darknet pads. "same" would shift a strided
     convolution by one pixel on even sizes. epsilon: of the batch norm. groups: of channels, each convolved by itself; as many as
-    channels is depthwise.
+    channels is depthwise. owner: the output of another convolution of this kind, whose weights this one has, too.
     """
     pad = kernel // 2 if pad is None else pad
+    # Keras knows no strided dilation: every stride-th pixel is picked of what is convolved at every one. fuse() makes a stride of it.
+    stride, picked = (1, stride) if dilation > 1 else (stride, 1)
     # On all sides alike, "same" pads only where nothing is strided and the kernel has a middle.
-    same = stride == 1 and kernel % 2 and pad == kernel // 2
+    same = stride == picked == 1 and kernel % 2 and pad == kernel // 2
     if pad and not same:
         x = layers.ZeroPadding2D(pad * dilation, data_format="channels_last", name=f"{name}.pad")(x)
     options = {
@@ -327,11 +386,17 @@ def conv(
         "use_bias": not norm,
         "name": f"{name}.conv",
     }
-    if groups > 1 and groups == filters == x.shape[-1]:
+    if owner is not None:
+        x = SharedConv2D(layer_behind(owner, layers.Conv2D), **options)(x)
+    elif groups > 1 and groups == filters == x.shape[-1]:
         x = layers.DepthwiseConv2D(kernel, depthwise_initializer=initializer, **options)(x)
     else:
         x = layers.Conv2D(filters, kernel, groups=groups, kernel_initializer=initializer, **options)(x)
-    if norm:
+    if picked > 1:
+        x = layers.MaxPooling2D(1, picked, data_format="channels_last", name=f"{name}.pick")(x)
+    if norm and owner is not None:
+        x = SharedBatchNorm(layer_behind(owner, BatchNorm), name=f"{name}.norm")(x)
+    elif norm:
         x = BatchNorm(epsilon=epsilon, name=f"{name}.norm")(x)
     return activate(x, activation, name=name)
 

@@ -21,7 +21,18 @@ from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
 
 from tfyolo.fusion import copied, fuse, nodes
-from tfyolo.layers import ChannelGroup, CornerPool, PadLowest, PerAnchor, Resize, SpaceToDepth, Upsample, leaky, silu
+from tfyolo.layers import (
+    ChannelGroup,
+    CornerPool,
+    FitChannels,
+    PadLowest,
+    PerAnchor,
+    Resize,
+    SpaceToDepth,
+    Upsample,
+    leaky,
+    silu,
+)
 
 
 class FakeQuantize(layers.Layer):
@@ -106,8 +117,9 @@ WITH_KERNELS = {
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 # What only moves numbers about gives them in the steps that it reads them in.
 MOVES = (
-    *(layers.MaxPooling2D, layers.ZeroPadding2D, layers.Reshape, layers.Flatten, layers.Dropout),
-    *(Upsample, Resize, CornerPool, SpaceToDepth, PerAnchor, ChannelGroup, PadLowest),
+    *(layers.MaxPooling2D, layers.AveragePooling2D, layers.ZeroPadding2D),
+    *(layers.Reshape, layers.Flatten, layers.Dropout),
+    *(Upsample, Resize, CornerPool, SpaceToDepth, PerAnchor, ChannelGroup, FitChannels, PadLowest),
 )
 # What computes in int8 and gives steps of its own.
 COMPUTES = (layers.Concatenate, layers.Add, layers.Multiply, layers.GlobalAveragePooling2D)

@@ -49,9 +49,10 @@ def walk(model):
         layer, shape = node.operation, list(node.output_tensors[0].shape[1:])
         if isinstance(layer, keras.layers.Layer):
             row["output"], row["stride"] = shape, height / shape[0] if len(shape) > 2 else None
-            row["parameters"] += layer.count_params() if layer not in seen else 0
+            own = {id(variable): variable for variable in layer.weights if id(variable) not in seen}
+            row["parameters"] += sum(int(np.prod(variable.shape)) for variable in own.values())
             row["flops"] += _flops(layer, shape)
-            seen.add(layer)
+            seen.update(own)
     return {
         "name": model.config.name,
         "input_size": list(model.network.input_shape[1:3]),

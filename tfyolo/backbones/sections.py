@@ -6,11 +6,12 @@ Sections read what stands before them, or earlier sections by number: counted fr
 
 from typing import Annotated, Literal
 
+import numpy as np
 from keras import initializers, layers, ops
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from tfyolo.layers import ACTIVATIONS, ChannelGroup, Upsample, activate, conv, max_pool
+from tfyolo.layers import ACTIVATIONS, ChannelGroup, FitChannels, Upsample, activate, conv, max_pool
 
 # Darknet's names of activations, and ours.
 DARKNET_ACTIVATIONS = {name: name for name in ACTIVATIONS if name != "silu"} | {"swish": "silu"}
@@ -60,8 +61,29 @@ class LocallyConnected(layers.Layer):
         return (shape[0], *sides, self.filters)
 
 
+class MeanInside(layers.Layer):
+    """The mean of what a window covers of the map. padding: pixels in all that windows reach beyond it, the smaller half before."""
+
+    def __init__(self, size, stride, padding, **kwargs):
+        super().__init__(**kwargs)
+        self.size, self.stride, self.padding = size, stride, padding
+
+    def call(self, x):
+        both = (self.padding // 2, self.padding - self.padding // 2)
+        edges = [(0, 0), both, both, (0, 0)]
+        inside = np.pad(np.ones((1, *x.shape[1:3], 1), "float32"), edges)
+        x, inside = (
+            ops.average_pool(each, self.size, self.stride, "valid", "channels_last")
+            for each in (ops.pad(x, edges), inside)
+        )
+        return x / ops.cast(inside, x.dtype)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], *((side + self.padding - self.size) // self.stride + 1 for side in shape[1:3]), shape[3])
+
+
 class WeightedSum(layers.Layer):
-    """Maps times learned weights, one a map or one a channel, and summed: weights [maps, 1 or C].
+    """Maps of one shape times learned weights, one a map or one a channel, and summed: weights [maps, 1 or C].
 
     normalization: "none"; or the weights of the maps are brought to a sum of 1 by "relu" or "softmax" (EfficientDet, arXiv:1911.09070,
     section 3.3).
@@ -155,6 +177,26 @@ def _absolute(inputs, number):
 
 
 @_section
+class Crop(Section):
+    """The middle of the picture, from -1 to 1 unless noadjust, as YOLO's first networks begin; here the middle is the whole picture."""
+
+    type: Literal["crop"] = "crop"
+    crop_height: Positive = 1
+    crop_width: Positive = 1
+    noadjust: bool = False
+
+    def shape(self, shapes):
+        if shapes[0][:2] != (self.crop_height, self.crop_width):
+            raise ValueError(
+                f"expected the whole map of shape {shapes[0]}, received {self.crop_height} x {self.crop_width} of it"
+            )
+        return shapes[0]
+
+    def build(self, tensors, name):
+        return tensors[0] if self.noadjust else layers.Rescaling(2.0, -1.0, name=f"{name}.adjust")(tensors[0])
+
+
+@_section
 class Convolutional(Section):
     type: Literal["convolutional"] = "convolutional"
     filters: Positive = 1
@@ -165,13 +207,12 @@ class Convolutional(Section):
     padding: Natural = 0  # pixels on every side, before dilation
     batch_normalize: bool = False
     activation: Activation = "logistic"
+    share_index: int | None = None  # the section whose weights it has, numbered as sources are
 
     def shape(self, shapes):
         ((height, width, channels),) = shapes
         if channels % self.groups or self.filters % self.groups:
             raise ValueError(f"{channels} channels and {self.filters} filters do not divide into {self.groups} groups")
-        if self.stride > 1 and self.dilation > 1:
-            raise ValueError(f"expected stride or dilation to be 1, received {self.stride} and {self.dilation}")
         # Darknet counts windows as if nothing were dilated, which has to come to the same.
         if self.dilation > 1 and self.size != 2 * self.padding + 1:
             raise ValueError(
@@ -179,7 +220,16 @@ class Convolutional(Section):
             )
         return (*(_windows(side, self.size, self.stride, self.padding) for side in (height, width)), self.filters)
 
-    def build(self, tensors, name):
+    def kernel(self, channels):
+        """(filters, channels of each, rows, columns) of the kernel, and whether there is a batch norm: what sharing takes to be equal."""
+        return (self.filters, channels // self.groups, self.size, self.size), self.batch_normalize
+
+    def is_depthwise(self, channels):
+        """Whether it convolves each of so many channels by itself."""
+        return 1 < self.groups == self.filters == channels
+
+    def build(self, tensors, name, owner=None):
+        """owner: the output of the section whose weights it has."""
         return conv(
             tensors[0],
             self.filters,
@@ -190,6 +240,7 @@ class Convolutional(Section):
             groups=self.groups,
             dilation=self.dilation,
             pad=self.padding,
+            owner=owner,
             name=name,
         )
 
@@ -253,6 +304,20 @@ class Maxpool(Section):
 
     def build(self, tensors, name):
         return max_pool(tensors[0], self.size, self.stride, pad=self.padding, name=f"{name}.pool")
+
+
+@_section
+class LocalAvgpool(Maxpool):
+    """Means of windows; padding counts for nothing."""
+
+    type: Literal["local_avgpool"] = "local_avgpool"
+
+    def build(self, tensors, name):
+        if self.padding == 0:
+            pool = layers.AveragePooling2D(self.size, self.stride, data_format="channels_last", name=f"{name}.pool")
+        else:
+            pool = MeanInside(self.size, self.stride, self.padding, name=f"{name}.pool")
+        return pool(tensors[0])
 
 
 @_section
@@ -336,6 +401,10 @@ class Route(Section):
 
 @_section
 class Shortcut(_Joins):
+    """The section before it, with earlier ones added. Maps may differ in channels: the sum has those of the first, the others are added
+    to as many of them as both have (Darknet's shortcut_multilayer_cpu).
+    """
+
     type: Literal["shortcut"] = "shortcut"
     inputs: Earlier
     weights_type: Literal["none", "per_feature", "per_channel"] = "none"
@@ -343,9 +412,16 @@ class Shortcut(_Joins):
     activation: Activation = "linear"
 
     def shape(self, shapes):
-        return _same(shapes)
+        if len({shape[:2] for shape in shapes}) > 1:
+            raise ValueError(f"expected maps of one size (h, w), received {', '.join(map(str, shapes))}")
+        return shapes[0]
 
     def build(self, tensors, name):
+        channels = tensors[0].shape[-1]
+        tensors = [
+            x if x.shape[-1] == channels else FitChannels(channels, name=f"{name}.fit{i}")(x)
+            for i, x in enumerate(tensors)
+        ]
         if self.weights_type == "none":
             x = layers.Add(name=f"{name}.add")(tensors)
         else:
@@ -400,7 +476,7 @@ class Prediction(Section):
 
 HEADS = (Output, Prediction)
 AnySection = Annotated[
-    Convolutional | Connected | Local | Maxpool | Avgpool | Enlarge | Reorg | Dropout | Route | Shortcut
+    Crop | Convolutional | Connected | Local | Maxpool | LocalAvgpool | Avgpool | Enlarge | Reorg | Dropout | Route | Shortcut
     | ScaleChannels | Sam | Output | Prediction,
     Field(discriminator="type"),
 ]  # fmt: skip
@@ -409,21 +485,56 @@ AnySection = Annotated[
 # --- the network ----------------------------------------------------------------------------------------------------------------
 
 
+def owners(sections):
+    """[the number of the section whose weights each has]: its own, if it does not share those of an earlier one.
+
+    Raises SectionError where that is none that has such weights.
+    """
+    found = []
+    for number, section in enumerate(sections):
+        if getattr(section, "share_index", None) is None:
+            found.append(number)
+            continue
+        (index,) = _absolute([section.share_index], number)
+        if not 0 <= index < number or not isinstance(sections[index], Convolutional):
+            raise SectionError(
+                number, f"share_index: expected the number of an earlier [convolutional], received {index}"
+            )
+        found.append(found[index])
+    return found
+
+
+def _check_shared(section, channels, first, its_channels):
+    """Raises ValueError unless a section can have the weights of the first; channels: that they read."""
+    (expected, its_norm), (received, norm) = first.kernel(its_channels), section.kernel(channels)
+    if (expected, its_norm) != (received, norm):
+        raise ValueError(
+            f"share_index: expected a kernel (filters, channels, rows, columns) of {expected} and batch_normalize={int(its_norm)}, "
+            f"received {received} and {int(norm)}"
+        )
+    if section.is_depthwise(channels) or first.is_depthwise(its_channels):
+        raise ValueError("share_index: the weights of a depthwise convolution cannot be shared")
+
+
 def trace(sections, size):
     """The shape (h, w, c) of every section's output for pictures of `size` (H, W), without building any.
 
     The sections of heads have the shape of what they read. Raises SectionError where sections do not fit each other.
     """
-    shapes = []
-    for number, section in enumerate(sections):
+    shapes, channels = [], []  # channels: that each reads first
+    for (number, section), first in zip(enumerate(sections), owners(sections), strict=True):
         sources = section.sources(number)
         for source in sources:
             if not -1 <= source < number:
                 raise SectionError(number, f"expected the number of an earlier section, received {source}")
             if source >= 0 and isinstance(sections[source], HEADS) and not isinstance(section, HEADS):
                 raise SectionError(number, f"reads section {source}, which is a head: nothing can follow it")
+        inputs = [shapes[source] if source >= 0 else (*size, 3) for source in sources]
+        channels.append(inputs[0][2])
         try:
-            shapes.append(section.shape([shapes[source] if source >= 0 else (*size, 3) for source in sources]))
+            shapes.append(section.shape(inputs))
+            if first != number:
+                _check_shared(section, channels[number], sections[first], channels[first])
         except ValueError as error:
             raise SectionError(number, str(error)) from error
     return shapes
@@ -433,12 +544,13 @@ def darknet_cfg(images, *, sections: list[AnySection], name="backbone"):
     """The network of a Darknet .cfg up to its heads: {level: what the last convolution of a level reads}."""
     trace(sections, images.shape[1:3])
     tensors, features = [], {}
-    for number, section in enumerate(sections):
+    for (number, section), first in zip(enumerate(sections), owners(sections), strict=True):
         inputs = [tensors[source] if source >= 0 else images for source in section.sources(number)]
         if isinstance(section, HEADS):
             if isinstance(section, Output):
                 features[section.level] = inputs[0]
             tensors.append(inputs[0])
-        else:
-            tensors.append(section.build(inputs, f"{name}.{number}"))
+            continue
+        shared = {} if first == number else {"owner": tensors[first]}
+        tensors.append(section.build(inputs, f"{name}.{number}", **shared))
     return dict(sorted(features.items()))

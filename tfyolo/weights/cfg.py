@@ -72,6 +72,14 @@ def parse_text(text, path):
 # --- what it means --------------------------------------------------------------------------------------------------------------
 
 PREDICTIONS = ("yolo", "region", "detection")
+# What else published networks end in.
+_OTHER_ENDS = {
+    "softmax": "as classifiers do",
+    "cost": "as classifiers do",
+    "avgpool": "as classifiers do",
+    "contrastive": "which compares objects to track them",
+    "gaussian_yolo": "whose boxes have variances",
+}
 
 # What a section may say beside what its class in backbones.sections knows. A value: the only one that can be represented.
 _ONLY = {
@@ -86,6 +94,7 @@ _ONLY = {
     "upsample": {"scale": "1"},
     "reorg": {"reverse": "0", "flatten": "0", "extra": "0"},
     "reorg3d": {"reverse": "0", "flatten": "0", "extra": "0"},
+    "shortcut": {"alpha": "1", "beta": "1"},
     "scale_channels": {"scale_wh": "0"},
     "yolo": {"embedding_layer": "-1"},
     "region": {"coords": "4", "softmax": "1", "background": "0"},
@@ -93,27 +102,36 @@ _ONLY = {
 }
 # What only concerns how Darknet trains, or draws.
 _TRAINING = {
-    "convolutional": {"stopbackward", "grad_centr", "dontsave", "train_only_bn", "learning_rate", "keep_delta_gpu"},
+    "convolutional": {"grad_centr", "dontsave", "keep_delta_gpu", "dot", "angle", "reverse", "stream", "wait_stream"},
+    "route": {"stream", "wait_stream"},
+    "crop": {"flip", "angle", "saturation", "exposure", "shift"},
     "dropout": {"dropblock", "dropblock_size_abs", "dropblock_size_rel", "dropblock_size"},
     "yolo": {"num", "jitter", "random", "resize", "max", "max_delta", "objectness_smooth", "counters_per_class", "show_details"}
+    | {"uc_normalizer", "beta1", "delta_normalizer"}
     | {"label_smooth_eps", "truth_thresh", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total", "nms_threshold"},
     "region": {"num", "bias_match", "jitter", "rescore", "object_scale", "noobject_scale", "class_scale", "coord_scale"}
     | {"mask_scale", "absolute", "thresh", "random", "log", "max", "focal_loss", "classfix", "nms_threshold"},
     "detection": {"rescore", "jitter", "object_scale", "noobject_scale", "class_scale", "coord_scale", "forced", "random"}
     | {"max", "reorg"},
 }  # fmt: skip
+# The same of sections of any kind.
+_TRAINING_ANY = {"onlyforward", "dont_update", "burnin_update", "stopbackward", "train_only_bn"}
+_TRAINING_ANY |= {"learning_rate", "clip"}
 _SECTIONS = {
     "conv": "convolutional",
     "conn": "connected",
     "max": "maxpool",
     "avg": "avgpool",
+    "local_avg": "local_avgpool",
 }
 _CLASSES = {
+    "crop": parts.Crop,
     "convolutional": parts.Convolutional,
     "connected": parts.Connected,
     "local": parts.Local,
     "maxpool": parts.Maxpool,
     "avgpool": parts.Avgpool,
+    "local_avgpool": parts.LocalAvgpool,
     "upsample": parts.Enlarge,
     "reorg": parts.Reorg,
     "reorg3d": parts.Reorg,
@@ -179,13 +197,15 @@ def parse_cfg(text, path="a .cfg"):
     """The Net of a .cfg's text; path: what errors call it."""
     net, *raw = (section._replace(kind=_SECTIONS.get(section.kind, section.kind)) for section in parse_text(text, path))
     notes = []
+    last = raw[-1] if raw else net
+    if last.kind not in PREDICTIONS:
+        what = f", {_OTHER_ENDS[last.kind]}" if last.kind in _OTHER_ENDS else ""
+        raise DarknetError(
+            f"{path}:{last.line}: expected the network of a detector, which ends in [yolo], [region] or [detection]; this one ends in "
+            f"[{last.kind}]{what}"
+        )
     _refuse(net, path, notes)
     size = tuple(_number(net, side, path) for side in ("height", "width"))
-    if not raw or raw[-1].kind not in PREDICTIONS:
-        raise DarknetError(
-            f"{path}: expected the network of a detector, which ends in [yolo], [region] or [detection]; this one ends in "
-            f"[{raw[-1].kind if raw else net.kind}]"
-        )
     lines, kinds = [section.line for section in raw], [section.kind for section in raw]
     sections = [_section(section, path, notes) for section in raw]
 
@@ -201,6 +221,10 @@ def parse_cfg(text, path="a .cfg"):
         shapes = parts.trace(sections, size)
     except parts.SectionError as error:
         raise DarknetError(f"{path}:{lines[error.number]}: [{kinds[error.number]}]: {error.message}") from None
+    if (number := _unread(sections, layers)) is not None:
+        raise DarknetError(
+            f"{path}:{lines[number]}: [{kinds[number]}]: no head reads what it gives: its weights have no place"
+        )
     heads, classes = [], None
     for number, section in enumerate(raw):
         if section.kind not in PREDICTIONS:
@@ -223,6 +247,24 @@ def parse_cfg(text, path="a .cfg"):
         raise DarknetError(f"{path}: expected the same number of anchors (mask) in every [yolo] section")
     preprocess = "darknet_letterbox" if net.options.get("letter_box", "0") not in ("0", "") else "stretch"
     return Net(path, text, size, preprocess, sections, shapes, heads, classes, lines, kinds, notes)
+
+
+def _unread(sections, outputs):
+    """The number of the first section with weights that none of the outputs (numbers of sections) comes from; None if there is none."""
+    read, waiting = set(), list(outputs)
+    while waiting:
+        number = waiting.pop()
+        if number not in read and number >= 0:
+            read.add(number)
+            waiting += sections[number].sources(number)
+    owners = parts.owners(sections)
+    held = {owners[number] for number in read}
+    weighty = (parts.Convolutional, parts.Connected, parts.Local)
+    for number, section in enumerate(sections):
+        holds = isinstance(section, weighty) or getattr(section, "weights_type", "none") != "none"
+        if holds and owners[number] not in held:
+            return number
+    return None
 
 
 def _number(section, key, path, default=None, convert=int):
@@ -261,7 +303,9 @@ def _refuse(section, path, notes, known=()):
             raise DarknetError(
                 f"{path}:{section.lines[key]}: [{section.kind}]: {key}={value} cannot be represented, only {key}={only[key]}"
             )
-        if section.kind in ("net", "network") or key in only or key in known or key in _TRAINING.get(section.kind, ()):
+        if section.kind in ("net", "network") or key in only or key in known or key in _TRAINING_ANY:
+            continue
+        if key in _TRAINING.get(section.kind, ()):
             continue
         notes.append(f"{path}:{section.lines[key]}: [{section.kind}]: {key} is not known and was left aside")
 
@@ -286,8 +330,10 @@ def _section(raw, path, notes):
         if padded:
             options["padding"] = str(size // 2)
         if size == 1:
-            options.pop("dilation", None)
-    elif raw.kind == "maxpool":
+            options["dilation"] = "1"  # whatever is written
+        if options.pop("cbn", "0") not in ("0", ""):  # statistics of several batches, in training
+            options["batch_normalize"] = "1"
+    elif raw.kind in ("maxpool", "local_avgpool"):
         stride = _number(raw, "stride", path, "1")
         options.setdefault("size", str(stride))
         options.setdefault("padding", str(_number(raw, "size", path, str(stride)) - 1))
@@ -305,7 +351,7 @@ def _section(raw, path, notes):
             key: synonyms.get(value, value) if isinstance(value, str) else value for key, value in options.items()
         }
     known = {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
-    _refuse(raw, path, notes, known={*known, "pad", "from", "layers", "stride_x", "stride_y"})
+    _refuse(raw, path, notes, known={*known, "pad", "from", "layers", "stride_x", "stride_y", "cbn"})
     try:
         return cls(**known)
     except ValidationError as error:
@@ -329,6 +375,8 @@ def _check_output(section, layer, path, line):
     activation = "logistic" if section.options.get("new_coords", "0") == "1" else "linear"
     bare = {"size": 1, "stride": 1, "groups": 1, "padding": 0, "batch_normalize": False, "activation": activation}
     wrong = [name for name, value in bare.items() if getattr(layer, name, None) != value]
+    if not wrong and layer.share_index is not None:
+        raise DarknetError(f"{place}: before [{section.kind}] expected a [convolutional] without share_index")
     if wrong:
         wanted = ", ".join(f"{name}={int(bare[name]) if name != 'activation' else bare[name]}" for name in wrong)
         raise DarknetError(f"{place}: before [{section.kind}] expected a [convolutional] with {wanted}")

@@ -126,12 +126,14 @@ def layout(net):
     """[(section's number, [its arrays])] of a Net's .weights file, in the order of the file. Layers are named as there."""
     heads = {head.output: head for head in net.heads}
     slots = []
-    for number, section in enumerate(net.sections):
+    for (number, section), first in zip(enumerate(net.sections), parts.owners(net.sections), strict=True):
+        if first != number:
+            continue
         name = f"backbone.{number}"
         sources = [net.shapes[source] if source >= 0 else (*net.size, 3) for source in section.sources(number)]
         if isinstance(section, parts.Convolutional):
             channels = sources[0][2] // section.groups
-            depthwise = section.groups > 1 and section.groups == section.filters == sources[0][2]
+            depthwise = section.is_depthwise(sources[0][2])
             norm = f"{name}.norm" if section.batch_normalize else None
             arrays = convolution(f"{name}.conv", norm, section.filters, channels, section.size, depthwise)
         elif isinstance(section, parts.Connected):

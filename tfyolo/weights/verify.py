@@ -83,6 +83,8 @@ def verify(
         if not hasattr(cv2.dnn, "readNetFromDarknet"):
             reason = f"OpenCV {cv2.__version__} reads no Darknet networks; pip install 'opencv-python-headless<5'"
             return [*checks, Check("against OpenCV", None, None, reason, None)]
+        if reason := _misread(net):
+            return [*checks, Check("against OpenCV", None, None, reason, None)]
         try:
             oracle = _oracle(net, against[1], scratch)
         except cv2.error as error:
@@ -105,22 +107,64 @@ def _counts(model, net, slots, origin):
     return checks
 
 
+def _misread(net):
+    """What OpenCV would read as something else, without a word; None if there is nothing."""
+    for number, section in enumerate(net.sections):
+        if isinstance(section, parts.Shortcut) and (section.weights_type != "none" or len(section.inputs) > 1):
+            return f"{net.place(number)}: OpenCV adds one map and knows no weights of maps"
+    return None
+
+
 def _oracle(net, weights, scratch):
     """OpenCV's network, told not to drop what scores little and not to merge layers."""
     lines = net.text.splitlines()
-    for head in sorted(net.heads, key=lambda head: -head.number):
-        lines[net.lines[head.number] : net.lines[head.number]] = ["thresh=0.000001"]
-        for at in range(net.lines[head.number] + 1, len(lines)):
-            if lines[at].strip().startswith("["):
-                break
-            if lines[at].replace(" ", "").startswith("thresh="):
-                lines[at] = ""
+    for head in net.heads:
+        _override(lines, net.lines[head.number], thresh="0.000001")
+    unknown = [getattr(section, "dilation", 1) > 1 for section in net.sections]
+    if any(unknown) or any(number != first for number, first in enumerate(parts.owners(net.sections))):
+        weights = _spelled_out(net, weights, lines, Path(scratch) / "oracle.weights")
     cfg = Path(scratch) / "oracle.cfg"
     cfg.write_text("\n".join(lines) + "\n")
     oracle = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
     oracle.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     oracle.enableFusion(False)
     return oracle
+
+
+def _override(lines, start, **options):
+    """Gives a section other options, in the lines of a .cfg whose numbers stay. start: the number of the section's line, from 1."""
+    for at in range(start, len(lines)):
+        if lines[at].strip().startswith("["):
+            break
+        if "".join(lines[at].split()).partition("=")[0] in options:
+            lines[at] = ""
+    lines[start - 1] = "\n".join([lines[start - 1], *(f"{key}={value}" for key, value in options.items())])
+
+
+def _spelled_out(net, weights, lines, path):
+    """Writes what OpenCV does not know of as what it knows, and returns the file's path: weights that are shared, once for each who has
+    them; kernels that are dilated, with zeros in their holes. lines: the .cfg's, changed accordingly.
+    """
+    header, floats = darknet.open_weights(weights)
+    held, start = {}, 0  # {section: its arrays, as one; the kernel's shape}
+    for number, arrays in darknet.layout(net):
+        end = start + sum(array.count for array in arrays)
+        held[number] = np.asarray(floats[start:end]), arrays[-1].shape
+        start = end
+    with path.open("wb") as file:
+        file.write(header.bytes)
+        for (number, section), first in zip(enumerate(net.sections), parts.owners(net.sections), strict=True):
+            values, shape = held.get(first, (np.empty(0, "<f4"), ()))
+            if getattr(section, "dilation", 1) > 1:
+                size = section.dilation * (section.size - 1) + 1
+                padding = section.padding * section.dilation
+                _override(lines, net.lines[number], size=size, pad=0, padding=padding)
+                vectors, kernel = np.split(values, [len(values) - math.prod(shape)])
+                wide = np.zeros((*shape[:2], size, size), "<f4")
+                wide[..., :: section.dilation, :: section.dilation] = kernel.reshape(shape)
+                values = np.concatenate([vectors, wide.ravel()])
+            file.write(values.tobytes())
+    return path
 
 
 def _picture(size, image):
