@@ -18,9 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "files", "messages", "ranges", "peers", "checkpoint", "folders"},
-    {"config"},
-    {"parts"},
+    {"structures", "files", "messages", "ranges", "peers", "folders", "flatbuffer"},
+    {"config", "hdf5"},
+    {"checkpoint", "parts"},
     {"devices"},
     {"boxes"},
     {"layers", "visualize"},
@@ -32,8 +32,8 @@ ORDER = [
     {"fusion"},
     {"quantization"},
     {"model"},
-    {"weights", "optim"},
-    {"walk", "detect", "metadata"},
+    {"weights", "optim", "metadata"},
+    {"walk", "detect"},
     {"evaluation", "briefing"},
     {"exports"},
     {"training", "benchmark"},

@@ -322,7 +322,7 @@ def test_names_for_data_that_has_its_own(tmp_path):
     root = make_yolo(tmp_path / "yolo")
     (root / "classes.txt").unlink()
     told = {problem.message.partition(": ")[2] for problem in read(root, names=["a"]).problems}
-    assert told == {"unknown class 1: the names are 0..0; left out"}
+    assert told == {"unknown class 1: the names are 0..0, numbers begin at 0; left out"}
     with pytest.raises(DataError, match="cannot be read"):
         read(root, names=tmp_path / "nowhere")
 
