@@ -284,7 +284,7 @@ def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
 
 
 def test_a_camera_is_a_number(detector, pictures, monkeypatch):
-    monkeypatch.setattr(detect, "frames", lambda source: (iter(pictures[:source]), 25.0))
+    monkeypatch.setattr(detect, "frames", lambda source, most_pixels: (iter(pictures[:source]), 25.0))
     assert [(each.file, each.frame) for each in detector.stream(3)] == [(None, 0), (None, 1), (None, 2)]
 
 
@@ -486,6 +486,7 @@ def test_ctrl_c_keeps_what_was_read(detector, film, tmp_path):
             raise KeyboardInterrupt
         return detector(picture, score)
 
+    stopped.max_pixels = detector.max_pixels
     rows = detect.detect_video(stopped, str(film), tmp_path / "out.mp4", progress=False)
     assert len(rows) == len(frames_of(tmp_path / "out.mp4")) == 3
 
@@ -500,6 +501,7 @@ def test_a_fault_amid_a_film_leaves_no_half_of_it(detector, film, tmp_path):
             raise MemoryError
         return detector(picture, score)
 
+    faulty.max_pixels = detector.max_pixels
     with pytest.raises(MemoryError):
         detect.detect_video(faulty, str(film), tmp_path / "out.mp4", progress=False)
     assert (tmp_path / "out.mp4").read_text() == "old" and not list(tmp_path.glob(".*"))
