@@ -155,6 +155,13 @@ def _same(shapes):
     return shapes[0]
 
 
+def _stride(shape, small):
+    """How many times larger than a small map one of a shape is, both (h, w, c); None if that is no whole number."""
+    (height, width), (rows, columns) = shape[:2], small[:2]
+    stride = height // rows
+    return stride if stride >= 1 and (height, width) == (stride * rows, stride * columns) else None
+
+
 class Section:
     def sources(self, number):
         """The numbers of the sections that this one, which is the number-th, reads; -1 is the picture."""
@@ -402,7 +409,8 @@ class Route(Section):
 @_section
 class Shortcut(_Joins):
     """The section before it, with earlier ones added. Maps may differ in channels: the sum has those of the first, the others are added
-    to as many of them as both have (Darknet's shortcut_multilayer_cpu).
+    to as many of them as both have (Darknet's shortcut_multilayer_cpu). One without weights may be a whole number of times larger: of it
+    every so-many-th pixel is added (the first Darknet's shortcut_cpu, in ResNets).
     """
 
     type: Literal["shortcut"] = "shortcut"
@@ -412,21 +420,26 @@ class Shortcut(_Joins):
     activation: Activation = "linear"
 
     def shape(self, shapes):
-        if len({shape[:2] for shape in shapes}) > 1:
+        first, *others = shapes
+        strides = {_stride(shape, first) for shape in others}
+        if None in strides or (strides != {1} and (len(others) > 1 or self.weights_type != "none")):
             raise ValueError(f"expected maps of one size (h, w), received {', '.join(map(str, shapes))}")
-        return shapes[0]
+        return first
 
     def build(self, tensors, name):
-        channels = tensors[0].shape[-1]
-        tensors = [
-            x if x.shape[-1] == channels else FitChannels(channels, name=f"{name}.fit{i}")(x)
-            for i, x in enumerate(tensors)
-        ]
+        x, *others = tensors
+        for i, other in enumerate(others):
+            if (stride := _stride(other.shape[1:], x.shape[1:])) > 1:
+                other = layers.MaxPooling2D(1, stride, data_format="channels_last", name=f"{name}.pick{i}")(other)
+            if other.shape[-1] != x.shape[-1]:
+                other = FitChannels(x.shape[-1], name=f"{name}.fit{i}")(other)
+            others[i] = other
         if self.weights_type == "none":
-            x = layers.Add(name=f"{name}.add")(tensors)
+            for i, other in enumerate(others, start=1):  # two at a time, each sum of which int8 gives a range
+                x = layers.Add(name=f"{name}.add" if i == len(others) else f"{name}.add{i}")([x, other])
         else:
             options = (self.weights_type == "per_channel", self.weights_normalization)
-            x = WeightedSum(*options, name=f"{name}.sum")(tensors)
+            x = WeightedSum(*options, name=f"{name}.sum")([x, *others])
         return activate(x, DARKNET_ACTIVATIONS[self.activation], name=name)
 
 

@@ -87,10 +87,10 @@ def verify(
             return [*checks, Check("against OpenCV", None, None, reason, None)]
         try:
             oracle = _oracle(net, against[1], scratch)
+            return checks + _compare(model, net, meta["darknet"]["layers"], oracle, _picture(net.size, image))
         except cv2.error as error:
             reason = f"OpenCV does not read this network: {error.err}"
             return [*checks, Check("against OpenCV", None, None, reason, None)]
-        return checks + _compare(model, net, meta["darknet"]["layers"], oracle, _picture(net.size, image))
 
 
 def _counts(model, net, slots, origin):
@@ -110,8 +110,11 @@ def _counts(model, net, slots, origin):
 def _misread(net):
     """What OpenCV would read as something else, without a word; None if there is nothing."""
     for number, section in enumerate(net.sections):
-        if isinstance(section, parts.Shortcut) and (section.weights_type != "none" or len(section.inputs) > 1):
-            return f"{net.place(number)}: OpenCV adds one map and knows no weights of maps"
+        if not isinstance(section, parts.Shortcut):
+            continue
+        sizes = {net.shapes[source][:2] for source in section.sources(number) if source >= 0}
+        if section.weights_type != "none" or len(section.inputs) > 1 or len(sizes) > 1:
+            return f"{net.place(number)}: OpenCV adds one map, of the same size, and knows no weights of maps"
     return None
 
 
