@@ -158,7 +158,10 @@ def _locked(folder):
 
 
 def _holder(folder):
-    try:
-        return (folder / LOCK).read_text(encoding="utf-8") or "another process writes into it"
-    except OSError:
-        return "another process writes into it"
+    """Who has the lock, in words; it says so just after it has it."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            if text := (folder / LOCK).read_text(encoding="utf-8"):
+                return text
+        time.sleep(0.01)
+    return "another process writes into it"
