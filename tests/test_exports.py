@@ -171,11 +171,14 @@ def test_an_export_knows_its_classes_size_and_config(exported, form):
 def test_metadata_and_labels_lie_in_the_files(exported):
     described = models.describe(exported.model)
     text = exported.paths["saved_model"] / "assets.extra" / "tfyolo.json"
-    assert json.loads(text.read_text(encoding="utf-8")) == described
+    sums = {"sha256": detect.checksums(exported.paths["saved_model"])}
+    assert json.loads(text.read_text(encoding="utf-8")) == described | sums
     for form in TFLITE:
         with zipfile.ZipFile(exported.paths[form]) as archive:
             told = {"nms": "builtin", "precision": NAMED[form].precision}
-            assert json.loads(archive.read("tfyolo.json")) == described | {"export": told}
+            model = exported.paths[form].read_bytes()[: archive.infolist()[0].header_offset]
+            sums = {"sha256": hashlib.sha256(model).hexdigest()}
+            assert json.loads(archive.read("tfyolo.json")) == described | {"export": told} | sums
             assert archive.read("labels.txt").decode().splitlines() == list(CLASSES)
 
 
@@ -534,7 +537,8 @@ def test_damaged_and_foreign_files_are_named(demo, tmp_path, keep):
     with pytest.raises(checkpoint.CheckpointError, match=r"damaged\.tflite: expected a TFLite file"):
         detect.load(damaged)
     with zipfile.ZipFile(damaged, "w") as archive, zipfile.ZipFile(demo.paths["tflite"]) as whole:
-        archive.writestr("tfyolo.json", whole.read("tfyolo.json"))
+        meta = json.loads(whole.read("tfyolo.json"))
+        archive.writestr("tfyolo.json", json.dumps({name: meta[name] for name in meta if name != "sha256"}))
     with pytest.raises(checkpoint.CheckpointError, match=r"damaged\.tflite: expected a TFLite file"):
         detect.load(damaged)
 

@@ -473,26 +473,27 @@ def stages(*epochs):
     return f"train.stages=[{', '.join(f'{{epochs: {n}, lr: 0.002, warmup: 1, plain_epochs: 1}}' for n in epochs)}]"
 
 
-def test_an_interrupt_that_something_swallows_stops_training_all_the_same(data, tmp_path, monkeypatch):
-    evaluate, swallowed = training.evaluate, []
-
-    def interrupted(*args, **kwargs):
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-        except KeyboardInterrupt:  # as in a __del__, or a callback of TensorFlow's
-            swallowed.append(True)
-        return evaluate(*args, **kwargs)
-
-    monkeypatch.setattr(training, "evaluate", interrupted)
-    overrides = [f"data={data}", *TINY, stages(20), "train.evaluate_every=1"]
-    config = configs.load(ROOT / "configs" / "demo.yaml", overrides)
+def test_a_signal_raises_or_waits_and_is_not_lost(monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(training.Stopped) as stop:
-        training.train(config, tmp_path / "run", progress=False)
-    assert swallowed and [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert (stop.value.folder, stop.value.epochs, stop.value.signal) == (tmp_path / "run", 1, signal.SIGINT)
-    assert checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]["epoch"] == 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with training._Signals() as signals:
+            signals.check()
+            with pytest.raises(KeyboardInterrupt):  # which something may swallow, such as a __del__
+                os.kill(os.getpid(), number)
+                time.sleep(1)
+            with pytest.raises(KeyboardInterrupt):
+                signals.check()
+            assert signals.received == number
+        with training._Signals() as signals:
+            with signals.finishing():
+                for _ in range(3 if number == signal.SIGTERM else 1):
+                    os.kill(os.getpid(), number)
+                    time.sleep(0.01)
+                with pytest.raises(KeyboardInterrupt):  # Ctrl-C, once more
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(1)
+            assert signals.received == number
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 # --- stopped and gone on with ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A saved model, ready for use: pictures in, boxes in the picture's own pixels out; and the commands' work over many files."""
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import glob
@@ -709,12 +710,12 @@ class _Interpreter:
                 raise _no_tflite(self.path, _line(error)) from error
 
     def renew(self):
-        _LEFT_ALONE.append(self.runner)
+        # Never taken down, not at the process's end either: that would wait for the threads that it had in the other process.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.runner))
         self.lock, self.runner = threading.Lock(), None
 
 
 _INTERPRETERS = weakref.WeakSet()
-_LEFT_ALONE = []  # interpreters of another process: to take one down is to wait for its threads
 
 
 def _after_fork():
