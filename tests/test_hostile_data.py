@@ -596,7 +596,7 @@ class Worker:
     def __init__(self, file=__file__):
         self.file, self.process = file, None
 
-    def __call__(self, question, seconds=20):
+    def __call__(self, question, seconds=60):
         import selectors
 
         if self.process is None:

@@ -524,7 +524,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_candidates(
             "model.objective.obj_gain={p3: 4}",
             "model.objective: obj_gain: expected a number for each of p3",
         ),
-        ("demo", "model.postprocess.limit=0", "model.postprocess: limit: expected a number above 0, received 0"),
+        ("demo", "model.postprocess.limit=0", "model.postprocess.limit: expected a whole number from 1 to 100000"),
         (
             "demo",
             "model.postprocess={name: nms, soft_sigma: 0.5, soft_linear: true}",

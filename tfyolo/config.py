@@ -12,7 +12,8 @@ Sections are merged key by key, all else is replaced: lists, and each option of 
 part of another name, and a `data` that is a bare path, drop what the base says about them. `name` is never inherited:
 it is the file's stem unless the file gives one. Scalars are those of YAML 1.2's core schema: 1e-3 is a number, only
 true and false are booleans. A name without a folder, yolov8n or yolov8n.yaml, is that of a file here, else that of a config that comes
-with tfyolo.
+with tfyolo. What no config needs is an error at once: files above 1 MB, more than 20 levels, 20 bases on each other or 100,000 values,
+numbers of more than 18 digits.
 
 The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of what they
 build, in tfyolo.model. A ConfigError names the place in the file, the value, and what would be right.

@@ -150,7 +150,7 @@ def _without_xml(files, members, used, images, findings):
     for image in images.index.paths:
         stem, _ = os.path.splitext(image)
         if images.place.split_of(image) in splits or splits == {None}:
-            if os.path.basename(stem) not in stems:
+            if stem_of(image) not in stems:
                 findings.warning(image, "picture without XML; left out")
             elif image not in used and stem in twins:
                 findings.warning(image, f"the XML of its name is {twins[stem]}'s; left out")
