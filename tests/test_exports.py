@@ -19,6 +19,7 @@ import sys
 import threading
 import warnings
 import zipfile
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -511,6 +512,18 @@ def test_an_export_is_judged_as_the_run_is(exported, tmp_path):
 # --- files: whole or not at all -------------------------------------------------------------------------------------------------
 
 
+def test_what_is_refused_is_refused_before_data_are_read(demo, monkeypatch):
+    monkeypatch.setattr(readers, "read_all_configured", lambda *_: pytest.fail("data were read"))
+    folder = demo.paths["tflite"].parent
+    for form, options, message in (
+        (Form("tflite"), {}, "there already"),
+        (Form("tflite", "full-int8"), {}, "expected --nms none"),
+        (Form("tflite", "int8"), {"any_size": True, "overwrite": True}, "only a SavedModel"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            exports.export(demo.model, folder, [form], data="data", **options)
+
+
 def test_an_earlier_export_is_only_replaced_when_asked(demo):
     folder, before = demo.paths["tflite"].parent, demo.paths["tflite"].read_bytes()
     with pytest.raises(ExportError, match=r"model\.tflite: there already.*--overwrite"):
@@ -871,6 +884,23 @@ def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, judged, tmp_pat
     ):
         exports.export(demo.model, tmp_path, [coarse], judged=judged, max_drop=1e-6)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("quantize, models", [(False, 1), (True, 2)])
+def test_a_model_is_evaluated_once_for_all_forms(quantize, models, demo, judged, monkeypatch):
+    """In float and in int8 it is the same one, unless it was trained with rounding."""
+    train = demo.model.config.train.model_copy(update={"quantize": quantize})
+    model = demo.model._replace(config=demo.model.config.model_copy(update={"train": train}))
+    seen = []
+    monkeypatch.setattr(exports, "load", lambda path: detect.load(demo.paths["tflite"]))
+    monkeypatch.setattr(exports, "_plain", lambda model: demo.model if quantize else model)
+    monkeypatch.setattr(
+        exports, "evaluate", lambda of, *_, **__: seen.append(of) or SimpleNamespace(metrics={"AP": 0.5})
+    )
+    gate = exports._Gate(model, judged, None, lambda: None)
+    for precision in ("float32", "int8", "int8"):
+        assert gate.judge(Form("tflite", precision), demo.paths["tflite"])["drop"] == 0
+    assert len(seen) == 3 + models and len(set(seen)) == 3 + models  # each file's once, too
 
 
 @pytest.mark.slow

@@ -984,6 +984,10 @@ def test_validation_images_of_one_name_are_drawn_each(data, tmp_path):
     assert sorted(os.listdir(tmp_path)) == [f"{n:02d}_the.same.jpg" for n in (1, 2, 3)]
 
 
+def second(option):
+    return f"train.stages=[{{epochs: 1, lr: 0.1}}, {{epochs: 1, lr: 0.1, {option}}}]"
+
+
 @pytest.mark.parametrize(
     "override, message",
     [
@@ -993,6 +997,11 @@ def test_validation_images_of_one_name_are_drawn_each(data, tmp_path):
         ("train.optimizer=adam", "train.optimizer.name: expected one of sgd, adamw"),
         ("train.batch=3", "train.batch: expected a multiple of 2 replicas"),
         ("data=null", "data: expected where the pictures"),
+        # Of a later stage: not when its turn comes.
+        (second("image_size: 100"), "train.stages.1.image_size: expected multiples of 32"),
+        (second("freeze: [backbone, bakbone]"), "train.stages.1.freeze.1: expected the name of a part"),
+        (second("freeze: [backbone, neck, head]"), "everything is frozen"),
+        (second("loss_weights: {boxes: 2}"), "expected a term of the loss (box, obj, cls)"),
     ],
 )
 def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, monkeypatch, override, message):
@@ -1001,6 +1010,26 @@ def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, monkeypat
     with pytest.raises(ConfigError) as error:
         training.train(config, tmp_path / "run", progress=False)
     assert message in str(error.value)
+    assert not (tmp_path / "run").exists()  # before anything is trained
+
+
+def test_images_of_another_size_than_connected_layers_take_are_an_error_of_the_stage():
+    config = small("yolov1", **{"train.stages": "[{epochs: 1, lr: 0.1, image_size: 64}]"})
+    with pytest.raises(ConfigError, match=r"train\.stages\.0\.image_size: expected \[128, 192\], the one size"):
+        training._check_stage(config, 0, models.build(config, NAMES))
+
+
+def test_data_that_stages_share_are_read_once(data, tmp_path, monkeypatch):
+    own = f"{{epochs: 1, lr: 0.1, data: {{path: {data}, train: val}}}}"
+    config = configs.load(
+        ROOT / "configs" / "demo.yaml",
+        [f"data={data}", f"train.stages=[{{epochs: 1, lr: 0.1}}, {own}, {{epochs: 1, lr: 0.01}}]"],
+    )
+    read, seen = training._read_stage, []
+    monkeypatch.setattr(training, "_read_stage", lambda config, i, *rest: seen.append(i) or read(config, i, *rest))
+    first, second, third = training._read_stages(config, None, tmp_path)
+    assert seen == [0, 1] and third is first
+    assert (first[0].split, second[0].split) == ("train", "val")
 
 
 def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(data, tmp_path):

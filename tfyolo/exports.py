@@ -138,18 +138,16 @@ def export(
     if out is None:
         raise ExportError("expected a folder for the exports of a model in memory, received none")
     forms = [form if isinstance(form, Form) else Form(*form) for form in forms]
-    calibration, judged = _sources(model, forms, data, calibration, judged, run)
     for form in forms:
-        _check(form, model, calibration, batch)
+        _check(form, batch)
     if model.config.train.quantize and not per_channel:
         raise ExportError(
             "--per-tensor: the run was trained with steps of each output; train it again without rounding"
         )
     out = Path(out)
     taken = [str(out / form.file) for form in forms if (out / form.file).exists()]
-    labels = "".join(f"{label}\n" for label in model.classes)
     labelmap = out / LABELMAP if any(form.nms == "task" for form in forms) else None
-    if labelmap and labelmap.exists() and not _holds(labelmap, labels):
+    if labelmap and labelmap.exists() and not _holds(labelmap, _label_lines(model)):
         taken.append(str(labelmap))
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
@@ -157,6 +155,10 @@ def export(
         raise ExportError("--any-size: only a SavedModel takes pictures of any size, expected --to saved_model")
     if size is not None:
         model = resized(model, size)
+    # All else is checked: reading may take minutes.
+    calibration, judged = _sources(model, forms, data, calibration, judged, run)
+    for form in forms:
+        _check_calibration(form, model, calibration)
     open_network = network_for(model, (None, None)) if any_size else None
     writer = _Writer(model, batch, per_channel, calibration, open_network)
     gate = _Gate(model, judged, max_drop, writer.typical)
@@ -172,7 +174,7 @@ def export(
             made[form.name] = Exported(path, gate.judge(form, aside) | notes)
             with _on_disk(out):
                 if form.nms == "task":
-                    checkpoint.write_text(labelmap, labels)
+                    checkpoint.write_text(labelmap, _label_lines(model))
                 checkpoint.replace(aside, path)
                 report = {form.name: {"file": form.file, **made[form.name].report}}
                 checkpoint.write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
@@ -218,7 +220,13 @@ def _earlier(out):
     return report if isinstance(report, dict) else {}
 
 
-def _check(form, model, calibration, batch):
+def _label_lines(model):
+    """The names of a Model's classes, one a line, in label order."""
+    return "".join(f"{label}\n" for label in model.classes)
+
+
+def _check(form, batch):
+    """Raises ExportError if there is no such Form, or none for so many images at once."""
     for value, choices in zip(form, (TARGETS, PRECISIONS, SUPPRESSIONS), strict=True):
         if value not in choices:
             raise ExportError(f"expected one of {', '.join(choices)}, received {value!r}")
@@ -232,6 +240,10 @@ def _check(form, model, calibration, batch):
         raise ExportError("task: its operation takes one picture at a time, expected --batch 1")
     if form.precision == "full-int8" and form.nms != "none":
         raise ExportError("full-int8: suppression has no form in whole numbers, expected --nms none")
+
+
+def _check_calibration(form, model, calibration):
+    """Raises ExportError if a Form needs images to find its ranges in, and the calibration's Source has none."""
     needed = "int8" in form.precision and (form.precision == "full-int8" or not model.config.train.quantize)
     if needed and (calibration is None or not calibration.records):
         raise ExportError(
@@ -263,8 +275,9 @@ class _Gate:
         self.typical = typical
         self.model, self.judged, self.max_drop = model, judged, max_drop
         # What was trained with rounding is exported without it where the file does not round.
-        self.detectors = {True: Detector.of(fuse(model)), False: Detector.of(fuse(_plain(model)))}
-        self.references = {}
+        plain, rounding = _plain(model), Detector.of(fuse(model))
+        self.detectors = {True: rounding, False: rounding if plain is model else Detector.of(fuse(plain))}
+        self.references = {}  # {Detector: its AP}
         height, width = model.config.model.input_size
         # Noise of all sizes: what a picture is to a network. Rounded, because some files read whole numbers.
         rng = np.random.default_rng(0)
@@ -279,10 +292,10 @@ class _Gate:
         images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the calibration")
         report = {"bytes": size_of(path), **self._compared(form, own, detector, images, what)}
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
-        if self.judged is not None and rounds not in self.references:
-            self.references[rounds] = evaluate(own, self.judged, progress=False).metrics["AP"]
-        if not np.isnan(self.references.get(rounds, np.nan)):  # as it is where there is no truth to judge by
-            reference, ap = self.references[rounds], evaluate(detector, self.judged, progress=False).metrics["AP"]
+        if self.judged is not None and own not in self.references:
+            self.references[own] = evaluate(own, self.judged, progress=False).metrics["AP"]
+        if not np.isnan(self.references.get(own, np.nan)):  # as it is where there is no truth to judge by
+            reference, ap = self.references[own], evaluate(detector, self.judged, progress=False).metrics["AP"]
             drop, most = reference - ap, self.max_drop if self.max_drop is not None else MAX_DROP[form.precision]
             report |= {"AP": ap, "keras_AP": reference, "drop": drop}
             if not drop <= most:
@@ -445,8 +458,7 @@ class _Writer:
         content = metadata.attached(content, [each.name for each in outputs], described)
         export = {"nms": form.nms, "precision": form.precision}
         text = json.dumps(describe(self.model, export=export, sha256=metadata.checksum(content)))
-        labels = "".join(f"{label}\n" for label in model.classes)
-        return metadata.with_files(content, {EXPORT_META: text, metadata.LABELS: labels})
+        return metadata.with_files(content, {EXPORT_META: text, metadata.LABELS: _label_lines(model)})
 
     def _rounding(self):
         """The Model that rounds as int8 does: with the bounds it has learned, or with those that pictures find."""
@@ -618,7 +630,7 @@ def _write_saved_model(model, path, any_size):
     extra.mkdir()
     text = json.dumps(describe(model, sha256=checksums(path)))
     (extra / EXPORT_META).write_text(text, encoding="utf-8")
-    (extra / metadata.LABELS).write_text("".join(f"{label}\n" for label in model.classes), encoding="utf-8")
+    (extra / metadata.LABELS).write_text(_label_lines(model), encoding="utf-8")
 
 
 def _signatures(model, any_size):

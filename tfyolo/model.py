@@ -200,12 +200,12 @@ def scaling(config, depth=1.0, width=1.0):
     return overrides
 
 
-def check_size(config, size, multiple):
-    """Raises ConfigError unless the sides of an input size (H, W) are multiples of what a decoder asks for."""
+def check_size(config, size, multiple, place="model.input_size"):
+    """Raises ConfigError unless the sides of an input size (H, W) are multiples of what a decoder asks for. place: its, in the config."""
     if size[0] % multiple or size[1] % multiple:
         near = [max(multiple, round(side / multiple) * multiple) for side in size]
         raise config.error(
-            "model.input_size",
+            place,
             f"expected multiples of {multiple}, the largest stride, for example {near}, received {list(size)}",
         )
 
@@ -217,15 +217,20 @@ def multiple(model):
     return max(model.decoder.multiple, *(height // side for side in enlarged), 1)
 
 
-def resized(model, size):
-    """The Model for pictures of another size (H, W), with the same weights. Raises ConfigError if it cannot be."""
+def check_other_size(model, size, place="model.input_size"):
+    """Raises ConfigError unless a Model's weights serve for images of another size (H, W). place: its, in the config."""
     own = model.config.model.input_size
     if tuple(size) != own and any(layer.name.endswith((".flatten", ".local")) for layer in model.network.layers):
         raise model.config.error(
-            "model.input_size",
+            place,
             f"expected {list(own)}, the one size that its fully or locally connected layers take, received {list(size)}",
         )
-    check_size(model.config, size, model.decoder.multiple)
+    check_size(model.config, size, model.decoder.multiple, place)
+
+
+def resized(model, size):
+    """The Model for pictures of another size (H, W), with the same weights. Raises ConfigError if it cannot be."""
+    check_other_size(model, size)
     section = model.config.model.model_copy(update={"input_size": tuple(size)})
     config = model.config.model_copy(update={"model": section})
     return model._replace(config=config, network=network_for(model, tuple(size)))

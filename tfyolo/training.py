@@ -27,7 +27,7 @@ from tfyolo.detect import Detector
 from tfyolo.evaluation import UNEXPECTED, evaluate, match
 from tfyolo.layers import sum_over_replicas
 from tfyolo.messages import counted
-from tfyolo.model import build, describe, multiple, resolve
+from tfyolo.model import build, check_other_size, describe, multiple, resolve
 from tfyolo.optim import OPTIMIZERS, Average, Schedule, build_for
 from tfyolo.quantization import CALIBRATED_BY, quantized_by, rounding
 from tfyolo.walk import gradient_norms
@@ -351,9 +351,10 @@ def _train(config, folder, overfit, progress, signals):
             f"expected a multiple of {strategy.num_replicas_in_sync} replicas x {config.train.accumulate} parts (train.accumulate), "
             f"received {config.train.batch}",
         )
+    _check_rounding(config, resumed=bool(saved))
 
     # Data: all of it is read before the first step, so that what is wrong shows now and not at hour three
-    sources = [_read_stage(config, i, overfit, run=folder) for i in range(len(config.train.stages))]
+    sources = _read_stages(config, overfit, folder)
     first = sources[0][0]
     classes = first.classes
     for i, pair in enumerate(sources):
@@ -362,8 +363,9 @@ def _train(config, folder, overfit, progress, signals):
                 raise config.error(config.stage_data(i)[1], _other_classes(source, first))
     config, notes = _with_images_for(config, sources, strategy.num_replicas_in_sync * config.train.accumulate)
     config, divisions = _with_divisions(config, sources, folder)
-    _check_rounding(config, resumed=bool(saved))
     judge = build(config, classes)  # float32, in which the averages are judged and saved
+    for i in range(len(config.train.stages)):
+        _check_stage(config, i, judge)
     if progress:
         tqdm.write(briefing(config, judge, sources, folder, {**state, "step": running["step"] if running else 0}))
     for warning in [*notes, *dict.fromkeys(warning for pair in sources for warning in _warnings(*pair))]:
@@ -419,7 +421,8 @@ def _train(config, folder, overfit, progress, signals):
                 model = rounding(model) if saved else quantized_by(model, pictures)[0]
                 if unreadable:
                     tqdm.write("calibration: " + _unexpected("skipped", unreadable, 0, few), file=sys.stderr)
-            _freeze(config, stage_index, model.network)
+            for layer in _frozen(config, stage_index, model.network):
+                layer.trainable = False
             average = Average(model.network, config.train.ema)
             dataset, steps = pipeline.train_dataset(
                 learned,
@@ -717,6 +720,16 @@ def _other_classes(source, first):
     return f"expected the {counted(len(first.classes), 'class')} of {ours} in {theirs} too, which {told}"
 
 
+def _read_stages(config, overfit, run):
+    """[(Source to learn from, Source to evaluate on)] of all stages; data that several stages share are read once."""
+    read = {}  # {place of the data in the config: the two}
+    places = [config.stage_data(i)[1] for i in range(len(config.train.stages))]
+    for i, place in enumerate(places):
+        if place not in read:
+            read[place] = _read_stage(config, i, overfit, run)
+    return [read[place] for place in places]
+
+
 def _read_stage(config, stage_index, overfit, run=None):
     """(Source to learn from, Source to be judged on) of a stage. run: the folder of the run, where its division of the data may lie."""
     data, place = config.stage_data(stage_index)
@@ -853,8 +866,17 @@ def _too_many(config, strategy, size, fits):
     )
 
 
-def _freeze(config, stage_index, network):
-    """Makes the layers that the stage freezes, by the beginnings of their dotted names, stay as they are."""
+def _check_stage(config, stage_index, model):
+    """Raises ConfigError for what a stage asks of the model that it cannot give: now, not when its turn comes."""
+    if size := config.train.stages[stage_index].image_size:
+        check_other_size(model, size, f"train.stages.{stage_index}.image_size")
+    _loss_weights(config, stage_index, model.objective)
+    _frozen(config, stage_index, model.network)
+
+
+def _frozen(config, stage_index, network):
+    """The layers that a stage freezes, by the beginnings of their dotted names. Raises ConfigError if there are none, or no others."""
+    frozen = []
     for i, prefix in enumerate(config.train.stages[stage_index].freeze):
         layers = [layer for layer in network.layers if f"{layer.name}.".startswith(f"{prefix}.")]
         if not layers:
@@ -863,12 +885,12 @@ def _freeze(config, stage_index, network):
                 f"train.stages.{stage_index}.freeze.{i}",
                 f"expected the name of a part, such as {', '.join(parts)}, received {prefix!r}",
             )
-        for layer in layers:
-            layer.trainable = False
-    if not network.trainable_variables:
+        frozen += layers
+    if not any(layer.trainable_variables for layer in network.layers if layer not in frozen):
         raise config.error(
             f"train.stages.{stage_index}.freeze", "expected a part that is left to learn, everything is frozen"
         )
+    return frozen
 
 
 def _check_rounding(config, resumed):
