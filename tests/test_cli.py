@@ -459,6 +459,7 @@ def test_a_run_serves_as_a_config(trained, data):
     found = tfyolo("kmeans-anchors", data, "--config", trained[0], "--json")
     assert json.loads(found.stdout)["input_size"] == [64, 64]  # the run's, not the config's it began with
     assert "at 64 x 64" in tfyolo("check-data", data, "--config", trained[0]).stdout
+    assert "is a folder: go on with its run by" in tfyolo("train", trained[0]).stderr
 
 
 @pytest.mark.parametrize("command", ["evaluate", "detect", "export"])
@@ -546,7 +547,7 @@ def test_an_installed_package_has_its_configs(tmp_path):
         (["train", DEMO, "data=nowhere", "--resume", "--out", "new"], 1, "nowhere: expected a data set's folder"),
         (["train", "runs/nothing", "--resume"], 1, "runs/nothing/last.h5: expected the last.h5 of a run to resume"),
         (["train", ".", "--resume"], 1, "./last.h5: expected the last.h5 of a run to resume"),
-        (["train", "."], 2, "is a folder: go on with its run by"),
+        (["train", "."], 2, "received a folder without a run (config.yaml); data is named by data=."),
         (["train", DEMO, "data=nowhere"], 1, "nowhere"),
         (["train", DEMO, "data=.", "--out", "file"], 1, "file: expected a new or empty folder"),
         (["train", DEMO, "data=.", "--out", "file/run"], 1, "file/run: cannot be made"),
@@ -589,6 +590,21 @@ TYPED = [
     (["train", "yolov8"], "did you mean yolov8"),
     (["train", "yolov8n"], "data: expected where the pictures and their labels lie (data=PATH), received none"),
     (["train", "yolov8n", "data=nowhere"], "nowhere: expected a data set's folder or file, found none"),
+    (["train", "data=."], "data=.: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file"),
+    (["train", "data=.", "yolov8n", "epochs=3"], "a YAML file; write yolov8n data=. epochs=3"),
+    (["train", "yolov8n", "data", "=", ".", "epochs=3"], "no spaces around the =; write data=. epochs=3"),
+    (["train", "yolov8n", "data=", "."], "no spaces around the =; write data=."),
+    (
+        ["train", "yolov8n", "."],
+        "expected KEY=VALUE, such as train.batch=16 or train.clip=null; data is named by data=.",
+    ),
+    (["train", ".", "epochs=3"], "received a folder without a run (config.yaml); data is named by data=."),
+    (["train", ".", "data=."], "a YAML file or a run's folder, received a folder without a run (config.yaml)\n"),
+    (
+        ["train", "yolov8n", "data=.", "epoch=3"],
+        "epoch: unknown key; did you mean epochs? the keys here are name, data",
+    ),
+    (["train", "yolov8n", "data=.", "workers=3"], "augment, train, in short also epochs, lr, batch, imgsz, init"),
     (["train", "yolov8n", "data=.", "init=nowhere"], "nowhere: expected a run's folder or a file of weights"),
     (["train", "yolov8n", "train.bach=3"], "train.bach: unknown key; did you mean batch?"),
     (["train", "yolov8n", "data=.", "model.neck=pam"], "model.neck.name: expected one of identity, up_cat"),
@@ -600,9 +616,13 @@ TYPED = [
     ),
     (["train", "yolov8n", "data=.", "model.decoder=anchor"], "anchor needs the option 'anchors', received none"),
     (["train", "yolov8n", "data=.", "optimizer=adamv"], "train.optimizer.name: expected one of sgd, adamw"),
+    (["train", "yolov8n", "data=.", "optimizer=SGD"], "received 'SGD'; did you mean sgd?"),
     (["train", "yolov8n", "data=.", "train.optimizer={name: sgd, momentun: .9}"], "sgd has no such option"),
     (["train", "yolov8n", "data=.", "model.postprocess.iuo=1"], "; did you mean iou?"),
-    (["train", "yolov8n", "data=.", "device=tpu"], "expected cpu, gpu, or the numbers of GPUs"),
+    (
+        ["train", "yolov8n", "data=.", "device=tpu"],
+        "Invalid value for '--device': expected cpu, gpu, or the numbers of GPUs",
+    ),
     (["train", "yolov8n", "data=.", "--device", "0,0"], "expected cpu, gpu, or the numbers of GPUs"),
     (["train", "cornernet-hg104", "data=.", "epochs=3"], "2 stages; say of which, as train.stages.0.epochs=3"),
     (["train", "yolov8n", "--epochs", "3"], "--epochs: settings have no dashes; write epochs=..."),
@@ -665,6 +685,9 @@ TYPED = [
         "received Darknet's weights; `tfyolo import NET.cfg theirs.weights` makes a run of them",
     ),
     (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
+    (["evaluate", "yolov8n"], "received the name of a config, which has no weights; `tfyolo train yolov8n data=PATH`"),
+    (["detect", "yolov8n", "x.jpg"], "received the name of a config, which has no weights"),
+    (["export", "yolov8n"], "received the name of a config, which has no weights"),
     (["val", ".", "--data", "nowhere"], "nowhere: expected a data set's folder or file"),
     (["predict", ".", "missing.jpg"], "missing.jpg: expected a picture, a video, a folder or a glob"),
     (["detect", ".", "conf=0.5"], "conf=0.5: expected a picture"),

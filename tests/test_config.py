@@ -271,7 +271,11 @@ def test_the_last_override_wins_and_earlier_ones_stay(write):
             "model.nek: unknown key; did you mean neck? the keys here are input_size, preprocess, classes, backbone, "
             "neck, head, decoder, assigner, objective, postprocess",
         ),
-        ("base=x.yaml", "base: unknown key; the keys here are name, data, model, augment, train"),
+        (
+            "base=x.yaml",
+            "base: unknown key; the keys here are name, data, model, augment, train, in short also epochs, lr, batch, "
+            "imgsz, init, optimizer, precision, seed",
+        ),
     ],
 )
 def test_bad_overrides(write, override, expected):

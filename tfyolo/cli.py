@@ -236,6 +236,8 @@ def _there(path, expected):
             return
     context, (key, equals, value) = click.get_current_context(), path.partition("=")
     names = [name.lstrip("-") for each in context.command.params for name in each.opts]
+    if expected.startswith("a run's folder") and (told := _config_without_weights(path)):
+        raise click.ClickException(f"{path}: expected {expected}, received {told}")
     hint = f"; options have dashes: --{key} {value}" if equals and key in names else ""
     raise click.ClickException(printable(f"{path}: expected {expected}, found none{hint}"))
 
@@ -247,6 +249,17 @@ def _model_there(path, expected=None):
     if told := configs.foreign(path, expected or _MODEL):
         raise click.ClickException(told)
     _there(path, expected or _MODEL)
+
+
+def _config_without_weights(name):
+    """What to do about a config's name where a model was expected; None if there is no config of that name."""
+    from tfyolo import config as configs
+
+    if name not in configs.packaged_names():
+        return None
+    run = os.path.join("runs", name)
+    hint = f"did you mean {run}?" if os.path.isdir(run) else f"`tfyolo train {name} data=PATH` makes a run of it"
+    return f"the name of a config, which has no weights; {hint}"
 
 
 _MODEL = "a run's folder, a .h5 file, a SavedModel's folder or a .tflite file"
@@ -261,13 +274,41 @@ def _data_there(data):
 
 
 def _loaded(config, overrides=()):
-    """The config of a file or name, under overrides, with parts that there are."""
+    """The config of a name or file, or of a Path in a run's folder, under overrides, with parts that there are."""
     from tfyolo import config as configs
     from tfyolo import parts
 
+    if isinstance(config, Path) and config.name == "config.yaml":
+        _no_run(config.parent, overrides)
+    _in_order(os.fspath(config), overrides)
     loaded = configs.load(config, overrides)
     parts.check(loaded)
     return loaded
+
+
+def _in_order(config, overrides):
+    """Ends the command if CONFIG and KEY=VALUE stand in each other's place, or a setting is torn apart by spaces."""
+    if any(word.startswith("=") or word.endswith("=") for word in overrides):
+        given = " ".join(overrides)
+        if (joined := re.sub(" ?= ?", "=", given)) != given:
+            raise click.UsageError(f"settings have no spaces around the =; write {joined}")
+    if "=" in config and not os.path.exists(config):
+        name = next((word for word in overrides if "=" not in word), "NAME")
+        rest = " ".join([config, *(word for word in overrides if word != name)])
+        raise click.UsageError(
+            f"{config}: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file; write {name} {rest}"
+        )
+
+
+def _no_run(folder, overrides):
+    """Ends the command if there is no run in a folder that stands where CONFIG should."""
+    if os.path.exists(os.path.join(folder, "config.yaml")):
+        return
+    named = any(word.startswith("data") for word in overrides)
+    raise click.UsageError(
+        f"{folder}: expected a name of `tfyolo configs`, a YAML file or a run's folder, received a folder without a run "
+        f"(config.yaml){'' if named else f'; data is named by data={folder}'}"
+    )
 
 
 def _print_json(value):
@@ -368,6 +409,7 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         loaded = _loaded(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
     elif is_run:
         if not resume or overrides or out:
+            _no_run(config, overrides)
             raise click.UsageError(
                 f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a new one with its "
                 f"weights by `tfyolo train {config} data=PATH`"
@@ -444,7 +486,8 @@ def _without_device(overrides, device):
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "device":
-            device = _Device().convert(value, None, click.get_current_context())
+            asked = next(parameter for parameter in train.params if parameter.name == "device")
+            device = asked.type.convert(value, asked, click.get_current_context())
         elif f"--{key}" in options:
             flag = any(parameter.is_flag for parameter in train.params if f"--{key}" in parameter.opts)
             raise click.UsageError(

@@ -657,9 +657,14 @@ def _override(root, text, problems):
     place = f'override "{_cut(text)}"'
     keys = key.strip().split(".")
     if not (equals and right.strip() and all(keys)):
-        raise ConfigError(f"{place}: expected KEY=VALUE, such as train.batch=16 or train.clip=null")
+        hint = (
+            f"; data is named by data={_cut(text)}" if not equals and len(text) < 4096 and os.path.exists(text) else ""
+        )
+        raise ConfigError(f"{place}: expected KEY=VALUE, such as train.batch=16 or train.clip=null{hint}")
     if len(keys) > DEEPEST:
         raise ConfigError(f"{place}: expected a key of at most {DEEPEST} parts, received {len(keys):,}")
+    if len(keys) == 1 and (hint := _short(*keys)):
+        raise ConfigError(f"{place}: {_cut(key)}: unknown key; {hint}")
     keys = SHORT.get(".".join(keys), ".".join(keys)).split(".")
     if "*" in keys:
         stages = _entry(_entry(root, "train"), "stages")
@@ -672,6 +677,16 @@ def _override(root, text, problems):
     if node is None:
         raise ConfigError(f"{place}: expected a value after =, received only a comment; put quotes around it")
     return _put(root, keys, node, _SCHEMA, "")
+
+
+def _short(key):
+    """What a key of one word may stand for, if it is neither one of the config's nor one that stands elsewhere; else None."""
+    keys, short = list(Config.model_fields), [name for name in SHORT if "." not in name]
+    if key in (*keys, *short) or _elsewhere(key):
+        return None
+    near = difflib.get_close_matches(key.lower(), [*keys, *short], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}the keys here are {', '.join(keys)}, in short also {', '.join(short)}"
 
 
 def _entry(node, key):

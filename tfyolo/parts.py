@@ -93,7 +93,8 @@ def builders(kind):
 
 
 def _near(name, known):
-    near = difflib.get_close_matches(name, known, n=1)
+    lower = {each.lower(): each for each in known}
+    near = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1)]
     return f"; did you mean {near[0]}?" if near else ""
 
 
