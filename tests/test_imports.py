@@ -18,8 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from the lines above its own. What counts is the first name below tfyolo: "data", "backbones".
 ORDER = [
-    {"structures", "config", "messages", "peers", "checkpoint", "folders", "parts"},
-    {"devices"},
+    {"structures", "config", "messages", "peers", "folders", "parts"},
+    {"hdf5", "devices"},
+    {"checkpoint"},
     {"boxes"},
     {"layers", "visualize"},
     {"backbones", "necks", "heads"},
