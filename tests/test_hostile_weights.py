@@ -379,6 +379,22 @@ def test_nothing_but_arrays_in_the_file_is_read(name, content, tmp_path):
         assert str(error.value).startswith(f"{path}: expected") and str(error.value).isprintable()
 
 
+@pytest.mark.parametrize("given", ["a best.h5", "another program's", "damaged"])
+def test_a_run_goes_on_from_what_it_left_alone(given, content, tmp_path):
+    """And what is there is left as it is."""
+    from tfyolo import training
+
+    last = tmp_path / "last.h5"
+    if given == "a best.h5":
+        checkpoint.save(last, {"config": "{}", "classes": ["a"]}, weights=arrays())
+    else:
+        last.write_bytes(content[:-100] if given == "damaged" else b"PK")
+    before = last.read_bytes()
+    with pytest.raises(checkpoint.CheckpointError, match=re.escape(f"{last}: expected")):
+        training.train(None, tmp_path, resume=True)
+    assert last.read_bytes() == before and os.listdir(tmp_path) == ["last.h5"]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_said_to_be(damage, content, tmp_path):
     """Every byte counts: of the arrays, too, of which HDF5 would give others without a word."""

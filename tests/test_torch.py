@@ -736,7 +736,7 @@ STATES = {
     "MMDetection's or MMYOLO's (": {"bbox_head.rtm_cls.0.weight": (80, 128, 1, 1)},
     "a network of Darknet's, such as YOLOv3 or YOLOv4, in PyTorch (": {"module_list.0.Conv2d.weight": (32, 3, 3, 3)},
     "a network for classification (fc.weight)": {"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)},
-    "another network (1 tensors, the first encoder.weight); take a checkpoint of one of these": {"encoder.weight": (3, 3)},
+    "another network (1 tensor, the first encoder.weight); take a checkpoint of one of these": {"encoder.weight": (3, 3)},
 }  # fmt: skip
 
 

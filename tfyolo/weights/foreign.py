@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfyolo.messages import printable
+from tfyolo.messages import counted, printable
 from tfyolo.weights.unpickle import LONGEST_NAME, Record
 
 IMPORTED = "a detector of YOLOv7, YOLOv8 or YOLO11"
@@ -188,7 +188,7 @@ def received_nothing(found):
 
 def received_another(found, arrays):
     """The same of a network that fits none of those that are imported, and is none that is known."""
-    told = [f"{len(arrays)} tensors, the first {printable(', '.join(list(arrays)[:3]))[:150]}"]
+    told = [f"{counted(len(arrays), 'tensor')}, the first {printable(', '.join(list(arrays)[:3]))[:150]}"]
     if classes := unusual(found):
         told.append(f"layers {', '.join(classes[:5])}")
     if "yaml_file" in found.said:
