@@ -287,7 +287,7 @@ def test_parts_that_do_not_fit_are_told():
         ("model.assigner=best_anchor", r"expected no assigner \(model.assigner: null\)"),
         ("model.input_size=[208, 192]", "expected an input size of multiples of 32"),
         ("model.backbone={name: hourglass, dims: [8], modules: [1]}", "dims, modules: expected as many numbers"),
-        ("model.backbone.stacks=0", r"model\.backbone: expected numbers above 0, received stacks 0"),
+        ("model.backbone.stacks=0", r"model\.backbone\.stacks: expected a whole number from 1 to 100, received 0"),
         ("model.decoder={name: dfl, levels: [p2]}", r"model\.head: corner: expected the decoder of corners"),
         ("model.objective=aligned", "aligned: expected"),
     ):

@@ -139,7 +139,7 @@ SMALL = {
     batch_normalize=0) + section("scale_channels", **{"from": -4}, activation="linear") + out() + yolo(),
     "unequal": STEM + conv(24) + shortcut(-2) + conv(8) + shortcut(-2, "linear") + out() + yolo(),
     "dilated and shared": conv(8, stride=2) + conv(16, 3, 2, dilation=2) + conv(16, 5, dilation=3) + conv(16, groups=16, dilation=2)
-    + conv(16, 5, 2, share_index=2) + conv(16, 5, activation="mish", share_index=-1)
+    + conv(16, 5, 2, share_index=2) + conv(16, 5, activation="swish", share_index=-1)
     + conv(8, 1, batch_normalize=0, activation="logistic") + conv(16, 1) + conv(8, 1, batch_normalize=0, share_index=-2)
     + out() + yolo(),
     **LIKE_PUBLISHED,

@@ -803,6 +803,42 @@ def test_a_forked_process_has_an_interpreter_of_its_own(demo, tmp_path):
     assert "replaced since; load it anew" in in_a_fork(work)
 
 
+FORKED = """
+import multiprocessing, os, sys
+import numpy as np
+import tfyolo
+detector = tfyolo.load(sys.argv[1])
+image = np.zeros((64, 64, 3), np.uint8)
+detector(image)
+
+
+def work(_):
+    return len(detector(image))
+
+
+child = os.fork()
+if not child:
+    try:
+        work(None)
+    except ValueError:
+        sys.exit(7)  # by Python's own way out, which takes everything down
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+try:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(work, range(4))
+except ValueError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["tflite", "saved_model", "run"])
+def test_forked_processes_come_to_their_end(form, demo):
+    path = demo.run if form == "run" else demo.paths[form]
+    done = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["7", "ForkError"], done.stderr
+
+
 # --- the gate -------------------------------------------------------------------------------------------------------------------
 
 

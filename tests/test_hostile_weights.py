@@ -395,6 +395,19 @@ def test_a_run_goes_on_from_what_it_left_alone(given, content, tmp_path):
     assert last.read_bytes() == before and os.listdir(tmp_path) == ["last.h5"]
 
 
+@pytest.mark.parametrize("cut", range(1, 13))
+@pytest.mark.parametrize("instead", ["nothing", "zeros"])
+def test_a_checksum_that_is_damaged_itself_is_none_that_is_missing(cut, instead, content, tmp_path):
+    """But for one that is gone as a whole: so ends a file that was changed with h5py, and one of earlier versions."""
+    path = tmp_path / "last.h5"
+    path.write_bytes(content[:-cut] + (bytes(cut) if instead == "zeros" else b""))
+    if cut == 12 and instead == "nothing":
+        assert checkpoint.load_run(path)
+        return
+    with pytest.raises(checkpoint.CheckpointError, match="it is damaged: its checksum is"):
+        checkpoint.load_run(path)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_said_to_be(damage, content, tmp_path):
     """Every byte counts: of the arrays, too, of which HDF5 would give others without a word."""

@@ -578,41 +578,50 @@ PLACES = {
     "what is kept": ("_log", 2, signal.SIGINT, (2, 0)),
     "the second Ctrl-C": ("step", 5, "twice", (1, 0)),
 }
-CONFIGS_STOPPED = {
-    "plain": [],
-    "two replicas": [],
-    "eager, sgd, in parts": ["train.eager=true", "train.optimizer={name: sgd, warmup_momentum: 0.5}", "train.accumulate=2"],
-    "no averages, all sizes": ["train.ema=0", "sizes"],
-}  # fmt: skip
+KINDS_STOPPED = {
+    "plain": PLACES,
+    "two replicas": ["second epoch", "evaluation"],
+    "eager, in parts": ["second stage"],
+    "all sizes": ["first step", "second epoch"],
+}
+SETTINGS = {
+    "eager, in parts": ["train.eager=true", "train.optimizer={name: sgd, warmup_momentum: 0.5}", "train.accumulate=2"],
+    "all sizes": ["train.ema=0"],
+}
+
+
+@pytest.fixture(scope="module")
+def never_stopped(data, tmp_path_factory):
+    """A kind of KINDS_STOPPED -> (its config, its run, which was never stopped)."""
+
+    @functools.cache
+    def trained(kind):
+        plan = stages(2, 1).replace("plain", "multi_scale: 0.5, plain") if kind == "all sizes" else stages(2, 1)
+        config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, plan, *SETTINGS.get(kind, ())])
+        return config, training.train(config, tmp_path_factory.mktemp("whole") / "run", progress=False)
+
+    return trained
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind, places",
-    [("plain", PLACES), ("two replicas", ["second epoch", "evaluation"]), ("eager, sgd, in parts", ["second stage"]),
-     ("no averages, all sizes", ["first step", "second epoch"])],
-)  # fmt: skip
-def test_wherever_it_is_stopped_it_goes_on_to_the_run_that_was_never_stopped(kind, places, data, tmp_path, monkeypatch):
-    replicas = 2 if kind == "two replicas" else 1
-    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(replicas))
-    overrides = CONFIGS_STOPPED[kind]
-    plan = stages(2, 1).replace("plain", "multi_scale: 0.5, plain") if "sizes" in overrides else stages(2, 1)
-    overrides = [f"data={data}", *TINY, plan, *[each for each in overrides if each != "sizes"]]
-    config = configs.load(ROOT / "configs" / "demo.yaml", overrides)
-    whole = training.train(config, tmp_path / "whole", progress=False)
-    for place in places:
-        what, count, number, kept = PLACES[place]
-        out, numbers = tmp_path / place, (signal.SIGINT,) * 2 if number == "twice" else (number,)
-        with monkeypatch.context() as patch:
-            signalled(patch, what, count, *numbers)
-            with pytest.raises(training.Stopped) as stop:
-                training.train(config, out, resume=True, progress=False)
-        assert (stop.value.folder, stop.value.epochs, stop.value.signal) == (out, kept[0], numbers[0])
-        state = checkpoint.read_meta(out / "last.h5")["state"]
-        assert (state["epoch"], state.get("running", {}).get("step", 0)) == kept, place
-        assert training.train(config, out, resume=True, progress=False).metrics == whole.metrics
-        assert_same_run(whole.folder, out)
-        assert not list(out.glob(".*"))
+@pytest.mark.parametrize("kind, place", [(kind, place) for kind, places in KINDS_STOPPED.items() for place in places])
+def test_wherever_it_is_stopped_it_goes_on_to_the_run_that_was_never_stopped(
+    kind, place, never_stopped, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2 if kind == "two replicas" else 1))
+    config, whole = never_stopped(kind)
+    what, count, number, kept = PLACES[place]
+    out, numbers = tmp_path / "run", (signal.SIGINT,) * 2 if number == "twice" else (number,)
+    with monkeypatch.context() as patch:
+        signalled(patch, what, count, *numbers)
+        with pytest.raises(training.Stopped) as stop:
+            training.train(config, out, resume=True, progress=False)
+    assert (stop.value.folder, stop.value.epochs, stop.value.signal) == (out, kept[0], numbers[0])
+    state = checkpoint.read_meta(out / "last.h5")["state"]
+    assert (state["epoch"], state.get("running", {}).get("step", 0)) == kept
+    assert training.train(config, out, resume=True, progress=False).metrics == whole.metrics
+    assert_same_run(whole.folder, out)
+    assert not list(out.rglob(".*"))
 
 
 @pytest.mark.slow

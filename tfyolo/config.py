@@ -555,7 +555,7 @@ def foreign(path, expected):
             (".onnx", ".engine", ".torchscript"), "an export of another program; import the checkpoint it was made of"
         ),
     }
-    what = None if os.path.isdir(path) else told.get(os.path.splitext(path)[1].lower())
+    what = None if os.path.exists(path) and not os.path.isfile(path) else told.get(os.path.splitext(path)[1].lower())
     return what and f"{path}: {there}expected {expected}, received {what}"
 
 
@@ -581,7 +581,7 @@ def check_init(config: Config) -> None:
         received = "a config" if suffix != ".tflite" else "an export"
         received += "; name the folder of the run"
     elif not os.path.isfile(init):
-        received = "what is neither a file nor a folder"
+        received = what_is(init)
     else:
         return
     raise config.error("train.init", f"{init}: expected {expected}, received {received}")

@@ -80,12 +80,29 @@ def opened(path):
 
 
 def _compare_checksum(file, size):
-    """Raises HDF5Error if a file has a checksum that is not its own."""
-    end = len(TAG) + 4
-    file.seek(max(size - end, 0))
+    """Raises HDF5Error if a file has a checksum that is not its own, or bytes in its place that are none."""
+    length = len(TAG) + 4
+    file.seek(max(size - length, 0))
     tag, checksum = file.read(len(TAG)), file.read()
-    if tag == TAG and checksum != struct.pack("<I", _checksum(file, size - end)):
+    if tag == TAG and checksum != struct.pack("<I", _checksum(file, size - length)):
         raise HDF5Error("it is damaged: its checksum is not that of its contents")
+    if tag != TAG and 0 < size - _end(file) <= length:
+        raise HDF5Error("it is damaged: its checksum is lost")
+
+
+def _end(file):
+    """Where a file says that it ends; infinity if it says nothing of the kind.
+
+    In its superblock (HDF5 File Format Specification 3.0, II.A), whose version is its ninth byte.
+    """
+    file.seek(0)
+    start = file.read(64)
+    place = (
+        {0: 40, 1: 44, 2: 28, 3: 28}.get(start[8])
+        if start.startswith(b"\x89HDF\r\n\x1a\n") and len(start) == 64
+        else None
+    )
+    return math.inf if place is None else struct.unpack_from("<Q", start, place)[0]
 
 
 @contextlib.contextmanager
