@@ -664,7 +664,7 @@ TYPED = [
     ),
     (["train", "yolov8n", "data=.", "init=theirs.tflite"], "received an export; name the folder of the run"),
     (["train", "yolov8n", "data=.", "init=theirs.yaml"], "received a config; name the folder of the run"),
-    (["train", "yolov8n", "data=.", "init=fifo"], "received what is neither a file nor a folder"),
+    (["train", "yolov8n", "data=.", "init=fifo"], "received a FIFO or a device"),
     *(
         (
             [command, name, *more],
