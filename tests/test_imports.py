@@ -43,28 +43,28 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 DATA_MAY_IMPORT = {"structures", "files", "config", "messages", "ranges", "checkpoint", "boxes", "visualize", "data"}
 KNOW_DATA = {name for name, rank in RANK.items() if rank > RANK["model"]}
-SPEAK_KERAS = {"boxes", "layers", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
+SPEAK_KERAS = {"boxes", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
 
 
-def imports(tree, guarded=False):
-    """(line, dotted module, whether it stands under an `if`) of every import; `from a import b` counts as a.b."""
+def imports(tree):
+    """(line, dotted module) of every import; `from a import b` counts as a.b."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name, guarded) for alias in node.names)
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            yield from ((node.lineno, f"{module}.{alias.name}", guarded) for alias in node.names)
-        yield from imports(node, guarded or isinstance(node, ast.If))
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        yield from imports(node)
 
 
-def wrong(name, module, guarded=False):
+def wrong(name, module):
     """Why the module or folder tfyolo.<name> may not import another; None if it may."""
     first, _, rest = module.partition(".")
     target = rest.partition(".")[0]
     if not first:
         return "written absolute, it says where it goes: from tfyolo..."
-    if first in ("tensorflow", "tf_keras") and name in SPEAK_KERAS and not guarded:
-        return "parts speak keras.ops; a faster way on TensorFlow stands under an `if`"
+    if first in ("tensorflow", "tf_keras") and name in SPEAK_KERAS:
+        return "parts speak keras.ops; what only TensorFlow can do stands in layers"
     if first != "tfyolo" or name in ("__init__", target) or target == "__version__":
         return None
     if name == "data":
@@ -81,7 +81,7 @@ def test_imports_run_one_way(path):
     name = path.relative_to(PACKAGE).with_suffix("").parts[0]
     assert name in RANK or name in ("__init__", "data"), f"{name} has no place in ORDER"
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    reasons = [(line, module, wrong(name, module, guarded)) for line, module, guarded in imports(tree)]
+    reasons = [(line, module, wrong(name, module)) for line, module in imports(tree)]
     assert not [f"{path}:{line}: {module}: {why}" for line, module, why in reasons if why]
 
 
@@ -96,8 +96,8 @@ def test_imports_run_one_way(path):
         ("data", "tfyolo.model", False),
         ("model", "tfyolo.data.pipeline", False),
         ("training", "tfyolo.data.pipeline", True),
-        ("layers", "tensorflow", False),
-        ("layers", "keras.ops", True),
+        ("heads", "tensorflow", False),
+        ("heads", "keras.ops", True),
         ("model", "tensorflow", True),
         ("cli", ".training", False),
         ("cli", "tfyolo.helpers", False),
@@ -111,10 +111,9 @@ def test_imports_are_found_wherever_they_stand():
     source = (
         "import a.b\nif x:\n    import c as d\ndef f():\n    from e import g, h\nfrom . import i\nfrom .j import k\n"
     )
-    assert [(line, module) for line, module, guarded in imports(ast.parse(source))] == [
+    assert list(imports(ast.parse(source))) == [
         (1, "a.b"), (3, "c"), (5, "e.g"), (5, "e.h"), (6, "..i"), (7, ".j.k")
     ]  # fmt: skip
-    assert [module for _, module, guarded in imports(ast.parse(source)) if guarded] == ["c"]
 
 
 def test_every_public_name_is_there_and_comes_from_where_it_says():

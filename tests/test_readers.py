@@ -12,7 +12,8 @@ import pytest
 
 from tfyolo.config import Data
 from tfyolo.data import readers, records
-from tfyolo.data.readers import FORMATS, DataError, SplitError, picture_size, read, read_configured, splits
+from tfyolo.data.headers import image_size
+from tfyolo.data.readers import FORMATS, DataError, SplitError, read, read_configured, splits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -781,7 +782,7 @@ def test_yolo_pictures_without_a_header(content, tmp_path):
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 def test_picture_size(suffix, tmp_path):
     picture(tmp_path / f"a{suffix}", (33, 44), suffix)
-    assert picture_size(tmp_path / f"a{suffix}") == (33, 44)
+    assert image_size(tmp_path / f"a{suffix}") == (33, 44)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -792,7 +793,7 @@ def test_picture_size_is_upright(orientation, tmp_path):
     exif[0x0112] = orientation
     Image.new("RGB", (44, 33)).save(tmp_path / "a.jpg", exif=exif)
     # Oracle: cv2 turns a picture as its EXIF says.
-    assert picture_size(tmp_path / "a.jpg") == cv2.imread(str(tmp_path / "a.jpg")).shape[:2]
+    assert image_size(tmp_path / "a.jpg") == cv2.imread(str(tmp_path / "a.jpg")).shape[:2]
 
 
 # --- real data --------------------------------------------------------------------------------------------------------

@@ -5,24 +5,23 @@ import itertools
 import math
 
 import keras
+import tensorflow as tf
 from keras import layers, ops
 
-_ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-if _ON_TENSORFLOW:
-    import tensorflow as tf
 
-    def _merged_sum(x):
-        def reduce(strategy, x):
-            return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(x, x)])[0]
+def _merged_sum(x):
+    def reduce(strategy, x):
+        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(x, x)])[0]
 
-        # Both ways through stop_gradient: custom_gradient looks for variables behind its outputs, and would walk back through
-        # the graphs of all replicas at every layer. all_reduce does, which takes minutes to trace for a deep network.
-        return tf.stop_gradient(tf.distribute.get_replica_context().merge_call(reduce, args=(tf.stop_gradient(x),)))
+    # Both ways through stop_gradient: custom_gradient looks for variables behind its outputs, and would walk back through
+    # the graphs of all replicas at every layer. all_reduce does, which takes minutes to trace for a deep network.
+    return tf.stop_gradient(tf.distribute.get_replica_context().merge_call(reduce, args=(tf.stop_gradient(x),)))
 
-    @tf.custom_gradient
-    def sum_over_replicas(x):
-        """The sum of a tensor over all replicas of a tf.distribute strategy, in replica context; its gradient is the same sum."""
-        return _merged_sum(x), _merged_sum
+
+@tf.custom_gradient
+def sum_over_replicas(x):
+    """The sum of a tensor over all replicas of a tf.distribute strategy, in replica context; its gradient is the same sum."""
+    return _merged_sum(x), _merged_sum
 
 
 def mish_by_exp(x):
@@ -32,51 +31,46 @@ def mish_by_exp(x):
     return x * (n / (n + 2.0))
 
 
-mish = keras.activations.mish
-if _ON_TENSORFLOW:
+@tf.autograph.experimental.do_not_convert
+@tf.custom_gradient
+def mish(x):
+    """x * tanh(softplus(x)) (Misra 2019, arXiv:1908.08681).
 
-    @tf.autograph.experimental.do_not_convert
-    @tf.custom_gradient
-    def mish(x):
-        """x * tanh(softplus(x)) (Misra 2019, arXiv:1908.08681).
+    In these words it is one oneDNN kernel on a CPU, a quarter of mish_by_exp's time, as long as nothing else needs what lies between.
+    So the gradient takes x alone: less time than automatic differentiation, and a third of the memory in float32.
+    """
 
-        In these words it is one oneDNN kernel on a CPU, a quarter of mish_by_exp's time, as long as nothing else needs what lies between.
-        So the gradient takes x alone: less time than automatic differentiation, and a third of the memory in float32.
-        """
+    def gradient(upstream):
+        y = tf.minimum(tf.cast(x, tf.float32), 20.0)  # bfloat16 would lose 3 %; beyond 20 the slope is 1
+        e = tf.exp(y)
+        n = e * (e + 2.0)
+        d = n + 2.0
+        # n / d and its derivative, 4 e (e + 1) / d^2, times x. The square of d would overflow.
+        slope = (n + 4.0 * (n - e) * y / d) / d
+        return tf.cast(tf.cast(upstream, tf.float32) * slope, x.dtype)
 
-        def gradient(upstream):
-            y = tf.minimum(tf.cast(x, tf.float32), 20.0)  # bfloat16 would lose 3 %; beyond 20 the slope is 1
-            e = tf.exp(y)
-            n = e * (e + 2.0)
-            d = n + 2.0
-            # n / d and its derivative, 4 e (e + 1) / d^2, times x. The square of d would overflow.
-            slope = (n + 4.0 * (n - e) * y / d) / d
-            return tf.cast(tf.cast(upstream, tf.float32) * slope, x.dtype)
-
-        return keras.activations.mish(x), gradient
+    return keras.activations.mish(x), gradient
 
 
-silu = keras.activations.silu
-if _ON_TENSORFLOW:
+@tf.custom_gradient
+def _silu_bfloat16(x):
+    y = tf.nn.silu(x)
 
-    @tf.custom_gradient
-    def _silu_bfloat16(x):
-        y = tf.nn.silu(x)
+    def gradient(upstream):
+        # At 0 itself, where nothing can be divided, the slope is taken for 0.
+        sigmoid = tf.math.divide_no_nan(y, x)
+        return upstream * (sigmoid + y * (1 - sigmoid))
 
-        def gradient(upstream):
-            # At 0 itself, where nothing can be divided, the slope is taken for 0.
-            sigmoid = tf.math.divide_no_nan(y, x)
-            return upstream * (sigmoid + y * (1 - sigmoid))
+    return y, gradient
 
-        return y, gradient
 
-    @tf.autograph.experimental.do_not_convert
-    def silu(x):
-        """x * sigmoid(x) (Ramachandran et al. 2017, arXiv:1710.05941).
+@tf.autograph.experimental.do_not_convert
+def silu(x):
+    """x * sigmoid(x) (Ramachandran et al. 2017, arXiv:1710.05941).
 
-        In bfloat16 the sigmoid that its gradient needs again takes longer than all the rest: there it is the output divided by the input.
-        """
-        return _silu_bfloat16(x) if x.dtype == tf.bfloat16 else tf.nn.silu(x)
+    In bfloat16 the sigmoid that its gradient needs again takes longer than all the rest: there it is the output divided by the input.
+    """
+    return _silu_bfloat16(x) if x.dtype == tf.bfloat16 else tf.nn.silu(x)
 
 
 def leaky(x):
@@ -119,8 +113,8 @@ class BatchNorm(layers.Layer):
     def call(self, x, training=False):
         if not (training and self.trainable):
             return self._normalise(x, self.moving_mean, self.moving_variance)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync if _ON_TENSORFLOW else 1
-        if _ON_TENSORFLOW and replicas == 1:
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas == 1:
             outputs, mean, variance = self._fused(x)
         else:
             mean, variance = self._moments(x, replicas)
@@ -146,11 +140,8 @@ class BatchNorm(layers.Layer):
     def _moments(x, replicas):
         x = ops.cast(x, "float32")
         axes = (0, 1, 2)
-        if replicas == 1:
-            return ops.moments(x, axes=axes)
-        count = (
-            tf.cast(tf.size(x) // x.shape[-1], tf.float32) * replicas
-        )  # strategies give every replica the same share
+        # Strategies give every replica the same share.
+        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32) * replicas
         mean = sum_over_replicas(tf.reduce_sum(x, axes)) / count
         # Deviations from the mean of all: the difference of two large sums would lose what two replicas and one must agree in.
         return mean, sum_over_replicas(tf.reduce_sum(tf.square(x - mean), axes)) / count
@@ -263,31 +254,28 @@ def running_maximum(x, axis, ahead):
     return x
 
 
-running_maximum_to_train = running_maximum
-if _ON_TENSORFLOW:
+@tf.autograph.experimental.do_not_convert
+def running_maximum_to_train(x, axis, ahead):
+    """The same; its gradient goes from cell to cell, twenty times as fast on a CPU as back through the steps, which copy the map."""
 
-    @tf.autograph.experimental.do_not_convert
-    def running_maximum_to_train(x, axis, ahead):
-        """The same; its gradient goes from cell to cell, twenty times as fast on a CPU as back through the steps, which copy the map."""
+    @tf.custom_gradient
+    def maximum(x):
+        y = running_maximum(x, axis, ahead)
 
-        @tf.custom_gradient
-        def maximum(x):
-            y = running_maximum(x, axis, ahead)
+        def gradient(upstream):
+            cells, maxima, given = (tf.unstack(each, axis=axis) for each in (x, y, upstream))
+            order = range(len(cells)) if ahead else range(len(cells) - 1, -1, -1)
+            found, passed = [None] * len(cells), 0.0
+            for here, beyond in itertools.pairwise(order):
+                whole = given[here] + passed
+                found[here] = tf.where(cells[here] > maxima[beyond], whole, 0.0)
+                passed = whole - found[here]
+            found[order[-1]] = given[order[-1]] + passed
+            return tf.stack(found, axis=axis)
 
-            def gradient(upstream):
-                cells, maxima, given = (tf.unstack(each, axis=axis) for each in (x, y, upstream))
-                order = range(len(cells)) if ahead else range(len(cells) - 1, -1, -1)
-                found, passed = [None] * len(cells), 0.0
-                for here, beyond in itertools.pairwise(order):
-                    whole = given[here] + passed
-                    found[here] = tf.where(cells[here] > maxima[beyond], whole, 0.0)
-                    passed = whole - found[here]
-                found[order[-1]] = given[order[-1]] + passed
-                return tf.stack(found, axis=axis)
+        return y, gradient
 
-            return y, gradient
-
-        return maximum(x)
+    return maximum(x)
 
 
 class CornerPool(layers.Layer):
@@ -471,7 +459,7 @@ def bottleneck(x, channels, *, squeeze=1.0, shortcut=True, activation="silu", na
     return layers.Add(name=f"{name}.add")([x, y]) if shortcut and x.shape[-1] == channels else y
 
 
-def c2f(x, channels, repeats, *, share=0.5, block=bottleneck, activation="silu", name):
+def c2f_block(x, channels, repeats, *, share=0.5, block=bottleneck, activation="silu", name):
     """YOLOv8's block: a part of the channels goes through a chain of blocks, of which every link is joined to the output.
 
     The faster heir of the cross-stage partial block with two convolutions (Wang et al. 2020, arXiv:1911.11929, figure 2), with the
@@ -498,10 +486,10 @@ def c3k(x, channels, *, activation="silu", name):
     return silu_conv(x, channels, 1, activation=activation, name=f"{name}.join")
 
 
-def c3k2(x, channels, repeats, *, share=0.5, deep=False, activation="silu", name):
-    """YOLO11's block: c2f, whose links are c3k (deep) or bottlenecks that squeeze the channels by two."""
+def c3k2_block(x, channels, repeats, *, share=0.5, deep=False, activation="silu", name):
+    """YOLO11's block: c2f_block, whose links are c3k (deep) or bottlenecks that squeeze the channels by two."""
     block = c3k if deep else functools.partial(bottleneck, squeeze=0.5)
-    return c2f(x, channels, repeats, share=share, block=block, activation=activation, name=name)
+    return c2f_block(x, channels, repeats, share=share, block=block, activation=activation, name=name)
 
 
 class SelfAttention(layers.Layer):
@@ -578,7 +566,7 @@ def repeated(count, depth):
     return max(round(count * depth), 1)
 
 
-def elan(x, channels, *, hidden, inner=None, convs=4, every=2, name, **options):
+def elan_block(x, channels, *, hidden, inner=None, convs=4, every=2, name, **options):
     """YOLOv7's block, an efficient layer aggregation network (Wang et al. 2022, arXiv:2211.04800; arXiv:2207.02696, figure 2c).
 
     Two 1x1 convolutions to `hidden` channels; behind one of them a chain of 3x3 convolutions of `inner` channels (None: as many). Both,
@@ -600,8 +588,8 @@ def e_elan(x, channels, *, cardinality=2, name, **options):
     Grouped convolutions whose groups are shuffled, joined and added up are so many ELANs side by side whose outputs are added.
     """
     if cardinality == 1:
-        return elan(x, channels, name=name, **options)
-    groups = [elan(x, channels, name=f"{name}.group{i + 1}", **options) for i in range(cardinality)]
+        return elan_block(x, channels, name=name, **options)
+    groups = [elan_block(x, channels, name=f"{name}.group{i + 1}", **options) for i in range(cardinality)]
     return layers.Add(name=f"{name}.add")(groups)
 
 

@@ -1,7 +1,6 @@
 """The backbones of YOLOv8 and YOLO11: stages of C2f or C3k2 blocks, spatial pyramid pooling, and in YOLO11 attention at the end."""
 
-from tfyolo import layers
-from tfyolo.layers import c2psa, repeated, scaled, silu_conv, sppf
+from tfyolo.layers import c2f_block, c2psa, c3k2_block, repeated, scaled, silu_conv, sppf
 from tfyolo.ranges import Channels, Factor
 
 
@@ -39,7 +38,7 @@ def c2f(
 
     counts = [("p2", 128, 3), ("p3", 256, 6), ("p4", 512, 6), ("p5", 1024, 3)]
     counts = {level: (count, count, repeated(repeats, depth), {}) for level, count, repeats in counts}
-    features = _stages(images, layers.c2f, counts, channels, activation, name)
+    features = _stages(images, c2f_block, counts, channels, activation, name)
     x = sppf(features["p5"], features["p5"].shape[-1], activation=activation, name=f"{name}.sppf")
     return {"p3": features["p3"], "p4": features["p4"], "p5": x}
 
@@ -70,7 +69,7 @@ def c3k2(
         "p4": (512, 512, repeats, heavy),
         "p5": (1024, 1024, repeats, heavy),
     }
-    features = _stages(images, layers.c3k2, counts, channels, activation, name)
+    features = _stages(images, c3k2_block, counts, channels, activation, name)
     x = sppf(features["p5"], features["p5"].shape[-1], activation=activation, name=f"{name}.sppf")
     x = c2psa(x, repeats, activation=activation, name=f"{name}.attention")
     return {"p3": features["p3"], "p4": features["p4"], "p5": x}

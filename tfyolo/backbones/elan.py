@@ -1,7 +1,6 @@
 """YOLOv7's backbones: stages of ELAN blocks (Wang et al. 2022, arXiv:2207.02696)."""
 
-from tfyolo import layers
-from tfyolo.layers import SpaceToDepth, e_elan, max_pool, pooled_down, scaled, silu_conv
+from tfyolo.layers import SpaceToDepth, e_elan, elan_block, max_pool, pooled_down, scaled, silu_conv
 from tfyolo.ranges import Channels, Factor, OpenProbability, Repeats
 
 
@@ -36,7 +35,7 @@ def elan(
         if level != "p2":
             x = pooled_down(x, x.shape[-1], **options, name=f"{name}.{level}.down")
         block = {"hidden": factor * hidden, "convs": round(4 * depth)}
-        x = layers.elan(x, channels(count), **block, **options, name=f"{name}.{level}")
+        x = elan_block(x, channels(count), **block, **options, name=f"{name}.{level}")
         features[level] = x
     return {level: features[level] for level in ("p3", "p4", "p5")}
 
@@ -58,7 +57,7 @@ def elan_tiny(
     options = {"activation": activation, "epsilon": epsilon}
 
     def block(x, channels, hidden, name):
-        return layers.elan(x, channels, hidden=scaled(hidden, width), convs=2, every=1, **options, name=name)
+        return elan_block(x, channels, hidden=scaled(hidden, width), convs=2, every=1, **options, name=name)
 
     return pooled_stages(images, block, width=width, hidden=hidden, **options, name=name)
 

@@ -1,6 +1,5 @@
 """The reading of data sets by the names that the rest of the package knows; what they are lies in tfyolo.data.sources."""
 
-from tfyolo.data.headers import image_size as picture_size
 from tfyolo.data.sources import (
     FORMATS,
     DataSet,
@@ -30,7 +29,6 @@ __all__ = [
     "alike",
     "faults",
     "meaning",
-    "picture_size",
     "read",
     "read_all_configured",
     "read_configured",

@@ -11,11 +11,11 @@ from keras import layers
 from tfyolo.layers import (
     Upsample,
     bottleneck,
-    c2f,
-    c3k2,
+    c2f_block,
+    c3k2_block,
     conv,
     e_elan,
-    elan,
+    elan_block,
     pooled_down,
     repeated,
     scaled,
@@ -147,7 +147,7 @@ def elan_pan(
     def fuse(x, channels, name):
         inner = hidden << list(widths.values()).index(channels)
         block = {"hidden": inner, "inner": inner // (1 if full else 2), "convs": round(4 * depth), "every": 1 + full}
-        return elan(x, channels, **block, **options, name=name)
+        return elan_block(x, channels, **block, **options, name=name)
 
     pyramid, down = (functools.partial(part, **options) for part in (sppcspc, _doubling))
     one = functools.partial(silu_conv, kernel=1, **options)
@@ -211,7 +211,7 @@ def elan_pan_tiny(
     widths = {level: scaled(64 << i, width) for i, level in enumerate(sorted(features))}
 
     def fuse(x, channels, name):
-        return elan(x, channels, hidden=channels // 2, convs=2, every=1, **options, name=name)
+        return elan_block(x, channels, hidden=channels // 2, convs=2, every=1, **options, name=name)
 
     pyramid = functools.partial(sppcspc, light=True, **options)
     one = functools.partial(silu_conv, kernel=1, **options)
@@ -248,7 +248,7 @@ def pan(features, *, depth: Factor = 1.0, activation: str = "silu", name="neck")
 
     def fuse(x, level, name):
         channels, repeats = features[level].shape[-1], repeated(3, depth)
-        return c2f(x, channels, repeats, block=plain, activation=activation, name=name)
+        return c2f_block(x, channels, repeats, block=plain, activation=activation, name=name)
 
     return _plain_aggregation(features, fuse, activation, name)
 
@@ -263,6 +263,6 @@ def c3k2_pan(features, *, depth: Factor = 1.0, deep: bool = False, activation: s
     def fuse(x, level, name):
         channels = features[level].shape[-1] // (2 if level == finest else 1)
         options = {"deep": deep or level == coarsest, "activation": activation, "name": name}
-        return c3k2(x, channels, repeated(2, depth), **options)
+        return c3k2_block(x, channels, repeated(2, depth), **options)
 
     return _plain_aggregation(features, fuse, activation, name)
