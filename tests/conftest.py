@@ -22,11 +22,12 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-from tfyolo import cli, training
 from tfyolo import config as configs
 from tfyolo import model as models
+from tfyolo.cli import app
 from tfyolo.data import demo
 from tfyolo.structures import Sample
+from tfyolo.training import train as training
 
 ROOT = Path(__file__).parents[1]
 # Another's with other numbers for depth and width: what differs is counted.
@@ -154,7 +155,7 @@ def process(*arguments, **options):
 
 def command(*arguments):
     """The command line in this process. A traceback fails the test."""
-    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments], prog_name="tfyolo")
+    result = CliRunner().invoke(app.main, [str(argument) for argument in arguments], prog_name="tfyolo")
     if not isinstance(result.exception, SystemExit | None):
         raise result.exception
     return result

@@ -7,7 +7,7 @@ from test_benchmark import loaded
 
 from tfyolo import config as configs
 from tfyolo import model as models
-from tfyolo.walk import walk
+from tfyolo.graph.summary import walk
 
 ablation = loaded("ablation")
 PLANS = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfyolo import boxes, layers, losses
-from tfyolo.data import augment, pipeline
+from tfyolo import boxes, losses
+from tfyolo.data import geometry
+from tfyolo.nn import activations
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "addons.json").read_text(encoding="utf-8"))
 
@@ -45,7 +46,7 @@ def test_focal_defaults_are_its_defaults():
     np.testing.assert_allclose(numpy(losses.focal(targets, logits)), expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("mish", [keras.activations.mish, layers.ACTIVATIONS["mish"]], ids=["keras", "tfyolo"])
+@pytest.mark.parametrize("mish", [keras.activations.mish, activations.ACTIVATIONS["mish"]], ids=["keras", "tfyolo"])
 def test_mish(mish):
     np.testing.assert_allclose(numpy(mish(golden("mish", "points"))), golden("mish", "mish"), rtol=1e-5, atol=1e-7)
 
@@ -56,6 +57,6 @@ def test_rotation_is_image_rotate(index, degrees):
     height, width = image.shape[:2]
     inside = golden("rotate", "inside")[index] > 1 - 1e-4  # elsewhere the fill has a share: black there, grey here
     assert inside.sum() > 30
-    matrix = augment.rotation(degrees, (height / 2, width / 2))
-    rotated = numpy(pipeline.warp(image, matrix, (height, width)))
+    matrix = geometry.rotation(degrees, (height / 2, width / 2))
+    rotated = numpy(geometry.warp(image, matrix, (height, width)))
     np.testing.assert_allclose(rotated[inside], golden("rotate", "rotated")[index][inside], atol=1e-4)

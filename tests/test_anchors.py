@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfyolo.data import anchors as clustering
-from tfyolo.data.readers import Record, Source
+from tfyolo.data.sources.source import Record, Source
 
 PLANTED = np.float32([[10, 14], [40, 20], [60, 120], [200, 180]])
 # YOLOv3-tiny's (yolov3-tiny.cfg), as (h, w).

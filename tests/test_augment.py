@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfyolo.config import Augment
-from tfyolo.data import augment, pipeline
+from tfyolo.data import augment, geometry
 from tfyolo.structures import Sample
 
 COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0]], np.float32)
@@ -38,11 +38,11 @@ GEOMETRY = {
     "translate": lambda seed: augment.translate(seed, SIZE, 0.3),
     "rotate": lambda seed: augment.rotate(seed, SIZE, 180),
     "shear": lambda seed: augment.shear(seed, SIZE, 25),
-    "letterbox": lambda seed: augment.letterbox(SIZE, CANVAS),
+    "letterbox": lambda seed: geometry.letterbox(SIZE, CANVAS),
     "affine": lambda seed: augment.affine(seed, SIZE, Augment(scale=0.3, translate=0.1, rotate=180, shear=10)),
     "all": lambda seed: (
         augment.affine(seed, SIZE, Augment(scale=0.4, translate=0.1, rotate=30, shear=5))
-        @ augment.letterbox(SIZE, SIZE)
+        @ geometry.letterbox(SIZE, SIZE)
         @ augment.flips(seed, SIZE, Augment(flip=0.5, flip_vertical=0.5))
     ),
 }
@@ -56,7 +56,7 @@ def test_box_moves_with_what_it_surrounds(name):
 
     def move(seed):
         matrix = GEOMETRY[name](seed)
-        return pipeline.warp(image, matrix, canvas), pipeline.transform_boxes(RECTANGLE, matrix)
+        return geometry.warp(image, matrix, canvas), geometry.transform_boxes(RECTANGLE, matrix)
 
     for seed, in_graph in zip(SEEDS, tf.data.Dataset.from_tensor_slices(SEEDS).map(move), strict=True):
         moved, boxes = move(seed)
@@ -81,16 +81,16 @@ def test_mosaic_moves_boxes_with_their_pictures(seed, preprocess):
     boxes = [np.array([[h * 0.3, w * 0.3, h * 0.8, w * 0.7]], np.float32).round() for h, w in sizes]
     images = [picture(size, box, [label]) for label, (size, box) in enumerate(zip(sizes, boxes, strict=True))]
     truths, centers = {}, []
-    matrices = augment.mosaic(seed, sizes, SIZE, augment.FITS[preprocess].matrix)
+    matrices = augment.mosaic(seed, sizes, SIZE, geometry.FITS[preprocess].matrix)
     for label, matrix in enumerate(matrices):
-        moved, _, _ = augment.clip_boxes(pipeline.transform_boxes(boxes[label], matrix), [label], [False], SIZE)
+        moved, _, _ = geometry.clip_boxes(geometry.transform_boxes(boxes[label], matrix), [label], [False], SIZE)
         truths.update((label, box) for box in moved.numpy())
-        frame = pipeline.transform_boxes(np.array([[0, 0, *sizes[label]]], np.float32), matrix).numpy()[0]
+        frame = geometry.transform_boxes(np.array([[0, 0, *sizes[label]]], np.float32), matrix).numpy()[0]
         centers.append(frame[[(2, 3), (2, 1), (0, 3), (0, 1)][label],])  # the corner at the common point
     np.testing.assert_allclose(centers, np.tile(centers[0], (4, 1)), atol=1e-3)
     assert (centers[0] >= np.array(SIZE) / 4).all() and (centers[0] <= np.array(SIZE) * 3 / 4).all()
 
-    joined = pipeline.paste(images, matrices, SIZE, augment.FITS[preprocess])
+    joined = geometry.paste(images, matrices, SIZE, geometry.FITS[preprocess])
     for label, box in truths.items():
         np.testing.assert_allclose(find(joined, label), box, atol=1.5)
     for label in set(range(4)) - set(truths):  # what is dropped is hardly to be seen
@@ -103,9 +103,9 @@ def test_mosaic_has_no_seam():
     """Four pictures of one colour that cover the canvas are one picture of that colour."""
     size = (96, 96)
     white = np.full((96, 96, 3), 255, np.uint8)
-    turn = augment.rotation(20, (48, 48)) @ augment.about((48, 48), augment.scaling(2.0))
+    turn = geometry.rotation(20, (48, 48)) @ geometry.about((48, 48), geometry.scaling(2.0))
     matrices = [turn @ matrix for matrix in augment.mosaic((1, 2), [size] * 4, size)]
-    middle = pipeline.paste([white] * 4, matrices, size, augment.FITS["letterbox"]).numpy()[30:66, 30:66]
+    middle = geometry.paste([white] * 4, matrices, size, geometry.FITS["letterbox"]).numpy()[30:66, 30:66]
     np.testing.assert_allclose(middle, 255, atol=10)  # cv2 rounds places to 1/32 of a pixel
 
 
@@ -113,23 +113,23 @@ def test_mosaic_has_no_seam():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_pasting_is_warping(seed, zoom):
     smooth = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8), (0, 0), 3)
-    matrix = augment.affine(seed, (120, 160), Augment(scale=0.3, translate=0.3, rotate=30)) @ augment.scaling(zoom)
-    pasted = pipeline.paste([smooth], [matrix], (140, 100), augment.FITS["letterbox"])
-    np.testing.assert_allclose(pasted / 255, pipeline.warp(smooth, matrix, (140, 100)), atol=0.03)
+    matrix = augment.affine(seed, (120, 160), Augment(scale=0.3, translate=0.3, rotate=30)) @ geometry.scaling(zoom)
+    pasted = geometry.paste([smooth], [matrix], (140, 100), geometry.FITS["letterbox"])
+    np.testing.assert_allclose(pasted / 255, geometry.warp(smooth, matrix, (140, 100)), atol=0.03)
 
 
 def test_what_is_pasted_beside_the_canvas_leaves_it_grey():
-    white, fit = np.full((40, 50, 3), 255, np.uint8), augment.FITS["letterbox"]
-    outside = pipeline.paste([white], [augment.translation(500, -500)], (20, 30), fit)
+    white, fit = np.full((40, 50, 3), 255, np.uint8), geometry.FITS["letterbox"]
+    outside = geometry.paste([white], [geometry.translation(500, -500)], (20, 30), fit)
     np.testing.assert_array_equal(outside, np.full((20, 30, 3), 114, np.uint8))
 
 
 @pytest.mark.parametrize("size", [(40_000, 20), (20, 70_000)])
 def test_a_picture_longer_than_cv2_can_warp(size):
-    fit = augment.FITS["stretch"]
+    fit = geometry.FITS["stretch"]
     ramp = np.linspace(0, 255, max(size)).astype(np.uint8).reshape(np.where(np.array(size) > 100, -1, 1))
     image = np.broadcast_to(ramp[..., None], (*size, 3)).copy()
-    pasted = pipeline.paste([image], [fit.matrix(size, (32, 32))], (32, 32), fit).numpy()[..., 0]
+    pasted = geometry.paste([image], [fit.matrix(size, (32, 32))], (32, 32), fit).numpy()[..., 0]
     inner = (pasted if size[1] > size[0] else pasted.T)[10:-10]  # the others fade into the grey
     np.testing.assert_allclose(inner, np.tile(255 * (np.arange(32) + 0.5) / 32, (12, 1)), atol=4)
 
@@ -150,14 +150,14 @@ def test_clip_boxes_by_hand():
         np.float32,
     )
     crowd = np.array([False] * 4 + [True] + [False] * 4)
-    clipped, labels, crowds = augment.clip_boxes(boxes, np.arange(9), crowd, (50, 60))
+    clipped, labels, crowds = geometry.clip_boxes(boxes, np.arange(9), crowd, (50, 60))
     np.testing.assert_array_equal(labels, [0, 1, 3, 4])
     np.testing.assert_array_equal(crowds, [False, False, False, True])
     np.testing.assert_array_equal(clipped, [[10, 10, 30, 40], [0, 0, 10, 20], [0, 0, 11, 20], [0, 0, 9, 20]])
 
 
 def test_clip_boxes_takes_none():
-    clipped, labels, crowd = augment.clip_boxes(
+    clipped, labels, crowd = geometry.clip_boxes(
         tf.zeros([0, 4]), tf.zeros([0], tf.int32), tf.zeros([0], bool), (50, 60)
     )
     assert clipped.shape == (0, 4) and labels.shape == (0,) and crowd.shape == (0,)
@@ -167,13 +167,13 @@ def test_clip_boxes_takes_none():
 
 
 def test_letterbox_by_hand():
-    np.testing.assert_allclose(augment.letterbox((480, 640), (320, 320)), [[0.5, 0, 40], [0, 0.5, 0], [0, 0, 1]])
-    np.testing.assert_allclose(augment.letterbox((10, 10), (20, 40)), [[2, 0, 0], [0, 2, 10], [0, 0, 1]])
+    np.testing.assert_allclose(geometry.letterbox((480, 640), (320, 320)), [[0.5, 0, 40], [0, 0.5, 0], [0, 0, 1]])
+    np.testing.assert_allclose(geometry.letterbox((10, 10), (20, 40)), [[2, 0, 0], [0, 2, 10], [0, 0, 1]])
 
 
 def test_rotation_is_counter_clockwise():
     image = np.random.default_rng(0).integers(0, 256, (31, 31, 3), np.uint8)
-    turned = pipeline.warp(image, augment.rotation(90, (15.5, 15.5)), (31, 31))
+    turned = geometry.warp(image, geometry.rotation(90, (15.5, 15.5)), (31, 31))
     np.testing.assert_allclose(turned, np.rot90(image) / 255, atol=1e-3)
 
 
@@ -181,7 +181,7 @@ def test_rotation_is_counter_clockwise():
 def test_flips_are_exact(flip, mirror):
     image = np.random.default_rng(0).integers(0, 256, (21, 34, 3), np.uint8)
     for probability, expected in ((1.0, mirror(image)), (0.0, image)):
-        moved = pipeline.warp(image, flip((1, 2), (21, 34), probability), (21, 34))
+        moved = geometry.warp(image, flip((1, 2), (21, 34), probability), (21, 34))
         np.testing.assert_allclose(moved, expected / 255, atol=1e-6)
 
 
@@ -250,7 +250,7 @@ def test_recolouring_is_the_matrix_rounded_and_cut():
     matrix = np.array([[1.3, 0.1, -0.2], [0.0, 0.9, 0.2], [0.3, -0.3, 1.1]], np.float32)
     expected = np.clip(image @ matrix.T, 0, 255)
     assert (expected == 0).any() and (expected == 255).any()
-    np.testing.assert_allclose(pipeline.recolour(image, matrix), expected, atol=0.6)
+    np.testing.assert_allclose(augment.recolour(image, matrix), expected, atol=0.6)
 
 
 # --- mixtures ---------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_warp_is_cv2_warp_affine(seed, zoom):
     matrix = augment.affine(seed, (60, 80), Augment(scale=0.3, translate=0.2, rotate=90, shear=10)).numpy()
     if zoom > 1:  # a small picture, enlarged: its soft edge is wide
         smooth = smooth[:11, :14]
-        matrix = matrix @ augment.translation(20, 20).numpy() @ augment.scaling(zoom).numpy()
+        matrix = matrix @ geometry.translation(20, 20).numpy() @ geometry.scaling(zoom).numpy()
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # cv2 counts from the pixels' centres, and x first
     swap = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])
     matrix_xy = swap @ np.linalg.inv(half) @ matrix @ half @ swap
@@ -293,11 +293,11 @@ def test_warp_is_cv2_warp_affine(seed, zoom):
         matrix_xy[:2],
         (90, 70),
         flags=cv2.INTER_LINEAR,
-        borderValue=[pipeline.GREY] * 3,
+        borderValue=[geometry.GREY] * 3,
     )
-    moved = pipeline.warp(smooth, matrix, (70, 90)).numpy()
+    moved = geometry.warp(smooth, matrix, (70, 90)).numpy()
     np.testing.assert_allclose(moved, expected, atol=0.02)  # cv2 rounds places to 1/32 of a pixel
-    np.testing.assert_allclose(pipeline.warp(smooth.astype(np.float32) / 255, matrix, (70, 90)), moved, atol=1e-5)
+    np.testing.assert_allclose(geometry.warp(smooth.astype(np.float32) / 255, matrix, (70, 90)), moved, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -305,7 +305,7 @@ def test_shrinking_by_a_whole_number_is_the_mean(factor):
     image = np.random.default_rng(0).integers(0, 256, (48, 72, 3), np.uint8)
     size = (48 // factor, 72 // factor)
     mean = image.reshape(size[0], factor, size[1], factor, 3).mean((1, 3)) / 255
-    np.testing.assert_allclose(pipeline.warp(image, augment.scaling(1 / factor), size), mean, atol=1e-4)
+    np.testing.assert_allclose(geometry.warp(image, geometry.scaling(1 / factor), size), mean, atol=1e-4)
 
 
 @pytest.mark.parametrize("factor", [2.0, 2.5, 3.4, 5.7])
@@ -314,15 +314,15 @@ def test_shrinking_skips_no_pixel(factor, axis):
     """Black and white lines become grey. Bilinear interpolation alone makes broad stripes of them, black and white."""
     lines = np.zeros((200, 200, 3), np.uint8)
     lines[(slice(None, None, 2), slice(None))[:: 1 - 2 * axis]] = 255
-    small = pipeline.warp(lines, augment.scaling(1 / factor), (int(200 / factor) - 1,) * 2)
+    small = geometry.warp(lines, geometry.scaling(1 / factor), (int(200 / factor) - 1,) * 2)
     assert np.abs(small.numpy() - 0.5).max() < 0.2
 
 
 def test_what_is_outside_is_grey():
     image = np.full((10, 10, 3), 255, np.uint8)
-    outside = pipeline.warp(image, augment.translation(500, -500), (20, 30))
+    outside = geometry.warp(image, geometry.translation(500, -500), (20, 30))
     np.testing.assert_allclose(outside, np.full((20, 30, 3), 114 / 255), atol=1e-6)
-    boxed = pipeline.warp(image, augment.letterbox((10, 10), (10, 30)), (10, 30)).numpy()
+    boxed = geometry.warp(image, geometry.letterbox((10, 10), (10, 30)), (10, 30)).numpy()
     np.testing.assert_allclose(boxed[:, :10], 114 / 255, atol=1e-6)
     np.testing.assert_allclose(boxed[:, 10:20], 1.0, atol=1e-6)
     np.testing.assert_allclose(boxed[:, 20:], 114 / 255, atol=1e-6)

@@ -11,11 +11,14 @@ import pytest
 from conftest import ROOT, lively
 
 from tfyolo import benchmark as bench
-from tfyolo import checkpoint, exports
+from tfyolo import checkpoint
 from tfyolo import model as models
 from tfyolo.data import demo
+from tfyolo.exports import export as exports
+from tfyolo.exports import targets
 from tfyolo.peers import Peer
-from tfyolo.weights import darknet
+from tfyolo.weights.darknet import cfg, importing, layout
+from tfyolo.weights.darknet import files as darknet_files
 
 
 def loaded(name):
@@ -67,11 +70,11 @@ def benchmark(*arguments):
 @pytest.fixture
 def imported(tmp_path):
     (tmp_path / "net.cfg").write_text(CFG)
-    slots = darknet.layout(darknet.read_cfg(tmp_path / "net.cfg"))
+    slots = layout.layout(cfg.read_cfg(tmp_path / "net.cfg"))
     count = sum(array.count for _, arrays in slots for array in arrays)
     values = np.random.default_rng(0).uniform(0.01, 0.2, count).astype("<f4")
-    (tmp_path / "net.weights").write_bytes(darknet.Header(0, 2, 5, 0).bytes + values.tobytes())
-    darknet.import_run(tmp_path / "net.cfg", tmp_path / "net.weights", tmp_path / "run")
+    (tmp_path / "net.weights").write_bytes(darknet_files.Header(0, 2, 5, 0).bytes + values.tobytes())
+    importing.import_run(tmp_path / "net.cfg", tmp_path / "net.weights", tmp_path / "run")
     assert "darknet" in checkpoint.read_meta(tmp_path / "run" / "best.h5")
     return tmp_path / "run"
 
@@ -115,7 +118,7 @@ def test_exports_are_measured_and_judged_beside_the_run(tmp_path):
     data = demo.write(tmp_path / "data", train=4, val=2, test=1, size=(64, 96), progress=False)
     model = lively("demo", demo.CLASSES)
     models.save_model(tmp_path / "run.h5", model)
-    forms = [exports.Form("tflite"), exports.Form("tflite", nms="none")]
+    forms = [targets.Form("tflite"), targets.Form("tflite", nms="none")]
     paths = [each.path for each in exports.export(model, tmp_path / "out", forms).values()]
     options = ["--seconds", 0.1, "--rounds", 2, "--data", data, "--picture", tmp_path / "speed.png", "--json"]
     done = benchmark(tmp_path / "run.h5", *paths, *options)

@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 from conftest import load_config, small
 
-from tfyolo import briefing, model
-from tfyolo.briefing import Clock, bfloat16_notice, duration, gpu_notice
-from tfyolo.data.readers import Record, Source
-from tfyolo.walk import walk
+from tfyolo import model as models
+from tfyolo.data.sources.source import Record, Source
+from tfyolo.graph.summary import walk
+from tfyolo.training import briefing
+from tfyolo.training.briefing import Clock, bfloat16_notice, duration, gpu_notice
 
 
 def source(split, images, boxes, ignored=0, classes=("cat", "dog", "emu")):
@@ -26,7 +27,7 @@ def source(split, images, boxes, ignored=0, classes=("cat", "dog", "emu")):
 
 @pytest.fixture(scope="module")
 def built():
-    return model.build(small("demo"), ("cat", "dog", "emu"))
+    return models.build(small("demo"), ("cat", "dog", "emu"))
 
 
 def said(config, built, sources, **state):

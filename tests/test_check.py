@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from tfyolo.data import check as checking
-from tfyolo.data import demo, records
+from tfyolo.data import demo, write_tfrecords
 from tfyolo.data.check import check
-from tfyolo.data.readers import DataError, read
+from tfyolo.data.readers import read
+from tfyolo.data.sources.source import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -130,7 +131,7 @@ def test_the_same_picture_twice(clean):
 
 
 def test_pictures_inside_shards(clean, tmp_path):
-    records.write(read(clean), tmp_path / "shards", 2, progress=False)
+    write_tfrecords.write(read(clean), tmp_path / "shards", 2, progress=False)
     only(check(tmp_path / "shards", progress=False).problems, "shards", "no split to validate on", "data.val=0.1")
     record = read(tmp_path / "shards").records[1]
     offset, length = record.span

@@ -16,6 +16,8 @@ import pytest
 
 import tfyolo
 from tfyolo import checkpoint
+from tfyolo import files as files_module
+from tfyolo.files import atomic_file, remove_left, scratch_folder, temporary_names
 
 PACKAGE = Path(tfyolo.__file__).parent
 ROOT = PACKAGE.parent
@@ -23,7 +25,7 @@ ROOT = PACKAGE.parent
 
 def write(path, content, kind):
     """A file, or a folder of files, of one content."""
-    with checkpoint.atomic(path) as aside:
+    with atomic_file(path) as aside:
         if kind == "folder":
             (aside / "variables").mkdir(parents=True)
             (aside / "variables" / "data").write_text(content)
@@ -50,7 +52,7 @@ def test_what_is_written_is_new_or_replaces_the_old(kind, tmp_path):
 def test_what_goes_wrong_leaves_the_old_and_nothing_else(kind, tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     write(path, "old", kind)
-    with pytest.raises(KeyboardInterrupt), checkpoint.atomic(path) as aside:
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as aside:
         aside.mkdir() if kind == "folder" else aside.write_text("half")
         raise KeyboardInterrupt
     assert read(path) == {"old"} and os.listdir(tmp_path) == ["x.json"]
@@ -71,7 +73,7 @@ def test_all_of_it_is_on_the_disk_before_it_has_its_name(kind, tmp_path, monkeyp
     write(path, "old", kind)
     done = []
     fsync, rename = os.fsync, os.replace
-    exchanged = checkpoint._exchanged
+    exchanged = files_module._exchanged
 
     def flushes(file):
         done.append(Path(os.readlink(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}")))
@@ -79,7 +81,7 @@ def test_all_of_it_is_on_the_disk_before_it_has_its_name(kind, tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", flushes)
     monkeypatch.setattr(os, "replace", lambda *names: done.append("named") or rename(*names))
-    monkeypatch.setattr(checkpoint, "_exchanged", lambda *names: done.append("named") or exchanged(*names))
+    monkeypatch.setattr(files_module, "_exchanged", lambda *names: done.append("named") or exchanged(*names))
     write(path, "new", kind)
     named = done.index("named")
     files = {"graph.pb", "data"} if kind == "folder" else {f".x.{os.getpid()}.tmp"}
@@ -90,7 +92,7 @@ def test_all_of_it_is_on_the_disk_before_it_has_its_name(kind, tmp_path, monkeyp
 def test_a_folder_is_replaced_without_a_moment_in_which_none_is_there(tmp_path):
     path = tmp_path / "saved_model"
     write(path, "first", "folder")
-    if not checkpoint._exchanged(path, path):
+    if not files_module._exchanged(path, path):
         pytest.skip("this system or file system exchanges no names")
     missing, over = [], threading.Event()
 
@@ -111,7 +113,7 @@ def test_a_folder_is_replaced_without_a_moment_in_which_none_is_there(tmp_path):
 
 
 def test_without_an_exchange_it_is_replaced_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_exchanged", lambda *names: False)
+    monkeypatch.setattr(files_module, "_exchanged", lambda *names: False)
     path = tmp_path / "saved_model"
     for content in ("old", "new"):
         write(path, content, "folder")
@@ -175,7 +177,7 @@ def test_an_error_names_the_file_that_was_to_be_written(fails, tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", full) if fails == "fsync" else None
     path = tmp_path / ("nowhere" if fails == "open" else "") / "notes.txt"
-    with pytest.raises(OSError) as error, checkpoint.atomic(path) as aside:
+    with pytest.raises(OSError) as error, atomic_file(path) as aside:
         aside.write_text("new")
         if fails == "write":
             full()
@@ -215,11 +217,11 @@ def test_only_its_own_and_only_what_the_dead_have_left_is_removed(tmp_path):
         (tmp_path / name).touch()
     names = ("last.h5", "division*.json", "pictures")
     for name in gone:
-        assert any(fnmatch.fnmatchcase(name, checkpoint.aside_of(each)) for each in names)
-    checkpoint.remove_left(tmp_path, names)
+        assert any(fnmatch.fnmatchcase(name, temporary_names(each)) for each in names)
+    remove_left(tmp_path, names)
     assert sorted(os.listdir(tmp_path)) == sorted(stays)
-    with checkpoint.atomic(tmp_path / "last.h5") as aside:
-        assert fnmatch.fnmatchcase(aside.name, checkpoint.aside_of("last.h5"))
+    with atomic_file(tmp_path / "last.h5") as aside:
+        assert fnmatch.fnmatchcase(aside.name, temporary_names("last.h5"))
         aside.touch()
 
 
@@ -232,7 +234,7 @@ def test_a_scratch_folder_is_gone_at_the_end_and_takes_those_of_the_killed_along
              f".writing-{here}-{dead.pid}-abc", ".export-abc"]  # fmt: skip
     for name in (gone, *stays):
         (tmp_path / name).mkdir()
-    with pytest.raises(KeyboardInterrupt), checkpoint.scratch(tmp_path, "export") as folder:
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path, "export") as folder:
         (folder / "file").touch()
         assert sorted(os.listdir(tmp_path)) == sorted([*stays, folder.name])
         raise KeyboardInterrupt

@@ -25,10 +25,13 @@ from conftest import command as tfyolo
 from test_detect import picture
 
 import tfyolo as tfyolo_package
-from tfyolo import checkpoint, cli, exports
+from tfyolo import checkpoint
 from tfyolo import config as configs
+from tfyolo.cli import app, use
 from tfyolo.data import demo
-from tfyolo.evaluation import EvaluationError
+from tfyolo.evaluation.report import EvaluationError
+from tfyolo.exports import export as exports
+from tfyolo.exports import targets
 
 DEMO = str(ROOT / "configs" / "demo.yaml")
 TINY = [*conftest.TINY, "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"]
@@ -221,14 +224,14 @@ def test_export_takes_a_path(trained, tmp_path):
         shutil.copy(trained[0] / file, tmp_path / file)
     made = tfyolo_package.export(str(tmp_path), forms=[("tflite", "float32")])
     assert made["tflite"].path == tmp_path / "export" / "model.tflite" and made["tflite"].path.exists()
-    with pytest.raises(exports.ExportError, match="expected a folder for the exports of a model in memory"):
+    with pytest.raises(targets.ExportError, match="expected a folder for the exports of a model in memory"):
         tfyolo_package.export(tfyolo_package.load_model(tmp_path))
 
 
 def test_exports_find_their_data(trained, data, records):
     """A path stands for its train and val splits; int8 without one takes the run's own; float needs none."""
     model = SimpleNamespace(config=configs.load(trained[0] / "config.yaml"))
-    floats, whole = exports.FORMS, [exports.Form("tflite", "int8")]
+    floats, whole = targets.FORMS, [targets.Form("tflite", "int8")]
     for forms, given, expected in (
         (floats, None, (None, None)),
         (floats, data, (None, ("demo", "val"))),
@@ -768,7 +771,7 @@ def test_faults_in_the_data_leave_json_as_it_is(data, tmp_path):
 
 # --- help -----------------------------------------------------------------------------------------------------------------------
 
-COMMANDS = sorted(cli.main.commands)
+COMMANDS = sorted(app.main.commands)
 TOOLS = [
     "benchmark",
     "check-data",
@@ -785,7 +788,7 @@ TOOLS = [
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_every_argument_and_option(name):
     text = tfyolo(name, "--help").stdout
-    command = cli.main.commands[name]
+    command = app.main.commands[name]
     assert text.startswith(f"Usage: tfyolo {name}") and command.help.split("\n")[0][:60] in text
     for parameter in command.params:
         if isinstance(parameter, click.Option):
@@ -815,7 +818,7 @@ def test_commands_stand_in_the_order_of_use_and_no_line_is_cut():
 
 def test_a_shell_completes_after_a_command_that_is_none(monkeypatch):
     words = {"COMP_WORDS": "tfyolo nope x", "COMP_CWORD": "2", "_TFYOLO_COMPLETE": "bash_complete"}
-    result = click.testing.CliRunner().invoke(cli.main, prog_name="tfyolo", env=words)
+    result = click.testing.CliRunner().invoke(app.main, prog_name="tfyolo", env=words)
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
@@ -850,6 +853,6 @@ def test_the_version_is_the_packages():
 
 def test_no_drawing_takes_the_name_of_another():
     """Two folders may hold files of one name, a picture may have the name of a film, or a name that looks numbered."""
-    names = cli._names_for_drawings(["a/x.jpg", "b/x.png", "x.mp4", "c/x.JPG", "x-2.jpg"], Path("out"))
+    names = use._names_for_drawings(["a/x.jpg", "b/x.png", "x.mp4", "c/x.JPG", "x-2.jpg"], Path("out"))
     assert len(set(names)) == len(names) == 5
     assert {name.parent for name in names} == {Path("out")}

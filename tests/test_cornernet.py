@@ -9,9 +9,9 @@ from test_m2det import SCENES, overlap, scene
 from tfyolo import model as models
 from tfyolo.config import ConfigError
 from tfyolo.decoders import Corner
-from tfyolo.layers import CornerPool
 from tfyolo.losses import Corner as Objective
 from tfyolo.losses import corner_radius, corner_targets
+from tfyolo.nn.pooling import CornerPool
 from tfyolo.structures import Sample
 from tfyolo.weights.initial import initialise
 
@@ -268,7 +268,7 @@ def test_targets_of_known_boxes_decode_to_them(kind, seed):
 
 
 def test_stacks_lie_one_within_the_other_and_only_the_last_is_used():
-    from tfyolo.fusion import fuse
+    from tfyolo.graph.fusion import fuse
 
     backbone = "{name: hourglass, stacks: 3, dims: [8, 16], modules: [1, 1], stem: 8}"
     model = models.build(

@@ -12,14 +12,24 @@ import tensorflow as tf
 from click.testing import CliRunner
 from conftest import random_sample
 
-from tfyolo import checkpoint, cli, detect, evaluation, exports, quantization
+from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo import model as models
-from tfyolo.backbones import sections as parts
-from tfyolo.data import pipeline, readers
-from tfyolo.training import loss_terms
-from tfyolo.walk import walk
-from tfyolo.weights import darknet, graph
+from tfyolo.cli import app
+from tfyolo.darknet import layers
+from tfyolo.darknet import sections as section_types
+from tfyolo.data import decoding, readers
+from tfyolo.evaluation import metrics
+from tfyolo.evaluation import run as evaluation
+from tfyolo.evaluation.report import judge
+from tfyolo.exports import tflite
+from tfyolo.graph import calibration, pairing
+from tfyolo.graph.summary import walk
+from tfyolo.predict import load as loading
+from tfyolo.training.steps import loss_terms
+from tfyolo.weights.darknet import files as darknet_files
+from tfyolo.weights.darknet import importing, layout
+from tfyolo.weights.darknet.cfg import DarknetError, parse_cfg, read_cfg
 from tfyolo.weights.initial import initialise
 from tfyolo.weights.verify import verify
 
@@ -176,8 +186,8 @@ def random_weights(path, understood, seed=0, header=(0, 2, 5, 32013312)):
     """A .weights file with sane random values: no map grows, none dies."""
     rng = np.random.default_rng(seed)
     with open(path, "wb") as file:
-        file.write(darknet.Header(*header).bytes)
-        for _, arrays in darknet.layout(understood):
+        file.write(darknet_files.Header(*header).bytes)
+        for _, arrays in layout.layout(understood):
             for array in arrays:
                 name = array.variable.rpartition("/")[2]
                 low, high = {"moving_variance": (0.5, 1.5), "gamma": (0.3, 0.7), "weights": (0.2, 1)}.get(
@@ -194,11 +204,11 @@ def random_weights(path, understood, seed=0, header=(0, 2, 5, 32013312)):
 def written(tmp_path, text, name="small", **options):
     cfg = tmp_path / f"{name}.cfg"
     cfg.write_text(text)
-    return cfg, random_weights(tmp_path / f"{name}.weights", darknet.read_cfg(cfg), **options)
+    return cfg, random_weights(tmp_path / f"{name}.weights", read_cfg(cfg), **options)
 
 
 def tfyolo(*arguments):
-    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments], prog_name="tfyolo")
+    result = CliRunner().invoke(app.main, [str(argument) for argument in arguments], prog_name="tfyolo")
     if not isinstance(result.exception, SystemExit | None):
         raise result.exception
     return result
@@ -222,7 +232,7 @@ def but_some_slow(names, slow):
 )
 def test_every_layer_equals_opencv(name, size, tmp_path):
     cfg, weights = written(tmp_path, net(*size) + SMALL[name])
-    darknet.import_run(cfg, weights, tmp_path / "run")
+    importing.import_run(cfg, weights, tmp_path / "run")
     checks = verify(tmp_path / "run", (cfg, weights))
     assert [str(check) for check in checks if not check.passed] == []
     names = [check.name.partition(":")[0] for check in checks]
@@ -234,7 +244,7 @@ def test_every_layer_equals_opencv(name, size, tmp_path):
 @pytest.mark.parametrize("name", ["weighted by map", "several added", "larger added"])
 def test_what_opencv_would_misread_is_not_held_against_it(name, tmp_path):
     cfg, weights = written(tmp_path, net() + BY_HAND[name])
-    darknet.import_run(cfg, weights, tmp_path / "run")
+    importing.import_run(cfg, weights, tmp_path / "run")
     counted, last = verify(tmp_path / "run", (cfg, weights))
     assert (
         counted.passed
@@ -245,8 +255,8 @@ def test_what_opencv_would_misread_is_not_held_against_it(name, tmp_path):
 
 def test_shared_weights_are_held_once(tmp_path):
     cfg, weights = written(tmp_path, net() + SMALL["dilated and shared"])
-    model = darknet.load(cfg, weights).model
-    _, floats = darknet.open_weights(weights)
+    model = importing.load(cfg, weights).model
+    _, floats = darknet_files.open_weights(weights)
     told = walk(model)
     assert told["parameters"] == len(floats) == sum(stage["parameters"] for stage in told["stages"])
     first, second = (model.network.get_layer(f"backbone.{number}.conv") for number in (2, 5))
@@ -256,14 +266,14 @@ def test_shared_weights_are_held_once(tmp_path):
 
 
 def test_a_long_chain_of_shared_weights_is_followed():
-    understood = darknet.parse_cfg(net() + STEM + conv(16) + 3000 * conv(16, share_index=-1) + out() + yolo())
-    assert len(darknet.layout(understood)) == 5
+    understood = parse_cfg(net() + STEM + conv(16) + 3000 * conv(16, share_index=-1) + out() + yolo())
+    assert len(layout.layout(understood)) == 5
 
 
 @ORACLE
 def test_a_wrong_weight_is_found(tmp_path):
     cfg, weights = written(tmp_path, net() + SMALL["two levels"])
-    darknet.import_run(cfg, weights, tmp_path / "run")
+    importing.import_run(cfg, weights, tmp_path / "run")
     _, other = written(tmp_path, net() + SMALL["two levels"], "other", seed=1)
     contents = bytearray(weights.read_bytes())
     contents[2000:2004] = np.float32(9).tobytes()
@@ -296,10 +306,10 @@ def test_published_networks_equal_opencv_and_come_back(name, size, shared, tmp_p
             f"{key}={side}" if line.replace(" ", "").startswith(f"{key}=") else line for line in text.splitlines()
         )
     cfg, weights = written(tmp_path, text)
-    imported = darknet.import_run(cfg, weights, tmp_path / "run")
+    imported = importing.import_run(cfg, weights, tmp_path / "run")
     assert imported.native == PUBLISHED[name]
     assert [str(check) for check in verify(tmp_path / "run", (cfg, weights)) if not check.passed] == []
-    back, _ = darknet.write(tmp_path / "back.weights", tmp_path / "run")
+    back, _ = importing.write(tmp_path / "back.weights", tmp_path / "run")
     assert back.read_bytes() == weights.read_bytes()
 
 
@@ -314,20 +324,23 @@ LARGEST = 100_000_000  # floats; YOLOv1 has 271 million, and three copies of the
 def test_other_published_networks_equal_opencv_and_come_back(name, shared, tmp_path):
     path = shared / "darknet-cfg" / f"{name}.cfg"
     try:
-        understood = darknet.read_cfg(path)
-    except darknet.DarknetError as error:
+        understood = read_cfg(path)
+    except DarknetError as error:
         assert f"{name}.cfg:" in str(error)
         return
     text = path.read_text()
-    if not any(isinstance(each, parts.Connected | parts.Local | parts.Crop) for each in understood.sections):
+    if not any(
+        isinstance(each, section_types.Connected | section_types.Local | section_types.Crop)
+        for each in understood.sections
+    ):
         for key, side in (("height", 384), ("width", 256)):  # of what trains on a thousand pixels, too
             text = re.sub(rf"(?m)^{key}\s*=.*$", f"{key}={side}", text)
-    if sum(array.count for _, arrays in darknet.layout(understood) for array in arrays) > LARGEST:
+    if sum(array.count for _, arrays in layout.layout(understood) for array in arrays) > LARGEST:
         pytest.skip("needs more memory than tests may have")
     cfg, weights = written(tmp_path, text, name)
-    darknet.import_run(cfg, weights, tmp_path / "run")
+    importing.import_run(cfg, weights, tmp_path / "run")
     assert [str(check) for check in verify(tmp_path / "run", (cfg, weights)) if check.passed is False] == []
-    back, _ = darknet.write(tmp_path / "back.weights", tmp_path / "run")
+    back, _ = importing.write(tmp_path / "back.weights", tmp_path / "run")
     assert back.read_bytes() == weights.read_bytes()
 
 
@@ -335,15 +348,15 @@ def test_other_published_networks_equal_opencv_and_come_back(name, shared, tmp_p
 def test_the_way_back_is_byte_for_byte(name, tmp_path):
     for header in ((0, 2, 5, 1 << 40), (0, 1, 0, 7))[: 1 if name in LIKE_PUBLISHED else 2]:
         cfg, weights = written(tmp_path, net() + EVERY[name], f"v{header[1]}", header=header)
-        darknet.import_run(cfg, weights, tmp_path / f"run{header[1]}")
-        back, back_cfg = darknet.write(tmp_path / f"back{header[1]}.weights", tmp_path / f"run{header[1]}")
+        importing.import_run(cfg, weights, tmp_path / f"run{header[1]}")
+        back, back_cfg = importing.write(tmp_path / f"back{header[1]}.weights", tmp_path / f"run{header[1]}")
         assert back.read_bytes() == weights.read_bytes() and back_cfg.read_text() == cfg.read_text()
 
 
 @pytest.mark.parametrize("name", but_some_slow(EVERY, LIKE_PUBLISHED))
 def test_every_network_learns(name, tmp_path):
     cfg, weights = written(tmp_path, net() + EVERY[name])
-    model = darknet.load(cfg, weights).model
+    model = importing.load(cfg, weights).model
     with tf.GradientTape() as tape:
         loss = tf.add_n(list(loss_terms(model, random_sample((64, 64), batch=3, truths=8)).values()))
     gradients = tape.gradient(loss, model.network.trainable_variables)
@@ -361,15 +374,15 @@ def test_every_network_learns(name, tmp_path):
 def test_tflite_files_have_plain_operations(name, tmp_path):
     """No more than four dimensions, no PADV2, whose other values int8 would need a scale for; and in int8 all of it is integers."""
     cfg, weights = written(tmp_path, net() + EVERY[name])
-    model = darknet.load(cfg, weights).model
-    fused = exports.for_tflite(model)
+    model = importing.load(cfg, weights).model
+    fused = tflite.for_tflite(model)
     images = tf.round(255 * random_sample((64, 64), batch=4).image) / 255
-    rounded, _ = quantization.quantized_by(fused, lambda: [images])
+    rounded, _ = calibration.quantized_by(fused, lambda: [images])
     for source, like, precision, dtype, slack in (
         (fused, model, "float32", np.float32, 1e-4),
         (rounded, rounded, "int8", np.int8, 0.01),  # the decoder's steps, and some that round to the other side
     ):
-        content = exports.to_tflite(source, exports.ENDS["none", False], precision)
+        content = tflite.to_tflite(source, tflite.ENDS["none", False], precision)
         plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         interpreter = tf.lite.Interpreter(model_content=content, experimental_op_resolver_type=plain)
         tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
@@ -410,19 +423,19 @@ def test_reorg_is_darknets_loop():
                 column, row = i * stride + k // few % stride, j * stride + k // few // stride
                 expected[here] = memory[column + width * stride * (row + height * stride * (k % few))]
     expected = expected.reshape(channels * stride**2, height // stride, width // stride).transpose(1, 2, 0)
-    np.testing.assert_array_equal(parts.SpaceToDepth(stride, True)(x.transpose(1, 2, 0)[None])[0], expected)
+    np.testing.assert_array_equal(layers.SpaceToDepth(stride, True)(x.transpose(1, 2, 0)[None])[0], expected)
 
 
 def test_reorg3d_is_space_to_depth():
     x = np.random.default_rng(0).random((2, 6, 4, 3)).astype("float32")
-    np.testing.assert_array_equal(parts.SpaceToDepth(2, False)(x), tf.nn.space_to_depth(x, 2))
+    np.testing.assert_array_equal(layers.SpaceToDepth(2, False)(x), tf.nn.space_to_depth(x, 2))
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("normalization", ["none", "relu", "softmax"])
 def test_weighted_shortcuts(per_channel, normalization):
     rng = np.random.default_rng(0)
-    maps, layer = [rng.normal(size=(2, 3, 3, 4)) for _ in range(3)], parts.WeightedSum(per_channel, normalization)
+    maps, layer = [rng.normal(size=(2, 3, 3, 4)) for _ in range(3)], layers.WeightedSum(per_channel, normalization)
     layer.build([x.shape for x in maps])
     weights = rng.normal(size=layer.weights_of_maps.shape)
     layer.weights_of_maps.assign(weights)
@@ -439,7 +452,7 @@ def test_weighted_shortcuts(per_channel, normalization):
 @pytest.mark.parametrize("size, stride, padding", [(2, 2, 0), (4, 4, 3), (3, 2, 2), (3, 1, 2), (2, 1, 1)])
 def test_local_means_are_darknets_loop(size, stride, padding):
     x = np.random.default_rng(0).random((1, 8, 12, 2)).astype("float32")
-    section = parts.LocalAvgpool(size=size, stride=stride, padding=padding)
+    section = section_types.LocalAvgpool(size=size, stride=stride, padding=padding)
     images = keras.Input(x.shape[1:])
     y = keras.Model(images, section.build([images], "pool"))(x)
     assert tuple(y.shape[1:]) == section.shape([x.shape[1:]])
@@ -454,7 +467,7 @@ def test_a_crop_takes_pictures_to_both_sides_of_0():
     images = keras.Input((4, 6, 3))
     x = np.random.default_rng(0).random((1, 4, 6, 3)).astype("float32")
     for noadjust, expected in ((False, 2 * x - 1), (True, x)):
-        section = parts.Crop(crop_height=4, crop_width=6, noadjust=noadjust)
+        section = section_types.Crop(crop_height=4, crop_width=6, noadjust=noadjust)
         np.testing.assert_allclose(keras.Model(images, section.build([images], "crop"))(x), expected, atol=1e-6)
 
 
@@ -465,7 +478,7 @@ def test_unequal_maps_are_added_as_in_darknets_loop(channels, weights, normaliza
     """Darknet's shortcut_multilayer_cpu: over the flat output, adding where the other map has that index too."""
     rng, height, width = np.random.default_rng(0), 3, 5
     maps = [rng.normal(size=(count, height, width)).astype("float32") for count in channels]  # as Darknet lays them out
-    section = parts.Shortcut(
+    section = section_types.Shortcut(
         inputs=tuple(range(1, len(maps))), weights_type=weights, weights_normalization=normalization
     )
     inputs = [keras.Input((height, width, count)) for count in channels]
@@ -495,7 +508,7 @@ def test_of_a_larger_map_every_so_many_th_pixel_is_added():
     rng = np.random.default_rng(0)
     for channels in (3, 5, 7):
         first, added = rng.random((1, 4, 6, 5), dtype="float32"), rng.random((1, 12, 18, channels), dtype="float32")
-        section = parts.Shortcut(inputs=(0,))
+        section = section_types.Shortcut(inputs=(0,))
         inputs = [keras.Input(x.shape[1:]) for x in (first, added)]
         expected = first.copy()
         expected[..., :channels] += added[:, ::3, ::3, :5]
@@ -511,14 +524,14 @@ def test_of_a_larger_map_every_so_many_th_pixel_is_added():
         (((4, 6, 5), (8, 12, 5), (4, 6, 5)), {}),
     ):
         with pytest.raises(ValueError, match="expected maps of one size"):
-            parts.Shortcut(inputs=(0,) * (len(shapes) - 1), **options).shape(shapes)
+            section_types.Shortcut(inputs=(0,) * (len(shapes) - 1), **options).shape(shapes)
 
 
 def floats_of(weights, understood):
     """{section: its arrays as they stand in the file}."""
-    _, floats = darknet.open_weights(weights)
+    _, floats = darknet_files.open_weights(weights)
     found, start = {}, 0
-    for number, arrays in darknet.layout(understood):
+    for number, arrays in layout.layout(understood):
         found[number] = []
         for array in arrays:
             found[number].append(np.asarray(floats[start : start + array.count]))
@@ -528,11 +541,11 @@ def floats_of(weights, understood):
 
 def test_locally_connected_is_darknets_loop(tmp_path):
     cfg, weights = written(tmp_path, net() + BY_HAND["local"])
-    model = darknet.load(cfg, weights).model
+    model = importing.load(cfg, weights).model
     layer = model.network.get_layer("backbone.3.local")
     probe = keras.Model(model.network.input, [layer.input, layer.output])
     x, y = (np.asarray(value)[0] for value in probe(random_sample((64, 64)).image))
-    bias, kernel = floats_of(weights, darknet.read_cfg(cfg))[3]
+    bias, kernel = floats_of(weights, read_cfg(cfg))[3]
     padded = np.pad(x.transpose(2, 0, 1), ((0, 0), (1, 1), (1, 1)))
     bias, kernel = bias.reshape(5, 64), kernel.reshape(64, 5, -1)  # one kernel a place, places row by row
     for place in range(64):
@@ -545,11 +558,11 @@ def test_locally_connected_is_darknets_loop(tmp_path):
 def test_yolov1_is_its_paper(name, tmp_path):
     """The fully connected layers on the map laid out channel first; classes, confidences, then boxes x, y, sqrt w, sqrt h."""
     cfg, weights = written(tmp_path, net() + BY_HAND[name])
-    model = darknet.load(cfg, weights).model
+    model = importing.load(cfg, weights).model
     images = random_sample((64, 64), batch=1).image
     feature = keras.Model(model.network.input, model.network.get_layer("backbone.2.act").output)(images)
     x = np.asarray(feature)[0].transpose(2, 0, 1).ravel().astype("float64")
-    floats = floats_of(weights, darknet.read_cfg(cfg))
+    floats = floats_of(weights, read_cfg(cfg))
     if name == "grid":
         beta, kernel, gamma, mean, variance = floats[4]
         x = (kernel.reshape(40, -1) @ x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
@@ -578,7 +591,7 @@ def fastest(tmp_path_factory):
         pytest.skip("needs the published weights in ../shared, which is not beside this clone")
     files = [folder / f"yolo-fastest-1.1-xl.{kind}" for kind in ("cfg", "weights")]
     run = tmp_path_factory.mktemp("fastest") / "run"
-    darknet.import_run(*files, run)
+    importing.import_run(*files, run)
     return run, files
 
 
@@ -607,9 +620,9 @@ def opencv_detector(files, score):
 @ORACLE
 def test_the_dog_the_bicycle_and_the_car(fastest, shared):
     run, files = fastest
-    found = detect.load(run)(shared / "data" / "photos" / "dog.jpg", 0.8)
+    found = loading.load(run)(shared / "data" / "photos" / "dog.jpg", 0.8)
     assert sorted(found.names) == ["bicycle", "car", "dog"]
-    picture = cv2.resize(pipeline.read_image(shared / "data" / "photos" / "dog.jpg"), (320, 320))
+    picture = cv2.resize(decoding.read_image(shared / "data" / "photos" / "dog.jpg"), (320, 320))
     labels, scores, boxes = opencv_detector(files, 0.8)(picture.astype("float32") / 255)
     boxes = boxes * np.tile(found.image.shape[:2], 2) / 320
     assert sorted(labels) == sorted(found.labels)
@@ -624,20 +637,20 @@ def test_its_average_precision_is_opencvs(fastest, shared):
     """On the same pictures, brought to its size in the same way, at the same thresholds."""
     run, files = fastest
     source = readers.read(shared / "data" / "coco-tiny", "val")
-    detector = detect.load(run, score=0.005)
+    detector = loading.load(run, score=0.005)
     report = evaluation.evaluate(detector, source, progress=False)
     oracle, found, lonely, compared = opencv_detector(files, 0.005), [], 0, 0
     for record in source.records:
-        picture = pipeline.read_image(record.path)
+        picture = decoding.read_image(record.path)
         labels, scores, boxes = oracle(cv2.resize(picture.astype("float32") / 255, (320, 320)))
         limits = np.tile(picture.shape[:2], 2)
         boxes = (boxes * limits / 320).clip(0, limits).astype("float32")
-        found.append(evaluation.Found(boxes, scores.astype("float32"), labels))
+        found.append(metrics.Found(boxes, scores.astype("float32"), labels))
         own = detector(picture, 0.05)
         for label, score, box in zip(own.labels, own.scores, own.boxes, strict=True):
             near = (labels == label) & (np.abs(scores - score) < 0.01) & (np.abs(boxes - box).max(-1, initial=0) < 2)
             lonely, compared = lonely + (not near.any()), compared + 1
-    theirs = evaluation.judge(source, found)
+    theirs = judge(source, found)
     assert report.metrics["AP50"] == pytest.approx(theirs.metrics["AP50"], abs=0.005) and theirs.metrics["AP50"] > 0.35
     assert compared > 300 and lonely == 0, (lonely, compared)
 
@@ -650,7 +663,7 @@ def test_an_import_is_a_run(tmp_path):
     (tmp_path / "names").write_text("ape\nbee\ncow\n")
     result = tfyolo("import", cfg, weights, "--names", tmp_path / "names", "--out", tmp_path / "run")
     assert result.exit_code == 0 and "floats used, each once" in result.stdout, result.stderr
-    detector = detect.load(tmp_path / "run")
+    detector = loading.load(tmp_path / "run")
     assert detector.classes == ("ape", "bee", "cow") and detector.config.model.preprocess == "stretch"
     assert detector.config.model.decoder.options["scale_yx"] == {"p3": 1.2, "p4": 1.05}
     assert detector(np.full((50, 70, 3), 128, np.uint8), 0.0).best > 0
@@ -665,18 +678,18 @@ def test_an_import_is_trained_on_with_other_classes_and_written_back(tmp_path):
 
     data = demo.write(tmp_path / "demo", train=4, val=2, test=1, size=(64, 96), progress=False)
     cfg, weights = written(tmp_path, net() + SMALL["two levels"])
-    darknet.import_run(cfg, weights, tmp_path / "run")
+    importing.import_run(cfg, weights, tmp_path / "run")
     stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
     options = [stage, "train.batch=2", "model.input_size=96", "model.decoder.anchors.p3=[[7, 8], [15, 17.5]]"]
     result = tfyolo("train", tmp_path / "run", f"data={data}", *options, "--out", tmp_path / "tuned")
     assert result.exit_code == 0, result.stderr
     assert "head.p3.out, head.p4.out begin anew: 3 classes there, 5 here" in result.stderr
-    back, back_cfg = darknet.write(tmp_path / "tuned.weights", tmp_path / "tuned")
-    understood = darknet.read_cfg(back_cfg)
+    back, back_cfg = importing.write(tmp_path / "tuned.weights", tmp_path / "tuned")
+    understood = read_cfg(back_cfg)
     classes = len(checkpoint.read_meta(tmp_path / "tuned" / "best.h5")["classes"])
     assert understood.size == (96, 96) and understood.classes == classes
     assert {head.level: head.anchors for head in understood.heads}["p3"] == [(7.0, 8.0), (15.0, 17.5)]
-    again = darknet.load(back_cfg, back).model
+    again = importing.load(back_cfg, back).model
     images = random_sample((96, 96)).image
     expected = models.load_model(tmp_path / "tuned").network(images)
     for a, b in zip(tf.nest.flatten(again.network(images)), tf.nest.flatten(expected), strict=True):
@@ -693,11 +706,11 @@ def test_an_import_is_trained_on_with_other_classes_and_written_back(tmp_path):
 )
 def test_native_backbones_stand_in_the_order_of_the_file(name, shared):
     """That a backbone's file without a .cfg relies on: the order found by walking the native network, against the published .cfg."""
-    understood = darknet.read_cfg(shared / "darknet-cfg" / f"{name}.cfg")
-    model, native, renamed, _ = darknet.build_model(understood, darknet.COCO, name)
+    understood = read_cfg(shared / "darknet-cfg" / f"{name}.cfg")
+    model, native, renamed, _ = importing.build_model(understood, importing.COCO, name)
     assert native == name
-    ours = [layer.name for layer, _ in graph.in_file_order(model.network) if layer.name.startswith("backbone.")]
-    file = [renamed.get(f"backbone.{number}.conv") for number, _ in darknet.layout(understood)]
+    ours = [layer.name for layer, _ in pairing.in_file_order(model.network) if layer.name.startswith("backbone.")]
+    file = [renamed.get(f"backbone.{number}.conv") for number, _ in layout.layout(understood)]
     assert ours == [layer for layer in file if layer and layer.startswith("backbone.")]
 
 
@@ -706,7 +719,7 @@ def test_a_backbones_file_begins_a_network(tmp_path):
     model = models.build(conftest.small("yolov3"), ("a", "b", "c"))
     values, floats = {}, []
     rng = np.random.default_rng(0)
-    for convolution, norm in graph.in_file_order(model.network):
+    for convolution, norm in pairing.in_file_order(model.network):
         if convolution.name.startswith("backbone."):
             filters, kernel = convolution.kernel.shape[-1], convolution.kernel.shape
             file = rng.normal(size=(filters, kernel[2], kernel[0], kernel[1])).astype("float32")
@@ -716,7 +729,7 @@ def test_a_backbones_file_begins_a_network(tmp_path):
             names = ("beta", "gamma", "moving_mean", "moving_variance")
             values |= {f"{norm.name}/{name}": vector for name, vector in zip(names, vectors, strict=True)}
     path = tmp_path / "darknet53.conv.74"
-    header = darknet.Header(0, 2, 0, 1).bytes
+    header = darknet_files.Header(0, 2, 0, 1).bytes
     path.write_bytes(header + np.array(floats + [1.0, 2.0], "<f4").tobytes())
     before = checkpoint.weights_of(model.network)
     report, _ = initialise(model, path)
@@ -724,12 +737,12 @@ def test_a_backbones_file_begins_a_network(tmp_path):
     for name, value in checkpoint.weights_of(model.network).items():
         np.testing.assert_array_equal(value, values.get(name, before[name]), err_msg=name)
     path.write_bytes(header + np.array(floats[:-1], "<f4").tobytes())
-    with pytest.raises(darknet.DarknetError, match="expected the backbone of yolov3, the file ends after"):
+    with pytest.raises(DarknetError, match="expected the backbone of yolov3, the file ends after"):
         initialise(model, path)
-    with pytest.raises(darknet.DarknetError, match=r"not elan_tiny; import the whole network with its \.cfg"):
+    with pytest.raises(DarknetError, match=r"not elan_tiny; import the whole network with its \.cfg"):
         initialise(models.build(conftest.small("yolov7-tiny"), ("a",)), path)
     path.write_bytes(header + np.roll(np.array(floats, "<f4"), 40).tobytes())
-    with pytest.raises(darknet.DarknetError, match="is it another network's"):
+    with pytest.raises(DarknetError, match="is it another network's"):
         initialise(model, path)
 
 
@@ -843,14 +856,14 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
 )
 def test_what_a_cfg_cannot_say(text, message, tmp_path):
     (tmp_path / "bad.cfg").write_text(text)
-    with pytest.raises(darknet.DarknetError, match=message) as error:
-        darknet.read_cfg(tmp_path / "bad.cfg")
+    with pytest.raises(DarknetError, match=message) as error:
+        read_cfg(tmp_path / "bad.cfg")
     assert "bad.cfg" in str(error.value)
 
 
 def test_unknown_options_are_told_and_left_aside(tmp_path):
     (tmp_path / "odd.cfg").write_text(net() + STEM + conv(16, colour="red") + out() + yolo(nms_kind="cornersnms"))
-    notes = darknet.read_cfg(tmp_path / "odd.cfg").notes
+    notes = read_cfg(tmp_path / "odd.cfg").notes
     assert "colour is not known" in notes[0] and "nms_kind=cornersnms: greedy suppression" in notes[1]
 
 
@@ -875,16 +888,16 @@ def test_what_a_file_of_weights_cannot_be(change, message, tmp_path):
     text = net() + conv(64) + conv(64) + conv(64) + STEM + out() + yolo()
     cfg, weights = written(tmp_path, text)
     weights.write_bytes(change(weights.read_bytes()))
-    with pytest.raises(darknet.DarknetError, match=message) as error:
-        darknet.import_run(cfg, weights, tmp_path / "run")
+    with pytest.raises(DarknetError, match=message) as error:
+        importing.import_run(cfg, weights, tmp_path / "run")
     assert str(weights) in str(error.value) and not (tmp_path / "run").exists()
 
 
 def test_a_cfg_that_lies_allocates_nothing(tmp_path):
     cfg, weights = written(tmp_path, net() + STEM + out() + yolo())
     cfg.write_text(net() + conv(1 << 19, 99) + conv(1 << 19, 99) + STEM + out() + yolo())
-    with pytest.raises(darknet.DarknetError, match="are missing: it ends in"):
-        darknet.load(cfg, weights)
+    with pytest.raises(DarknetError, match="are missing: it ends in"):
+        importing.load(cfg, weights)
 
 
 def _mutated(rng, data, text):
@@ -932,13 +945,13 @@ def test_mutated_files_are_imported_or_named(count, tmp_path):
         (tmp_path / "m.cfg").write_bytes(cfg)
         (tmp_path / "m.weights").write_bytes(weights)
         try:
-            imported = darknet.load(tmp_path / "m.cfg", tmp_path / "m.weights")
-        except (darknet.DarknetError, configs.ConfigError) as error:
+            imported = importing.load(tmp_path / "m.cfg", tmp_path / "m.weights")
+        except (DarknetError, configs.ConfigError) as error:
             assert "m.cfg" in str(error) or "m.weights" in str(error), error
             continue
         came_in += 1
         models.save_model(tmp_path / "m.h5", imported.model, darknet=imported.origin)
-        back, _ = darknet.write(tmp_path / "out.weights", tmp_path / "m.h5", overwrite=True)
+        back, _ = importing.write(tmp_path / "out.weights", tmp_path / "m.h5", overwrite=True)
         assert back.read_bytes() == weights
         keras.backend.clear_session()
     assert came_in > count // 20

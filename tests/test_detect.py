@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import lively
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageShow
 
-from tfyolo import detect, exports, visualize
 from tfyolo import model as models
 from tfyolo.checkpoint import CheckpointError
 from tfyolo.config import ConfigError
-from tfyolo.data import augment, pipeline
-from tfyolo.detect import Detector, ImageDetections, SourceError
+from tfyolo.data import decoding, geometry
+from tfyolo.exports import export as exports
+from tfyolo.exports import targets
+from tfyolo.predict import load as loading
+from tfyolo.predict import media, video
+from tfyolo.predict.detections import ImageDetections
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.media import SourceError
+from tfyolo.visualize import drawing
 
 SIDE = 64  # of the network's input
 ORANGE = [255, 128, 0]
@@ -176,7 +182,7 @@ def test_boxes_lie_in_the_upright_picture(detector, orientation):
     ],
 )
 def test_what_is_no_picture_is_told(detector, image, received):
-    with pytest.raises(pipeline.ImageError, match=f"expected a (picture|PIL image).*received {received}"):
+    with pytest.raises(decoding.ImageError, match=f"expected a (picture|PIL image).*received {received}"):
         detector(image)
 
 
@@ -239,8 +245,8 @@ def folder(tmp_path, pictures, film):
 
 
 def test_a_folder_is_gone_through_as_it_is_asked_for(detector, pictures, folder, monkeypatch):
-    read, reader = [], pipeline.read_image
-    monkeypatch.setattr(pipeline, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
+    read, reader = [], decoding.read_image
+    monkeypatch.setattr(media, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
     found = detector.stream(folder, batch=2)
     assert read == []
     first = next(found)
@@ -269,7 +275,7 @@ def test_a_stream_is_made_of_anything(detector, pictures, folder):
 def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
     (folder / "1.png").write_bytes(b"no picture")
     (folder / "film.avi").write_bytes(b"no film")
-    with pytest.raises(pipeline.ImageError, match=r"1\.png"):
+    with pytest.raises(decoding.ImageError, match=r"1\.png"):
         list(detector.stream(folder, batch=1))
     skipped = []
     found = list(detector.stream(folder, skipped=skipped))
@@ -284,7 +290,7 @@ def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
 
 
 def test_a_camera_is_a_number(detector, pictures, monkeypatch):
-    monkeypatch.setattr(detect, "frames", lambda source, most_pixels: (iter(pictures[:source]), 25.0))
+    monkeypatch.setattr(media, "frames", lambda source, most_pixels: (iter(pictures[:source]), 25.0))
     assert [(each.file, each.frame) for each in detector.stream(3)] == [(None, 0), (None, 1), (None, 2)]
 
 
@@ -296,10 +302,10 @@ def test_restore_is_the_way_back_from_letterboxing(size):
     rng = np.random.default_rng(0)
     corners = np.sort(rng.uniform(0, 1, (1, 20, 2, 2)), axis=2) * size
     boxes = corners.reshape(1, 20, 4).astype("float32")
-    matrix = np.asarray(augment.letterbox(size, (96, 160)))[None]
-    there = pipeline.transform_boxes(boxes[0], matrix[0])[None]
-    np.testing.assert_allclose(detect.restore(there, matrix, [size]), boxes, rtol=1e-4, atol=1e-3)
-    everything = detect.restore(tf.constant([[[-1e3, -1e3, 1e3, 1e3]]]), matrix, [size])
+    matrix = np.asarray(geometry.letterbox(size, (96, 160)))[None]
+    there = geometry.transform_boxes(boxes[0], matrix[0])[None]
+    np.testing.assert_allclose(geometry.restore(there, matrix, [size]), boxes, rtol=1e-4, atol=1e-3)
+    everything = geometry.restore(tf.constant([[[-1e3, -1e3, 1e3, 1e3]]]), matrix, [size])
     np.testing.assert_array_equal(everything, [[[0, 0, *size]]])
 
 
@@ -375,19 +381,19 @@ def test_results_are_saved_as_the_suffix_says(found, tmp_path):
     np.testing.assert_array_equal(Image.open(tmp_path / "new" / "x.png"), found.draw())
     found.save(str(tmp_path / "other" / "x.json"))
     assert json.loads((tmp_path / "other" / "x.json").read_text()) == found.to_json()
-    with pytest.raises(visualize.PictureError, match=r"expected a suffix .* received '\.xyz'"):
+    with pytest.raises(drawing.PictureError, match=r"expected a suffix .* received '\.xyz'"):
         found.save(tmp_path / "x.xyz")
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["x.json", "x.png"]
 
 
 def test_results_are_shown_where_that_can_be(found, monkeypatch):
     shown = []
-    monkeypatch.setattr(detect.ImageShow, "show", lambda image, title=None: shown.append((image, title)) or True)
+    monkeypatch.setattr(ImageShow, "show", lambda image, title=None: shown.append((image, title)) or True)
     found.show()
     ((image, title),) = shown
     np.testing.assert_array_equal(image, found.draw())
     assert title == "a/b.jpg"
-    monkeypatch.setattr(detect.ImageShow, "show", lambda image, title=None: False)
+    monkeypatch.setattr(ImageShow, "show", lambda image, title=None: False)
     with pytest.raises(SourceError, match=r"found none on this machine; use save\(path\)"):
         found.show()
 
@@ -421,7 +427,7 @@ def test_sources_are_files_folders_and_globs(tmp_path):
 
     def found(*sources):
         return [
-            str(file).removeprefix(f"{tmp_path}/") for file in detect.find_pictures(tmp_path / name for name in sources)
+            str(file).removeprefix(f"{tmp_path}/") for file in media.find_pictures(tmp_path / name for name in sources)
         ]
 
     assert found("") == ["[1].jpg", "a.jpg", "b.PNG", "film.mp4"]
@@ -433,11 +439,11 @@ def test_sources_are_files_folders_and_globs(tmp_path):
 
 def test_sources_that_mean_nothing_are_named(tmp_path):
     with pytest.raises(SourceError, match=r"nowhere\.jpg: .* no file answers to"):
-        detect.find_pictures([tmp_path / "nowhere.jpg"])
+        media.find_pictures([tmp_path / "nowhere.jpg"])
     with pytest.raises(SourceError, match="folder without pictures"):
-        detect.find_pictures([tmp_path])
+        media.find_pictures([tmp_path])
     with pytest.raises(SourceError, match=r"none\.h5"):
-        detect.find_pictures([tmp_path / "*none.h5"])
+        media.find_pictures([tmp_path / "*none.h5"])
 
 
 # --- films --------------------------------------------------------------------------------------------------------------------
@@ -454,11 +460,11 @@ def film(tmp_path):
 
 
 def frames_of(path):
-    return list(detect.frames(str(path))[0])
+    return list(media.frames(str(path))[0])
 
 
 def test_a_film_is_its_frames(detector, film, tmp_path):
-    rows = detect.detect_video(detector, str(film), tmp_path / "out.mp4", score=0.3, progress=False)
+    rows = video.detect_video(detector, str(film), tmp_path / "out.mp4", score=0.3, progress=False)
     frames = frames_of(film)
     assert [row["frame"] for row in rows] == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(frames[2], picture(48, 80, 2), atol=40)  # RGB, in order
@@ -473,7 +479,7 @@ def test_a_film_is_its_frames(detector, film, tmp_path):
 
 
 def test_the_first_frames_of_a_film(detector, film, tmp_path):
-    assert len(detect.detect_video(detector, str(film), tmp_path / "out.mp4", limit=2, progress=False)) == 2
+    assert len(video.detect_video(detector, str(film), tmp_path / "out.mp4", limit=2, progress=False)) == 2
     assert len(frames_of(tmp_path / "out.mp4")) == 2
 
 
@@ -487,7 +493,7 @@ def test_ctrl_c_keeps_what_was_read(detector, film, tmp_path):
         return detector(picture, score)
 
     stopped.max_pixels = detector.max_pixels
-    rows = detect.detect_video(stopped, str(film), tmp_path / "out.mp4", progress=False)
+    rows = video.detect_video(stopped, str(film), tmp_path / "out.mp4", progress=False)
     assert len(rows) == len(frames_of(tmp_path / "out.mp4")) == 3
 
 
@@ -503,7 +509,7 @@ def test_a_fault_amid_a_film_leaves_no_half_of_it(detector, film, tmp_path):
 
     faulty.max_pixels = detector.max_pixels
     with pytest.raises(MemoryError):
-        detect.detect_video(faulty, str(film), tmp_path / "out.mp4", progress=False)
+        video.detect_video(faulty, str(film), tmp_path / "out.mp4", progress=False)
     assert (tmp_path / "out.mp4").read_text() == "old" and not list(tmp_path.glob(".*"))
 
 
@@ -511,7 +517,7 @@ def test_films_that_are_none_are_named(detector, tmp_path):
     (tmp_path / "no.mp4").write_text("no film")
     for name in ("no.mp4", "missing.mp4"):
         with pytest.raises(SourceError, match=rf"{name}: expected a camera or a video"):
-            detect.detect_video(detector, str(tmp_path / name), tmp_path / "out.mp4", progress=False)
+            video.detect_video(detector, str(tmp_path / name), tmp_path / "out.mp4", progress=False)
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -524,7 +530,7 @@ def test_what_several_looks_propose_goes_into_one_suppression(name, tmp_path):
     model = lively(name)
     models.save_model(tmp_path / "run.h5", model)
     height, width = model.config.model.input_size
-    detector = detect.load(tmp_path / "run.h5", flip=True, scales=(1.0, 2.0))
+    detector = loading.load(tmp_path / "run.h5", flip=True, scales=(1.0, 2.0))
     assert detector.input_size == (2 * height, 2 * width)
     images = np.random.default_rng(0).random((1, 2 * height, 2 * width, 3)).astype("float32")
     found = detector.network(images)
@@ -559,13 +565,13 @@ def test_looks_that_cannot_be_are_told(tmp_path):
     ):
         models.save_model(tmp_path / f"{name}.h5", lively(name))
         with pytest.raises((CheckpointError, ConfigError), match=message):
-            detect.load(tmp_path / f"{name}.h5", **options)
+            loading.load(tmp_path / f"{name}.h5", **options)
 
 
 def test_an_export_looks_once(tmp_path):
-    path = exports.export(lively("demo"), tmp_path, [exports.Form("tflite")])["tflite"].path
+    path = exports.export(lively("demo"), tmp_path, [targets.Form("tflite")])["tflite"].path
     with pytest.raises(CheckpointError, match="an export looks once; to flip and to scale, name the run"):
-        detect.load(path, flip=True)
+        loading.load(path, flip=True)
 
 
 @pytest.mark.parametrize(
@@ -581,4 +587,4 @@ def test_what_is_no_model_is_told(path, message, tmp_path):
     if path and "." in path:
         (tmp_path / path).write_bytes(b"weights")
     with pytest.raises(CheckpointError, match=message):
-        detect.load(path and tmp_path / path)
+        loading.load(path and tmp_path / path)

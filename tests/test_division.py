@@ -8,10 +8,12 @@ import pytest
 from conftest import TINY, load_config
 from test_readers import CLASSES, make_voc, make_yolo, picture, write_text
 
-from tfyolo import training
 from tfyolo.config import Data
 from tfyolo.data.check import check
-from tfyolo.data.readers import DataError, SplitError, read, read_all_configured, read_configured
+from tfyolo.data.readers import read, read_all_configured, read_configured
+from tfyolo.data.sources.source import DataError, SplitError
+from tfyolo.training import reading
+from tfyolo.training import train as training
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +172,8 @@ def configured(root, *more):
 
 def test_a_run_keeps_what_it_holds_back(flat, tmp_path):
     config = configured(flat, "train.stages.0.epochs=1")
-    sources = [training._read_stage(config, 0, None)]
-    config, divisions = training._with_divisions(config, sources, tmp_path)
+    sources = [reading.read_stage(config, 0, None)]
+    config, divisions = reading.with_divisions(config, sources, tmp_path)
     ((file, division),) = divisions.items()
     assert (file, config.data.division) == (tmp_path / "division.json", str(tmp_path / "division.json"))
     assert {*division.parts["val"]} == {f"images/{record.image_id}.jpg" for record in sources[0][1].records}
@@ -181,7 +183,7 @@ def test_a_run_keeps_what_it_holds_back(flat, tmp_path):
 def test_a_run_that_is_moved_is_resumed_and_evaluated_on_what_it_held_back(flat, tmp_path):
     from click.testing import CliRunner
 
-    from tfyolo.cli import main
+    from tfyolo.cli.app import main
 
     root = tmp_path / "data"
     shutil.copytree(flat, root)
@@ -209,7 +211,7 @@ def test_a_split_that_knows_fewer_classes_is_evaluated_by_name(tmp_path):
     content["annotations"] = [{**content["annotations"][1], "category_id": 1}]
     write_json(tmp_path / "val.json", content)
     config = load_config("demo", *TINY, f"data={tmp_path}")
-    learned, judged = training._read_stage(config, 0, None)
+    learned, judged = reading.read_stage(config, 0, None)
     assert judged.classes == learned.classes == CLASSES
     assert [record.labels.tolist() for record in judged.records] == [[1], []]
     report = check(tmp_path, progress=False)
@@ -217,13 +219,13 @@ def test_a_split_that_knows_fewer_classes_is_evaluated_by_name(tmp_path):
     assert not any("different classes" in problem.message for problem in report.problems)
     content["categories"][0]["name"] = "fox"
     write_json(tmp_path / "val.json", content)
-    learned, judged = training._read_stage(config, 0, None)
+    learned, judged = reading.read_stage(config, 0, None)
     assert judged.classes == ("fox",)  # which training refuses
 
 
 def test_what_is_wrong_with_the_data_reaches_training(tmp_path):
     make_yolo(tmp_path)
     write_text(tmp_path / "labels/train/one.txt", "0 .95 .5 .2 .1", "7 .5 .5 .1 .1")
-    told = "\n".join(training._warnings(read(tmp_path, "train"), read(tmp_path, "val")))
+    told = "\n".join(reading.warnings_of(read(tmp_path, "train"), read(tmp_path, "val")))
     assert "1 fault in the data, left out of training:\n" in told and "unknown class 7" in told
     assert "1 warning about the data of training:\n" in told and "reaches over the edge" in told

@@ -13,8 +13,10 @@ import tensorflow as tf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tfyolo.data.readers import Record, Source
-from tfyolo.evaluation import EvaluationError, Found, coco_metrics, evaluate, judge, match
+from tfyolo.data.sources.source import Record, Source
+from tfyolo.evaluation.metrics import Found, coco_metrics, match
+from tfyolo.evaluation.report import EvaluationError, judge
+from tfyolo.evaluation.run import evaluate
 from tfyolo.structures import BACKGROUND, IGNORE, Detections
 
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -467,7 +469,7 @@ def test_unreadable_pictures_are_left_out_and_named(records, tmp_path):
 
 def test_what_the_data_may_have_of_pixels_holds_for_what_is_drawn(records, tmp_path, monkeypatch):
     """With data.max_pixels above the default, an image that was evaluated is drawn, too."""
-    monkeypatch.setattr("tfyolo.data.pipeline.read_record.__defaults__", (20,))
+    monkeypatch.setattr("tfyolo.data.decoding.read_record.__defaults__", (20,))
     evaluate(Planted(records), source(records), out=tmp_path, pictures=2, progress=False)
     assert len(list((tmp_path / "pictures").iterdir())) == 2
 

@@ -29,12 +29,24 @@ from conftest import lively, small
 from PIL import Image
 from test_detect import jpeg, picture
 
-from tfyolo import checkpoint, detect, exports, metadata
-from tfyolo import model as models
+from tfyolo import checkpoint, structures
 from tfyolo.data import readers
-from tfyolo.evaluation import evaluate
-from tfyolo.exports import FORMS, ExportError, Form
-from tfyolo.layers import BatchNorm
+from tfyolo.data.sources.source import Record, Source
+from tfyolo.evaluation.run import evaluate
+from tfyolo.exports import export as exports
+from tfyolo.exports import gate as gates
+from tfyolo.exports import targets, tflite
+from tfyolo.exports.gate import Gate, _malformed
+from tfyolo.exports.targets import FORMS, ExportError, Form
+from tfyolo.model import build, describe, resized, save_model
+from tfyolo.nn.norm import BatchNorm
+from tfyolo.predict import load as loading
+from tfyolo.predict import saved_model as saved_model_file
+from tfyolo.predict import tflite as tflite_file
+from tfyolo.predict.detections import ImageDetections
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.exported import EXPORT_META
+from tfyolo.tflite import metadata
 
 CLASSES = ("a", "b", "größer")
 FORMATS = [form.name for form in FORMS]
@@ -52,11 +64,11 @@ class Exported:
     def __init__(self, name, folder, **extra):
         self.model = lively(name, CLASSES, **extra)
         self.run = folder / "run.h5"
-        models.save_model(self.run, self.model)
+        save_model(self.run, self.model)
         self.paths = exported_to(self.model, folder / "export")
         self.folder = folder
-        self.detector = detect.Detector.of(self.model)  # not folded, unlike what is loaded and exported
-        self.exports = {form: detect.load(path) for form, path in self.paths.items()}
+        self.detector = Detector.of(self.model)  # not folded, unlike what is loaded and exported
+        self.exports = {form: loading.load(path) for form, path in self.paths.items()}
 
     @functools.cache  # noqa: B019, of a module's fixture
     def other(self, nms):
@@ -99,7 +111,7 @@ def test_an_export_finds_what_the_run_finds(exported, form):
 
 
 def test_a_tflite_file_loads_without_a_word(demo, capfd):
-    detect.load(demo.paths["tflite"])(demo.pictures[0])
+    loading.load(demo.paths["tflite"])(demo.pictures[0])
     assert capfd.readouterr().err == ""
 
 
@@ -127,7 +139,7 @@ def test_coarser_weights_find_nearly_the_same(exported, form, score, share):
 @pytest.mark.parametrize("form, octets", [("tflite", 4), ("tflite-float16", 2), ("tflite-dynamic", 1)])
 def test_a_tflite_file_holds_every_weight(exported, form, octets):
     kernels = sum(int(np.prod(v.shape)) for v in exported.model.network.variables if len(v.shape) > 1)
-    assert 0 <= exports.size_of(exported.paths[form]) - octets * kernels < 100_000
+    assert 0 <= targets.size_of(exported.paths[form]) - octets * kernels < 100_000
 
 
 @pytest.mark.parametrize("form", TFLITE)
@@ -151,12 +163,12 @@ def test_other_layers_and_decoders_are_builtin_operations_too(name, tmp_path):
     # With statistics of pictures, as a trained network has them: without, the many sums of YOLOv4-CSP grow to thousands.
     pictures = np.stack([picture(*model.config.model.input_size, seed) for seed in range(16)])
     model.network(pictures / np.float32(255), training=True)
-    models.save_model(tmp_path / "run.h5", model)
+    save_model(tmp_path / "run.h5", model)
     path = exported_to(model, tmp_path, ["tflite"])["tflite"]
     names = {operation["op_name"] for operation in tf.lite.Interpreter(str(path))._get_ops_details()}
     assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper()]
     image = pictures[0]
-    found, expected = detect.load(path)(image), detect.Detector.of(model)(image)
+    found, expected = loading.load(path)(image), Detector.of(model)(image)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     assert unlike(found, expected) == 0  # two of nearly the same score may have changed places
 
@@ -170,9 +182,9 @@ def test_an_export_knows_its_classes_size_and_config(exported, form):
 
 
 def test_metadata_and_labels_lie_in_the_files(exported):
-    described = models.describe(exported.model)
+    described = describe(exported.model)
     text = exported.paths["saved_model"] / "assets.extra" / "tfyolo.json"
-    sums = {"sha256": detect.checksums(exported.paths["saved_model"])}
+    sums = {"sha256": saved_model_file.checksums(exported.paths["saved_model"])}
     assert json.loads(text.read_text(encoding="utf-8")) == described | sums
     for form in TFLITE:
         with zipfile.ZipFile(exported.paths[form]) as archive:
@@ -186,7 +198,7 @@ def test_metadata_and_labels_lie_in_the_files(exported):
 def test_an_exports_post_processing_is_fixed(exported):
     for form in ("saved_model", "tflite"):
         with pytest.raises(checkpoint.CheckpointError, match="has its post-processing inside; iou can only be set on"):
-            detect.load(exported.paths[form], iou=0.5)
+            loading.load(exported.paths[form], iou=0.5)
 
 
 # --- all outputs, by position, in every program that runs TFLite files --------------------------------------------------------------
@@ -252,7 +264,7 @@ class Telling:
                 layer.momentum = 0
         seen = np.stack([full[0], black, *(picture(height, width, seed) for seed in range(6))])
         self.model.network(seen.astype("float32") / 255, training=True)
-        self.detector = detect.Detector.of(self.model)
+        self.detector = Detector.of(self.model)
         for _ in range(60):
             self._less_sure(0.25)
             if not self.counts(black[None]).any():
@@ -281,7 +293,7 @@ class Telling:
     @functools.cache  # noqa: B019, of a module's fixture
     def path(self, form):
         path = self.folder / form.file
-        source = readers.Source(self._records(), CLASSES, (0, 1, 2), (), "own", "train", "coco")
+        source = Source(self._records(), CLASSES, (0, 1, 2), (), "own", "train", "coco")
         exports._Writer(self.model, 1, True, source).write(form, path)
         return path
 
@@ -289,7 +301,7 @@ class Telling:
         for name, image in self.images.items():
             cv2.imwrite(str(self.folder / f"{name}.png"), image[..., ::-1])
         none = np.zeros((0, 4), "f4"), np.zeros(0, "i4"), np.zeros(0, bool), np.zeros(0)
-        return tuple(readers.Record(n, str(self.folder / f"{n}.png"), *none, (1, 1)) for n in self.images)
+        return tuple(Record(n, str(self.folder / f"{n}.png"), *none, (1, 1)) for n in self.images)
 
     @functools.cached_property
     def serve(self):
@@ -304,7 +316,7 @@ def telling(tmp_path_factory):
 
 def as_detections(form, outputs, size):
     """Any form's outputs, as those of "builtin" without `best`."""
-    named = dict(zip(exports.OUTPUTS[form.nms], outputs, strict=True))
+    named = dict(zip(tflite.OUTPUTS[form.nms], outputs, strict=True))
     if form.nms == "task":
         boxes, labels = named["location"] * np.tile(size, 2), named["category"].astype("int32")
         return {
@@ -317,7 +329,7 @@ def as_detections(form, outputs, size):
 
 
 QUICK_FORMS = [Form("tflite"), Form("tflite", "int8"), Form("tflite", nms="task")]
-ALL_FORMS = [Form("tflite", precision, nms) for nms in ("builtin", "task") for precision in exports.PRECISIONS[:-1]]
+ALL_FORMS = [Form("tflite", precision, nms) for nms in ("builtin", "task") for precision in targets.PRECISIONS[:-1]]
 EVERY = [
     ("demo", form)
     if form in QUICK_FORMS
@@ -381,7 +393,7 @@ def test_candidates_are_the_models(name, precision, runtime, telling):
     model, form = telling(name), Form("tflite", precision, "none")
     height, width = model.model.config.model.input_size
     for image in model.images.values():
-        found = dict(zip(exports.OUTPUTS["none"], runtime(model.path(form), image[None]), strict=True))
+        found = dict(zip(tflite.OUTPUTS["none"], runtime(model.path(form), image[None]), strict=True))
         expected = model.detector.network(image[None].astype("float32") / 255)
         boxes, scores = np.asarray(expected.boxes), np.asarray(expected.scores)
         assert found["boxes"].shape == boxes.shape and found["scores"].shape == scores.shape
@@ -432,7 +444,7 @@ def test_a_saved_models_outputs_are_named(signatures):
     _, loaded = signatures
     for name, signature in loaded.signatures.items():
         extra = {"valid"} if name == "bytes" else set()
-        assert set(signature.structured_outputs) == {*exports.OUTPUTS["builtin"], *extra}
+        assert set(signature.structured_outputs) == {*tflite.OUTPUTS["builtin"], *extra}
 
 
 # --- the SavedModel's signatures ------------------------------------------------------------------------------------------------
@@ -448,7 +460,7 @@ def row(detector, found, b, image, score=0.25):
     kept = found["scores"][b] >= score
     boxes, scores, labels = (found[name][b][kept].numpy() for name in ("boxes", "scores", "labels"))
     inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return detect.ImageDetections(
+    return ImageDetections(
         boxes[inside], scores[inside], labels[inside], detector.classes, float(found["best"][b]), image, None
     )
 
@@ -498,10 +510,8 @@ def test_an_export_is_judged_as_the_run_is(exported, tmp_path):
         found = exported.detector(image)
         boxes, labels = found.boxes[::4], found.labels[::4]
         areas = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
-        records.append(
-            readers.Record(i, str(path), boxes, labels, np.zeros(len(boxes), bool), areas, image.shape[:2], None)
-        )
-    source = readers.Source(tuple(records), CLASSES, (0, 1, 2), (), "own", "val", "coco")
+        records.append(Record(i, str(path), boxes, labels, np.zeros(len(boxes), bool), areas, image.shape[:2], None))
+    source = Source(tuple(records), CLASSES, (0, 1, 2), (), "own", "val", "coco")
     expected = evaluate(exported.detector, source, batch=2, progress=False).metrics
     assert 0.1 < expected["AP"] < 1
     for form in ("saved_model", "tflite"):
@@ -548,12 +558,12 @@ def test_damaged_and_foreign_files_are_named(demo, tmp_path, keep):
     damaged = tmp_path / "damaged.tflite"
     damaged.write_bytes(contents[: int(keep if keep >= 1 else keep * len(contents))])
     with pytest.raises(checkpoint.CheckpointError, match=r"damaged\.tflite: expected a TFLite file"):
-        detect.load(damaged)
+        loading.load(damaged)
     with zipfile.ZipFile(damaged, "w") as archive, zipfile.ZipFile(demo.paths["tflite"]) as whole:
         meta = json.loads(whole.read("tfyolo.json"))
         archive.writestr("tfyolo.json", json.dumps({name: meta[name] for name in meta if name != "sha256"}))
     with pytest.raises(checkpoint.CheckpointError, match=r"damaged\.tflite: expected a TFLite file"):
-        detect.load(damaged)
+        loading.load(damaged)
 
 
 def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
@@ -565,13 +575,13 @@ def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
         json.dumps({name: meta[name] for name in ("config", "classes")})
     )  # as earlier versions wrote it
     with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel.*does not load"):
-        detect.load(broken)
+        loading.load(broken)
     (broken / "assets.extra" / "tfyolo.json").write_text("{}")
     with pytest.raises(checkpoint.CheckpointError, match=r"broken: its tfyolo\.json is not as tfyolo wrote it"):
-        detect.load(broken)
+        loading.load(broken)
     shutil.rmtree(broken / "assets.extra")
     with pytest.raises(checkpoint.CheckpointError, match=r"broken: expected a SavedModel that tfyolo has exported"):
-        detect.load(broken)
+        loading.load(broken)
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------------------
@@ -619,9 +629,9 @@ def damaged(data, kind, seed):
 def without_checksum(data):
     """As earlier versions have written it."""
     files, end = metadata.files_behind(data)
-    meta = json.loads(files[detect.EXPORT_META])
+    meta = json.loads(files[EXPORT_META])
     assert meta.pop("sha256") == hashlib.sha256(data[:end]).hexdigest()
-    return metadata.with_files(data[:end], {**files, detect.EXPORT_META: json.dumps(meta)})
+    return metadata.with_files(data[:end], {**files, EXPORT_META: json.dumps(meta)})
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -634,18 +644,18 @@ def test_a_damaged_file_is_one_error_before_the_interpreter_sees_it(kind, demo, 
     for seed in range(3):
         (tmp_path / "x.tflite").write_bytes(damaged(data, kind, seed))
         with pytest.raises(checkpoint.CheckpointError, match=r"^\S+x\.tflite: .*damaged.*$"):
-            detect.load(tmp_path / "x.tflite")
+            loading.load(tmp_path / "x.tflite")
 
 
 def test_files_of_earlier_versions_have_no_checksum_and_load(demo, tmp_path):
     (tmp_path / "x.tflite").write_bytes(without_checksum(demo.paths["tflite"].read_bytes()))
-    assert_same(detect.load(tmp_path / "x.tflite")(demo.pictures[0]), demo.exports["tflite"](demo.pictures[0]))
+    assert_same(loading.load(tmp_path / "x.tflite")(demo.pictures[0]), demo.exports["tflite"](demo.pictures[0]))
     folder = shutil.copytree(demo.paths["saved_model"], tmp_path / "x")
     file = folder / "assets.extra" / "tfyolo.json"
     meta = json.loads(file.read_text())
     assert set(meta.pop("sha256")) > {"saved_model.pb", "variables/variables.index"}
     file.write_text(json.dumps(meta))
-    assert_same(detect.load(folder)(demo.pictures[0]), demo.exports["saved_model"](demo.pictures[0]))
+    assert_same(loading.load(folder)(demo.pictures[0]), demo.exports["saved_model"](demo.pictures[0]))
 
 
 @pytest.mark.parametrize(
@@ -657,7 +667,7 @@ def test_a_damaged_saved_model_is_an_error_before_tensorflow_sees_it(name, demo,
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(flipped(data, np.random.default_rng(0), 0, len(data), 1))
     with pytest.raises(checkpoint.CheckpointError, match="x: its bytes are not those that were exported: damaged"):
-        detect.load(folder)
+        loading.load(folder)
 
 
 FUZZ = """
@@ -779,7 +789,7 @@ def test_a_forked_process_says_that_it_cannot_detect(form, demo):
     detector = demo.detector if form == "run" else demo.exports[form]
     path = demo.run if form == "run" else demo.paths[form]
     detector(demo.pictures[0])
-    for work in (lambda: detector(demo.pictures[0]), lambda: detect.load(path), lambda: lively("demo")):
+    for work in (lambda: detector(demo.pictures[0]), lambda: loading.load(path), lambda: lively("demo")):
         told = in_a_fork(work)
         assert told.startswith("ForkError") and f"forked from process {os.getpid()}" in told and "spawn" in told
 
@@ -789,9 +799,9 @@ def test_a_forked_process_has_an_interpreter_of_its_own(demo, tmp_path):
     images = np.random.default_rng(0).random((3, 64, 64, 3), dtype="float32")
     path = tmp_path / "x.tflite"
     shutil.copy(demo.paths["tflite"], path)
-    network = detect.load(path, threads=2).network
+    network = loading.load(path, threads=2).network
     expected = network(images)
-    (interpreter,) = (each for each in detect._INTERPRETERS if each.path == path)
+    (interpreter,) = (each for each in tflite_file._INTERPRETERS if each.path == path)
 
     def work():
         found = network(images)
@@ -844,10 +854,10 @@ def test_forked_processes_come_to_their_end(form, demo):
 
 def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch):
     def ends(model, boxes, scores):
-        found = exports._ends_builtin(model, boxes, scores)
+        found = tflite._ends_builtin(model, boxes, scores)
         return found | {"count": tf.fill([1], found["scores"].shape[1])}
 
-    monkeypatch.setitem(exports.ENDS, ("builtin", False), ends)
+    monkeypatch.setitem(tflite.ENDS, ("builtin", False), ends)
     with pytest.raises(
         ExportError, match=r"tflite: its count is 300, where \d+ of its scores are above 0\.001\. The file was not"
     ):
@@ -873,10 +883,10 @@ def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch)
 def test_detections_that_contradict_themselves_are_told(name, row, value, fault):
     boxes, scores, labels = np.zeros((5, 4), "f4"), np.array([0.8, 0.7, 0, 0, 0], "f4"), np.array([2, 0, -1, -1, -1])
     boxes[:2] = [1, 2, 3, 4]
-    found = exports.Detections(boxes, scores, labels, np.array(2), np.float32(0.8))
-    assert exports._malformed(found, 3, 0.1) is None
+    found = structures.Detections(boxes, scores, labels, np.array(2), np.float32(0.8))
+    assert _malformed(found, 3, 0.1) is None
     getattr(found, name)[row] = value
-    assert fault in exports._malformed(found, 3, 0.1)
+    assert fault in _malformed(found, 3, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -890,13 +900,13 @@ def judged(demo, tmp_path_factory):
         boxes, labels = found.boxes[::4], found.labels[::4]
         areas = np.prod(boxes[:, 2:] - boxes[:, :2], -1)
         crowd = np.zeros(len(boxes), bool)
-        records.append(readers.Record(i, str(path), boxes, labels, crowd, areas, image.shape[:2], None))
-    return readers.Source(tuple(records), CLASSES, (0, 1, 2), (), "own", "val", "coco")
+        records.append(Record(i, str(path), boxes, labels, crowd, areas, image.shape[:2], None))
+    return Source(tuple(records), CLASSES, (0, 1, 2), (), "own", "val", "coco")
 
 
 def test_a_file_that_finds_something_else_is_refused_and_the_old_one_stays(demo, tmp_path, monkeypatch):
     (tmp_path / "model.tflite").write_text("old")
-    whole = exports.for_tflite
+    whole = tflite.for_tflite
 
     def damaged(model):
         model = whole(model)
@@ -928,12 +938,10 @@ def test_a_model_is_evaluated_once_for_all_forms(quantize, models, demo, judged,
     train = demo.model.config.train.model_copy(update={"quantize": quantize})
     model = demo.model._replace(config=demo.model.config.model_copy(update={"train": train}))
     seen = []
-    monkeypatch.setattr(exports, "load", lambda path: detect.load(demo.paths["tflite"]))
-    monkeypatch.setattr(exports, "_plain", lambda model: demo.model if quantize else model)
-    monkeypatch.setattr(
-        exports, "evaluate", lambda of, *_, **__: seen.append(of) or SimpleNamespace(metrics={"AP": 0.5})
-    )
-    gate = exports._Gate(model, judged, None, lambda: None)
+    monkeypatch.setattr(gates, "load", lambda path: loading.load(demo.paths["tflite"]))
+    monkeypatch.setattr(gates, "without_quantization", lambda model: demo.model if quantize else model)
+    monkeypatch.setattr(gates, "evaluate", lambda of, *_, **__: seen.append(of) or SimpleNamespace(metrics={"AP": 0.5}))
+    gate = Gate(model, judged, None, lambda: None)
     for precision in ("float32", "int8", "int8"):
         assert gate.judge(Form("tflite", precision), demo.paths["tflite"])["drop"] == 0
     assert len(seen) == 3 + models and len(set(seen)) == 3 + models  # each file's once, too
@@ -954,7 +962,7 @@ def test_the_report_has_what_int8_costs_and_what_could_not_be_read(demo, judged,
     assert report["bytes"] == made.path.stat().st_size and len(report["worst"]) == 5 and report["ms"] > 0
     assert len(report["skipped"]) == 1 and "cut.jpg: truncated JPEG" in report["skipped"][0]
     assert report["quantization"] == {"images": {"dtype": "uint8", "scale": pytest.approx(1 / 255), "zero_point": 0}}
-    floats = exports.size_of(demo.paths["tflite"])
+    floats = targets.size_of(demo.paths["tflite"])
     assert report["bytes"] < 0.5 * floats  # small as it is, most of it are not weights
 
 
@@ -981,7 +989,7 @@ def test_forms_that_cannot_be_are_told_before_anything_is_written(form, options,
 def test_other_forms_find_what_the_run_finds(nms, demo):
     path = demo.other(nms)
     for image in demo.pictures:
-        assert_same(detect.load(path)(image), demo.detector(image), pixels=2e-3)
+        assert_same(loading.load(path)(image), demo.detector(image), pixels=2e-3)
     interpreter = tf.lite.Interpreter(str(path))
     names = [operation["op_name"] for operation in interpreter._get_ops_details()]
     assert ("NON_MAX_SUPPRESSION_V5" in names) == (nms == "task")
@@ -1002,7 +1010,7 @@ def test_class_names_lie_beside_a_file_for_the_task_libraries(demo, tmp_path):
 @pytest.mark.slow
 def test_one_class_and_pictures_without_a_truth(judged, tmp_path):
     """Where there is nothing to judge by, AP decides nothing."""
-    model = models.build(small("demo"), ("a",))
+    model = build(small("demo"), ("a",))
     none = {"boxes": np.zeros((0, 4), "f4"), "labels": np.zeros(0, "i4"), "crowd": np.zeros(0, bool)}
     records = tuple(record._replace(**none, areas=np.zeros(0)) for record in judged.records)
     empty = judged._replace(records=records, classes=("a",))
@@ -1016,8 +1024,8 @@ def test_one_class_and_pictures_without_a_truth(judged, tmp_path):
 def test_raw_candidates_leave_suppression_to_whoever_reads_them(demo):
     path = demo.other("none")
     image = demo.pictures[0]
-    strict = detect.Detector.of(demo.model, iou=0.1)
-    assert_same(detect.load(path, iou=0.1)(image), strict(image), pixels=2e-3)
+    strict = Detector.of(demo.model, iou=0.1)
+    assert_same(loading.load(path, iou=0.1)(image), strict(image), pixels=2e-3)
 
 
 @pytest.mark.parametrize("name", ["demo", pytest.param("yolov3-tiny", marks=pytest.mark.slow)])
@@ -1048,7 +1056,7 @@ def test_whole_numbers_alone(name, judged, tmp_path):
         assert (told[detail["name"]]["scale"], told[detail["name"]]["zero_point"]) == detail["quantization"]
     size = model.config.model.input_size
     images = picture(*size)[None].astype("float32") / 255
-    found, expected = (each.network(images) for each in (detect.load(path), detect.Detector.of(model)))
+    found, expected = (each.network(images) for each in (loading.load(path), Detector.of(model)))
     assert np.abs(np.asarray(found.scores) - np.asarray(expected.scores)).mean() < 0.05
     steps, wanted = (255 * np.asarray(boxes) / np.tile(size, 2) for boxes in (found.boxes, expected.boxes))
     inside = (wanted >= 0) & (wanted <= 255)  # beyond the picture, whole numbers end
@@ -1061,9 +1069,9 @@ def test_whole_numbers_alone(name, judged, tmp_path):
 )
 def test_other_batches_and_sizes(batch, size, demo, tmp_path):
     path = exports.export(demo.model, tmp_path, [Form("tflite")], batch=batch, size=size)["tflite"].path
-    loaded = detect.load(path)
-    model = exports.resized(demo.model, size) if size else demo.model
-    expected = detect.Detector.of(model)
+    loaded = loading.load(path)
+    model = resized(demo.model, size) if size else demo.model
+    expected = Detector.of(model)
     assert loaded.input_size == (size or demo.detector.input_size)
     images = np.stack([picture(*loaded.input_size, seed) for seed in range(4)]).astype("float32") / 255
     found, wanted = loaded.network(images), expected.postprocess(expected.network(images))
@@ -1079,13 +1087,13 @@ def test_a_saved_model_for_pictures_of_any_size(demo, tmp_path):
     serve = tf.saved_model.load(str(made)).signatures["serving_default"]
     for size in ((64, 128), (160, 96), (32, 32)):
         images = np.stack([picture(*size, seed) for seed in range(2)]).astype("float32") / 255
-        expected = detect.Detector.of(exports.resized(demo.model, size))
+        expected = Detector.of(resized(demo.model, size))
         wanted, found = expected.postprocess(expected.network(images)), serve(images=images)
         for name in ("boxes", "scores"):
             np.testing.assert_allclose(found[name][:, :10], getattr(wanted, name)[:, :10], atol=2e-3, err_msg=name)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"multiples of 32, received.*\n?.*40"):
         serve(images=np.zeros((1, 64, 40, 3), "float32"))
-    assert_same(detect.load(made)(demo.pictures[0]), demo.detector(demo.pictures[0]))
+    assert_same(loading.load(made)(demo.pictures[0]), demo.detector(demo.pictures[0]))
     with pytest.raises(ExportError, match="expected --to saved_model"):
         exports.export(demo.model, tmp_path / "none", [Form("tflite")], any_size=True)
 
@@ -1100,7 +1108,7 @@ def test_a_saved_model_for_corners_in_pictures_of_any_size(tmp_path):
     serve = tf.saved_model.load(str(made)).signatures["serving_default"]
     for size in ((64, 96), (32, 32)):
         images = np.stack([picture(*size, seed) for seed in range(3)]).astype("float32") / 255
-        expected = detect.Detector.of(models.resized(model, size))
+        expected = Detector.of(resized(model, size))
         wanted, found = expected.postprocess(expected.network(images)), serve(images=images)
         assert wanted.count.numpy().any()
         np.testing.assert_allclose(found["scores"], wanted.scores, atol=1e-4)
@@ -1147,7 +1155,7 @@ def test_interrupted_what_was_there_stays(form, demo, tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exports._Gate, "judge", stop)
+    monkeypatch.setattr(Gate, "judge", stop)
     with pytest.raises(KeyboardInterrupt):
         exports.export(demo.model, tmp_path, [form], overwrite=True)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before and path.exists()
@@ -1267,7 +1275,7 @@ def test_mediapipe_finds_the_same(precision, demo, judged, tmp_path):
     cv2.imwrite(str(tmp_path / "x.png"), image[..., ::-1])
     command = [sys.executable, "-c", MEDIAPIPE, str(path), str(tmp_path / "x.png")]
     rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()[0])
-    expected = detect.load(path)(image)
+    expected = loading.load(path)(image)
     assert len(rows) > 10  # of boxes as crowded as these it leaves out more
     for name, score, y, x, height, width in rows:
         if min(y, x) <= 0 or y + height >= image.shape[0] or x + width >= image.shape[1]:

@@ -6,8 +6,8 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from tfyolo import flatbuffer
-from tfyolo.flatbuffer import FlatbufferError
+from tfyolo.tflite import flatbuffer
+from tfyolo.tflite.flatbuffer import FlatbufferError
 
 
 def tensor(name, shape, buffer=0, dtype=schema.TensorType.FLOAT32):

@@ -7,11 +7,18 @@ import tensorflow as tf
 from conftest import EACH_CONFIG, lively, small
 from keras import layers
 
-from tfyolo import detect, exports
 from tfyolo import model as models
-from tfyolo.fusion import FOLDS, fuse, used
-from tfyolo.layers import ACTIVATIONS, BatchNorm, Implicit, conv, repconv
-from tfyolo.weights import darknet
+from tfyolo.exports import export as exports
+from tfyolo.exports import targets
+from tfyolo.graph.fusion import FOLDS, fuse
+from tfyolo.graph.nodes import used
+from tfyolo.heads import Implicit
+from tfyolo.nn.activations import ACTIVATIONS
+from tfyolo.nn.blocks import conv, repconv
+from tfyolo.nn.norm import BatchNorm
+from tfyolo.predict import load as loading
+from tfyolo.predict.detector import Detector
+from tfyolo.weights.darknet import cfg
 
 # Convolutions of all kinds.
 DARKNET = """
@@ -104,8 +111,8 @@ def test_every_network_of_the_zoo(name):
 
 
 def test_an_imported_network_with_depthwise_grouped_and_dilated_convolutions():
-    net = darknet.parse_cfg(DARKNET)
-    model = models.build(darknet.config_of(net, "small"), ["a", "b", "c"])
+    net = cfg.parse_cfg(DARKNET)
+    model = models.build(cfg.config_of(net, "small"), ["a", "b", "c"])
     assert sum(isinstance(layer, layers.DepthwiseConv2D) for layer in model.network.layers) == 2
     randomise(model.network)
     assert_folded(model)
@@ -241,7 +248,7 @@ def test_a_run_is_folded_when_it_is_loaded_and_exported_but_not_in_its_file(tmp_
     model = lively("demo")
     randomise(model.network)
     models.save_model(tmp_path / "run.h5", model)
-    detector = detect.load(tmp_path / "run.h5")
+    detector = loading.load(tmp_path / "run.h5")
     images = tf.zeros((1, *detector.input_size, 3))
     traced = detector.network.get_concrete_function(images)
     graph = traced.graph.as_graph_def()
@@ -251,10 +258,10 @@ def test_a_run_is_folded_when_it_is_loaded_and_exported_but_not_in_its_file(tmp_
         for node in getattr(body, "node", ()) or body.node_def
     }
     assert "Conv2D" in kinds and not [kind for kind in kinds if "BatchNorm" in kind] and not traced.variables
-    expected = detect.Detector.of(model).network(images)
+    expected = Detector.of(model).network(images)
     np.testing.assert_allclose(detector.network(images).scores, expected.scores, atol=1e-5)
     paths = {
-        "saved_model": exports.export(model, tmp_path / "export", [exports.Form("saved_model")])["saved_model"].path
+        "saved_model": exports.export(model, tmp_path / "export", [targets.Form("saved_model")])["saved_model"].path
     }
     saved = tf.train.list_variables(str(paths["saved_model"] / "variables" / "variables"))
     count = sum(int(np.prod(shape)) for name, shape in saved if name.startswith("weights/"))

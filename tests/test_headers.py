@@ -11,7 +11,7 @@ from conftest import load_config
 from PIL import Image, ImageOps
 
 from tfyolo.config import Augment
-from tfyolo.data import headers, pipeline, readers
+from tfyolo.data import datasets, decoding, headers, readers
 from tfyolo.data.check import check
 
 KINDS = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "TIFF": "TIFF"}
@@ -19,12 +19,12 @@ KINDS = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "TIFF": "TIFF"}
 PIXELS = np.zeros((48, 64, 3), np.uint8)
 PIXELS[:16, :24], PIXELS[30:, 40:], PIXELS[:10, 50:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
-decode_in_graph = tf.function(pipeline.decode_image, input_signature=[tf.TensorSpec([], tf.string)])
+decode_in_graph = tf.function(decoding.decode_image, input_signature=[tf.TensorSpec([], tf.string)])
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def orientation_in_graph(contents):
-    return pipeline._orientation(pipeline._exif(contents))
+    return decoding._orientation(decoding._exif(contents))
 
 
 def encoded(kind, orientation=None, mode="RGB", **options):
@@ -49,7 +49,7 @@ def test_header_graph_and_read_image_turn_it_alike(kind, orientation, tmp_path):
     for file in (contents, tmp_path / "image", io.BytesIO(contents)):
         header = headers.read_header(file)
         assert (header.kind, header.size) == (kind, upright.shape[:2])
-    decoded = [pipeline.read_image(contents)] + ([decode_in_graph(contents).numpy()] if kind != "TIFF" else [])
+    decoded = [decoding.read_image(contents)] + ([decode_in_graph(contents).numpy()] if kind != "TIFF" else [])
     for image in decoded:
         assert image.shape == upright.shape
         assert np.abs(image.astype(int) - upright).mean() < 6  # JPEG's own loss
@@ -77,7 +77,7 @@ def test_sizes_of_all_kinds(kind, options):
     contents = encoded(kind, **options)
     expected = "other" if "big_tiff" in options else kind
     assert headers.read_header(contents) == headers.Header(expected, (48, 64), 1)
-    assert pipeline.read_image(contents).shape == (48, 64, 3)
+    assert decoding.read_image(contents).shape == (48, 64, 3)
 
 
 def test_a_bmp_whose_rows_run_down():
@@ -143,12 +143,12 @@ def bomb(side=40_000):
 
 
 def test_an_image_of_too_many_pixels_is_an_error_before_it_is_decoded(tmp_path, monkeypatch):
-    with pytest.raises(pipeline.ImageError, match=r"40,000 x 40,000 pixels .* at most 200,000,000"):
-        pipeline.read_image(bomb())
+    with pytest.raises(decoding.ImageError, match=r"40,000 x 40,000 pixels .* at most 200,000,000"):
+        decoding.read_image(bomb())
     contents = encoded("JPEG")
-    monkeypatch.setattr(pipeline, "decode_image", None)  # which is not called
-    with pytest.raises(pipeline.ImageError, match=r"48 x 64 pixels .* at most 3,000 .*max_pixels"):
-        pipeline.read_image(contents, 3000)
+    monkeypatch.setattr(decoding, "decode_image", None)  # which is not called
+    with pytest.raises(decoding.ImageError, match=r"48 x 64 pixels .* at most 3,000 .*max_pixels"):
+        decoding.read_image(contents, 3000)
 
 
 def evasive(kind):
@@ -166,14 +166,14 @@ def test_a_header_that_is_not_read_does_not_lead_past_the_limit(kind, tmp_path):
     contents = evasive(kind)
     with pytest.raises(OSError, match=r"damaged|not an image"):
         headers.read_header(contents)
-    with pytest.raises(pipeline.ImageError):
-        pipeline.read_image(contents, 48 * 64 - 1)
+    with pytest.raises(decoding.ImageError):
+        decoding.read_image(contents, 48 * 64 - 1)
     (tmp_path / "image.png").write_bytes(encoded("PNG"))
     (tmp_path / "image.txt").write_text("0 .5 .5 .2 .2")
     source = readers.read(tmp_path, "all", names=["a"], max_pixels=48 * 64 - 1)
     (tmp_path / "image.png").write_bytes(contents)
     skipped = {}
-    next(iter(pipeline.eval_dataset(source, size=(32, 32), batch=1, skipped=skipped)))
+    next(iter(datasets.eval_dataset(source, size=(32, 32), batch=1, skipped=skipped)))
     assert list(skipped) == [0]
 
 
@@ -192,7 +192,7 @@ def test_training_leaves_out_what_is_too_large(with_a_bomb):
     source, skipped = readers.read(with_a_bomb, "all", names=["a"]), {}
     still = Augment(flip=0, scale=0, translate=0, hue=0, saturation=0, value=0)
     options = {"size": (32, 32), "batch": 2, "augment": still, "seed": 0, "epochs": 1}
-    dataset, _ = pipeline.train_dataset(source, **options, skipped=skipped)
+    dataset, _ = datasets.train_dataset(source, **options, skipped=skipped)
     next(iter(dataset))
     assert list(skipped) == [0]
 
@@ -200,7 +200,7 @@ def test_training_leaves_out_what_is_too_large(with_a_bomb):
 def test_evaluation_and_check_data_leave_out_what_is_too_large(with_a_bomb):
     tmp_path = with_a_bomb
     source, skipped = readers.read(tmp_path, "all", names=["a"], max_pixels=48 * 64 - 1), {}
-    next(iter(pipeline.eval_dataset(source, size=(32, 32), batch=2, skipped=skipped)))
+    next(iter(datasets.eval_dataset(source, size=(32, 32), batch=2, skipped=skipped)))
     assert "40,000 x 40,000 pixels" in skipped[0] and "48 x 64 pixels (H x W), expected at most 3,071" in skipped[1]
     report = check(tmp_path, names=["a"], progress=False)
     assert [problem.file for problem in report.errors] == [str(tmp_path / "images/bomb.png")]
@@ -208,16 +208,16 @@ def test_evaluation_and_check_data_leave_out_what_is_too_large(with_a_bomb):
 
 
 def test_detection_has_the_same_limit(tmp_path):
-    from tfyolo import detect
+    from tfyolo.predict.detector import Detector
 
     (tmp_path / "bomb.png").write_bytes(bomb())
     (tmp_path / "image.png").write_bytes(encoded("PNG"))
-    detector = detect.Detector(load_config("demo"), ("a",), lambda images: images, None, "made")
-    with pytest.raises(pipeline.ImageError, match="40,000 x 40,000 pixels"):
+    detector = Detector(load_config("demo"), ("a",), lambda images: images, None, "made")
+    with pytest.raises(decoding.ImageError, match="40,000 x 40,000 pixels"):
         detector(tmp_path / "bomb.png")
     detector.max_pixels = 1000
     for image in (tmp_path / "image.png", encoded("PNG"), [encoded("PNG")]):
-        with pytest.raises(pipeline.ImageError, match=r"48 x 64 pixels .* at most 1,000"):
+        with pytest.raises(decoding.ImageError, match=r"48 x 64 pixels .* at most 1,000"):
             detector(image)
     skipped = []
     assert list(detector.stream(tmp_path, skipped=skipped)) == []
@@ -225,7 +225,7 @@ def test_detection_has_the_same_limit(tmp_path):
 
 
 def test_hidden_files_are_not_detected_in(tmp_path):
-    from tfyolo.detect import find_pictures
+    from tfyolo.predict.media import find_pictures
 
     for name in (
         "a.jpg",
@@ -249,8 +249,8 @@ def test_fifos_and_devices_are_not_read(tmp_path):
     for path in (tmp_path / "fifo.jpg", "/dev/zero"):
         with pytest.raises(OSError, match="not a regular file"):
             headers.read_header(path)
-        with pytest.raises(pipeline.ImageError, match="not a regular file"):
-            pipeline.read_image(path)
+        with pytest.raises(decoding.ImageError, match="not a regular file"):
+            decoding.read_image(path)
 
 
 @pytest.mark.slow
@@ -265,8 +265,8 @@ def test_damaged_images_are_errors_or_images(kind):
             damaged[place] = rng.integers(256)
         damaged = bytes(damaged[: rng.integers(2, len(damaged))] if rng.random() < 0.3 else damaged)
         try:
-            image = pipeline.read_image(damaged, 1 << 22)
-        except pipeline.ImageError:
+            image = decoding.read_image(damaged, 1 << 22)
+        except decoding.ImageError:
             ends["error"] += 1
             continue
         ends["image"] += 1

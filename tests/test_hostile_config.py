@@ -21,8 +21,7 @@ import yaml
 from test_hostile_data import Worker, _type
 
 from tfyolo import config as configs
-from tfyolo import parts
-from tfyolo.config import ConfigError, from_json, load, to_json
+from tfyolo.config import ConfigError, from_json, load, parts, to_json
 
 ROOT = Path(__file__).parents[1]
 HUGE = {"400 digits": "9" * 400, "5,000 digits": "9" * 5000}

@@ -39,7 +39,8 @@ from test_readers import (
 )
 
 from tfyolo.data import readers
-from tfyolo.data.readers import DataError, read
+from tfyolo.data.readers import read
+from tfyolo.data.sources.source import DataError
 from tfyolo.messages import printable
 
 HUGE = {"400 digits": "9" * 400, "5,000 digits": "9" * 5000}

@@ -10,17 +10,21 @@ import typing
 from pathlib import Path
 
 import cv2
+import keras
 import numpy as np
 import pytest
 from conftest import command, lively, small
 
 from tfyolo import config as configs
-from tfyolo import detect, parts, visualize
 from tfyolo import model as models
 from tfyolo.checkpoint import CheckpointError
-from tfyolo.config import ConfigError
-from tfyolo.detect import SourceError
+from tfyolo.config import ConfigError, parts
 from tfyolo.files import open_regular, parse_json, read_regular, what_is
+from tfyolo.predict import load as loading
+from tfyolo.predict import media
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.media import SourceError
+from tfyolo.visualize import drawing, plots
 from tfyolo.weights.runs import WeightsError, class_names
 
 RED = "\x1b[31mred"
@@ -142,24 +146,24 @@ def test_a_history_that_is_none(content, fifo, tmp_path):
         fifo("history.csv")
     else:
         (tmp_path / "history.csv").write_text(content)
-    with pytest.raises(visualize.PictureError, match=r"history\.csv: "):
-        visualize.read_history(tmp_path / "history.csv")
+    with pytest.raises(drawing.PictureError, match=r"history\.csv: "):
+        plots.read_history(tmp_path / "history.csv")
 
 
 def test_a_saved_model_with_a_fifo_in_it(fifo, tmp_path):
     for name in ("saved_model.pb", "assets.extra/tfyolo.json", "variables/variables.index"):
         fifo(f"exported/{name}")
     with pytest.raises(CheckpointError, match="no regular file in it"):
-        detect.load(tmp_path / "exported")
+        loading.load(tmp_path / "exported")
 
 
 def test_films_have_the_limit_of_pixels(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "film.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (64, 48))
     writer.write(np.zeros((48, 64, 3), np.uint8))
     writer.release()
-    detect.check(str(tmp_path / "film.mp4"), 48 * 64)
+    media.check(str(tmp_path / "film.mp4"), 48 * 64)
     with pytest.raises(SourceError, match=r"expected frames of at most 3,071 pixels, received 48 x 64 \(H x W\)"):
-        detect.check(str(tmp_path / "film.mp4"), 48 * 64 - 1)
+        media.check(str(tmp_path / "film.mp4"), 48 * 64 - 1)
 
 
 # --- models -------------------------------------------------------------------------------------------------------------------
@@ -186,7 +190,7 @@ def test_networks_of_billions_are_told_before_they_have_their_memory(overrides, 
     try:
         with pytest.raises(ConfigError, match=words):
             models.build(config, list(map(str, range(classes))))
-        with models.keras.StatelessScope():  # at whose end Keras makes the variables that still wait
+        with keras.StatelessScope():  # at whose end Keras makes the variables that still wait
             pass
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
@@ -202,7 +206,7 @@ def test_a_network_that_is_within_bounds_has_its_variables():
 def test_classes_of_a_model_are_shown_escaped():
     assert models.build(small("yolov8n"), ["cat", RED]).classes == ("cat", "\\x1b[31mred")
     model = lively("yolov8n")
-    assert detect.Detector.of(model._replace(classes=("a", "b", RED))).classes[2] == "\\x1b[31mred"
+    assert Detector.of(model._replace(classes=("a", "b", RED))).classes[2] == "\\x1b[31mred"
 
 
 def test_names_of_files_are_shown_escaped(tmp_path, monkeypatch):

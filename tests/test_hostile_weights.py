@@ -382,7 +382,7 @@ def test_nothing_but_arrays_in_the_file_is_read(name, content, tmp_path):
 @pytest.mark.parametrize("given", ["a best.h5", "another program's", "damaged"])
 def test_a_run_goes_on_from_what_it_left_alone(given, content, tmp_path):
     """And what is there is left as it is."""
-    from tfyolo import training
+    from tfyolo.training import train as training
 
     last = tmp_path / "last.h5"
     if given == "a best.h5":

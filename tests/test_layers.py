@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfyolo.layers import BatchNorm, ChannelGroup, SpaceToDepth, Upsample, conv, max_pool, mish, mish_by_exp, spp
+from tfyolo.nn.activations import mish, mish_by_exp
+from tfyolo.nn.blocks import ChannelGroup, conv, spp
+from tfyolo.nn.norm import BatchNorm
+from tfyolo.nn.pooling import max_pool
+from tfyolo.nn.resample import SpaceToDepth, Upsample
 
 
 def noise(*shape, seed=0):

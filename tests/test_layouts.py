@@ -40,7 +40,9 @@ from test_readers import (
 
 from tfyolo.config import Data
 from tfyolo.data.check import check
-from tfyolo.data.readers import FORMATS, DataError, DataSet, Format, SplitError, faults, read, read_configured, splits
+from tfyolo.data.readers import FORMATS, DataSet, faults, read, read_configured, splits
+from tfyolo.data.sources.place import Format
+from tfyolo.data.sources.source import DataError, SplitError
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 
@@ -299,7 +301,7 @@ def test_names_for_data_without_any(layout, given, tmp_path):
 def test_the_command_line_takes_what_data_does_not_say(tmp_path):
     from click.testing import CliRunner
 
-    from tfyolo.cli import main
+    from tfyolo.cli.app import main
 
     root = make_yolo(tmp_path / "data")
     (root / "classes.txt").unlink()

@@ -10,13 +10,13 @@ from keras.src.legacy.saving import legacy_h5_format
 
 from tfyolo import model as models
 from tfyolo.assigners import max_iou
-from tfyolo.backbones.vgg import IMAGENET_MEAN
+from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.checkpoint import CheckpointError
 from tfyolo.config import ConfigError
 from tfyolo.decoders import Ssd
-from tfyolo.layers import Resize
 from tfyolo.losses import MultiBox
-from tfyolo.training import loss_terms
+from tfyolo.nn.resample import Resize
+from tfyolo.training.steps import loss_terms
 from tfyolo.weights.initial import initialise
 
 SIZES = [0.08, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]

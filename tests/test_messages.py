@@ -9,8 +9,9 @@ import warnings
 
 import pytest
 
-from tfyolo import messages
-from tfyolo.messages import counted, libraries_silent
+from tfyolo import libraries
+from tfyolo.libraries import libraries_silent
+from tfyolo.messages import counted
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_what_other_threads_write_meanwhile_is_heard(capfd):
 
 def test_a_process_that_is_forked_meanwhile_is_not_held_up_and_is_heard(capfd, monkeypatch):
     """By another thread: the one that holds standard error back is not there to let it go."""
-    monkeypatch.setattr(messages, "_others_may_write", lambda: False)
+    monkeypatch.setattr(libraries, "_others_may_write", lambda: False)
     status = []
 
     def fork():

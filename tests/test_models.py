@@ -12,15 +12,15 @@ from keras import layers
 
 from tfyolo import model as models
 from tfyolo.backbones import BACKBONES
-from tfyolo.backbones.sections import LocallyConnected, WeightedSum
 from tfyolo.config import ConfigError
-from tfyolo.fusion import fuse
-from tfyolo.layers import BatchNorm
-from tfyolo.optim import OPTIMIZERS, biases, build_for, undecayed
-from tfyolo.quantization import FakeQuantize, rounding
+from tfyolo.darknet.layers import LocallyConnected, WeightedSum
+from tfyolo.graph.fusion import fuse
+from tfyolo.graph.quantization import FakeQuantize, rounding
+from tfyolo.graph.summary import gradient_norms, walk
+from tfyolo.nn.norm import BatchNorm
 from tfyolo.structures import level_stride
-from tfyolo.training import loss_terms
-from tfyolo.walk import gradient_norms, walk
+from tfyolo.training.optim import OPTIMIZERS, biases, build_for, undecayed
+from tfyolo.training.steps import loss_terms
 
 NAMES = ("a", "b", "c")
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfyolo.config import Stage
-from tfyolo.optim import Schedule, adamw, build_for, sgd
+from tfyolo.training.optim import Schedule, adamw, build_for, sgd
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -7,8 +7,8 @@ import pytest
 from conftest import load_config
 
 import tfyolo
-from tfyolo import parts, training
-from tfyolo.config import ConfigError
+from tfyolo.config import ConfigError, parts
+from tfyolo.training import train as training
 
 # Annotations of types that their module makes itself, which are checked once it is imported.
 OWN_TYPES = {("backbone", "darknet_cfg", "sections")}

@@ -12,16 +12,17 @@ import tensorflow as tf
 from PIL import Image
 
 from tfyolo.config import Augment
-from tfyolo.data import pipeline, readers, records
-from tfyolo.data.augment import FITS
-from tfyolo.data.readers import DataError
+from tfyolo.data import datasets, decoding, geometry, readers, write_tfrecords
+from tfyolo.data.geometry import FITS
+from tfyolo.data.sources import source as source_module
+from tfyolo.data.sources.source import DataError, Record, Source
 
 RNG = np.random.default_rng(0)
 PHOTO = cv2.resize(RNG.integers(0, 256, (5, 7, 3), np.uint8), (31, 22))  # smooth, odd and not square
 NOISE = RNG.integers(0, 256, (22, 31), np.uint8)
 PLAIN = Augment(flip=0, scale=0, translate=0, hue=0, saturation=0, value=0)
 
-decode_in_graph = tf.function(pipeline.decode_image, input_signature=[tf.TensorSpec([], tf.string)])
+decode_in_graph = tf.function(decoding.decode_image, input_signature=[tf.TensorSpec([], tf.string)])
 
 
 def encode(extension, image=PHOTO, *options):
@@ -83,7 +84,7 @@ def test_decode_image(name):
     image = decode_in_graph(contents)
     assert image.dtype == tf.uint8
     np.testing.assert_array_equal(image, oracle(contents))
-    np.testing.assert_array_equal(pipeline.decode_image(tf.constant(contents)), image)
+    np.testing.assert_array_equal(decoding.decode_image(tf.constant(contents)), image)
 
 
 @pytest.mark.parametrize("name", [*FILES, *OTHER_FILES])
@@ -98,7 +99,7 @@ def test_read_image_from_bytes_file_and_span(name, tmp_path):
         (tmp_path / "file", None),
         (tmp_path / "shard", (6, len(contents))),
     ):
-        image = pipeline.read_image(source)
+        image = decoding.read_image(source)
         assert isinstance(image, np.ndarray) and image.dtype == np.uint8
         np.testing.assert_array_equal(image, oracle(contents))
 
@@ -106,7 +107,7 @@ def test_read_image_from_bytes_file_and_span(name, tmp_path):
 def test_adobe_cmyk_looks_like_its_rgb():
     contents = pil_encode(RGB.convert("CMYK"), "jpeg", quality=100, subsampling=0)
     assert b"Adobe" in contents
-    assert np.abs(pipeline.read_image(contents).astype(int) - PHOTO).mean() < 4
+    assert np.abs(decoding.read_image(contents).astype(int) - PHOTO).mean() < 4
 
 
 # --- orientation ------------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def test_exif_orientation(orientation, order):
         upright = by_cv2(contents)
         assert (upright.shape != PHOTO.shape) == (orientation >= 5)  # the oracle turns it
         np.testing.assert_array_equal(decode_in_graph(contents), upright)
-    np.testing.assert_array_equal(pipeline.read_image(contents), upright)
+    np.testing.assert_array_equal(decoding.read_image(contents), upright)
 
 
 @pytest.mark.parametrize(
@@ -204,20 +205,20 @@ BROKEN = {
 def test_broken_files_are_named(message, tmp_path):
     path = tmp_path / "picture.jpg"
     path.write_bytes(BROKEN[message])
-    with pytest.raises(pipeline.ImageError) as error:
-        pipeline.read_image(path)
+    with pytest.raises(decoding.ImageError) as error:
+        decoding.read_image(path)
     assert str(path) in str(error.value) and message in str(error.value)
-    with pytest.raises(pipeline.ImageError, match=f"{len(BROKEN[message])} bytes"):
-        pipeline.read_image(BROKEN[message])
+    with pytest.raises(decoding.ImageError, match=f"{len(BROKEN[message])} bytes"):
+        decoding.read_image(BROKEN[message])
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_in_graph(BROKEN[message])
 
 
 def test_missing_file_and_folder_are_named(tmp_path):
-    with pytest.raises(pipeline.ImageError, match=r"nowhere\.jpg: no such file"):
-        pipeline.read_image(tmp_path / "nowhere.jpg")
-    with pytest.raises(pipeline.ImageError, match="a folder, not a picture"):
-        pipeline.read_image(tmp_path)
+    with pytest.raises(decoding.ImageError, match=r"nowhere\.jpg: no such file"):
+        decoding.read_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(decoding.ImageError, match="a folder, not a picture"):
+        decoding.read_image(tmp_path)
 
 
 # --- into a network ---------------------------------------------------------------------------------------------------
@@ -226,16 +227,16 @@ def test_missing_file_and_folder_are_named(tmp_path):
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (64, 96), (97, 31)])
 def test_prepare_and_back(size):
     image = np.full((*size, 3), 200, np.uint8)
-    prepared, transform = pipeline.prepare(image, (64, 96))
+    prepared, transform = geometry.prepare(image, (64, 96))
     assert prepared.shape == (64, 96, 3) and prepared.dtype == tf.float32
     assert float(tf.reduce_min(prepared)) >= 114 / 255 - 1e-5 and float(tf.reduce_max(prepared)) <= 200 / 255 + 1e-5
     whole = np.array([[0, 0, *size]], np.float32)
-    inside = pipeline.transform_boxes(whole, transform)
+    inside = geometry.transform_boxes(whole, transform)
     height, width = (inside[0, 2:] - inside[0, :2]).numpy()
     assert np.isclose(height, 64, rtol=1e-4) or np.isclose(width, 96, rtol=1e-4)
     np.testing.assert_allclose(height / width, size[0] / size[1], rtol=1e-4)
     np.testing.assert_allclose(inside[0, :2] + inside[0, 2:], [64, 96], rtol=1e-4)
-    back = pipeline.transform_boxes(inside, tf.linalg.inv(transform))
+    back = geometry.transform_boxes(inside, tf.linalg.inv(transform))
     np.testing.assert_allclose(back, whole, rtol=1e-3, atol=1e-3)
     # The middle of it is the picture's colour, and what lies a pixel outside is grey.
     if min(size) > 10:
@@ -259,25 +260,25 @@ def darknet_resize(image, height, width):
 @pytest.mark.parametrize("size", [(37, 53), (120, 300), (301, 90), (64, 96)])
 def test_darknets_ways_to_fit_a_picture(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    prepared, transform = pipeline.prepare(image, (64, 96), "darknet")
+    prepared, transform = geometry.prepare(image, (64, 96), "darknet")
     np.testing.assert_allclose(prepared, darknet_resize(image / 255, 64, 96), atol=2e-3)
-    corners = pipeline.transform_boxes(np.array([[0.5, 0.5, size[0] - 0.5, size[1] - 0.5]], "float32"), transform)
+    corners = geometry.transform_boxes(np.array([[0.5, 0.5, size[0] - 0.5, size[1] - 0.5]], "float32"), transform)
     np.testing.assert_allclose(corners, [[0.5, 0.5, 63.5, 95.5]], atol=1e-3)
 
-    boxed, transform = pipeline.prepare(image, (64, 96), "darknet_letterbox")
+    boxed, transform = geometry.prepare(image, (64, 96), "darknet_letterbox")
     height, width = (64, size[1] * 64 // size[0]) if 96 * size[0] >= 64 * size[1] else (size[0] * 96 // size[1], 96)
     expected = np.full((64, 96, 3), 0.5)
     top, left = (64 - height) // 2, (96 - width) // 2
     expected[top : top + height, left : left + width] = darknet_resize(image / 255, height, width)
     np.testing.assert_allclose(boxed, expected, atol=2e-3)
-    centers = pipeline.transform_boxes(np.array([[0.5, 0.5, size[0] - 0.5, size[1] - 0.5]], "float32"), transform)
+    centers = geometry.transform_boxes(np.array([[0.5, 0.5, size[0] - 0.5, size[1] - 0.5]], "float32"), transform)
     np.testing.assert_allclose(centers, [[top + 0.5, left + 0.5, top + height - 0.5, left + width - 0.5]], atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(40, 50), (300, 250), (64, 500)])
 def test_stretching_is_cv2s_resize(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    prepared, transform = pipeline.prepare(image, (64, 96), "stretch")
+    prepared, transform = geometry.prepare(image, (64, 96), "stretch")
     expected = cv2.resize(image.astype("float32") / 255, (96, 64), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(prepared, expected, atol=2e-3)
     np.testing.assert_allclose(transform, np.diag([64 / size[0], 96 / size[1], 1]), rtol=1e-6)
@@ -287,12 +288,12 @@ def test_a_saved_model_takes_files(tmp_path):
     class Reader(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
         def read(self, contents):
-            return pipeline.prepare(pipeline.decode_image(contents), (48, 64))
+            return geometry.prepare(decoding.decode_image(contents), (48, 64))
 
     tf.saved_model.save(Reader(), tmp_path / "reader")
     read = tf.saved_model.load(tmp_path / "reader").read
     for contents in (JPEG[:2] + exif(6) + JPEG[2:], *(contents for contents, _ in FILES.values())):
-        image, transform = pipeline.prepare(pipeline.read_image(contents), (48, 64))
+        image, transform = geometry.prepare(decoding.read_image(contents), (48, 64))
         np.testing.assert_allclose(read(contents)[0], image, atol=1e-5)
         np.testing.assert_allclose(read(contents)[1], transform)
 
@@ -316,8 +317,8 @@ def make_source(folder, sizes=SIZES, boxes_each=1):
         cv2.imwrite(path, image[..., ::-1])
         labels, crowd = np.full(boxes_each, i % 6, np.int32), np.zeros(boxes_each, bool)
         areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-        records.append(readers.Record(f"id{i}", path, boxes, labels, crowd, areas, (height, width)))
-    return readers.Source(tuple(records), tuple("abcdef"), tuple(range(6)), (), "made", "train", "coco")
+        records.append(Record(f"id{i}", path, boxes, labels, crowd, areas, (height, width)))
+    return Source(tuple(records), tuple("abcdef"), tuple(range(6)), (), "made", "train", "coco")
 
 
 @pytest.fixture
@@ -342,7 +343,7 @@ def samples(dataset):
 
 def train(source, augment=PLAIN, **options):
     options = {"size": (48, 64), "batch": 2, "seed": 3, "epochs": 2} | options
-    return pipeline.train_dataset(source, augment=augment, **options)
+    return datasets.train_dataset(source, augment=augment, **options)
 
 
 def assert_same(first, second):
@@ -372,12 +373,12 @@ def test_streams_repeat_and_resume_bit_for_bit(source):
 )  # none fits, one or two do, all
 def test_what_is_remembered_changes_nothing(source, memory, monkeypatch):
     whole = samples(train(source, ALL)[0])
-    monkeypatch.setattr(pipeline, "MEMORY", memory)
+    monkeypatch.setattr(datasets, "MEMORY", memory)
     assert_same(samples(train(source, ALL)[0]), whole)
 
 
 def test_the_memory_forgets_what_was_not_asked_for():
-    memory, images = pipeline._Memory(300), [np.full((5, 6, 3), i, np.uint8) for i in range(4)]
+    memory, images = datasets._Memory(300), [np.full((5, 6, 3), i, np.uint8) for i in range(4)]
     for i in (0, 1, 2):
         memory.keep(i, images[i])
     np.testing.assert_array_equal(memory.get(0), images[0])
@@ -408,7 +409,7 @@ ROUNDED = 0.04  # training pictures are placed to 1/32 of a pixel, between black
 
 def test_without_augmentation_training_sees_what_evaluation_sees(source):
     learned = {int(sample.image_id): sample for sample in samples(train(source, epochs=1, batch=1)[0])}
-    judged = samples(pipeline.eval_dataset(source, size=(48, 64), batch=2))
+    judged = samples(datasets.eval_dataset(source, size=(48, 64), batch=2))
     assert [int(sample.image_id) for sample in judged] == [0, 1, 2, 3, 4, -1]
     for sample in judged[:-1]:
         other = learned[int(sample.image_id)]
@@ -418,17 +419,17 @@ def test_without_augmentation_training_sees_what_evaluation_sees(source):
 
 
 def test_evaluation_leads_back_to_the_file(source):
-    for i, sample in enumerate(samples(pipeline.eval_dataset(source, size=(48, 64), batch=3))[:5]):
+    for i, sample in enumerate(samples(datasets.eval_dataset(source, size=(48, 64), batch=3))[:5]):
         record = source.records[i]
-        image, transform = pipeline.prepare(pipeline.read_image(record.path), (48, 64))
+        image, transform = geometry.prepare(decoding.read_image(record.path), (48, 64))
         np.testing.assert_allclose(sample.image, image, atol=1e-6)
         np.testing.assert_array_equal(sample.transform, transform)
-        back = pipeline.transform_boxes(sample.boxes, np.linalg.inv(sample.transform))
+        back = geometry.transform_boxes(sample.boxes, np.linalg.inv(sample.transform))
         np.testing.assert_allclose(back, record.boxes, atol=1e-3)
 
 
 def test_fillers_are_grey_and_empty(source):
-    filler = samples(pipeline.eval_dataset(source, size=(48, 64), batch=4))[-1]
+    filler = samples(datasets.eval_dataset(source, size=(48, 64), batch=4))[-1]
     assert filler.image_id == -1 and len(filler.labels) == 0
     np.testing.assert_allclose(filler.image, 114 / 255, atol=1e-6)
 
@@ -458,7 +459,7 @@ def test_mosaic_and_mixup_end_before_the_plain_epochs(source):
     for mixing in ({"mosaic": 1.0}, {"mixup": 1.0}):
         augment = PLAIN.model_copy(update=mixing)
         stream = samples(train(source, augment, epochs=3, plain_epochs=1, batch=5)[0])
-        plain = {int(s.image_id): s for s in samples(pipeline.eval_dataset(source, size=(48, 64), batch=1))}
+        plain = {int(s.image_id): s for s in samples(datasets.eval_dataset(source, size=(48, 64), batch=1))}
         same = [np.abs(s.image - plain[int(s.image_id)].image).max() < ROUNDED for s in stream]
         assert sum(same[:10]) <= 4  # pictures that were mixed with themselves
         assert all(same[10:])
@@ -471,7 +472,7 @@ def test_boxes_are_padded_to_the_most_and_never_cut(tmp_path):
     few = source.records[1]._replace(boxes=source.records[1].boxes[:2], labels=np.array([4, 5], np.int32))
     few = few._replace(crowd=np.array([False, True]), areas=few.areas[:2])
     source = source._replace(records=(source.records[0], few))
-    (batch,) = pipeline.eval_dataset(source, size=(48, 64), batch=2)
+    (batch,) = datasets.eval_dataset(source, size=(48, 64), batch=2)
     assert batch.image.shape == (2, 48, 64, 3) and batch.boxes.shape == (2, 300, 4)
     np.testing.assert_array_equal(batch.labels[1], [4, 5] + [-1] * 298)
     np.testing.assert_array_equal(batch.crowd[1], [False, True] + [False] * 298)
@@ -485,7 +486,7 @@ def test_difficult_objects_are_learned_no_more_than_crowds(tmp_path):
     source = make_source(tmp_path, [(40, 60)], boxes_each=3)
     record = source.records[0]._replace(crowd=np.array([True, False, False]), difficult=np.array([False, True, False]))
     source = source._replace(records=(record,))
-    (sample,) = samples(pipeline.eval_dataset(source, size=(48, 64), batch=1))
+    (sample,) = samples(datasets.eval_dataset(source, size=(48, 64), batch=1))
     assert sample.crowd.tolist() == [True, True, False]
 
 
@@ -498,7 +499,7 @@ def test_pictures_of_another_size_than_annotated_have_their_boxes_scaled(preproc
     source = source._replace(records=(stated, second, third._replace(size=(72, 36))))
     resized = {}
     options = {"size": (96, 144), "batch": 1, "preprocess": preprocess, "resized": resized}
-    dataset = train(source, **options)[0] if learned else pipeline.eval_dataset(source, **options)
+    dataset = train(source, **options)[0] if learned else datasets.eval_dataset(source, **options)
     for sample in samples(dataset):
         box = find(sample.image, sample.boxes[0], sample.labels[0])
         np.testing.assert_allclose(box, sample.boxes[0], atol=1.6)
@@ -511,7 +512,7 @@ def test_a_mosaics_tiles_are_brought_to_the_size_as_the_config_says(preprocess, 
     source = make_source(tmp_path, [(40, 120)])
     record = source.records[0]._replace(boxes=np.array([[15, 10, 25, 20]], np.float32))
     source, options = source._replace(records=(record,)), {"size": (96, 96), "preprocess": preprocess}
-    (alone,) = pipeline.transform_boxes(record.boxes, FITS[preprocess].matrix((40, 120), (96, 96))).numpy()
+    (alone,) = geometry.transform_boxes(record.boxes, FITS[preprocess].matrix((40, 120), (96, 96))).numpy()
     mosaics = samples(train(source, PLAIN.model_copy(update={"mosaic": 1.0}), epochs=6, batch=1, **options)[0])
     sides = [box[2:] - box[:2] for sample in mosaics for box in sample.boxes if box.min() > 0 and box.max() < 96]
     assert sides
@@ -532,14 +533,14 @@ def test_what_tensorflow_cannot_decode_is_decoded_by_all_threads(tmp_path, monke
         inside.pop()
         return imdecode(*arguments)
 
-    monkeypatch.setattr(pipeline.cv2, "imdecode", slowly)
-    images = samples(pipeline.eval_dataset(source, size=PHOTO.shape[:2], batch=4))
+    monkeypatch.setattr(cv2, "imdecode", slowly)
+    images = samples(datasets.eval_dataset(source, size=PHOTO.shape[:2], batch=4))
     assert max(most) > 1
     np.testing.assert_array_equal(images[-1].image, images[0].image)
 
 
 def test_shapes_are_known_before_the_first_step(source):
-    evaluation = pipeline.eval_dataset(source, size=(48, 64), batch=2)
+    evaluation = datasets.eval_dataset(source, size=(48, 64), batch=2)
     for dataset, dtype in ((train(source)[0], tf.uint8), (evaluation, tf.float32)):
         spec = dataset.element_spec
         assert spec.image.shape == (2, 48, 64, 3) and spec.image.dtype == dtype
@@ -549,7 +550,7 @@ def test_shapes_are_known_before_the_first_step(source):
 
 def test_pictures_without_boxes(tmp_path):
     source = make_source(tmp_path, boxes_each=0)
-    for dataset in (train(source)[0], pipeline.eval_dataset(source, size=(48, 64), batch=2)):
+    for dataset in (train(source)[0], datasets.eval_dataset(source, size=(48, 64), batch=2)):
         for batch in dataset:
             assert batch.boxes.shape == (2, 1, 4)
             np.testing.assert_array_equal(batch.labels, [[-1], [-1]])
@@ -567,7 +568,7 @@ def test_one_picture_and_a_larger_batch(tmp_path):
 def test_odd_pictures_are_ordinary(tmp_path):
     source = make_source(tmp_path, [(1, 1), (3, 900), (900, 3), (700, 500)])
     for sample in samples(train(source, Augment(mosaic=0.5))[0]) + samples(
-        pipeline.eval_dataset(source, size=(48, 64), batch=2)
+        datasets.eval_dataset(source, size=(48, 64), batch=2)
     ):
         assert np.isfinite(sample.image).all() and sample.image.min() > -1e-5 and sample.image.max() < 1 + 1e-5
         assert np.isfinite(sample.boxes).all()
@@ -579,7 +580,7 @@ def test_broken_pictures_are_grey_and_told(source, tmp_path):
     (tmp_path / "3.png").write_bytes(b"")
     for make in (
         lambda skipped: train(source, batch=1, epochs=2, skipped=skipped)[0],  # the second time from memory
-        lambda skipped: pipeline.eval_dataset(source, size=(48, 64), batch=1, skipped=skipped),
+        lambda skipped: datasets.eval_dataset(source, size=(48, 64), batch=1, skipped=skipped),
     ):
         skipped = {}
         for sample in samples(make(skipped)):
@@ -597,17 +598,17 @@ def test_files_of_every_kind_in_a_data_set(tmp_path):
     offset = 0
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, np.float32)
     for name, (contents, _) in FILES.items():
-        records.append(readers.Record(name, str(tmp_path / "shard"), *nothing, (22, 31), (offset, len(contents))))
+        records.append(Record(name, str(tmp_path / "shard"), *nothing, (22, 31), (offset, len(contents))))
         offset += len(contents)
     for name, (contents, _) in OTHER_FILES.items():
         (tmp_path / name).write_bytes(contents)
-        records.append(readers.Record(name, str(tmp_path / name), *nothing, (22, 31)))
+        records.append(Record(name, str(tmp_path / name), *nothing, (22, 31)))
     black = encode(".bmp", np.zeros((22, 31, 3), np.uint8))  # ends in zeros, which numpy's strings would lose
     (tmp_path / "black").write_bytes(black)
-    records.append(readers.Record("black", str(tmp_path / "black"), *nothing, (22, 31)))
-    source = readers.Source(tuple(records), ("a",), (0,), (), "made", "train", "coco")
+    records.append(Record("black", str(tmp_path / "black"), *nothing, (22, 31)))
+    source = Source(tuple(records), ("a",), (0,), (), "made", "train", "coco")
     skipped = {}
-    decoded = samples(pipeline.eval_dataset(source, size=(22, 31), batch=1, skipped=skipped))
+    decoded = samples(datasets.eval_dataset(source, size=(22, 31), batch=1, skipped=skipped))
     assert not skipped
     for sample, (contents, oracle) in zip(
         decoded, [*FILES.values(), *OTHER_FILES.values(), (black, by_cv2)], strict=True
@@ -616,9 +617,11 @@ def test_files_of_every_kind_in_a_data_set(tmp_path):
 
 
 def test_no_pictures_at_all():
-    empty = readers.Source((), ("a",), (0,), (), "made", "val", "coco")
-    for make in (lambda: train(empty), lambda: pipeline.eval_dataset(empty, size=(48, 64), batch=2)):
-        with pytest.raises(readers.DataError, match=r"made: expected pictures in its split 'val'\. Received: none"):
+    empty = Source((), ("a",), (0,), (), "made", "val", "coco")
+    for make in (lambda: train(empty), lambda: datasets.eval_dataset(empty, size=(48, 64), batch=2)):
+        with pytest.raises(
+            source_module.DataError, match=r"made: expected pictures in its split 'val'\. Received: none"
+        ):
             make()
 
 
@@ -627,11 +630,11 @@ def test_real_pictures(shared):
         source = readers.read(shared / "data" / folder, "train")
         source = source._replace(records=source.records[:24])
         skipped = {}
-        for sample in samples(pipeline.eval_dataset(source, size=(160, 192), batch=8, skipped=skipped)):
+        for sample in samples(datasets.eval_dataset(source, size=(160, 192), batch=8, skipped=skipped)):
             record = source.records[sample.image_id]
-            image, _ = pipeline.prepare(by_cv2(np.fromfile(record.path, np.uint8)), (160, 192))
+            image, _ = geometry.prepare(by_cv2(np.fromfile(record.path, np.uint8)), (160, 192))
             np.testing.assert_allclose(sample.image, image, atol=1e-6)
-            back = pipeline.transform_boxes(sample.boxes, np.linalg.inv(sample.transform))
+            back = geometry.transform_boxes(sample.boxes, np.linalg.inv(sample.transform))
             np.testing.assert_allclose(back, record.boxes, atol=1e-2)
         assert not skipped
 
@@ -648,29 +651,29 @@ def sorted_source(tmp_path_factory):
         path.write_bytes(encode(".png", RNG.integers(0, 256, (20 + number % 3, 30, 3), np.uint8)))
         box = np.array([[1, 2, 11, 12]], "float32")
         truth = box, np.array([number // 20], "int32"), np.zeros(1, bool), np.array([100.0], "float32")
-        made.append(readers.Record(number, str(path), *truth, (20 + number % 3, 30)))
-    return readers.Source(tuple(made), ("a", "b"), (1, 2), (), "sorted", "train", "coco")
+        made.append(Record(number, str(path), *truth, (20 + number % 3, 30)))
+    return Source(tuple(made), ("a", "b"), (1, 2), (), "sorted", "train", "coco")
 
 
 def prepared(chosen, **options):
-    return list(pipeline.prepared_batches(chosen, (32, 32), "letterbox", **options))
+    return list(datasets.prepared_batches(chosen, (32, 32), "letterbox", **options))
 
 
 def test_a_sample_is_spread_over_the_data_and_hangs_on_nothing_but_it(sorted_source):
     every = sorted_source.records
-    chosen = pipeline.sampled(every, 12)
+    chosen = datasets.sampled(every, 12)
     numbers = [record.image_id for record in chosen]
     assert len(set(numbers)) == 12 and 3 <= sum(number < 20 for number in numbers) <= 9
-    assert [record.image_id for record in pipeline.sampled(every[::-1], 12)] == numbers
-    assert pipeline.sampled(every, 7) == chosen[:7] and pipeline.sampled(every, 12, seed=1) != chosen
-    assert sorted(record.image_id for record in pipeline.sampled(every, 1000)) == list(range(40))
+    assert [record.image_id for record in datasets.sampled(every[::-1], 12)] == numbers
+    assert datasets.sampled(every, 7) == chosen[:7] and datasets.sampled(every, 12, seed=1) != chosen
+    assert sorted(record.image_id for record in datasets.sampled(every, 1000)) == list(range(40))
 
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_images_in_shards_are_those_in_files_in_the_same_order(shards, sorted_source, tmp_path):
-    records.write(sorted_source, tmp_path / "records", shards, progress=False)
+    write_tfrecords.write(sorted_source, tmp_path / "records", shards, progress=False)
     again = readers.read(tmp_path / "records", "train")
-    mine, theirs = (prepared(pipeline.sampled(source.records, 10)) for source in (sorted_source, again))
+    mine, theirs = (prepared(datasets.sampled(source.records, 10)) for source in (sorted_source, again))
     assert [len(batch) for batch in mine] == [4, 4, 2]
     for a, b in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -8,13 +8,20 @@ from conftest import CONFIGS, TINY, lively, load_config, of_all_scales
 from test_detect import picture
 
 from tfyolo import config as configs
-from tfyolo import detect, exports, quantization, training
 from tfyolo import model as models
 from tfyolo.config import ConfigError
-from tfyolo.data import demo, readers, records
-from tfyolo.exports import ExportError, Form
-from tfyolo.fusion import fuse
-from tfyolo.quantization import FakeQuantize, equalized, observe, quantize
+from tfyolo.data import demo, readers, write_tfrecords
+from tfyolo.exports import export as exports
+from tfyolo.exports.targets import ExportError, Form
+from tfyolo.graph import calibration, quantization
+from tfyolo.graph.calibration import equalized, observe
+from tfyolo.graph.fusion import fuse
+from tfyolo.graph.quantization import FakeQuantize, quantize
+from tfyolo.nn import activations
+from tfyolo.predict import load as loading
+from tfyolo.predict.detector import Detector
+from tfyolo.training import steps
+from tfyolo.training import train as training
 
 CLASSES = ("a", "b", "c")
 
@@ -58,14 +65,14 @@ def test_bounds_lose_least():
     """Of a few values far out, cutting them costs less than the coarser steps would; without, nothing is cut."""
     rng = np.random.default_rng(0)
     values = rng.normal(0, 1, 20000)
-    low, high = quantization._bounds(-100.0, 100.0, np.append(values, [100.0, -100.0]))
+    low, high = calibration._bounds(-100.0, 100.0, np.append(values, [100.0, -100.0]))
     assert low >= -100 and high <= 100
     step = 200 / 255
     whole = np.mean((np.round(values / step) * step - values) ** 2)
     cut = np.mean((by_hand(values, low, high) - values) ** 2)
     assert cut <= whole
     even = rng.uniform(-1, 1, 20000)
-    assert quantization._bounds(-1.0, 1.0, even) == (-1.0, 1.0)
+    assert calibration._bounds(-1.0, 1.0, even) == (-1.0, 1.0)
 
 
 def test_each_batch_is_looked_at_in_other_places(monkeypatch):
@@ -74,7 +81,7 @@ def test_each_batch_is_looked_at_in_other_places(monkeypatch):
     network = keras.Model(images, {"box": {"p3": keras.layers.ReLU(name="act")(images)}})
     model = fuse(lively("demo"))._replace(network=network)
     values = []
-    monkeypatch.setattr(quantization, "_bounds", lambda low, high, sampled: values.append(sampled) or (low, high))
+    monkeypatch.setattr(calibration, "_bounds", lambda low, high, sampled: values.append(sampled) or (low, high))
     batch = np.random.default_rng(0).random((4, 64, 64, 3)).astype("float32")
     for _ in range(2):
         observe(model, [batch, batch])
@@ -103,7 +110,7 @@ def test_a_network_that_rounds_has_a_gradient_for_every_weight_and_nearly_the_ou
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(mine, theirs, strict=True))
     sample = of_all_scales(model.config.model.input_size)._replace(image=tf.constant(images[:2]))
     with tf.GradientTape() as tape:
-        loss = sum(training.loss_terms(rounding, sample).values())
+        loss = sum(steps.loss_terms(rounding, sample).values())
     variables = rounding.network.trainable_variables
     gradients = tape.gradient(loss, variables)
     assert all(g is not None and np.isfinite(g).all() for g in gradients)
@@ -123,7 +130,7 @@ def test_equalizing_changes_nothing_but_the_ranges(name, least):
     model = fuse(lively(name))
     images = pictures(model)
     other = equalized(model, [images])
-    pairs = quantization._in_a_row(model.network)
+    pairs = calibration._in_a_row(model.network)
     assert len(pairs) >= least
     for a, b in zip(*(keras.tree.flatten(m.network(images)) for m in (model, other)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max())
@@ -136,7 +143,7 @@ def test_equalizing_changes_nothing_but_the_ranges(name, least):
 def test_equalized_channels_of_a_depthwise_convolution_have_one_range():
     images = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(8, 3, padding="same", name="first")(images)
-    x = keras.layers.Activation(quantization.leaky, name="act")(x)
+    x = keras.layers.Activation(activations.leaky, name="act")(x)
     x = keras.layers.DepthwiseConv2D(3, padding="same", name="second")(x)
     x = keras.layers.Conv2D(4, 1, name="out")(x)
     network = keras.Model(images, {"box": {"p3": x}})
@@ -171,8 +178,8 @@ def test_the_int8_file_computes_what_the_rounding_network_does(name, per_channel
     model = lively(name)
     writer = exports._Writer(model, 1, per_channel, source)
     writer.write(Form("tflite", "int8", "none"), tmp_path / "x.tflite")
-    detector = detect.load(tmp_path / "x.tflite")
-    rounding = detect.Detector.of(writer.rounded)
+    detector = loading.load(tmp_path / "x.tflite")
+    rounding = Detector.of(writer.rounded)
     images = np.round(255 * pictures(model)) / np.float32(255)
     for image in images:
         mine, theirs = rounding.network(image[None]), detector.network(image[None])
@@ -189,7 +196,7 @@ def test_the_int8_file_computes_what_the_rounding_network_does(name, per_channel
 
 @pytest.mark.slow
 def test_calibrated_from_shards_a_file_is_byte_for_byte_that_from_files(source, tmp_path):
-    records.write(source, tmp_path / "records", 2, progress=False)
+    write_tfrecords.write(source, tmp_path / "records", 2, progress=False)
     again = readers.read(tmp_path / "records", "train")
     model = lively("demo")
     for precision in ("int8", "full-int8"):
@@ -228,10 +235,10 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learne
         )
     run = training.train(config, tmp_path / "tuned", progress=False)
     model = models.load_model(run.folder)
-    found = quantization.quantized_by(models.load_model(first.folder), lambda: [pictures(model)])[0]
+    found = calibration.quantized_by(models.load_model(first.folder), lambda: [pictures(model)])[0]
     bounds = {v.path: float(v) for v in model.network.variables if v.path.endswith(("/low", "/high"))}
     assert bounds and bounds.keys() == {v.path for v in found.network.variables if v.path.endswith(("/low", "/high"))}
-    assert model.config.train.quantize and set(detect.load(run.folder).classes) == set(model.classes)
+    assert model.config.train.quantize and set(loading.load(run.folder).classes) == set(model.classes)
     made = exports.export(model, tmp_path / "out", [Form("tflite", "int8"), Form("tflite")])  # no calibration is needed
     assert made["tflite-int8"].path.exists()
     scales = [

@@ -11,8 +11,9 @@ from PIL import Image
 from test_readers import write_json, write_text
 
 from tfyolo.data import readers
-from tfyolo.data.readers import DataError, DataSet
+from tfyolo.data.readers import DataSet
 from tfyolo.data.sources import files
+from tfyolo.data.sources.source import DataError
 
 H, W = 48, 64
 ROWS = ("0 .5 .5 .25 .25", "1 .4 .4 .2 .2")

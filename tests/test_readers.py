@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from tfyolo.config import Data
-from tfyolo.data import readers, records
+from tfyolo.data import readers, write_tfrecords
 from tfyolo.data.headers import image_size
-from tfyolo.data.readers import FORMATS, DataError, SplitError, read, read_configured, splits
+from tfyolo.data.readers import FORMATS, read, read_configured, splits
+from tfyolo.data.sources.source import DataError, SplitError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -166,7 +167,7 @@ def make_yolo_lists(root):
 def make_tfrecord(root):
     source = read(make_coco(root / "coco"))
     for split in ("train", "val"):
-        records.write(source._replace(split=split), root / "records", shards=2, progress=False)
+        write_tfrecords.write(source._replace(split=split), root / "records", shards=2, progress=False)
     return root / "records"
 
 

@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT
 
 import tfyolo
-from tfyolo import cli, detect
 from tfyolo import config as configs
+from tfyolo.cli import app, arguments, train
 from tfyolo.data import demo
+from tfyolo.predict.detections import ImageDetections
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY = f"""
@@ -53,7 +54,7 @@ def test_lines_on_many_pictures_detect(demo_run, demo_data, tmp_path, monkeypatc
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "yolov8n").symlink_to(demo_run[0])
     (tmp_path / "holiday").symlink_to(demo_data / "test")
-    monkeypatch.setattr(detect.ImageDetections, "to_pandas", lambda found: len(found))  # pandas need not be there
+    monkeypatch.setattr(ImageDetections, "to_pandas", lambda found: len(found))  # pandas need not be there
     block = blocks("python")[1]
     exec(block, {"tfyolo": tfyolo})
     assert sorted(path.name for path in (tmp_path / "found" / "holiday").iterdir()) == sorted(
@@ -92,26 +93,28 @@ def check_line(line):
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in words[1:]), line
         return
-    group = cli.main
+    group = app.main
     if words[0] == "python":
         assert (ROOT / words[1]).is_file(), line
         tool = runpy.run_path(str(ROOT / words[1]))
-        if tool["main"] is not cli.main:
+        if tool["main"] is not app.main:
             group = tool["main"]
         else:  # a thin script for one command
             words.insert(2, (ROOT / words[1]).stem.replace("_", "-"))
         words = words[1:]
     assert words[0] == "tfyolo" or line.startswith("python")
     if len(words) < 3 and "`" + line + "`" in README:  # a sentence that names a command, without what it is given
-        assert all(word in (*cli.main.commands, *cli.main.ALIASES) for word in words[1:]), line
+        assert all(word in (*app.main.commands, *app.main.ALIASES) for word in words[1:]), line
         return
     given = parsed(group, words[1:]).params
     overrides = given.get("overrides", ())
-    if group is cli.main and overrides:
-        overrides, _ = cli._without_device(overrides, None)
+    if group is app.main and overrides:
+        overrides, _ = train._without_device(overrides, None)
     config = given.get("config") or "yolov8n"
     known = config in configs.packaged_names() or config.startswith("configs/")  # a run's is not known here
-    cli._loaded(ROOT / config if config.startswith("configs/") else config if known else "yolov8n", overrides)
+    arguments.loaded_config(
+        ROOT / config if config.startswith("configs/") else config if known else "yolov8n", overrides
+    )
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(shell_lines()))

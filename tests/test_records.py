@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfyolo.data import records
-from tfyolo.data.readers import Record, Source, read, splits
+from tfyolo.data import tfrecords, write_tfrecords
+from tfyolo.data.readers import read, splits
+from tfyolo.data.sources.source import Record, Source
 
 SIZES = [(40, 80), (60, 50), (33, 47), (20, 20), (90, 30)]
 
@@ -42,7 +43,7 @@ def source(tmp_path):
 
 @pytest.mark.parametrize("shards", [None, 1, 2, 5])
 def test_round_trip(source, shards, tmp_path):
-    written = records.write(source, tmp_path / "out", shards, progress=False)
+    written = write_tfrecords.write(source, tmp_path / "out", shards, progress=False)
     assert len(written.files) == (shards or 1)
     assert (written.records, written.skipped) == (5, ())
     again = read(tmp_path / "out")
@@ -58,24 +59,24 @@ def test_round_trip(source, shards, tmp_path):
         np.testing.assert_array_equal(other.crowd, record.crowd)
         np.testing.assert_array_equal(other.difficult, np.zeros_like(record.crowd) | record.difficult)
         assert other.size == record.size
-        assert records.contents(other) == Path(record.path).read_bytes()
+        assert write_tfrecords.contents(other) == Path(record.path).read_bytes()
 
 
 def test_shards_of_shards(source, tmp_path):
-    records.write(source, tmp_path / "out", 2, progress=False)
-    records.write(read(tmp_path / "out"), tmp_path / "again", 3, progress=False)
+    write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
+    write_tfrecords.write(read(tmp_path / "out"), tmp_path / "again", 3, progress=False)
     one, two = (sorted(read(tmp_path / name).records, key=lambda r: r.image_id) for name in ("out", "again"))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-4)
-        assert records.contents(a) == records.contents(b)
+        assert write_tfrecords.contents(a) == write_tfrecords.contents(b)
 
 
 def test_the_index_agrees_with_tensorflows_own_reader(source, tmp_path):
-    (file,) = records.write(source, tmp_path, progress=False).files
+    (file,) = write_tfrecords.write(source, tmp_path, progress=False).files
     parsed = [tf.train.Example.FromString(raw.numpy()).features.feature for raw in tf.data.TFRecordDataset(file)]
     with open(file, "rb") as stream:
         content = stream.read()
-    for example, feature in zip(records.index(file), parsed, strict=True):
+    for example, feature in zip(tfrecords.index(file), parsed, strict=True):
         assert feature["image/object/bbox/ymax"].float_list.value == [box[2] for box in example.boxes_unit]
         assert feature["image/object/class/label"].int64_list.value == example.labels
         assert feature["image/object/class/text"].bytes_list.value == [text.encode() for text in example.texts]
@@ -87,18 +88,18 @@ def test_broken_pictures_are_left_out_and_named(source, tmp_path):
     cut, gone = source.records[0].path, source.records[1].path
     Path(cut).write_bytes(Path(cut).read_bytes()[:500])
     Path(gone).unlink()
-    written = records.write(source, tmp_path / "out", 2, progress=False)
+    written = write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
     assert written.records == 3
     assert {file for file, _ in written.skipped} == {cut, gone}
     assert len(read(tmp_path / "out").records) == 3
 
 
 def test_shards_are_not_overwritten_unasked(source, tmp_path):
-    records.write(source, tmp_path, 2, progress=False)
-    with pytest.raises(records.WriteError, match="has 2 shards of train already"):
-        records.write(source, tmp_path, 3, progress=False)
-    records.write(source._replace(split="val"), tmp_path, 1, progress=False)
-    records.write(source, tmp_path, 3, overwrite=True, progress=False)
+    write_tfrecords.write(source, tmp_path, 2, progress=False)
+    with pytest.raises(write_tfrecords.WriteError, match="has 2 shards of train already"):
+        write_tfrecords.write(source, tmp_path, 3, progress=False)
+    write_tfrecords.write(source._replace(split="val"), tmp_path, 1, progress=False)
+    write_tfrecords.write(source, tmp_path, 3, overwrite=True, progress=False)
     assert splits(tmp_path) == ("train", "val")
     assert len(list(tmp_path.glob("train-*.tfrecord"))) == 3
     assert [len(read(tmp_path, split).records) for split in ("train", "val")] == [5, 5]
@@ -106,17 +107,17 @@ def test_shards_are_not_overwritten_unasked(source, tmp_path):
 
 @pytest.mark.parametrize("shards", [0, 6])
 def test_as_many_shards_as_there_may_be(source, shards, tmp_path):
-    with pytest.raises(records.WriteError, match=rf"expected 1\.\.5, .* received {shards}"):
-        records.write(source, tmp_path / "out", shards, progress=False)
+    with pytest.raises(write_tfrecords.WriteError, match=rf"expected 1\.\.5, .* received {shards}"):
+        write_tfrecords.write(source, tmp_path / "out", shards, progress=False)
 
 
 def test_nothing_is_left_of_a_write_that_fails(source, tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records, "_encode", fail)
+    monkeypatch.setattr(write_tfrecords, "_encode", fail)
     with pytest.raises(KeyboardInterrupt):
-        records.write(source, tmp_path / "out", progress=False)
+        write_tfrecords.write(source, tmp_path / "out", progress=False)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -219,7 +220,7 @@ def test_things_that_are_wrong_are_named(tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 5, 40, 400])
 def test_truncated_shards_are_read_to_where_they_end(source, cut, tmp_path):
-    (file,) = records.write(source, tmp_path / "out", progress=False).files
+    (file,) = write_tfrecords.write(source, tmp_path / "out", progress=False).files
     Path(file).write_bytes(Path(file).read_bytes()[:-cut])
     again = read(tmp_path / "out")
     assert len(again.records) == 4
@@ -231,8 +232,8 @@ def test_truncated_shards_are_read_to_where_they_end(source, cut, tmp_path):
 @pytest.mark.parametrize("content", [b"\0" * 100, b"nothing of the kind" * 10])
 def test_files_that_only_look_like_shards(content, tmp_path):
     (tmp_path / "train.tfrecord").write_bytes(content)
-    with pytest.raises(records.ShardError, match="not a TFRecord file"):
-        records.index(tmp_path / "train.tfrecord")
+    with pytest.raises(tfrecords.ShardError, match="not a TFRecord file"):
+        tfrecords.index(tmp_path / "train.tfrecord")
 
 
 @pytest.mark.parametrize(
@@ -249,4 +250,4 @@ def test_files_that_only_look_like_shards(content, tmp_path):
     ],
 )
 def test_split_of(name, split):
-    assert records.split_of(name) == split
+    assert tfrecords.split_of(name) == split

@@ -18,13 +18,16 @@ import tensorflow as tf
 from click.testing import CliRunner
 from conftest import small
 
-from tfyolo import checkpoint, cli, training
+from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo import model as models
-from tfyolo.detect import load as load_detector
+from tfyolo.cli import app
 from tfyolo.folders import FolderError
-from tfyolo.weights import published, torch, unpickle
+from tfyolo.predict.load import load as load_detector
+from tfyolo.training import train as training
 from tfyolo.weights.initial import initialise
+from tfyolo.weights.torch import importing as torch_importing
+from tfyolo.weights.torch import layouts, unpickle
 
 SETTERS = {np.dtype("f4"): "FloatStorage", np.dtype("f2"): "HalfStorage", np.dtype("i8"): "LongStorage"}
 
@@ -130,7 +133,7 @@ def layout_of(name):
         told |= {f"{head}.ia.0.implicit": np.zeros((1, 8, 1, 1))}
     else:
         told[f"{head}.cv3.0.2.bias"] = np.zeros(2)
-    layout, classes = published.recognise(told)
+    layout, classes = layouts.recognise(told)
     assert (layout.native, classes) == (name, 2)
     return layout
 
@@ -202,7 +205,7 @@ def test_every_tensor_arrives(form, native, fake_torch, tmp_path):
         },
         "averages": lambda: {"model": None, "ema": as_module(state, ("red", "green")), "updates": 10},
     }[form]()
-    imported = torch.load(saved(tmp_path / "x.pt", value, state.values()))
+    imported = torch_importing.load(saved(tmp_path / "x.pt", value, state.values()))
     assert imported.native == native.config.name
     assert imported.model.classes == (("0", "1") if form in ("state dict", "half") else ("red", "green"))
     for path, array in checkpoint.weights_of(imported.model.network).items():
@@ -216,14 +219,14 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
     path = saved(tmp_path / "x.pt", as_module(state, ("red", "green")), state.values())
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     result = CliRunner().invoke(
-        cli.main, ["import", str(path), "--out", str(tmp_path / "run"), "--names", str(tmp_path / "names.txt")]
+        app.main, ["import", str(path), "--out", str(tmp_path / "run"), "--names", str(tmp_path / "names.txt")]
     )
     told = f"{native.config.name}, 2 classes, all {len(state)} tensors used"
     assert result.exit_code == 0 and told in result.output, result.output
     found = load_detector(tmp_path / "run")(np.zeros((32, 48, 3), np.uint8))
     assert len(found.boxes) == len(found.scores) and load_detector(tmp_path / "run").classes == ("one", "two")
     with pytest.raises(FolderError, match="new or empty folder"):
-        torch.import_run(path, tmp_path / "run")
+        torch_importing.import_run(path, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -248,12 +251,12 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
     ],
 )
 def test_all_tensors_or_none(change, message, native, fake_torch, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "build", lambda *_: native)  # which stays as it is
+    monkeypatch.setattr(torch_importing, "build", lambda *_: native)  # which stays as it is
     theirs, _ = their_state(native)
     change(theirs)
     state = tensors(theirs)
     with pytest.raises(unpickle.TorchError, match=message) as error:
-        torch.load(saved(tmp_path / "x.pt", dict(state), state.values()))
+        torch_importing.load(saved(tmp_path / "x.pt", dict(state), state.values()))
     assert "x.pt" in str(error.value)
 
 
@@ -360,11 +363,11 @@ def test_modules_that_hold_each_other_end(fake_torch, tmp_path):
         last = child
     for value in (ring, first, {"model": ring}):
         with pytest.raises(unpickle.TorchError, match=r"x\.pt: its modules hold each other without end"):
-            torch.load(saved(tmp_path / "x.pt", value, state.values()))
+            torch_importing.load(saved(tmp_path / "x.pt", value, state.values()))
     loop = {}
     loop["model"] = loop
     with pytest.raises(unpickle.TorchError, match="received no network's weights, but model"):
-        torch.load(saved(tmp_path / "x.pt", loop))
+        torch_importing.load(saved(tmp_path / "x.pt", loop))
 
 
 def test_compressed_numbers_are_refused(fake_torch, tmp_path):
@@ -452,7 +455,7 @@ def test_damaged_files_are_read_or_named(count, fake_torch, tmp_path):
         else:
             (tmp_path / "m.pt").write_bytes(data)
         with pytest.raises(unpickle.TorchError, match=r"m\.pt"):  # of no network of the zoo, whatever it holds
-            torch.load(tmp_path / "m.pt")
+            torch_importing.load(tmp_path / "m.pt")
 
 
 def test_what_torch_itself_writes(native, tmp_path):
@@ -464,7 +467,7 @@ def test_what_torch_itself_writes(native, tmp_path):
         state["model.1.conv.weight"] = pytorch.nn.Parameter(state["model.1.conv.weight"])
         state["model.3.conv.weight"] = state["model.3.conv.weight"].to(memory_format=pytorch.channels_last)
         pytorch.save({"epoch": 1, "model": state}, tmp_path / "x.pt")
-        imported = torch.load(tmp_path / "x.pt")
+        imported = torch_importing.load(tmp_path / "x.pt")
         tolerance = 0 if kind != pytorch.bfloat16 else 1e-2
         for path, array in checkpoint.weights_of(imported.model.network).items():
             np.testing.assert_allclose(array, ours[path], rtol=tolerance, err_msg=path)
@@ -517,7 +520,7 @@ def test_an_imported_yolov7_is_used_without_what_trained_it(fake_torch, tmp_path
     there = models.build(configs.load(configs.zoo("yolov7-tiny"), ["model.input_size=64"]), ("red", "green"))
     theirs, ours = their_state(there, without=("implicit",))
     state = tensors(theirs)
-    imported = torch.load(saved(tmp_path / "x.pt", dict(state), state.values()))
+    imported = torch_importing.load(saved(tmp_path / "x.pt", dict(state), state.values()))
     weights = checkpoint.weights_of(imported.model.network)
     assert weights.keys() == ours.keys() and not any("implicit" in path for path in weights)
     anchors = imported.model.config.model.decoder.options["anchors"]
@@ -535,7 +538,7 @@ def test_a_large_yolov7_arrives(name, without, aux, fake_torch, tmp_path):
     if not aux and name == "yolov7-e6e":  # the head comes four blocks earlier
         theirs = {each.replace("model.265.", "model.261."): array for each, array in theirs.items()}
     state = tensors(theirs)
-    imported = torch.load(saved(tmp_path / "x.pt", dict(state), state.values()))
+    imported = torch_importing.load(saved(tmp_path / "x.pt", dict(state), state.values()))
     weights = checkpoint.weights_of(imported.model.network)
     assert imported.native == name and weights.keys() == ours.keys()
     for path, array in weights.items():
@@ -762,7 +765,7 @@ def told_of(value, arrays, tmp_path):
     """The one line that says what a checkpoint is."""
     path = saved(tmp_path / "theirs.pt", value, arrays)
     with pytest.raises(unpickle.TorchError) as error:
-        torch.load(path)
+        torch_importing.load(path)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{path}: expected ") and len(line) < 450
     return line.removeprefix(f"{path}: expected ")
@@ -836,7 +839,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named_too(classes, tmp_path):
 
 
 def test_a_changed_network_is_named_by_what_was_changed(classes, native, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "build", lambda *_: native)
+    monkeypatch.setattr(torch_importing, "build", lambda *_: native)
     theirs, _ = their_state(native)
     del theirs["model.1.bn.weight"]
     model = as_module(state := tensors(theirs), ("red", "green"))
@@ -963,7 +966,7 @@ def test_what_is_used_again_and_again_takes_no_longer_for_it(name, tmp_path, mon
     with contextlib.suppress(unpickle.TorchError):
         unpickle.read(zipped(tmp_path / "x.pt", b"\x80\4" + SHARED[name] + b"."))
     with pytest.raises(unpickle.TorchError) as error:
-        torch.load(tmp_path / "x.pt")
+        torch_importing.load(tmp_path / "x.pt")
     assert time.process_time() - began < 15 and len(str(error.value)) < 500 + len(str(tmp_path))
 
 
@@ -1038,8 +1041,8 @@ def test_what_modules_share_is_counted(kind, fake_torch, tmp_path):
             nested = [nested, nested]
         root.names = {0: nested, 1: nested}
         with pytest.raises(unpickle.TorchError, match="received another network"):
-            torch.load(saved(tmp_path / "x.pt", root, state.values()))
-        assert torch._names_in(unpickle.read(tmp_path / "x.pt")) == ["a list of 2"] * 2
+            torch_importing.load(saved(tmp_path / "x.pt", root, state.values()))
+        assert torch_importing._names_in(unpickle.read(tmp_path / "x.pt")) == ["a list of 2"] * 2
         return
     for i in range(3000):
         child = layer()
@@ -1049,4 +1052,4 @@ def test_what_modules_share_is_counted(kind, fake_torch, tmp_path):
         if kind == "children":
             shared[str(i)] = child
     with pytest.raises(unpickle.TorchError, match=r"x\.pt: its modules hold each other without end"):
-        torch.load(saved(tmp_path / "x.pt", root, state.values()))
+        torch_importing.load(saved(tmp_path / "x.pt", root, state.values()))

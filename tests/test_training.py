@@ -25,20 +25,29 @@ from click.testing import CliRunner
 from conftest import CONFIGS, ROOT, load_config, process, random_sample, small, strategy_of
 from keras import layers
 
-from tfyolo import checkpoint, cli, folders, training
+from tfyolo import checkpoint, folders
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.assigners import best_anchor, max_iou, ota, task_aligned
+from tfyolo.cli import app, train
 from tfyolo.config import ConfigError, Stage
-from tfyolo.data import demo, pipeline
-from tfyolo.data.readers import SplitError, read
+from tfyolo.data import datasets, demo
+from tfyolo.data.readers import read
+from tfyolo.data.sources.source import SplitError
 from tfyolo.decoders import Anchor, Corner, Dfl, Ssd, Wide
-from tfyolo.detect import Detector
-from tfyolo.layers import BatchNorm, PerAnchor
+from tfyolo.evaluation import run as evaluation
+from tfyolo.graph.calibration import quantized_by
+from tfyolo.heads import PerAnchor
 from tfyolo.losses import OBJECTIVES
-from tfyolo.optim import OPTIMIZERS, Average, Schedule
-from tfyolo.quantization import quantized_by
+from tfyolo.nn.norm import BatchNorm
+from tfyolo.predict.detector import Detector
 from tfyolo.structures import level_stride
+from tfyolo.training import log, reading, runs
+from tfyolo.training import steps as steps_module
+from tfyolo.training import train as training
+from tfyolo.training.log import draw_pictures
+from tfyolo.training.optim import OPTIMIZERS, Average, Schedule
+from tfyolo.training.steps import _loss_sums, make_step, scales
 
 NAMES = ("a", "b", "c")
 SPEC_FREE = {"boxes", "labels", "crowd"}
@@ -78,7 +87,7 @@ def one_step(
         optimizer.build(model.network.trainable_variables)
         average = Average(model.network, 0.0)
     batches = iter(strategy.experimental_distribute_dataset(dataset))
-    step = training.make_step(
+    step = make_step(
         model, optimizer, average, strategy, batches.element_spec, accumulate=accumulate, clip=clip, weights=weights
     )
     before = checkpoint.weights_of(model.network)
@@ -94,12 +103,12 @@ def assert_close(left, right, tolerance):
 
 
 def test_the_sizes_of_multi_scale_training():
-    assert training.scales((320, 320), 0.5, 32)[0] == (160, 160) and training.scales((320, 320), 0.5, 32)[-1] == (
+    assert scales((320, 320), 0.5, 32)[0] == (160, 160) and scales((320, 320), 0.5, 32)[-1] == (
         480,
         480,
     )
-    assert all(side % 64 == 0 for size in training.scales((448, 640), 0.3, 64) for side in size)
-    assert training.scales((32, 32), 0.9, 32)[0] == (32, 32)
+    assert all(side % 64 == 0 for size in scales((448, 640), 0.3, 64) for side in size)
+    assert scales((32, 32), 0.9, 32)[0] == (32, 32)
 
 
 def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
@@ -119,7 +128,7 @@ def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
             optimizer.build(model.network.trainable_variables)
             average = Average(model.network, 0.0)
         spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), given)
-        step = training.make_step(model, optimizer, average, strategy, spec, sizes=sizes)
+        step = make_step(model, optimizer, average, strategy, spec, sizes=sizes)
         before = checkpoint.weights_of(model.network)
         step(given, other if sizes else None)
         after = checkpoint.weights_of(model.network)
@@ -230,9 +239,7 @@ def lightest_step(kind, sample, replicas=1, accumulate=1, eager=False, **options
             tf.data.Dataset.from_tensors(sample).unbatch().batch(len(sample.image))
         )
     )
-    step = training.make_step(
-        model, optimizer, average, strategy, batches.element_spec, accumulate=accumulate, eager=eager
-    )
+    step = make_step(model, optimizer, average, strategy, batches.element_spec, accumulate=accumulate, eager=eager)
     before = checkpoint.weights_of(model.network)
     figures = {name: float(value) for name, value in step(next(batches)).items()}
     after = checkpoint.weights_of(model.network)
@@ -244,7 +251,7 @@ def test_parts_and_replicas_take_the_step_of_the_whole(kind):
     """Of every objective, by SGD, whatever each part holds. Batch norm looks at a part at a time by its nature, so it stands still."""
     assert {kind.split()[0] for kind in KINDS} == set(OBJECTIVES)
     sample = uneven()
-    _, counts = training._loss_sums(lightest(kind), sample)
+    _, counts = _loss_sums(lightest(kind), sample)
     assert min(np.min(count) for count in tf.nest.flatten(counts)) > 1  # else all would be divided by 1
     whole, figures, _ = lightest_step(kind, sample, eager=True)
     parts, figures_of_parts, _ = lightest_step(kind, sample, replicas=2, accumulate=2, eager=True)
@@ -284,7 +291,7 @@ def test_what_is_counted_first_leaves_no_trace():
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_variable_that_no_term_of_the_loss_depends_on_is_named(accumulate):
     with pytest.raises(
-        training.TrainingError,
+        runs.TrainingError,
         match=r"6 variables cannot: unread\.p3/kernel, unread\.p3/bias, .*; connect .* or freeze",
     ):
         lightest_step("dense", uneven(), accumulate=accumulate, unread=True)
@@ -318,7 +325,7 @@ def test_twenty_accumulated_steps_are_those_of_the_whole_batch(name, frozen_norm
         keras.utils.set_random_seed(0)
         config = small(name)
         source = read(data, "train")
-        dataset, _ = pipeline.train_dataset(
+        dataset, _ = datasets.train_dataset(
             source, size=config.model.input_size, batch=16, augment=config.augment, seed=0, epochs=20
         )
         model = models.build(config, source.classes)
@@ -328,7 +335,7 @@ def test_twenty_accumulated_steps_are_those_of_the_whole_batch(name, frozen_norm
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
         optimizer.build(model.network.trainable_variables)
         strategy, average = tf.distribute.get_strategy(), Average(model.network, 0.0)
-        step = training.make_step(model, optimizer, average, strategy, dataset.element_spec, accumulate=accumulate)
+        step = make_step(model, optimizer, average, strategy, dataset.element_spec, accumulate=accumulate)
         variables = model.network.trainable_variables
         before = [variable.numpy() for variable in variables]
         losses.append([float(step(sample)["loss"]) for sample in dataset.take(20)])
@@ -359,7 +366,7 @@ def test_twenty_steps_on_one_batch_lower_its_loss(name):
     optimizer.build(model.network.trainable_variables)
     sample = random_sample(config.model.input_size)
     spec = tf.data.Dataset.from_tensors(sample).element_spec
-    step = training.make_step(model, optimizer, Average(model.network, 0.0), tf.distribute.get_strategy(), spec)
+    step = make_step(model, optimizer, Average(model.network, 0.0), tf.distribute.get_strategy(), spec)
     losses = [float(step(sample)["loss"]) for _ in range(21)]
     assert losses[-1] < 0.8 * losses[0], losses
 
@@ -382,8 +389,8 @@ def test_loss_weights_scale_their_terms():
 @pytest.mark.slow
 def test_one_trace_serves_batches_with_any_number_of_truths(monkeypatch):
     config, traces = small("demo"), []
-    terms = training.loss_terms
-    monkeypatch.setattr(training, "loss_terms", lambda *args: traces.append(1) or terms(*args))
+    terms = steps_module.loss_terms
+    monkeypatch.setattr(steps_module, "loss_terms", lambda *args: traces.append(1) or terms(*args))
     strategy = strategy_of(1)
     samples = [random_sample(config.model.input_size, batch=4, truths=truths, padding=1) for truths in (2, 9, 5, 30)]
     dataset = tf.data.Dataset.from_generator(
@@ -401,7 +408,7 @@ def test_one_trace_serves_batches_with_any_number_of_truths(monkeypatch):
         optimizer.build(model.network.trainable_variables)
         average = Average(model.network, 0.9)
     batches = iter(strategy.experimental_distribute_dataset(dataset))
-    step = training.make_step(model, optimizer, average, strategy, batches.element_spec)
+    step = make_step(model, optimizer, average, strategy, batches.element_spec)
     for batch in batches:
         step(batch)
     assert len(traces) == 1
@@ -466,7 +473,7 @@ def tfyolo(*arguments):
 
 def tfyolo_here(*arguments):
     """The command in this process, which starts faster."""
-    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(app.main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def stages(*epochs):
@@ -476,7 +483,7 @@ def stages(*epochs):
 def test_a_signal_raises_or_waits_and_is_not_lost(monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for number in (signal.SIGINT, signal.SIGTERM):
-        with training._Signals() as signals:
+        with runs.Signals() as signals:
             signals.check()
             with pytest.raises(KeyboardInterrupt):  # which something may swallow, such as a __del__
                 os.kill(os.getpid(), number)
@@ -484,7 +491,7 @@ def test_a_signal_raises_or_waits_and_is_not_lost(monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 signals.check()
             assert signals.received == number
-        with training._Signals() as signals:
+        with runs.Signals() as signals:
             with signals.finishing():
                 for _ in range(3 if number == signal.SIGTERM else 1):
                     os.kill(os.getpid(), number)
@@ -554,7 +561,7 @@ def test_the_command_that_a_scheduler_repeats_ends_with_the_run_that_was_never_s
     with monkeypatch.context() as patch:
         signalled(patch, "step", 1, signal.SIGTERM, signal.SIGTERM)
         stopped = tfyolo_here(*again)
-    assert stopped.exit_code == cli.RESUME == 75 and f"{tmp_path / 'run'} --resume` goes on" in stopped.stderr
+    assert stopped.exit_code == train.RESUME == 75 and f"{tmp_path / 'run'} --resume` goes on" in stopped.stderr
     state = checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]
     assert (state["epoch"], state["running"]["step"]) == (0, 1) and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     models.load_model(tmp_path / "run")  # it can be used meanwhile
@@ -574,8 +581,8 @@ PLACES = {
     "second epoch": ("step", 5, signal.SIGTERM, (1, 2)),
     "second stage": ("step", 1 + 6, signal.SIGTERM, (2, 1)),
     "evaluation": ("evaluate", 1, signal.SIGTERM, (1, 3)),
-    "pictures": ("_draw_pictures", 1, signal.SIGTERM, (1, 3)),
-    "what is kept": ("_log", 2, signal.SIGINT, (2, 0)),
+    "pictures": ("draw_pictures", 1, signal.SIGTERM, (1, 3)),
+    "what is kept": ("log_scalars", 2, signal.SIGINT, (2, 0)),
     "the second Ctrl-C": ("step", 5, "twice", (1, 0)),
 }
 KINDS_STOPPED = {
@@ -614,7 +621,7 @@ def test_wherever_it_is_stopped_it_goes_on_to_the_run_that_was_never_stopped(
     out, numbers = tmp_path / "run", (signal.SIGINT,) * 2 if number == "twice" else (number,)
     with monkeypatch.context() as patch:
         signalled(patch, what, count, *numbers)
-        with pytest.raises(training.Stopped) as stop:
+        with pytest.raises(runs.Stopped) as stop:
             training.train(config, out, resume=True, progress=False)
     assert (stop.value.folder, stop.value.epochs, stop.value.signal) == (out, kept[0], numbers[0])
     state = checkpoint.read_meta(out / "last.h5")["state"]
@@ -646,7 +653,7 @@ def test_a_loop_that_is_killed_at_any_moment_comes_to_the_run_that_was_never_sto
             printed, _ = command.communicate(timeout=60)
             assert "Traceback" not in printed
         codes.append(command.returncode)
-    assert set(codes) <= {0, cli.RESUME, -signal.SIGTERM, -signal.SIGKILL}, codes
+    assert set(codes) <= {0, train.RESUME, -signal.SIGTERM, -signal.SIGKILL}, codes
     assert_same_run(tmp_path / "whole", tmp_path / "run")
     assert not list((tmp_path / "run").rglob(".*"))
 
@@ -662,11 +669,11 @@ def test_what_a_killed_run_has_begun_is_begun_anew_and_nothing_else(data, tmp_pa
         return tmp_path / name
 
     def reached(config, folder, *_):
-        raise training.TrainingError(f"begun with {sorted(os.listdir(folder))}")
+        raise runs.TrainingError(f"begun with {sorted(os.listdir(folder))}")
 
     monkeypatch.setattr(training, "_train", reached)
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY])
-    with pytest.raises(training.TrainingError, match=rf"begun with \['{folders.LOCK}'\]"):
+    with pytest.raises(runs.TrainingError, match=rf"begun with \['{folders.LOCK}'\]"):
         training.train(config, leave("killed"), resume=True)
     assert not os.listdir(tmp_path / "killed")
     for name, more, but in (
@@ -683,7 +690,7 @@ def test_what_a_killed_run_has_begun_is_begun_anew_and_nothing_else(data, tmp_pa
         training.train(config, tmp_path / "running", resume=True)
     with pytest.raises(folders.Taken, match="go on with its run by --resume"):
         training.train(config, leave("not asked"))
-    with pytest.raises(training.TrainingError, match=r"no run there to resume; expected .* or the config with it"):
+    with pytest.raises(runs.TrainingError, match=r"no run there to resume; expected .* or the config with it"):
         training.train(None, tmp_path / "nothing", resume=True)
 
 
@@ -783,7 +790,7 @@ def test_pictures_that_are_broken_or_of_another_size_are_named(data, tmp_path):
 def test_a_second_stage_goes_on_with_the_averages_of_the_first_whose_model_is_gone(data, tmp_path, monkeypatch):
     """Against the formula, from the weights of every step of both: (1 + n) / (10 + n) counts on. n is kept in last.h5."""
     seen, networks = [], []
-    make, update, build = Average.__init__, Average.update, training.build
+    make, update, build = Average.__init__, Average.update, models.build
 
     def started(average, network, decay):
         make(average, network, decay)
@@ -822,7 +829,7 @@ def test_a_second_stage_goes_on_with_the_averages_of_the_first_whose_model_is_go
 def test_no_stage_of_any_seed_has_the_data_of_another():
     config = load_config("demo")
     seeds = {
-        training._stage_seed(config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})}), stage)
+        reading.stage_seed(config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})}), stage)
         for seed in range(500)
         for stage in range(4)
     }
@@ -832,15 +839,15 @@ def test_no_stage_of_any_seed_has_the_data_of_another():
 @pytest.mark.parametrize("count, batch, replicas", [(4, 16, 8), (4, 16, 1), (3, 16, 2), (20, 16, 2), (5, 2, 4)])
 def test_what_is_overfit_makes_batches_for_every_replica(count, batch, replicas):
     config = load_config("demo", f"train.batch={batch}", "data=" + str(ROOT))
-    chosen = training._by_heart(config, count, replicas).train.batch
+    chosen = reading.overfit_config(config, count, replicas).train.batch
     assert chosen % replicas == 0 and chosen >= min(batch, count) and chosen < min(batch, count) + replicas
 
 
 def test_an_epoch_of_what_is_overfit_has_at_least_25_steps_however_many_replicas(data):
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}"])
     for replicas in (1, 8):
-        chosen = training._by_heart(config, 4, replicas)
-        learned, judged = training._read_stage(chosen, 0, 4)
+        chosen = reading.overfit_config(config, 4, replicas)
+        learned, judged = reading.read_stage(chosen, 0, 4)
         assert len(learned.records) == 25 * chosen.train.batch and len(judged.records) == 4
 
 
@@ -865,7 +872,7 @@ def test_without_a_box_to_judge_by_the_last_epoch_is_the_best_and_the_reason_is_
      ((math.nan, math.nan), (math.nan, math.nan), True)],
 )  # fmt: skip
 def test_the_best_epoch_is_the_earliest_of_the_best_and_the_latest_of_those_without_ap(metrics, best, better):
-    assert training._better(*({"AP": one[0], "AP50": one[1]} for one in (metrics, best))) == better
+    assert log.better(*({"AP": one[0], "AP50": one[1]} for one in (metrics, best))) == better
 
 
 @pytest.mark.slow
@@ -892,7 +899,7 @@ def test_eager_takes_the_same_steps(data, tmp_path):
 def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
     """A whole run on two replicas."""
     monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2))
-    batches, evaluate = [], training.evaluate
+    batches, evaluate = [], evaluation.evaluate
     monkeypatch.setattr(
         training, "evaluate", lambda *a, batch, **b: batches.append(batch) or evaluate(*a, batch=batch, **b)
     )
@@ -927,7 +934,7 @@ def test_evaluation_takes_as_many_images_as_a_replica_learns_from_at_a_time(sett
 )  # fmt: skip
 def test_no_step_takes_more_images_than_there_are_where_that_can_be(batch, counts, unit, expected, words):
     sources = [(SimpleNamespace(records=range(count)), None) for count in counts]
-    config, notes = training._with_images_for(load_config("demo", f"train.batch={batch}"), sources, unit)
+    config, notes = reading.with_images_for(load_config("demo", f"train.batch={batch}"), sources, unit)
     assert config.train.batch == expected and len(notes) == len(words)
     assert all(word in note for word, note in zip(words, notes, strict=True))
 
@@ -951,7 +958,7 @@ def test_out_of_memory_says_what_would_fit(replicas, said, data, tmp_path, monke
     monkeypatch.setattr(tf.image, "convert_image_dtype", tight)
     monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(replicas))
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1)])
-    with pytest.raises(training.TrainingError, match=f"epoch 1, step 1: {said}"):
+    with pytest.raises(runs.TrainingError, match=f"epoch 1, step 1: {said}"):
         training.train(config, tmp_path / "run", progress=False)
     assert not os.listdir(tmp_path)
 
@@ -989,7 +996,7 @@ def test_validation_images_of_one_name_are_drawn_each(data, tmp_path):
     model = conftest.lively("demo", source.classes)
     options = {"count": 3, "batch": 2, "score": 0.5}
     board = tf.summary.create_noop_writer()
-    training._draw_pictures(model, Detector.of(model), source._replace(records=records), tmp_path, board, 1, **options)
+    draw_pictures(model, Detector.of(model), source._replace(records=records), tmp_path, board, 1, **options)
     assert sorted(os.listdir(tmp_path)) == [f"{n:02d}_the.same.jpg" for n in (1, 2, 3)]
 
 
@@ -1034,9 +1041,9 @@ def test_data_that_stages_share_are_read_once(data, tmp_path, monkeypatch):
         ROOT / "configs" / "demo.yaml",
         [f"data={data}", f"train.stages=[{{epochs: 1, lr: 0.1}}, {own}, {{epochs: 1, lr: 0.01}}]"],
     )
-    read, seen = training._read_stage, []
-    monkeypatch.setattr(training, "_read_stage", lambda config, i, *rest: seen.append(i) or read(config, i, *rest))
-    first, second, third = training._read_stages(config, None, tmp_path)
+    read, seen = reading.read_stage, []
+    monkeypatch.setattr(reading, "read_stage", lambda config, i, *rest: seen.append(i) or read(config, i, *rest))
+    first, second, third = reading.read_stages(config, None, tmp_path)
     assert seen == [0, 1] and third is first
     assert (first[0].split, second[0].split) == ("train", "val")
 
@@ -1049,16 +1056,16 @@ def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(
         training.train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()  # a failed start leaves nothing
     knowing = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", "data.val=train", *TINY])
-    learned, judged = training._read_stage(knowing, 0, None)
+    learned, judged = reading.read_stage(knowing, 0, None)
     assert judged.split == "train" and len(judged.records) == len(learned.records)
-    assert not list(training._warnings(learned, judged))
+    assert not list(reading.warnings_of(learned, judged))
 
 
 def test_pictures_both_learned_from_and_judged_by_are_told(data):
     learned, judged = read(data, "train"), read(data, "val")
-    assert not list(training._warnings(learned, judged))
+    assert not list(reading.warnings_of(learned, judged))
     both = judged._replace(records=(*judged.records, *learned.records[:3]))
-    (warning,) = training._warnings(learned, both)
+    (warning,) = reading.warnings_of(learned, both)
     assert "demo val: 3 of its 7 pictures are also learned from, as 'train'" in warning
 
 
@@ -1096,7 +1103,7 @@ def test_ctrl_c_while_data_is_read_leaves_nothing(data, tmp_path, monkeypatch):
         assert os.listdir(tmp_path / "run") == [folders.LOCK]  # taken at once
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_read_stage", interrupted)
+    monkeypatch.setattr(reading, "read_stage", interrupted)
     result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", tmp_path / "run")
     assert result.exit_code == 130 and "nothing is left" in result.stderr
     assert not os.listdir(tmp_path)

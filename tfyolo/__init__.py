@@ -18,6 +18,7 @@ __all__ = [
     "HEADS",
     "NECKS",
     "OBJECTIVES",
+    "Error",
     "build",
     "evaluate",
     "export",
@@ -37,20 +38,21 @@ _HOMES = {
     "ASSIGNERS": ("assigners", "ASSIGNERS"),
     "BACKBONES": ("backbones", "BACKBONES"),
     "DECODERS": ("decoders", "DECODERS"),
+    "Error": ("errors", "Error"),
     "HEADS": ("heads", "HEADS"),
     "NECKS": ("necks", "NECKS"),
     "OBJECTIVES": ("losses", "OBJECTIVES"),
     "build": ("model", "build"),
-    "evaluate": ("evaluation", "evaluate"),
-    "export": ("exports", "export"),
-    "fuse": ("fusion", "fuse"),
-    "import_darknet": ("weights.darknet", "import_run"),
-    "import_torch": ("weights.torch", "import_run"),
-    "load": ("detect", "load"),
+    "evaluate": ("evaluation.run", "evaluate"),
+    "export": ("exports.export", "export"),
+    "fuse": ("graph.fusion", "fuse"),
+    "import_darknet": ("weights.darknet.importing", "import_run"),
+    "import_torch": ("weights.torch.importing", "import_run"),
+    "load": ("predict.load", "load"),
     "load_config": ("config", "load"),
     "load_model": ("model", "load_model"),
     "read_data": ("data.readers", "read"),
-    "train": ("training", "train"),
+    "train": ("training.train", "train"),
     "verify": ("weights.verify", "verify"),
 }
 
@@ -61,17 +63,18 @@ if TYPE_CHECKING:  # the same for those who read the source without running it
     from tfyolo.config import load as load_config
     from tfyolo.data.readers import read as read_data
     from tfyolo.decoders import DECODERS
-    from tfyolo.detect import load
-    from tfyolo.evaluation import evaluate
-    from tfyolo.exports import export
-    from tfyolo.fusion import fuse
+    from tfyolo.errors import Error
+    from tfyolo.evaluation.run import evaluate
+    from tfyolo.exports.export import export
+    from tfyolo.graph.fusion import fuse
     from tfyolo.heads import HEADS
     from tfyolo.losses import OBJECTIVES
     from tfyolo.model import build, load_model
     from tfyolo.necks import NECKS
-    from tfyolo.training import train
-    from tfyolo.weights.darknet import import_run as import_darknet
-    from tfyolo.weights.torch import import_run as import_torch
+    from tfyolo.predict.load import load
+    from tfyolo.training.train import train
+    from tfyolo.weights.darknet.importing import import_run as import_darknet
+    from tfyolo.weights.torch.importing import import_run as import_torch
     from tfyolo.weights.verify import verify
 
 
@@ -85,10 +88,10 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module 'tfyolo' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, attribute = _HOMES[name]
-    if module != "config" and importlib.util.find_spec(
+    if module not in ("config", "errors") and importlib.util.find_spec(
         "tensorflow"
     ):  # what else imports it does so with a page of notices
-        from tfyolo.messages import import_tensorflow
+        from tfyolo.libraries import import_tensorflow
 
         import_tensorflow()
     value = globals()[name] = getattr(importlib.import_module(f"tfyolo.{module}"), attribute)

@@ -11,7 +11,7 @@ from typing import Literal
 from keras import ops
 
 from tfyolo.boxes import boxes_to_yxhw, ciou, iou, pairwise_iou, shape_iou, yxhw_to_boxes
-from tfyolo.ranges import AboveOne, Count, NonNegative, Probability
+from tfyolo.config.ranges import AboveOne, Count, NonNegative, Probability
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 

@@ -22,14 +22,18 @@ import click
 import numpy as np
 import tensorflow as tf
 
-from tfyolo import checkpoint, exports, visualize
-from tfyolo.data import pipeline
-from tfyolo.detect import Detector, load
-from tfyolo.evaluation import evaluate
-from tfyolo.fusion import fuse
-from tfyolo.messages import libraries_silent
+from tfyolo import checkpoint
+from tfyolo.data import decoding, geometry
+from tfyolo.evaluation.run import evaluate
+from tfyolo.exports import export as exports
+from tfyolo.exports import targets, tflite
+from tfyolo.graph.fusion import fuse
+from tfyolo.libraries import libraries_silent
 from tfyolo.model import load_model, weights_file
 from tfyolo.peers import Peer
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.load import load
+from tfyolo.visualize import plots
 
 PARTS = ("network", "postprocess", "total")
 # Linux gives a process its parent's ru_maxrss to begin with; what it needed itself stands in /proc alone.
@@ -57,7 +61,7 @@ def prepared_picture(model, path):
     size = model.config.model.input_size
     if path is None:
         return np.random.default_rng(0).random((*size, 3), dtype="float32")
-    return np.asarray(pipeline.prepare(pipeline.read_image(path), size, model.config.model.preprocess)[0])
+    return np.asarray(geometry.prepare(decoding.read_image(path), size, model.config.model.preprocess)[0])
 
 
 def in_two(network, postprocess):
@@ -109,7 +113,7 @@ def tflite_measure(model, image, threads, scratch):
     scratch.mkdir()
     path, bare = scratch / "model.tflite", scratch / "network.tflite"
     for file, nms in ((path, "builtin"), (bare, "none")):
-        file.write_bytes(exports.to_tflite(model, exports.ENDS[nms, False]))
+        file.write_bytes(tflite.to_tflite(model, tflite.ENDS[nms, False]))
     with warnings.catch_warnings(), libraries_silent():  # the delegate's line of INFO
         warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
         runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
@@ -119,9 +123,9 @@ def tflite_measure(model, image, threads, scratch):
 def opencv_measure(run, model, image, threads, scratch):
     import cv2
 
-    from tfyolo.weights import darknet
+    from tfyolo.weights.darknet import importing
 
-    weights, cfg = darknet.write(scratch / "net.weights", run)
+    weights, cfg = importing.write(scratch / "net.weights", run)
     cv2.setNumThreads(threads)
     net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
@@ -165,9 +169,9 @@ def competitors(run, paths, image_path, threads, scratch, unfused=False):
     image = prepared_picture(model, image_path)
     found = {"keras": keras_measure(fuse(model), image)}
     if not paths:
-        saved = exports.export(model, scratch / "export", [exports.Form("saved_model")])["saved_model"].path
+        saved = exports.export(model, scratch / "export", [targets.Form("saved_model")])["saved_model"].path
         found["saved_model"] = saved_model_measure(saved, image)
-        found["tflite"] = tflite_measure(exports.for_tflite(model), image, threads, scratch / "fused")
+        found["tflite"] = tflite_measure(tflite.for_tflite(model), image, threads, scratch / "fused")
     for name, path in named(paths).items():
         found[name] = export_measure(path, image, threads)
     if unfused:
@@ -264,7 +268,7 @@ def benchmark(
             for peer in others:
                 peer.stop()
     files = {"keras": weights_file(run), **named(paths)}
-    about = {name: {"bytes": exports.size_of(path), "peak_mb": peak_memory(path)} for name, path in files.items()}
+    about = {name: {"bytes": targets.size_of(path), "peak_mb": peak_memory(path)} for name, path in files.items()}
     if judged is not None:
         for name, path in files.items():
             about[name]["AP"] = evaluate(load(path), judged, progress=False).metrics["AP"]
@@ -320,4 +324,4 @@ def draw(told, path):
         for name, row in told["files"].items()
         if "AP" in row
     }
-    visualize.scatter(path, points, "milliseconds of one picture", "AP")
+    plots.scatter(path, points, "milliseconds of one picture", "AP")

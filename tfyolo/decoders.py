@@ -24,7 +24,7 @@ import numpy as np
 from keras import ops
 
 from tfyolo.boxes import boxes_to_yxhw
-from tfyolo.ranges import Anchors, Bins, Corners, Count, Level, Levels, Positive, Ratios, Repeats, Sizes
+from tfyolo.config.ranges import Anchors, Bins, Corners, Count, Level, Levels, Positive, Ratios, Repeats, Sizes
 from tfyolo.structures import Candidates, Priors, level_stride
 
 

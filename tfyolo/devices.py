@@ -6,14 +6,15 @@ It has to be told before it looks at them, so before the first tensor.
 import os
 import sys
 
-from tfyolo.messages import import_tensorflow, libraries_silent
+from tfyolo.errors import Error
+from tfyolo.libraries import import_tensorflow, libraries_silent
 
 
-class DeviceError(ValueError):
+class DeviceError(Error):
     """A device that is asked for is not there, or was asked for too late."""
 
 
-class ForkError(ValueError):
+class ForkError(Error):
     """A process cannot work with TensorFlow, because it was forked when TensorFlow had begun to work. The message says what to do."""
 
 

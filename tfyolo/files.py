@@ -1,9 +1,171 @@
-"""Files as all commands open them: only regular ones, and up to so many bytes; and JSON as it is read from anywhere."""
+"""Files: opened only if they are regular and of a bounded size; written whole or not at all.
 
+What is written gets a temporary name beside its own, is flushed to the disk, and is renamed: a file is complete or absent."""
+
+import contextlib
+import ctypes
 import errno
+import fnmatch
 import json
 import os
+import re
+import shutil
+import socket
 import stat
+import sys
+import tempfile
+from pathlib import Path
+
+# --- complete or absent -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_file(path):
+    """Yields a Path beside `path` to write a file or a folder at, which takes the name of `path` when the block ends well.
+
+    Whatever goes wrong, and whenever the power fails, `path` is what it was or what was written.
+
+    Args:
+      path: of the file or folder. Its parent is there. What is yielded has its suffix.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk; of those that name no file, or only what is yielded, `path` is the file.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    _remove(aside)  # of a process that was killed and had this number
+    try:
+        yield aside
+        atomic_replace(aside, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(aside), os.fspath(path)):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    finally:
+        _remove(aside)
+
+
+def atomic_replace(aside, path):
+    """Gives what was written at `aside` the name `path`, once all of it is on the disk; what had that name is gone.
+
+    Of two folders the names are exchanged: there is no moment in which neither has the name. (Where system or file system knows no
+    exchange, the moment between two renames.)
+
+    Args:
+      aside: a file, or a folder, on the file system of `path`.
+      path: what it is to be called. A file replaces a file, a folder a folder.
+    """
+    aside, path = Path(aside), Path(path)
+    for each in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
+        _flush(each)
+    if not (aside.is_dir() and path.is_dir()):
+        os.replace(aside, path)
+    elif _exchanged(aside, path):
+        shutil.rmtree(aside)
+    else:
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        shutil.move(path, old)  # by copying, where a layered file system renames no folder of a lower layer
+        try:
+            os.replace(aside, path)
+        except OSError:
+            os.replace(old, path)
+            raise
+        shutil.rmtree(old)
+    _flush(path.parent)
+
+
+def _flush(path):
+    """Waits until a file is on the disk, or the names in a folder, if the system opens folders."""
+    if not path.is_dir():
+        with path.open("rb+") as file:
+            os.fsync(file)
+        return
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _exchanged(first, second):
+    """Whether the system has exchanged two names in one step: renameat2 with RENAME_EXCHANGE (2), renamex_np with RENAME_SWAP (2)."""
+    paths = os.fsencode(first), os.fsencode(second)
+    here = -100  # AT_FDCWD
+    try:
+        if sys.platform == "linux":
+            return ctypes.CDLL(None).renameat2(here, paths[0], here, paths[1], 2) == 0
+        return sys.platform == "darwin" and ctypes.CDLL(None).renamex_np(*paths, 2) == 0
+    except AttributeError:  # a C library from before 2018
+        return False
+
+
+# The name that `atomic_file` writes a file at: its stem, the process, its suffix.
+_ASIDE = re.compile(r"\.(.+)\.(\d{1,9})\.tmp(\.[^.]+)?", re.DOTALL)
+
+
+def temporary_names(name):
+    """The pattern of the names that `atomic_file` writes files at which are to have a name, or names of a pattern."""
+    return f".{Path(name).stem}.*.tmp{Path(name).suffix}"
+
+
+def remove_left(folder, names):
+    """Removes what processes that were killed have left of files that they were writing with `atomic_file`.
+
+    Args:
+      folder: that no other process writes into.
+      names: patterns of the names that the files were to have; what is no such file stays, and what a living process writes.
+    """
+    for path in Path(folder).iterdir():
+        aside = _ASIDE.fullmatch(path.name)
+        own = aside and any(fnmatch.fnmatchcase(aside[1] + (aside[3] or ""), name) for name in names)
+        if own and not _writes(int(aside[2])):
+            _remove(path)
+
+
+@contextlib.contextmanager
+def scratch_folder(folder, name):
+    """Yields the Path of a new folder in another, for what is not finished yet; at the end it is gone.
+
+    So are those of that name which processes of this machine have left that were killed.
+    """
+    prefix = f".{name}-{socket.gethostname()}-"
+    for path in Path(folder).iterdir():
+        process = path.name.removeprefix(prefix).partition("-")[0]
+        left = path.name.startswith(prefix) and re.fullmatch(r"\d{1,9}", process) and int(process) != os.getpid()
+        if left and not _writes(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=folder))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _writes(process):
+    """Whether a process may still be writing. This one is not: what it finds is of an earlier one that had its number."""
+    if os.name != "posix":  # where there is no asking without harm
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return process != os.getpid()
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """A text file in UTF-8, its line ends as they are."""
+    with atomic_file(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="")
 
 
 def open_regular(path):
@@ -58,3 +220,12 @@ def what_is(path) -> str:
     except (OSError, ValueError):
         return "a link that leads nowhere, or in a circle" if os.path.islink(path) else "no such file"
     return "a folder" if stat.S_ISDIR(mode) else "a FIFO or a device"
+
+
+def read_bytes(path, span=None) -> bytes:
+    """The bytes of a file, or of a span (offset, length) inside it. Raises OSError, also for what is no regular file."""
+    with open_regular(path) as stream:
+        if span is None:
+            return stream.read()
+        stream.seek(span[0])
+        return stream.read(span[1])

@@ -14,6 +14,8 @@ import socket
 import time
 from pathlib import Path
 
+from tfyolo.errors import Error
+
 try:
     import fcntl
 except ImportError:
@@ -23,7 +25,7 @@ LOCK = ".lock"
 UNKNOWN = "unknown"
 
 
-class FolderError(ValueError):
+class FolderError(Error):
     """A folder cannot be written into. The message says why and what to do."""
 
 

@@ -18,13 +18,14 @@ from pathlib import Path
 import h5py
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 
+from tfyolo.errors import Error
 from tfyolo.messages import printable, shortened
 
 TAG = b"tfyolo:1"  # before the checksum's 4 bytes
 MOST_ITEMS, DEEPEST = 100_000, 12  # the largest files have some 10,000 arrays, in groups that are four deep
 
 
-class HDF5Error(ValueError):
+class HDF5Error(Error):
     """A file is no HDF5, or is damaged, or holds what no file of weights does. The message says what."""
 
 

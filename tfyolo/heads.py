@@ -8,12 +8,52 @@ parts, the channels Z of each part in order, and num_anchors, the boxes a cell p
 import functools
 import math
 
+import keras
 import numpy as np
 from keras import initializers, layers, ops
 
-from tfyolo.layers import CornerPool, Implicit, PerAnchor, activate, conv, repconv, silu_conv
-from tfyolo.ranges import BelowOne, Channels, Factor, Level, OpenProbability, Positive, Side
+from tfyolo.config.ranges import BelowOne, Channels, Factor, Level, OpenProbability, Positive, Side
+from tfyolo.nn.activations import activate
+from tfyolo.nn.blocks import conv, repconv, silu_conv
+from tfyolo.nn.pooling import CornerPool
 from tfyolo.structures import level_stride
+
+
+class PerAnchor(layers.Layer):
+    """[B, h, w, count * Z] -> [B, h, w, count, Z]: what a cell says, box by box."""
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, x):
+        return ops.reshape(x, self.compute_output_shape(ops.shape(x)))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.count, shape[-1] // self.count)
+
+
+class Implicit(layers.Layer):
+    """Implicit knowledge (Wang et al. 2021, "You Only Learn One Representation", arXiv:2105.04206): one number a channel, learned,
+    that does not depend on the picture. It is added ("add") or multiplied with ("multiply").
+    """
+
+    def __init__(self, operation, **kwargs):
+        super().__init__(**kwargs)
+        if operation not in ("add", "multiply"):
+            raise ValueError(f"operation: expected add or multiply, received {operation!r}")
+        self.operation = operation
+
+    def build(self, shape):
+        mean = 0.0 if self.operation == "add" else 1.0
+        self.knowledge = self.add_weight((shape[-1],), keras.initializers.RandomNormal(mean, 0.02), name="knowledge")
+
+    def call(self, x):
+        knowledge = ops.cast(self.knowledge, x.dtype)
+        return x + knowledge if self.operation == "add" else x * knowledge
+
+    def get_config(self):
+        return super().get_config() | {"operation": self.operation}
 
 
 def _split(x, parts):

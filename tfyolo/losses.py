@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from tfyolo import parts
 from tfyolo.boxes import OVERLAPS, area, boxes_to_yxhw, intersection
+from tfyolo.config import parts
+from tfyolo.config.ranges import BelowOne, Level, NonNegative, OpenProbability
 from tfyolo.decoders import by_level, check_levels
-from tfyolo.ranges import BelowOne, Level, NonNegative, OpenProbability
 from tfyolo.structures import BACKGROUND, IGNORE, level_stride
 
 

@@ -11,19 +11,33 @@ from typing import Any, NamedTuple
 import keras
 from keras.src.backend.common import global_state
 
-from tfyolo import checkpoint, parts
+from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
+from tfyolo.config import parts
+from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
+from tfyolo.graph.fusion import fuse
 from tfyolo.heads import HEADS, READ_AUX
-from tfyolo.layers import Upsample
 from tfyolo.losses import OBJECTIVES
 from tfyolo.messages import printable
 from tfyolo.necks import NECKS
+from tfyolo.nn.resample import Upsample
 from tfyolo.postprocess import ONE_BOX, POSTPROCESS
-from tfyolo.ranges import MOST_CLASSES
+
+
+def without_quantization(model):
+    """The Model without the rounding that it may have been trained with."""
+    if not model.config.train.quantize:
+        return model
+    size = model.network.input_shape[1:3]
+    other = fuse(build(model.config, model.classes, input_size=size))
+    weights = checkpoint.weights_of(model.network)
+    checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
+    return other
+
 
 # 4 GB, of which training needs three to five times as much. The largest published detector has .3.
 MOST_PARAMETERS = 1_000_000_000
@@ -247,7 +261,7 @@ def _as_trained(model):
     """With the rounding that it was trained with."""
     if not model.config.train.quantize:
         return model
-    from tfyolo.quantization import rounding
+    from tfyolo.graph.quantization import rounding
 
     return rounding(model)
 

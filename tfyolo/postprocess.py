@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.boxes import diou, pairwise_iou
-from tfyolo.ranges import NonNegative, Pairs, Positive, Probability
+from tfyolo.config.ranges import NonNegative, Pairs, Positive, Probability
 from tfyolo.structures import Candidates, Detections
 
 # To try options on.

@@ -17,7 +17,7 @@ import click
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tfyolo import checkpoint
+from tfyolo.files import write_text
 
 
 class Plan(BaseModel):
@@ -121,7 +121,7 @@ def _run(config, overrides, folder, data, split):
     if not result.exists():
         _tfyolo("train", config, *overrides, "--out", folder, "--resume")
         text = _tfyolo("evaluate", folder, "--data", data, "--split", split, "--json")
-        checkpoint.write_text(result, text)
+        write_text(result, text)
     return json.loads(result.read_text())["metrics"]
 
 

@@ -18,7 +18,7 @@ import time
 
 import click
 
-from tfyolo.cli import Command
+from tfyolo.cli.app import Command
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.peers import Peer
 
@@ -30,11 +30,11 @@ STEPS = 5  # in a turn
 
 def batches_of(config, size, batch, path):
     """Augmented batches without end, from a data set's training split as the config augments it."""
-    from tfyolo.data import pipeline, readers
+    from tfyolo.data import datasets, readers
 
     source = readers.read(path, "train")
     epochs = 1_000_000 // max(len(source.records), 1)
-    dataset, _ = pipeline.train_dataset(
+    dataset, _ = datasets.train_dataset(
         source, size=size, batch=batch, augment=config.augment, seed=0, epochs=epochs, plain_epochs=0
     )
     return source.classes, dataset
@@ -66,9 +66,9 @@ def worker(config, size, batch, what, precision, path):
 
     from tfyolo import config as configs
     from tfyolo import model as models
-    from tfyolo import training
     from tfyolo.model import resolve
-    from tfyolo.optim import OPTIMIZERS, Average, Schedule, build_for
+    from tfyolo.training import steps
+    from tfyolo.training.optim import OPTIMIZERS, Average, Schedule, build_for
 
     config = configs.load(config, [f"train.batch={batch}"])
     classes, batches = [str(i) for i in range(80)], None
@@ -80,7 +80,7 @@ def worker(config, size, batch, what, precision, path):
         def one():
             next(batches)
     else:
-        strategy = training.make_strategy()
+        strategy = steps.make_strategy()
         with strategy.scope():
             model = models.build(config, classes, input_size=size, precision=precision)
             average = Average(model.network, config.train.ema)
@@ -91,7 +91,7 @@ def worker(config, size, batch, what, precision, path):
         spec = (
             batches.element_spec if batches else tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), still)
         )
-        step = training.make_step(model, optimizer, average, strategy, spec, clip=config.train.clip)
+        step = steps.make_step(model, optimizer, average, strategy, spec, clip=config.train.clip)
 
         def one():
             float(step(next(batches) if batches else still)["loss"])

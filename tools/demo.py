@@ -16,10 +16,16 @@ GOAL = 0.85  # AP50 on the held-out split
 
 def main(folder="demo", *overrides):
     devices.start()  # before what imports TensorFlow in turn
-    from tfyolo import checkpoint, config, detect, exports, model, visualize
+    from tfyolo import config
+    from tfyolo import model as models
     from tfyolo.data import demo, readers
-    from tfyolo.evaluation import evaluate
-    from tfyolo.training import train
+    from tfyolo.evaluation.run import evaluate
+    from tfyolo.exports import export as exports
+    from tfyolo.exports import targets
+    from tfyolo.files import write_text
+    from tfyolo.predict import load as loading
+    from tfyolo.training.train import train
+    from tfyolo.visualize import drawing
 
     folder, seconds = Path(folder), {}
 
@@ -39,46 +45,46 @@ def main(folder="demo", *overrides):
     held_out = readers.read(data, "test")
     report = timed(
         "evaluate on the held-out split",
-        lambda: evaluate(detect.load(run.folder), held_out, out=folder / "run" / "test", pictures=8),
+        lambda: evaluate(loading.load(run.folder), held_out, out=folder / "run" / "test", pictures=8),
     )
     print(report)
-    forms = [*exports.FORMS, exports.Form("tflite", "int8")]
+    forms = [*targets.FORMS, targets.Form("tflite", "int8")]
     options = {"calibration": readers.read(data, "train"), "progress": True}
     made = timed(
-        "export", lambda: exports.export(model.load_model(run.folder), run.folder / "export", forms, **options)
+        "export", lambda: exports.export(models.load_model(run.folder), run.folder / "export", forms, **options)
     )
     paths = {name: each.path for name, each in made.items()}
 
     def judge_exports():
-        return {name: evaluate(detect.load(path), held_out).metrics for name, path in paths.items()}
+        return {name: evaluate(loading.load(path), held_out).metrics for name, path in paths.items()}
 
     metrics = {"keras": report.metrics, **timed("evaluate the exports", judge_exports)}
 
     def drawn_large(found):
         """What is found in a small picture, in one that is large enough for its tags."""
-        image, boxes = visualize.enlarged(found.image, found.boxes, side=400)
-        return visualize.draw(image, boxes, found.labels, found.scores, found.classes)
+        image, boxes = drawing.enlarged(found.image, found.boxes, side=400)
+        return drawing.draw(image, boxes, found.labels, found.scores, found.classes)
 
     def draw():
-        detector = detect.load(paths["tflite"])
+        detector = loading.load(paths["tflite"])
         several = [record for record in held_out.records if len(record.boxes) > 2][:8]
         found = [detector(record.path, score=0.5) for record in several]
         for each in found:
-            visualize.save(folder / "detections" / Path(each.file).name, each.draw())
-        sheet = visualize.gallery([drawn_large(each) for each in found], columns=4, width=1280)
-        visualize.save(folder / "detections.png", sheet)
+            drawing.save(folder / "detections" / Path(each.file).name, each.draw())
+        sheet = drawing.gallery([drawn_large(each) for each in found], columns=4, width=1280)
+        drawing.save(folder / "detections.png", sheet)
 
     timed("detect with the TFLite file", draw)
     figures = {
         name: {
             "AP": round(m["AP"], 4),
             "AP50": round(m["AP50"], 4),
-            "bytes": exports.size_of(paths.get(name, run.folder / "best.h5")),
+            "bytes": targets.size_of(paths.get(name, run.folder / "best.h5")),
         }
         for name, m in metrics.items()
     }
     summary = {"split": "test", "models": figures, "seconds": seconds, "total_seconds": round(sum(seconds.values()), 1)}
-    checkpoint.write_text(folder / "summary.json", json.dumps(summary, indent=2))
+    write_text(folder / "summary.json", json.dumps(summary, indent=2))
 
     print(f"\n{'model':<16}{'AP':>8}{'AP50':>8}{'MB':>8}")
     for name, row in figures.items():

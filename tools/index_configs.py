@@ -11,9 +11,9 @@ from tfyolo import config as configs
 
 def measured(name, classes):
     """{"parameters", "flops"} of a config's network as detect and the exports run it, for so many classes."""
-    from tfyolo.fusion import fuse
+    from tfyolo.graph.fusion import fuse
+    from tfyolo.graph.summary import walk
     from tfyolo.model import build
-    from tfyolo.walk import walk
 
     described = walk(fuse(build(configs.load(configs.zoo(name)), [str(i) for i in range(classes)])))
     return {key: described[key] for key in ("parameters", "flops")}

@@ -5,14 +5,15 @@
 A new one is a function in a file of its lineage and a line in the dict below.
 """
 
-from tfyolo.backbones.ancestors import csp_vovnet, densenet, resnext, vovnet
-from tfyolo.backbones.c2f import c2f, c3k2
+from tfyolo.backbones.baselines import csp_vovnet, densenet, resnext, vovnet
 from tfyolo.backbones.csp_darknet import csp_darknet53, csp_darknet_tiny
 from tfyolo.backbones.darknet import darknet53, darknet_tiny, darknet_v1
-from tfyolo.backbones.elan import elan, elan_p6, elan_tiny
+from tfyolo.backbones.darknet_cfg import darknet_cfg
 from tfyolo.backbones.hourglass import hourglass, hourglass104
-from tfyolo.backbones.sections import darknet_cfg
-from tfyolo.backbones.vgg import resnet, vgg16
+from tfyolo.backbones.resnet import resnet
+from tfyolo.backbones.vgg import vgg16
+from tfyolo.backbones.yolov7 import elan, elan_p6, elan_tiny
+from tfyolo.backbones.yolov8 import c2f, c3k2
 
 BACKBONES = {
     "darknet_v1": darknet_v1,

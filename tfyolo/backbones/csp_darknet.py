@@ -5,8 +5,9 @@ from typing import Literal
 from keras import layers
 
 from tfyolo.backbones.darknet import residual
-from tfyolo.layers import ChannelGroup, conv, max_pool, scaled
-from tfyolo.ranges import Factor
+from tfyolo.config.ranges import Factor
+from tfyolo.nn.blocks import ChannelGroup, conv, scaled
+from tfyolo.nn.pooling import max_pool
 
 
 def csp_darknet53(images, *, width: Factor = 1.0, first_stage: Literal["csp", "residual"] = "csp", name="backbone"):

@@ -2,8 +2,9 @@
 
 from keras import layers
 
-from tfyolo.layers import conv, max_pool, scaled
-from tfyolo.ranges import Factor
+from tfyolo.config.ranges import Factor
+from tfyolo.nn.blocks import conv, scaled
+from tfyolo.nn.pooling import max_pool
 
 
 def residual(x, squeezed, *, activation="leaky", name):

@@ -4,8 +4,10 @@ import functools
 
 from keras import layers
 
-from tfyolo.layers import Upsample, activate, conv
-from tfyolo.ranges import Channels, ChannelsEach, Repeats, RepeatsEach
+from tfyolo.config.ranges import Channels, ChannelsEach, Repeats, RepeatsEach
+from tfyolo.nn.activations import activate
+from tfyolo.nn.blocks import conv
+from tfyolo.nn.resample import Upsample
 
 relu_conv = functools.partial(conv, activation="relu")
 linear_conv = functools.partial(conv, activation="linear")

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tfyolo.boxes import shape_iou
+from tfyolo.errors import Error
 
 SAMPLE = (
     20_000  # boxes that k-means looks at, drawn at random from more; their mean IoU then differs by less than 0.003
@@ -14,7 +15,7 @@ SAMPLE = (
 RESTARTS = 5
 
 
-class AnchorError(ValueError):
+class AnchorError(Error):
     """Anchors cannot be found. The message says what is missing."""
 
 

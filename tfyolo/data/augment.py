@@ -6,117 +6,11 @@ integers, as in tf.random.split.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
+import cv2
 import tensorflow as tf
 
-GREY = 114 / 255  # what surrounds a picture on its canvas
-MIN_VISIBLE = 0.1  # of a box's area: below it, what is left inside the picture says nothing about the object
-MIN_SIDE = 2.0  # pixels
-
-
-def _matrix(yy, yx, y, xy, xx, x):
-    return tf.reshape(tf.stack([tf.cast(v, tf.float32) for v in (yy, yx, y, xy, xx, x, 0, 0, 1)]), [3, 3])
-
-
-def translation(y, x):
-    """Moves by (y, x) pixels."""
-    return _matrix(1, 0, y, 0, 1, x)
-
-
-def scaling(factor):
-    """Zooms by a factor, (0, 0) stays where it is."""
-    return _matrix(factor, 0, 0, 0, factor, 0)
-
-
-def about(center, matrix):
-    """The same matrix with its origin moved to center (y, x)."""
-    y, x = center
-    return translation(y, x) @ matrix @ translation(-y, -x)
-
-
-def rotation(degrees, center):
-    """Turns round center (y, x); positive is counter-clockwise as seen."""
-    angle = tf.cast(degrees, tf.float32) * (math.pi / 180)
-    sin, cos = tf.sin(angle), tf.cos(angle)
-    return about(center, _matrix(cos, -sin, 0, sin, cos, 0))  # y points down, so what lies to the right goes up
-
-
-def letterbox(size, target):
-    """Takes a picture of `size` (H, W) to the middle of `target` (H, W), as large as it fits with its aspect kept."""
-    size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
-    factor = tf.reduce_min(target / size)
-    y, x = tf.unstack((target - size * factor) / 2)
-    return translation(y, x) @ scaling(factor)
-
-
-def stretch(size, target):
-    """Takes a picture of `size` (H, W) to `target` (H, W), its aspect given up: cv2.resize, and OpenCV's blobFromImage."""
-    y, x = tf.unstack(tf.cast(target, tf.float32) / tf.cast(size, tf.float32))
-    return _matrix(y, 0, 0, 0, x, 0)
-
-
-def darknet_stretch(size, target):
-    """Darknet's resize_image: the middles of the corner pixels come to lie on each other, not the corners."""
-    size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
-    y, x = tf.unstack(tf.where(size > 1, (target - 1) / tf.maximum(size - 1, 1), target))
-    return translation(0.5, 0.5) @ _matrix(y, 0, 0, 0, x, 0) @ translation(-0.5, -0.5)
-
-
-def darknet_letterbox(size, target):
-    """Darknet's letterbox_image: sides and margins in whole pixels, within them resized as darknet_stretch does."""
-    size, target = tf.cast(size, tf.int32), tf.cast(target, tf.int32)
-    height, width = tf.unstack(size)
-    wide = target[1] * height < target[0] * width  # the width is what limits it
-    inner = tf.where(
-        wide,
-        tf.stack([height * target[1] // width, target[1]]),
-        tf.stack([target[0], width * target[0] // height]),
-    )
-    y, x = tf.unstack((target - inner) // 2)
-    return translation(y, x) @ darknet_stretch(size, tf.maximum(inner, 1))
-
-
-class Fit(NamedTuple):
-    """How pictures are brought to the network's size.
-
-    matrix: (size, target) -> [3, 3]. fill: the grey beside the picture, 0..1. antialias: whether a picture made much
-    smaller is averaged, or only sampled. rim: pixels that it reaches beyond the middles of its outermost pixels.
-    """
-
-    matrix: Callable
-    fill: float
-    antialias: bool
-    rim: float
-
-
-FITS = {
-    "letterbox": Fit(letterbox, GREY, antialias=True, rim=0.5),
-    "stretch": Fit(stretch, GREY, antialias=False, rim=0.5),
-    "darknet": Fit(darknet_stretch, 0.5, antialias=False, rim=0.0),
-    "darknet_letterbox": Fit(darknet_letterbox, 0.5, antialias=False, rim=0.0),
-}
-
-
-def transform_boxes(boxes, matrix):
-    """The hulls of the moved boxes: [M, 4], [3, 3] -> [M, 4]."""
-    corner1, corner2 = tf.split(tf.convert_to_tensor(boxes, tf.float32), 2, axis=-1)  # [M, 2]
-    linear, shift = matrix[:2, :2], matrix[:2, 2]
-    center = tf.matmul((corner1 + corner2) / 2, linear, transpose_b=True) + shift
-    reach = tf.matmul((corner2 - corner1) / 2, tf.abs(linear), transpose_b=True)
-    return tf.concat([center - reach, center + reach], axis=-1)
-
-
-def clip_boxes(boxes, labels, crowd, size):
-    """Cuts boxes to a picture of `size` (H, W) and drops those with too little left; of crowds, any part stays."""
-    limit = tf.cast(tf.concat([size, size], axis=0), tf.float32)
-    clipped = tf.clip_by_value(boxes, 0.0, limit)
-    before, after = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
-    visible = tf.reduce_prod(after, axis=1) >= MIN_VISIBLE * tf.reduce_prod(before, axis=1)
-    keep = tf.reduce_all(after >= MIN_SIDE, axis=1) & (visible | crowd)
-    return tf.boolean_mask(clipped, keep), tf.boolean_mask(labels, keep), tf.boolean_mask(crowd, keep)
-
+from tfyolo.data.geometry import about, letterbox, matrix_of, rotation, scaling, translation
 
 # --- geometry: (seed, size, amount) -> [3, 3] -------------------------------------------------------------------------
 
@@ -132,13 +26,13 @@ def _middle(size):
 def flip(seed, size, probability):
     """Left-right, for a picture of `size`."""
     sign = tf.where(tf.random.stateless_uniform([], seed) < probability, -1.0, 1.0)
-    return about(_middle(size), _matrix(1, 0, 0, 0, sign, 0))
+    return about(_middle(size), matrix_of(1, 0, 0, 0, sign, 0))
 
 
 def flip_vertical(seed, size, probability):
     """Upside down, for a picture of `size`."""
     sign = tf.where(tf.random.stateless_uniform([], seed) < probability, -1.0, 1.0)
-    return about(_middle(size), _matrix(sign, 0, 0, 0, 1, 0))
+    return about(_middle(size), matrix_of(sign, 0, 0, 0, 1, 0))
 
 
 def scale(seed, size, amount):
@@ -160,7 +54,7 @@ def rotate(seed, size, degrees):
 def shear(seed, size, degrees):
     """Slants about the middle along both axes by up to `degrees`, either way."""
     y, x = tf.unstack(tf.tan(_uniform(seed, degrees * math.pi / 180, [2])))
-    return about(_middle(size), _matrix(1, y, 0, x, 1, 0))
+    return about(_middle(size), matrix_of(1, y, 0, x, 1, 0))
 
 
 def affine(seed, size, augment):
@@ -233,3 +127,9 @@ def mixup(seed, first, second):
     )
     image = share * tf.cast(first.image, tf.float32) + (1 - share) * tf.cast(second.image, tf.float32)
     return first._replace(image=tf.cast(tf.round(image), tf.uint8), boxes=boxes, labels=labels, crowd=crowd)
+
+
+def recolour(image, matrix):
+    """Takes every (r, g, b) through a matrix: [h, w, 3] uint8, [3, 3] -> [h, w, 3] uint8, cut to 0..255."""
+    changed = tf.numpy_function(cv2.transform, [image, matrix], tf.uint8, stateful=False)
+    return tf.ensure_shape(changed, image.shape)

@@ -13,12 +13,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfyolo import checkpoint
 from tfyolo.data import anchors as clustering
-from tfyolo.data import readers, records
+from tfyolo.data import readers, write_tfrecords
+from tfyolo.data.decoding import ImageError, decode_image, read_image, read_record
+from tfyolo.data.geometry import scale_of
 from tfyolo.data.headers import kind_of, surely_fits
-from tfyolo.data.pipeline import ImageError, decode_image, read_image, read_record, scale_of
-from tfyolo.data.readers import DataError, Problem
+from tfyolo.data.sources.place import meaning
+from tfyolo.data.sources.source import TOLERANCE, DataError, Problem
+from tfyolo.files import atomic_file, write_text
 from tfyolo.messages import counted, printable
 
 FEW = 20  # boxes of a class below which it can hardly be learned
@@ -171,8 +173,8 @@ def check(
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1))
-        with checkpoint.atomic(folder / "check.png") as aside:
+        write_text(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1))
+        with atomic_file(folder / "check.png") as aside:
             _summary(report, sources, sizes).savefig(aside, dpi=100)
     return report
 
@@ -203,7 +205,7 @@ def _sources(dataset):
         if source.doubts:
             message = f"the split {name}: {source.doubts}; to learn from it all the same: data.background=true"
             problems.append(Problem(dataset.path, message, "warning"))
-    if not any(readers.meaning(name) == "val" for name in sources):
+    if not any(meaning(name) == "val" for name in sources):
         message = f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of what is learned from"
         problems.append(Problem(dataset.path, message, "warning"))
     sources = {name: source for name, source in readers.without_unions(sources).items() if not source.same_as}
@@ -238,7 +240,7 @@ def _decode(pictures, most_pixels):
 
     def fetch(index):
         try:
-            encoded = records.contents(pictures[index])
+            encoded = write_tfrecords.contents(pictures[index])
         except OSError:
             encoded = b""
         shown = encoded if surely_fits(encoded, most_pixels) else b""
@@ -247,7 +249,7 @@ def _decode(pictures, most_pixels):
     def rescue(index):
         """What only read_image knows, or what is wrong."""
         try:
-            return np.int32(read_image(records.contents(pictures[index]), most_pixels).shape[:2]), b""
+            return np.int32(read_image(write_tfrecords.contents(pictures[index]), most_pixels).shape[:2]), b""
         except ImageError as error:
             return np.zeros(2, np.int32), str(error).partition(": ")[
                 2
@@ -287,7 +289,7 @@ def _look(record, head, digest, size, fault):
         boxes = record.boxes * scale_of(record.size, size)
         if size == record.size[::-1]:
             told = "it is stored turned, by its EXIF orientation"
-        outside = len(boxes) and (boxes[:, 2:].max(axis=0) > np.array(size) + readers.TOLERANCE).any()
+        outside = len(boxes) and (boxes[:, 2:].max(axis=0) > np.array(size) + TOLERANCE).any()
         problem(
             f"is {size[0]} x {size[1]} (H x W), the annotations say {record.size[0]} x {record.size[1]}: {told}"
             + ("; some boxes lie outside" if outside else ""),
@@ -359,7 +361,7 @@ def _summary(report, sources, sizes):
     """A matplotlib Figure: counts of the classes, sizes of boxes and anchors, some pictures with their boxes."""
     from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
 
-    from tfyolo import visualize
+    from tfyolo.visualize import drawing
 
     figure = Figure(figsize=(16, 9), layout="constrained")
     top, bottom = figure.subfigures(2, 1)
@@ -403,7 +405,7 @@ def _summary(report, sources, sizes):
             continue
         axis = axes[drawn]
         drawn += 1
-        image, boxes = visualize.resized(image, record.boxes * scale_of(record.size, image.shape[:2]), side=360)
-        axis.imshow(visualize.draw_ground_truth(image, boxes, record.labels, record.ignored, source.classes))
+        image, boxes = drawing.resized(image, record.boxes * scale_of(record.size, image.shape[:2]), side=360)
+        axis.imshow(drawing.draw_ground_truth(image, boxes, record.labels, record.ignored, source.classes))
         axis.set_title(str(record.image_id), fontsize=7)
     return figure

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from tfyolo import checkpoint
+from tfyolo.errors import Error
+from tfyolo.files import atomic_file
 
 CLASSES = ("cross", "disc", "ring", "star", "triangle")
 VERSION = 1  # of what is drawn: the same version, numbers and seed give the same bytes
@@ -21,7 +22,7 @@ VISIBLE = 0.75  # the part of a figure that is never hidden by others or by the 
 FINE = 4  # subpixels a side
 
 
-class DemoError(ValueError):
+class DemoError(Error):
     """The demo data set cannot be written. The message says why and what to do."""
 
 
@@ -44,7 +45,7 @@ def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, prog
         raise DemoError(f"{folder} holds something else already; expected a new folder, or one of the same demo data")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with checkpoint.atomic(folder) as drawn:
+    with atomic_file(folder) as drawn:
         (drawn / "annotations").mkdir(parents=True)
         total = sum(counts.values())
         with tqdm(total=total, desc="drawing the demo data", unit="pictures", disable=not progress or None) as bar:

@@ -1,37 +1,371 @@
-"""The reading of data sets by the names that the rest of the package knows; what they are lies in tfyolo.data.sources."""
+"""Data sets from files: a folder is recognised for what it is, and everything wrong in it is named.
 
-from tfyolo.data.sources import (
-    FORMATS,
-    DataSet,
-    alike,
-    faults,
-    read,
-    read_all_configured,
-    read_configured,
-    splits,
-    without_unions,
+A fault in a whole file is a DataError. A fault in one picture or box is a Problem, and the good rest is read: boxes
+without area and lines that cannot be parsed are left out, boxes partly outside their picture are clipped to it.
+
+A split is found by its name, or by what its name says: "train" also finds train2017, "val" finds valid. Pictures are
+not opened, except for the headers of those whose size is not written in the annotations.
+"""
+
+import functools
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tfyolo.config.ranges import MOST_CLASSES
+from tfyolo.data.headers import MOST_PIXELS
+from tfyolo.data.sources import coco, csv, labelme, tfrecord, voc, yolo
+from tfyolo.data.sources.division import divide, read_division
+from tfyolo.data.sources.files import read_lines, some, starts
+from tfyolo.data.sources.place import ORDER, Format, Options, Place, meaning
+from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
+from tfyolo.messages import counted, printable, shortened
+
+# Of equals the first is taken. One more format is one more entry, also from outside of this package.
+FORMATS: dict[str, Format] = {
+    "tfrecord": tfrecord.FORMAT,
+    "coco": coco.FORMAT,
+    "voc": voc.FORMAT,
+    "yolo": yolo.FORMAT,
+    "labelme": labelme.FORMAT,
+    "csv": csv.FORMAT,
+}
+
+
+class DataSet:
+    """A data set that is recognised: its format, its splits, and each of them to be read.
+
+    path: a folder, a file or a glob of .tfrecord files. images: the folder of the images, if the annotations do not lead there. format: a
+    key of FORMATS, if it is not recognised. names: of the classes, by number, for data without any: a list, or a file with one a line.
+    outside: paths in the data's files may lead out of its folder. max_pixels: an image of more is an error before it is decoded.
+
+    Of several formats that may be meant, that which accounts for most of the files comes first; one that cannot be read gives way to the
+    next. why: says which it is and why, where there was a choice; else "". Raises DataError.
+    """
+
+    def __init__(self, path, *, images=None, format=None, names=None, outside=False, max_pixels=MOST_PIXELS):
+        if format is not None and format not in FORMATS:
+            raise DataError(f"data.format: expected one of {', '.join(FORMATS)}, received {shortened(format)}")
+        if images is not None and not os.path.isdir(images):
+            raise DataError(f"data.images: expected a folder of pictures, received {images}, which is not there")
+        options = Options(images and os.fspath(images), names_given(names), outside, max_pixels)
+        self.path, self.place = os.fspath(path), Place(path, options)
+        if not (self.place.file or self.place.is_folder or self.place.globbed):
+            if os.path.exists(path):
+                raise DataError(f"{path}: expected a data set, received what is neither a folder nor a regular file")
+            raise DataError(f"{path}: no such file or folder; expected a data set ({', '.join(FORMATS)})")
+        formats = (format,) if format else tuple(FORMATS)
+        self._candidates, errors = _candidates(self.place, formats)
+        if not self._candidates:
+            self.place, self._candidates = _below(self.place, formats, errors)
+        self._refused = [(name, str(error)) for name, error in errors]
+        self._settled = False
+
+    @property
+    def format(self) -> str:
+        return self._candidates[0][0]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits; ("all",) where the data is not divided."""
+        return tuple(self._candidates[0][1].splits)
+
+    @property
+    def why(self) -> str:
+        (name, candidate), *others = self._candidates
+        if not others and not self._refused:
+            return ""
+        against = [f"{other}: {each.why}" for other, each in others]
+        against += [f"{other}: {' '.join(reason.split())}" for other, reason in self._refused]
+        return f"read as {name}: {candidate.why}; not as {'; not as '.join(against)}"
+
+    def read(self, split="train") -> Source:
+        """One split. Raises DataError; SplitError without such a split: none ever serves in place of another."""
+        try:
+            source = self._read(split)
+        except SplitError:
+            raise
+        except DataError as error:
+            if self._settled or not (source := self._read_otherwise(split, error)):
+                raise
+        self._settled = True
+        return source
+
+    def _read_otherwise(self, split, error):
+        """The split as the first of the other formats reads it that can, which is the format from then on; None if none can."""
+        candidates, refused = self._candidates, self._refused
+        for place in range(1, len(candidates)):
+            (name, _), self._candidates = candidates[place - 1], candidates[place:]
+            self._refused = [*self._refused, (name, str(error).partition("\n")[0])]
+            try:
+                return self._read(split)
+            except DataError as other:
+                error = other
+        self._candidates, self._refused = candidates, refused
+        return None
+
+    def _read(self, split):
+        (format, candidate), options = self._candidates[0], self.place.options
+        name = _chosen(split, candidate.splits, f"this {format} data", self.path)
+        source = candidate.splits[name]()
+        told = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
+        told += [
+            f"{counted(count, 'class')} are called {called!r}"
+            for called, count in Counter(source.classes).items()
+            if count > 1
+        ]
+        problems = [Problem(printable(self.path), printable(message), "warning") for message in told]
+        problems += [problem._replace(file=problem.file or printable(self.path)) for problem in source.problems]
+        problems += [Problem(printable(file), message, "warning") for file, message in self.place.notes]
+        if not source.records:
+            first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
+            if strangers := self.place.unread_images():
+                first += f"\nIt has {strangers}: expected images that TensorFlow and OpenCV read, such as JPEG and PNG; convert them"
+            elif options.images is None and any("picture" in problem.message for problem in problems):
+                first += "\nIf the pictures lie elsewhere, say where: data.images=FOLDER"
+            raise DataError(
+                f"{self.path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
+            )
+        if options.names:
+            source = _named(source, options.names, self.path)
+        called = os.path.basename(os.path.abspath(self.path))
+        return source._replace(
+            problems=tuple(problems), split=split, format=format, name=printable(called), max_pixels=options.max_pixels
+        )
+
+
+def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Source:
+    """One split of the data set at `path`; options: as of DataSet. Raises DataError; SplitError without such a split."""
+    return DataSet(path, **options).read(split)
+
+
+def splits(path, **options) -> tuple[str, ...]:
+    """The names of the splits at `path`; ("all",) where the data is not divided. Options and errors as of DataSet."""
+    return DataSet(path, **options).splits
+
+
+def _candidates(place, formats):
+    """([(format, Candidate)], best first; [(format, the error for which it is none)])."""
+    found, errors = [], []
+    for name in formats:
+        try:
+            candidate = FORMATS[name].find(place)
+        except DataError as error:
+            errors.append((name, error))
+            continue
+        if candidate:
+            splits = dict(sorted(candidate.splits.items(), key=lambda item: (ORDER.get(meaning(item[0]), 9), item[0])))
+            found.append((name, candidate._replace(splits=splits)))
+    return sorted(found, key=lambda pair: -pair[1].score), errors
+
+
+def _below(place, formats, errors):
+    """The (Place, candidates) of the only data set in the folders of a folder that is none itself. Raises DataError."""
+    if errors:
+        raise errors[0][1]
+    inside, level = [], [place.root] if place.is_folder else []
+    for _ in range(3):
+        level = [child for folder in level for child in place.tree.folders(folder)][:100]
+        for folder in level if not inside else ():
+            below = Place(folder, place.options)
+            if found := _candidates(below, formats)[0]:
+                inside.append((below, found))
+    if len(inside) == 1:
+        below, found = inside[0]
+        note = f"the data set is {below.path}, the only one below"
+        return below, [(name, each._replace(note="; ".join(filter(None, (note, each.note))))) for name, each in found]
+    if inside:
+        hint = f"; did you mean {' or '.join(below.path for below, _ in inside[:8])}?"
+    elif place.is_folder:
+        hint = f"; it holds {', '.join(sorted(os.listdir(place.path))[:8]) or 'nothing'}"
+    else:
+        packed = (place.file or "").lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
+        hint = "; it is an archive: unpack it first" if packed else ""
+    hint = _of_others(place) or hint
+    looked = "".join(f"\n  {FORMATS[name].describe}" for name in formats)
+    raise DataError(f"{place.path}: not recognised as {' or '.join(formats)}{hint}\nLooked for:{looked}")
+
+
+# What annotations of formats that are not read have in them, by suffix.
+_OTHERS = (
+    (".xml", b"<annotations", "CVAT's XML for images"),
+    (".json", b'"shape_attributes"', "VGG Image Annotator's JSON"),
+    (".json", b'"coordinates"', "CreateML's JSON"),
+    (".json", b'"classTitle"', "Supervisely's JSON"),
 )
-from tfyolo.data.sources.division import Division
-from tfyolo.data.sources.place import Format, meaning
-from tfyolo.data.sources.source import TOLERANCE, DataError, Problem, Record, Source, SplitError
 
-__all__ = [
-    "FORMATS",
-    "TOLERANCE",
-    "DataError",
-    "DataSet",
-    "Division",
-    "Format",
-    "Problem",
-    "Record",
-    "Source",
-    "SplitError",
-    "alike",
-    "faults",
-    "meaning",
-    "read",
-    "read_all_configured",
-    "read_configured",
-    "splits",
-    "without_unions",
-]
+
+def _of_others(place):
+    """What to say of annotations in a format that is not read; "" if there are none."""
+    folders = (place.root, *place.tree.folders(place.root)) if place.is_folder else ()
+    for suffix, mark, called in _OTHERS:
+        files = place.tree.files(place.root, suffix) if folders else [place.file] if place.file else []
+        for file in (*files, *(file for folder in folders[1:] for file in some(place.tree.files(folder, suffix), 3))):
+            if file.lower().endswith(suffix) and mark in starts(file):
+                return f"; {file} is {called}: export the data as COCO, VOC or YOLO"
+    return ""
+
+
+def _chosen(split, names, data, path):
+    """The name among those of the splits that is meant."""
+    if split in names:
+        return split
+    meant = [name for name in names if meaning(name) == meaning(split)]
+    if len(meant) != 1:
+        wrong = "is ambiguous in" if meant else "does not exist in"
+        raise SplitError(f"{path}: the split {split!r} {wrong} {data}; its splits are {', '.join(names)}")
+    return meant[0]
+
+
+def names_given(names) -> tuple[str, ...] | None:
+    """Names of classes as they are given: a list of them, or a file with one a line."""
+    if names is None:
+        return None
+    if isinstance(names, str | os.PathLike):
+        names = read_lines(names)
+    names = tuple(map(printable, names))
+    if not 0 < len(names) <= MOST_CLASSES:
+        raise DataError(f"data.names: expected 1 to {MOST_CLASSES:,} names of classes, received {len(names):,}")
+    return names
+
+
+def _named(source, names, path):
+    """A Source of numbered classes with their names. Data that names its classes itself keeps to that."""
+    if source.classes == names:
+        return source
+    if source.classes != tuple(map(str, source.category_ids)):
+        raise DataError(
+            f"{path}: this data names its classes itself: {', '.join(source.classes[:8])}; data.names is for data without names"
+        )
+    first = (
+        1 if len(names) == max(source.category_ids) and min(source.category_ids) > 0 else 0
+    )  # TFRecords count from 1
+    if not all(first <= number < len(names) + first for number in source.category_ids):
+        raise DataError(
+            f"{path}: data.names: expected {max(source.category_ids) + 1} names or more, received {len(names)}"
+        )
+    return source._replace(classes=tuple(names[number - first] for number in source.category_ids))
+
+
+# --- as a config asks for it ------------------------------------------------------------------------------------------------------------
+
+
+def read_configured(data, use, place="data", run=None) -> Source:
+    """The split of a config's Data that is for one use, "train", "val" or "test"; arguments and errors as of read_all_configured."""
+    return read_all_configured(data, (use,), place, run)[0]
+
+
+def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...]:
+    """The splits of a config's Data for several uses, "train", "val" or "test" (or a split by its name), nothing read twice.
+
+    place: where the Data stand in the config, for errors that say what to set there; None: they do not. run: a run, or what lies in its
+    folder: its own division of the data counts before one that lies elsewhere. Raises DataError; also if most images to learn from have no
+    labels, unless data.background says that this is meant.
+    """
+    dataset = DataSet(
+        data.path,
+        images=data.images,
+        format=data.format,
+        names=data.names,
+        outside=data.outside,
+        max_pixels=data.max_pixels,
+    )
+    division, whole = _division(dataset, data, place, run)
+    found = []
+    for use in uses:
+        name = getattr(data, use, use) if use in ("train", "val", "test") else use
+        if division and use in division.parts:
+            source = division.part(whole(), use, dataset.place.root)
+        elif not isinstance(name, str):
+            raise DataError(
+                f"{data.division}: expected a part {use!r} of the data, received {', '.join(division.parts)}"
+            )
+        else:
+            source = _read_named(dataset, name, data, use, place)
+        if use == "train" and source.doubts and not data.background:
+            raise DataError(
+                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing is to be found; if "
+                f"that is meant: {place or 'data'}.background=true"
+            )
+        found.append(source)
+    return tuple(found)
+
+
+def _read_named(dataset, name, data, use, place):
+    try:
+        return dataset.read(name)
+    except SplitError as error:
+        if place is None:
+            raise
+        hint = f"Name one of them: {place}.{use}=..."
+        if use == "train" and not ORDER.keys() & set(map(meaning, dataset.splits)):
+            hint += f"; it is not divided: {place}.val=0.1 learns from nine tenths of it and evaluates on the rest"
+        if use == "val":
+            hint += (
+                f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges on the very pictures that "
+                "are learned from, if that is meant"
+            )
+        raise SplitError(f"{error}. {hint}") from None
+
+
+def _division(dataset, data, place, run):
+    """(the Division that a config asks for or that its run has written, or None; a function that reads what is divided)."""
+    shares = {use: share for use in ("val", "test") if isinstance(share := getattr(data, use), float)}
+    file = data.division
+    if file is not None and run is not None:  # a run may have been moved
+        own = (
+            os.path.join(folder, os.path.basename(file)) for folder in (run, *Path(os.path.abspath(run)).parents[:3])
+        )
+        file = next(filter(os.path.isfile, own), file)
+    if file is None and not shares:
+        return None, None
+    written = read_division(file) if file else None
+    if written:
+        base = written.of
+    elif len(dataset.splits) == 1 and meaning(data.train) not in map(meaning, dataset.splits):
+        (base,) = dataset.splits  # not divided, whatever its one split is called
+    else:
+        base = data.train
+    whole = functools.cache(lambda: _read_named(dataset, base, data, "train", place))
+    return written or divide(whole(), shares, data.seed, dataset.place.root), whole
+
+
+# --- what there is to say -----------------------------------------------------------------------------------------------------------------
+
+
+def alike(classes):
+    """What to say of classes whose names differ only in case, spaces, hyphens or underscores: a line for each such name."""
+    groups = {}
+    for name in dict.fromkeys(classes):
+        groups.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold().strip())), []).append(name)
+    for names in groups.values():
+        if len(names) > 1:
+            listed = " and ".join(map(repr, names))
+            yield f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is learned as {len(names)}"
+
+
+def without_unions(sources):
+    """{split: Source} without those that only join others, as VOC's trainval does."""
+    kept = dict(sources)
+    for joined in [name for name in sources if name.startswith("trainval")]:
+        others = {(r.path, r.span) for name, source in kept.items() if name != joined for r in source.records}
+        if all((record.path, record.span) in others for record in kept[joined].records):
+            del kept[joined]
+    return kept
+
+
+def faults(source, purpose) -> str | None:
+    """What is wrong with a Source, in the few lines that its user should see; None if nothing is. purpose: "training"."""
+    told = []
+    for severity, said in (("error", "{} in the data, left out of {}"), ("warning", "{} about the data of {}")):
+        problems = [problem for problem in source.problems if problem.severity == severity]
+        if problems:
+            noun = "fault" if severity == "error" else severity
+            shown = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
+            more = f"\n  and {len(problems) - 5} more; tfyolo check-data names them all" if len(problems) > 5 else ""
+            told.append(
+                f"{source.name} {source.split}: {said.format(counted(len(problems), noun), purpose)}:{shown}{more}"
+            )
+    return "\n".join(told) or None

@@ -4,8 +4,10 @@ import functools
 
 from keras import layers
 
-from tfyolo.layers import BatchNorm, Resize, Upsample, conv
-from tfyolo.ranges import Channels, Repeats
+from tfyolo.config.ranges import Channels, Repeats
+from tfyolo.nn.blocks import conv
+from tfyolo.nn.norm import BatchNorm
+from tfyolo.nn.resample import Resize, Upsample
 
 relu_conv = functools.partial(conv, activation="relu")
 

@@ -8,22 +8,11 @@ import functools
 
 from keras import layers
 
-from tfyolo.layers import (
-    Upsample,
-    bottleneck,
-    c2f_block,
-    c3k2_block,
-    conv,
-    e_elan,
-    elan_block,
-    pooled_down,
-    repeated,
-    scaled,
-    silu_conv,
-    spp,
-    sppcspc,
-)
-from tfyolo.ranges import Channels, Factor, OpenProbability, Repeats, Windows
+from tfyolo.backbones.yolov7 import e_elan, elan_block, pooled_down, sppcspc
+from tfyolo.backbones.yolov8 import c2f_block, c3k2_block
+from tfyolo.config.ranges import Channels, Factor, OpenProbability, Repeats, Windows
+from tfyolo.nn.blocks import bottleneck, conv, repeated, scaled, silu_conv, spp
+from tfyolo.nn.resample import Upsample
 
 
 def _path_aggregation(features, widths, pyramid, fuse, one, down, name, aux=False):

@@ -2,8 +2,9 @@
 
 from keras import layers
 
-from tfyolo.layers import Upsample, conv, scaled, spp
-from tfyolo.ranges import Factor, Windows
+from tfyolo.config.ranges import Factor, Windows
+from tfyolo.nn.blocks import conv, scaled, spp
+from tfyolo.nn.resample import Upsample
 
 
 def up_cat(features, *, spp_pools: Windows = (), name="neck"):

@@ -6,10 +6,11 @@ import numpy as np
 
 from tfyolo import checkpoint, hdf5
 from tfyolo import config as configs
-from tfyolo.backbones.vgg import IMAGENET_MEAN
+from tfyolo.backbones.resnet import IMAGENET_MEAN
+from tfyolo.graph.pairing import in_file_order
 from tfyolo.model import weights_file
-from tfyolo.weights import darknet
-from tfyolo.weights.graph import in_file_order
+from tfyolo.weights.darknet import cfg, layout
+from tfyolo.weights.darknet import files as darknet_files
 
 
 def initialise(model, path):
@@ -32,7 +33,7 @@ def initialise(model, path):
         raise checkpoint.CheckpointError(told)
     else:
         if "darknet" not in model.config.model.backbone.name:
-            raise darknet.DarknetError(
+            raise cfg.DarknetError(
                 f"{path}: a file without its .cfg begins a backbone of Darknet's own, not {model.config.model.backbone.name}; import "
                 "the whole network with its .cfg (tfyolo import), and begin with that run"
             )
@@ -174,28 +175,26 @@ def _counts_classes(name, other_number):
 
 def _backbone(network, path):
     """({Keras path: array} of a backbone from a file without a .cfg, the number of floats left over)."""
-    _, floats = darknet.open_weights(path)
+    _, floats = darknet_files.open_weights(path)
     arrays, start = {}, 0
     for convolution, norm in in_file_order(network):
         if not convolution.name.startswith("backbone."):
             continue
         filters = convolution.kernel.shape[-1]
         channels, kernel = convolution.kernel.shape[2], convolution.kernel.shape[0]
-        for array in darknet.convolution(convolution.name, norm and norm.name, filters, channels, kernel):
+        for array in layout.convolution(convolution.name, norm and norm.name, filters, channels, kernel):
             if start + array.count > len(floats):
-                raise darknet.DarknetError(
+                raise cfg.DarknetError(
                     f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in {array.variable}"
                 )
             values = np.asarray(floats[start : start + array.count]).reshape(array.shape)
             start += array.count
             # No .cfg says that this file is of this backbone; a variance that is none says that it is not.
             if not np.isfinite(values).all() or (array.variable.endswith("variance") and values.min() < 0):
-                raise darknet.DarknetError(
+                raise cfg.DarknetError(
                     f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it another network's?"
                 )
             arrays[array.variable] = array.ours(values)
     if not arrays:
-        raise darknet.DarknetError(
-            f"{path}: {network.name} has no backbone of convolutions that a Darknet file could fill"
-        )
+        raise cfg.DarknetError(f"{path}: {network.name} has no backbone of convolutions that a Darknet file could fill")
     return arrays, len(floats) - start

@@ -2,21 +2,22 @@
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
-from tfyolo.files import read_regular
+from tfyolo.errors import Error
+from tfyolo.files import read_regular, write_text
 from tfyolo.messages import printable
 from tfyolo.model import describe
 
 MOST_NAMES = 4 << 20  # bytes
 
 
-class WeightsError(ValueError):
+class WeightsError(Error):
     """Weights from elsewhere cannot be imported. The message says why."""
 
 
 def write_run(model, out, **meta):
     """Writes a Model as a run: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
     checkpoint.save(out / "best.h5", describe(model, **meta), weights=checkpoint.weights_of(model.network))
-    checkpoint.write_text(out / "config.yaml", configs.to_yaml(model.config))
+    write_text(out / "config.yaml", configs.to_yaml(model.config))
 
 
 def class_names(file, count):

@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo import checkpoint
-from tfyolo.backbones import sections as parts
-from tfyolo.layers import BatchNorm
+from tfyolo.darknet import sections as section_types
 from tfyolo.model import load_model, postprocess, weights_file
-from tfyolo.weights import darknet
-from tfyolo.weights.cfg import NMS_IOU, read_cfg
+from tfyolo.nn.norm import BatchNorm
+from tfyolo.weights.darknet import files as darknet_files
+from tfyolo.weights.darknet import importing, layout
+from tfyolo.weights.darknet.cfg import NMS_IOU, DarknetError, read_cfg
 
 # All floats of the published .weights files, with their 80 classes.
 PUBLISHED = {
@@ -65,18 +66,18 @@ def verify(
     """
     meta = checkpoint.read_meta(weights_file(run))
     if "darknet" not in meta:
-        raise darknet.DarknetError(f"{run}: expected a run that was imported from Darknet, or trained from one")
+        raise DarknetError(f"{run}: expected a run that was imported from Darknet, or trained from one")
     model = load_model(run)
     with tempfile.TemporaryDirectory() as scratch:
         if against is None:
-            against = darknet.write(Path(scratch) / "net.weights", run)[::-1]
+            against = importing.write(Path(scratch) / "net.weights", run)[::-1]
         net = read_cfg(against[0])
-        slots = darknet.layout(net)
+        slots = layout.layout(net)
         checks = _counts(model, net, slots, meta["darknet"])
-        _, floats = darknet.open_weights(against[1])
-        darknet.check_count(net, against[1], slots, len(floats))
+        _, floats = darknet_files.open_weights(against[1])
+        darknet_files.check_count(net, against[1], slots, len(floats))
         if tuple(model.config.model.input_size) != net.size or len(model.classes) != net.classes:
-            raise darknet.DarknetError(
+            raise DarknetError(
                 f"{against[0]}: expected the run's {model.config.model.input_size} pixels and {len(model.classes)} classes, received "
                 f"{net.size} and {net.classes}"
             )
@@ -110,7 +111,7 @@ def _counts(model, net, slots, origin):
 def _misread(net):
     """What OpenCV would read as something else, without a word; None if there is nothing."""
     for number, section in enumerate(net.sections):
-        if not isinstance(section, parts.Shortcut):
+        if not isinstance(section, section_types.Shortcut):
             continue
         sizes = {net.shapes[source][:2] for source in section.sources(number) if source >= 0}
         if section.weights_type != "none" or len(section.inputs) > 1 or len(sizes) > 1:
@@ -124,7 +125,7 @@ def _oracle(net, weights, scratch):
     for head in net.heads:
         _override(lines, net.lines[head.number], thresh="0.000001")
     unknown = [getattr(section, "dilation", 1) > 1 for section in net.sections]
-    if any(unknown) or any(number != first for number, first in enumerate(parts.owners(net.sections))):
+    if any(unknown) or any(number != first for number, first in enumerate(section_types.owners(net.sections))):
         weights = _spelled_out(net, weights, lines, Path(scratch) / "oracle.weights")
     cfg = Path(scratch) / "oracle.cfg"
     cfg.write_text("\n".join(lines) + "\n")
@@ -148,15 +149,15 @@ def _spelled_out(net, weights, lines, path):
     """Writes what OpenCV does not know of as what it knows, and returns the file's path: weights that are shared, once for each who has
     them; kernels that are dilated, with zeros in their holes. lines: the .cfg's, changed accordingly.
     """
-    header, floats = darknet.open_weights(weights)
+    header, floats = darknet_files.open_weights(weights)
     held, start = {}, 0  # {section: its arrays, as one; the kernel's shape}
-    for number, arrays in darknet.layout(net):
+    for number, arrays in layout.layout(net):
         end = start + sum(array.count for array in arrays)
         held[number] = np.asarray(floats[start:end]), arrays[-1].shape
         start = end
     with path.open("wb") as file:
         file.write(header.bytes)
-        for (number, section), first in zip(enumerate(net.sections), parts.owners(net.sections), strict=True):
+        for (number, section), first in zip(enumerate(net.sections), section_types.owners(net.sections), strict=True):
             values, shape = held.get(first, (np.empty(0, "<f4"), ()))
             if getattr(section, "dilation", 1) > 1:
                 size = section.dilation * (section.size - 1) + 1
@@ -190,7 +191,7 @@ def _compare(model, net, layers, oracle, image):
             predictions.append(name)
         elif number.isdigit() and kind not in ("permute", "slice", "identity"):
             # Activations count one further than what they belong to.
-            theirs[int(number) - (kind in parts.DARKNET_ACTIVATIONS)] = name
+            theirs[int(number) - (kind in section_types.DARKNET_ACTIVATIONS)] = name
     ours = {number: _ours(model.network, layers, net, number) for number in theirs}
     ours = {number: layer for number, layer in ours.items() if layer is not None}
     numbers = sorted(ours)
@@ -209,7 +210,7 @@ def _compare(model, net, layers, oracle, image):
         mine = np.asarray(mine)
         if number in of_head:
             head = of_head[number]
-            mine = mine[..., darknet.yx_first(head, net.classes)]
+            mine = mine[..., layout.yx_first(head, net.classes)]
             mine = 1 / (1 + np.exp(-mine)) if head.layer.activation == "logistic" else mine
             name = f"head {head.level}: {net.kinds[number]} {number}"
         else:
@@ -239,7 +240,7 @@ def _compare(model, net, layers, oracle, image):
 
 def _ours(network, layers, net, number):
     """The layer that ends a section's part of our network, None if it has none of its own."""
-    if isinstance(net.sections[number], parts.Output):
+    if isinstance(net.sections[number], section_types.Output):
         head = next(head for head in net.heads if head.output == number)
         names = [f"head.{head.level}.out"]
     else:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfyolo.data.headers import MOST_PIXELS, image_size
+from tfyolo.errors import Error
 from tfyolo.messages import counted, printable
 
 TOLERANCE = 1.0  # pixels a box may reach over the image's edge before it is worth a word: 0-based VOC files, rounding
 LONGEST_SIDE = 1_000_000  # pixels; what states more is not believed
 
 
-class DataError(ValueError):
+class DataError(Error):
     """A data set cannot be read. The message says what was looked for, what was found, and what to do."""
 
     def __init__(self, message):

@@ -8,7 +8,7 @@ import functools
 import io
 import os
 
-from tfyolo.data import records
+from tfyolo.data import tfrecords, write_tfrecords
 from tfyolo.data.headers import image_size
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import LONGEST_SIDE, Annotation, DataError, Findings, finish, record
@@ -24,7 +24,7 @@ def find(place):
     together = [shard for shards in groups.values() for shard in shards]
     indexed = functools.cache(_index)  # a shard serves all splits where nothing says what the classes are
     splits = {split: functools.partial(read, place, shards, together, indexed) for split, shards in groups.items()}
-    sound = sum(records.begins_well(shards[0]) for shards in groups.values())
+    sound = sum(tfrecords.begins_well(shards[0]) for shards in groups.values())
     return Candidate(
         splits,
         sound / len(groups),
@@ -35,22 +35,22 @@ def find(place):
 def _shards(place):
     """(split, file) of each shard."""
     for file in place.globbed or ([place.file] if place.file else place.tree.files(place.root)):
-        if split := records.split_of(os.path.basename(file)):
+        if split := tfrecords.split_of(os.path.basename(file)):
             yield split, file
     if place.is_folder:
         for folder in place.tree.folders(place.root):
             split = os.path.basename(folder)
             for file in place.tree.files(folder) if meaning(split) in SPLITS else ():
                 name = os.path.basename(file)
-                if ("record" in name or "-of-" in name) and records.split_of(name):
+                if ("record" in name or "-of-" in name) and tfrecords.split_of(name):
                     yield split, file
 
 
 def _index(shard):
     """(the Examples of a shard, why there are no more or None)."""
     try:
-        return records.index(shard), None
-    except records.ShardError as error:
+        return tfrecords.index(shard), None
+    except tfrecords.ShardError as error:
         return error.examples, str(error)
     except OSError as error:
         return [], f"cannot be read: {error.strerror}"
@@ -61,8 +61,8 @@ def read(place, shards, together, indexed):
     findings, folder = Findings(), os.path.dirname(shards[0])
     maps = [file for where in (folder, os.path.dirname(folder)) for file in place.tree.files(where, ".pbtxt")]
     try:
-        known, integer_ids = records.read_classes(shards, maps)
-    except records.ShardError as error:
+        known, integer_ids = tfrecords.read_classes(shards, maps)
+    except tfrecords.ShardError as error:
         raise DataError(str(error)) from None
     classes = dict(known)
     if not known:
@@ -121,5 +121,5 @@ def read(place, shards, together, indexed):
 FORMAT = Format(
     find,
     "tfrecord  <split>-00000-of-00004.tfrecord; <split>/*.tfrecord; also files of the TensorFlow Object Detection API",
-    records.write,
+    write_tfrecords.write,
 )

@@ -11,6 +11,7 @@ import os
 import re
 from typing import NamedTuple
 
+from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.data.sources.files import (
     IMAGES,
     MOST_YAML,
@@ -38,7 +39,6 @@ from tfyolo.data.sources.source import (
 )
 from tfyolo.data.sources.yolo_text import IMAGE_FOLDERS, Pairs, form_of, read_rows
 from tfyolo.messages import counted, shortened
-from tfyolo.ranges import MOST_CLASSES
 
 UNNAMED = 10_000  # classes that data may have without saying what they are called: more is a stray number
 FARTHEST = 5  # images' sides from the corner: numbers beyond are no parts of the image

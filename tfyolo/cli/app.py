@@ -1,0 +1,85 @@
+"""The command line: `tfyolo COMMAND`, each the same as `python tools/COMMAND.py`.
+
+What was typed is checked first, then TensorFlow is imported, which takes seconds: start_tensorflow() stands between the two in
+each command.
+
+Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 75 training was stopped by SIGTERM, to
+be resumed; 130 stopped by Ctrl-C.
+"""
+
+import sys
+
+import click
+
+from tfyolo import __version__
+from tfyolo.errors import Error
+from tfyolo.messages import printable
+
+
+class Command(click.Command):
+    """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
+
+    def parse_args(self, context, args):
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            name = error.option_name.lstrip("-")
+            if any(parameter.name == "overrides" for parameter in self.params) and _is_setting(name):
+                raise click.UsageError(
+                    f"{error.option_name}: settings have no dashes; write {name}=...", context
+                ) from None
+            raise
+
+    def get_short_help_str(self, limit=None):
+        return super().get_short_help_str(sys.maxsize)  # lines are wrapped, not cut
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except Error as error:
+            click.echo(f"Error: {printable(error, keep=chr(10))}", err=True)
+            sys.exit(error.exit_code)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(f"Error: {printable(error.filename)}: {error.strerror}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            sys.exit(130)
+
+
+def _is_setting(name):
+    """Whether something like a dotted key of the config, or a short name, was written with dashes."""
+    from tfyolo import config as configs
+
+    return name in configs.SHORT or name.partition(".")[0] in configs.Config.model_fields
+
+
+class _Group(click.Group):
+    command_class = Command
+    # In the order in which they are used.
+    ORDER = (
+        *("configs", "check-data", "train", "evaluate", "detect", "export", "benchmark"),
+        *("summary", "scale", "kmeans-anchors", "make-tfrecords", "import", "verify", "demo-data"),
+    )
+    ALIASES = {"val": "evaluate", "predict": "detect"}  # noqa: RUF012
+
+    def get_command(self, context, name):
+        return super().get_command(context, self.ALIASES.get(name, name))
+
+    def resolve_command(self, context, args):
+        _, command, rest = super().resolve_command(context, args)
+        return command and command.name, command, rest  # not by its alias; None where a shell completes an unknown one
+
+    def list_commands(self, context):
+        return sorted(self.commands, key=self.ORDER.index)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def main():
+    """One-stage object detectors on TensorFlow: train, evaluate, export and run them.
+
+    `tfyolo COMMAND --help` says more of each; evaluate is also called val, detect also predict.
+    """

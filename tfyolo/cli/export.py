@@ -1,0 +1,194 @@
+"""Commands that make and compare files: export, benchmark."""
+
+import click
+
+from tfyolo.cli.app import main
+from tfyolo.cli.arguments import (
+    DATA,
+    Whole,
+    check_data_exists,
+    check_exists,
+    check_model,
+    data_options,
+    device_option,
+    format_option,
+    json_option,
+    no_export,
+    print_json,
+    read_split,
+    reading_options,
+)
+from tfyolo.devices import start as start_tensorflow
+
+# --- export -------------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--to", "--format", "targets", multiple=True, type=click.Choice(["saved_model", "tflite"]), help="[default: both]"
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["float32", "float16", "dynamic", "int8", "full-int8"]),
+    help="Of a TFLite file; repeat for several.  [default: the three that need no data]",
+)
+@click.option(
+    "--nms",
+    type=click.Choice(["builtin", "task", "none"]),
+    default="builtin",
+    show_default=True,
+    help="Suppression in a TFLite file: its own, as mediapipe and Android's task library want it, or left out.",
+)
+@click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the pictures.  [default: the run's]")
+@click.option("--any-size", is_flag=True, help="A SavedModel's floats: pictures of every size that its strides allow.")
+@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Pictures a TFLite file takes.")
+@click.option("--per-tensor", is_flag=True, help="One scale for all of a kernel, for old int8 accelerators.")
+@click.option(
+    "--data",
+    "path",
+    help="Its `train` split calibrates int8, its `val` judges every file.  [default for int8: the run's own]",
+)
+@data_options
+@format_option
+@click.option("--max-drop", type=click.FloatRange(0, 1), help="Of AP.  [default: .002; of dynamic and int8 .01]")
+@click.option("--out", help="Folder for the exports.  [default: RUN/export]")
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier export has left there.")
+@device_option
+@json_option
+def export(
+    run,
+    targets,
+    precisions,
+    nms,
+    size,
+    any_size,
+    batch,
+    per_tensor,
+    path,
+    images,
+    data_format,
+    max_drop,
+    out,
+    overwrite,
+    device,
+    as_json,
+):
+    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside.
+
+    \b
+    tfyolo export runs/yolov8n
+    tfyolo export runs/yolov8n --precision int8 --data my/pictures
+    tfyolo export runs/yolov8n --precision int8 --nms task
+
+    Every file is run and compared with the model before it takes its place; with data, its AP, too.
+    """
+
+    no_export(run, "name the run that it was made from")
+    check_model(run, "a run's folder or a .h5 file")
+    whole = any("int8" in precision for precision in precisions)
+    if per_tensor and not whole:
+        raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
+    if max_drop is not None and not (path or whole):
+        raise click.UsageError("--max-drop is judged on data, expected --data with it")
+    data = None
+    if path:
+        from tfyolo.config import Data
+
+        data = Data(path=path, images=images, format=data_format, **reading_options())
+        check_data_exists(data)
+    start_tensorflow(device)
+    from tfyolo.exports import export as exports
+    from tfyolo.exports.targets import FORMS, Form
+
+    asked = precisions or nms != "builtin" or size or batch != 1
+    if not asked and not targets:
+        forms = FORMS
+    else:
+        forms = [Form("saved_model")] if "saved_model" in targets else []
+        kinds = precisions or (["float32"] if asked else [form.precision for form in FORMS[1:]])
+        if "tflite" in targets or not targets:
+            # In whole numbers there is no suppression: what is there by default is left out.
+            forms += [
+                Form("tflite", kind, "none" if (kind, nms) == ("full-int8", "builtin") else nms) for kind in kinds
+            ]
+
+    made = exports.export(
+        run,
+        out,
+        forms,
+        data=data,
+        size=size or None,
+        any_size=any_size,
+        batch=batch,
+        per_channel=not per_tensor,
+        max_drop=max_drop,
+        overwrite=overwrite,
+        progress=not as_json,
+    )
+    if as_json:
+        print_json({name: {"path": str(each.path), **each.report} for name, each in made.items()})
+        return
+    for name, each in made.items():
+        report = each.report
+        line = f"{name:<20}{report['bytes'] / 1e6:8.1f} MB{report['ms']:8.1f} ms (the model: {report['keras_ms']:.1f})"
+        if "AP" in report:
+            line += f"  AP {report['AP']:.4f} (the model: {report['keras_AP']:.4f})"
+        click.echo(f"{line}  {each.path}")
+        if "worst" in report:
+            told = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
+            click.echo(f"{'':<20}rounding costs most in {told}")
+        for message in report.get("skipped", []):
+            click.echo(f"{'':<20}left out of calibration: {message}")
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("paths", nargs=-1, metavar="[EXPORT]...")
+@click.option("--threads", type=Whole("Count"), default=2, show_default=True, help="For each of the competitors.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each.")
+@click.option(
+    "--rounds", type=click.IntRange(2, 1_000_000), default=10, show_default=True, help="How often they take turns."
+)
+@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="A picture to look at.  [default: noise]")
+@click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not folded.")
+@click.option("--data", "path", help="Data that each is judged by, on --split.")
+@click.option("--split", default="val", show_default=True, help="Of the data.")
+@click.option("--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with.")
+@click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")
+@click.option("--picture", metavar="FILE", help="With --data: AP over milliseconds, drawn there.")
+@device_option
+@json_option
+def benchmark(
+    run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, picture, device, as_json
+):
+    """Time RUN's model and its EXPORTs on one picture, in turns: as Keras, SavedModel, TFLite and, if it was imported from Darknet, in
+    OpenCV.
+
+    \b
+    tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/pictures
+    """
+    from tfyolo.peers import Peer
+
+    if picture and not path:
+        raise click.UsageError("--picture shows AP, expected --data with it")
+    check_model(run, "a run's folder or a .h5 file")
+    for each in paths:
+        check_exists(each, "a SavedModel's folder or a .tflite file")
+    given = [Peer.parsed(peer) for peer in peers]
+    if path:
+        check_exists(path, DATA)
+    start_tensorflow(device, threads)
+    from tfyolo import benchmark as benchmarks
+
+    judged = read_split(path, split) if path else None
+    options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
+    told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
+    if picture:
+        benchmarks.draw(told, picture)
+    if as_json:
+        print_json(told)
+    else:
+        click.echo(benchmarks.table(told))

@@ -1,0 +1,165 @@
+"""The command train."""
+
+import contextlib
+import json as jsons
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+from tfyolo.cli.app import Command, main
+from tfyolo.cli.arguments import (
+    Whole,
+    check_data_exists,
+    check_exists,
+    check_run,
+    device_option,
+    json_option,
+    loaded_config,
+    print_json,
+)
+from tfyolo.devices import start as start_tensorflow
+
+# --- train --------------------------------------------------------------------------------------------------------------------
+
+
+class _Train(Command):
+    """Its help ends with the short names of settings."""
+
+    def format_epilog(self, context, formatter):
+        from tfyolo.config import SHORT
+
+        with formatter.section("Short names of settings, and what they stand for"):
+            rows = [(name, key.replace("*", "0")) for name, key in SHORT.items() if "." not in name]
+            formatter.write_dl([*rows, ("device", "--device")])
+
+
+@main.command(cls=_Train)
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", help="Folder for the run; new or empty.  [default: runs/NAME, numbered if taken]")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in CONFIG or --out where it stopped; begin it if there is none."
+)
+@click.option(
+    "--overfit", type=Whole("Count"), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot."
+)
+@device_option
+@json_option
+def train(config, overrides, out, resume, overfit, device, as_json):
+    """Train a detector. CONFIG is a name of `tfyolo configs` or a YAML file; or the folder of a run, to begin with its weights (with
+    --resume: to go on with it).
+
+    \b
+    tfyolo train yolov3-tiny data=my/pictures epochs=50 batch=8 imgsz=320
+    tfyolo train runs/yolov3-tiny --resume
+    tfyolo train runs/imported data=my/pictures                  (fine-tunes a run, or an import)
+    tfyolo train yolov3-tiny data=my/pictures --overfit 8
+    tfyolo train yolov3-tiny data=my/pictures --out runs/a --resume      (begins, or goes on: to be repeated as it is)
+
+    Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130 or 75. A second
+    Ctrl-C ends it at once.
+    """
+    from tfyolo import config as configs
+
+    overrides, device = _without_device(overrides, device)
+    is_run = _is_run(config)
+    if is_run and overrides and (not resume or _another(out, config)):
+        loaded = loaded_config(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
+    elif is_run:
+        if not resume or overrides or out:
+            check_run(config, overrides)
+            raise click.UsageError(
+                f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a new one with its "
+                f"weights by `tfyolo train {config} data=PATH`"
+            )
+        out = config
+        loaded = None
+    elif resume and not os.path.exists(config) and os.path.basename(config) != config:
+        out, loaded = config, None
+    else:
+        loaded = loaded_config(config, overrides)
+        if resume:
+            out = out or str(Path("runs") / loaded.name)
+    if loaded is None:
+        check_exists(
+            os.path.join(out, "last.h5"), "the last.h5 of a run to resume (to begin one, name a config and --out)"
+        )
+    elif not (resume and os.path.exists(os.path.join(out, "last.h5"))):
+        for i in range(len(loaded.train.stages)):
+            check_data_exists(loaded.stage_data(i)[0])
+        configs.check_init(loaded)
+    with _leaving_at_sigterm():
+        start_tensorflow(device)
+        from tfyolo.training import runs
+        from tfyolo.training import train as training
+
+    try:
+        run = training.train(loaded, out, resume=resume, overfit=overfit, progress=not as_json)
+    except runs.Stopped as stop:
+        hint = "nothing was learned yet, nothing is left"
+        if stop.folder:
+            hint = f"`tfyolo train {shlex.quote(str(stop.folder))} --resume` goes on"
+        click.echo(f"\nstopped; {hint}", err=True)
+        sys.exit(130 if stop.signal == signal.SIGINT else RESUME)
+    if as_json:
+        print_json({"run": str(run.folder), **(run.metrics or {})})
+    else:
+        best = run.metrics
+        scores = "the last one, for want of an AP"
+        if not math.isnan(best["AP"]):
+            scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
+        click.echo(f"best: epoch {best['epoch']}, {scores}; everything lies in {run.folder}")
+
+
+# EX_TEMPFAIL of sysexits.h: it failed for the time being, and the same again will go on.
+RESUME = 75
+
+
+@contextlib.contextmanager
+def _leaving_at_sigterm():
+    """While TensorFlow starts, before training itself listens: SIGTERM ends the process with RESUME, since nothing is begun yet."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody else listens
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(RESUME))  # an exception might be lost in an import
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _another(folder, than):
+    return folder is not None and os.path.realpath(folder) != os.path.realpath(than)
+
+
+def _is_run(path):
+    """Whether a CONFIG is the folder of a run: any folder, but one without a run that has the name of one of tfyolo's configs."""
+    from tfyolo import config as configs
+
+    return os.path.isdir(path) and (os.path.exists(Path(path) / "config.yaml") or path not in configs.packaged_names())
+
+
+def _without_device(overrides, device):
+    """(overrides, device) where device=... stood among the overrides. Options that stand there without dashes are an error."""
+    options = [option for parameter in train.params for option in parameter.opts if isinstance(parameter, click.Option)]
+    kept = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "device":
+            asked = next(parameter for parameter in train.params if parameter.name == "device")
+            device = asked.type.convert(value, asked, click.get_current_context())
+        elif f"--{key}" in options:
+            flag = any(parameter.is_flag for parameter in train.params if f"--{key}" in parameter.opts)
+            raise click.UsageError(
+                f"{override}: an option, which has dashes; write --{key}{'' if flag else f' {value}'}"
+            )
+        else:
+            kept.append(override)
+    return kept, device

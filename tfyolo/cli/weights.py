@@ -1,0 +1,104 @@
+"""Commands about weights: import, verify."""
+
+import os
+import sys
+
+import click
+
+from tfyolo.cli.app import main
+from tfyolo.cli.arguments import check_exists, check_model, json_option, print_json
+from tfyolo.devices import start as start_tensorflow
+
+# --- import -------------------------------------------------------------------------------------------------------------------
+
+
+@main.command("import")
+@click.argument("network", metavar="NET.cfg|NET.pt|RUN")
+@click.argument("weights", required=False, metavar="[NET.weights]")
+@click.option("--names", help="File of class names, one a line.  [default: COCO's for 80 classes, else numbers]")
+@click.option(
+    "--preprocess",
+    type=click.Choice(["letterbox", "stretch", "darknet", "darknet_letterbox"]),
+    help="How pictures are brought to its size.  [default: stretch; darknet_letterbox if the .cfg says letter_box=1]",
+)
+@click.option("--out", help="Folder for the run; new or empty.  [default: runs/NET, numbered if taken]")
+@click.option("--write", metavar="OUT.weights", help="Write it back as Darknet's .weights, with its .cfg beside it.")
+@click.option("--overwrite", is_flag=True, help="Let --write replace what is there.")
+@json_option
+def import_(network, weights, names, preprocess, out, write, overwrite, as_json):
+    """Make a run of a Darknet network or a PyTorch checkpoint: exactly, or not at all. Or write a RUN back that came from Darknet.
+
+    \b
+    tfyolo import yolov4-tiny.cfg yolov4-tiny.weights --out runs/yolov4-tiny
+    tfyolo import yolov8n.pt --out runs/yolov8n
+    tfyolo import runs/fine-tuned --write fine-tuned.weights
+    """
+    checkpoint = network.endswith((".pt", ".pth"))
+    if checkpoint and (weights or preprocess or write):
+        raise click.UsageError(
+            f"{network} is imported by itself: NET.weights, --preprocess and --write are for Darknet's networks"
+        )
+    if not (weights or checkpoint) and not (write and os.path.exists(network) and not network.endswith(".cfg")):
+        raise click.UsageError(
+            "name NET.cfg and NET.weights, or NET.pt; or a RUN, and --write OUT.weights for the way back to Darknet"
+        )
+    check_exists(network, "a .cfg file, a .pt file or a run")
+    if weights is not None:
+        check_exists(weights, "a .weights file")
+    start_tensorflow()
+    from tfyolo.weights.darknet import importing
+    from tfyolo.weights.torch import importing as torch_importing
+
+    told = {}
+    if weights is not None or checkpoint:
+        if checkpoint:
+            imported = torch_importing.import_run(network, out, names)
+        else:
+            imported = importing.import_run(network, weights, out, names, preprocess)
+        told = {"run": str(imported.folder), "native": imported.native, "report": imported.report}
+        if not as_json:
+            click.echo("\n".join(imported.report))
+            click.echo(f"everything lies in {imported.folder}")
+        network = imported.folder
+    if write:
+        written = importing.write(write, network, overwrite)
+        told["written"] = [str(path) for path in written]
+        if not as_json:
+            click.echo(f"written: {written[0]} and {written[1]}")
+    if as_json:
+        print_json(told)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--against", nargs=2, metavar="NET.cfg NET.weights", help="What to compare with.  [default: RUN, written back]"
+)
+@click.option("--image", help="A picture to compare on.  [default: noise]")
+@click.option("--all", "every", is_flag=True, help="Show every layer, not only the heads and what is wrong.")
+@json_option
+def verify(run, against, image, every, as_json):
+    """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's. Exit code 1 if something differs."""
+    check_model(run, "a file or a run's folder")
+    for file in (*(against or ()), *([image] if image else [])):
+        check_exists(file, "a file")
+    start_tensorflow()
+    from tfyolo.data.decoding import read_image
+    from tfyolo.weights.verify import verify as compare
+
+    checks = compare(run, against or None, read_image(image) if image else None)
+    wrong = [check for check in checks if check.passed is False]
+    if as_json:
+        print_json({"passed": not wrong, "checks": [check._asdict() for check in checks]})
+    else:
+        layers = [check for check in checks if check.name.startswith("layer")]
+        for check in checks:
+            if every or check not in layers or check in wrong:
+                click.echo(str(check))
+        if layers and not every:
+            worst = max(layers, key=lambda check: check.worst)
+            click.echo(
+                f"{len(layers)} layers, {len([c for c in layers if c.passed])} of them equal; the worst: {worst}"
+            )
+    if wrong:
+        sys.exit(1)

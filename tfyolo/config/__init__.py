@@ -1,0 +1,30 @@
+"""The config: one strict schema, read from YAML with one `base:` and dotted overrides.
+
+schema says what a config may hold, read turns files into one, explain words what is wrong with it, parts knows the options of the parts."""
+
+from tfyolo.config.foreign import check_init, foreign
+from tfyolo.config.read import from_json, load, to_json, to_yaml
+from tfyolo.config.schema import SHORT, Augment, Config, ConfigError, Data, Model, Part, Stage, Train
+from tfyolo.config.zoo import index, packaged, packaged_names, zoo
+
+__all__ = [
+    "SHORT",
+    "Augment",
+    "Config",
+    "ConfigError",
+    "Data",
+    "Model",
+    "Part",
+    "Stage",
+    "Train",
+    "check_init",
+    "foreign",
+    "from_json",
+    "index",
+    "load",
+    "packaged",
+    "packaged_names",
+    "to_json",
+    "to_yaml",
+    "zoo",
+]

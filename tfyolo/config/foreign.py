@@ -1,0 +1,59 @@
+"""Files of other programs that are given where a model or a config is expected, by their names."""
+
+import os
+import shlex
+
+from tfyolo.config.schema import Config
+from tfyolo.files import what_is
+
+
+def foreign(path, expected):
+    """What is wrong with a path where a model, a config or the like was expected, if by its name it is another program's.
+
+    Args:
+        path: of a file, which may be missing.
+        expected: what should have been there, for the message.
+
+    Returns:
+        "x.pt: expected ..., received PyTorch's weights; `tfyolo import x.pt` makes a run of them", or None.
+    """
+    path = os.fspath(path)
+    there, named = "" if os.path.exists(path) else "no such file; ", shlex.quote(path)
+    told = {
+        **dict.fromkeys((".pt", ".pth"), f"PyTorch's weights; `tfyolo import {named}` makes a run of them"),
+        ".weights": f"Darknet's weights; `tfyolo import NET.cfg {named}` makes a run of them",
+        ".cfg": f"Darknet's network; `tfyolo import {named} NET.weights` makes a run of it",
+        **dict.fromkeys(
+            (".onnx", ".engine", ".torchscript"), "an export of another program; import the checkpoint it was made of"
+        ),
+    }
+    what = None if os.path.exists(path) and not os.path.isfile(path) else told.get(os.path.splitext(path)[1].lower())
+    return what and f"{path}: {there}expected {expected}, received {what}"
+
+
+def check_init(config: Config) -> None:
+    """Looks whether there are weights at train.init, before anything that takes time is done.
+
+    Raises:
+        ConfigError: there are none, or they have to be imported first.
+    """
+    init, expected = config.train.init, "a run's folder or a file of weights"
+    if init is None:
+        return
+    suffix = os.path.splitext(init)[1].lower()
+    if (told := foreign(init, expected)) and (suffix != ".weights" or not os.path.exists(init)):
+        raise config.error("train.init", f"{told}, with which it can begin")
+    if os.path.isdir(init):
+        if any(os.path.exists(os.path.join(init, name)) for name in ("best.h5", "last.h5")):
+            return
+        received = "a folder without best.h5 and last.h5"
+    elif not os.path.exists(init):
+        received = "no such file"
+    elif suffix in (".yaml", ".yml", ".tflite"):
+        received = "a config" if suffix != ".tflite" else "an export"
+        received += "; name the folder of the run"
+    elif not os.path.isfile(init):
+        received = what_is(init)
+    else:
+        return
+    raise config.error("train.init", f"{init}: expected {expected}, received {received}")

@@ -1,0 +1,44 @@
+"""How places and values of a config are written in a message."""
+
+import json
+import re
+
+from tfyolo.messages import shortened
+
+
+def spaced_hint(text):
+    """A hint if a text is like batch:8, which YAML takes for one word; else ""."""
+    found = re.match(r"[\s{[-]*([\w.-]+):([^\s:/\\,}\]]+)", text)
+    return f"; YAML wants a space after the colon: {found[1]}: {found[2]}" if found else ""
+
+
+# ------------------------------------------------------------------------------- errors, told by the schema's own words
+
+
+def join_path(path, key):
+    return f"{path}.{key}" if path else str(key)
+
+
+def nearest(places, path):
+    while path and path not in places:
+        path = path.rpartition(".")[0]
+    return places.get(path)
+
+
+def place_line(place, path, message):
+    return ": ".join(filter(None, (place, cut(path), message)))
+
+
+def cut(text, most=200):
+    """A text that somebody has written, with the middle left out where it is long."""
+    return text if len(text) <= most else f"{text[: most - 60]}...{text[-57:]}"
+
+
+def shown(value):
+    """A value of a config for a message: on one line, and cut where it is long."""
+    if isinstance(value, str):
+        return shortened(value)
+    text, pieces = "", json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value)
+    while len(text) <= 60 and (piece := next(pieces, None)) is not None:  # all of it may not fit into memory
+        text += piece
+    return text if len(text) <= 60 else text[:57] + "..."

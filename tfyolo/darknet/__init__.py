@@ -1,0 +1,1 @@
+"""Darknet's networks as layers."""

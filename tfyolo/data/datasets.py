@@ -1,0 +1,332 @@
+"""Batches of Samples from a Source: decode, one 3x3 matrix, one warp, colour, pad, batch."""
+
+import collections
+import contextlib
+import hashlib
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+from tfyolo.data import augment as augment_module
+from tfyolo.data import geometry
+from tfyolo.data.augment import colour, flips, mixup, recolour
+from tfyolo.data.decoding import ImageError, decode_image, file_contents, read_record
+from tfyolo.data.geometry import FITS, GREY, paste, prepare, scale_of, transform_boxes
+from tfyolo.data.headers import MOST_PIXELS, surely_fits
+from tfyolo.data.sources.source import DataError
+from tfyolo.messages import counted
+from tfyolo.structures import Sample
+
+
+def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixels=MOST_PIXELS):
+    """Batches [B, h, w, 3] float32 0..1 of Records' images, as `prepare` brings them to a network's size (h, w).
+
+    Args:
+      records: in the order of the batches.
+      size: (h, w).
+      preprocess: a name of augment.FITS.
+      batch: B; the last one may be smaller.
+      skipped: a dict that gets {place in records: message} of each image that cannot be read and is left out.
+      most_pixels: an image of more counts as one that cannot be read.
+
+    Raises:
+      DataError: if less than half of the images can be read; after the last batch.
+    """
+    skipped = {} if skipped is None else skipped
+    images = []
+    for place, record in enumerate(records):
+        try:
+            images.append(prepare(read_record(record, most_pixels), size, preprocess)[0])
+        except ImageError as error:
+            skipped[place] = str(error)
+        if len(images) == batch:
+            yield np.stack(images)
+            images = []
+    if images:
+        yield np.stack(images)
+    if len(skipped) > len(records) / 2:
+        raise DataError(
+            f"expected at least half of {counted(len(records), 'image')} to be readable, received {len(records) - len(skipped)}; "
+            f"{next(iter(skipped.values()))}"
+        )
+
+
+def sampled(records, count, seed=0):
+    """`count` Records, or all if there are not so many, in an order that depends on their ids and the seed alone.
+
+    So it is a random sample of data sorted by class or by scene, and the same one of the same data in files and in TFRecord shards.
+    """
+
+    def number(record):
+        return hashlib.blake2b(f"{seed} {record.image_id}".encode(), digest_size=8).digest()
+
+    return sorted(records, key=number)[:count]
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+_INDEX, _NUMBER, _SEED = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([2], tf.int64)
+
+
+def _graph(*signature):
+    """Traced once, however often a mosaic of a mixture calls it, and as it stands: there is no Python to convert."""
+    return tf.function(input_signature=signature, autograph=False)
+
+
+class _Memory:
+    """Decoded pictures, those lately asked for, up to so many bytes."""
+
+    def __init__(self, limit):
+        self.free, self.images, self.lock = limit, collections.OrderedDict(), threading.Lock()
+
+    def get(self, index):
+        with self.lock:
+            if index in self.images:
+                self.images.move_to_end(index)
+            return self.images.get(index, _NOTHING)
+
+    def keep(self, index, image):
+        with self.lock:
+            if index not in self.images:
+                self.images[index] = image.copy()
+                self.free -= image.nbytes
+            while self.free < 0:
+                self.free += self.images.popitem(last=False)[1].nbytes
+
+
+_NOTHING = np.zeros([0, 0, 3], np.uint8)
+
+
+def _loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
+    """A graph function: index -> (image [H, W, 3] uint8, boxes, labels, crowd). Past the last record: grey, no boxes.
+
+    So is a picture that cannot be read; `skipped`[index] then says what is wrong with it. One that has another size than its annotations
+    say has its boxes scaled to it, and `resized`[index] then says that size. memory: bytes of decoded pictures that it keeps, so as not to
+    decode them again. most_pixels: a picture of more counts as one that cannot be read.
+    """
+    grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
+    nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
+    recent = _Memory(memory)
+
+    def fetch(index):
+        """The picture if it is remembered, else its file."""
+        if index >= len(records):
+            return _NOTHING, b"", *nothing
+        record = records[index]
+        image, contents = recent.get(int(index)), b""
+        if not image.size:
+            with contextlib.suppress(ImageError):
+                contents = file_contents(record.path, record.span)
+                contents = contents if surely_fits(contents, most_pixels) else b""
+        return image, contents, record.boxes, record.labels, record.ignored, np.array(record.size, np.int32)
+
+    def rescue(index, *truth):
+        if index < len(records):
+            try:
+                record = records[index]
+                return read_record(record, most_pixels), *truth
+            except ImageError as error:
+                skipped[int(index)] = str(error)
+        return grey, *nothing
+
+    def keep(index, image):
+        if int(index) not in skipped:  # what is grey has no boxes, the record has
+            recent.keep(index, image)
+
+    def scaled(index, boxes, stated, size):
+        resized[int(index)] = tuple(size.tolist())
+        return boxes * scale_of(stated, size)
+
+    types = [tf.float32, tf.int32, tf.bool, tf.int32]
+
+    @_graph(_INDEX)
+    def load(index):
+        remembered, contents, *truth = tf.numpy_function(fetch, [index], [tf.uint8, tf.string, *types])
+
+        def decode():
+            # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps Python's
+            # one lock out of the way of the other threads: four times as fast on two cores as in the numpy_function.
+            tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
+            nothing_read = tf.data.Dataset.from_tensors(_NOTHING)
+            image = tried.concatenate(nothing_read).take(1).get_single_element()
+            return tf.cond(
+                tf.size(image) > 0,
+                lambda: [image, *truth],
+                lambda: tf.numpy_function(rescue, [index, *truth], [tf.uint8, *types]),
+            )
+
+        def decode_and_keep():
+            image, *truth = decode()
+            with tf.control_dependencies([tf.numpy_function(keep, [index, image], [])] if memory else []):
+                return [tf.identity(image), *truth]
+
+        image, boxes, labels, crowd, stated = tf.cond(
+            tf.size(remembered) > 0, lambda: [remembered, *truth], decode_and_keep
+        )
+        size = tf.shape(image)[:2]
+        boxes = tf.cond(
+            tf.reduce_all(stated == size),
+            lambda: boxes,
+            lambda: tf.numpy_function(scaled, [index, boxes, stated, size], tf.float32),
+        )
+        shapes = [None, None, 3], [None, 4], [None], [None]
+        return tuple(map(tf.ensure_shape, (image, boxes, labels, crowd), shapes))
+
+    return load
+
+
+def _batched(samples, size, batch, black):
+    """Pads boxes to the most that a picture of the batch has, and to one: none is cut, no step sees an empty tensor."""
+
+    def at_least_one(sample):
+        missing = [[0, tf.cast(tf.shape(sample.labels)[0] == 0, tf.int32)]]
+        return sample._replace(
+            boxes=tf.pad(sample.boxes, [*missing, [0, 0]]),
+            labels=tf.pad(sample.labels, missing, constant_values=-1),
+            crowd=tf.pad(sample.crowd, missing),
+        )
+
+    shapes = Sample([*size, 3], [None, 4], [None], [None], [], [3, 3])
+    padding = Sample(black, 0.0, -1, False, -1, 0.0)
+    samples = samples.map(at_least_one).padded_batch(batch, shapes, padding, drop_remainder=True)
+    return samples.prefetch(tf.data.AUTOTUNE)
+
+
+# What a picture is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
+RECENT = 128
+MEMORY = 256 << 20  # bytes
+
+
+def train_dataset(
+    source,
+    *,
+    size,
+    batch,
+    augment,
+    seed,
+    epochs,
+    plain_epochs=0,
+    start_epoch=0,
+    start_step=0,
+    preprocess="letterbox",
+    skipped=None,
+    resized=None,
+):
+    """Batches of augmented Samples, of uint8 pictures, for epochs start_epoch .. epochs-1, and the steps an epoch has.
+
+    size: (H, W). augment: config.Augment; mosaic and mixup stop plain_epochs before the end. All chance comes from
+    (seed, epoch, place in the epoch): a stream that starts at epoch k, or at a step of it, is, bit for bit, the tail of the one that
+    starts at 0. An epoch has ceil(pictures / batch) steps and shows every picture at least once. Boxes [B, M, 4] have M >= 1.
+    image_id and transform are those of the picture drawn, the first of a mosaic or mixture. skipped: a dict that gets
+    {index of a record: message} for each picture that cannot be read; it comes grey and without boxes. resized: a dict that gets
+    {index of a record: (H, W)} for each picture of another size than its annotations say; its boxes are scaled to it. DataError
+    without pictures.
+    """
+    resized = {} if resized is None else resized
+    load = _loader(_records(source), {} if skipped is None else skipped, resized, MEMORY, source.max_pixels)
+    pictures = len(source.records)
+    steps = -(-pictures // batch)
+    draws = steps * batch
+    size, fit = tuple(size), FITS[preprocess]
+
+    def place(indices, loaded, matrices):
+        """The pictures on one canvas, with the truths that are left of them; the index and matrix are the first's."""
+        image = paste([image for image, *_ in loaded], matrices, size, fit)
+        truths = [
+            geometry.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
+            for (_, boxes, labels, crowd), matrix in zip(loaded, matrices, strict=True)
+        ]
+        return Sample(image, *(tf.concat(part, axis=0) for part in zip(*truths, strict=True)), indices[0], matrices[0])
+
+    def mixing(epoch):
+        return epoch < epochs - plain_epochs
+
+    def shuffled(epoch, position):
+        """The index of the picture at a position of an epoch."""
+        seeds = tf.stack([seed, epoch])
+        return tf.cast(tf.random.experimental.index_shuffle(position % pictures, seeds, pictures - 1), tf.int32)
+
+    def before(position, seed, count):
+        """Positions of pictures that were drawn a little earlier; an epoch begins with its end."""
+        return tf.unstack(position - tf.random.stateless_uniform([count], seed, 1, RECENT + 1, tf.int64))
+
+    def plain(epoch, position, seed):
+        seeds = tf.unstack(tf.random.split(seed, 2))
+        index = shuffled(epoch, position)
+        loaded = load(index)
+        original = tf.shape(loaded[0])[:2]
+        matrix = fit.matrix(original, size) @ flips(seeds[0], original, augment)
+        return place([index], [loaded], [augment_module.affine(seeds[1], size, augment) @ matrix])
+
+    def mosaic(epoch, position, seed):
+        seeds = tf.unstack(tf.random.split(seed, 7))
+        indices = [shuffled(epoch, at) for at in (position, *before(position, seeds[0], 3))]
+        loaded = [load(i) for i in indices]
+        sizes = [tf.shape(image)[:2] for image, *_ in loaded]
+        affine = augment_module.affine(seeds[1], size, augment)
+        matrices = [
+            affine @ matrix @ flips(flip_seed, original, augment)
+            for matrix, flip_seed, original in zip(
+                mosaic(seeds[2], sizes, size, fit.matrix), seeds[3:], sizes, strict=True
+            )
+        ]
+        return place(indices, loaded, matrices)
+
+    @_graph(_NUMBER, _NUMBER, _SEED)
+    def one(epoch, position, seed):
+        if not augment.mosaic:
+            return plain(epoch, position, seed)
+        drawn, seed = tf.unstack(tf.random.split(seed, 2))
+        use = mixing(epoch) & (tf.random.stateless_uniform([], drawn) < augment.mosaic)
+        return tf.cond(use, lambda: mosaic(epoch, position, seed), lambda: plain(epoch, position, seed))
+
+    @_graph(_NUMBER)
+    def draw(number):
+        epoch, position = number // draws, number % draws
+        key = tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch), position)
+        seeds = tf.unstack(tf.random.split(key, 6))
+
+        def mixture():
+            (partner,) = before(position, seeds[2], 1)
+            return mixup(seeds[3], sample, one(epoch, partner, seeds[4]))
+
+        sample = one(epoch, position, seeds[0])
+        if augment.mixup:
+            use = mixing(epoch) & (tf.random.stateless_uniform([], seeds[1]) < augment.mixup)
+            sample = tf.cond(use, mixture, lambda: sample)
+        gains = {"hue": augment.hue, "saturation": augment.saturation, "value": augment.value}
+        return sample._replace(image=recolour(sample.image, colour(seeds[5], **gains)))
+
+    numbers = tf.data.Dataset.range(start_epoch * draws + start_step * batch, epochs * draws)
+    samples = numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _batched(samples, size, batch, np.uint8(0)), steps
+
+
+def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, resized=None):
+    """Batches of Samples in the order of the records, prepared and not augmented.
+
+    The last batch is filled up with grey pictures, whose image_id is -1. skipped, resized and errors: as in train_dataset.
+    """
+    resized = {} if resized is None else resized
+    load = _loader(_records(source), {} if skipped is None else skipped, resized, most_pixels=source.max_pixels)
+    pictures = len(source.records)
+    size = tuple(size)
+
+    @_graph(_NUMBER)
+    def sample(number):
+        index = tf.cast(number, tf.int32)
+        image, boxes, labels, crowd = load(index)
+        image, transform = prepare(image, size, preprocess)
+        index = tf.where(index < pictures, index, -1)
+        return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)
+
+    numbers = tf.data.Dataset.range(-(-pictures // batch) * batch)
+    return _batched(numbers.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True), size, batch, 0.0)
+
+
+def _records(source):
+    if not source.records:
+        raise DataError(f"{source.name}: expected pictures in its split {source.split!r}. Received: none")
+    return source.records

@@ -1,0 +1,247 @@
+"""TFRecord shards, indexed so that an image is one seek and one read.
+
+A shard is a row of tf.train.Examples with the keys of the TensorFlow Object Detection API: image/encoded,
+image/source_id, image/object/bbox/{ymin,xmin,ymax,xmax} in 0..1, image/object/class/{label,text}, ... Labels are the
+category ids of the source. <split>.json beside the shards holds the class of each id, also of those that no image has."""
+
+import itertools
+import mmap
+import os
+import re
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from tfyolo.errors import Error
+from tfyolo.files import open_regular, parse_json, read_regular
+from tfyolo.messages import counted
+
+
+class ShardError(Error):
+    """A shard is damaged. `examples` are those that stand before the damage."""
+
+    def __init__(self, message, examples=()):
+        super().__init__(message)
+        self.examples = list(examples)
+
+
+class Example(NamedTuple):
+    """What one record says.
+
+    place: its number in the shard. size: (H, W) or None. boxes_unit: [M] of (y1, x1, y2, x2) in 0..1. labels: [M]
+    category ids, or empty if there are only texts. texts, crowd, areas, difficult: [M] or empty. span: (offset, length) of
+    the picture's bytes in the shard, or None. damaged: whether nothing of it could be read.
+    """
+
+    place: int
+    source_id: str
+    filename: str
+    size: tuple[int, int] | None
+    boxes_unit: list[tuple[float, float, float, float]]
+    labels: list[int]
+    texts: list[str]
+    crowd: list[bool]
+    areas: list[float]
+    span: tuple[int, int] | None
+    difficult: list[bool]
+    damaged: bool = False
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def index(shard) -> list[Example]:
+    """All Examples of a shard, without their pictures: of those only the place is noted, their bytes are not read.
+
+    Raises ShardError where the file ends early or is not TFRecord.
+    """
+    examples = []
+    with open_regular(shard) as stream:
+        length = os.fstat(stream.fileno()).st_size
+        if not length:
+            return []
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            at = 0
+            while at < length:
+                try:
+                    (size,) = struct.unpack_from("<Q", data, at)  # length, its checksum, the record, its checksum
+                    if not size or at + 16 + size > length:
+                        raise ValueError
+                except (ValueError, struct.error):
+                    what = "cut off or damaged" if examples else "damaged, or not a TFRecord file of tf.train.Examples"
+                    raise ShardError(
+                        f"{what} at byte {at}, after {counted(len(examples), 'record')}", examples
+                    ) from None
+                try:
+                    examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
+                except (ValueError, IndexError, KeyError, struct.error):
+                    examples.append(Example(len(examples), "", "", None, [], [], [], [], [], None, [], damaged=True))
+                at += 16 + size
+    return examples
+
+
+def begins_well(shard) -> bool:
+    """Whether a file begins as a shard does: with the length of a record that is in it."""
+    with open_regular(shard) as stream:
+        head = stream.read(13)
+        room = os.fstat(stream.fileno()).st_size - 16
+    return len(head) == 13 and 0 < struct.unpack_from("<Q", head)[0] <= room and head[12:] == b"\n"
+
+
+MOST_DESCRIBED = 4 << 20  # bytes of a <split>.json or a label map
+
+
+def read_classes(shards, maps=()):
+    """({category id: name}, whether image ids are numbers) of the <split>.json beside the shards, else of a label map; ({}, False) without.
+
+    maps: files that may be label maps, .pbtxt. Raises ShardError if a file is there and says something else.
+    """
+    described = Path(shards[0]).with_name(f"{split_of(Path(shards[0]).name)}.json")
+    if described.is_file():
+        return _described(described)
+    for file in maps:
+        if classes := _label_map(file):
+            return classes, False
+    return {}, False
+
+
+def _described(file):
+    try:
+        content = parse_json(_bounded(file))
+        classes = {entry["id"]: entry["name"] for entry in content["categories"]}
+        integer_ids = content["integer_ids"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(
+            f"{file}: expected what tfyolo writes beside its shards ({type(error).__name__}); write them anew"
+        ) from None
+    if not (classes and all(type(number) is int and isinstance(name, str) for number, name in classes.items())):
+        raise ShardError(
+            f"{file}: expected `categories` with a number as `id` and a `name` each; write the shards anew"
+        )
+    return classes, integer_ids is True
+
+
+def _label_map(file):
+    """{id: name} of a label map of the TensorFlow Object Detection API; {} if the file is none. A display_name counts before a name."""
+    text, classes, item = _bounded(file).decode("utf-8", "replace"), {}, None
+    # One token after the other: braces, keys, and values with or without quotes.
+    tokens = re.findall(r"""[{}]|\w+(?=\s*[:{])|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|-?\d+""", text)
+    for token, following in itertools.pairwise([*tokens, ""]):
+        if token == "item" and following == "{":
+            item = {}
+        elif token == "}" and item is not None:
+            name = item.get("display_name") or item.get("name")
+            if name and item.get("id", "").lstrip("-").isdecimal() and len(item["id"]) < 19:
+                classes[int(item["id"])] = name
+            item = None
+        elif item is not None and token in ("id", "name", "display_name"):
+            item.setdefault(token, following[1:-1] if following[:1] in "\"'" else following)
+    return classes
+
+
+def _bounded(file):
+    try:
+        return read_regular(file, MOST_DESCRIBED)
+    except OSError as error:
+        raise ShardError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+_SHARD = re.compile(r"(?P<split>.+?)(?:\.(?:tf_?records?|record))?(?:-\d{5}-of-\d{5})?(?:\.(?:tf_?records?|record))?")
+_IS_SHARD = re.compile(r".+\.(?:tf_?records?|record)(?:-\d{5}-of-\d{5})?|.+-\d{5}-of-\d{5}")
+
+
+def split_of(name):
+    """The split in a shard's file name, such as train-00000-of-00004.tfrecord; None if it is no shard's name."""
+    return _SHARD.fullmatch(name)["split"] if _IS_SHARD.fullmatch(name) else None
+
+
+def _example(data, start, end, place):
+    features = {}
+    for number, message in _fields(data, start, end):  # Example.features
+        if number == 1:
+            for _, pair in _fields(data, *message):  # Features.feature, a map: entries of key and value
+                entry = dict(_fields(data, *pair))
+                features[data[slice(*entry[1])].decode()] = entry.get(2)
+
+    def values(key, kind):
+        return _values(data, *features[key], kind) if features.get(key) else []
+
+    def texts(key):
+        return [data[first:last].decode("utf-8", "replace") for first, last in values(key, BYTES)]
+
+    def flags(key):
+        return [bool(value) for value in values(key, INTEGERS)]
+
+    sides = [(values(f"image/{side}", INTEGERS) or [0])[0] for side in ("height", "width")]
+    corners = (values(f"image/object/bbox/{key}", FLOATS) for key in ("ymin", "xmin", "ymax", "xmax"))
+    boxes = list(zip(*corners, strict=True))
+    labels, classes = values("image/object/class/label", INTEGERS), texts("image/object/class/text")
+    crowd, difficult = flags("image/object/is_crowd"), flags("image/object/difficult")
+    areas = values("image/object/area", FLOATS)
+    if len(labels or classes) != len(boxes) or not {len(crowd), len(difficult), len(areas)} <= {0, len(boxes)}:
+        raise ValueError
+    return Example(
+        place,
+        next(iter(texts("image/source_id")), ""),
+        next(iter(texts("image/filename")), ""),
+        (sides[0], sides[1]) if min(sides) > 0 else None,
+        boxes,
+        labels,
+        classes,
+        crowd,
+        areas,
+        next(((first, last - first) for first, last in values("image/encoded", BYTES)), None),
+        difficult,
+    )
+
+
+BYTES, FLOATS, INTEGERS = 1, 2, 3  # the lists that a Feature may hold, by their numbers
+
+
+def _values(data, start, end, wanted):
+    """The list of a Feature: (start, end) spans of a BytesList, the numbers of another. Raises ValueError if it is not of the kind."""
+    result = []
+    for kind, values in _fields(data, start, end):
+        if kind != wanted:
+            raise ValueError
+        for _, (first, last) in _fields(data, *values):
+            if kind == BYTES:
+                result.append((first, last))
+            elif kind == FLOATS:
+                result += struct.unpack(f"<{(last - first) // 4}f", data[first:last])
+            else:
+                while first < last:
+                    value, first = _varint(data, first)
+                    result.append(value - (1 << 64) if value >> 63 else value)
+    return result
+
+
+def _fields(data, start, end):
+    """(number, (start, end) of the content) of each field of a protocol buffer's message, by its wire format."""
+    while start < end:
+        key, start = _varint(data, start)
+        wire = key & 7
+        if wire == 2:
+            size, start = _varint(data, start)
+            after = start + size
+        elif wire == 0:
+            _, after = _varint(data, start)
+        elif wire in (1, 5):
+            after = start + (8 if wire == 1 else 4)
+        else:
+            raise ValueError
+        if after > end:
+            raise ValueError
+        yield key >> 3, (start, after)
+        start = after
+
+
+def _varint(data, at):
+    value = 0
+    for shift in range(0, 70, 7):  # of 64 bits
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, at
+    raise ValueError

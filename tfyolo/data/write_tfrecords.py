@@ -1,0 +1,140 @@
+"""A Source written as TFRecord shards, with the bytes of its images as they are."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from tfyolo.data.tfrecords import split_of
+from tfyolo.errors import Error
+from tfyolo.files import atomic_replace, read_bytes, scratch_folder
+from tfyolo.messages import counted
+
+SHARD_BYTES = 200_000_000
+
+
+class WriteError(Error):
+    """Shards cannot be written. The message says why and what to do."""
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class Written(NamedTuple):
+    """files: the shards. records: how many pictures they hold. skipped: (file, reason) of those that cannot be read."""
+
+    files: tuple[str, ...]
+    records: int
+    skipped: tuple[tuple[str, str], ...]
+
+
+def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
+    """A Source as <split>-00000-of-00004.tfrecord, ... and <split>.json in `folder`, with the bytes of its pictures.
+
+    shards: how many; None: of about 200 MB. Each picture is decoded once, to leave out the broken ones. The shards
+    get their names only when all are complete. Raises WriteError if the folder has shards of this split, unless
+    `overwrite`.
+    """
+    import tensorflow as tf  # which readers do without
+
+    from tfyolo.data.decoding import (
+        ImageError,
+        read_image,  # which imports readers, and they this file's index
+    )
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
+    if old and not overwrite:
+        raise WriteError(
+            f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or overwrite"
+        )
+    if shards is None:
+        shards = -(-sum(_length(record) for record in source.records) // SHARD_BYTES) or 1
+    if not 0 < shards <= len(source.records):
+        raise WriteError(f"shards: expected 1..{len(source.records)}, the number of pictures, received {shards}")
+
+    skipped = []
+    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="pictures", disable=not progress or None)
+    with scratch_folder(folder, "writing") as aside, bar:
+        names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
+        for shard, name in enumerate(names):
+            with tf.io.TFRecordWriter(os.path.join(aside, name)) as writer:
+                for record in source.records[shard::shards]:
+                    bar.update()
+                    try:
+                        encoded = contents(record)
+                        read_image(encoded, source.max_pixels)
+                        writer.write(_encode(record, encoded, source).SerializeToString())
+                    except (OSError, ImageError) as error:
+                        skipped.append((record.path, str(error)))
+        ids = _numbers_of(source)
+        described = {
+            "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
+            "integer_ids": all(isinstance(record.image_id, int) for record in source.records),
+        }
+        Path(aside, f"{source.split}.json").write_text(
+            json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
+        for file in old:
+            file.unlink()
+        for name in [*names, f"{source.split}.json"]:
+            atomic_replace(os.path.join(aside, name), folder / name)
+    return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
+
+
+def contents(record) -> bytes:
+    """The bytes of a Record's picture. Raises OSError."""
+    return read_bytes(record.path, record.span)
+
+
+def _numbers_of(source):
+    """The numbers of the classes: the files' own, unless they are none."""
+    whole = all(isinstance(number, int) and abs(number) < 1 << 63 for number in source.category_ids)
+    return source.category_ids if whole else tuple(range(1, len(source.classes) + 1))
+
+
+def _length(record):
+    try:
+        return record.span[1] if record.span else os.path.getsize(record.path)
+    except OSError:
+        return 0
+
+
+def _encode(record, encoded, source):
+    import tensorflow as tf
+
+    # The stated size, even if it is wrong, is what the boxes count in; reading multiplies by it again.
+    height, width = record.size
+    y1, x1, y2, x2 = np.float64(record.boxes).T
+    octets = {
+        "image/encoded": [encoded],
+        "image/format": [_FORMATS.get(encoded[:2], b"")],
+        "image/filename": [os.path.basename(record.path).encode()],
+        "image/source_id": [str(record.image_id).encode()],
+        "image/object/class/text": [source.classes[label].encode() for label in record.labels],
+    }
+    floats = {
+        "image/object/bbox/ymin": y1 / height,
+        "image/object/bbox/xmin": x1 / width,
+        "image/object/bbox/ymax": y2 / height,
+        "image/object/bbox/xmax": x2 / width,
+        "image/object/area": record.areas,
+    }
+    integers = {
+        "image/height": [height],
+        "image/width": [width],
+        "image/object/class/label": [_numbers_of(source)[label] for label in record.labels],
+        "image/object/is_crowd": record.crowd.astype(int),
+        "image/object/difficult": (record.difficult & np.ones_like(record.crowd)).astype(int),
+    }
+    feature = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=value)) for key, value in octets.items()}
+    feature |= {key: tf.train.Feature(float_list=tf.train.FloatList(value=value)) for key, value in floats.items()}
+    feature |= {key: tf.train.Feature(int64_list=tf.train.Int64List(value=value)) for key, value in integers.items()}
+    return tf.train.Example(features=tf.train.Features(feature=feature))
+
+
+_FORMATS = {b"\xff\xd8": b"jpeg", b"\x89P": b"png"}

@@ -1,0 +1,1 @@
+"""How good a detector is: run, metrics, report, files."""

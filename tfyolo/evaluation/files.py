@@ -1,0 +1,55 @@
+"""The files of an evaluation: metrics, detections in COCO's results format, curves, drawn images."""
+
+import json
+from pathlib import Path
+
+from tfyolo.data import decoding, geometry
+from tfyolo.evaluation.metrics import Found, match, xywh
+from tfyolo.files import write_text
+from tfyolo.messages import printable
+from tfyolo.structures import BACKGROUND
+from tfyolo.visualize import drawing, plots
+
+# ------------------------------------------------------------------------------------------------ from figures to files
+
+
+def write_report(out, report, source, found, pictures):
+    out.mkdir(parents=True, exist_ok=True)
+    results = [
+        {
+            "image_id": record.image_id,
+            "category_id": source.category_ids[label],
+            "bbox": [round(value, 3) for value in box],
+            "score": round(score, 6),
+        }
+        for record, one in zip(source.records, found, strict=True)
+        if one is not None
+        for box, label, score in zip(xywh(one.boxes).tolist(), one.labels.tolist(), one.scores.tolist(), strict=True)
+    ]
+    _write_json(out / "detections.json", results)
+    _write_json(out / "metrics.json", report.to_json())
+    plots.pr_curves(report.curves, source.classes, out / "pr_curve.png")
+    plots.f1_curves(report.curves, source.classes, out / "f1_curve.png")
+    plots.confusion_matrix(report.confusion, report.score, source.classes, out / "confusion.png")
+
+    shown = [one and Found(*(value[one.scores >= report.score] for value in one)) for one in found]
+    judged = []
+    for number, (record, one) in enumerate(zip(source.records, shown, strict=True)):
+        if one is not None:
+            truths = record.boxes, record.labels, record.crowd
+            index = match(*truths, one.boxes, one.labels, one.scores, difficult=record.difficult)
+            errors = (index == BACKGROUND).sum() + (~record.ignored).sum() - (index >= 0).sum()
+            judged.append((-errors, number, index))
+    for place, (_, number, index) in enumerate(sorted(judged, key=lambda row: row[:2])[:pictures], 1):
+        record, one = source.records[number], shown[number]
+        image = decoding.read_record(record, source.max_pixels)
+        scale = geometry.scale_of(record.size, image.shape[:2])
+        image, truths, boxes = drawing.enlarged(image, record.boxes * scale, one.boxes * scale)
+        image = drawing.draw_matches(
+            image, truths, record.labels, record.ignored, boxes, one.labels, one.scores, source.classes, index
+        )
+        drawing.save(out / "pictures" / f"{place:02d}_{printable(Path(str(record.image_id)).stem)[:100]}.jpg", image)
+
+
+def _write_json(path, value):
+    write_text(path, json.dumps(value, ensure_ascii=False))

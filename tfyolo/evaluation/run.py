@@ -1,0 +1,183 @@
+"""Evaluation: a detector run over a data set."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfyolo.data import datasets, geometry, readers
+from tfyolo.data.geometry import restore
+from tfyolo.data.sources.source import Source
+from tfyolo.evaluation.files import write_report
+from tfyolo.evaluation.metrics import Found
+from tfyolo.evaluation.report import EvaluationError, Report, judge, shortened_names, title_of
+from tfyolo.messages import counted
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.load import load
+
+
+def evaluate(
+    detector: Detector | str | os.PathLike,
+    data: Source | str | os.PathLike | None = None,
+    *,
+    split: str | None = None,
+    batch: int = 8,
+    out: str | os.PathLike | None = None,
+    progress: bool = True,
+    pictures: int = 0,
+) -> Report:
+    """Report of a detector on a data set.
+
+    Args:
+        detector: a Detector, or the path of what tfyolo.load takes: a run, a SavedModel, a .tflite file.
+        data: a Source, or the path of a data set; None: what the detector was trained with. Classes that only the detector or only the
+            data knows, by name, are left out.
+        split: of the data set at a path; None: the one that the detector was evaluated on while it trained, else "val".
+        batch: images at a time; where they do not fit into memory, half of them is tried, and so on.
+        out: a folder for metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and
+            confusion.png.
+        pictures: how many to draw there, those with most errors first.
+
+    Raises:
+        EvaluationError: detector and data have no class in common, no data are named, batch is not above 0, or not one image fits
+            into memory.
+        DataError, CheckpointError: the data or the detector cannot be read.
+    """
+    if batch < 1:
+        raise EvaluationError(f"batch: expected a whole number above 0, received {batch}")
+    detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
+    source = data if isinstance(data, Source) else source_for(detector, data, split)
+    source, label_of, left_out = _in_common(detector.classes, source)
+    found, seconds, resized = [], None, {}
+    while source.records and seconds is None:
+        try:
+            found, seconds = _find(detector, source, label_of, batch, progress, resized)
+        except tf.errors.ResourceExhaustedError as error:
+            batch = _smaller(batch, detector, error)
+    report = judge(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
+    if out is not None:
+        write_report(Path(out), report, source, found, pictures)
+    return report
+
+
+def _smaller(batch, detector, error):
+    """Half of a batch that does not fit into memory; said, since it takes longer. Raises EvaluationError for one image."""
+    size = " x ".join(map(str, detector.input_size))
+    if batch == 1:
+        raise EvaluationError(
+            f"one image of {size} does not fit into memory, expected a smaller model.input_size or another device"
+        ) from error
+    tqdm.write(
+        f"evaluation: {counted(batch, 'image')} of {size} at a time do not fit into memory, goes on with {batch // 2}",
+        file=sys.stderr,
+    )
+    return batch // 2
+
+
+def source_for(detector, path=None, split=None, *, images=None, format=None, **reading):
+    """The Source that a detector is evaluated on: a split of the data set at a path, or of what it was trained with.
+
+    split: None is the one that it was evaluated on while it trained, else "val". images, format, reading: as of readers.DataSet.
+    """
+    own = detector.config.data
+    if path is None and own is None:
+        raise EvaluationError(f"{detector.source} does not say what it was trained with; name the data (--data PATH)")
+    if path is None:
+        given = {"images": images or own.images, "format": format or own.format, **reading}
+        return readers.read_configured(own.model_copy(update=given), split or "val", None, run=detector.source)
+    named = own.val if own and isinstance(own.val, str) else "val"
+    return readers.read(path, split or named, images=images, format=format, **reading)
+
+
+# ----------------------------------------------------------------------------------------------- from pictures to boxes
+
+
+# What Pascal VOC, and Darknet's list of COCO's classes after it, call some of COCO's.
+_SYNONYMS = {
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+}
+
+
+def _in_common(classes, source):
+    """(the Source with the classes that the detector knows too, [K] the label there of each of the detector's or -1, what is left out)."""
+    theirs = source.classes
+    classes = tuple(_SYNONYMS.get(name, name) if name not in theirs else name for name in classes)
+    numbered = theirs == tuple(map(str, range(len(theirs))))  # a YOLO folder without a list of names
+    if classes == theirs or (numbered and len(classes) == len(theirs)):
+        return source, np.arange(len(theirs)), ""
+    common = [name for name in theirs if name in classes]
+    if not common:
+        raise EvaluationError(
+            f"{title_of(source)}: expected classes that the detector knows, {shortened_names(classes)}, received {shortened_names(theirs)}"
+        )
+    label_of = np.array([common.index(name) if name in common else -1 for name in classes])
+    only = [[name for name in ours if name not in common] for ours in (classes, theirs)]
+    told = [
+        f"only {who} {shortened_names(names)}"
+        for who, names in zip(("the detector knows", "the data has"), only, strict=True)
+        if names
+    ]
+    left_out = f"evaluated on {shortened_names(common)} by name, left out: {'; '.join(told)}" if told else ""
+    return source.with_classes(common) if len(common) < len(theirs) else source, label_of, left_out
+
+
+def _find(detector, source, label_of, batch, progress, resized):
+    """A Found, in pixels of the annotations, or None, for each record; and the seconds that an image took. resized: as in eval_dataset."""
+    found, skipped = [None] * len(source.records), {}
+    size = np.array(detector.input_size)
+    options = {"batch": batch, "preprocess": detector.config.model.preprocess, "skipped": skipped}
+    options["resized"] = resized
+    dataset = iter(datasets.eval_dataset(source, size=detector.input_size, **options))
+    laps = []
+    with tqdm(
+        total=len(source.records), desc="evaluate", unit="image", leave=False, disable=not progress or None
+    ) as bar:
+        while True:
+            started = time.perf_counter()
+            sample = next(dataset, None)
+            if sample is None:
+                break
+            read = time.perf_counter()
+            outputs = _done(detector.network(sample.image))
+            network = time.perf_counter()
+            detections = tf.nest.map_structure(np.asarray, detector.postprocess(outputs))
+            postprocess = time.perf_counter()
+            ids, transforms = np.asarray(sample.image_id), np.asarray(sample.transform)
+            # The margins are alike on both sides, and what lies between them is the file's picture.
+            files = np.rint((size - 2 * transforms[:, :2, 2]) / transforms[:, [0, 1], [0, 1]])
+            in_files = np.asarray(restore(detections.boxes, transforms, files))
+            for b in np.flatnonzero(ids >= 0):
+                kept = slice(detections.count[b])
+                boxes = in_files[b, kept]
+                inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # what lies wholly beside the picture goes
+                if ids[b] in resized:
+                    boxes = boxes * geometry.scale_of(resized[ids[b]], source.records[ids[b]].size)
+                labels = label_of[detections.labels[b, kept]]
+                inside &= labels >= 0  # a class that the data does not know
+                found[ids[b]] = Found(boxes[inside], detections.scores[b, kept][inside], labels[inside])
+            images = int((ids >= 0).sum())
+            laps.append((images, read - started, network - read, postprocess - network))
+            bar.update(images)
+    for i in skipped:  # what could not be read came as a grey picture
+        found[i] = None
+    images, *spent = np.sum(laps[1:] or laps, axis=0)  # the first batch also pays for tracing
+    names = ("read", "network", "postprocess")
+    seconds = {name: float(value / images) for name, value in zip(names, spent, strict=True)}
+    return found, {**seconds, "total": sum(seconds.values())}
+
+
+def _done(outputs):
+    """The outputs, computed: a device works through its queue in order, so one number of each that arrives will do."""
+    for value in tf.nest.flatten(outputs):
+        if isinstance(value, tf.Tensor):
+            tf.reshape(value, [-1])[:1].numpy()
+    return outputs

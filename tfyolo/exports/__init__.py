@@ -1,0 +1,1 @@
+"""Exports and the gate that they pass."""

@@ -1,0 +1,71 @@
+"""full-int8 TFLite files, whose ranges are found in the file itself."""
+
+import os
+import warnings
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.python.convert import mlir_quantize
+from tensorflow.lite.tools import flatbuffer_utils
+
+
+def in_integers(content, batches, *, per_channel=True):
+    """A TFLite file whose every tensor is an integer, of one whose last part is float.
+
+    The range of each float tensor is what it holds in images. TFLite's own calibrator does not do: it notes an operation's inputs after
+    the operation, when one that was computed in place holds the output, and gives a small number the steps of a large one.
+
+    Args:
+      content: bytes of a file of fake quantization, its input uint8.
+      batches: of images [B, H, W, 3] float32 0..1.
+      per_channel: whether kernels have a scale for each output.
+
+    Returns:
+      The bytes of the file; its inputs and outputs are uint8.
+    """
+    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    (graph,) = file.subgraphs
+    computed = [
+        operation for operation in graph.operators if not _dequantizes(file, operation)
+    ]  # that has a scale already
+    made = [int(index) for operation in computed for index in operation.outputs]
+    floats = [index for index in made if graph.tensors[index].type == schema.TensorType.FLOAT32]
+    ranges = _ranges(content, floats, batches)
+    for index in floats:
+        graph.tensors[index].quantization = steps = schema.QuantizationParametersT()
+        steps.min, steps.max = ([float(bound)] for bound in ranges[index])
+    content = bytes(flatbuffer_utils.convert_object_to_bytearray(file))
+    return mlir_quantize(content, not per_channel, input_data_type=tf.uint8, output_data_type=tf.uint8)
+
+
+def _dequantizes(file, operation):
+    return file.operatorCodes[operation.opcodeIndex].builtinCode == schema.BuiltinOperator.DEQUANTIZE
+
+
+def _ranges(content, tensors, batches):
+    """{tensor's number: (least, largest value)} of a TFLite file in images; 0 is always within."""
+    operations = (
+        tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )  # which would hide what is inside
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
+        interpreter = tf.lite.Interpreter(
+            model_content=content,
+            num_threads=os.cpu_count(),
+            experimental_op_resolver_type=operations,
+            experimental_preserve_all_tensors=True,
+        )
+    interpreter.allocate_tensors()
+    (taken,) = interpreter.get_input_details()
+    found = np.zeros((len(tensors), 2))
+    for images in batches:
+        numbers = np.round(255 * np.asarray(images)).astype("uint8")
+        for i in range(0, len(numbers), taken["shape"][0]):
+            at_once = np.resize(numbers[i : i + taken["shape"][0]], taken["shape"])
+            interpreter.set_tensor(taken["index"], at_once)
+            interpreter.invoke()
+            values = [interpreter.get_tensor(index) for index in tensors]
+            found[:, 0] = np.minimum(found[:, 0], [value.min() for value in values])
+            found[:, 1] = np.maximum(found[:, 1], [value.max() for value in values])
+    return dict(zip(tensors, found.tolist(), strict=True))

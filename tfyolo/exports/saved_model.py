@@ -1,0 +1,103 @@
+"""The SavedModel: its signatures, from prepared images, from uint8 images and from the bytes of files."""
+
+import errno
+import json
+from pathlib import Path
+
+import tensorflow as tf
+
+from tfyolo.data import decoding, geometry
+from tfyolo.data.geometry import restore
+from tfyolo.exports.targets import label_lines
+from tfyolo.graph.fusion import fuse
+from tfyolo.model import describe
+from tfyolo.predict.exported import EXPORT_META
+from tfyolo.predict.saved_model import checksums
+from tfyolo.tflite import metadata
+
+MOST_PIXELS = 1 << 25  # of a picture that the SavedModel decodes: 100 MB
+
+
+# --- the SavedModel ---------------------------------------------------------------------------------------------------------------
+
+
+def save_module(module, path, signatures, options=None):
+    try:
+        tf.saved_model.save(module, str(path), signatures=signatures, options=options)
+    except tf.errors.OpError as error:  # the disk's reason stands at its end
+        reason = error.message.rpartition("; ")[2].removesuffix(" [Op:SaveV2]")
+        raise OSError(errno.EIO, f"{reason}, writing in {Path(path).parent}") from error
+
+
+def write_saved_model(model, path, any_size):
+    model = fuse(model)
+    # Only the variables are handed over: with the Keras model beside them, each would be written twice.
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.network.variables]
+    save_module(module, path, _signatures(model, any_size))
+    extra = path / "assets.extra"
+    extra.mkdir()
+    text = json.dumps(describe(model, sha256=checksums(path)))
+    (extra / EXPORT_META).write_text(text, encoding="utf-8")
+    (extra / metadata.LABELS).write_text(label_lines(model), encoding="utf-8")
+
+
+def _signatures(model, any_size):
+    """The whole way from a picture to boxes, three times.
+
+    any_size: None, or what the sides of pictures must be multiples of, of which the first takes every size.
+    """
+    height, width = model.config.model.input_size
+    prepared = (
+        tf.TensorSpec([height, width, 3], tf.float32),
+        tf.TensorSpec([3, 3], tf.float32),
+        tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([], tf.bool),
+    )
+
+    def detect(images):
+        return model.postprocess(model.decoder(model.network(images, training=False)))
+
+    def detect_pictures(pictures, prepare):
+        images, transforms, sizes, valid = tf.map_fn(prepare, pictures, fn_output_signature=prepared)
+        found = detect(images)
+        found = found._replace(boxes=restore(found.boxes, transforms, sizes))._asdict()
+        return found, valid
+
+    def prepare(picture):
+        image, transform = geometry.prepare(picture, (height, width), model.config.model.preprocess)
+        return image, transform, tf.shape(picture)[:2]
+
+    def prepare_contents(contents):
+        # A data set of one, whose error is nothing but its end: what follows then is an empty picture.
+        nothing = (tf.zeros([height, width, 3]), tf.eye(3), tf.zeros([2], tf.int32), False)
+        one = tf.data.Dataset.from_tensors(contents)
+        one = one.map(lambda contents: (*prepare(decoding.decode_image(contents, MOST_PIXELS)), True)).ignore_errors()
+        return one.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1).get_single_element()
+
+    sides = (None, None) if any_size else (height, width)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *sides, 3], tf.float32, "images")])
+    def serving_default(images):
+        if any_size:
+            received = tf.shape(images)[1:3]
+            fits = tf.reduce_all(received % any_size == 0)
+            expected = f"images: expected a height and a width that are multiples of {any_size}, received"
+            with tf.control_dependencies([tf.debugging.Assert(fits, [expected, received])]):
+                images = tf.identity(images)
+        return detect(images)._asdict()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    def uint8(images):
+        return detect_pictures(images, lambda picture: (*prepare(picture), True))[0]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "contents")])
+    def files(contents):
+        found, valid = detect_pictures(contents, prepare_contents)
+        empty = {"scores": 0.0, "boxes": 0.0, "labels": -1, "count": 0, "best": 0.0}
+        for name, value in empty.items():
+            mask = tf.reshape(valid, [-1] + [1] * (len(found[name].shape) - 1))
+            found[name] = tf.where(mask, found[name], tf.cast(value, found[name].dtype))
+        return found | {"valid": valid}
+
+    return {"serving_default": serving_default, "uint8": uint8, "bytes": files}

@@ -1,0 +1,134 @@
+"""TFLite files: how they end, and their conversion."""
+
+import inspect
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from tfyolo.decoders import DECODERS
+from tfyolo.exports.saved_model import save_module
+from tfyolo.graph.fusion import fuse
+from tfyolo.libraries import libraries_silent
+from tfyolo.model import resolve
+from tfyolo.nn.activations import mish, mish_by_exp
+from tfyolo.structures import Candidates
+
+
+def bounded_model(model):
+    """The Model whose boxes have sides of at most two images: the fewer pixels 256 steps are over, the finer they are.
+
+    A box so long whose middle lies in the image reaches over both borders, where it is cut anyway.
+    """
+    part = model.config.model.decoder
+    builder, options = resolve(model.config, "model.decoder", part, DECODERS)
+    if "largest" not in inspect.signature(builder).parameters:
+        return model
+    return model._replace(decoder=builder(**options | {"largest": 2.0 * max(model.config.model.input_size)}))
+
+
+def _candidates(model, boxes, scores):
+    return Candidates(boxes, scores, None, None, np.array(model.config.model.input_size, "float32"))
+
+
+def _ends_builtin(model, boxes, scores):
+    """Picture by picture, written out: TFLite needs no loop."""
+    each = [model.postprocess(_candidates(model, boxes[i : i + 1], scores[i : i + 1])) for i in range(boxes.shape[0])]
+    return {name: tf.concat([getattr(one, name) for one in each], 0) for name in each[0]._fields}
+
+
+def _ends_none(model, boxes, scores):
+    return {"boxes": boxes, "scores": scores}
+
+
+def _ends_normalised(model, boxes, scores):
+    """Boxes as parts of the image, cut at its borders.
+
+    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's range, and so has
+    all of its 256 steps inside the image.
+    """
+    size = model.config.model.input_size
+    boxes = tf.quantization.fake_quant_with_min_max_args(boxes, 0.0, float(max(size)))
+    boxes_unit = boxes / np.array([*size] * 2, "float32")
+    return {"boxes": tf.quantization.fake_quant_with_min_max_args(boxes_unit, 0.0, 1.0), "scores": scores}
+
+
+def _ends_task(model, boxes, scores):
+    """What TFLite_Detection_PostProcess gives, which the task libraries read: boxes in 0..1, and numbers as floats.
+
+    That operation itself leaves behind its `count` whatever its memory held, and is no builtin one.
+    """
+    found = model.postprocess(_candidates(model, boxes, scores))
+    location = found.boxes / np.array([*model.config.model.input_size] * 2, "float32")
+    values = location, tf.cast(found.labels, tf.float32), found.scores, tf.cast(found.count, tf.float32)
+    return dict(zip(OUTPUTS["task"], values, strict=True))
+
+
+# How a file ends: {(nms, in whole numbers): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
+ENDS = {
+    ("builtin", False): _ends_builtin,
+    ("none", False): _ends_none,
+    ("none", True): _ends_normalised,
+    ("task", False): _ends_task,
+}
+_FOUND = {
+    "boxes": ("Top, left, bottom and right of each detection", "boxes"),
+    "scores": ("0..1", "numbers"),
+    "labels": ("Numbers of the classes", "labels"),
+    "count": ("How many were found; what follows is padding", "numbers"),
+    "best": ("The highest score of all candidates", "numbers"),
+}
+# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its libraries know.
+OUTPUTS = {
+    "builtin": _FOUND,
+    "none": {
+        "boxes": ("Top, left, bottom and right of each candidate", "boxes"),
+        "scores": ("0..1 of each class, in the order of labels.txt", "labels"),
+    },
+    "task": {
+        "location": ("Top, left, bottom and right of each detection, 0..1", "boxes_unit"),
+        "category": ("Numbers of the classes", "labels"),
+        "score": ("0..1", "numbers"),
+        "number of detections": ("How many were found", "numbers"),
+    },
+}
+
+
+def for_tflite(model):
+    """The Model with its batch norms folded, in the words that TFLite's kernels are fast at."""
+    return fuse(model, {mish: mish_by_exp})
+
+
+def to_tflite(model, end, precision="float32", batch=1):
+    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. end: of ENDS. Of full-int8 the decoder is float still."""
+    height, width = model.config.model.input_size
+    signature = tf.TensorSpec([batch, height, width, 3], tf.float32, "images")
+
+    @tf.function(input_signature=[signature], autograph=False)
+    def candidates(images):
+        found = model.decoder(model.network(images, training=False))
+        return found.boxes, found.scores
+
+    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a word.
+    frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
+    module = tf.Module()
+
+    @tf.function(input_signature=[signature], autograph=False)
+    def serve(images):
+        return end(model, *frozen(images))
+
+    module.serve = serve
+    with tempfile.TemporaryDirectory() as scratch:
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        save_module(module, scratch, {"serving_default": serve}, options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(scratch)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if "int8" in precision:
+            converter.inference_input_type = tf.uint8
+        with libraries_silent():  # the converter's notes on what it quantises
+            return converter.convert()

@@ -1,0 +1,1 @@
+"""Everything that walks or rewrites a Keras graph."""

@@ -1,0 +1,222 @@
+"""Batch-norm fusion: what follows a convolution and is linear becomes part of its weights.
+
+What can be fused stands in FOLDS at the file's foot, one line for each class of layers."""
+
+import functools
+from typing import TypeVar
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfyolo.graph.nodes import copied, input_like, nodes, used
+from tfyolo.heads import Implicit
+from tfyolo.nn.blocks import SharedConv2D
+from tfyolo.nn.norm import BatchNorm, SharedBatchNorm
+
+Model = TypeVar("Model")  # that of tfyolo.model, which imports this file
+
+
+def fuse(model: Model, activations: dict | None = None) -> Model:
+    """A Model whose network computes the same with fewer layers, to be used and not to be trained: batch norms are folded.
+
+    What only training reads is left away.
+    It has weights of its own; the model given stays as it is. A convolution whose output is read by other layers too, or given out,
+    keeps its norm. activations: {function: another that computes the same, where it shall stand}.
+    """
+    objective = model.objective.without_aux() if getattr(model.objective, "aux_assigner", None) else model.objective
+    return model._replace(network=_fused(used(model.network), activations or {}), objective=objective)
+
+
+class _Convolution:
+    """A convolution of the new network that layers after it may still become part of.
+
+    layer: the old network's. x: the new network's tensor that it reads. kernel, bias: float64, in which folding loses nothing;
+    bias may be None.
+    """
+
+    def __init__(self, layer, x, kernel, bias):
+        self.layer, self.x, self.kernel, self.bias = layer, x, kernel, bias
+
+    def affine(self, scale, shift):
+        """The convolution that gives output * scale + shift: [channels] each."""
+        # A depthwise kernel is [h, w, channels read, outputs of each]; others end in all the outputs, whatever their groups.
+        depthwise = isinstance(self.layer, layers.DepthwiseConv2D)
+        kernel = self.kernel * (scale.reshape(self.kernel.shape[2:]) if depthwise else scale)
+        bias = shift if self.bias is None else self.bias * scale + shift
+        return _Convolution(self.layer, self.x, kernel, bias)
+
+    @functools.cached_property
+    def output(self):
+        """The new network's tensor. After the first use the weights are what they are."""
+        depthwise = isinstance(self.layer, layers.DepthwiseConv2D)
+        config = self.layer.get_config() | {"use_bias": self.bias is not None}
+        config["depthwise_initializer" if depthwise else "kernel_initializer"] = (
+            "zeros"  # random ones would be for nothing
+        )
+        layer = _plain(self.layer).from_config(config)
+        output = layer(self.x)
+        layer.kernel.assign(self.kernel.astype("float32"))
+        if self.bias is not None:
+            layer.bias.assign(self.bias.astype("float32"))
+        return output
+
+
+class _Scaled:
+    """A tensor of the new network, times `scale` plus `shift` ([channels] each, float64), that layers after it may take in.
+
+    layer: the old network's that does it, and does it still if none takes it in.
+    """
+
+    def __init__(self, layer, x, scale, shift):
+        self.layer, self.x, self.scale, self.shift = layer, x, scale, shift
+
+    @functools.cached_property
+    def output(self):
+        """The new network's tensor."""
+        layer = type(self.layer).from_config(self.layer.get_config())
+        output = layer(self.x)
+        for mine, theirs in zip(layer.variables, self.layer.variables, strict=True):
+            mine.assign(theirs)
+        return output
+
+
+def _plain(convolution):
+    """The class of a convolution that has its weights for itself."""
+    return layers.DepthwiseConv2D if isinstance(convolution, layers.DepthwiseConv2D) else layers.Conv2D
+
+
+def _tensor(value):
+    return value.output if isinstance(value, _Convolution | _Scaled) else value
+
+
+def _float64(variable):
+    return keras.ops.convert_to_numpy(variable).astype("float64")
+
+
+def _fused(network, activations):
+    order, readers = nodes(network)
+    calls = {}  # of each layer
+    for node in order:
+        calls[node.operation] = calls.get(node.operation, 0) + 1
+    inputs = keras.tree.map_structure(input_like, network.input)
+    pairs = zip(keras.tree.flatten(network.input), keras.tree.flatten(inputs), strict=True)
+    values = {id(old): new for old, new in pairs}
+    copies = {}
+    for node in order:
+        layer = node.operation
+        if node.is_input:
+            continue
+        # Only what nobody else reads may change.
+        sources = [values[id(x)] if readers[id(x)] == 1 else _tensor(values[id(x)]) for x in node.input_tensors]
+        fold = FOLDS.get(type(layer))  # a subclass may compute anything
+        folded = fold(layer, *sources) if fold and calls[layer] == 1 else None
+        if folded is not None:
+            values[id(node.output_tensors[0])] = folded
+            continue
+        if layer not in copies:
+            copies[layer] = copied(layer, activations)
+        args, kwargs = node.arguments.fill_in({id(x): _tensor(values[id(x)]) for x in node.input_tensors})
+        outputs = keras.tree.flatten(copies[layer](*args, **kwargs))
+        values |= {id(old): new for old, new in zip(node.output_tensors, outputs, strict=True)}
+    for layer, copy in copies.items():
+        if isinstance(layer, layers.Layer):  # bare operations, such as a keras.ops.split, have no weights
+            for mine, theirs in zip(copy.variables, layer.variables, strict=True):
+                mine.assign(theirs)
+    outputs = keras.tree.map_structure(lambda x: _tensor(values[id(x)]), network.output)
+    return keras.Model(inputs, outputs, name=network.name)
+
+
+# --- what is folded -------------------------------------------------------------------------------------------------------------
+
+# Each: (layer of the old network, *what it reads: tensors of the new one, or a _Convolution or _Scaled that nobody else reads) -> the
+# _Convolution or _Scaled that gives the layer's output, or None where there is none.
+
+
+def _convolution(layer, x):
+    if layer.activation is not keras.activations.linear or layer.data_format != "channels_last":
+        return None
+    kernel, bias = _float64(layer.kernel), _float64(layer.bias) if layer.use_bias else None
+    if isinstance(x, _Scaled) and isinstance(layer, layers.Conv2D) and layer.groups == 1 and not _reaches_out(layer):
+        shifted = (x.shift[:, None] * kernel).sum(axis=(0, 1, 2))
+        return _Convolution(layer, x.x, x.scale[:, None] * kernel, shifted + (0 if bias is None else bias))
+    return _Convolution(layer, _tensor(x), kernel, bias)
+
+
+def _reaches_out(layer):
+    """Whether it reads zeros beside the picture, which what is added to the picture is not added to."""
+    return layer.padding != "valid" and tuple(layer.kernel_size) != (1, 1)
+
+
+def _batch_norm(layer, x):
+    gamma, beta = _float64(layer.gamma), _float64(layer.beta)
+    mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
+    scale = gamma / np.sqrt(variance + layer.epsilon)
+    return _scaled(layer, x, scale, beta - mean * scale)
+
+
+def _implicit(layer, x):
+    knowledge = _float64(layer.knowledge)
+    if layer.operation == "add":
+        return _scaled(layer, x, np.ones_like(knowledge), knowledge)
+    return _scaled(layer, x, knowledge, np.zeros_like(knowledge))
+
+
+def _scaled(layer, x, scale, shift):
+    return x.affine(scale, shift) if isinstance(x, _Convolution) else _Scaled(layer, _tensor(x), scale, shift)
+
+
+def _add(layer, *sources):
+    """Convolutions of one tensor that are added up are one, with the sum of their kernels; so is the tensor itself, scaled."""
+    convolutions = [source for source in sources if isinstance(source, _Convolution)]
+    x = _tensor(convolutions[0].x) if convolutions else None
+    if any(isinstance(source, keras.KerasTensor) or source.x is not x for source in sources):
+        return None
+    if any(type(one.layer) is not layers.Conv2D or one.layer.groups > 1 for one in convolutions):
+        return None
+    first = max(convolutions, key=lambda one: one.kernel.shape[0])
+    size = first.kernel.shape[0]
+    # The middles of the kernels must lie on each other: odd, with zeros all round, or so small that they need none.
+    for one in convolutions:
+        config, rows = one.layer, one.kernel.shape[:2]
+        alike = config.strides == first.layer.strides == (1, 1) and config.dilation_rate == (1, 1)
+        if not (alike and rows[0] == rows[1] and rows[0] % 2 and (rows[0] == 1 or config.padding == "same")):
+            return None
+    kernel, bias = np.zeros_like(first.kernel), np.zeros(first.kernel.shape[-1])
+    for source in sources:
+        if isinstance(source, _Scaled):
+            if kernel.shape[2] != kernel.shape[3]:
+                return None
+            part, more = np.diag(source.scale)[None, None], source.shift
+        else:
+            part, more = source.kernel, 0 if source.bias is None else source.bias
+        edge = (size - part.shape[0]) // 2
+        kernel += np.pad(part, [(edge, edge), (edge, edge), (0, 0), (0, 0)])
+        bias += more
+    return _Convolution(first.layer, x, kernel, bias)
+
+
+def _picked(layer, x):
+    """Every so-many-th pixel of a convolution is one that strides; the holes of a dilated kernel are filled with zeros for it."""
+    if tuple(layer.pool_size) != (1, 1) or not isinstance(x, _Convolution) or x.layer.padding != "valid":
+        return None
+    rows, columns = x.kernel.shape[:2]
+    config = x.layer.get_config()
+    down, across = config["dilation_rate"]
+    kernel = np.zeros((down * (rows - 1) + 1, across * (columns - 1) + 1, *x.kernel.shape[2:]))
+    kernel[::down, ::across] = x.kernel
+    strides = tuple(np.multiply(config["strides"], layer.strides).tolist())
+    config |= {"kernel_size": kernel.shape[:2], "strides": strides, "dilation_rate": (1, 1)}
+    return _Convolution(_plain(x.layer).from_config(config), x.x, kernel, x.bias)
+
+
+FOLDS = {
+    layers.Conv2D: _convolution,
+    SharedConv2D: _convolution,
+    layers.DepthwiseConv2D: _convolution,
+    layers.MaxPooling2D: _picked,
+    BatchNorm: _batch_norm,
+    SharedBatchNorm: _batch_norm,
+    Implicit: _implicit,
+    layers.Add: _add,
+}

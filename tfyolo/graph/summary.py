@@ -1,0 +1,83 @@
+"""What goes through a detector, stage by stage: shapes, parameters, FLOPs, and what each stage reads."""
+
+import keras
+import numpy as np
+
+from tfyolo.graph.nodes import nodes
+
+# What stands between the blocks of a level is a stage of its own; so are the branches of a decoupled head.
+OWN = ("down", "up", "lateral", "merge", "box", "cls")
+PARTS = ("backbone", "neck", "head")
+
+
+def _named(name):
+    """The stage that a dotted name tells; None if it tells none: "backbone.p2.split.conv" -> "backbone.p2"."""
+    part, *rest = name.split(".")
+    if part not in PARTS or not rest:
+        return None
+    return ".".join([part, *rest[: 2 if rest[1:2] and rest[1] in OWN else 1]])
+
+
+def _staged(network):
+    """[(node, its stage, the stages it reads)] of all calls but the input's, each after those that it reads."""
+    found, owner = [], {}
+    for node in nodes(network)[0]:
+        sources = [owner[id(x)] for x in node.input_tensors]
+        stage = "images" if node.is_input else _named(node.operation.name)
+        if stage is None:  # a bare operation, such as a split, or a user's own layer: it goes with what it reads
+            stage = PARTS[0] if sources[0] == "images" else sources[0]
+        owner.update((id(x), stage) for x in node.output_tensors)
+        if not node.is_input:
+            found.append((node, stage, sources))
+    return found
+
+
+def walk(model):
+    """{"name", "input_size", "classes", "candidates", "parameters", "trainable", "flops", "stages"} of a Model.
+
+    stages: a row for each, every one after those that it reads: {"stage", "inputs", "output", "stride", "parameters", "flops"}. inputs:
+    other stages, or "images". output: [h, w, ...], the last layer's. stride: pixels of the picture that a cell of it stands for, None
+    where there are no cells. flops: 2 x multiply-adds of convolutions and fully connected layers, batch 1.
+    """
+    height = model.network.input_shape[1]
+    rows, seen = {}, set()
+    for node, stage, sources in _staged(model.network):
+        row = rows.setdefault(
+            stage, {"stage": stage, "inputs": [], "output": None, "stride": None, "parameters": 0, "flops": 0}
+        )
+        row["inputs"] += [source for source in sources if source != stage and source not in row["inputs"]]
+        layer, shape = node.operation, list(node.output_tensors[0].shape[1:])
+        if isinstance(layer, keras.layers.Layer):
+            row["output"], row["stride"] = shape, height / shape[0] if len(shape) > 2 else None
+            own = {id(variable): variable for variable in layer.weights if id(variable) not in seen}
+            row["parameters"] += sum(int(np.prod(variable.shape)) for variable in own.values())
+            row["flops"] += _flops(layer, shape)
+            seen.update(own)
+    return {
+        "name": model.config.name,
+        "input_size": list(model.network.input_shape[1:3]),
+        "classes": len(model.classes),
+        "candidates": model.decoder.count(model.network.output),
+        "parameters": model.network.count_params(),
+        "trainable": sum(int(np.prod(variable.shape)) for variable in model.network.trainable_variables),
+        "flops": sum(row["flops"] for row in rows.values()),
+        "stages": sorted(rows.values(), key=lambda row: PARTS.index(row["stage"].partition(".")[0])),
+    }
+
+
+def gradient_norms(model, gradients):
+    """{stage: norm of the gradient of all its weights}. gradients: of the network's trainable variables, in their order."""
+    stages = {node.operation.name: stage for node, stage, _ in _staged(model.network)}
+    squares = {}
+    for variable, gradient in zip(model.network.trainable_variables, gradients, strict=True):
+        stage = stages[variable.path.partition("/")[0]]
+        squares[stage] = squares.get(stage, 0.0) + float(np.sum(np.square(np.asarray(gradient, "float64"))))
+    return {stage: square**0.5 for stage, square in squares.items()}
+
+
+def _flops(layer, output):
+    if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+        return 2 * int(np.prod(layer.kernel.shape)) * output[0] * output[1]
+    if isinstance(layer, keras.layers.Dense):
+        return 2 * int(np.prod(layer.kernel.shape))
+    return 0

@@ -1,0 +1,90 @@
+"""Batch normalisation over the whole global batch, on one replica and on several."""
+
+import tensorflow as tf
+from keras import layers, ops
+
+
+def _merged_sum(x):
+    def reduce(strategy, x):
+        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(x, x)])[0]
+
+    # Both ways through stop_gradient: custom_gradient looks for variables behind its outputs, and would walk back through
+    # the graphs of all replicas at every layer. all_reduce does, which takes minutes to trace for a deep network.
+    return tf.stop_gradient(tf.distribute.get_replica_context().merge_call(reduce, args=(tf.stop_gradient(x),)))
+
+
+@tf.custom_gradient
+def sum_over_replicas(x):
+    """The sum of a tensor over all replicas of a tf.distribute strategy, in replica context; its gradient is the same sum."""
+    return _merged_sum(x), _merged_sum
+
+
+class BatchNorm(layers.Layer):
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) over the whole global batch, with Darknet's epsilon.
+
+    Why not Keras's: on one replica of TensorFlow this trains through the fused kernel; on several it exchanges
+    sums without walking the whole graph at each layer while it is traced, as Keras's does. Frozen (trainable=False), it uses the
+    moving statistics. Momentum is below Darknet's .99 because a run over a few hundred pictures has too few steps for that.
+    """
+
+    def __init__(self, momentum=0.97, epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def build(self, shape):
+        def statistic(name, initializer, **kwargs):
+            return self.add_weight((shape[-1],), initializer, dtype="float32", autocast=False, name=name, **kwargs)
+
+        self.gamma = statistic("gamma", "ones")
+        self.beta = statistic("beta", "zeros")
+        self.moving_mean = statistic("moving_mean", "zeros", trainable=False, aggregation="mean")
+        self.moving_variance = statistic("moving_variance", "ones", trainable=False, aggregation="mean")
+
+    def call(self, x, training=False):
+        if not (training and self.trainable):
+            return self._normalise(x, self.moving_mean, self.moving_variance)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas == 1:
+            outputs, mean, variance = self._fused(x)
+        else:
+            mean, variance = self._moments(x, replicas)
+            outputs = self._normalise(x, mean, variance)
+        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        return outputs
+
+    def _normalise(self, x, mean, variance):
+        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
+        return ops.cast(ops.cast(x, "float32") * scale + (self.beta - mean * scale), x.dtype)
+
+    def _fused(self, x):
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, gamma, beta, epsilon=self.epsilon, is_training=True
+        )
+        # The kernel gives the unbiased variance; Darknet, and several replicas here, keep the biased one.
+        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+        return outputs, mean, variance * (count - 1) / count
+
+    @staticmethod
+    def _moments(x, replicas):
+        x = ops.cast(x, "float32")
+        axes = (0, 1, 2)
+        # Strategies give every replica the same share.
+        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32) * replicas
+        mean = sum_over_replicas(tf.reduce_sum(x, axes)) / count
+        # Deviations from the mean of all: the difference of two large sums would lose what two replicas and one must agree in.
+        return mean, sum_over_replicas(tf.reduce_sum(tf.square(x - mean), axes)) / count
+
+
+class SharedBatchNorm(BatchNorm):
+    """The batch norm of another convolution's output with the weights of the first one's, moving statistics included."""
+
+    def __init__(self, owner, **kwargs):
+        super().__init__(owner.momentum, owner.epsilon, **kwargs)
+        self._owner = lambda: owner
+
+    def build(self, shape):
+        owner = self._owner()
+        self.gamma, self.beta = owner.gamma, owner.beta
+        self.moving_mean, self.moving_variance = owner.moving_mean, owner.moving_variance

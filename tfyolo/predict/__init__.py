@@ -1,0 +1,1 @@
+"""A trained detector in use: images in, boxes out."""

@@ -1,0 +1,205 @@
+"""A detector: images in, boxes in the image's own pixels out."""
+
+import functools
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from tfyolo import config as configs
+from tfyolo.data import geometry
+from tfyolo.data.geometry import restore
+from tfyolo.data.headers import MOST_PIXELS
+from tfyolo.devices import check_process
+from tfyolo.messages import counted, printable
+from tfyolo.model import Model, postprocess
+from tfyolo.predict.detections import ImageDetections
+from tfyolo.predict.media import each_image, find_pictures, is_many, read_one
+from tfyolo.predict.tta import merged_candidates, with_constants
+
+# What is read as one picture: a path, the bytes of a file, a PIL image, or an array or tensor [H, W], [H, W, 3] or [H, W, 4] of uint8.
+ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | tf.Tensor
+
+
+class Detector:
+    """Pictures in, boxes out; from a run, a SavedModel or a TFLite file alike.
+
+        detector = tfyolo.load("runs/x")
+        found = detector("photo.jpg")
+        for found in detector.stream("holiday/"): ...
+
+    Any number of threads may call one detector. A process that is forked after it was used cannot, which is a ForkError.
+
+    Attributes:
+        classes: names in label order.
+        input_size: (H, W) of the network's input.
+        config: the Config that it was trained with.
+        network: images [B, H, W, 3] float32 0..1 -> whatever postprocess wants.
+        postprocess: that -> Detections in pixels of the network's input. In an export the two are one, and postprocess does nothing.
+        source: where it was loaded from.
+        max_pixels: of an image file; a larger one is an error before it is decoded. To be set where more is meant.
+    """
+
+    def __init__(self, config, classes, network, postprocess, source):
+        self.config: configs.Config = config
+        self.classes: tuple[str, ...] = tuple(map(printable, classes))
+        self.input_size: tuple[int, int] = tuple(config.model.input_size)
+        self.network, self.postprocess = network, postprocess
+        self.source = str(source)
+        self.max_pixels = MOST_PIXELS
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        source: str | os.PathLike = "a model in memory",
+        *,
+        flip: bool = False,
+        others: Sequence[Model] = (),
+        constant: bool = False,
+        **options: Any,
+    ) -> "Detector":
+        """A detector of a Model. It uses the weights that the network has at each call, unless they are made constant.
+
+        Args:
+            model: the Model. The detector's input size is the largest of its own and of the others'.
+            source: where it is from, for messages.
+            flip: test-time augmentation: it looks at the flipped image, too.
+            others: test-time augmentation: Models of the same network for other sizes (model.resized), each of which sees the image, too.
+                The candidates of all go through one NMS.
+            constant: the weights of now become constants of the graph: a single image is faster, later training is not seen.
+            options: over the config's post-processing.
+
+        Raises:
+            ConfigError, ValueError: an option is unknown or out of its range, or the post-processing has no NMS to join the candidates by.
+        """
+        models = [model, *others]
+        if (flip or others) and model.config.model.postprocess.name == "top":
+            raise model.config.error(
+                "model.postprocess",
+                "expected one that suppresses, for more than one look: top would give each object once a look",
+            )
+        largest = max(models, key=lambda each: each.config.model.input_size)
+        # Batches of a few sizes are traced once for all sizes.
+        traced = functools.partial(tf.function, autograph=False, reduce_retracing=True)
+        candidates = traced(functools.partial(merged_candidates, models, flip))
+        if constant:
+            candidates = with_constants(candidates, largest.config.model.input_size)
+        select = traced(postprocess(model.config, **options))
+        return cls(largest.config, model.classes, candidates, select, source)
+
+    def __repr__(self):
+        height, width = self.input_size
+        return (
+            f"<Detector {self.config.name} of {self.source}: {counted(len(self.classes), 'class')}, {height} x {width}>"
+        )
+
+    @overload
+    def __call__(self, image: list | tuple, score: float = 0.25, *, batch: int = 8) -> "list[ImageDetections]": ...
+
+    @overload
+    def __call__(self, image: ImageLike, score: float = 0.25, *, batch: int = 8) -> "ImageDetections": ...
+
+    def __call__(self, image, score=0.25, *, batch=8):
+        """Finds the objects in a picture, or in each of a list of them.
+
+        Args:
+            image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3], [H, W] or [H, W, 4] of uint8 in RGB order
+                (alpha is dropped); or a list of these, or [B, H, W, 3]. A folder, a video or a glob is passed on to stream().
+            score: the least score of a detection, 0..1.
+            batch: how many of a list go through the network at once.
+
+        Returns:
+            ImageDetections, in pixels of the picture; a list of them for a list; an iterator of them for a folder, a video or a glob.
+
+        Raises:
+            ImageError: something does not read as a picture.
+            ValueError: score is not in 0..1, or batch not above 0.
+        """
+        _check_unit(score=score)
+        _check_above_0(batch=batch)
+        if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
+            pictures = ((*read_one(each, self.max_pixels), None) for each in image)
+            return list(self._in_batches(pictures, score, batch))
+        if isinstance(image, str | os.PathLike) and is_many(os.fspath(image)):
+            return self.stream(image, score, batch=batch)
+        return self._find([(*read_one(image, self.max_pixels), None)], score)[0]
+
+    def stream(
+        self,
+        source: ImageLike | int | Iterable[Any],
+        score: float = 0.25,
+        *,
+        batch: int = 8,
+        skipped: list | None = None,
+    ) -> "Iterator[ImageDetections]":
+        """Finds the objects in many pictures, each read only when its turn comes.
+
+        Args:
+            source: a folder (pictures and videos directly inside), a video, a glob, a camera's number, a picture, or any iterable of
+                these. Of a video or camera, every frame.
+            score: the least score of a detection, 0..1.
+            batch: how many pictures go through the network at once; of a camera always one.
+            skipped: a list that takes (file, reason) of what cannot be read; None: that is an error.
+
+        Returns:
+            An iterator of ImageDetections, whose `file`, and in a video `frame`, say where they are from.
+
+        Raises:
+            SourceError: a source is not there, at once or, of an iterable, when its turn comes.
+            ImageError: a picture cannot be read, when its turn comes.
+            ValueError: score is not in 0..1, or batch not above 0.
+        """
+        _check_unit(score=score)
+        _check_above_0(batch=batch)
+        if isinstance(source, str | os.PathLike):
+            source = find_pictures([source])
+        elif isinstance(source, int):
+            source, batch = [source], 1
+        elif not isinstance(source, Iterable) or isinstance(source, bytes | Image.Image | np.ndarray | tf.Tensor):
+            source = [source]
+        return self._in_batches(each_image(source, skipped, self.max_pixels), score, batch)
+
+    def _in_batches(self, pictures, score, batch):
+        pictures = iter(pictures)
+        while some := list(itertools.islice(pictures, batch)):
+            yield from self._find(some, score)
+
+    def _find(self, pictures, score):
+        """ImageDetections of each of a batch of (image, file, frame)."""
+        check_process()
+        images = [image for image, _, _ in pictures]
+        prepared = [geometry.prepare(image, self.input_size, self.config.model.preprocess) for image in images]
+        batch, transforms = (tf.stack(each) for each in zip(*prepared, strict=True))
+        found = self.postprocess(self.network(batch))
+        boxes = restore(found.boxes, transforms, tf.constant([image.shape[:2] for image in images]))
+        columns = (boxes, found.scores, found.labels, found.best)
+        return [
+            self._kept(*row, score, *picture) for *row, picture in zip(*map(np.asarray, columns), pictures, strict=True)
+        ]
+
+    def _kept(self, boxes, scores, labels, best, score, image, file, frame):
+        # The others lay wholly in the margins of the letterbox, or are padding.
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        kept = inside & (scores >= score)
+        return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, float(best), image, file, frame)
+
+
+def _check_unit(**values):
+    for name, value in values.items():
+        try:
+            good = 0 <= value <= 1
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(f"{name}: expected a number from 0 to 1, received {value!r}")
+
+
+def _check_above_0(**values):
+    for name, value in values.items():
+        if not (isinstance(value, int | np.integer) and value > 0):
+            raise ValueError(f"{name}: expected a whole number above 0, received {value!r}")

@@ -1,0 +1,34 @@
+"""What every export carries about itself, and how it is checked."""
+
+from tfyolo import checkpoint
+from tfyolo import config as configs
+from tfyolo.files import parse_json
+
+# The name under which describe() lies inside an export: in a SavedModel's assets.extra, and in the zip at a TFLite file's end.
+EXPORT_META = "tfyolo.json"
+
+
+def described_by(path, text):
+    """(config, classes, {"nms", "precision"} as of exports.Form, checksum or None) of what lies inside an export. text: bytes."""
+    try:
+        meta = parse_json(text)
+        config, classes, form = configs.from_json(meta["config"]), meta["classes"], meta.get("export", {})
+        if not all(isinstance(name, str) for name in [*classes, *form.values()]):
+            raise TypeError("its classes have no names")
+    except configs.ConfigError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it anew"
+        ) from error
+    return config, classes, {"nms": "builtin", "precision": "float32"} | form, meta.get("sha256")
+
+
+def check_no_options(path, options):
+    if options:
+        raise checkpoint.CheckpointError(
+            f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run"
+        )
+
+
+OTHER_BYTES = "its bytes are not those that were exported: damaged, or changed since. Copy it again, or export it anew"

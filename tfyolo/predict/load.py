@@ -1,0 +1,56 @@
+"""load(): a Detector from whatever training, importing or exporting has left."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfyolo import checkpoint
+from tfyolo.devices import check_process
+from tfyolo.graph.fusion import fuse
+from tfyolo.model import load_model
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.saved_model import load_saved_model
+from tfyolo.predict.tflite import load_tflite
+from tfyolo.predict.tta import scaled_model
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    threads: int | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    **options: Any,
+) -> Detector:
+    """A Detector from what training, importing or exporting has left.
+
+    Args:
+        path: a run's folder (its best.h5, else last.h5), a .h5 file, a SavedModel's folder or a .tflite file.
+        threads: of a TFLite file; None: as many as there are cores. TensorFlow's own are set in tf.config.threading.
+        flip: a run looks at the mirrored picture, too.
+        scales: a run looks at the picture in so many times the size that it was trained with, each; sides are rounded to what the
+            network takes.
+        options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its own inside.
+
+    Raises:
+        CheckpointError: there is no model of tfyolo's at the path, or it is damaged.
+        ForkError: TensorFlow cannot work in this process.
+        ConfigError, ValueError: an option is unknown, or is no number from 0 to 1 where it has to be.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise checkpoint.CheckpointError(f"expected the path of a run or an export, received {path!r}")
+    check_process()
+    path = Path(path)
+    exported = path.suffix == ".tflite" or (path.is_dir() and (path / "saved_model.pb").exists())
+    if exported and (flip or tuple(scales) != (1.0,)):
+        raise checkpoint.CheckpointError(f"{path}: an export looks once; to flip and to scale, name the run")
+    if path.is_dir() and (path / "saved_model.pb").exists():
+        return load_saved_model(path, options)
+    if path.suffix == ".tflite":
+        return load_tflite(path, threads or os.cpu_count(), options)
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        raise checkpoint.CheckpointError(f"scales: expected numbers above 0, at least one, received {list(scales)}")
+    model = load_model(path)
+    first, *others = (fuse(scaled_model(model, scale)) for scale in scales)
+    return Detector.of(first, source=path, flip=flip, others=others, constant=True, **options)

@@ -1,0 +1,183 @@
+"""A TFLite file of tfyolo's as a Detector."""
+
+import ctypes
+import os
+import threading
+import warnings
+import weakref
+
+import numpy as np
+import tensorflow as tf
+
+from tfyolo import checkpoint
+from tfyolo.libraries import libraries_silent
+from tfyolo.model import postprocess
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
+from tfyolo.structures import Candidates, Detections
+from tfyolo.tflite import flatbuffer, metadata
+
+
+def load_tflite(path, threads, options):
+    if not path.is_file():
+        raise checkpoint.CheckpointError(f"{path}: expected a TFLite file, found none")
+    content = path.read_bytes()
+    try:
+        files, size = metadata.files_behind(content)
+        text = files[EXPORT_META]
+    except (metadata.DamagedError, KeyError) as error:
+        raise _no_tflite(path, error if isinstance(error, metadata.DamagedError) else f"no {EXPORT_META}") from error
+    config, classes, form, written = described_by(path, text)
+    graph = memoryview(content)[:size]
+    if written is not None and written != metadata.checksum(graph):
+        raise checkpoint.CheckpointError(f"{path}: {OTHER_BYTES}")
+    try:
+        flatbuffer.check(graph)  # exports of earlier versions have no checksum, and those of others may have any
+    except flatbuffer.FlatbufferError as error:
+        raise _no_tflite(path, error) from error
+    del content, graph  # the interpreter maps the file
+    if form["nms"] != "none":
+        check_no_options(path, options)
+    interpreter = _Interpreter(path, threads)
+    told, taken = interpreter.outputs, interpreter.inputs.get("images")
+    size = (*config.model.input_size, 3)
+    if (
+        form["nms"] not in _OUTPUTS
+        or set(told) != _OUTPUTS[form["nms"]]
+        or taken is None
+        or tuple(taken["shape"][1:]) != size
+    ):
+        raise _no_tflite(path, f"its inputs and outputs are not those of an export of {EXPORT_META}'s model")
+
+    def run(images):
+        """{output: [B, ...]}: as many pictures at once as the file takes, whole numbers where it has them."""
+        images = np.asarray(images, "float32")
+        if taken["dtype"] == np.uint8:
+            images = np.round(255 * images).astype("uint8")
+        at_once, found = taken["shape"][0], []
+        for i in range(0, len(images), at_once):
+            part = images[i : i + at_once]
+            rest = at_once - len(part)
+            each = interpreter(np.concatenate([part, np.repeat(part[-1:], rest, 0)]) if rest else part)
+            found.append({name: value[: len(part)] for name, value in each.items()})
+        return {name: _dequantized(np.concatenate([each[name] for each in found]), told[name]) for name in told}
+
+    return Detector(config, classes, *_reading(form, run, config, options), path)
+
+
+def _no_tflite(path, reason):
+    return checkpoint.CheckpointError(
+        f"{path}: expected a TFLite file that tfyolo has exported; this one is damaged or another program's ({reason})"
+    )
+
+
+class _Interpreter:
+    """The network of a TFLite file: images as it takes them -> {output: array}.
+
+    One thread at a time, since an interpreter writes every answer into the same memory. A process that was forked makes one of its own:
+    the threads of the other's are not there.
+
+    Attributes:
+        inputs, outputs: {name: {"shape", "dtype", "quantization", ...}}.
+    """
+
+    def __init__(self, path, threads):
+        self.path, self.threads, self.state = path, threads, _identity(path)
+        self.lock = threading.Lock()
+        self.runner = self._started()
+        self.inputs, self.outputs = self.runner.get_input_details(), self.runner.get_output_details()
+        _INTERPRETERS.add(self)
+
+    def _started(self):
+        try:
+            with warnings.catch_warnings():
+                # The interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it.
+                warnings.simplefilter("ignore")
+                with libraries_silent():  # the delegate's line of INFO
+                    interpreter = tf.lite.Interpreter(str(self.path), num_threads=self.threads)
+                    interpreter.allocate_tensors()
+            return interpreter.get_signature_runner()
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise _no_tflite(self.path, _line(error)) from error
+
+    def __call__(self, images):
+        with self.lock:
+            if self.runner is None:
+                if _identity(self.path) != self.state:
+                    raise checkpoint.CheckpointError(
+                        f"{self.path}: was loaded in the process that this one was forked from, and replaced since; load it anew"
+                    )
+                self.runner = self._started()
+            try:
+                return self.runner(images=images)
+            except (ValueError, RuntimeError) as error:
+                raise _no_tflite(self.path, _line(error)) from error
+
+    def renew(self):
+        # Never taken down, not at the process's end either: that would wait for the threads that it had in the other process.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.runner))
+        self.lock, self.runner = threading.Lock(), None
+
+
+_INTERPRETERS = weakref.WeakSet()
+
+
+def _after_fork():
+    for interpreter in _INTERPRETERS:
+        interpreter.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _identity(path):
+    """By which a file is told from one that has taken its name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _line(error):
+    return " ".join(str(error).split())
+
+
+def _dequantized(values, details):
+    scale, zero = details["quantization"]
+    return values if values.dtype.kind == "f" or not scale else (values.astype("float32") - zero) * np.float32(scale)
+
+
+# The outputs of a TFLite file, by exports.Form's nms.
+_OUTPUTS = {
+    "builtin": {*Detections._fields},
+    "none": {"boxes", "scores"},
+    "task": {"location", "category", "score", "number of detections"},
+}
+
+
+def _reading(form, run, config, options):
+    """(network, postprocess) of a Detector, from what a TFLite file gives. form: {"nms", "precision"}, as of exports.Form."""
+    sides = np.array([*config.model.input_size] * 2, "float32")
+
+    def candidates(images):
+        found = run(images)
+        # In whole numbers boxes are parts of the picture.
+        boxes = found["boxes"] * (sides if form["precision"] == "full-int8" else 1)
+        return Candidates(tf.constant(boxes), tf.constant(found["scores"]), None, None, sides[:2])
+
+    def task(images):
+        found = run(images)
+        count = found["number of detections"].astype("int32")
+        padding = np.arange(found["score"].shape[1]) >= count[:, None]  # what stands there may be anything
+        boxes = np.where(padding[..., None], 0, found["location"]) * sides
+        scores, labels = np.where(padding, 0, found["score"]), np.where(padding, -1, found["category"]).astype("int32")
+        return Detections(boxes, scores, labels, count, scores.max(axis=1, initial=0))
+
+    def same(detections):
+        return detections
+
+    if form["nms"] == "none":
+        return candidates, postprocess(config, **options)
+    return task if form["nms"] == "task" else lambda images: Detections(**run(images)), same

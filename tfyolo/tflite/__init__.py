@@ -1,0 +1,1 @@
+"""What a TFLite file is made of: its flatbuffer and its metadata."""

@@ -1,0 +1,184 @@
+"""TFLite metadata (metadata_schema.fbs of tflite-support, identifier M001): what Android's and mediapipe's libraries ask a file.
+
+A table of that schema is written as a list of its fields, in the schema's order; None where one is left out.
+"""
+
+import hashlib
+import io
+import zipfile
+from typing import NamedTuple
+
+import flatbuffers
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
+
+from tfyolo.errors import Error
+
+LABELS = "labels.txt"
+_VALUE_LABELS = 3  # AssociatedFileType.TENSOR_VALUE_LABELS
+_RGB, _BOUNDARIES, _RATIO, _PIXEL = 1, 1, 0, 1
+_FEATURE, _IMAGE, _BOX = 1, 2, 3  # ContentProperties
+_NORMALIZATION, _THRESHOLDING = 1, 3  # ProcessUnitOptions
+
+
+class _Byte(NamedTuple):
+    value: int
+
+
+class _Float(NamedTuple):
+    value: float
+
+
+class Output(NamedTuple):
+    """An output for the metadata. kind: "boxes" (in pixels), "boxes_unit" (0..1), "labels" or "numbers"."""
+
+    name: str
+    description: str
+    kind: str
+
+
+def _put(builder, value):
+    """The offset of a string, a table (list of fields) or a vector (tuple, of one kind)."""
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, tuple):
+        if isinstance(value[0], float):
+            return builder.CreateNumpyVector(np.array(value, "<f4"))
+        if isinstance(value[0], int):
+            return builder.CreateNumpyVector(np.array(value, "<u4"))
+        offsets = [_put(builder, each) for each in value]
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return builder.EndVector()
+    fields = [
+        each if each is None or isinstance(each, _Byte | _Float) else _Offset(_put(builder, each)) for each in value
+    ]
+    builder.StartObject(len(fields))
+    for slot, each in enumerate(fields):
+        if isinstance(each, _Byte):
+            builder.PrependByteSlot(slot, each.value, 0)
+        elif isinstance(each, _Float):
+            builder.PrependFloat32Slot(slot, each.value, 0.0)
+        elif each is not None:
+            builder.PrependUOffsetTRelativeSlot(slot, each.value, 0)
+    return builder.EndObject()
+
+
+class _Offset(NamedTuple):
+    value: int
+
+
+def describe(name, description, outputs, score, quantized):
+    """The bytes of a ModelMetadata. outputs: [Output] in the order of the file. score: the least that its detections have.
+    quantized: the picture is uint8, not float."""
+    normalization = [_Byte(_NORMALIZATION), [(0.0,), (1.0 if quantized else 255.0,)]]
+    picture = [
+        "image",
+        "A picture, red before green before blue" + ("" if quantized else ", 0..1"),
+        None,
+        [_Byte(_IMAGE), [_Byte(_RGB)]],
+        (normalization,),
+        [(255.0 if quantized else 1.0,), (0.0,)],
+    ]
+    tensors = []
+    for output in outputs:
+        labels = ([LABELS, "The classes, one a line", _Byte(_VALUE_LABELS)],) if output.kind == "labels" else None
+        content = [_Byte(_FEATURE), []]
+        if output.kind.startswith("boxes"):
+            unit = _RATIO if output.kind == "boxes_unit" else _PIXEL
+            order = (1, 0, 3, 2)  # where left, top, right and bottom stand
+            content = [_Byte(_BOX), [order, _Byte(_BOUNDARIES), _Byte(unit)]]
+        tensors.append([output.name, output.description, None, content, None, None, labels])
+    thresholding = [_Byte(_THRESHOLDING), [_Float(score)]]
+    group = ["detections", tuple(output.name for output in outputs)]
+    subgraph = [name, None, (picture,), tuple(tensors), None, None, (thresholding,), None, (group,)]
+    model = [name, description, "1", (subgraph,), None, "The weights' own", None, "1.2.0"]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(_put(builder, model), file_identifier=b"M001")
+    return bytes(builder.Output())
+
+
+def attached(content, outputs, metadata):
+    """A TFLite file's bytes, as programs find their way in it: by position, by name and by metadata.
+
+    outputs: the names of the outputs of its only signature, in the order that the file is to have them in; the converter's own order
+    and names are chance. Each input and output tensor is named as the signature names it. metadata: as describe gives it.
+    """
+    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    (signature,) = file.signatureDefs
+    graph = file.subgraphs[signature.subgraphIndex]
+    for each in [*signature.inputs, *signature.outputs]:
+        graph.tensors[each.tensorIndex].name = each.name
+    by_name = {each.name.decode(): each for each in signature.outputs}
+    signature.outputs = [by_name[name] for name in outputs]
+    graph.outputs = np.array([each.tensorIndex for each in signature.outputs], "int32")
+    file.buffers.append(_buffer(metadata))
+    file.metadata = [*(file.metadata or []), _entry(len(file.buffers) - 1)]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
+
+
+# --- the files behind it ------------------------------------------------------------------------------------------------------------
+
+MOST = 64 << 20  # bytes of the files behind a TFLite file
+
+
+class DamagedError(Error):
+    """A file is not what was written. The message says how that shows."""
+
+
+def with_files(content, files):
+    """A TFLite file's bytes with files behind them, as the format's own zip. files: {name: text}."""
+    packed = io.BytesIO(content)
+    with zipfile.ZipFile(packed, "a") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # without the time: the same model gives the same bytes
+    return packed.getvalue()
+
+
+def files_behind(content):
+    """({name: bytes}, how many bytes stand before them) of a TFLite file's bytes. Raises DamagedError if they are not whole."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > MOST:
+                raise DamagedError(f"more than {MOST} bytes of files behind the model")
+            files = {
+                entry.filename: archive.read(entry) for entry in entries
+            }  # each against the sum that the zip has of it
+            return files, min((entry.header_offset for entry in entries), default=len(content))
+    except DamagedError:
+        raise
+    except Exception as error:  # of a dozen kinds, zlib's and struct's among them
+        raise DamagedError(f"the files behind the model do not read ({error})") from error
+
+
+def checksum(content):
+    """By which bytes are told from all others: SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def quantization(content):
+    """{input or output in integers: {"dtype", "scale", "zero_point"}} of a TFLite file: value = scale * (integer - zero_point)."""
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    tensors = [graph.Tensors(i) for i in (*graph.InputsAsNumpy(), *graph.OutputsAsNumpy())]
+    found = {}
+    for tensor in tensors:
+        steps = tensor.Quantization()
+        if steps and steps.ScaleLength():
+            dtype = {schema.TensorType.INT8: "int8", schema.TensorType.UINT8: "uint8"}[tensor.Type()]
+            found[tensor.Name().decode()] = {"dtype": dtype, "scale": steps.Scale(0), "zero_point": steps.ZeroPoint(0)}
+    return found
+
+
+def _buffer(data):
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(data, "u1")
+    return buffer
+
+
+def _entry(index):
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = b"TFLITE_METADATA", index
+    return entry

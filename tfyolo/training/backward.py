@@ -1,0 +1,25 @@
+"""One backward pass over real images, for `tfyolo summary --backward`."""
+
+import tensorflow as tf
+
+from tfyolo.data import datasets
+from tfyolo.graph.summary import gradient_norms
+from tfyolo.training.reading import other_classes, read_stage
+from tfyolo.training.steps import loss_terms
+
+
+def first_batch_norms(model):
+    """({term: loss}, {stage: gradient norm}) of the first batch of what a Model's config is to learn from, as it is."""
+    learned, _ = read_stage(model.config, 0, overfit=None)
+    if learned.classes != model.classes:
+        raise model.config.error("data", other_classes(learned, learned._replace(classes=model.classes)))
+    first = learned._replace(records=learned.records[: model.config.train.batch])
+    size, preprocess = model.config.model.input_size, model.config.model.preprocess
+    sample = next(iter(datasets.eval_dataset(first, size=size, batch=len(first.records), preprocess=preprocess)))
+    with tf.GradientTape() as tape:
+        terms = loss_terms(model, sample)
+        loss = tf.add_n(list(terms.values()))
+    gradients = tape.gradient(
+        loss, model.network.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return {name: float(value) for name, value in terms.items()}, gradient_norms(model, gradients)

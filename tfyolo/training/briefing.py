@@ -1,0 +1,226 @@
+"""What training says: before its first step what is trained, on what and where to; and, as it goes on, how long the rest will take."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.util._pywrap_util_port import IsMklEnabled
+
+from tfyolo.graph.summary import walk
+from tfyolo.messages import counted
+
+SHOWN = 6  # classes, and stages, that are told one by one
+
+
+def briefing(config, model, sources, folder, state):
+    """The lines before the first step.
+
+    model: a Model as it is evaluated. sources: of each stage a pair of Sources, to learn from and to evaluate on. state: {"epoch", "step",
+    "best"}, how far the run is: epochs, and steps of the next one; 0 and 0 is a new one.
+    """
+    resumed = state["epoch"] or state["step"]
+    rows = [("model", _model(config, model))]
+    if config.train.init and not resumed:
+        rows.append(("", f"initialised from {config.train.init}"))
+    for name, place in (("train", 0), ("val", 1)):
+        told = dict.fromkeys(_split(pair[place]) for pair in sources)
+        rows += [(name if n == 0 else "", line) for n, line in enumerate(told)]
+    rows.append(("classes", _classes(sources[0][0])))
+    rows.append(("device", f"{_devices()}; {config.train.precision}"))
+    rows += [("", notice) for notice in (gpu_notice(), bfloat16_notice(config.train.precision)) if notice]
+    rows += _plan(config, sources)
+    rows.append(("folder", str(folder)))
+    if resumed:
+        rows.append(("resumes", _resumed(config, state)))
+    return "\n".join(f"{name:<9}{line}" for name, line in rows)
+
+
+def _model(config, model):
+    told = walk(model)
+    height, width = told["input_size"]
+    return (
+        f"{config.name}, {counted(told['classes'], 'class')}: {told['parameters']:,} parameters, "
+        f"{told['flops'] / 1e9:.4g} GFLOPs at {height} x {width}"
+    )
+
+
+def _split(source):
+    boxes = sum(len(record.boxes) for record in source.records)
+    ignored = sum(int(record.ignored.sum()) for record in source.records)
+    empty = sum(not len(record.boxes) for record in source.records)
+    told = f"{source.name} {source.split}: {counted(len(source.records), 'image')}, {counted(boxes, 'box')}"
+    notes = [f"{ignored:,} of them crowds or difficult"] if ignored else []
+    notes += [f"{counted(empty, 'image')} without any"] if empty else []
+    return told + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _classes(source):
+    counts = Counter(np.concatenate([record.labels[~record.ignored] for record in source.records]).tolist())
+    several = [f"{source.classes[label]} {count:,}" for label, count in counts.most_common(SHOWN)]
+    rest, never = len(counts) - len(several), len(source.classes) - len(counts)
+    several += [f"{rest} more"] if rest > 0 else []
+    return ", ".join(several) + (f"; {counted(never, 'class')} without a box" if never else "")
+
+
+def _plan(config, sources):
+    train = config.train
+    epochs = sum(stage.epochs for stage in train.stages)
+    parts = f", each in {train.accumulate} parts" if train.accumulate > 1 else ""
+    head = f"{counted(epochs, 'epoch')}, {counted(train.batch, 'image')} a step{parts}, {train.optimizer.name}"
+    head += f", EMA {train.ema:g}" if train.ema else ""
+    yield "plan", f"{head}; evaluated every {train.evaluate_every} epochs" if train.evaluate_every > 1 else head
+    for number, (stage, (learned, _)) in enumerate(zip(train.stages[:SHOWN], sources, strict=False), 1):
+        height, width = stage.image_size or config.model.input_size
+        line = f"{counted(stage.epochs, 'epoch')} of {counted(-(-len(learned.records) // train.batch), 'step')}"
+        line += f" at {height} x {width}, lr {stage.lr:g}, {stage.schedule}"
+        line += f", frozen: {', '.join(stage.freeze)}" if stage.freeze else ""
+        yield "", f"{f'stage {number}: ' if len(train.stages) > 1 else ''}{line}"
+    if len(train.stages) > SHOWN:
+        yield "", f"and {counted(len(train.stages) - SHOWN, 'stage')} more"
+
+
+def _resumed(config, state):
+    epochs = sum(stage.epochs for stage in config.train.stages)
+    told = f"after epoch {state['epoch']} of {epochs}"
+    told += f" and {counted(state['step'], 'step')} of the next" if state["step"] else ""
+    if best := state["best"]:
+        told += f"; best so far: epoch {best['epoch']}" + ("" if np.isnan(best["AP"]) else f", AP {best['AP']:.3f}")
+    return told
+
+
+# --- devices ------------------------------------------------------------------------------------------------------------------
+
+
+def _devices():
+    names = Counter(_details(gpu).get("device_name", "GPU") for gpu in tf.config.get_visible_devices("GPU"))
+    if names:
+        return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in names.items())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"CPU, {counted(cores, 'core')}, {'with' if IsMklEnabled() else 'without'} oneDNN"
+
+
+def _details(gpu):
+    return tf.config.experimental.get_device_details(gpu)
+
+
+def gpu_notice(root=Path("/")):
+    """What to do about a GPU that TensorFlow does not use, or cannot use well; None if there is none of the kind. root: for tests."""
+    built = [
+        int(re.search(r"\d+$", name)[0]) for name in tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
+    ]
+    newest = divmod(max(built, default=90), 10)
+    wheels = f"TensorFlow {tf.__version__} is built for GPUs up to compute capability {newest[0]}.{newest[1]}"
+    for gpu in tf.config.get_visible_devices("GPU"):
+        capability = _details(gpu).get("compute_capability", newest)
+        if capability > newest:
+            return f"{wheels}, this one has {capability[0]}.{capability[1]}: its first step may take half an hour, or fail; install a newer"
+    hidden_on_purpose = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden_on_purpose or tf.config.list_physical_devices("GPU"):
+        return None
+    found = _nvidia(root)
+    if not found:
+        return None
+    name, capability = found[0]
+    told = f"TensorFlow does not see this machine's {name}: "
+    if sys.platform == "win32":
+        return f"{told}on Windows itself it has no GPUs; run it under WSL2"
+    if capability and capability > newest:
+        return f"{told}{wheels}, expected a newer one for {capability[0]}.{capability[1]}: pip install --upgrade 'tensorflow[and-cuda]'"
+    return f"{told}pip install 'tensorflow[and-cuda]'; where that is installed, update NVIDIA's driver"
+
+
+# What /proc/cpuinfo calls instructions for bfloat16: of x86 (the first three) and of Arm.
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
+
+
+def bfloat16_notice(precision, root=Path("/")):
+    """What to do about a precision that the processor has no instructions for; None if there is nothing to say. root: for tests."""
+    cpuinfo = root / "proc/cpuinfo"
+    if precision != "bfloat16" or tf.config.get_visible_devices("GPU") or not cpuinfo.is_file():
+        return None
+    if _BFLOAT16 & set(cpuinfo.read_text(encoding="utf-8", errors="replace").split()):
+        return None
+    return "this processor has no bfloat16, which is emulated, several times slower: train.precision=float32"
+
+
+def _nvidia(root):
+    """[(name, compute capability or None)] of the machine's NVIDIA GPUs, by its own word."""
+    command = shutil.which("nvidia-smi") or shutil.which(root / "usr/lib/wsl/lib/nvidia-smi")
+    if command:
+        query = [command, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+        try:
+            told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        except (OSError, subprocess.SubprocessError):
+            told = ""
+        if found := re.findall(r"^(.+), *(\d+)\.(\d+)\s*$", told, re.MULTILINE):
+            return [(name, (int(major), int(minor))) for name, major, minor in found]
+    files = sorted(root.glob("proc/driver/nvidia/gpus/*/information"))
+    names = [re.search(r"^Model:\s*(.+)", file.read_text(), re.MULTILINE) for file in files]
+    names = [name[1].strip() for name in names if name] or ["NVIDIA GPU" for _ in root.glob("dev/nvidia[0-9]*")]
+    return [(name, None) for name in names]
+
+
+# --- time ---------------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """How long the rest of a run takes, by what its steps and evaluations have taken so far.
+
+    steps: [(how many, pixels of an image)] of the stages that are left. evaluations: how many are left.
+    """
+
+    def __init__(self, steps, evaluations):
+        self.pixels = sum(count * size for count, size in steps)
+        self.evaluations = evaluations
+        self.rate = 0.0  # seconds a pixel
+        self.timed = self.seconds = 0.0
+        self.evaluating = []
+        self.traced, self.before = False, time.monotonic()
+
+    def new_step(self):
+        """The steps from here on are others: the first waits for its tracing, so that it says little of the next."""
+        self.traced = False
+
+    def go_on(self):
+        """What was done since the last step was no step."""
+        self.before = time.monotonic()
+
+    def step(self, pixels):
+        """A step is done."""
+        now = time.monotonic()
+        if self.traced:
+            self.timed, self.seconds = self.timed + pixels, self.seconds + now - self.before
+            self.rate = self.seconds / self.timed
+        self.rate = self.rate or (now - self.before) / pixels
+        self.traced, self.before, self.pixels = True, now, self.pixels - pixels
+
+    def evaluated(self, seconds):
+        """An evaluation is done."""
+        self.evaluating.append(seconds)
+        self.evaluations -= 1
+
+    @property
+    def left(self):
+        """Seconds; too many as long as only steps are known that waited for their tracing."""
+        each = np.mean(self.evaluating) if self.evaluating else 0.0
+        return self.pixels * self.rate + self.evaluations * each
+
+
+def duration(seconds):
+    """ "40 s", "12 min", "3 h 05 min", "2 d 04 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24} d {hours % 24:02d} h"

@@ -1,0 +1,170 @@
+"""Optimizers, their schedules, and the moving average of the weights."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tfyolo.config.ranges import BelowOne, NonNegative
+
+
+def undecayed(network):
+    """The trainable variables that weight decay leaves out: they hold offsets and scales, not capacity, and 0 may not be neutral.
+
+    They are those of one dimension or none, and those that a layer declares: its `undecayed` names the attributes that hold them.
+    """
+    small = [variable for variable in network.trainable_variables if len(variable.shape) <= 1]
+    layers = network._flatten_layers()
+    return small + [getattr(layer, name) for layer in layers for name in getattr(layer, "undecayed", ())]
+
+
+def biases(network):
+    """The variables that are added to what a layer computes: what it holds as `bias`, or as norms do, as `beta`."""
+    held = [getattr(layer, name, None) for layer in network._flatten_layers() for name in ("bias", "beta")]
+    return [variable for variable in held if isinstance(variable, keras.Variable)]
+
+
+def build_for(network, optimizer):
+    """Makes an optimizer ready for the trainable variables of a network (or layer): which it decays, and which are biases."""
+    optimizer.exclude_from_weight_decay(var_list=undecayed(network))
+    if isinstance(optimizer, WarmingSGD):
+        optimizer.biases = frozenset(map(id, biases(network)))
+    optimizer.build(network.trainable_variables)
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of one stage: a linear warm-up, then constant, cosine (Loshchilov and Hutter 2017) or steps.
+
+    stage: config.Stage. steps_per_epoch: optimizer steps. Called with the number of steps done, gives the rate of the next.
+    """
+
+    def __init__(self, stage, steps_per_epoch):
+        self.stage = stage
+        self.total = stage.epochs * steps_per_epoch
+        self.warmup = min(stage.warmup, stage.epochs / 3) * steps_per_epoch
+
+    def __call__(self, step):
+        stage, step = self.stage, tf.cast(step, tf.float32)
+        warmup = tf.minimum(1.0, (step + 1) / max(self.warmup, 1.0))
+        if stage.schedule == "cosine":
+            progress = tf.clip_by_value((step - self.warmup) / max(self.total - self.warmup, 1.0), 0.0, 1.0)
+            factor = stage.final + (1 - stage.final) * 0.5 * (1 + tf.cos(math.pi * progress))
+        elif stage.schedule == "step":
+            drops = tf.reduce_sum(tf.cast(step / self.total >= tf.constant(stage.steps, tf.float32), tf.float32))
+            factor = tf.pow(stage.final, drops)
+        else:
+            factor = 1.0
+        return stage.lr * warmup * factor
+
+
+class WarmingSGD(keras.optimizers.SGD):
+    """SGD in whose warm-up the momentum rises too, and the biases begin with a large rate that falls to that of the others.
+
+    (As YOLOv5's line warms up: a detector's first task is to learn, in its biases, how rare objects are.)
+    """
+
+    def __init__(self, schedule, *, warmup_momentum, warmup_bias_lr, **kwargs):
+        super().__init__(schedule, **kwargs)
+        self.warmup = max(schedule.warmup, 1.0)
+        self.warmup_momentum, self.warmup_bias_lr = warmup_momentum, warmup_bias_lr
+        self.biases = frozenset()  # ids of variables; build_for knows them
+
+    def update_step(self, gradient, variable, learning_rate):
+        if not self.momentum:
+            return super().update_step(gradient, variable, learning_rate)
+        index = self._get_variable_index(variable)
+        cold = 1.0 - tf.minimum(tf.cast(self.iterations.value, tf.float32) / self.warmup, 1.0)
+        momentum = self.momentum + (self.warmup_momentum - self.momentum) * cold
+        if id(self._trainable_variables[index]) in self.biases:
+            learning_rate = learning_rate + self.warmup_bias_lr * cold
+        velocity = momentum * self.momentums[index] - gradient * learning_rate
+        self.assign(self.momentums[index], velocity)
+        self.assign_add(variable, momentum * velocity - gradient * learning_rate if self.nesterov else velocity)
+
+
+def sgd(
+    schedule,
+    *,
+    momentum: BelowOne = 0.9,
+    nesterov: bool = True,
+    weight_decay: NonNegative = 0.0,
+    warmup_momentum: BelowOne | None = None,
+    warmup_bias_lr: NonNegative = 0.0,
+):
+    """SGD with momentum; weight decay is decoupled and scaled by the learning rate.
+
+    During the stage's warm-up the momentum rises from warmup_momentum (None: it is the same throughout), and what warmup_bias_lr is
+    above 0 falls to 0, on top of the biases' learning rate.
+    """
+    return WarmingSGD(
+        schedule,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay or None,
+        warmup_momentum=momentum if warmup_momentum is None else warmup_momentum,
+        warmup_bias_lr=warmup_bias_lr,
+    )
+
+
+class FusedAdamW(keras.optimizers.AdamW):
+    """Keras's AdamW with TensorFlow's kernel for it: one pass over a variable in place of eleven."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        index, step = self._get_variable_index(variable), tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
+def adamw(schedule, *, beta_1: BelowOne = 0.9, beta_2: BelowOne = 0.999, weight_decay: NonNegative = 0.01):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    return FusedAdamW(schedule, weight_decay=weight_decay, beta_1=beta_1, beta_2=beta_2)
+
+
+OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
+
+
+class Average:
+    """Exponential moving average of a network's weights, batch-norm statistics included, which Keras's own leaves out.
+
+    decay: of one step; the first use the smaller (1 + n) / (10 + n), n the steps averaged so far, so that the random start is soon
+    forgotten. n is the average's own, and goes on where the optimizer of a later stage begins anew. 0: no averaging, the values are
+    the weights themselves.
+    """
+
+    def __init__(self, network, decay):
+        self.decay = decay
+        self.weights = network.weights
+        self.values = [tf.Variable(weight, trainable=False) for weight in self.weights] if decay else self.weights
+        self.steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    def update(self, strategy):
+        """Takes in the weights after a further step; in the strategy's cross-replica context."""
+        if not self.decay:
+            return
+        strategy.extended.update(self.steps, lambda steps: steps.assign_add(1), group=False)
+        step = tf.cast(self.steps.read_value(), tf.float32)
+        keep = tf.minimum(self.decay, (1 + step) / (10 + step))
+        for value, weight in zip(self.values, self.weights, strict=True):
+            strategy.extended.update(
+                value, lambda v, w: v.assign_sub((1 - keep) * (v - w)), args=(weight.value,), group=False
+            )
+
+    def arrays(self):
+        """{"layer/variable": numpy array}."""
+        return {weight.path: value.numpy() for weight, value in zip(self.weights, self.values, strict=True)}
+
+    def load(self, arrays, steps):
+        """Goes on from the arrays of another average, after the steps that it holds."""
+        self.steps.assign(steps)
+        for weight, value in zip(self.weights, self.values, strict=True):
+            value.assign(arrays[weight.path])

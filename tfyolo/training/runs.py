@@ -1,0 +1,188 @@
+"""The folder of a run: reserved, resumed, cleaned, its history; and the signals that stop it."""
+
+import contextlib
+import csv
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from tfyolo import folders
+from tfyolo.errors import Error
+from tfyolo.files import atomic_file, remove_left, temporary_names
+from tfyolo.visualize import plots
+
+
+class TrainingError(Error):
+    """Training cannot start or go on. The message says why and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was told to stop, by Ctrl-C or SIGTERM.
+
+    Attributes:
+        folder: the run's, to go on from by resume; None: nothing is left of it, and the same call begins anew.
+        epochs: how many of them are finished.
+        signal: which signal it was that told so: signal.SIGINT or signal.SIGTERM.
+    """
+
+    def __init__(self, folder, epochs, number):
+        super().__init__()
+        self.folder, self.epochs, self.signal = folder, epochs, signal.Signals(number)
+
+
+class Run(NamedTuple):
+    """What training leaves: the run's folder, and the metrics of its best epoch (AP, AP50, ...)."""
+
+    folder: Path
+    metrics: dict
+
+
+# An average precision is a mean over 101 points of recall, so that "all found" can end a hair below 1.
+PERFECT = 0.999
+
+
+class Signals:
+    """What Ctrl-C (SIGINT) and SIGTERM do in the `with`: they raise KeyboardInterrupt, or wait in a `with finishing()`.
+
+    received: the number of the first that came, None: none. The exception is lost if it comes in a __del__ or a callback, this is not.
+    A second Ctrl-C waits for nothing; SIGTERM may come several times, as schedulers send it.
+    """
+
+    def __init__(self):
+        self.received, self.waiting, self.before = None, False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            # What is ignored stays so, and who has a handler for SIGTERM knows better.
+            taken = callable(before[signal.SIGINT]), before[signal.SIGTERM] == signal.SIG_DFL
+            self.before = {number: before[number] for number, ours in zip(before, taken, strict=True) if ours}
+            for number in self.before:
+                signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        first, self.received = self.received is None, self.received or number
+        others = self.before[number]
+        if callable(others) and others is not signal.default_int_handler:
+            others(number, frame)
+        if not self.waiting if first else number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def finishing(self):
+        """What is in the `with` comes to its end; whether to go on then, `check` decides."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+    def check(self):
+        if self.received:
+            raise KeyboardInterrupt
+
+
+# --- what the run is made of ----------------------------------------------------------------------------------------------------
+
+
+def run_folder(config, out, resume):
+    """The run's folder, held while it is in the `with`. Arguments as of train(). No run is written over, nor by two at once."""
+    there = out is not None and (Path(out) / "last.h5").exists()
+    if resume and there:
+        return folders.held(out)
+    if config is None:
+        raise TrainingError(
+            f"{out}: no run there to resume; expected a folder with last.h5, or the config with it, to begin one"
+        )
+    if out is not None and not resume and (there or folders.left_by_a_crash(out)):
+        raise folders.Taken(
+            f"{out}: expected a new or empty folder, it holds something already; go on with its run by --resume, or name another --out"
+        )
+    begun = (*_BEGUN, *map(temporary_names, _WRITTEN))
+    return folders.new(out, config.name, begun=begun if resume else ())
+
+
+# What a run writes until something of it is kept, that is until last.h5 is there; and all files that it writes.
+_BEGUN = (
+    "config.yaml",
+    "division*.json",
+    "history.csv",
+    "best.h5",
+    "results.png",
+    "train_batch*.png",
+    "pictures",
+    "tensorboard",
+)
+_WRITTEN = (*_BEGUN, "last.h5")
+
+
+def remove_leftovers(folder):
+    """Removes what is half written by processes that were killed."""
+    remove_left(folder, _WRITTEN)
+    for drawn in (folder / "pictures").glob("*/"):
+        remove_left(drawn, ("*.jpg",))
+
+
+def discard(folder):
+    """Removes what is there of _BEGUN."""
+    for path in (path for name in _BEGUN for path in folder.glob(name)):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def differing(given, begun, place=""):
+    """The dotted keys of what is not the same in two settings."""
+    if isinstance(given, dict) and isinstance(begun, dict):
+        pairs = [(f"{place}.{key}".lstrip("."), given.get(key), begun.get(key)) for key in given.keys() | begun.keys()]
+    elif isinstance(given, list) and isinstance(begun, list) and len(given) == len(begun):
+        pairs = [(f"{place}.{i}", *both) for i, both in enumerate(zip(given, begun, strict=True))]
+    else:
+        return [] if given == begun else [place]
+    return sorted(key for key, *both in pairs for key in differing(*both, key))
+
+
+def finished(config, state, overfit):
+    """Whether nothing is left to do: all epochs are done, or what was to be learned by heart is."""
+    if overfit:
+        return state["best"] is not None and state["best"]["AP50"] >= PERFECT
+    return state["epoch"] == sum(stage.epochs for stage in config.train.stages)
+
+
+def found_from_anywhere(config):
+    """The config with the paths of its data absolute: what is saved with the run is read again from other folders."""
+
+    def absolute(data):
+        if data is None:
+            return None
+        given = {name: getattr(data, name) for name in ("path", "images", "division", "names")}
+        paths = {name: os.path.abspath(value) for name, value in given.items() if isinstance(value, str)}
+        return data.model_copy(update=paths)
+
+    stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
+    init = config.train.init and os.path.abspath(config.train.init)
+    train = config.train.model_copy(update={"stages": stages, "init": init})
+    return config.model_copy(update={"data": absolute(config.data), "train": train})
+
+
+class History:
+    """history.csv: a row an epoch. A resumed run drops the rows of epochs that were not finished."""
+
+    def __init__(self, path, keep):
+        self.path, self.rows = path, []
+        if keep and path.exists():
+            self.rows = [row for row in plots.read_history(path) if int(row["epoch"]) <= keep]
+
+    def add(self, row):
+        self.rows.append({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with atomic_file(self.path) as aside, aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)

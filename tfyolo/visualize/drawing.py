@@ -1,0 +1,302 @@
+"""Drawn images: boxes, ground truth, matches, heat maps, grids.
+
+Images are [H, W, 3] uint8 RGB; grey ones ([H, W], [H, W, 1]) and floats in 0..1 are taken too. All return new images."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+from PIL import Image, ImageDraw, ImageFont
+
+from tfyolo.errors import Error
+from tfyolo.files import atomic_file
+from tfyolo.structures import IGNORE
+
+FOUND, WRONG, MISSED, IGNORED = (32, 178, 90), (226, 48, 52), (255, 170, 20), (130, 140, 158)  # a match's colours
+COVERED = 0.25  # of a picture, by tags: after that, boxes have none, the least important first
+LEGEND = {"found": FOUND, "wrong": WRONG, "missed": MISSED, "ignored": IGNORED}
+
+
+class PictureError(Error):
+    """Something cannot be drawn or saved. The message says what was expected and what came."""
+
+
+# ------------------------------------------------------------------------------------------------------ boxes on images
+
+
+def draw(image, boxes, labels, scores, classes):
+    """The image with a box, and its class and score on a tag, for every detection: [H, W, 3] uint8.
+
+    boxes: [D, 4] in pixels of the image. labels: [D], -1 for padding. scores: [D], None for truths. classes: names.
+    """
+    labels = np.asarray(labels, int)
+    order = range(len(labels)) if scores is None else np.argsort(-np.asarray(scores), kind="stable")
+    marks = [
+        (boxes[i], color(labels[i]), _tag(labels[i], None if scores is None else scores[i], classes))
+        for i in order
+        if labels[i] >= 0
+    ]
+    return _draw(image, marks)
+
+
+def draw_ground_truth(image, boxes, labels, ignored, classes):
+    """The image with its labelled boxes [M, 4] and their classes; those that are `ignored`, [M] bool, in grey, without a tag."""
+    marks = [
+        (box, IGNORED, None) if skip else (box, color(label), _tag(label, None, classes))
+        for box, label, skip in zip(boxes, labels, ignored, strict=True)
+    ]
+    return _draw(image, sorted(marks, key=lambda mark: mark[1] == IGNORED))
+
+
+def draw_matches(image, truth_boxes, truth_labels, ignored, boxes, labels, scores, classes, gt_index):
+    """The image with what was found, is wrong, was missed and does not count, in four colours with a legend.
+
+    truth_boxes [M, 4], truth_labels [M], ignored [M] bool: those that count neither way; boxes [D, 4], labels [D], scores [D];
+    gt_index [D] is what evaluation.match says of them. No rows of padding.
+    """
+    gt_index = np.asarray(gt_index, int)
+    missed = np.setdiff1d(np.flatnonzero(~np.asarray(ignored, bool)), gt_index)
+    marks = [(truth_boxes[m], IGNORED, None) for m in np.flatnonzero(ignored)]
+    marks += [(truth_boxes[m], MISSED, _tag(truth_labels[m], None, classes)) for m in missed]
+    for d in np.argsort(-np.asarray(scores), kind="stable"):
+        shade = FOUND if gt_index[d] >= 0 else IGNORED if gt_index[d] == IGNORE else WRONG
+        marks.append((boxes[d], shade, _tag(labels[d], scores[d], classes)))
+    # Errors are what one looks for: they stand first, so on top.
+    rank = [WRONG, MISSED, FOUND, IGNORED]
+    return _draw(image, sorted(marks, key=lambda mark: rank.index(mark[1])), LEGEND)
+
+
+def enlarged(image, *boxes, side=480):
+    """(image, *boxes), a small image with its boxes [., 4] made so large that its longer side has `side` pixels.
+
+    Tags have letters of a size that can be read: on 96 x 96 pixels they would cover all there is to see.
+    """
+    canvas = _canvas(image)
+    return (canvas, *boxes) if max(canvas.shape) >= side else resized(canvas, *boxes, side=side)
+
+
+def resized(image, *boxes, side):
+    """(image, *boxes), an image with its boxes [., 4] whose longer side then has `side` pixels."""
+    canvas = _canvas(image)
+    height, width = canvas.shape[:2]
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    factors = np.array([size[1] / height, size[0] / width] * 2)
+    canvas = cv2.resize(canvas, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
+    return canvas, *(np.asarray(each, np.float64).reshape(-1, 4) * factors for each in boxes)
+
+
+def color(label):
+    """(r, g, b) 0..255 of a class: always the same, far from those of the classes before it, legible on white."""
+    # Steps of the golden ratio never come close to an earlier hue; every round is a little darker or paler.
+    hue = (0.02 + label * 0.618034) % 1
+    saturation, value = [(0.85, 0.95), (0.60, 1.0), (0.90, 0.72)][label // 12 % 3]
+    rgb = 255 * hsv_to_rgb((hue, saturation, value))
+    return tuple(round(v) for v in (rgb * min(1, 150 / _luma(rgb))).tolist())
+
+
+def _tag(label, score, classes):
+    name = classes[label] if 0 <= label < len(classes) else f"class {label}"
+    return name if score is None else f"{name} {score:.2f}"
+
+
+def _draw(image, marks, legend=None):
+    """marks: (box, colour, text or None), the most important first."""
+    canvas = _canvas(image)
+    height, width = canvas.shape[:2]
+    line = round(0.85 + (height + width) / 700)  # 1 on a thumbnail, 2 on 640 x 480, 6 on 2000 x 1500
+    marks = [(corners, shade, text) for box, shade, text in marks if (corners := _corners(box, height, width))]
+    for (y1, x1, y2, x2), shade, _ in reversed(marks):
+        t = min(line, y2 - y1, x2 - x1)
+        canvas[y1 : y1 + t, x1:x2] = canvas[y2 - t : y2, x1:x2] = shade
+        canvas[y1:y2, x1 : x1 + t] = canvas[y1:y2, x2 - t : x2] = shade
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    font = _font(int(np.clip((height + width) / 80, 9, 60)))
+    taken = []
+    if legend:
+        _legend(pen, font, legend, height, width, taken)
+    tags = []
+    for corners, _, text in marks:
+        covered = sum((y2 - y1) * (x2 - x1) for y1, x1, y2, x2 in taken)
+        full = covered > COVERED * height * width
+        tags.append(None if full else _place(font, text, corners, line, height, width, taken))
+    for (_, shade, text), tag in reversed(list(zip(marks, tags, strict=True))):
+        if tag:
+            y1, x1, y2, x2 = tag
+            pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=shade)
+            pen.text((x1 + line, y1 + line // 2), text, font=font, fill=_ink(shade))
+    return np.array(picture)
+
+
+def _corners(box, height, width):
+    """Pixel rows and columns that a box covers; None if it lies outside."""
+    box = np.asarray(box, np.float64)
+    if not np.isfinite(box).all() or box[2] < 0 or box[3] < 0 or box[0] > height or box[1] > width:
+        return None
+    y1, x1, y2, x2 = (int(v) for v in np.clip(np.round(box), 0, [height - 1, width - 1, height, width]))
+    return y1, x1, max(y2, y1 + 1), max(x2, x1 + 1)
+
+
+def _place(font, text, corners, line, height, width, taken):
+    """Where a tag goes: above its box, or where it hides no other tag; None if there is no such place."""
+    if not text:
+        return None
+    tag_height, tag_width = sum(font.getmetrics()) + line, round(font.getlength(text)) + 2 * line
+    if tag_height > height or tag_width > width:
+        return None
+    y1, x1, y2, x2 = corners
+    places = [(y, x) for x in (x1, x2 - tag_width) for y in (y1 - tag_height, y1, y2, y2 - tag_height)]
+    places = [(min(max(y, 0), height - tag_height), min(max(x, 0), width - tag_width)) for y, x in places]
+
+    def hides(place):
+        y, x = place
+        sides = ((min(y + tag_height, b) - max(y, t), min(x + tag_width, r) - max(x, left)) for t, left, b, r in taken)
+        return sum(max(h, 0) * max(w, 0) for h, w in sides)
+
+    y, x = min(places, key=hides)
+    if hides((y, x)) > tag_height * tag_width / 3:
+        return None
+    taken.append((y, x, y + tag_height, x + tag_width))
+    return taken[-1]
+
+
+def _legend(pen, font, legend, height, width, taken):
+    ascent, descent = font.getmetrics()
+    side = ascent + descent
+    tag_width = sum(round(font.getlength(name)) + 2 * side for name in legend)
+    if tag_width > width or 4 * side > height:
+        return
+    y, x = height - side - side // 2, 0
+    taken.append((y, x, height, tag_width))
+    pen.rectangle((x, y, tag_width, height), fill=(255, 255, 255))
+    for name, shade in legend.items():
+        pen.rectangle((x + side // 2, y + side // 2, x + side, y + side), fill=shade)
+        pen.text((x + side + side // 4, y + side // 4), name, font=font, fill=(30, 30, 30))
+        x += round(font.getlength(name)) + 2 * side
+
+
+def _ink(shade):
+    """Black or white, whichever reads better on a colour."""
+    return (0, 0, 0) if _luma(shade) > 130 else (255, 255, 255)
+
+
+def _luma(rgb):
+    return np.dot(rgb, (0.299, 0.587, 0.114))  # ITU-R BT.601
+
+
+@lru_cache(maxsize=32)
+def _font(size):
+    # OpenCV's fonts know ASCII only; this one comes with matplotlib and knows most scripts of Europe and more.
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def _canvas(image):
+    """A copy as [H, W, 3] uint8."""
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
+        raise PictureError(f"expected an image [H, W, 3], [H, W, 1] or [H, W], received {list(image.shape)}")
+    if image.dtype != np.uint8:
+        if not np.issubdtype(image.dtype, np.floating):
+            raise PictureError(f"expected an image of uint8, or of floats in 0..1, received {image.dtype}")
+        image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+# ------------------------------------------------------------------------------------------------------ maps and sheets
+
+
+def heatmap(image, values):
+    """A map [h, w] in 0..1, such as objectness, laid over the image that it was made of: [H, W, 3] uint8."""
+    canvas = _canvas(image)
+    height, width = canvas.shape[:2]
+    values = np.clip(np.nan_to_num(np.asarray(values, np.float32)), 0, 1)
+    values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    colors = matplotlib.colormaps["inferno"](values)[..., :3] * 255
+    grey = canvas.mean(axis=-1, keepdims=True)
+    weight = 0.35 + 0.5 * values[..., None]
+    return np.round(grey * (1 - weight) + colors * weight).astype(np.uint8)
+
+
+def titled(image, title):
+    """The image under a line that says what it is: [H + h, W, 3] uint8. A title that is too long is cut."""
+    canvas = _canvas(image)
+    height, width = canvas.shape[:2]
+    font = _font(int(np.clip((height + width) / 60, 10, 60)))
+    margin = font.size // 3
+    strip = Image.new("RGB", (width, sum(font.getmetrics()) + margin), (255, 255, 255))
+    ImageDraw.Draw(strip).text((margin, margin // 2), title, font=font, fill=(30, 30, 30))
+    return np.concatenate([np.array(strip), canvas])
+
+
+def grid(images, columns, *, padding=4):
+    """The images as one sheet, row by row on white; smaller ones stand amid their places: [H, W, 3] uint8."""
+    images = [_canvas(image) for image in images]
+    if not images or columns < 1:
+        raise PictureError(
+            f"expected images for at least one column, received {len(images)} images for {columns} columns"
+        )
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    sheet = np.full((rows * (height + padding) + padding, columns * (width + padding) + padding, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        h, w = image.shape[:2]
+        y = padding + i // columns * (height + padding) + (height - h) // 2
+        x = padding + i % columns * (width + padding) + (width - w) // 2
+        sheet[y : y + h, x : x + w] = image
+    return sheet
+
+
+def gallery(images, columns, width, *, padding=4):
+    """The images as one sheet, so many in a row, each row scaled to fill the width: [H, width, 3] uint8."""
+    images = [_canvas(image) for image in images]
+    lines = [images[i : i + columns] for i in range(0, len(images), columns)]
+    if not lines:
+        raise PictureError(f"expected images for a gallery, received none for {columns} columns")
+    sheet = [np.full((padding, width, 3), 255, np.uint8)]
+    for line in lines:
+        room = width - padding * (len(line) + 1)
+        shapes = np.array([image.shape[1] / image.shape[0] for image in line])
+        edges = np.round(np.concatenate([[0], np.cumsum(shapes)]) * room / shapes.sum()).astype(int)
+        height = max(1, round(room / shapes.sum()))
+        row = np.full((height + padding, width, 3), 255, np.uint8)
+        for n, image in enumerate(line):
+            x = padding * (n + 1) + edges[n]
+            size = max(1, edges[n + 1] - edges[n]), height
+            shrinks = size[0] < image.shape[1]
+            row[:height, x : x + size[0]] = cv2.resize(
+                image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
+        sheet.append(row)
+    return np.concatenate(sheet)
+
+
+def save(path, image):
+    """Writes an image as its file's suffix says (.png, .jpg, ...): complete or not at all; the folder is made."""
+    path = Path(path)
+    try:
+        done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(_canvas(image), cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        done = False
+    if not done:
+        raise PictureError(
+            f"{path}: expected a suffix that says how to write it, such as .png or .jpg, received {path.suffix!r}"
+        )
+    write_image(path, encoded.tobytes())
+
+
+def write_image(path, contents):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as aside:
+        aside.write_bytes(contents)
+
+
+MOST, WORST = 25, 20  # classes that a confusion matrix can show at most; of more, those with most errors

@@ -1,0 +1,1 @@
+"""Darknet's files, in and out."""
