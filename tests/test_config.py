@@ -1,3 +1,4 @@
+import json
 import math
 import random
 import re
@@ -478,7 +479,7 @@ def assert_round_trip(config, path):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_configs_survive_writing_and_reading(tmp_path, seed):
-    assert_round_trip(from_json(configs.json.dumps(random_config(seed))), tmp_path / "config.yaml")
+    assert_round_trip(from_json(json.dumps(random_config(seed))), tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -246,7 +246,7 @@ def folder(tmp_path, pictures, film):
 
 def test_a_folder_is_gone_through_as_it_is_asked_for(detector, pictures, folder, monkeypatch):
     read, reader = [], decoding.read_image
-    monkeypatch.setattr(media, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
+    monkeypatch.setattr(decoding, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
     found = detector.stream(folder, batch=2)
     assert read == []
     first = next(found)

@@ -22,6 +22,7 @@ from test_hostile_data import Worker, _type
 
 from tfyolo import config as configs
 from tfyolo.config import ConfigError, from_json, load, parts, to_json
+from tfyolo.config.explain import SCHEMA, resolve_schema
 
 ROOT = Path(__file__).parents[1]
 HUGE = {"400 digits": "9" * 400, "5,000 digits": "9" * 5000}
@@ -312,7 +313,7 @@ def test_every_number_in_the_schema_has_a_range():
                 if isinstance(each, dict):
                     walk(each, f"{path}.{key}")
 
-    walk(configs._SCHEMA, "")
+    walk(SCHEMA, "")
 
 
 @pytest.mark.parametrize(
@@ -386,14 +387,14 @@ def _pieced(rng, content):
 
 def _keys():
     def walk(schema, path):
-        schema = configs._resolve(schema)
+        schema = resolve_schema(schema)
         yield path
         for key, child in schema.get("properties", {}).items():
             yield from walk(child, [*path, key])
         if "items" in schema:
             yield from walk(schema["items"], [*path, "0"])
 
-    found = [".".join(path) for path in walk(configs._SCHEMA, []) if path]
+    found = [".".join(path) for path in walk(SCHEMA, []) if path]
     options = [
         f"{'train' if kind == 'optimizer' else 'model'}.{kind}.{option}"
         for kind in parts.TABLES

@@ -104,7 +104,7 @@ def coupled(
     """YOLOv3's head: a 3x3 convolution, then a 1x1 to num_anchors * (y, x, h, w, objectness, K) channels.
 
     channels: of the 3x3 convolution, by level; else twice the feature's. activation: of that convolution, one of
-    layers.ACTIVATIONS. prior: the objectness an untrained head gives out, or the scores where there is none, so that the many empty
+    nn.activations.ACTIVATIONS. prior: the objectness an untrained head gives out, or the scores where there is none, so that the many empty
     cells do not swamp the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1).
     """
     raw, biases = {part: {} for part in parts}, _prior_biases(parts, prior)
@@ -135,7 +135,7 @@ def implicit(
     (YOLOR, arXiv:2105.04206). fuse() makes one convolution each of both.
     objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
     aux_width: what a neck gives for an auxiliary head is read by one like it (section 4.2), without either, of so many times the
-    features' channels; it gives raw["aux"]. activation: one of layers.ACTIVATIONS. epsilon: of the batch norms; Darknet's is 1e-5.
+    features' channels; it gives raw["aux"]. activation: one of nn.activations.ACTIVATIONS. epsilon: of the batch norms; Darknet's is 1e-5.
     """
     options = {"activation": activation, "epsilon": epsilon}
     # Of objects that there are, one class in K is right with .6.
@@ -186,7 +186,7 @@ def decoupled(
 
     objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
     depthwise: the classes' 3x3 convolutions are a depthwise one and a 1x1 each, as in YOLO11.
-    activation: one of layers.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
+    activation: one of nn.activations.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
     dual: all of it twice, as in YOLOv10 (Wang et al. 2024, arXiv:2405.14458, section 3.1): raw["aux"] is told by branches that train
     what lies before the head, with many candidates a truth; the head proper reads the same features, leaves them as they are, and can
     so learn to answer with one.

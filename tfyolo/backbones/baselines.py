@@ -4,7 +4,7 @@ All have YOLOv7-tiny's frame: four stages, max pools between; p3 (128 channels),
 whose 3x3 convolutions have `hidden` channels at p2 and twice as many at each further level. As they come, each takes the FLOPs of
 elan_tiny, within 3 %.
 
-Options of all: width, a factor on the channels but the hidden ones; activation, one of layers.ACTIVATIONS, which follows a convolution
+Options of all: width, a factor on the channels but the hidden ones; activation, of nn.activations, which follows a convolution
 and its batch norm, as everywhere here.
 """
 

@@ -83,7 +83,7 @@ def elan(
     depth, width: compound scaling for models that concatenate (section 3.2): depth is a factor on a block's 3x3 convolutions, four;
     what they join is so much wider then, and what lies between the blocks follows by width. 1.5 goes with 1.25: X. hidden: the channels
     of the 3x3 convolutions at p2; further on two and four times as many.
-    activation: one of layers.ACTIVATIONS. epsilon: of the batch norms; Darknet's is 1e-5.
+    activation: one of nn.activations.ACTIVATIONS. epsilon: of the batch norms; Darknet's is 1e-5.
     """
     options = {"activation": activation, "epsilon": epsilon}
 
@@ -155,7 +155,7 @@ def elan_p6(
     """The backbone of YOLOv7-W6, and of E6, D6 and E6E: p3 (256 channels), p4 (512), p5 (768), p6 (1024).
 
     depth, width, hidden: as of elan; 1.5 goes with 1.25 (E6), 2 with 1.5 (D6). cardinality: ELANs side by side (E6E: 2).
-    pooled: the grid is halved by a max pool beside the strided convolution, as in all but W6. activation: one of layers.ACTIVATIONS.
+    pooled: the grid is halved by a max pool beside the strided convolution, as in all but W6. activation: of nn.activations.
     """
     options = {"activation": activation}
     x = SpaceToDepth(name=f"{name}.stem.depth")(images)

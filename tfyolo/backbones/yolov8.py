@@ -121,7 +121,7 @@ def c2f(
     """YOLOv8's backbone (Jocher et al. 2023, as published with its models): p3 (256 channels), p4 (512), p5 (1024).
 
     depth: factor on the blocks' repeats. width: factor on the channels, which before it are at most max_channels.
-    activation: one of layers.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
+    activation: one of nn.activations.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
     """
 
     def channels(count):

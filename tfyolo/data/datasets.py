@@ -8,9 +8,8 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from tfyolo.data import augment as augment_module
+from tfyolo.data import augment as aug
 from tfyolo.data import geometry
-from tfyolo.data.augment import colour, flips, mixup, recolour
 from tfyolo.data.decoding import ImageError, decode_image, file_contents, read_record
 from tfyolo.data.geometry import FITS, GREY, paste, prepare, scale_of, transform_boxes
 from tfyolo.data.headers import MOST_PIXELS, surely_fits
@@ -25,7 +24,7 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixe
     Args:
       records: in the order of the batches.
       size: (h, w).
-      preprocess: a name of augment.FITS.
+      preprocess: a name of geometry.FITS.
       batch: B; the last one may be smaller.
       skipped: a dict that gets {place in records: message} of each image that cannot be read and is left out.
       most_pixels: an image of more counts as one that cannot be read.
@@ -257,19 +256,19 @@ def train_dataset(
         index = shuffled(epoch, position)
         loaded = load(index)
         original = tf.shape(loaded[0])[:2]
-        matrix = fit.matrix(original, size) @ flips(seeds[0], original, augment)
-        return place([index], [loaded], [augment_module.affine(seeds[1], size, augment) @ matrix])
+        matrix = fit.matrix(original, size) @ aug.flips(seeds[0], original, augment)
+        return place([index], [loaded], [aug.affine(seeds[1], size, augment) @ matrix])
 
     def mosaic(epoch, position, seed):
         seeds = tf.unstack(tf.random.split(seed, 7))
         indices = [shuffled(epoch, at) for at in (position, *before(position, seeds[0], 3))]
         loaded = [load(i) for i in indices]
         sizes = [tf.shape(image)[:2] for image, *_ in loaded]
-        affine = augment_module.affine(seeds[1], size, augment)
+        affine = aug.affine(seeds[1], size, augment)
         matrices = [
-            affine @ matrix @ flips(flip_seed, original, augment)
+            affine @ matrix @ aug.flips(flip_seed, original, augment)
             for matrix, flip_seed, original in zip(
-                mosaic(seeds[2], sizes, size, fit.matrix), seeds[3:], sizes, strict=True
+                aug.mosaic(seeds[2], sizes, size, fit.matrix), seeds[3:], sizes, strict=True
             )
         ]
         return place(indices, loaded, matrices)
@@ -290,14 +289,14 @@ def train_dataset(
 
         def mixture():
             (partner,) = before(position, seeds[2], 1)
-            return mixup(seeds[3], sample, one(epoch, partner, seeds[4]))
+            return aug.mixup(seeds[3], sample, one(epoch, partner, seeds[4]))
 
         sample = one(epoch, position, seeds[0])
         if augment.mixup:
             use = mixing(epoch) & (tf.random.stateless_uniform([], seeds[1]) < augment.mixup)
             sample = tf.cond(use, mixture, lambda: sample)
         gains = {"hue": augment.hue, "saturation": augment.saturation, "value": augment.value}
-        return sample._replace(image=recolour(sample.image, colour(seeds[5], **gains)))
+        return sample._replace(image=aug.recolour(sample.image, aug.colour(seeds[5], **gains)))
 
     numbers = tf.data.Dataset.range(start_epoch * draws + start_step * batch, epochs * draws)
     samples = numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

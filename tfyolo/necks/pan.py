@@ -231,7 +231,7 @@ def _plain_aggregation(features, fuse, activation, name):
 def pan(features, *, depth: Factor = 1.0, activation: str = "silu", name="neck"):
     """YOLOv8's neck: PAN of C2f blocks without shortcuts.
 
-    depth: factor on the blocks' repeats. activation: one of layers.ACTIVATIONS. Each level keeps its backbone's channels.
+    depth: factor on the blocks' repeats. activation: one of nn.activations.ACTIVATIONS. Each level keeps its backbone's channels.
     """
     plain = functools.partial(bottleneck, shortcut=False)
 
