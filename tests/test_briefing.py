@@ -56,6 +56,23 @@ def test_a_new_run_says_what_is_trained_on_what_and_where_to(built, monkeypatch)
     assert rows["folder"] == ["runs/zoo"] and "resumes" not in rows
 
 
+def test_what_is_overfit_is_counted_once(built):
+    few = source("train", 7, 4)
+    learned = few._replace(records=few.records * 25)
+    _, rows = said(load_config("demo", "train.batch=8"), built, [(learned, few)])
+    assert rows["train"] == ["zoo train: 8 images, 28 boxes, each 25 times an epoch (1 image without any)"]
+    assert rows["val"] == ["zoo train: 8 images, 28 boxes (1 image without any)"]
+    assert rows["classes"] == ["cat 14, dog 14; 1 class without a box"]
+    assert rows["plan"][1].startswith("34 epochs of 25 steps")
+
+
+@pytest.mark.parametrize("every, told", [(1, ""), (2, "; evaluated every 2 epochs"), (3, "; evaluated at the end")])
+def test_when_a_short_run_is_evaluated_is_said(every, told):
+    config = load_config("demo", "epochs=3", f"train.evaluate_every={every}")
+    (_, line), *_ = briefing._plan(config, [(source("train", 7, 4), source("val", 3, 2))])
+    assert line == "3 epochs, 8 images a step, adamw, EMA 0.998" + told
+
+
 def test_stages_and_where_a_run_goes_on_are_said(built, monkeypatch):
     monkeypatch.setattr(briefing, "gpu_notice", lambda: "buy one")
     stages = "[{epochs: 3, lr: 0.1, freeze: [backbone]}, {epochs: 1, lr: 0.01, image_size: [64, 96]}]"
@@ -65,7 +82,7 @@ def test_stages_and_where_a_run_goes_on_are_said(built, monkeypatch):
     assert rows["model"][1] == "initialised from runs/old" and rows["device"][1] == "buy one"
     assert len(rows["train"]) == 2 and len(rows["val"]) == 1
     assert rows["plan"] == [
-        "4 epochs, 8 images a step, each in 2 parts, adamw; evaluated every 10 epochs",
+        "4 epochs, 8 images a step, each in 2 parts, adamw; evaluated at the end of each stage",
         "stage 1: 3 epochs of 2 steps at 192 x 192, lr 0.1, cosine, frozen: backbone",
         "stage 2: 1 epoch of 3 steps at 64 x 96, lr 0.01, cosine",
     ]

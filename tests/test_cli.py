@@ -337,7 +337,8 @@ def test_check_data(data, tmp_path):
     victim.write_bytes(b"")
     report = tfyolo("check-data", copy, "--out", tmp_path / "out")
     assert report.exit_code == 1 and victim.name in report.stdout
-    assert (tmp_path / "out" / "report.json").exists()
+    assert report.stdout.endswith(f"\ncheck.png and report.json lie in {tmp_path / 'out'}\n")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.png", "report.json"}
 
 
 def test_tfrecords_hold_every_split_and_are_not_written_over(data, records):
@@ -632,6 +633,21 @@ TYPED = [
     (["train", "yolov8n", "--data=."], "--data: settings have no dashes; write data=..."),
     (["train", "yolov8n", "--train.batch", "3"], "--train.batch: settings have no dashes; write train.batch=..."),
     (["train", "yolov8n", "--nonsense"], "--nonsense"),
+    # as other programs have it
+    (["train", "model=yolov8n", "data=.", "epochs=3"], "a YAML file; write yolov8n data=. epochs=3"),
+    (["train", "data=.", "model=yolov8n.pt"], "a YAML file; write yolov8n.pt data=."),
+    (["train", "--model", "yolov8n", "--data=."], "--model: arguments have no dashes; write `tfyolo train CONFIG ["),
+    (["summary", "--cfg", "yolov8n"], "--cfg: arguments have no dashes; write `tfyolo summary CONFIG [KEY=VALUE]...`"),
+    (["detect", "--weights", "a"], "write `tfyolo detect MODEL [PICTURE|VIDEO|FOLDER|GLOB]...`"),
+    (["predict", ".", "--source", "a"], "--source: arguments have no dashes; write `tfyolo detect MODEL [PICTURE"),
+    (["export", "--model", "a"], "--model: arguments have no dashes; write `tfyolo export RUN`"),
+    (["check-data", "--data", "."], "--data: arguments have no dashes; write `tfyolo check-data PATH`"),
+    (["predict", "model=a/b", "source=."], "found none; arguments have no names: write a/b"),
+    (["predict", ".", "source=a/b"], "found none; arguments have no names: write a/b"),
+    (["val", "nowhere", "data=a/b"], "data=a/b: options have dashes; write --data a/b"),
+    (["val", "nowhere", "."], ".: one argument too many; data is named by --data ."),
+    (["configs", "yolov8n"], "yolov8n: one argument too many\n"),
+    (["detect", "theirs.pt"], "theirs.pt is MODEL; behind it name pictures, videos, folders or globs"),
     (["train", "yolov8n", "data=.", "out=runs/x"], "out=runs/x: an option, which has dashes; write --out runs/x"),
     (["train", "yolov8n", "data=.", "resume=true"], "an option, which has dashes; write --resume"),
     (

@@ -1,14 +1,21 @@
 """The demo data: the same bytes for the same seed, boxes round what is drawn, complete or absent."""
 
 import json
+import runpy
+import signal
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 
+from tfyolo import devices
 from tfyolo.data import demo
 from tfyolo.data.readers import read, splits
+from tfyolo.training import runs
+from tfyolo.training import train as training
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +134,22 @@ def test_annotations_are_plain_json(folder):
     content = json.loads(Path(folder, "annotations/instances_val.json").read_text())
     assert [category["name"] for category in content["categories"]] == list(demo.CLASSES)
     assert {type(value) for box in content["annotations"] for value in box["bbox"]} == {int}
+
+
+@pytest.mark.parametrize(
+    "stop, code",
+    [(runs.Stopped(None, 0, signal.SIGTERM), 143), (KeyboardInterrupt(), 130)],
+    ids=["in training", "elsewhere"],
+)
+def test_a_demo_that_is_stopped_says_how_it_goes_on(stop, code, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise stop
+
+    monkeypatch.setattr(sys, "argv", ["demo.py", str(tmp_path)])
+    monkeypatch.setattr(devices, "start", lambda: None)
+    monkeypatch.setattr(demo, "write", lambda folder: folder)
+    monkeypatch.setattr(training, "train", stopped)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "demo.py"), run_name="__main__")
+    assert ended.value.code == code
+    assert capsys.readouterr().err == "\nstopped; the demo begins anew when it is started again\n"

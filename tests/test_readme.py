@@ -1,10 +1,14 @@
 """The README's lines of Python and of the shell do what they say, and its figures are those of the models."""
 
 import ast
+import base64
 import importlib
+import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
 
 import click
 import pytest
@@ -65,7 +69,7 @@ def test_lines_on_many_pictures_detect(demo_run, demo_data, tmp_path, monkeypatc
 # --- the shell --------------------------------------------------------------------------------------------------------------------
 
 # Other people's programs, and pip.
-FOREIGN = ("cp ", "tensorflow_model_server ", "curl ", "pip install ", "python -m pip install ")
+FOREIGN = ("mkdir ", "cp ", "tensorflow_model_server ", "echo ", "pip install ", "python -m pip install ")
 
 
 def shell_lines():
@@ -138,6 +142,31 @@ def test_every_shell_line_is_one_that_can_be_typed(line, monkeypatch):
 def test_a_shell_line_that_cannot_be_typed_is_found(line):
     with pytest.raises((click.ClickException, configs.ConfigError)):
         check_line(line)
+
+
+def test_a_photo_of_any_size_is_sent_to_the_server_that_is_started_first(tmp_path):
+    """The block runs as it stands, but for the root of its paths; an argument of a program is at most 128 KiB on Linux."""
+    (block,) = (block for block in blocks("sh") if "tensorflow_model_server" in block)
+    (tmp_path / "bin").mkdir()
+    for program in ("tensorflow_model_server", "curl"):
+        (tmp_path / "bin" / program).write_text(f"#!/bin/sh\necho $* > {program}.args; cat > {program}.in\n")
+        (tmp_path / "bin" / program).chmod(0o755)
+    (tmp_path / "runs/yolov8n/export/saved_model").mkdir(parents=True)
+    photo = bytes(range(256)) * 2000
+    (tmp_path / "photo.jpg").write_bytes(photo)
+    lines = block.replace("/models/yolo/1", f"{tmp_path}/models/yolo/1").replace("-p /models", f"-p {tmp_path}/models")
+    path = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-ec", lines], cwd=tmp_path, env=path, stdin=subprocess.DEVNULL, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "models" / "yolo" / "1").is_dir()
+    sent = json.loads((tmp_path / "curl.in").read_text())
+    assert sent["signature_name"] == "bytes" and base64.b64decode(sent["inputs"]["contents"][0]["b64"]) == photo
+
+
+def test_data_that_python_trains_on_is_drawn_before():
+    before, block, _ = README.partition(blocks("python")[0])
+    (data,) = re.findall(r"data=([^\"]+)", block)
+    assert f"`tfyolo demo-data {data}`" in before.splitlines()[-3]
 
 
 # --- names and figures ------------------------------------------------------------------------------------------------------------

@@ -480,7 +480,7 @@ def stages(*epochs):
     return f"train.stages=[{', '.join(f'{{epochs: {n}, lr: 0.002, warmup: 1, plain_epochs: 1}}' for n in epochs)}]"
 
 
-def test_a_signal_raises_or_waits_and_is_not_lost(monkeypatch):
+def test_a_signal_raises_or_waits_and_is_not_lost(capfd):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for number in (signal.SIGINT, signal.SIGTERM):
         with runs.Signals() as signals:
@@ -491,11 +491,15 @@ def test_a_signal_raises_or_waits_and_is_not_lost(monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 signals.check()
             assert signals.received == number
+        assert not capfd.readouterr().err
         with runs.Signals() as signals:
             with signals.finishing():
                 for _ in range(3 if number == signal.SIGTERM else 1):
                     os.kill(os.getpid(), number)
                     time.sleep(0.01)
+                # A first step may take minutes: who waits for it is told so, once.
+                told = "\nstopping when the running step is done; Ctrl-C again stops at once\n"
+                assert capfd.readouterr() == ("", told)
                 with pytest.raises(KeyboardInterrupt):  # Ctrl-C, once more
                     os.kill(os.getpid(), signal.SIGINT)
                     time.sleep(1)

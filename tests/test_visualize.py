@@ -1,9 +1,12 @@
 """Pictures, read back pixel by pixel."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from matplotlib.text import Text
 
 from tfyolo.evaluation.report import Curves
 from tfyolo.structures import BACKGROUND, IGNORE
@@ -374,3 +377,25 @@ def test_training_curves_of_nothing(tmp_path):
     (tmp_path / "history.csv").write_text(HISTORY.splitlines()[0])
     with pytest.raises(PictureError, match=r"history.csv: expected a run's history.csv.*received 0 rows"):
         plots.training_curves(tmp_path / "history.csv", tmp_path / "curves.png")
+
+
+def test_names_of_points_that_lie_together_do_not(monkeypatch):
+    """As exports of one run do, in AP and in milliseconds."""
+    drawn = []
+    monkeypatch.setattr(plots, "_write_figure", lambda figure, path: drawn.append(figure))
+    names = (
+        "keras",
+        "saved_model",
+        "model.tflite",
+        "model-float16.tflite",
+        "model-dynamic.tflite",
+        "model-int8.tflite",
+    )
+    plots.scatter("speed.png", {name: (33.6 + k / 10, 0.5813) for k, name in enumerate(names)}, "milliseconds", "AP")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text().split("  ")[0] in names]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(boxes) == len(names)
+    assert all(not a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)

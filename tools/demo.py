@@ -5,6 +5,7 @@ python tools/demo.py [FOLDER] [KEY=VALUE]...    default: demo
 
 import json
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -104,4 +105,8 @@ Everything lies in {folder.resolve()}:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt as stop:  # training's knows of SIGTERM, too
+        print("\nstopped; the demo begins anew when it is started again", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "signal", signal.SIGINT))

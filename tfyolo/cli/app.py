@@ -7,11 +7,13 @@ Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments
 be resumed; 130 stopped by Ctrl-C.
 """
 
+import os
 import sys
 
 import click
 
 from tfyolo import __version__
+from tfyolo.cli.arguments import ELSEWHERE
 from tfyolo.errors import Error
 from tfyolo.messages import printable
 
@@ -19,16 +21,39 @@ from tfyolo.messages import printable
 class Command(click.Command):
     """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
 
+    allow_extra_args = True  # to say more of them than click does
+
     def parse_args(self, context, args):
         try:
-            return super().parse_args(context, args)
+            super().parse_args(context, args)
         except click.NoSuchOption as error:
             name = error.option_name.lstrip("-")
-            if any(parameter.name == "overrides" for parameter in self.params) and _is_setting(name):
-                raise click.UsageError(
-                    f"{error.option_name}: settings have no dashes; write {name}=...", context
-                ) from None
-            raise
+            if self.takes(name):
+                usage = " ".join(self.collect_usage_pieces(context)[1:])  # less [OPTIONS]
+                told = f"arguments have no dashes; write `{context.command_path} {usage}`"
+            elif any(parameter.name == "overrides" for parameter in self.params) and _is_setting(name):
+                told = f"settings have no dashes; write {name}=..."
+            else:
+                raise
+            raise click.UsageError(f"{error.option_name}: {told}", context) from None
+        if context.args and not context.resilient_parsing:
+            raise click.UsageError(self._one_too_many(context.args[0]), context)
+        return context.args
+
+    def takes(self, name):
+        """Whether the command has an argument of a name, its own or what other programs call it."""
+        arguments = [each.name for each in self.params if isinstance(each, click.Argument)]
+        return any(each in arguments for each in (name, *ELSEWHERE.get(name, ())))
+
+    def _one_too_many(self, word):
+        key, equals, value = word.partition("=")
+        options = [option for each in self.params if isinstance(each, click.Option) for option in each.opts]
+        told = "one argument too many"
+        if equals and f"--{key}" in options:
+            told = f"options have dashes; write --{key} {value}"
+        elif "--data" in options and os.path.exists(word):
+            told += f"; data is named by --data {word}"
+        return printable(f"{word}: {told}")
 
     def get_short_help_str(self, limit=None):
         return super().get_short_help_str(sys.maxsize)  # lines are wrapped, not cut

@@ -12,6 +12,15 @@ import click
 
 from tfyolo.messages import printable
 
+# What other programs call the arguments of commands here.
+ELSEWHERE = {
+    "model": ("config", "run"),
+    "weights": ("model", "run"),
+    "cfg": ("config",),
+    "source": ("sources",),
+    "data": ("path",),
+}
+
 
 class Range(click.FloatRange):
     """Which, unlike click's own, knows that no comparison holds for NaN."""
@@ -154,6 +163,8 @@ def check_exists(path, expected):
     if expected.startswith("a run's folder") and (told := _config_without_weights(path)):
         raise click.ClickException(f"{path}: expected {expected}, received {told}")
     hint = f"; options have dashes: --{key} {value}" if equals and key in names else ""
+    if equals and context.command.takes(key):
+        hint = f"; arguments have no names: write {value}"
     raise click.ClickException(printable(f"{path}: expected {expected}, found none{hint}"))
 
 
@@ -208,8 +219,10 @@ def _in_order(config, overrides):
         if (joined := re.sub(" ?= ?", "=", given)) != given:
             raise click.UsageError(f"settings have no spaces around the =; write {joined}")
     if "=" in config and not os.path.exists(config):
-        name = next((word for word in overrides if "=" not in word), "NAME")
-        rest = " ".join([config, *(word for word in overrides if word != name)])
+        words, command = [config, *overrides], click.get_current_context().command
+        named = [word for word in words if "=" not in word or command.takes(word.partition("=")[0])]
+        name = named[0].rpartition("=")[2] if named else "NAME"
+        rest = " ".join(word for word in words if word not in named[:1])
         raise click.UsageError(
             f"{config}: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file; write {name} {rest}"
         )

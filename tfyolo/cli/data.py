@@ -21,7 +21,7 @@ from tfyolo.cli.arguments import (
     split_hint,
 )
 from tfyolo.devices import start as start_tensorflow
-from tfyolo.messages import counted
+from tfyolo.messages import counted, printable
 
 # --- data ---------------------------------------------------------------------------------------------------------------------
 
@@ -46,6 +46,8 @@ def check_data(path, images, data_format, config, out, as_json):
         print_json(report.to_json())
     else:
         click.echo(str(report))
+        if out:
+            click.echo(f"\ncheck.png and report.json lie in {printable(out)}")
     if report.errors:
         sys.exit(1)
 

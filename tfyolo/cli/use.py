@@ -117,7 +117,9 @@ def detect(
     tfyolo detect runs/yolov3-tiny photo.jpg holiday/ 'more/*.png' film.mp4
     """
     if not sources and camera is None:
-        raise click.UsageError("name pictures, videos, folders or globs, or a --camera")
+        raise click.UsageError(
+            f"{printable(model)} is MODEL; behind it name pictures, videos, folders or globs, or a --camera"
+        )
     check_model(model)
     for source in sources:
         check_exists(source, "a picture, a video, a folder or a glob")

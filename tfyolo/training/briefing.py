@@ -51,18 +51,26 @@ def _model(config, model):
     )
 
 
+def _once(source):
+    """The source's records without the repetitions of what is overfit."""
+    return list({id(record): record for record in source.records}.values())
+
+
 def _split(source):
-    boxes = sum(len(record.boxes) for record in source.records)
-    ignored = sum(int(record.ignored.sum()) for record in source.records)
-    empty = sum(not len(record.boxes) for record in source.records)
-    told = f"{source.name} {source.split}: {counted(len(source.records), 'image')}, {counted(boxes, 'box')}"
+    records = _once(source)
+    boxes = sum(len(record.boxes) for record in records)
+    ignored = sum(int(record.ignored.sum()) for record in records)
+    empty = sum(not len(record.boxes) for record in records)
+    told = f"{source.name} {source.split}: {counted(len(records), 'image')}, {counted(boxes, 'box')}"
+    if len(source.records) > len(records):
+        told += f", each {len(source.records) // len(records)} times an epoch"
     notes = [f"{ignored:,} of them crowds or difficult"] if ignored else []
     notes += [f"{counted(empty, 'image')} without any"] if empty else []
     return told + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _classes(source):
-    counts = Counter(np.concatenate([record.labels[~record.ignored] for record in source.records]).tolist())
+    counts = Counter(np.concatenate([record.labels[~record.ignored] for record in _once(source)]).tolist())
     several = [f"{source.classes[label]} {count:,}" for label, count in counts.most_common(SHOWN)]
     rest, never = len(counts) - len(several), len(source.classes) - len(counts)
     several += [f"{rest} more"] if rest > 0 else []
@@ -75,7 +83,11 @@ def _plan(config, sources):
     parts = f", each in {train.accumulate} parts" if train.accumulate > 1 else ""
     head = f"{counted(epochs, 'epoch')}, {counted(train.batch, 'image')} a step{parts}, {train.optimizer.name}"
     head += f", EMA {train.ema:g}" if train.ema else ""
-    yield "plan", f"{head}; evaluated every {train.evaluate_every} epochs" if train.evaluate_every > 1 else head
+    if train.evaluate_every >= max(2, *(stage.epochs for stage in train.stages)):
+        head += "; evaluated at the end" + (" of each stage" if len(train.stages) > 1 else "")
+    elif train.evaluate_every > 1:
+        head += f"; evaluated every {train.evaluate_every} epochs"
+    yield "plan", head
     for number, (stage, (learned, _)) in enumerate(zip(train.stages[:SHOWN], sources, strict=False), 1):
         height, width = stage.image_size or config.model.input_size
         line = f"{counted(stage.epochs, 'epoch')} of {counted(-(-len(learned.records) // train.batch), 'step')}"

@@ -75,6 +75,9 @@ class Signals:
             others(number, frame)
         if not self.waiting if first else number == signal.SIGINT:
             raise KeyboardInterrupt
+        if first:  # past sys.stderr, which may be in the midst of a write
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nstopping when the running step is done; Ctrl-C again stops at once\n")
 
     @contextlib.contextmanager
     def finishing(self):

@@ -99,14 +99,15 @@ def confusion_matrix(matrix, score, classes, path):
 
 
 def scatter(path, points, x, y):
-    """Named points {name: (x, y)} and what the axes are."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    """Named points {name: (x, y)}, which may lie upon each other, and what the axes are."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     _style(axes, x, y)
     for k, (name, point) in enumerate(points.items()):
-        axes.plot(*point, "o", color=np.divide(color(k), 255))
-        axes.annotate(name, point, xytext=(6, 4), textcoords="offset points", fontsize=9)
-    axes.set_xlim(0, 1.3 * max(point[0] for point in points.values()))
+        told = f"{name}  {point[0]:.3g}, {point[1]:.3f}"
+        axes.plot(*point, "o", color=np.divide(color(k), 255), label=told)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set_xlim(0, 1.1 * max(point[0] for point in points.values()))
     _write_figure(figure, path)
 
 
