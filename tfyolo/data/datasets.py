@@ -190,7 +190,10 @@ def _batched(samples, size, batch, black):
     shapes = Sample([*size, 3], [None, 4], [None], [None], [], [3, 3])
     padding = Sample(black, 0.0, -1, False, -1, 0.0)
     samples = samples.map(at_least_one).padded_batch(batch, shapes, padding, drop_remainder=True)
-    return samples.prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    # Looking for files to share among workers, of which there are none, takes ten seconds of a strategy at each start.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return samples.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 # What a picture is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
