@@ -340,7 +340,7 @@ def test_all_bad_overrides_are_told_at_once(write):
         ("lr: 1e-3", "lr: 1\n      steps: 0.5",
          "20: train.stages.0.steps: expected a list, each a number from 0 to 1, received 0.5"),
         ("lr: 1e-3", "lr: 1\n      data: {format: coco}", "20: train.stages.0.data.path: missing, expected text"),
-        ("format: coco", "format: 5", "2: data.format: expected text or null, received 5; quotes make it text"),
+        ("format: coco", "format: 5", "2: data.format: expected one of tfrecord, coco, voc, yolo, labelme, csv, null, received 5"),
         ("format: coco", "val: 1.5", f"2: data.val: expected {SHARE}, received 1.5"),
         ("format: coco", "test: 0.0", f"2: data.test: expected {SHARE}, received 0.0"),
         ("format: coco", "names: []", "2: data.names: expected a file of class names, one a line, or a list of them, received []"),

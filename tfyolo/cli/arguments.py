@@ -50,24 +50,26 @@ class Whole(click.ParamType):
             self.fail(f"{error}.", param, context)
 
 
-class _DataFormat(click.ParamType):
-    """One of the formats of data that there are, for which their table is asked when it matters."""
+class NamedIn(click.ParamType):
+    """The name of an entry of a table that users may extend, by its kind in config.tables, which is asked when it matters."""
 
-    name = "format"
+    name = "name"
+
+    def __init__(self, kind):
+        self.kind = kind
 
     def convert(self, value, param, context):
-        if value not in self._formats():
-            self.fail(f"{value!r} is not one of {', '.join(self._formats())}.", param, context)
+        if value not in self._names():
+            self.fail(f"{value!r} is not one of {', '.join(self._names())}.", param, context)
         return value
 
     def get_metavar(self, param, ctx=None):
-        return f"[{'|'.join(self._formats())}]"
+        return f"[{'|'.join(self._names())}]"
 
-    @staticmethod
-    def _formats():
-        from tfyolo.data.readers import FORMATS
+    def _names(self):
+        from tfyolo.config import tables
 
-        return tuple(FORMATS)
+        return tables.names(self.kind)
 
 
 class _Device(click.ParamType):
@@ -127,7 +129,7 @@ def data_options(command):
     return command
 
 
-format_option = click.option("--data-format", type=_DataFormat(), help="Only if the data is not recognised.")
+format_option = click.option("--data-format", type=NamedIn("data format"), help="Only if the data is not recognised.")
 
 
 def tta_options(command):

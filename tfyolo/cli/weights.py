@@ -6,7 +6,7 @@ import sys
 import click
 
 from tfyolo.cli.app import main
-from tfyolo.cli.arguments import check_exists, check_model, json_option, print_json
+from tfyolo.cli.arguments import NamedIn, check_exists, check_model, json_option, print_json
 from tfyolo.devices import start as start_tensorflow
 
 # --- import -------------------------------------------------------------------------------------------------------------------
@@ -18,7 +18,7 @@ from tfyolo.devices import start as start_tensorflow
 @click.option("--names", help="File of class names, one a line.  [default: COCO's for 80 classes, else numbers]")
 @click.option(
     "--preprocess",
-    type=click.Choice(["letterbox", "stretch", "darknet", "darknet_letterbox"]),
+    type=NamedIn("preprocess"),
     help="How pictures are brought to its size.  [default: stretch; darknet_letterbox if the .cfg says letter_box=1]",
 )
 @click.option("--out", help="Folder for the run; new or empty.  [default: runs/NET, numbered if taken]")

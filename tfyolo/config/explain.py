@@ -115,10 +115,10 @@ def elsewhere(key):
     return sorted(found, key=lambda path: path.count("."))
 
 
-def validate(values, places, problems):
-    """The Config of plain values; `problems` {path: line} are those already found."""
+def validate(values, places, problems, *, saved=False):
+    """The Config of plain values; `problems` {path: line} are those already found. saved: they are of a run or an export."""
     try:
-        config = Config.model_validate(values)
+        config = Config.model_validate(values, context={"saved": saved})
     except ValidationError as errors:
         errors = errors.errors(include_url=False)
         within = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}

@@ -70,7 +70,7 @@ def from_json(text: str | bytes) -> Config:
         values = parse_json(text)
     except ValueError as error:
         raise ConfigError(f"expected a config as JSON: {error}") from None
-    return validate(values, {}, {})
+    return validate(values, {}, {}, saved=True)
 
 
 def to_json(config: Config) -> str:

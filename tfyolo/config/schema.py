@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from tfyolo.config import tables
 from tfyolo.config.ranges import (
     MOST_CLASSES,
     Batch,
@@ -31,7 +32,7 @@ from tfyolo.config.ranges import (
     Seed,
     Side,
 )
-from tfyolo.config.wording import nearest, place_line, shown
+from tfyolo.config.wording import did_you_mean, nearest, place_line, shown
 from tfyolo.errors import Error
 from tfyolo.messages import printable
 
@@ -84,6 +85,24 @@ def _file_or_names(value):
     raise ValueError(f"expected {_FILE_OR_NAMES}, received {shown(value)}")
 
 
+def _named_in(kind, *others, needed=True):
+    """Text that names an entry of a table, a key of tables.CHOICES, or one of `others`.
+
+    needed: also of what was saved; else a run or export that names an entry of somebody's own can be used where that entry is missing.
+    """
+
+    def check(value, info):
+        names = tables.names(kind)
+        is_known = value in names if isinstance(value, str) else value in others
+        if is_known or (isinstance(value, str) and value and not needed and (info.context or {}).get("saved")):
+            return value
+        choices = ", ".join([*names, *map(shown, others)])
+        hint = did_you_mean(value, names) if isinstance(value, str) else ""
+        raise ValueError(f"expected one of {choices}, received {shown(value)}{hint}")
+
+    return BeforeValidator(check), WithJsonSchema({"type": "string", "expected": f"a {kind}"})
+
+
 def _folder_name(value):
     is_text = isinstance(value, str) and 0 < len(value.encode("utf-8", "replace")) <= 200
     if is_text and value == printable(value) and value not in (".", "..") and not {"/", "\\"} & set(value):
@@ -98,6 +117,9 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 SplitOrShare = Annotated[Any, BeforeValidator(_split_or_share), WithJsonSchema({"expected": _SPLIT_OR_SHARE})]
 FileOrNames = Annotated[Any, BeforeValidator(_file_or_names), WithJsonSchema({"expected": _FILE_OR_NAMES})]
+DataFormat = Annotated[str | None, *_named_in("data format", None, needed=False)]
+Preprocess = Annotated[str, *_named_in("preprocess")]
+ScheduleName = Annotated[str, *_named_in("schedule", needed=False)]
 Size = Annotated[
     tuple[Side, Side],
     BeforeValidator(_square),
@@ -124,7 +146,7 @@ class Data(Strict):
     # Relative paths count from the current directory.
     path: Text  # a folder, a COCO .json, a YOLO data .yaml, or a folder of .tfrecord files; recognised for what it is
     images: Text | None = None  # where the pictures lie, if the annotations do not lead there
-    format: Text | None = None  # coco, voc, yolo, tfrecord, labelme or csv; only if it is not recognised
+    format: DataFormat = None  # a key of data.sources.formats.FORMATS; only if the data is not recognised
     train: Text = "train"  # name of the split to learn from
     val: SplitOrShare = "val"  # name of the split to evaluate on while training; or the share of train's images, such as 0.1, to hold back
     test: SplitOrShare = "test"  # the same of the split to evaluate on at the end
@@ -138,8 +160,9 @@ class Data(Strict):
 
 class Model(Strict):
     input_size: Size  # (H, W) in pixels, or one number for a square
-    # How pictures are brought to it: with their aspect and grey margins, without, or either as Darknet does, to the pixel.
-    preprocess: Literal["letterbox", "stretch", "darknet", "darknet_letterbox"] = "letterbox"
+    # How images are brought to it, a key of data.geometry.FITS: with their aspect and grey margins (letterbox), without (stretch), or
+    # either as Darknet does, to the pixel.
+    preprocess: Preprocess = "letterbox"
     # Names in label order; null: the data's own.
     classes: Annotated[Texts, Field(min_length=1, max_length=MOST_CLASSES)] | None = None
     backbone: Part
@@ -182,7 +205,7 @@ class Stage(Strict):
 
     epochs: Count
     lr: Positive  # peak learning rate
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: ScheduleName = "cosine"  # a key of training.optim.SCHEDULES
     final: Probability = 0.01  # cosine: the last learning rate, as part of lr; step: the factor of each step
     steps: Annotated[tuple[Probability, ...], Field(strict=False)] = (0.8, 0.9)  # step: where, as parts of the stage
     warmup: NonNegative = 3.0  # epochs over which lr rises from 0; at most a third of the stage

@@ -1,5 +1,6 @@
 """How places and values of a config are written in a message."""
 
+import difflib
 import json
 import re
 
@@ -10,6 +11,13 @@ def spaced_hint(text):
     """A hint if a text is like batch:8, which YAML takes for one word; else ""."""
     found = re.match(r"[\s{[-]*([\w.-]+):([^\s:/\\,}\]]+)", text)
     return f"; YAML wants a space after the colon: {found[1]}: {found[2]}" if found else ""
+
+
+def did_you_mean(name, known):
+    """A hint at the one of the known names that a name may be a misspelling of; else ""."""
+    lower = {each.lower(): each for each in known}
+    near = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1)]
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 # ------------------------------------------------------------------------------- errors, told by the schema's own words

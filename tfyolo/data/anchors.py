@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tfyolo.boxes import shape_iou
+from tfyolo.data.geometry import FITS
 from tfyolo.errors import Error
 
 SAMPLE = (
@@ -37,7 +38,7 @@ def dataset_sizes(source, input_size, preprocess="letterbox"):
     for record in source.records:
         boxes = record.boxes[~record.ignored]
         scale = np.divide(input_size, record.size)
-        if preprocess.endswith("letterbox"):
+        if FITS[preprocess].keeps_aspect:
             scale = scale.min()
         sizes.append((boxes[:, 2:] - boxes[:, :2]) * scale)
     return np.concatenate(sizes)

@@ -78,23 +78,29 @@ def darknet_letterbox(size, target):
 
 
 class Fit(NamedTuple):
-    """How pictures are brought to the network's size.
+    """One way to bring images to the network's size.
 
-    matrix: (size, target) -> [3, 3]. fill: the grey beside the picture, 0..1. antialias: whether a picture made much
-    smaller is averaged, or only sampled. rim: pixels that it reaches beyond the middles of its outermost pixels.
+    Attributes:
+        matrix: graph operations (size (H, W), target (h, w)) -> [3, 3], which takes (y, x, 1) of the image to the canvas.
+        fill: the grey beside the image, 0..1.
+        antialias: whether an image made much smaller is averaged, or only sampled.
+        rim: pixels that it reaches beyond the centres of its outermost pixels.
+        keeps_aspect: whether the matrix scales height and width alike, by the smaller of the two factors.
     """
 
     matrix: Callable
-    fill: float
-    antialias: bool
-    rim: float
+    fill: float = GREY
+    antialias: bool = True
+    rim: float = 0.5
+    keeps_aspect: bool = False
 
 
+# The values of model.preprocess. One of your own is one more entry, made from any file that is imported before the config is read.
 FITS = {
-    "letterbox": Fit(letterbox, GREY, antialias=True, rim=0.5),
-    "stretch": Fit(stretch, GREY, antialias=False, rim=0.5),
+    "letterbox": Fit(letterbox, keeps_aspect=True),
+    "stretch": Fit(stretch, antialias=False),
     "darknet": Fit(darknet_stretch, 0.5, antialias=False, rim=0.0),
-    "darknet_letterbox": Fit(darknet_letterbox, 0.5, antialias=False, rim=0.0),
+    "darknet_letterbox": Fit(darknet_letterbox, 0.5, antialias=False, rim=0.0, keeps_aspect=True),
 }
 
 

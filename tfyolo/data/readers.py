@@ -16,22 +16,12 @@ from typing import Any
 
 from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.data.headers import MOST_PIXELS
-from tfyolo.data.sources import coco, csv, labelme, tfrecord, voc, yolo
 from tfyolo.data.sources.division import divide, read_division
 from tfyolo.data.sources.files import read_lines, some, starts
-from tfyolo.data.sources.place import ORDER, Format, Options, Place, meaning
+from tfyolo.data.sources.formats import FORMATS
+from tfyolo.data.sources.place import ORDER, Options, Place, meaning
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.messages import counted, printable, shortened
-
-# Of equals the first is taken. One more format is one more entry, also from outside of this package.
-FORMATS: dict[str, Format] = {
-    "tfrecord": tfrecord.FORMAT,
-    "coco": coco.FORMAT,
-    "voc": voc.FORMAT,
-    "yolo": yolo.FORMAT,
-    "labelme": labelme.FORMAT,
-    "csv": csv.FORMAT,
-}
 
 
 class DataSet:
