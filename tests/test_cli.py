@@ -89,7 +89,7 @@ def test_exports_are_told_with_their_sizes(trained, exported):
 def test_a_run_and_its_exports_are_evaluated_alike_without_being_told_the_data(trained, exported, tmp_path):
     metrics = []
     for model in (trained[0], exported["saved_model"]["path"], exported["tflite"]["path"]):
-        result = tfyolo("evaluate", model, "--split", "test", "--out", tmp_path / "out", "--pictures", 1, "--json")
+        result = tfyolo("evaluate", model, "--split", "test", "--out", tmp_path / "out", "--draw-images", 1, "--json")
         assert result.exit_code == 0, result.stderr
         report = json.loads(result.stdout)
         assert report["counts"]["images"] == 4 and report["counts"]["detections"] > 0

@@ -167,7 +167,7 @@ def test_a_division_is_json_that_others_can_read(flat):
 
 def configured(root, *more):
     data = json.dumps({"path": str(root), "val": 0.2, "seed": 3})
-    return load_config("demo", *TINY, f"data={data}", "train.pictures=0", *more)
+    return load_config("demo", *TINY, f"data={data}", "train.draw_images=0", *more)
 
 
 def test_a_run_keeps_what_it_holds_back(flat, tmp_path):

@@ -52,10 +52,10 @@ DATA_FORMATS["boxes"] = Format(find, "boxes     <split>.boxes beside the images"
 '''
 
 
-@pytest.fixture(scope="module")
-def from_outside(tmp_path_factory):
-    """The module of a format, from a file that lies anywhere; the table is as before when the tests are done."""
-    path = tmp_path_factory.mktemp("outside") / "boxes_format.py"
+@pytest.fixture
+def from_outside(tmp_path):
+    """The module of a format, from a file that lies anywhere; the table is as before when the test is done."""
+    path = tmp_path / "boxes_format.py"
     path.write_text(FORMAT)
     before = dict(tfyolo.DATA_FORMATS)
     spec = importlib.util.spec_from_file_location("boxes_format", path)

@@ -17,6 +17,12 @@ from tfyolo.cli.arguments import ELSEWHERE
 from tfyolo.errors import Error
 from tfyolo.messages import printable
 
+# Options of commands that have a new name. The old one works for one version, with a notice.
+RENAMED_OPTIONS = {
+    "--pictures": "--draw-images",  # evaluate
+    "--picture": "--plot",  # benchmark
+}
+
 
 class Command(click.Command):
     """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
@@ -25,7 +31,7 @@ class Command(click.Command):
 
     def parse_args(self, context, args):
         try:
-            super().parse_args(context, args)
+            super().parse_args(context, self._with_new_names(args))
         except click.NoSuchOption as error:
             name = error.option_name.lstrip("-")
             if self.takes(name):
@@ -39,6 +45,21 @@ class Command(click.Command):
         if context.args and not context.resilient_parsing:
             raise click.UsageError(self._one_too_many(context.args[0]), context)
         return context.args
+
+    def _with_new_names(self, args):
+        """The arguments with the new names of options, with a notice for each old one."""
+        options = {option for each in self.params for option in each.opts}
+        renamed = []
+        for place, word in enumerate(args):
+            old, equals, value = word.partition("=")
+            new = RENAMED_OPTIONS.get(old)
+            if new in options and old not in options and "--" not in args[:place]:
+                from tfyolo.config import renamed_notice
+
+                click.echo(renamed_notice(old, new), err=True)
+                word = f"{new}{equals}{value}"
+            renamed.append(word)
+        return renamed
 
     def takes(self, name):
         """Whether the command has an argument of a name, its own or what other programs call it."""

@@ -158,11 +158,11 @@ def export(
 @click.option("--split", default="val", show_default=True, help="Of the data.")
 @click.option("--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with.")
 @click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")
-@click.option("--picture", metavar="FILE", help="With --data: AP over milliseconds, drawn there.")
+@click.option("--plot", metavar="FILE", help="With --data: AP over milliseconds, drawn there.")
 @device_option
 @json_option
 def benchmark(
-    run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, picture, device, as_json
+    run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, plot, device, as_json
 ):
     """Time RUN's model and its EXPORTs on one picture, in turns: as Keras, SavedModel, TFLite and, if it was imported from Darknet, in
     OpenCV.
@@ -172,8 +172,8 @@ def benchmark(
     """
     from tfyolo.peers import Peer
 
-    if picture and not path:
-        raise click.UsageError("--picture shows AP, expected --data with it")
+    if plot and not path:
+        raise click.UsageError("--plot shows AP, expected --data with it")
     check_model(run, "a run's folder or a .h5 file")
     for each in paths:
         check_exists(each, "a SavedModel's folder or a .tflite file")
@@ -186,8 +186,8 @@ def benchmark(
     judged = read_split(path, split) if path else None
     options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
     told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
-    if picture:
-        benchmarks.draw(told, picture)
+    if plot:
+        benchmarks.draw(told, plot)
     if as_json:
         print_json(told)
     else:

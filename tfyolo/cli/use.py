@@ -42,11 +42,11 @@ from tfyolo.messages import counted, printable
 @tta_options
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
 @click.option(
-    "--pictures", type=Whole("CountOrZero"), default=0, help="Pictures to draw into --out, right and wrong in colours."
+    "--draw-images", type=Whole("CountOrZero"), default=0, help="Images to draw into --out, right and wrong in colours."
 )
 @device_option
 @json_option
-def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, out, pictures, device, as_json):
+def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, out, draw_images, device, as_json):
     """Evaluate MODEL, a run, a SavedModel or a .tflite file, by the COCO metrics.
 
     \b
@@ -66,7 +66,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
         source = evaluation.source_for(detector, path, split, images=images, format=data_format, **reading_options())
     if left_out := readers.faults(source, "evaluation"):
         click.echo(left_out, err=True)
-    report = evaluation.evaluate(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
+    report = evaluation.evaluate(detector, source, batch=batch, out=out, progress=not as_json, pictures=draw_images)
     if as_json:
         print_json(report.to_json())
     else:

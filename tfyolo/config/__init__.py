@@ -3,11 +3,13 @@
 schema says what a config may hold, read turns files into one, explain words what is wrong with it, parts knows the options of the parts."""
 
 from tfyolo.config.foreign import check_init, foreign
-from tfyolo.config.read import from_json, load, to_json, to_yaml
+from tfyolo.config.read import from_json, load, to_json, to_yaml, with_new_names
+from tfyolo.config.renamed import RENAMED_KEYS, renamed_notice
 from tfyolo.config.schema import SHORT, Augment, Config, ConfigError, Data, Model, Part, Stage, Train
 from tfyolo.config.zoo import index, packaged, packaged_names, zoo
 
 __all__ = [
+    "RENAMED_KEYS",
     "SHORT",
     "Augment",
     "Config",
@@ -24,7 +26,9 @@ __all__ = [
     "load",
     "packaged",
     "packaged_names",
+    "renamed_notice",
     "to_json",
     "to_yaml",
+    "with_new_names",
     "zoo",
 ]

@@ -25,6 +25,7 @@ import json
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,6 +33,7 @@ import yaml
 
 from tfyolo.config.explain import SCHEMA, child_schema, elsewhere, resolve_schema, validate
 from tfyolo.config.foreign import foreign
+from tfyolo.config.renamed import rename_keys, renamed_notice
 from tfyolo.config.schema import SHORT, Config, ConfigError
 from tfyolo.config.wording import cut, join_path, place_line, shown, spaced_hint
 from tfyolo.config.zoo import packaged, packaged_names
@@ -57,6 +59,7 @@ def load(path: str | os.PathLike, overrides: tuple[str, ...] | list[str] = ()) -
     for override in overrides:
         try:
             root = _override(root, override, problems)
+            _rename(root)
         except ConfigError as error:
             problems[override] = str(error)
     root.value.setdefault("name", _Node(Path(file).stem, root.place))
@@ -70,7 +73,15 @@ def from_json(text: str | bytes) -> Config:
         values = parse_json(text)
     except ValueError as error:
         raise ConfigError(f"expected a config as JSON: {error}") from None
-    return validate(values, {}, {}, saved=True)
+    return validate(with_new_names(values), {}, {}, saved=True)
+
+
+def with_new_names(values):
+    """The values of a config that was saved, read as JSON, under the names that the keys have today."""
+    if isinstance(values, dict):
+        for _ in rename_keys(values):
+            pass
+    return values
 
 
 def to_json(config: Config) -> str:
@@ -272,6 +283,7 @@ def _read(file, problems, above=()):
     if root is None or not isinstance(root.value, dict):
         received = "an empty file" if root is None or root.value is None else shown(_plain(root))
         raise ConfigError(f"{root.place if root else file}: expected a mapping (key: value), received {received}")
+    _rename(root, problems, notice=not _is_of_run(file))
     if "base" not in root.value:
         return root
     base = root.value.pop("base")
@@ -293,6 +305,27 @@ def _read(file, problems, above=()):
     under = _read(base_file, problems, above)
     under.value.pop("name", None)
     return _merge(under, root, SCHEMA)
+
+
+def _is_of_run(file):
+    """Whether a config is the one that training has written beside the weights of a run."""
+    return os.path.basename(file) == "config.yaml" and any(
+        os.path.exists(os.path.join(os.path.dirname(file), name)) for name in ("best.h5", "last.h5")
+    )
+
+
+def _rename(root, problems=None, *, notice=True):
+    """Moves what stands at the old names of keys to the new ones.
+
+    problems: gets the keys that are there under both names; None, for an override, which replaces what was there.
+    notice: whether standard error says so.
+    """
+    moved = rename_keys(root.value, lambda node: node.value, lambda entries, node: _Node(entries, node.place))
+    for old, new, node, twice in moved:
+        if twice and problems is not None:
+            problems[old] = place_line(node.place, old, f"is now called {new}, which is given, too; remove {old}")
+        elif notice:
+            print(f"{node.place}: {renamed_notice(old, new)}", file=sys.stderr)
 
 
 def _merge(under, over, schema):

@@ -172,6 +172,8 @@ class Model(Strict):
     assigner: Part | None = None  # null: of objectives that read the raw maps
     objective: Part
     postprocess: Part = Part(name="nms")
+    # Quantization-aware training: fake quantization to int8, for an int8 export that keeps its accuracy; goes on from train.init.
+    quantize: bool = False
 
     @field_validator("classes")
     @classmethod
@@ -226,13 +228,12 @@ class Train(Strict):
     clip: Positive | None = 10.0  # largest global norm of the gradient; null: as it comes
     ema: BelowOne = 0.998  # decay of the moving average of the weights, a step; 0: none
     precision: Literal["float32", "bfloat16"] = "float32"
-    quantize: bool = False  # rounds as int8 does, for an int8 export that keeps its accuracy; goes on from train.init
     init: Text | None = None  # weights to begin with: a run, an import, a .h5 file, or a Darknet backbone's file
     seed: Seed = 0
     evaluate_every: Count = 5  # epochs
     # Images at a time in evaluation, which one device does; null: as many as a replica learns from at a time, at most 16.
     evaluate_batch: Batch | None = None
-    pictures: CountOrZero = 4  # validation pictures drawn at each evaluation
+    draw_images: CountOrZero = 4  # validation images drawn at each evaluation
     eager: bool = False  # the same step without tf.function, for debugging
 
     @field_validator("accumulate")
