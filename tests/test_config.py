@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import random
@@ -490,8 +491,15 @@ def test_the_shipped_configs_survive_writing_and_reading(tmp_path, path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_the_shipped_configs_open_with_their_paper_and_command(path):
-    assert path.read_text(encoding="utf-8").startswith("#")
+def test_the_shipped_configs_say_whose_their_recipe_is_and_what_was_measured(path):
+    """No AP stands there as if the recipe had reached it: it is the authors', or measured here."""
+    lines = list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()))
+    head = " ".join(line.removeprefix("#").strip() for line in lines)
+    about, recipe, measured = re.fullmatch(r"(.+) Recipe: (.+) Measured here: (.+)", head).groups()
+    reported = re.search(r"Its authors report on \S+(?: \d+)?, by their own recipe: ", about)
+    assert reported or not re.search(r"\d m?AP", about)
+    assert not re.search(r"\bAP(50)?\b", recipe) and measured.endswith(".")
+    assert max(map(len, lines)) <= 120
 
 
 @pytest.mark.parametrize(
