@@ -53,15 +53,17 @@ def atomic_replace(aside, path):
 
     Args:
       aside: a file, or a folder, on the file system of `path`.
-      path: what it is to be called. A file replaces a file, a folder a folder.
+      path: what it is to be called. A file replaces a file, a folder a folder; either replaces a link, and what that led to stays.
     """
     aside, path = Path(aside), Path(path)
     for each in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
         _flush(each)
-    if not (aside.is_dir() and path.is_dir()):
+    if not aside.is_dir() or not os.path.lexists(path):
         os.replace(aside, path)
+    elif not (path.is_dir() or path.is_symlink()):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))
     elif _exchanged(aside, path):
-        shutil.rmtree(aside)
+        _remove(aside)
     else:
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         shutil.move(path, old)  # by copying, where a layered file system renames no folder of a lower layer
@@ -70,7 +72,7 @@ def atomic_replace(aside, path):
         except OSError:
             os.replace(old, path)
             raise
-        shutil.rmtree(old)
+        _remove(old)
     _flush(path.parent)
 
 
@@ -156,7 +158,8 @@ def _writes(process):
 
 
 def _remove(path):
-    if path.is_dir():
+    """Removes a file, a folder or a link; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

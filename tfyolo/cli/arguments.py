@@ -103,10 +103,21 @@ def reading_options():
     return click.get_current_context().meta.get("tfyolo.reading", {})
 
 
+class _MaxPixels(click.Option):
+    """Whose default stands with the ranges of the config, which are imported when its help is shown."""
+
+    def get_help_record(self, context):
+        from tfyolo.config.ranges import MOST_PIXELS
+
+        names, text = super().get_help_record(context)
+        return names, f"{text}  [default: {MOST_PIXELS:,}]"
+
+
 max_pixels_option = click.option(
     "--max-pixels",
+    cls=_MaxPixels,
     type=Whole("Pixels"),
-    help="Of an image: more is an error.  [default: 200,000,000]",
+    help="Of an image: more is an error.",
     expose_value=False,
     callback=_remembered,
 )

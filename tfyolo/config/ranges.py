@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, WithJsonSchema
 
 MOST_CLASSES = 100_000
+MOST_PIXELS = 200_000_000  # of an image that is decoded, unless an option allows more: 600 MB
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 OpenProbability = Annotated[float, Field(gt=0, lt=1)]  # one that has a logit

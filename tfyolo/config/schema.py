@@ -21,6 +21,7 @@ from pydantic import (
 from tfyolo.config import tables
 from tfyolo.config.ranges import (
     MOST_CLASSES,
+    MOST_PIXELS,
     Batch,
     BelowOne,
     Count,
@@ -155,7 +156,7 @@ class Data(Strict):
     names: FileOrNames | None = None  # of the classes, for data without any: a list, or a file with one a line
     background: bool = False  # learn images without labels even if most have none, or labels that cannot be read
     outside: bool = False  # follow paths in the data's files that lead out of its folder
-    max_pixels: Pixels = 200_000_000  # of an image; a larger one is an error before it is decoded
+    max_pixels: Pixels = MOST_PIXELS  # of an image; a larger one is an error before it is decoded
 
 
 class Model(Strict):

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from tfyolo.config.ranges import MOST_PIXELS
 from tfyolo.files import open_regular
 
-MOST_PIXELS = 200_000_000  # of an image that is decoded, unless an option allows more: 600 MB
 HEAD = 1 << 18  # bytes in which a JPEG or PNG says how it is turned; what comes later is not looked for
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 

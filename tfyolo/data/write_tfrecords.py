@@ -79,10 +79,11 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
         Path(aside, f"{source.split}.json").write_text(
             json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8"
         )
-        for file in old:
-            file.unlink()
         for name in [*names, f"{source.split}.json"]:
             atomic_replace(os.path.join(aside, name), folder / name)
+        for file in old:  # only now: whatever goes wrong before leaves every image in one shard or the other
+            if file.name not in names:
+                file.unlink()
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
 
 
