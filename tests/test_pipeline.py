@@ -193,7 +193,7 @@ BROKEN = {
     "damaged JPEG": JPEG[:200] + bytes(len(JPEG) - 200 - 2) + b"\xff\xd9",
     "truncated PNG": encode(".png", BIG)[:7000],
     "truncated GIF": pil_encode(Image.fromarray(BIG), "gif")[:2000],
-    "no picture, or a damaged one": encode(".bmp", BIG)[:7000],
+    "no image, or a damaged one": encode(".bmp", BIG)[:7000],
     "empty": b"",
     "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
     "Expected JPEG, PNG, GIF, BMP, WebP or TIFF": b"<html>Not found</html>",
@@ -217,7 +217,7 @@ def test_broken_files_are_named(message, tmp_path):
 def test_missing_file_and_folder_are_named(tmp_path):
     with pytest.raises(decoding.ImageError, match=r"nowhere\.jpg: no such file"):
         decoding.read_image(tmp_path / "nowhere.jpg")
-    with pytest.raises(decoding.ImageError, match="a folder, not a picture"):
+    with pytest.raises(decoding.ImageError, match="a folder, not an image"):
         decoding.read_image(tmp_path)
 
 
@@ -619,9 +619,7 @@ def test_files_of_every_kind_in_a_data_set(tmp_path):
 def test_no_pictures_at_all():
     empty = Source((), ("a",), (0,), (), "made", "val", "coco")
     for make in (lambda: train(empty), lambda: datasets.eval_dataset(empty, size=(48, 64), batch=2)):
-        with pytest.raises(
-            source_module.DataError, match=r"made: expected pictures in its split 'val'\. Received: none"
-        ):
+        with pytest.raises(source_module.DataError, match=r"made: expected images in its split 'val'\. Received: none"):
             make()
 
 

@@ -1016,7 +1016,7 @@ def second(option):
         ("train.stages.0.loss_weights={boxes: 2}", "expected a term of the loss (box, obj, cls)"),
         ("train.optimizer=adam", "train.optimizer.name: expected one of sgd, adamw"),
         ("train.batch=3", "train.batch: expected a multiple of 2 replicas"),
-        ("data=null", "data: expected where the pictures"),
+        ("data=null", "data: expected where the images"),
         # Of a later stage: not when its turn comes.
         (second("image_size: 100"), "train.stages.1.image_size: expected multiples of 32"),
         (second("freeze: [backbone, bakbone]"), "train.stages.1.freeze.1: expected the name of a part"),

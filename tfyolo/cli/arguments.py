@@ -92,7 +92,7 @@ device_option = click.option(
 )
 
 
-def _remembered(context, parameter, value):
+def _remember(context, parameter, value):
     """Keeps an option of how data is read for reading_options(), so that the commands need not hand it on one by one."""
     if value:
         context.meta.setdefault("tfyolo.reading", {})[parameter.name] = value
@@ -119,13 +119,13 @@ max_pixels_option = click.option(
     type=Whole("Pixels"),
     help="Of an image: more is an error.",
     expose_value=False,
-    callback=_remembered,
+    callback=_remember,
 )
 
 
 def data_options(command):
     """Where the images of a data set are, and what else there is to say of one that does not say it itself."""
-    options = {"expose_value": False, "callback": _remembered}
+    options = {"expose_value": False, "callback": _remember}
     for option in (
         click.option("--images", help="Folder of the images, if the annotations do not lead there."),
         click.option(
@@ -144,23 +144,23 @@ format_option = click.option("--data-format", type=NamedIn("data format"), help=
 
 
 def tta_options(command):
-    """What looks at a picture more than once."""
+    """What looks at an image more than once."""
     command = click.option(
         "--scale",
         "scales",
         type=Range(0.1, 4),
         multiple=True,
         metavar="FACTOR",
-        help="Look at the picture in so many times the size that the run was trained with; repeat for several.",
+        help="Look at the image in so many times the size that the run was trained with; repeat for several.",
     )(command)
-    return click.option("--flip", is_flag=True, help="Look at the mirrored picture, too.")(command)
+    return click.option("--flip", is_flag=True, help="Look at the mirrored image, too.")(command)
 
 
-def tta_of(flip, scales):
+def tta_arguments(flip, scales):
     return {"flip": flip, "scales": scales or (1.0,)}
 
 
-def check_exists(path, expected):
+def require_path(path, expected):
     """Ends the command unless there is a file or a folder at a path, or something at a pattern like it."""
     from tfyolo.files import what_is
 
@@ -181,13 +181,13 @@ def check_exists(path, expected):
     raise click.ClickException(printable(f"{path}: expected {expected}, found none{hint}"))
 
 
-def check_model(path, expected=None):
+def require_model(path, expected=None):
     """_there of a model, which is not another program's file, to be imported first."""
     from tfyolo import config as configs
 
     if told := configs.foreign(path, expected or MODEL):
         raise click.ClickException(told)
-    check_exists(path, expected or MODEL)
+    require_path(path, expected or MODEL)
 
 
 def _config_without_weights(name):
@@ -205,20 +205,20 @@ MODEL = "a run's folder, a .h5 file, a SavedModel's folder or a .tflite file"
 DATA = "a data set's folder or file"
 
 
-def check_data_exists(data):
+def require_data(data):
     """_there of a config's Data."""
-    check_exists(data.path, DATA)
+    require_path(data.path, DATA)
     if data.images:
-        check_exists(data.images, "a folder of pictures")
+        require_path(data.images, "a folder of images")
 
 
-def loaded_config(config, overrides=()):
+def read_config(config, overrides=()):
     """The config of a name or file, or of a Path in a run's folder, under overrides, with parts that there are."""
     from tfyolo import config as configs
     from tfyolo.config import parts
 
     if isinstance(config, Path) and config.name == "config.yaml":
-        check_run(config.parent, overrides)
+        require_run(config.parent, overrides)
     _in_order(os.fspath(config), overrides)
     loaded = configs.load(config, overrides)
     parts.check(loaded)
@@ -241,7 +241,7 @@ def _in_order(config, overrides):
         )
 
 
-def check_run(folder, overrides):
+def require_run(folder, overrides):
     """Ends the command if there is no run in a folder that stands where CONFIG should."""
     if os.path.exists(os.path.join(folder, "config.yaml")):
         return
@@ -276,13 +276,6 @@ def split_hint():
         raise SplitError(f"{error}. Name one of them: --split ...") from None
 
 
-def read_split(path, split, **options):
-    from tfyolo.data import readers
-
-    with split_hint():
-        return readers.read(path, split, **options)
-
-
-def no_export(path, hint):
+def refuse_export(path, hint):
     if path.endswith(".tflite") or os.path.exists(os.path.join(path, "saved_model.pb")):
         raise click.UsageError(f"{path} is an export; {hint}")

@@ -6,17 +6,17 @@ from tfyolo.cli.app import main
 from tfyolo.cli.arguments import (
     DATA,
     Whole,
-    check_data_exists,
-    check_exists,
-    check_model,
     data_options,
     device_option,
     format_option,
     json_option,
-    no_export,
     print_json,
-    read_split,
     reading_options,
+    refuse_export,
+    require_data,
+    require_model,
+    require_path,
+    split_hint,
 )
 from tfyolo.devices import start as start_tensorflow
 
@@ -42,9 +42,9 @@ from tfyolo.devices import start as start_tensorflow
     show_default=True,
     help="Suppression in a TFLite file: its own, as mediapipe and Android's task library want it, or left out.",
 )
-@click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the pictures.  [default: the run's]")
-@click.option("--any-size", is_flag=True, help="A SavedModel's floats: pictures of every size that its strides allow.")
-@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Pictures a TFLite file takes.")
+@click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the images.  [default: the run's]")
+@click.option("--any-size", is_flag=True, help="A SavedModel's floats: images of every size that its strides allow.")
+@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Images a TFLite file takes.")
 @click.option("--per-tensor", is_flag=True, help="One scale for all of a kernel, for old int8 accelerators.")
 @click.option(
     "--data",
@@ -86,8 +86,8 @@ def export(
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
 
-    no_export(run, "name the run that it was made from")
-    check_model(run, "a run's folder or a .h5 file")
+    refuse_export(run, "name the run that it was made from")
+    require_model(run, "a run's folder or a .h5 file")
     whole = any("int8" in precision for precision in precisions)
     if per_tensor and not whole:
         raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
@@ -98,7 +98,7 @@ def export(
         from tfyolo.config import Data
 
         data = Data(path=path, images=images, format=data_format, **reading_options())
-        check_data_exists(data)
+        require_data(data)
     start_tensorflow(device)
     from tfyolo.exports import export as exports
     from tfyolo.exports.targets import FORMS, Form
@@ -152,7 +152,7 @@ def export(
 @click.option(
     "--rounds", type=click.IntRange(2, 1_000_000), default=10, show_default=True, help="How often they take turns."
 )
-@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="A picture to look at.  [default: noise]")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="An image to look at.  [default: noise]")
 @click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not folded.")
 @click.option("--data", "path", help="Data that each is judged by, on --split.")
 @click.option("--split", default="val", show_default=True, help="Of the data.")
@@ -164,7 +164,7 @@ def export(
 def benchmark(
     run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, plot, device, as_json
 ):
-    """Time RUN's model and its EXPORTs on one picture, in turns: as Keras, SavedModel, TFLite and, if it was imported from Darknet, in
+    """Time RUN's model and its EXPORTs on one image, in turns: as Keras, SavedModel, TFLite and, if it was imported from Darknet, in
     OpenCV.
 
     \b
@@ -174,16 +174,18 @@ def benchmark(
 
     if plot and not path:
         raise click.UsageError("--plot shows AP, expected --data with it")
-    check_model(run, "a run's folder or a .h5 file")
+    require_model(run, "a run's folder or a .h5 file")
     for each in paths:
-        check_exists(each, "a SavedModel's folder or a .tflite file")
+        require_path(each, "a SavedModel's folder or a .tflite file")
     given = [Peer.parsed(peer) for peer in peers]
     if path:
-        check_exists(path, DATA)
+        require_path(path, DATA)
     start_tensorflow(device, threads)
     from tfyolo import benchmark as benchmarks
+    from tfyolo.data import readers
 
-    judged = read_split(path, split) if path else None
+    with split_hint():
+        judged = readers.read(path, split) if path else None
     options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
     told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
     if plot:

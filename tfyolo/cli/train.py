@@ -15,13 +15,13 @@ import click
 from tfyolo.cli.app import Command, main
 from tfyolo.cli.arguments import (
     Whole,
-    check_data_exists,
-    check_exists,
-    check_run,
     device_option,
     json_option,
-    loaded_config,
     print_json,
+    read_config,
+    require_data,
+    require_path,
+    require_run,
 )
 from tfyolo.devices import start as start_tensorflow
 
@@ -46,9 +46,7 @@ class _Train(Command):
 @click.option(
     "--resume", is_flag=True, help="Go on with the run in CONFIG or --out where it stopped; begin it if there is none."
 )
-@click.option(
-    "--overfit", type=Whole("Count"), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot."
-)
+@click.option("--overfit", type=Whole("Count"), metavar="N", help="Learn N images by heart; exit code 1 if it cannot.")
 @device_option
 @json_option
 def train(config, overrides, out, resume, overfit, device, as_json):
@@ -70,10 +68,10 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     overrides, device = _without_device(overrides, device)
     is_run = _is_run(config)
     if is_run and overrides and (not resume or _another(out, config)):
-        loaded = loaded_config(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
+        loaded = read_config(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
     elif is_run:
         if not resume or overrides or out:
-            check_run(config, overrides)
+            require_run(config, overrides)
             raise click.UsageError(
                 f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a new one with its "
                 f"weights by `tfyolo train {config} data=PATH`"
@@ -83,16 +81,16 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     elif resume and not os.path.exists(config) and os.path.basename(config) != config:
         out, loaded = config, None
     else:
-        loaded = loaded_config(config, overrides)
+        loaded = read_config(config, overrides)
         if resume:
             out = out or str(Path("runs") / loaded.name)
     if loaded is None:
-        check_exists(
+        require_path(
             os.path.join(out, "last.h5"), "the last.h5 of a run to resume (to begin one, name a config and --out)"
         )
     elif not (resume and os.path.exists(os.path.join(out, "last.h5"))):
         for i in range(len(loaded.train.stages)):
-            check_data_exists(loaded.stage_data(i)[0])
+            require_data(loaded.stage_data(i)[0])
         configs.check_init(loaded)
     with _leaving_at_sigterm():
         start_tensorflow(device)

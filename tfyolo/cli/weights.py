@@ -6,7 +6,7 @@ import sys
 import click
 
 from tfyolo.cli.app import main
-from tfyolo.cli.arguments import NamedIn, check_exists, check_model, json_option, print_json
+from tfyolo.cli.arguments import NamedIn, json_option, print_json, require_model, require_path
 from tfyolo.devices import start as start_tensorflow
 
 # --- import -------------------------------------------------------------------------------------------------------------------
@@ -19,7 +19,7 @@ from tfyolo.devices import start as start_tensorflow
 @click.option(
     "--preprocess",
     type=NamedIn("preprocess"),
-    help="How pictures are brought to its size.  [default: stretch; darknet_letterbox if the .cfg says letter_box=1]",
+    help="How images are brought to its size.  [default: stretch; darknet_letterbox if the .cfg says letter_box=1]",
 )
 @click.option("--out", help="Folder for the run; new or empty.  [default: runs/NET, numbered if taken]")
 @click.option("--write", metavar="OUT.weights", help="Write it back as Darknet's .weights, with its .cfg beside it.")
@@ -42,9 +42,9 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
         raise click.UsageError(
             "name NET.cfg and NET.weights, or NET.pt; or a RUN, and --write OUT.weights for the way back to Darknet"
         )
-    check_exists(network, "a .cfg file, a .pt file or a run")
+    require_path(network, "a .cfg file, a .pt file or a run")
     if weights is not None:
-        check_exists(weights, "a .weights file")
+        require_path(weights, "a .weights file")
     start_tensorflow()
     from tfyolo.weights.darknet import importing
     from tfyolo.weights.torch import importing as torch_importing
@@ -74,14 +74,14 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
 @click.option(
     "--against", nargs=2, metavar="NET.cfg NET.weights", help="What to compare with.  [default: RUN, written back]"
 )
-@click.option("--image", help="A picture to compare on.  [default: noise]")
+@click.option("--image", help="An image to compare on.  [default: noise]")
 @click.option("--all", "every", is_flag=True, help="Show every layer, not only the heads and what is wrong.")
 @json_option
 def verify(run, against, image, every, as_json):
     """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's. Exit code 1 if something differs."""
-    check_model(run, "a file or a run's folder")
+    require_model(run, "a file or a run's folder")
     for file in (*(against or ()), *([image] if image else [])):
-        check_exists(file, "a file")
+        require_path(file, "a file")
     start_tensorflow()
     from tfyolo.data.decoding import read_image
     from tfyolo.weights.verify import verify as compare

@@ -3,6 +3,7 @@
 schema says what a config may hold, read turns files into one, explain words what is wrong with it, parts knows the options of the parts."""
 
 from tfyolo.config.foreign import check_init, foreign
+from tfyolo.config.listing import zoo_rows, zoo_table
 from tfyolo.config.read import from_json, load, to_json, to_yaml, with_new_names
 from tfyolo.config.renamed import RENAMED_KEYS, renamed_notice
 from tfyolo.config.schema import SHORT, Augment, Config, ConfigError, Data, Model, Part, Stage, Train
@@ -31,4 +32,6 @@ __all__ = [
     "to_yaml",
     "with_new_names",
     "zoo",
+    "zoo_rows",
+    "zoo_table",
 ]

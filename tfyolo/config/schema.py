@@ -146,7 +146,7 @@ class Data(Strict):
     model_config = ConfigDict(json_schema_extra={"short": "path", "expected": "a path, or a section with `path`"})
     # Relative paths count from the current directory.
     path: Text  # a folder, a COCO .json, a YOLO data .yaml, or a folder of .tfrecord files; recognised for what it is
-    images: Text | None = None  # where the pictures lie, if the annotations do not lead there
+    images: Text | None = None  # where the images lie, if the annotations do not lead there
     format: DataFormat = None  # a key of data.sources.formats.FORMATS; only if the data is not recognised
     train: Text = "train"  # name of the split to learn from
     val: SplitOrShare = "val"  # name of the split to evaluate on while training; or the share of train's images, such as 0.1, to hold back
@@ -186,9 +186,15 @@ class Model(Strict):
             raise ValueError(f"expected every class once, received more than once: {', '.join(twice[:8])}")
         return names
 
+    @property
+    def anchors(self) -> dict[str, list[tuple[float, float]]]:
+        """{level: [(h, w)] in pixels of the input}, from the finest level on; {} of a decoder without anchors."""
+        anchors = self.decoder.options.get("anchors") or {}
+        return {level: [tuple(anchor) for anchor in anchors[level]] for level in sorted(anchors)}
+
 
 class Augment(Strict):
-    """Random changes to a training picture. Each is drawn from (seed, epoch, index), so a run can be repeated."""
+    """Random changes to a training image. Each is drawn from (seed, epoch, index), so a run can be repeated."""
 
     flip: Probability = 0.5  # left-right
     flip_vertical: Probability = 0.0
@@ -199,8 +205,8 @@ class Augment(Strict):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.015  # part of the colour circle, either way
     saturation: BelowOne = 0.7  # gain drawn from 1-s .. 1+s
     value: BelowOne = 0.4  # gain drawn from 1-v .. 1+v
-    mosaic: Probability = 0.0  # four pictures in one
-    mixup: Probability = 0.0  # two pictures laid over each other
+    mosaic: Probability = 0.0  # four images in one
+    mixup: Probability = 0.0  # two images laid over each other
 
 
 class Stage(Strict):
@@ -223,7 +229,7 @@ class Stage(Strict):
 
 class Train(Strict):
     stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1, max_length=100)]
-    batch: Batch = 16  # pictures a step, over all replicas
+    batch: Batch = 16  # images a step, over all replicas
     accumulate: Batch = 1  # parts a step is computed in, to save memory; must divide batch
     optimizer: Part = Part(name="adamw")
     clip: Positive | None = 10.0  # largest global norm of the gradient; null: as it comes
@@ -264,7 +270,7 @@ class Config(Strict):
         """The data of a stage of the plan, its own or else those of all, and the dotted path of where they stand."""
         own = self.train.stages[index].data
         if (own or self.data) is None:
-            raise self.error("data", "expected where the pictures and their labels lie (data=PATH), received none")
+            raise self.error("data", "expected where the images and their labels lie (data=PATH), received none")
         return (own, f"train.stages.{index}.data") if own else (self.data, "data")
 
     def place(self, path: str) -> str | None:

@@ -1,7 +1,8 @@
 """Anchors from data: k-means over the sizes of boxes, with 1 - IoU as the distance (YOLO9000, arXiv:1612.08242,
 section 2)."""
 
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -9,6 +10,7 @@ from keras import ops
 from tfyolo.boxes import shape_iou
 from tfyolo.data.geometry import FITS
 from tfyolo.errors import Error
+from tfyolo.messages import counted
 
 SAMPLE = (
     20_000  # boxes that k-means looks at, drawn at random from more; their mean IoU then differs by less than 0.003
@@ -33,7 +35,7 @@ class Fitness(NamedTuple):
 
 
 def dataset_sizes(source, input_size, preprocess="letterbox"):
-    """(h, w) of all boxes of a Source that are learned, in pixels of a picture brought to `input_size`: [M, 2]."""
+    """(h, w) of all boxes of a Source that are learned, in pixels of an image brought to `input_size`: [M, 2]."""
     sizes = [np.zeros([0, 2], np.float32)]
     for record in source.records:
         boxes = record.boxes[~record.ignored]
@@ -81,6 +83,68 @@ def _cluster(sizes, k, rng):
         if np.allclose(before, anchors, rtol=1e-3):
             break
     return anchors
+
+
+class AnchorFit(NamedTuple):
+    """Anchors found for a data set's boxes.
+
+    Attributes:
+        source: "name split" of the data.
+        input_size: (H, W) in whose pixels the sizes count.
+        boxes: how many boxes there are.
+        anchors: {level: [[h, w], ...]}, the smallest at the finest level.
+        mean_iou: of each box with its best anchor, 0..1.
+        mean_iou_of_config: the same of the anchors before.
+    """
+
+    source: str
+    input_size: tuple[int, int]
+    boxes: int
+    anchors: dict[str, list[list[float]]]
+    mean_iou: float
+    mean_iou_of_config: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the source, in types that json.dumps takes."""
+        values = self._asdict()
+        del values["source"]
+        return {**values, "input_size": list(self.input_size)}
+
+    def __str__(self):
+        height, width = self.input_size
+        lines = [
+            f"# {counted(self.boxes, 'box')} of {self.source} at {height} x {width}: mean best overlap {self.mean_iou:.3f}, "
+            f"with the config's anchors {self.mean_iou_of_config:.3f}",
+            "anchors:  # (h, w)",
+            *(f"  {level}: {anchors}" for level, anchors in self.anchors.items()),
+            f"# on the command line: 'model.decoder.anchors={json.dumps(self.anchors)}'",
+        ]
+        return "\n".join(lines)
+
+
+def fit_anchors(source, before, input_size, *, preprocess="letterbox", seed=0) -> AnchorFit:
+    """The anchors that fit the boxes of a Source best, as many at each level as there were.
+
+    Args:
+        source: whose boxes count.
+        before: {level: [(h, w)]}, the anchors that the config has.
+        input_size: (H, W) that images are brought to.
+        preprocess: how, a key of geometry.FITS.
+        seed: of the first guess, which clustering improves.
+
+    Raises:
+        AnchorError: there are not as many different boxes as anchors.
+    """
+    sizes = dataset_sizes(source, input_size, preprocess)
+    found = kmeans(sizes, sum(map(len, before.values())), seed=seed)
+    levels, start = {}, 0
+    for level in sorted(before):  # the smallest to the finest
+        here = found[start : start + len(before[level])]
+        levels[level] = [[round(float(h), 1), round(float(w), 1)] for h, w in here]
+        start += len(here)
+    old = [anchor for level in sorted(before) for anchor in before[level]]
+    means = float(mean_iou(sizes, found)), float(mean_iou(sizes, old))
+    return AnchorFit(f"{source.name} {source.split}", tuple(input_size), len(sizes), levels, *means)
 
 
 def mean_iou(sizes_hw, anchors) -> float:

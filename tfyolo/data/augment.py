@@ -1,4 +1,4 @@
-"""Random changes to training pictures, each a pure function of a seed.
+"""Random changes to training images, each a pure function of a seed.
 
 Geometry is 3x3 matrices on columns (y, x, 1), in pixels; pixel (0, 0) covers [0, 1) x [0, 1). They are multiplied first
 and applied once, by pipeline.paste. Colour is one 3x3 matrix too, on (r, g, b), for pipeline.recolour. A seed is two
@@ -24,13 +24,13 @@ def _middle(size):
 
 
 def flip(seed, size, probability):
-    """Left-right, for a picture of `size`."""
+    """Left-right, for an image of `size`."""
     sign = tf.where(tf.random.stateless_uniform([], seed) < probability, -1.0, 1.0)
     return about(_middle(size), matrix_of(1, 0, 0, 0, sign, 0))
 
 
 def flip_vertical(seed, size, probability):
-    """Upside down, for a picture of `size`."""
+    """Upside down, for an image of `size`."""
     sign = tf.where(tf.random.stateless_uniform([], seed) < probability, -1.0, 1.0)
     return about(_middle(size), matrix_of(sign, 0, 0, 0, 1, 0))
 
@@ -67,13 +67,13 @@ def affine(seed, size, augment):
 
 
 def flips(seed, size, augment):
-    """Both flips of a picture of `size`, as one matrix."""
+    """Both flips of an image of `size`, as one matrix."""
     seeds = tf.unstack(tf.random.split(seed, 2))
     return flip(seeds[0], size, augment.flip) @ flip_vertical(seeds[1], size, augment.flip_vertical)
 
 
 def mosaic(seed, sizes, target, fit=letterbox):
-    """Four pictures of `sizes` (H, W) round one point in the middle half of `target`: a matrix for each.
+    """Four images of `sizes` (H, W) round one point in the middle half of `target`: a matrix for each.
 
     fit: as Fit.matrix. They have a corner at that point and the size and shape that they have when brought to `target` alone, so objects
     are as in plain training, and the canvas cuts what is too much (Bochkovskiy et al. 2020, arXiv:2004.10934).

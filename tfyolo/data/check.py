@@ -1,4 +1,4 @@
-"""Looks through a data set before anyone trains on it: every picture is decoded, every fault named by its file."""
+"""Looks through a data set before anyone trains on it: every image is decoded, every fault named by its file."""
 
 import hashlib
 import itertools
@@ -39,7 +39,7 @@ class Split(NamedTuple):
     """What a split holds. boxes: {class: how many}, without crowds and difficult objects."""
 
     pictures: int
-    empty: int  # pictures without boxes
+    empty: int  # images without boxes
     crowds: int
     boxes: dict[str, int]
     difficult: int = 0
@@ -83,7 +83,7 @@ class CheckReport(NamedTuple):
         totals = ["all"] if len(splits) > 1 else []
         head = ["", *self.splits, *totals]
         rows = [
-            ["pictures", *(split.pictures for split in splits)],
+            ["images", *(split.pictures for split in splits)],
             ["  without boxes", *(split.empty for split in splits)],
             ["boxes", *(sum(split.boxes.values()) for split in splits)],
             *([f"  {name}", *(split.boxes[name] for split in splits)] for name in self.classes),
@@ -130,10 +130,10 @@ def check(
     progress=True,
     **options,
 ) -> CheckReport:
-    """Reads all splits of the data set at `path`, and every picture in full. options: as of readers.DataSet.
+    """Reads all splits of the data set at `path`, and every image in full. options: as of readers.DataSet.
 
     input_size: (H, W) that boxes are measured at, 416 x 416 if None. anchors: [(h, w)] in its pixels, to hold the boxes
-    against. out: a folder for report.json and check.png, the summary as a picture. Raises DataError as `read` does.
+    against. out: a folder for report.json and check.png, the summary as a plot. Raises DataError as `read` does.
     """
     input_size = tuple(input_size or (416, 416))
     anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
@@ -198,9 +198,7 @@ def _sources(dataset):
         raise failed
     for name, source in sources.items():
         if source.same_as:
-            message = (
-                f"the split {name} has the very pictures of {source.same_as}: it cannot tell how good a detector is"
-            )
+            message = f"the split {name} has the very images of {source.same_as}: it cannot tell how good a detector is"
             problems.append(Problem(dataset.path, message, "warning"))
         if source.doubts:
             message = f"the split {name}: {source.doubts}; to learn from it all the same: data.background=true"
@@ -219,28 +217,28 @@ class _Look(NamedTuple):
 
 def _look_at_all(sources, progress):
     """{split: [_Look at each of its records]}."""
-    pictures = [record for source in sources.values() for record in source.records]
+    records = [record for source in sources.values() for record in source.records]
     most_pixels = next(iter(sources.values())).max_pixels
     decoded = tqdm(
-        _decode(pictures, most_pixels),
-        total=len(pictures),
+        _decode(records, most_pixels),
+        total=len(records),
         desc="checking",
-        unit="pictures",
+        unit="images",
         disable=not progress or None,
     )
-    looks = (_look(record, *found) for record, found in zip(pictures, decoded, strict=True))
+    looks = (_look(record, *found) for record, found in zip(records, decoded, strict=True))
     return {name: list(itertools.islice(looks, len(source.records))) for name, source in sources.items()}
 
 
-def _decode(pictures, most_pixels):
-    """For each Record in turn: the first bytes of its picture, their digest, its (H, W), and what is wrong if it cannot be read, or "".
+def _decode(records, most_pixels):
+    """For each Record in turn: the first bytes of its image, their digest, its (H, W), and what is wrong if it cannot be read, or "".
 
     A graph on all cores: TensorFlow's eager operations, called from several Python threads, have crashed (2.21).
     """
 
     def fetch(index):
         try:
-            encoded = write_tfrecords.contents(pictures[index])
+            encoded = write_tfrecords.contents(records[index])
         except OSError:
             encoded = b""
         shown = encoded if surely_fits(encoded, most_pixels) else b""
@@ -249,7 +247,7 @@ def _decode(pictures, most_pixels):
     def rescue(index):
         """What only read_image knows, or what is wrong."""
         try:
-            return np.int32(read_image(write_tfrecords.contents(pictures[index]), most_pixels).shape[:2]), b""
+            return np.int32(read_image(write_tfrecords.contents(records[index]), most_pixels).shape[:2]), b""
         except ImageError as error:
             return np.zeros(2, np.int32), str(error).partition(": ")[
                 2
@@ -267,7 +265,7 @@ def _decode(pictures, most_pixels):
         )
         return head, digest, size, fault
 
-    found = tf.data.Dataset.range(len(pictures)).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    found = tf.data.Dataset.range(len(records)).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
     return ((*told, tuple(size.tolist()), fault.decode()) for *told, size, fault in found.as_numpy_iterator())
 
 
@@ -299,7 +297,7 @@ def _look(record, head, digest, size, fault):
 
 
 def _twins(sources, looks):
-    """Problems of pictures with the same content: an error across splits, where one would tell the other."""
+    """Problems of images with the same content: an error across splits, where one would tell the other."""
     same = {}
     for name, source in sources.items():
         for record, look in zip(source.records, looks[name], strict=True):
@@ -312,7 +310,7 @@ def _twins(sources, looks):
             across = len({name for name, _, _ in twins}) > 1
             listed = ", ".join(f"{where} in {name}" for name, _, where in others)
             message = (
-                f"the same picture in {'different splits' if across else 'one split'}: here in {split}, and {listed}"
+                f"the same image in {'different splits' if across else 'one split'}: here in {split}, and {listed}"
             )
             yield Problem(file, message, "error" if across else "warning")
 
@@ -354,11 +352,11 @@ def _split(source, classes):
     )
 
 
-# --- the summary as a picture -----------------------------------------------------------------------------------------
+# --- the summary as a plot -----------------------------------------------------------------------------------------
 
 
 def _summary(report, sources, sizes):
-    """A matplotlib Figure: counts of the classes, sizes of boxes and anchors, some pictures with their boxes."""
+    """A matplotlib Figure: counts of the classes, sizes of boxes and anchors, some images with their boxes."""
     from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
 
     from tfyolo.visualize import drawing

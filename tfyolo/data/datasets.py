@@ -75,7 +75,7 @@ def _graph(*signature):
 
 
 class _Memory:
-    """Decoded pictures, those lately asked for, up to so many bytes."""
+    """Decoded images, those lately asked for, up to so many bytes."""
 
     def __init__(self, limit):
         self.free, self.images, self.lock = limit, collections.OrderedDict(), threading.Lock()
@@ -101,16 +101,16 @@ _NOTHING = np.zeros([0, 0, 3], np.uint8)
 def _loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
     """A graph function: index -> (image [H, W, 3] uint8, boxes, labels, crowd). Past the last record: grey, no boxes.
 
-    So is a picture that cannot be read; `skipped`[index] then says what is wrong with it. One that has another size than its annotations
-    say has its boxes scaled to it, and `resized`[index] then says that size. memory: bytes of decoded pictures that it keeps, so as not to
-    decode them again. most_pixels: a picture of more counts as one that cannot be read.
+    So is an image that cannot be read; `skipped`[index] then says what is wrong with it. One that has another size than its annotations
+    say has its boxes scaled to it, and `resized`[index] then says that size. memory: bytes of decoded images that it keeps, so as not to
+    decode them again. most_pixels: an image of more counts as one that cannot be read.
     """
     grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
     nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
     recent = _Memory(memory)
 
     def fetch(index):
-        """The picture if it is remembered, else its file."""
+        """The image if it is remembered, else its file."""
         if index >= len(records):
             return _NOTHING, b"", *nothing
         record = records[index]
@@ -177,7 +177,7 @@ def _loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
 
 
 def _batched(samples, size, batch, black):
-    """Pads boxes to the most that a picture of the batch has, and to one: none is cut, no step sees an empty tensor."""
+    """Pads boxes to the most that an image of the batch has, and to one: none is cut, no step sees an empty tensor."""
 
     def at_least_one(sample):
         missing = [[0, tf.cast(tf.shape(sample.labels)[0] == 0, tf.int32)]]
@@ -193,7 +193,7 @@ def _batched(samples, size, batch, black):
     return samples.prefetch(tf.data.AUTOTUNE)
 
 
-# What a picture is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
+# What an image is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
 RECENT = 128
 MEMORY = 256 << 20  # bytes
 
@@ -213,25 +213,25 @@ def train_dataset(
     skipped=None,
     resized=None,
 ):
-    """Batches of augmented Samples, of uint8 pictures, for epochs start_epoch .. epochs-1, and the steps an epoch has.
+    """Batches of augmented Samples, of uint8 images, for epochs start_epoch .. epochs-1, and the steps an epoch has.
 
     size: (H, W). augment: config.Augment; mosaic and mixup stop plain_epochs before the end. All chance comes from
     (seed, epoch, place in the epoch): a stream that starts at epoch k, or at a step of it, is, bit for bit, the tail of the one that
-    starts at 0. An epoch has ceil(pictures / batch) steps and shows every picture at least once. Boxes [B, M, 4] have M >= 1.
-    image_id and transform are those of the picture drawn, the first of a mosaic or mixture. skipped: a dict that gets
-    {index of a record: message} for each picture that cannot be read; it comes grey and without boxes. resized: a dict that gets
-    {index of a record: (H, W)} for each picture of another size than its annotations say; its boxes are scaled to it. DataError
-    without pictures.
+    starts at 0. An epoch has ceil(images / batch) steps and shows every image at least once. Boxes [B, M, 4] have M >= 1.
+    image_id and transform are those of the image drawn, the first of a mosaic or mixture. skipped: a dict that gets
+    {index of a record: message} for each image that cannot be read; it comes grey and without boxes. resized: a dict that gets
+    {index of a record: (H, W)} for each image of another size than its annotations say; its boxes are scaled to it. DataError
+    without images.
     """
     resized = {} if resized is None else resized
     load = _loader(_records(source), {} if skipped is None else skipped, resized, MEMORY, source.max_pixels)
-    pictures = len(source.records)
-    steps = -(-pictures // batch)
+    images = len(source.records)
+    steps = -(-images // batch)
     draws = steps * batch
     size, fit = tuple(size), FITS[preprocess]
 
     def place(indices, loaded, matrices):
-        """The pictures on one canvas, with the truths that are left of them; the index and matrix are the first's."""
+        """The images on one canvas, with the truths that are left of them; the index and matrix are the first's."""
         image = paste([image for image, *_ in loaded], matrices, size, fit)
         truths = [
             geometry.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
@@ -243,12 +243,12 @@ def train_dataset(
         return epoch < epochs - plain_epochs
 
     def shuffled(epoch, position):
-        """The index of the picture at a position of an epoch."""
+        """The index of the image at a position of an epoch."""
         seeds = tf.stack([seed, epoch])
-        return tf.cast(tf.random.experimental.index_shuffle(position % pictures, seeds, pictures - 1), tf.int32)
+        return tf.cast(tf.random.experimental.index_shuffle(position % images, seeds, images - 1), tf.int32)
 
     def before(position, seed, count):
-        """Positions of pictures that were drawn a little earlier; an epoch begins with its end."""
+        """Positions of images that were drawn a little earlier; an epoch begins with its end."""
         return tf.unstack(position - tf.random.stateless_uniform([count], seed, 1, RECENT + 1, tf.int64))
 
     def plain(epoch, position, seed):
@@ -306,11 +306,11 @@ def train_dataset(
 def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, resized=None):
     """Batches of Samples in the order of the records, prepared and not augmented.
 
-    The last batch is filled up with grey pictures, whose image_id is -1. skipped, resized and errors: as in train_dataset.
+    The last batch is filled up with grey images, whose image_id is -1. skipped, resized and errors: as in train_dataset.
     """
     resized = {} if resized is None else resized
     load = _loader(_records(source), {} if skipped is None else skipped, resized, most_pixels=source.max_pixels)
-    pictures = len(source.records)
+    images = len(source.records)
     size = tuple(size)
 
     @_graph(_NUMBER)
@@ -318,14 +318,14 @@ def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, r
         index = tf.cast(number, tf.int32)
         image, boxes, labels, crowd = load(index)
         image, transform = prepare(image, size, preprocess)
-        index = tf.where(index < pictures, index, -1)
+        index = tf.where(index < images, index, -1)
         return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)
 
-    numbers = tf.data.Dataset.range(-(-pictures // batch) * batch)
+    numbers = tf.data.Dataset.range(-(-images // batch) * batch)
     return _batched(numbers.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True), size, batch, 0.0)
 
 
 def _records(source):
     if not source.records:
-        raise DataError(f"{source.name}: expected pictures in its split {source.split!r}. Received: none")
+        raise DataError(f"{source.name}: expected images in its split {source.split!r}. Received: none")
     return source.records

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-GREY = 114 / 255  # what surrounds a picture on its canvas
-MIN_VISIBLE = 0.1  # of a box's area: below it, what is left inside the picture says nothing about the object
+GREY = 114 / 255  # what surrounds an image on its canvas
+MIN_VISIBLE = 0.1  # of a box's area: below it, what is left inside the image says nothing about the object
 MIN_SIDE = 2.0  # pixels
 
 
@@ -43,7 +43,7 @@ def rotation(degrees, center):
 
 
 def letterbox(size, target):
-    """Takes a picture of `size` (H, W) to the middle of `target` (H, W), as large as it fits with its aspect kept."""
+    """Takes an image of `size` (H, W) to the middle of `target` (H, W), as large as it fits with its aspect kept."""
     size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
     factor = tf.reduce_min(target / size)
     y, x = tf.unstack((target - size * factor) / 2)
@@ -51,7 +51,7 @@ def letterbox(size, target):
 
 
 def stretch(size, target):
-    """Takes a picture of `size` (H, W) to `target` (H, W), its aspect given up: cv2.resize, and OpenCV's blobFromImage."""
+    """Takes an image of `size` (H, W) to `target` (H, W), its aspect given up: cv2.resize, and OpenCV's blobFromImage."""
     y, x = tf.unstack(tf.cast(target, tf.float32) / tf.cast(size, tf.float32))
     return matrix_of(y, 0, 0, 0, x, 0)
 
@@ -114,7 +114,7 @@ def transform_boxes(boxes, matrix):
 
 
 def clip_boxes(boxes, labels, crowd, size):
-    """Cuts boxes to a picture of `size` (H, W) and drops those with too little left; of crowds, any part stays."""
+    """Cuts boxes to an image of `size` (H, W) and drops those with too little left; of crowds, any part stays."""
     limit = tf.cast(tf.concat([size, size], axis=0), tf.float32)
     clipped = tf.clip_by_value(boxes, 0.0, limit)
     before, after = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
@@ -127,9 +127,9 @@ def clip_boxes(boxes, labels, crowd, size):
 
 
 def warp(image, matrix, size, *, fill=GREY, antialias=True, replicate=False, rim=0.5):
-    """Moves a picture by a matrix on (y, x, 1), bilinearly, onto a canvas of `size` (h, w) that is grey elsewhere.
+    """Moves an image by a matrix on (y, x, 1), bilinearly, onto a canvas of `size` (h, w) that is grey elsewhere.
 
-    Beyond the middles of its outermost pixels the picture fades into the grey; or, if replicate, goes on as it ends, for
+    Beyond the middles of its outermost pixels the image fades into the grey; or, if replicate, goes on as it ends, for
     `rim` pixels.
 
     [H, W, 3] uint8, or float32 in 0..1 -> [h, w, 3] float32 in 0..1.
@@ -165,7 +165,7 @@ LONGEST = 32_000  # pixels of a side that cv2.warpAffine can take
 
 
 def paste(images, matrices, size, fit):
-    """Moves pictures by their matrices onto one canvas, as warp does one: [H, W, 3] uint8 each, [n, 3, 3] -> [h, w, 3] uint8.
+    """Moves images by their matrices onto one canvas, as warp does one: [H, W, 3] uint8 each, [n, 3, 3] -> [h, w, 3] uint8.
 
     Where they overlap it is by the rims where each fades into the grey: what each adds to it adds up, without a seam. By cv2, to
     1/32 of a pixel, in an eighth of warp's time; for training alone, since what is exported has no cv2.
@@ -209,7 +209,7 @@ def paste(images, matrices, size, fit):
 
 
 def _shrink(image, matrix):
-    """Reduces a picture that the matrix makes smaller than half by a whole factor -> float32 picture, the matrix left.
+    """Reduces an image that the matrix makes smaller than half by a whole factor -> float32 image, the matrix left.
 
     Bilinear interpolation reads 2 x 2 pixels and would skip the others. On photographs reduced 2.2 to 6.7 times it
     comes to 26 to 35 dB from cv2's INTER_AREA; with this to 33 to 94, for a third more time.
@@ -226,9 +226,9 @@ def _shrink(image, matrix):
 
 
 def prepare(image, target, preprocess="letterbox"):
-    """Brings a picture to `target` (h, w): [H, W, 3] uint8 -> ([h, w, 3] float32 in 0..1, transform [3, 3]).
+    """Brings an image to `target` (h, w): [H, W, 3] uint8 -> ([h, w, 3] float32 in 0..1, transform [3, 3]).
 
-    The one way a picture enters a network outside training. The transform takes (y, x, 1) in pixels of the picture to
+    The one way an image enters a network outside training. The transform takes (y, x, 1) in pixels of the image to
     pixels of the result; its inverse takes boxes back. preprocess: a name of augment.FITS.
     """
     fit = FITS[preprocess]
@@ -238,9 +238,9 @@ def prepare(image, target, preprocess="letterbox"):
 
 
 def scale_of(stated, size):
-    """[4] float32: boxes in a picture of the `stated` size (H, W) times this are boxes in one of `size`.
+    """[4] float32: boxes in an image of the `stated` size (H, W) times this are boxes in one of `size`.
 
-    A picture that only lies on its side, by its EXIF orientation, has boxes that are taken for what is seen upright.
+    An image that only lies on its side, by its EXIF orientation, has boxes that are taken for what is seen upright.
     """
     turned = tuple(stated) == tuple(size)[::-1]
     return np.tile(np.ones(2) if turned else np.divide(size, stated), 2).astype(np.float32)
@@ -249,7 +249,7 @@ def scale_of(stated, size):
 def restore(boxes, transform, size):
     """Boxes in pixels of the network's input -> pixels of the file, cut to its edges.
 
-    boxes: [B, D, 4]. transform: [B, 3, 3], as in Sample. size: [B, 2] (H, W) of the files' pictures.
+    boxes: [B, D, 4]. transform: [B, 3, 3], as in Sample. size: [B, 2] (H, W) of the files' images.
     """
     inverse = tf.linalg.inv(transform)
     # Letterboxing keeps a box a box: two corners will do.

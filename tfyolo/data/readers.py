@@ -1,9 +1,9 @@
 """Data sets from files: a folder is recognised for what it is, and everything wrong in it is named.
 
-A fault in a whole file is a DataError. A fault in one picture or box is a Problem, and the good rest is read: boxes
-without area and lines that cannot be parsed are left out, boxes partly outside their picture are clipped to it.
+A fault in a whole file is a DataError. A fault in one image or box is a Problem, and the good rest is read: boxes
+without area and lines that cannot be parsed are left out, boxes partly outside their image are clipped to it.
 
-A split is found by its name, or by what its name says: "train" also finds train2017, "val" finds valid. Pictures are
+A split is found by its name, or by what its name says: "train" also finds train2017, "val" finds valid. Images are
 not opened, except for the headers of those whose size is not written in the annotations.
 """
 
@@ -23,6 +23,9 @@ from tfyolo.data.sources.place import ORDER, Options, Place, meaning
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.messages import counted, printable, shortened
 
+# Problems of annotations whose image was not found.
+_WITHOUT_IMAGE = re.compile("image missing|label without image")
+
 
 class DataSet:
     """A data set that is recognised: its format, its splits, and each of them to be read.
@@ -39,7 +42,7 @@ class DataSet:
         if format is not None and format not in FORMATS:
             raise DataError(f"data.format: expected one of {', '.join(FORMATS)}, received {shortened(format)}")
         if images is not None and not os.path.isdir(images):
-            raise DataError(f"data.images: expected a folder of pictures, received {images}, which is not there")
+            raise DataError(f"data.images: expected a folder of images, received {images}, which is not there")
         options = Options(images and os.fspath(images), names_given(names), outside, max_pixels)
         self.path, self.place = os.fspath(path), Place(path, options)
         if not (self.place.file or self.place.is_folder or self.place.globbed):
@@ -113,10 +116,10 @@ class DataSet:
             first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
             if strangers := self.place.unread_images():
                 first += f"\nIt has {strangers}: expected images that TensorFlow and OpenCV read, such as JPEG and PNG; convert them"
-            elif options.images is None and any("picture" in problem.message for problem in problems):
-                first += "\nIf the pictures lie elsewhere, say where: data.images=FOLDER"
+            elif options.images is None and any(_WITHOUT_IMAGE.search(problem.message) for problem in problems):
+                first += "\nIf the images lie elsewhere, say where: data.images=FOLDER"
             raise DataError(
-                f"{self.path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
+                f"{self.path}: not one image in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
             )
         if options.names:
             source = _named(source, options.names, self.path)
@@ -294,7 +297,7 @@ def _read_named(dataset, name, data, use, place):
             hint += f"; it is not divided: {place}.val=0.1 learns from nine tenths of it and evaluates on the rest"
         if use == "val":
             hint += (
-                f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges on the very pictures that "
+                f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges on the very images that "
                 "are learned from, if that is meant"
             )
         raise SplitError(f"{error}. {hint}") from None
@@ -320,6 +323,20 @@ def _division(dataset, data, place, run):
         base = data.train
     whole = functools.cache(lambda: _read_named(dataset, base, data, "train", place))
     return written or divide(whole(), shares, data.seed, dataset.place.root), whole
+
+
+def class_names(config, count=None) -> tuple[str, ...]:
+    """The names of the classes of a config's model: the config's own, else its data's; numbers where there are none.
+
+    Args:
+        config: a Config.
+        count: how many there are to be, named by numbers, whatever the config says; None: as many as it says, or COCO's 80.
+    """
+    if not count and config.model.classes:
+        return config.model.classes
+    if not count and config.data:
+        return read_configured(config.data, "train").classes
+    return tuple(map(str, range(count or 80)))
 
 
 # --- what there is to say -----------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Example(NamedTuple):
 
     place: its number in the shard. size: (H, W) or None. boxes_unit: [M] of (y1, x1, y2, x2) in 0..1. labels: [M]
     category ids, or empty if there are only texts. texts, crowd, areas, difficult: [M] or empty. span: (offset, length) of
-    the picture's bytes in the shard, or None. damaged: whether nothing of it could be read.
+    the image's bytes in the shard, or None. damaged: whether nothing of it could be read.
     """
 
     place: int
@@ -51,7 +51,7 @@ class Example(NamedTuple):
 
 
 def index(shard) -> list[Example]:
-    """All Examples of a shard, without their pictures: of those only the place is noted, their bytes are not read.
+    """All Examples of a shard, without their images: of those only the place is noted, their bytes are not read.
 
     Raises ShardError where the file ends early or is not TFRecord.
     """

@@ -24,7 +24,7 @@ class WriteError(Error):
 
 
 class Written(NamedTuple):
-    """files: the shards. records: how many pictures they hold. skipped: (file, reason) of those that cannot be read."""
+    """files: the shards. records: how many images they hold. skipped: (file, reason) of those that cannot be read."""
 
     files: tuple[str, ...]
     records: int
@@ -32,9 +32,9 @@ class Written(NamedTuple):
 
 
 def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
-    """A Source as <split>-00000-of-00004.tfrecord, ... and <split>.json in `folder`, with the bytes of its pictures.
+    """A Source as <split>-00000-of-00004.tfrecord, ... and <split>.json in `folder`, with the bytes of its images.
 
-    shards: how many; None: of about 200 MB. Each picture is decoded once, to leave out the broken ones. The shards
+    shards: how many; None: of about 200 MB. Each image is decoded once, to leave out the broken ones. The shards
     get their names only when all are complete. Raises WriteError if the folder has shards of this split, unless
     `overwrite`.
     """
@@ -55,10 +55,10 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     if shards is None:
         shards = -(-sum(_length(record) for record in source.records) // SHARD_BYTES) or 1
     if not 0 < shards <= len(source.records):
-        raise WriteError(f"shards: expected 1..{len(source.records)}, the number of pictures, received {shards}")
+        raise WriteError(f"shards: expected 1..{len(source.records)}, the number of images, received {shards}")
 
     skipped = []
-    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="pictures", disable=not progress or None)
+    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="images", disable=not progress or None)
     with scratch_folder(folder, "writing") as aside, bar:
         names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
         for shard, name in enumerate(names):
@@ -88,7 +88,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
 
 
 def contents(record) -> bytes:
-    """The bytes of a Record's picture. Raises OSError."""
+    """The bytes of a Record's image. Raises OSError."""
     return read_bytes(record.path, record.span)
 
 

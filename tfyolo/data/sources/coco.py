@@ -169,7 +169,7 @@ def read(place, split, file, together):
             (f" ({folder}: a link as text, to {target})" for folder in looked if (target := text_link(folder))), ""
         )
         raise DataError(
-            f"{file}: its pictures (such as {shortened(names[0])[1:-1]}) are not in {', '.join(looked)}{linked}. "
+            f"{file}: its images (such as {shortened(names[0])[1:-1]}) are not in {', '.join(looked)}{linked}. "
             "Say where: data.images=FOLDER"
         )
     if located.word:
@@ -180,7 +180,7 @@ def read(place, split, file, together):
         if (image := located.files.get(name)) is None:
             boxes = counted(len(things[image_id]), "box")
             findings.error(
-                os.path.join(looked[0], name), f"picture missing: it {located.missing[name]}; {file} has {boxes} for it"
+                os.path.join(looked[0], name), f"image missing: it {located.missing[name]}; {file} has {boxes} for it"
             )
         elif size := upright_size((entry.get("height"), entry.get("width")), image, findings):
             records.append(record(entry["id"], image, size, things[image_id], file, findings))
@@ -264,7 +264,7 @@ def _boxes(annotations, entries, label_of, file, findings):
             if image_id is None or category is None:
                 raise ValueError
             if image_id not in boxes:
-                wrong = f"no picture has its image_id {shortened(entry['image_id'])}{_near(image_id, boxes)}"
+                wrong = f"no image has its image_id {shortened(entry['image_id'])}{_near(image_id, boxes)}"
             elif category not in label_of:
                 category = shortened(entry["category_id"]) + _near(category, label_of)
                 wrong = f"unknown class: no category has its category_id {category}"

@@ -202,7 +202,7 @@ def read(place, split, tables, parsed):
     records = []
     for name, boxes in things.items():
         if (image := located.files.get(name)) is None:
-            told = f"picture missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
+            told = f"image missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
             findings.error(os.path.join(place.root, name), told)
         elif size := upright_size(sizes[name], image, findings):
             if in_parts:

@@ -64,7 +64,7 @@ def read(images, files, members, parsed):
         image, word = images.of(file, _image_name(content))
         if image is None:
             where = ": it is only inside the JSON, as imageData; write it to a file" if content["embedded"] else ""
-            findings.error(file, f"label without picture{where}; left out")
+            findings.error(file, f"label without image{where}; left out")
             continue
         if word:
             findings.warning(file, word)

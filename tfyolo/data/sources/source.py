@@ -27,14 +27,14 @@ class SplitError(DataError):
 
 
 class Record(NamedTuple):
-    """One picture and what is known about it.
+    """One image and what is known about it.
 
-    image_id: int | str, as in the annotations. path: the file that holds the picture.
-    boxes: [M, 4] float32, pixels of the picture seen upright, clipped to it. labels: [M] int32.
+    image_id: int | str, as in the annotations. path: the file that holds the image.
+    boxes: [M, 4] float32, pixels of the image seen upright, clipped to it. labels: [M] int32.
     crowd: [M] bool, COCO's crowds: one box round many objects. difficult: [M] bool, VOC's difficult objects; False where none is. Neither
     is learned, nor are candidates inside told that they hold nothing; evaluation.match says how a detection of one is counted.
     areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
-    size: (H, W) as the annotations state it, else that of the file. span: (offset, length) of the picture inside
+    size: (H, W) as the annotations state it, else that of the file. span: (offset, length) of the image inside
     `path`, or None if it is all of it.
     """
 
@@ -66,7 +66,7 @@ class Source(NamedTuple):
     """One split of a data set.
 
     category_ids: the numbers that the files use, one per label; None where they have none. same_as: the split before it whose very
-    pictures a YOLO data .yaml names for this one too, as coco128's does; else "". doubts: why images may be empty by mistake, so
+    images a YOLO data .yaml names for this one too, as coco128's does; else "". doubts: why images may be empty by mistake, so
     that training asks; else "". max_pixels: an image of more is an error before it is decoded. division: the Division that this is a part
     of, if the data does not divide itself.
     """
@@ -161,7 +161,7 @@ class Annotation(NamedTuple):
     difficult: bool = False
 
 
-def record(image_id, picture, size, annotations, file, findings, span=None):
+def record(image_id, image, size, annotations, file, findings, span=None):
     """The Record of the annotations that are sound; a Problem of `file` for each that is not."""
     height, width = size
     kept = []
@@ -174,9 +174,9 @@ def record(image_id, picture, size, annotations, file, findings, span=None):
         elif y2 <= y1 or x2 <= x1:
             wrong = "has no area; left out"
         elif box[2] <= box[0] or box[3] <= box[1]:
-            wrong = f"lies outside its picture of {height} x {width}; left out"
+            wrong = f"lies outside its image of {height} x {width}; left out"
         elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
-            wrong, left_out = f"reaches over the edge of its picture of {height} x {width}; clipped", False
+            wrong, left_out = f"reaches over the edge of its image of {height} x {width}; clipped", False
         if wrong:
             tell = findings.error if left_out else findings.warning
             tell(file, f"{thing.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} {wrong}")
@@ -185,11 +185,11 @@ def record(image_id, picture, size, annotations, file, findings, span=None):
             stated = thing.area is not None and 0 < thing.area <= height * width
             kept.append((box, thing.label, thing.crowd, thing.area if stated else own, thing.difficult))
     if annotations and not kept:
-        findings.emptied.append(os.fspath(picture))
+        findings.emptied.append(os.fspath(image))
     boxes, labels, crowd, areas, difficult = zip(*kept, strict=True) if kept else ((), (), (), (), ())
     return Record(
         image_id,
-        os.fspath(picture),
+        os.fspath(image),
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(labels, np.int32),
         np.array(crowd, bool),
@@ -200,7 +200,7 @@ def record(image_id, picture, size, annotations, file, findings, span=None):
     )
 
 
-def upright_size(stated, picture, findings):
+def upright_size(stated, image, findings):
     """The (H, W) stated if it makes sense, else that of the image's header; None, and a Problem, without either.
 
     stated: (H, W) of whatever types the annotations hold.
@@ -209,9 +209,9 @@ def upright_size(stated, picture, findings):
     if all(side and 0 < side <= LONGEST_SIDE for side in sides):
         return sides
     try:
-        return image_size(picture)
+        return image_size(image)
     except OSError as error:
-        findings.error(picture, f"cannot be read: {error.strerror or error}; left out")
+        findings.error(image, f"cannot be read: {error.strerror or error}; left out")
         return None
 
 

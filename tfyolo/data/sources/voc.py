@@ -113,7 +113,7 @@ def _read(files, members, listed, parsed, images):
             continue
         image, word = images.of(file, xml.filename)
         if image is None:
-            findings.error(file, "label without picture; left out")
+            findings.error(file, "label without image; left out")
             continue
         if word:
             findings.warning(file, word)
@@ -151,7 +151,7 @@ def _without_xml(files, members, used, images, findings):
         stem, _ = os.path.splitext(image)
         if images.place.split_of(image) in splits or splits == {None}:
             if stem_of(image) not in stems:
-                findings.warning(image, "picture without XML; left out")
+                findings.warning(image, "image without XML; left out")
             elif image not in used and stem in twins:
                 findings.warning(image, f"the XML of its name is {twins[stem]}'s; left out")
 

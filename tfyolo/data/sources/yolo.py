@@ -413,9 +413,7 @@ def _images(place, part, findings, names_of=None, few=None):
                 told = f"expected a list of images, received lines that name none, such as {shortened(name)}; left out"
                 findings.error(part.listed, told)
             continue
-        findings.error(
-            os.path.join(here, name), f"picture missing: it {located.missing[name]}; listed in {part.listed}"
-        )
+        findings.error(os.path.join(here, name), f"image missing: it {located.missing[name]}; listed in {part.listed}")
     if located.word and located.dropped != {"data"}:  # which CVAT puts before all
         findings.warning(part.listed, located.word)
     return [files[name] for name in listed if name in files]
@@ -438,7 +436,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
     for image, text in texts.items():
         if text is None:
             likely = os.path.join(pairs.folder(os.path.dirname(image)), f"{stem_of(image)}.txt")
-            findings.warning(likely, "no label file: a picture without objects")
+            findings.warning(likely, "no label file: an image without objects")
             findings.unlabelled.append(image)
             rows_of[image] = []
             continue
@@ -535,7 +533,7 @@ def _orphans(place, parts, others, pairs, texts, findings):
     for text in unused:
         if text not in elsewhere and not _is_list(text):
             if os.path.getsize(text) < 3 or read_rows(text, Findings()):
-                findings.error(text, "label without picture; left out")
+                findings.error(text, "label without image; left out")
             else:
                 findings.warning(text, "neither the label file of an image nor a list of images; left out")
 
