@@ -1,7 +1,5 @@
 """Looks through a data set before anyone trains on it: every image is decoded, every fault named by its file."""
 
-import hashlib
-import itertools
 import json
 import os
 import textwrap
@@ -10,29 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
 
 from tfyolo.data import anchors as clustering
-from tfyolo.data import readers, write_tfrecords
-from tfyolo.data.decoding import ImageError, decode_image, read_image, read_record
-from tfyolo.data.geometry import scale_of
-from tfyolo.data.headers import kind_of, surely_fits
+from tfyolo.data import readers
+from tfyolo.data.check_images import check_images
+from tfyolo.data.check_plot import summary_figure
 from tfyolo.data.sources.place import meaning
-from tfyolo.data.sources.source import TOLERANCE, DataError, Problem
+from tfyolo.data.sources.source import DataError, Problem
 from tfyolo.files import atomic_file, write_text
-from tfyolo.messages import counted, printable
+from tfyolo.messages import counted
 
 FEW = 20  # boxes of a class below which it can hardly be learned
 SHOWN = 30  # problems of a kind in the text; the JSON has them all
-_SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "PNG": {".png"},
-    "GIF": {".gif"},
-    "BMP": {".bmp"},
-    "WebP": {".webp"},
-    "TIFF": {".tif", ".tiff"},
-}
 
 
 class Split(NamedTuple):
@@ -139,9 +126,9 @@ def check(
     anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
     dataset = readers.DataSet(path, **options)
     sources, problems = _sources(dataset)
-    looks = _look_at_all(sources, progress)
-    problems += [problem for found in looks.values() for look in found for problem in look.problems]
-    problems += _twins(sources, looks)
+    checked = check_images(sources, progress)
+    problems += [problem for found in checked.values() for each in found for problem in each.problems]
+    problems += _twins(sources, checked)
     problems += _classes(sources)
     for name, source in sources.items():
         if all(record.ignored.all() for record in source.records):
@@ -175,7 +162,7 @@ def check(
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1))
         with atomic_file(folder / "check.png") as aside:
-            _summary(report, sources, sizes).savefig(aside, dpi=100)
+            summary_figure(report, sources, sizes).savefig(aside, dpi=100)
     return report
 
 
@@ -210,100 +197,14 @@ def _sources(dataset):
     return sources, problems
 
 
-class _Look(NamedTuple):
-    digest: bytes | None
-    problems: tuple[Problem, ...]
-
-
-def _look_at_all(sources, progress):
-    """{split: [_Look at each of its records]}."""
-    records = [record for source in sources.values() for record in source.records]
-    most_pixels = next(iter(sources.values())).max_pixels
-    decoded = tqdm(
-        _decode(records, most_pixels),
-        total=len(records),
-        desc="checking",
-        unit="images",
-        disable=not progress or None,
-    )
-    looks = (_look(record, *found) for record, found in zip(records, decoded, strict=True))
-    return {name: list(itertools.islice(looks, len(source.records))) for name, source in sources.items()}
-
-
-def _decode(records, most_pixels):
-    """For each Record in turn: the first bytes of its image, their digest, its (H, W), and what is wrong if it cannot be read, or "".
-
-    A graph on all cores: TensorFlow's eager operations, called from several Python threads, have crashed (2.21).
-    """
-
-    def fetch(index):
-        try:
-            encoded = write_tfrecords.contents(records[index])
-        except OSError:
-            encoded = b""
-        shown = encoded if surely_fits(encoded, most_pixels) else b""
-        return shown, encoded[:8], hashlib.sha256(encoded).digest()
-
-    def rescue(index):
-        """What only read_image knows, or what is wrong."""
-        try:
-            return np.int32(read_image(write_tfrecords.contents(records[index]), most_pixels).shape[:2]), b""
-        except ImageError as error:
-            return np.zeros(2, np.int32), str(error).partition(": ")[
-                2
-            ].encode()  # it speaks of bytes, the problem names the file
-        except OSError as error:
-            return np.zeros(2, np.int32), f"cannot be read: {error.strerror}".encode()
-
-    def decode(index):
-        encoded, head, digest = tf.numpy_function(fetch, [index], [tf.string] * 3)
-        encoded.set_shape([])
-        size = tf.data.Dataset.from_tensors(encoded).map(lambda encoded: tf.shape(decode_image(encoded))[:2])
-        size = size.ignore_errors().concatenate(tf.data.Dataset.from_tensors([0, 0])).take(1).get_single_element()
-        size, fault = tf.cond(
-            size[0] > 0, lambda: [size, ""], lambda: tf.numpy_function(rescue, [index], [tf.int32, tf.string])
-        )
-        return head, digest, size, fault
-
-    found = tf.data.Dataset.range(len(records)).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-    return ((*told, tuple(size.tolist()), fault.decode()) for *told, size, fault in found.as_numpy_iterator())
-
-
-def _look(record, head, digest, size, fault):
-    where = f"{record.image_id}: " if record.span else ""
-    problems = []
-
-    def problem(message, severity="error"):
-        problems.append(Problem(printable(record.path), printable(where + message), severity))
-
-    suffix, kind = Path(record.path).suffix.lower(), kind_of(head)
-    if not record.span and suffix not in _SUFFIXES.get(kind, {suffix}):
-        problem(f"is a {kind} but its name ends in {suffix or 'nothing'}", "warning")
-    if fault:
-        problem(fault)
-        return _Look(None, tuple(problems))
-    if size != record.size:
-        told = "its boxes are scaled to it"
-        boxes = record.boxes * scale_of(record.size, size)
-        if size == record.size[::-1]:
-            told = "it is stored turned, by its EXIF orientation"
-        outside = len(boxes) and (boxes[:, 2:].max(axis=0) > np.array(size) + TOLERANCE).any()
-        problem(
-            f"is {size[0]} x {size[1]} (H x W), the annotations say {record.size[0]} x {record.size[1]}: {told}"
-            + ("; some boxes lie outside" if outside else ""),
-            "error" if outside else "warning",
-        )
-    return _Look(digest, tuple(problems))
-
-
-def _twins(sources, looks):
+def _twins(sources, checked):
     """Problems of images with the same content: an error across splits, where one would tell the other."""
     same = {}
     for name, source in sources.items():
-        for record, look in zip(source.records, looks[name], strict=True):
-            if look.digest:
+        for record, each in zip(source.records, checked[name], strict=True):
+            if each.digest:
                 where = f"{record.path} ({record.image_id})" if record.span else record.path
-                same.setdefault(look.digest, []).append((name, record.path, where))
+                same.setdefault(each.digest, []).append((name, record.path, where))
     for twins in same.values():
         (split, file, _), *others = twins
         if others:
@@ -350,60 +251,3 @@ def _split(source, classes):
         boxes={name: by_name[name] for name in classes},
         difficult=int(sum(np.sum(record.difficult) for record in source.records)),
     )
-
-
-# --- the summary as a plot -----------------------------------------------------------------------------------------
-
-
-def _summary(report, sources, sizes):
-    """A matplotlib Figure: counts of the classes, sizes of boxes and anchors, some images with their boxes."""
-    from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
-
-    from tfyolo.visualize import drawing
-
-    figure = Figure(figsize=(16, 9), layout="constrained")
-    top, bottom = figure.subfigures(2, 1)
-    bars, scatter = top.subplots(1, 2)
-    counts = {name: [split.boxes[name] for split in report.splits.values()] for name in report.classes}
-    shown = sorted(counts, key=lambda name: -sum(counts[name]))[:40]
-    start = np.zeros(len(shown))
-    for place, name in enumerate(report.splits):
-        height = np.array([counts[label][place] for label in shown])
-        bars.bar(range(len(shown)), height, bottom=start, label=name)
-        start += height
-    bars.set_xticks(range(len(shown)), shown, rotation=90 if len(shown) > 8 else 0)
-    bars.set_title(
-        f"{report.name}: boxes of each class" + (f", the first {len(shown)}" if len(shown) < len(counts) else "")
-    )
-    bars.margins(y=0.2)  # room for the legend
-    bars.legend()
-
-    some = sizes[np.random.default_rng(0).permutation(len(sizes))[:20_000]]
-    scatter.scatter(some[:, 1], some[:, 0], s=4, alpha=0.3, linewidths=0)
-    if report.anchors:
-        heights, widths = zip(*report.anchors, strict=True)
-        scatter.scatter(widths, heights, marker="+", s=120, color="crimson", label="anchors")
-        scatter.legend()
-    H, W = report.input_size
-    scatter.set(title=f"boxes at {H} x {W}", xlabel="width, pixels", ylabel="height, pixels", xlim=(0, W), ylim=(0, H))
-
-    source = max(sources.values(), key=lambda source: len(source.records))
-    axes = bottom.subplots(2, 6).ravel()
-    for axis in axes:
-        axis.axis("off")
-    chosen = np.random.default_rng(0).permutation(len(source.records))
-    drawn = 0
-    for index in chosen:
-        if drawn == len(axes):
-            break
-        record = source.records[index]
-        try:
-            image = read_record(record, source.max_pixels)
-        except ImageError:
-            continue
-        axis = axes[drawn]
-        drawn += 1
-        image, boxes = drawing.resized(image, record.boxes * scale_of(record.size, image.shape[:2]), side=360)
-        axis.imshow(drawing.draw_ground_truth(image, boxes, record.labels, record.ignored, source.classes))
-        axis.set_title(str(record.image_id), fontsize=7)
-    return figure
