@@ -23,10 +23,12 @@ class AnchorError(Error):
 
 
 class Fitness(NamedTuple):
-    """How well anchors fit boxes by shape. mean_iou: of each box with its best anchor, in 0..1.
+    """How well anchors fit boxes by shape.
 
-    below_half: the share of boxes whose best IoU is below 0.5. shares: [k], the share of boxes whose best each anchor
-    is.
+    Attributes:
+        mean_iou: of each box with its best anchor, 0..1.
+        below_half: the share of boxes whose best IoU is below 0.5.
+        shares: [k], the share of boxes whose best each anchor is.
     """
 
     mean_iou: float
@@ -35,7 +37,16 @@ class Fitness(NamedTuple):
 
 
 def dataset_sizes(source, input_size, preprocess="letterbox"):
-    """(h, w) of all boxes of a Source that are learned, in pixels of an image brought to `input_size`: [M, 2]."""
+    """The sizes of all boxes of a Source that are learned.
+
+    Args:
+        source: a Source.
+        input_size: (H, W) that images are brought to.
+        preprocess: how, a key of geometry.FITS.
+
+    Returns:
+        [M, 2] (h, w) in pixels of the input.
+    """
     sizes = [np.zeros([0, 2], np.float32)]
     for record in source.records:
         boxes = record.boxes[~record.ignored]
@@ -47,11 +58,21 @@ def dataset_sizes(source, input_size, preprocess="letterbox"):
 
 
 def kmeans(sizes_hw, k, seed=0):
-    """The k anchors (h, w) that best cover sizes: [M, 2] pixels -> [k, 2] float32, smallest area first.
+    """The anchors that best cover sizes.
 
-    Of several runs from k-means++ seeds the one of the best average IoU. A cluster moves to the median of its boxes,
-    which raises IoU where the mean, pulled by the largest boxes, may lower it. Raises AnchorError without k different
-    sizes.
+    Of several runs from k-means++ seeds it is the one of the best average IoU. A cluster moves to the median of its boxes, which
+    raises IoU where the mean, pulled by the largest boxes, may lower it.
+
+    Args:
+        sizes_hw: [M, 2] (h, w) in pixels.
+        k: how many anchors.
+        seed: of all chance.
+
+    Returns:
+        [k, 2] float32 (h, w), the smallest area first.
+
+    Raises:
+        AnchorError: there are not k different sizes.
     """
     sizes = np.asarray(sizes_hw, np.float32).reshape(-1, 2)
     if k < 1 or len(sizes) == 0:
@@ -153,7 +174,15 @@ def mean_iou(sizes_hw, anchors) -> float:
 
 
 def fitness(sizes_hw, anchors) -> Fitness:
-    """[M, 2], [k, 2] -> Fitness. Raises AnchorError without boxes."""
+    """The Fitness of anchors.
+
+    Args:
+        sizes_hw: [M, 2] (h, w) of boxes.
+        anchors: [k, 2] (h, w).
+
+    Raises:
+        AnchorError: there are no boxes.
+    """
     if not len(sizes_hw):
         raise AnchorError("expected at least one box to hold the anchors against, received none")
     overlaps = _overlaps(sizes_hw, anchors)

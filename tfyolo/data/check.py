@@ -23,17 +23,37 @@ SHOWN = 30  # problems of a kind in the text; the JSON has them all
 
 
 class Split(NamedTuple):
-    """What a split holds. boxes: {class: how many}, without crowds and difficult objects."""
+    """What a split holds.
+
+    Attributes:
+        pictures: how many images; the name that report.json has.
+        empty: images without boxes.
+        crowds: boxes round many objects.
+        boxes: {class: how many}, without crowds and difficult objects.
+        difficult: boxes of difficult objects.
+    """
 
     pictures: int
-    empty: int  # images without boxes
+    empty: int
     crowds: int
     boxes: dict[str, int]
     difficult: int = 0
 
 
 class CheckReport(NamedTuple):
-    """What was found. sizes: percentiles of the boxes' (h, w) once brought to `input_size`, {percent: (h, w)}."""
+    """What was found in a data set.
+
+    Attributes:
+        name: of the data set.
+        format: a key of readers.FORMATS.
+        classes: their names, in label order.
+        splits: {name: Split}.
+        input_size: (H, W) at which boxes are measured.
+        sizes: percentiles of the boxes' (h, w) at that size: {percent: (h, w)}.
+        anchors: (h, w) of those that the boxes were held against.
+        fitness: how well they fit; None without anchors.
+        problems: everything wrong.
+    """
 
     name: str
     format: str
@@ -47,10 +67,12 @@ class CheckReport(NamedTuple):
 
     @property
     def errors(self) -> tuple[Problem, ...]:
+        """The problems for which something was left out, or would be learned wrongly."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
+        """The other problems."""
         return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     def to_json(self) -> dict[str, Any]:
@@ -117,10 +139,19 @@ def check(
     progress=True,
     **options,
 ) -> CheckReport:
-    """Reads all splits of the data set at `path`, and every image in full. options: as of readers.DataSet.
+    """Reads all splits of a data set, and every image in full.
 
-    input_size: (H, W) that boxes are measured at, 416 x 416 if None. anchors: [(h, w)] in its pixels, to hold the boxes
-    against. out: a folder for report.json and check.png, the summary as a plot. Raises DataError as `read` does.
+    Args:
+        path: of the data set.
+        input_size: (H, W) that boxes are measured at; None: 416 x 416.
+        preprocess: how images are brought to it, a key of geometry.FITS.
+        anchors: [(h, w)] in its pixels, to hold the boxes against.
+        out: a folder for report.json and check.png, the summary as a plot.
+        progress: shows a bar on standard error.
+        **options: of readers.DataSet: images, format, names, outside, max_pixels.
+
+    Raises:
+        DataError: nothing there is a data set, or no split of it can be read.
     """
     input_size = tuple(input_size or (416, 416))
     anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
@@ -132,7 +163,7 @@ def check(
     problems += _classes(sources)
     for name, source in sources.items():
         if all(record.ignored.all() for record in source.records):
-            message = f"the split {name} has no boxes: nothing can be learned from it, and nothing judged by it"
+            message = f"the split {name} has no boxes: nothing can be learned from it, and no model evaluated on it"
             problems.append(Problem(os.fspath(path), message, "warning"))
 
     first = next(iter(sources.values()))

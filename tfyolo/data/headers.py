@@ -19,10 +19,12 @@ ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 
 
 class Header(NamedTuple):
-    """Of an image file.
+    """What the header of an image file says.
 
-    kind: "JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF" or "other". size: (H, W) as seen upright. orientation: EXIF's 1..8; from 5 on height
-    and width are exchanged in the file.
+    Attributes:
+        kind: "JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF" or "other".
+        size: (H, W) as seen upright.
+        orientation: EXIF's 1..8; from 5 on height and width are exchanged in the file.
     """
 
     kind: str
@@ -31,7 +33,14 @@ class Header(NamedTuple):
 
 
 def read_header(file) -> Header:
-    """Header of an image: a path, the bytes of a file, or a binary file open at its start. Raises OSError."""
+    """Reads the Header of an image.
+
+    Args:
+        file: a path, the bytes of a file, or a binary file open at its start.
+
+    Raises:
+        OSError: it cannot be read, or has no header of an image.
+    """
     if isinstance(file, bytes):
         return _read(io.BytesIO(file))
     if isinstance(file, str | os.PathLike):
@@ -41,7 +50,7 @@ def read_header(file) -> Header:
 
 
 def image_size(file) -> tuple[int, int]:
-    """(H, W) of an image as seen upright, from its header alone; arguments and errors as of read_header."""
+    """(H, W) of an image as seen upright, from its header alone; arguments and errors are those of read_header."""
     return read_header(file).size
 
 

@@ -30,12 +30,19 @@ _WITHOUT_IMAGE = re.compile("image missing|label without image")
 class DataSet:
     """A data set that is recognised: its format, its splits, and each of them to be read.
 
-    path: a folder, a file or a glob of .tfrecord files. images: the folder of the images, if the annotations do not lead there. format: a
-    key of FORMATS, if it is not recognised. names: of the classes, by number, for data without any: a list, or a file with one a line.
-    outside: paths in the data's files may lead out of its folder. max_pixels: an image of more is an error before it is decoded.
+    Of several formats that it may have, the one that accounts for most of the files comes first; one that cannot be read gives
+    way to the next.
 
-    Of several formats that may be meant, that which accounts for most of the files comes first; one that cannot be read gives way to the
-    next. why: says which it is and why, where there was a choice; else "". Raises DataError.
+    Args:
+        path: a folder, a file, or a glob of .tfrecord files.
+        images: the folder of the images, if the annotations do not lead there.
+        format: a key of FORMATS, if the data is not recognised.
+        names: of the classes, by number, for data without any: a list, or a file with one a line.
+        outside: whether paths in the data's files may lead out of its folder.
+        max_pixels: of an image; a larger one is an error before it is decoded.
+
+    Raises:
+        DataError: nothing there is a data set.
     """
 
     def __init__(self, path, *, images=None, format=None, names=None, outside=False, max_pixels=MOST_PIXELS):
@@ -58,6 +65,7 @@ class DataSet:
 
     @property
     def format(self) -> str:
+        """A key of FORMATS."""
         return self._candidates[0][0]
 
     @property
@@ -67,6 +75,7 @@ class DataSet:
 
     @property
     def why(self) -> str:
+        """Which format it is and why, where there was a choice; else ""."""
         (name, candidate), *others = self._candidates
         if not others and not self._refused:
             return ""
@@ -75,7 +84,15 @@ class DataSet:
         return f"read as {name}: {candidate.why}; not as {'; not as '.join(against)}"
 
     def read(self, split="train") -> Source:
-        """One split. Raises DataError; SplitError without such a split: none ever serves in place of another."""
+        """Reads one split.
+
+        Args:
+            split: its name, or what its name means: "train" finds train2017, too.
+
+        Raises:
+            SplitError: there is no such split; none ever serves in place of another.
+            DataError: it cannot be read, or has no images.
+        """
         try:
             source = self._read(split)
         except SplitError:
@@ -130,12 +147,30 @@ class DataSet:
 
 
 def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Source:
-    """One split of the data set at `path`; options: as of DataSet. Raises DataError; SplitError without such a split."""
+    """Reads one split of a data set.
+
+    Args:
+        path: a folder, a file, or a glob of .tfrecord files.
+        split: its name, or what its name means.
+        **options: of DataSet: images, format, names, outside, max_pixels.
+
+    Raises:
+        SplitError: there is no such split.
+        DataError: nothing there is a data set, or it cannot be read.
+    """
     return DataSet(path, **options).read(split)
 
 
 def splits(path, **options) -> tuple[str, ...]:
-    """The names of the splits at `path`; ("all",) where the data is not divided. Options and errors as of DataSet."""
+    """The names of the splits of a data set; ("all",) where it is not divided.
+
+    Args:
+        path: a folder, a file, or a glob of .tfrecord files.
+        **options: of DataSet: images, format, names, outside, max_pixels.
+
+    Raises:
+        DataError: nothing there is a data set.
+    """
     return DataSet(path, **options).splits
 
 
@@ -213,7 +248,14 @@ def _chosen(split, names, data, path):
 
 
 def names_given(names) -> tuple[str, ...] | None:
-    """Names of classes as they are given: a list of them, or a file with one a line."""
+    """Names of classes as they are given.
+
+    Args:
+        names: a list, a file with one a line, or None.
+
+    Raises:
+        DataError: there are none, or too many.
+    """
     if names is None:
         return None
     if isinstance(names, str | os.PathLike):
@@ -246,16 +288,25 @@ def _named(source, names, path):
 
 
 def read_configured(data, use, place="data", run=None) -> Source:
-    """The split of a config's Data that is for one use, "train", "val" or "test"; arguments and errors as of read_all_configured."""
+    """Reads the split of a config's Data for one use; arguments and errors are those of read_all_configured."""
     return read_all_configured(data, (use,), place, run)[0]
 
 
 def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...]:
-    """The splits of a config's Data for several uses, "train", "val" or "test" (or a split by its name), nothing read twice.
+    """Reads the splits of a config's Data for several uses, none of them twice.
 
-    place: where the Data stand in the config, for errors that say what to set there; None: they do not. run: a run, or what lies in its
-    folder: its own division of the data counts before one that lies elsewhere. Raises DataError; also if most images to learn from have no
-    labels, unless data.background says that this is meant.
+    Args:
+        data: config.Data.
+        uses: of "train", "val" and "test", or names of splits.
+        place: where the Data stand in the config, for errors that name the key to set; None: nowhere.
+        run: a run, or what lies in its folder: its own division of the data counts before one that lies elsewhere.
+
+    Returns:
+        A Source for each use.
+
+    Raises:
+        DataError: a split cannot be read, or most images to learn from have no labels and data.background does not say that this is
+            meant.
     """
     dataset = DataSet(
         data.path,
@@ -343,7 +394,7 @@ def class_names(config, count=None) -> tuple[str, ...]:
 
 
 def alike(classes):
-    """What to say of classes whose names differ only in case, spaces, hyphens or underscores: a line for each such name."""
+    """Warnings of classes whose names differ only in case, spaces, hyphens or underscores: a line for each such name."""
     groups = {}
     for name in dict.fromkeys(classes):
         groups.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold().strip())), []).append(name)
@@ -364,7 +415,12 @@ def without_unions(sources):
 
 
 def faults(source, purpose) -> str | None:
-    """What is wrong with a Source, in the few lines that its user should see; None if nothing is. purpose: "training"."""
+    """What is wrong with a Source, in the few lines that its user should see; None if nothing is.
+
+    Args:
+        source: a Source.
+        purpose: what its images are left out of: "training".
+    """
     told = []
     for severity, said in (("error", "{} in the data, left out of {}"), ("warning", "{} about the data of {}")):
         problems = [problem for problem in source.problems if problem.severity == severity]

@@ -24,7 +24,13 @@ class WriteError(Error):
 
 
 class Written(NamedTuple):
-    """files: the shards. records: how many images they hold. skipped: (file, reason) of those that cannot be read."""
+    """What was written.
+
+    Attributes:
+        files: the shards.
+        records: how many images they hold.
+        skipped: (file, reason) of each image that cannot be read.
+    """
 
     files: tuple[str, ...]
     records: int
@@ -32,11 +38,20 @@ class Written(NamedTuple):
 
 
 def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
-    """A Source as <split>-00000-of-00004.tfrecord, ... and <split>.json in `folder`, with the bytes of its images.
+    """Writes a Source as <split>-00000-of-00004.tfrecord, ... and <split>.json, with the bytes of its images as they are.
 
-    shards: how many; None: of about 200 MB. Each image is decoded once, to leave out the broken ones. The shards
-    get their names only when all are complete. Raises WriteError if the folder has shards of this split, unless
-    `overwrite`.
+    Each image is decoded once, to leave out the broken ones. The shards get their names only when all are complete; those of an
+    earlier time are removed only then.
+
+    Args:
+        source: a Source.
+        folder: where to; made if it is not there.
+        shards: how many; None: of about 200 MB each.
+        overwrite: replaces the shards of this split that lie there.
+        progress: shows a bar on standard error.
+
+    Raises:
+        WriteError: the folder has shards of this split, or there cannot be so many.
     """
     import tensorflow as tf  # which readers do without
 
@@ -88,7 +103,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
 
 
 def contents(record) -> bytes:
-    """The bytes of a Record's image. Raises OSError."""
+    """The bytes of a Record's image file. Raises OSError."""
     return read_bytes(record.path, record.span)
 
 

@@ -29,6 +29,7 @@ SMALL = 1 << 20  # bytes of a JSON that is parsed to see what it is; of a larger
 
 
 def find(place):
+    """The Candidate of COCO's JSON at a Place; None if there is none."""
     if place.globbed or (place.file and not place.file.lower().endswith(".json")):
         return None
     files = _files(place)

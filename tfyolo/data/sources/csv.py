@@ -44,6 +44,7 @@ _RETINANET = ("image", "x1", "y1", "x2", "y2", "class")
 
 
 def find(place):
+    """The Candidate of tables at a Place; None if there is none."""
     if place.globbed or (place.file and not place.file.lower().endswith(".csv")):
         return None
     tables = {

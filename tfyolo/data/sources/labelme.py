@@ -12,6 +12,7 @@ _SHAPES = ("rectangle", "polygon", "circle", "rotation")
 
 
 def find(place):
+    """The Candidate of labelme's JSON at a Place; None if there is none."""
     if place.file or place.globbed:
         return None
     files = [file for folder in place.tree.walk() for file in place.tree.files(folder, ".json")]

@@ -29,13 +29,19 @@ class SplitError(DataError):
 class Record(NamedTuple):
     """One image and what is known about it.
 
-    image_id: int | str, as in the annotations. path: the file that holds the image.
-    boxes: [M, 4] float32, pixels of the image seen upright, clipped to it. labels: [M] int32.
-    crowd: [M] bool, COCO's crowds: one box round many objects. difficult: [M] bool, VOC's difficult objects; False where none is. Neither
-    is learned, nor are candidates inside told that they hold nothing; evaluation.match says how a detection of one is counted.
-    areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
-    size: (H, W) as the annotations state it, else that of the file. span: (offset, length) of the image inside
-    `path`, or None if it is all of it.
+    Difficult objects and crowds are not learned, nor are candidates inside them background; evaluation.metrics says how a detection of
+    one is counted.
+
+    Attributes:
+        image_id: int or str, as in the annotations.
+        path: the file that holds the image.
+        boxes: [M, 4] float32 (y1, x1, y2, x2), pixels of the image seen upright, clipped to it.
+        labels: [M] int32.
+        crowd: [M] bool, COCO's crowds: one box round many objects.
+        areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
+        size: (H, W) as the annotations state it, else that of the file.
+        span: (offset, length) of the image inside `path`; None if it is all of it.
+        difficult: [M] bool, VOC's difficult objects; False where none is.
     """
 
     image_id: Any
@@ -65,10 +71,18 @@ class Problem(NamedTuple):
 class Source(NamedTuple):
     """One split of a data set.
 
-    category_ids: the numbers that the files use, one per label; None where they have none. same_as: the split before it whose very
-    images a YOLO data .yaml names for this one too, as coco128's does; else "". doubts: why images may be empty by mistake, so
-    that training asks; else "". max_pixels: an image of more is an error before it is decoded. division: the Division that this is a part
-    of, if the data does not divide itself.
+    Attributes:
+        records: a Record for each image.
+        classes: names, in label order.
+        category_ids: the numbers that the files use, one per label; None where they have none.
+        problems: what is wrong.
+        name: of the data set.
+        split: its own name.
+        format: a key of readers.FORMATS.
+        same_as: the split before it whose very images a YOLO data .yaml names for this one too, as coco128's does; else "".
+        doubts: why images may be empty by mistake, so that training asks; else "".
+        max_pixels: of an image; a larger one is an error before it is decoded.
+        division: the Division that this is a part of, if the data does not divide itself.
     """
 
     records: tuple[Record, ...]
@@ -116,9 +130,11 @@ class Findings:
         self.unlabelled, self.emptied = [], []  # images without a label file; images all of whose boxes were left out
 
     def error(self, file, message):
+        """Something that is left out."""
         self.problems.append(Problem(printable(os.fspath(file)), printable(message)))
 
     def warning(self, file, message):
+        """Something that is read all the same."""
         self.problems.append(Problem(printable(os.fspath(file)), printable(message), "warning"))
 
     def tally(self, file, message):
@@ -162,7 +178,17 @@ class Annotation(NamedTuple):
 
 
 def record(image_id, image, size, annotations, file, findings, span=None):
-    """The Record of the annotations that are sound; a Problem of `file` for each that is not."""
+    """The Record of the annotations that are sound; each that is not becomes a Problem.
+
+    Args:
+        image_id: as in the annotations.
+        image: the file that holds it.
+        size: (H, W) that the boxes count in.
+        annotations: Annotations.
+        file: that they stand in, for problems.
+        findings: Findings, which get the problems.
+        span: (offset, length) of the image inside its file; None if it is all of it.
+    """
     height, width = size
     kept = []
     for thing in annotations:
@@ -203,7 +229,10 @@ def record(image_id, image, size, annotations, file, findings, span=None):
 def upright_size(stated, image, findings):
     """The (H, W) stated if it makes sense, else that of the image's header; None, and a Problem, without either.
 
-    stated: (H, W) of whatever types the annotations hold.
+    Args:
+        stated: (H, W) of whatever types the annotations hold.
+        image: its file.
+        findings: Findings, which get the problem.
     """
     sides = tuple(map(whole, stated))
     if all(side and 0 < side <= LONGEST_SIDE for side in sides):
@@ -216,7 +245,7 @@ def upright_size(stated, image, findings):
 
 
 def whole(value):
-    """A whole number, written as a number or as text; None for all else. 3.0 and "3" are 3."""
+    """An integer, written as a number or as text; None for all else. 3.0 and "3" are 3."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str):
@@ -259,7 +288,15 @@ def with_ids(records):
 
 
 def finish(records, classes, category_ids, findings, format) -> Source:
-    """A Source without a name. Names of classes are kept printable, so that they are wherever they are shown."""
+    """A Source without a name and a split.
+
+    Args:
+        records: Records.
+        classes: names, in label order; they are kept printable, so that they are wherever they are shown.
+        category_ids: the files' numbers of the classes.
+        findings: Findings of the reading.
+        format: a key of readers.FORMATS.
+    """
     for name in classes:
         if name != printable(name):
             findings.warning(

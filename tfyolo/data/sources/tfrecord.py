@@ -16,6 +16,7 @@ from tfyolo.messages import counted, shortened
 
 
 def find(place):
+    """The Candidate of TFRecord shards at a Place; None if there is none."""
     groups = {}
     for split, file in _shards(place):
         groups.setdefault(split, []).append(file)

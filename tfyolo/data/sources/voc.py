@@ -34,6 +34,7 @@ class _Xml(NamedTuple):
 
 
 def find(place):
+    """The Candidate of Pascal VOC's XML at a Place; None if there is none."""
     if place.file or place.globbed or len(_folders_of_lists(place)) > 1:  # of years: each is a data set of its own
         return None
     parsed = functools.cache(_parse)  # an XML serves all splits: each needs the classes of all

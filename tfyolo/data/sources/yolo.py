@@ -46,6 +46,7 @@ _NAMES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt")
 
 
 def find(place):
+    """The Candidate of YOLO's texts at a Place; None if there is none."""
     suffix = os.path.splitext(place.file or "")[1].lower()
     if place.file:
         by_suffix = {".yaml": _by_yaml, ".yml": _by_yaml, ".data": _by_data_file, ".txt": _by_list}
