@@ -62,7 +62,7 @@ def exported(demo_exports):
 
 def test_training_leaves_a_run(trained):
     folder, printed = trained
-    assert re.search(rf"^best: epoch 1, AP .*, AP50 .*; everything lies in {re.escape(str(folder))}$", printed, re.M)
+    assert re.search(rf"^best: epoch 1, AP .*, AP50 .*; everything is in {re.escape(str(folder))}$", printed, re.M)
     left = {path.name for path in folder.iterdir()} - {"export"}  # of other tests
     files = "best.h5 last.h5 config.yaml history.csv tensorboard pictures results.png train_batch.png"
     assert left == set(files.split())
@@ -337,7 +337,7 @@ def test_check_data(data, tmp_path):
     victim.write_bytes(b"")
     report = tfyolo("check-data", copy, "--out", tmp_path / "out")
     assert report.exit_code == 1 and victim.name in report.stdout
-    assert report.stdout.endswith(f"\ncheck.png and report.json lie in {tmp_path / 'out'}\n")
+    assert report.stdout.endswith(f"\ncheck.png and report.json are in {tmp_path / 'out'}\n")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.png", "report.json"}
 
 
@@ -547,7 +547,7 @@ def test_an_installed_package_has_its_configs(tmp_path):
         (["train", DEMO, "train.bach=3"], 2, "train.bach: unknown key; did you mean batch?"),
         (["train", DEMO, "train.batch"], 2, "expected KEY=VALUE"),
         (["train", DEMO, "--overfit", "0"], 2, "--overfit"),
-        (["train", DEMO, "--resume", "--out", "nothing"], 2, "data: expected where the images and their labels lie"),
+        (["train", DEMO, "--resume", "--out", "nothing"], 2, "data: expected where the images and their labels are"),
         (["train", DEMO, "data=nowhere", "--resume", "--out", "new"], 1, "nowhere: expected a data set's folder"),
         (["train", "runs/nothing", "--resume"], 1, "runs/nothing/last.h5: expected the last.h5 of a run to resume"),
         (["train", ".", "--resume"], 1, "./last.h5: expected the last.h5 of a run to resume"),
@@ -592,7 +592,7 @@ def test_the_impossible_is_told_in_a_line(arguments, code, message, tmp_path, mo
 TYPED = [
     (["trian"], "No such command 'trian'"),
     (["train", "yolov8"], "did you mean yolov8"),
-    (["train", "yolov8n"], "data: expected where the images and their labels lie (data=PATH), received none"),
+    (["train", "yolov8n"], "data: expected where the images and their labels are (data=PATH), received none"),
     (["train", "yolov8n", "data=nowhere"], "nowhere: expected a data set's folder or file, found none"),
     (["train", "data=."], "data=.: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file"),
     (["train", "data=.", "yolov8n", "epochs=3"], "a YAML file; write yolov8n data=. epochs=3"),

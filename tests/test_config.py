@@ -36,7 +36,7 @@ train:
     - {epochs: 5, lr: 1e-4, freeze: [backbone]}
 """
 
-SHARE = "the name of a split, or a share above 0 and below 1 to hold back from what is learned"
+SHARE = "the name of a split, or a share above 0 and below 1 of the training images to hold back"
 SIZE = "a whole number from 1 to 16384, or two of them: [height, width]"
 NOT_OURS = "and no config of that name comes with tfyolo (`tfyolo configs` lists them)"
 PART = "a name, or a section with `name` and options"

@@ -1,6 +1,8 @@
 """Files: opened only if they are regular and of a bounded size; written whole or not at all.
 
-What is written gets a temporary name beside its own, is flushed to the disk, and is renamed: a file is complete or absent."""
+What is written gets a temporary name beside its own, is flushed to the disk, and is renamed: a file is complete or
+absent.
+"""
 
 import contextlib
 import ctypes
@@ -16,12 +18,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-# --- complete or absent -----------------------------------------------------------------------------------------------------------
+# --- complete or absent -----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def atomic_file(path):
-    """Yields a Path beside `path` to write a file or a folder at, which takes the name of `path` when the block ends well.
+    """Yields a Path beside `path` to write a file or a folder at, which takes the name of `path` when the block ends
+    well.
 
     Whatever goes wrong, and whenever the power fails, `path` is what it was or what was written.
 
@@ -29,7 +32,8 @@ def atomic_file(path):
       path: of the file or folder. Its parent is there. What is yielded has its suffix.
 
     Raises:
-      OSError: it cannot be written, as on a full disk; of those that name no file, or only what is yielded, `path` is the file.
+      OSError: it cannot be written, as on a full disk; of those that name no file, or only what is yielded, `path` is
+      the file.
     """
     path = Path(path)
     aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -48,12 +52,12 @@ def atomic_file(path):
 def atomic_replace(aside, path):
     """Gives what was written at `aside` the name `path`, once all of it is on the disk; what had that name is gone.
 
-    Of two folders the names are exchanged: there is no moment in which neither has the name. (Where system or file system knows no
-    exchange, the moment between two renames.)
+    Of two folders the names are exchanged: there is no moment in which neither has the name. (Where system or file
+    system knows no exchange, the moment between two renames.)
 
     Args:
-      aside: a file, or a folder, on the file system of `path`.
-      path: what it is to be called. A file replaces a file, a folder a folder; either replaces a link, and what that led to stays.
+      aside: a file, or a folder, on the file system of `path`. path: what it is to be called. A file replaces a file, a
+      folder a folder; either replaces a link, and what that led to stays.
     """
     aside, path = Path(aside), Path(path)
     for each in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
@@ -91,7 +95,9 @@ def _flush(path):
 
 
 def _exchanged(first, second):
-    """Whether the system has exchanged two names in one step: renameat2 with RENAME_EXCHANGE (2), renamex_np with RENAME_SWAP (2)."""
+    """Whether the system has exchanged two names in one step: renameat2 with RENAME_EXCHANGE (2), renamex_np with
+    RENAME_SWAP (2).
+    """
     paths = os.fsencode(first), os.fsencode(second)
     here = -100  # AT_FDCWD
     try:
@@ -115,8 +121,8 @@ def remove_left(folder, names):
     """Removes what processes that were killed have left of files that they were writing with `atomic_file`.
 
     Args:
-      folder: that no other process writes into.
-      names: patterns of the names that the files were to have; what is no such file stays, and what a living process writes.
+      folder: that no other process writes into. names: patterns of the names that the files were to have; what is no
+      such file stays, and what a living process writes.
     """
     for path in Path(folder).iterdir():
         aside = _ASIDE.fullmatch(path.name)
@@ -129,7 +135,11 @@ def remove_left(folder, names):
 def scratch_folder(folder, name):
     """Yields the Path of a new folder in another, for what is not finished yet; at the end it is gone.
 
-    So are those of that name which processes of this machine have left that were killed.
+    So are those of that name which killed processes of this machine have left.
+
+    Args:
+        folder: where it is made.
+        name: part of its name.
     """
     prefix = f".{name}-{socket.gethostname()}-"
     for path in Path(folder).iterdir():
@@ -178,8 +188,8 @@ def open_regular(path):
         path: of the file.
 
     Raises:
-        OSError: with strerror and filename; also for what is no regular file, such as a FIFO or a device, where reading might never end,
-            and for a name that no file can have.
+        OSError: with strerror and filename; also for what is no regular file, such as a FIFO or a device, where reading
+            might never end, and for a name that no file can have.
     """
     try:
         stream = open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115

@@ -1,10 +1,10 @@
 """The command line: `tfyolo COMMAND`, each the same as `python tools/COMMAND.py`.
 
-What was typed is checked first, then TensorFlow is imported, which takes seconds: start_tensorflow() stands between the two in
-each command.
+What was typed is checked first, then TensorFlow is imported, which takes seconds: start_tensorflow() stands between the
+two in each command.
 
-Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 75 training was stopped by SIGTERM, to
-be resumed; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 75 training was
+stopped by SIGTERM, to be resumed; 130 stopped by Ctrl-C.
 """
 
 import os

@@ -23,7 +23,7 @@ ELSEWHERE = {
 
 
 class Range(click.FloatRange):
-    """Which, unlike click's own, knows that no comparison holds for NaN."""
+    """A number of a range; NaN, of which click takes any comparison for true, is none."""
 
     def convert(self, value, param, context):
         number = super().convert(value, param, context)
@@ -33,7 +33,9 @@ class Range(click.FloatRange):
 
 
 class Whole(click.ParamType):
-    """A whole number in one of the ranges of tfyolo.ranges, by its name there; they are imported when it matters."""
+    """A whole number in one of the ranges of tfyolo.config.ranges, by its name there; they are imported when one is
+    converted.
+    """
 
     name = "integer"
 
@@ -51,7 +53,9 @@ class Whole(click.ParamType):
 
 
 class NamedIn(click.ParamType):
-    """The name of an entry of a table that users may extend, by its kind in config.tables, which is asked when it matters."""
+    """The name of an entry of a table that users may extend, by its kind in config.tables, which is asked when it
+    matters.
+    """
 
     name = "name"
 
@@ -93,13 +97,15 @@ device_option = click.option(
 
 
 def _remember(context, parameter, value):
-    """Keeps an option of how data is read for reading_options(), so that the commands need not hand it on one by one."""
+    """Keeps an option of how data is read for reading_options(), so that no command has to hand it on."""
     if value:
         context.meta.setdefault("tfyolo.reading", {})[parameter.name] = value
 
 
 def reading_options():
-    """The options of how data is read, beside --images and --data-format, that were given: as readers.DataSet takes them."""
+    """The options of how data is read that were given, beside --images and --data-format: keyword arguments of
+    readers.DataSet.
+    """
     return click.get_current_context().meta.get("tfyolo.reading", {})
 
 
@@ -124,7 +130,7 @@ max_pixels_option = click.option(
 
 
 def data_options(command):
-    """Where the images of a data set are, and what else there is to say of one that does not say it itself."""
+    """The options for what a data set does not say itself: where its images are, what its classes are called."""
     options = {"expose_value": False, "callback": _remember}
     for option in (
         click.option("--images", help="Folder of the images, if the annotations do not lead there."),
@@ -144,19 +150,20 @@ format_option = click.option("--data-format", type=NamedIn("data format"), help=
 
 
 def tta_options(command):
-    """What looks at an image more than once."""
+    """The options of test-time augmentation."""
     command = click.option(
         "--scale",
         "scales",
         type=Range(0.1, 4),
         multiple=True,
         metavar="FACTOR",
-        help="Look at the image in so many times the size that the run was trained with; repeat for several.",
+        help="Run on the image at so many times the size that the run was trained with, too (TTA); repeat for several.",
     )(command)
-    return click.option("--flip", is_flag=True, help="Look at the mirrored image, too.")(command)
+    return click.option("--flip", is_flag=True, help="Run on the flipped image, too (TTA).")(command)
 
 
 def tta_arguments(flip, scales):
+    """The keyword arguments of load() for the options of tta_options."""
     return {"flip": flip, "scales": scales or (1.0,)}
 
 
@@ -182,7 +189,7 @@ def require_path(path, expected):
 
 
 def require_model(path, expected=None):
-    """_there of a model, which is not another program's file, to be imported first."""
+    """Ends the command unless there is a model at a path, or if it is another program's, to be imported first."""
     from tfyolo import config as configs
 
     if told := configs.foreign(path, expected or MODEL):
@@ -206,14 +213,16 @@ DATA = "a data set's folder or file"
 
 
 def require_data(data):
-    """_there of a config's Data."""
+    """Ends the command unless a config's Data are there."""
     require_path(data.path, DATA)
     if data.images:
         require_path(data.images, "a folder of images")
 
 
 def read_config(config, overrides=()):
-    """The config of a name or file, or of a Path in a run's folder, under overrides, with parts that there are."""
+    """The Config of a name or file, or of a Path in a run's folder, under overrides, with the names of its parts
+    checked.
+    """
     from tfyolo import config as configs
     from tfyolo.config import parts
 
@@ -253,11 +262,12 @@ def require_run(folder, overrides):
 
 
 def print_json(value):
+    """Prints JSON on standard output; what is not finite is null."""
     click.echo(jsons.dumps(_plain(value), indent=2, allow_nan=False))
 
 
 def _plain(value):
-    """The value with null for what is not finite, a figure that cannot be said: JSON has no NaN."""
+    """The value with null for what is not finite: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -267,7 +277,7 @@ def _plain(value):
 
 @contextlib.contextmanager
 def split_hint():
-    """Of the commands that take --split: an error about a split says so."""
+    """For commands that take --split: an error about a split names the option."""
     from tfyolo.data.sources.source import SplitError
 
     try:
@@ -277,5 +287,6 @@ def split_hint():
 
 
 def refuse_export(path, hint):
+    """Ends the command if a path is an export."""
     if path.endswith(".tflite") or os.path.exists(os.path.join(path, "saved_model.pb")):
         raise click.UsageError(f"{path} is an export; {hint}")

@@ -21,7 +21,7 @@ from tfyolo.cli.arguments import (
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.messages import counted, printable
 
-# --- data ---------------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
 @main.command("check-data")
@@ -32,7 +32,7 @@ from tfyolo.messages import counted, printable
 @click.option("--out", help="Folder for a summary picture and report.json.")
 @json_option
 def check_data(path, images, data_format, config, out, as_json):
-    """Look through all of the data set at PATH: counts, sizes, and everything wrong, by file. Exit code 1 if something is."""
+    """Check all of the data set at PATH: counts, sizes, and everything wrong, by file. Exit code 1 if something is."""
     require_path(path, DATA)
     model = _config_of(config).model if config else None
     start_tensorflow()
@@ -48,7 +48,7 @@ def check_data(path, images, data_format, config, out, as_json):
     else:
         click.echo(str(report))
         if out:
-            click.echo(f"\ncheck.png and report.json lie in {printable(out)}")
+            click.echo(f"\ncheck.png and report.json are in {printable(out)}")
     if report.errors:
         sys.exit(1)
 
@@ -68,7 +68,7 @@ def _config_of(path):
     "--split", "chosen", multiple=True, help="Repeat for several.  [default: all, but those that only join others]"
 )
 @click.option("--shards", type=Whole("Count"), help="Files a split.  [default: by size, about 200 MB each]")
-@click.option("--overwrite", is_flag=True, help="Replace shards that lie in OUT already.")
+@click.option("--overwrite", is_flag=True, help="Replace shards that are in OUT already.")
 def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
     """Write the data set at PATH as sharded TFRecords into OUT, images as the bytes they are."""
     require_path(path, DATA)
@@ -137,4 +137,4 @@ def demo_data(folder, seed):
     from tfyolo.data import demo
 
     demo.write(folder, seed=seed)
-    click.echo(f"the demo data set lies in {folder}")
+    click.echo(f"the demo data set is in {folder}")

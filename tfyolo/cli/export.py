@@ -20,7 +20,7 @@ from tfyolo.cli.arguments import (
 )
 from tfyolo.devices import start as start_tensorflow
 
-# --- export -------------------------------------------------------------------------------------------------------------------
+# --- export -----------------------------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -40,16 +40,20 @@ from tfyolo.devices import start as start_tensorflow
     type=click.Choice(["builtin", "task", "none"]),
     default="builtin",
     show_default=True,
-    help="Suppression in a TFLite file: its own, as mediapipe and Android's task library want it, or left out.",
+    help="NMS in a TFLite file: its own (builtin), as mediapipe and Android's task library want it (task), or left out.",
 )
 @click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the images.  [default: the run's]")
 @click.option("--any-size", is_flag=True, help="A SavedModel's floats: images of every size that its strides allow.")
 @click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Images a TFLite file takes.")
-@click.option("--per-tensor", is_flag=True, help="One scale for all of a kernel, for old int8 accelerators.")
+@click.option(
+    "--per-tensor",
+    is_flag=True,
+    help="Per-tensor quantization of kernels, for old int8 accelerators.  [default: per-channel]",
+)
 @click.option(
     "--data",
     "path",
-    help="Its `train` split calibrates int8, its `val` judges every file.  [default for int8: the run's own]",
+    help="Its `train` split calibrates int8, its `val` evaluates every file.  [default for int8: the run's own]",
 )
 @data_options
 @format_option
@@ -76,7 +80,7 @@ def export(
     device,
     as_json,
 ):
-    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside.
+    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing included.
 
     \b
     tfyolo export runs/yolov8n
@@ -92,7 +96,7 @@ def export(
     if per_tensor and not whole:
         raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
     if max_drop is not None and not (path or whole):
-        raise click.UsageError("--max-drop is judged on data, expected --data with it")
+        raise click.UsageError("--max-drop needs data, expected --data with it")
     data = None
     if path:
         from tfyolo.config import Data
@@ -110,7 +114,7 @@ def export(
         forms = [Form("saved_model")] if "saved_model" in targets else []
         kinds = precisions or (["float32"] if asked else [form.precision for form in FORMS[1:]])
         if "tflite" in targets or not targets:
-            # In whole numbers there is no suppression: what is there by default is left out.
+            # All in integers there is no NMS: what is there by default is left out.
             forms += [
                 Form("tflite", kind, "none" if (kind, nms) == ("full-int8", "builtin") else nms) for kind in kinds
             ]
@@ -139,7 +143,7 @@ def export(
         click.echo(f"{line}  {each.path}")
         if "worst" in report:
             told = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
-            click.echo(f"{'':<20}rounding costs most in {told}")
+            click.echo(f"{'':<20}SQNR is lowest in {told}")
         for message in report.get("skipped", []):
             click.echo(f"{'':<20}left out of calibration: {message}")
 
@@ -152,9 +156,9 @@ def export(
 @click.option(
     "--rounds", type=click.IntRange(2, 1_000_000), default=10, show_default=True, help="How often they take turns."
 )
-@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="An image to look at.  [default: noise]")
-@click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not folded.")
-@click.option("--data", "path", help="Data that each is judged by, on --split.")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="An image to run on.  [default: noise]")
+@click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not fused.")
+@click.option("--data", "path", help="Data to evaluate each on, its --split.")
 @click.option("--split", default="val", show_default=True, help="Of the data.")
 @click.option("--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with.")
 @click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")

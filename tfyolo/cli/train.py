@@ -25,7 +25,7 @@ from tfyolo.cli.arguments import (
 )
 from tfyolo.devices import start as start_tensorflow
 
-# --- train --------------------------------------------------------------------------------------------------------------------
+# --- train ------------------------------------------------------------------------------------------------------------
 
 
 class _Train(Command):
@@ -46,12 +46,12 @@ class _Train(Command):
 @click.option(
     "--resume", is_flag=True, help="Go on with the run in CONFIG or --out where it stopped; begin it if there is none."
 )
-@click.option("--overfit", type=Whole("Count"), metavar="N", help="Learn N images by heart; exit code 1 if it cannot.")
+@click.option("--overfit", type=Whole("Count"), metavar="N", help="Overfit N images; exit code 1 if it cannot.")
 @device_option
 @json_option
 def train(config, overrides, out, resume, overfit, device, as_json):
-    """Train a detector. CONFIG is a name of `tfyolo configs` or a YAML file; or the folder of a run, to begin with its weights (with
-    --resume: to go on with it).
+    """Train a detector. CONFIG is a name of `tfyolo configs` or a YAML file; or the folder of a run, whose weights it is
+    initialised from (with --resume: to go on with it).
 
     \b
     tfyolo train yolov3-tiny data=my/pictures epochs=50 batch=8 imgsz=320
@@ -112,7 +112,7 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         scores = "the last one, for want of an AP"
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
-        click.echo(f"best: epoch {best['epoch']}, {scores}; everything lies in {run.folder}")
+        click.echo(f"best: epoch {best['epoch']}, {scores}; everything is in {run.folder}")
 
 
 # EX_TEMPFAIL of sysexits.h: it failed for the time being, and the same again will go on.
@@ -121,7 +121,9 @@ RESUME = 75
 
 @contextlib.contextmanager
 def _leaving_at_sigterm():
-    """While TensorFlow starts, before training itself listens: SIGTERM ends the process with RESUME, since nothing is begun yet."""
+    """While TensorFlow starts, before training itself listens: SIGTERM ends the process with RESUME, since nothing is
+    begun yet.
+    """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody else listens
         yield
@@ -138,14 +140,19 @@ def _another(folder, than):
 
 
 def _is_run(path):
-    """Whether a CONFIG is the folder of a run: any folder, but one without a run that has the name of one of tfyolo's configs."""
+    """Whether a CONFIG is the folder of a run: any folder, but one without a run that has the name of one of tfyolo's
+    configs.
+    """
     from tfyolo import config as configs
 
     return os.path.isdir(path) and (os.path.exists(Path(path) / "config.yaml") or path not in configs.packaged_names())
 
 
 def _without_device(overrides, device):
-    """(overrides, device) where device=... stood among the overrides. Options that stand there without dashes are an error."""
+    """(overrides, device) where device=... stood among the overrides.
+
+    Options that stand there without dashes are an error.
+    """
     options = [option for parameter in train.params for option in parameter.opts if isinstance(parameter, click.Option)]
     kept = []
     for override in overrides:

@@ -28,17 +28,17 @@ from tfyolo.cli.arguments import (
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.messages import counted, printable
 
-# --- evaluate -----------------------------------------------------------------------------------------------------------------
+# --- evaluate ---------------------------------------------------------------------------------------------------------
 
 
 @main.command()
 @click.argument("model", metavar="MODEL")
-@click.option("--data", "path", help="Data to be judged on.  [default: what it was trained with]")
+@click.option("--data", "path", help="Data to evaluate on.  [default: what it was trained with]")
 @click.option("--split", help="The split of the data.  [default: the config's val]")
 @data_options
 @format_option
 @click.option("--batch", type=Whole("Batch"), default=8, show_default=True, help="Images at a time.")
-@click.option("--iou", type=Range(0, 1), help="Overlap above which non-maximum suppression drops a box.")
+@click.option("--iou", type=Range(0, 1), help="IoU above which NMS drops a box.")
 @tta_options
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
 @click.option(
@@ -79,15 +79,13 @@ def _given(**options):
     return {name: value for name, value in options.items() if value is not None}
 
 
-# --- detect -------------------------------------------------------------------------------------------------------------------
+# --- detect -----------------------------------------------------------------------------------------------------------
 
 
 @main.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("sources", nargs=-1, metavar="[IMAGE|VIDEO|FOLDER|GLOB]...")
-@click.option(
-    "--camera", type=Whole("CountOrZero"), metavar="N", help="Look through camera N, until Ctrl-C or --frames."
-)
+@click.option("--camera", type=Whole("CountOrZero"), metavar="N", help="Read camera N, until Ctrl-C or --frames.")
 @click.option("--frames", type=Whole("Count"), help="The most frames of a video or camera.")
 @click.option(
     "--score",
@@ -95,11 +93,13 @@ def _given(**options):
     type=Range(0, 1),
     default=0.25,
     show_default=True,
-    help="The least score that a detection needs.",
+    help="Confidence threshold.",
 )
-@click.option("--iou", type=Range(0, 1), help="Overlap above which a box is dropped for a better one.")
-@click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
-@click.option("--soft-nms", type=Range(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
+@click.option("--iou", type=Range(0, 1), help="IoU above which NMS drops a box.")
+@click.option("--class-agnostic", is_flag=True, help="NMS over all classes together.")
+@click.option(
+    "--soft-nms", type=Range(0, min_open=True), metavar="SIGMA", help="Soft-NMS: lower scores, not drop boxes; 0.5."
+)
 @tta_options
 @click.option(
     "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"

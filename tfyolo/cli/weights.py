@@ -9,7 +9,7 @@ from tfyolo.cli.app import main
 from tfyolo.cli.arguments import NamedIn, json_option, print_json, require_model, require_path
 from tfyolo.devices import start as start_tensorflow
 
-# --- import -------------------------------------------------------------------------------------------------------------------
+# --- import -----------------------------------------------------------------------------------------------------------
 
 
 @main.command("import")
@@ -58,7 +58,7 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
         told = {"run": str(imported.folder), "native": imported.native, "report": imported.report}
         if not as_json:
             click.echo("\n".join(imported.report))
-            click.echo(f"everything lies in {imported.folder}")
+            click.echo(f"everything is in {imported.folder}")
         network = imported.folder
     if write:
         written = importing.write(write, network, overwrite)
@@ -78,7 +78,10 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
 @click.option("--all", "every", is_flag=True, help="Show every layer, not only the heads and what is wrong.")
 @json_option
 def verify(run, against, image, every, as_json):
-    """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's. Exit code 1 if something differs."""
+    """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's.
+
+    Exit code 1 if something differs.
+    """
     require_model(run, "a file or a run's folder")
     for file in (*(against or ()), *([image] if image else [])):
         require_path(file, "a file")

@@ -1,6 +1,8 @@
 """The config: one strict schema, read from YAML with one `base:` and dotted overrides.
 
-schema says what a config may hold, read turns files into one, explain words what is wrong with it, parts knows the options of the parts."""
+schema says what a config may hold, read turns files into one, explain words what is wrong with it, parts knows the
+options of the parts.
+"""
 
 from tfyolo.config.foreign import check_init, foreign
 from tfyolo.config.listing import zoo_rows, zoo_table

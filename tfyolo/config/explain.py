@@ -116,7 +116,17 @@ def elsewhere(key):
 
 
 def validate(values, places, problems, *, saved=False):
-    """The Config of plain values; `problems` {path: line} are those already found. saved: they are of a run or an export."""
+    """The Config of plain values.
+
+    Args:
+        values: as YAML or JSON holds them.
+        places: {dotted path: where the value was written}.
+        problems: {dotted path: line of the error} of those already found.
+        saved: whether they are of a run or an export, which may name entries of tables that only training needs.
+
+    Raises:
+        ConfigError: with a line for each thing that is wrong.
+    """
     try:
         config = Config.model_validate(values, context={"saved": saved})
     except ValidationError as errors:

@@ -8,7 +8,8 @@ from tfyolo.files import what_is
 
 
 def foreign(path, expected):
-    """What is wrong with a path where a model, a config or the like was expected, if by its name it is another program's.
+    """What is wrong with a path where a model, a config or the like was expected, if by its name it is another
+    program's.
 
     Args:
         path: of a file, which may be missing.
@@ -32,7 +33,10 @@ def foreign(path, expected):
 
 
 def check_init(config: Config) -> None:
-    """Looks whether there are weights at train.init, before anything that takes time is done.
+    """Checks that there are weights at train.init, before anything that takes time is done.
+
+    Args:
+        config: a Config.
 
     Raises:
         ConfigError: there are none, or they have to be imported first.

@@ -1,7 +1,7 @@
 """The names of all parts and the options that each takes, checked before TensorFlow is imported, which takes seconds.
 
-Where a part's table is imported, it is what counts, with the parts that users have added to it. Where it is not, nobody can have added
-to it, and the names and signatures are read from the source of this package.
+Where a part's table is imported, it is what counts, with the parts that users have added to it. Where it is not, nobody
+can have added to it, and the names and signatures are read from the source of this package.
 """
 
 import ast
@@ -33,6 +33,9 @@ TABLES = {
 def check(config):
     """Checks the names and options of all parts of a Config, optimizer included, without importing TensorFlow.
 
+    Args:
+        config: a Config.
+
     Raises:
         ConfigError: a part is not in its table, has no such option, or one of another type or out of its range.
     """
@@ -56,8 +59,10 @@ def check_options(config, path, part, known):
     """The options of a part with the types and in the ranges that its builder's signature asks for.
 
     Args:
-        path: where the part stands in the config, for errors.
-        known: {option: inspect.Parameter}, as of options_of.
+        config: the Config, for errors.
+        path: where the part stands in it.
+        part: a config.Part.
+        known: {option: inspect.Parameter}, from options_of.
 
     Raises:
         ConfigError: an option is unknown, missing, of another type or out of its range.
@@ -90,10 +95,14 @@ def builders(kind):
 
 
 def typed(value, annotation):
-    """A value as the annotation of an option has it: lists are tuples where it says so, while "16" is no number.
+    """A value in the type that the annotation of an option asks for: lists become tuples, while "16" is no number.
+
+    Args:
+        value: as YAML or JSON holds it.
+        annotation: of a keyword argument; inspect.Parameter.empty accepts anything.
 
     Raises:
-        ValueError: it is of another type, or out of the annotation's range: "expected a number from 0 to 1, received -1".
+        ValueError: it is of another type, or out of range: "expected a number from 0 to 1, received -1".
     """
     if annotation is inspect.Parameter.empty:
         return value
@@ -117,7 +126,7 @@ def _typed(config, path, value, annotation):
         raise config.error(path, str(error)) from None
 
 
-# --- from the source ----------------------------------------------------------------------------------------------------------
+# --- from the source --------------------------------------------------------------------------------------------------
 
 _NAMES = {**vars(builtins), **vars(typing), **vars(ranges)}  # in which annotations are evaluated
 

@@ -1,7 +1,7 @@
 """The ranges of options, each said once: in the signatures of the parts, and in the schema of the config.
 
-parts.check reads the signatures without importing TensorFlow and words a range as the schema's are worded. What has an upper end only so
-that no stray number eats all memory ends far beyond what anybody has trained.
+parts.check reads the signatures without importing TensorFlow and words a range as the schema's are worded. What has an
+upper end only so that no stray number eats all memory ends far beyond what anybody has trained.
 """
 
 from typing import Annotated

@@ -1,19 +1,16 @@
 """The config: one strict schema on one page, read from YAML with one `base:` and dotted overrides.
 
-    base: yolov3.yaml                       # beside this file, else tfyolo's own; its values hold where this file says nothing
-    data: ../bccd                           # short for {path: ../bccd}; paths count from the current directory
-    model:
-      neck: {name: up_cat, spp: true}       # a part; `neck: up_cat` is short for {name: up_cat}
-    train:
-      stages:
-        - {epochs: 100, lr: 1e-3}
+    base: yolov3.yaml                       # beside this file, else tfyolo's own; its values hold where this file says
+    nothing data: ../bccd                           # short for {path: ../bccd}; paths count from the current directory
+    model: neck: {name: up_cat, spp: true}       # a part; `neck: up_cat` is short for {name: up_cat} train: stages: -
+    {epochs: 100, lr: 1e-3}
 
 Sections are merged key by key, all else is replaced: lists, and each option of a part, also where it is a mapping. A
 part of another name, and a `data` that is a bare path, drop what the base says about them. `name` is never inherited:
 it is the file's stem unless the file gives one. Scalars are those of YAML 1.2's core schema: 1e-3 is a number, only
-true and false are booleans. A name without a folder, yolov8n or yolov8n.yaml, is that of a file here, else that of a config that comes
-with tfyolo. What no config needs is an error at once: files above 1 MB, more than 20 levels, 20 bases on each other or 100,000 values,
-numbers of more than 18 digits.
+true and false are booleans. A name without a folder, yolov8n or yolov8n.yaml, is that of a file here, else that of a
+config that comes with tfyolo. What no config needs is an error at once: files above 1 MB, more than 20 levels, 20 bases
+on each other or 100,000 values, numbers of more than 18 digits.
 
 The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of what they
 build, in tfyolo.model. A ConfigError names the place in the file, the value, and what would be right.
@@ -47,8 +44,8 @@ def load(path: str | os.PathLike, overrides: tuple[str, ...] | list[str] = ()) -
 
     Args:
         path: a YAML file, or the name of a config that comes with tfyolo: "yolov8n". A file of that name wins.
-        overrides: "train.batch=16", "train.stages.0.epochs=3", or one of the short names of SHORT: "batch=16". The right side is YAML;
-            later ones win. Relative paths in `data` count from the current directory.
+        overrides: "train.batch=16", "train.stages.0.epochs=3", or one of the short names of SHORT: "batch=16". The
+            right side is YAML; later ones win. Relative paths in `data` count from the current directory.
 
     Raises:
         ConfigError: with one line for each thing that is wrong.
@@ -180,7 +177,9 @@ def _compose(text, source, line_of, problems, path=""):
 
 
 def _tree(node, line_of, problems, path, above, left):
-    """above: the nodes that this one stands in. left: an iterator that has an item for each value that there may still be."""
+    """above: the nodes that this one stands in. left: an iterator that has an item for each value that there may still
+    be.
+    """
     place = line_of(node.start_mark)
     if next(left, None) is None:
         raise ConfigError(
@@ -233,7 +232,8 @@ def _tree(node, line_of, problems, path, above, left):
 
 
 def _find(name, folder="", reader=None):
-    """The file that a config's name means, counted from a folder: the one there, with or without .yaml, else tfyolo's own.
+    """The file that a config's name means, counted from a folder: the one there, with or without .yaml, else tfyolo's
+    own.
 
     reader: the file whose `base:` it is, which does not mean itself as long as there is another.
     """
@@ -375,7 +375,9 @@ def _override(root, text, problems):
 
 
 def _short(key):
-    """What a key of one word may stand for, if it is neither one of the config's nor one that stands elsewhere; else None."""
+    """What a key of one word may stand for, if it is neither one of the config's nor one that stands elsewhere; else
+    None.
+    """
     keys, short = list(Config.model_fields), [name for name in SHORT if "." not in name]
     if key in (*keys, *short) or elsewhere(key):
         return None

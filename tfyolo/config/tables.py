@@ -1,7 +1,7 @@
 """The names in the package's tables, known before TensorFlow is imported, which takes seconds.
 
-Where a table's module is imported, the table itself counts, with the entries that users have added. Where it is not, nobody can have
-added one, and the names are read from the source of this package.
+Where a table's module is imported, the table itself counts, with the entries that users have added. Where it is not,
+nobody can have added one, and the names are read from the source of this package.
 """
 
 import ast

@@ -20,20 +20,20 @@ def did_you_mean(name, known):
     return f"; did you mean {near[0]}?" if near else ""
 
 
-# ------------------------------------------------------------------------------- errors, told by the schema's own words
-
-
 def join_path(path, key):
+    """The dotted path of a key below another."""
     return f"{path}.{key}" if path else str(key)
 
 
 def nearest(places, path):
+    """The place of the value at a dotted path, or of the nearest section above it; None without either."""
     while path and path not in places:
         path = path.rpartition(".")[0]
     return places.get(path)
 
 
 def place_line(place, path, message):
+    """ "place: path: message", less what is None or empty."""
     return ": ".join(filter(None, (place, cut(path), message)))
 
 

@@ -60,8 +60,8 @@ def dataset_sizes(source, input_size, preprocess="letterbox"):
 def kmeans(sizes_hw, k, seed=0):
     """The anchors that best cover sizes.
 
-    Of several runs from k-means++ seeds it is the one of the best average IoU. A cluster moves to the median of its boxes, which
-    raises IoU where the mean, pulled by the largest boxes, may lower it.
+    Of several runs from k-means++ seeds it is the one of the best average IoU. A cluster moves to the median of its
+    boxes, which raises IoU where the mean, pulled by the largest boxes, may lower it.
 
     Args:
         sizes_hw: [M, 2] (h, w) in pixels.

@@ -198,7 +198,9 @@ def check(
 
 
 def _sources(dataset):
-    """({split: Source}, problems), without splits that say nothing new: unions, and those that are another by the data's own word."""
+    """({split: Source}, problems), without splits that say nothing new: unions, and those that are another by the
+    data's own word.
+    """
     format, sources, problems, failed = None, {}, [], None
     while format != dataset.format:  # which may give way to another while it is read
         format, sources, problems = dataset.format, {}, []

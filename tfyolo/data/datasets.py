@@ -53,9 +53,10 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixe
 
 
 def sampled(records, count, seed=0):
-    """`count` Records, or all if there are not so many, in an order that depends on their ids and the seed alone.
+    """A random sample of Records: `count` of them, or all if there are fewer, in an order that depends on their ids and
+    the seed alone.
 
-    So it is a random sample of data sorted by class or by scene, and the same one of the same data in files and in TFRecord shards.
+    So it is the same sample of the same data in files and in TFRecord shards, however the data is sorted.
     """
 
     def number(record):
@@ -109,8 +110,8 @@ def train_dataset(
 ):
     """Batches of augmented Samples, for training.
 
-    All chance comes from (seed, epoch, place in the epoch): a stream that starts at epoch k, or at a step of it, is, bit for bit, the
-    tail of the one that starts at 0. An epoch shows every image at least once.
+    All chance comes from (seed, epoch, place in the epoch): a stream that starts at epoch k, or at a step of it, is,
+    bit for bit, the tail of the one that starts at 0. An epoch shows every image at least once.
 
     Args:
         source: a Source.
@@ -123,13 +124,14 @@ def train_dataset(
         start_epoch: where the stream starts.
         start_step: the step of that epoch at which it starts.
         preprocess: how images are brought to `size`, a key of geometry.FITS.
-        skipped: a dict that gets {index of a Record: message} of each image that cannot be read; it comes grey and without boxes.
-        resized: a dict that gets {index of a Record: (H, W)} of each image of another size than its annotations say; its boxes are
-            scaled to it.
+        skipped: a dict that gets {index of a Record: message} of each image that cannot be read; it comes grey and
+            without boxes.
+        resized: a dict that gets {index of a Record: (H, W)} of each image of another size than its annotations say;
+            its boxes are scaled to it.
 
     Returns:
-        (a tf.data.Dataset of Samples, the steps of an epoch: images / batch, rounded up). Images are [B, H, W, 3] uint8, boxes
-        [B, M, 4] with M >= 1; image_id and transform are those of the first image of a mosaic or mixture.
+        (a tf.data.Dataset of Samples, the steps of an epoch: images / batch, rounded up). Images are [B, H, W, 3]
+        uint8, boxes [B, M, 4] with M >= 1; image_id and transform are those of the first image of a mosaic or mixture.
 
     Raises:
         DataError: there are no images.

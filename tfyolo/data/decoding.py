@@ -29,12 +29,20 @@ class ImageError(Error):
 
 @functools.partial(tf.function, autograph=False)  # traced once for all data sets that decode
 def decode_image(contents, most_pixels=None):
-    """JPEG, PNG, GIF (its first frame), WebP or BMP bytes -> [H, W, 3] uint8 RGB, upright as its EXIF orientation says.
+    """Decodes JPEG, PNG, GIF (its first frame), WebP or BMP in the graph, upright as its EXIF orientation says.
 
-    contents: scalar string tensor. most_pixels: more are an error before a JPEG or PNG is decoded, and so is what is neither.
-    Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours
-    under it stay, as in cv2.imread and PIL's convert("RGB")). tf.errors.InvalidArgumentError for anything else and for
-    truncated files.
+    Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours under it stay, as in cv2.imread
+    and PIL's convert("RGB")).
+
+    Args:
+        contents: scalar string tensor, the bytes of a file.
+        most_pixels: more are an error before a JPEG or PNG is decoded, and so is what is neither; None: no limit.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+
+    Raises:
+        tf.errors.InvalidArgumentError: it is something else, or truncated.
     """
     contents = tf.ensure_shape(contents, [])
     magic = tf.strings.substr(contents, 0, 2)
@@ -85,7 +93,8 @@ def _palette(contents):
 
 
 def _exif(contents):
-    """The TIFF of a JPEG's APP1 "Exif" segment, of a PNG's chunk "eXIf" before its image, of a WebP's chunk "EXIF"; "" without one.
+    """The TIFF of a JPEG's APP1 "Exif" segment, of a PNG's chunk "eXIf" before its image, of a WebP's chunk "EXIF"; ""
+    without one.
 
     headers.py reads the same, in Python.
     """
@@ -180,11 +189,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def read_image(source, most_pixels=MOST_PIXELS):
-    """Reads an image: [H, W, 3] np.uint8 RGB, upright.
+    """Reads an image: what decode_image reads, and through cv2 TIFF and what else cv2 knows.
 
-    It reads what decode_image reads, and through cv2 TIFF and what else cv2 knows.
-    source: a path, the bytes of a file, or (path, (offset, length)) for bytes that lie inside a file. ImageError if it
-    cannot be read in full: a truncated image is an error, not half an image. So is one of more than most_pixels, which is not decoded.
+    Args:
+        source: a path, the bytes of a file, or (path, (offset, length)) for bytes that lie inside a file.
+        most_pixels: an image of more is an error, and is not decoded.
+
+    Returns:
+        [H, W, 3] np.uint8 RGB, upright.
+
+    Raises:
+        ImageError: it cannot be read in full: a truncated image is an error, not half an image.
     """
     if isinstance(source, bytes):
         name, contents = f"an image of {len(source)} bytes", source
@@ -220,11 +235,12 @@ def read_image(source, most_pixels=MOST_PIXELS):
 
 
 def read_record(record, most_pixels=MOST_PIXELS):
-    """The image of a Record, in a file of its own or inside a shard: as read_image."""
+    """Reads the image of a Record, a file of its own or inside a shard: [H, W, 3] np.uint8 RGB. Raises ImageError."""
     return read_image((record.path, record.span), most_pixels)
 
 
 def file_contents(path, span):
+    """The bytes of a file, or of a span (offset, length) inside it. Raises ImageError."""
     try:
         return read_bytes(path, span)
     except OSError as error:

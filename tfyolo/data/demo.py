@@ -27,11 +27,22 @@ class DemoError(Error):
 
 
 def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, progress=True) -> Path:
-    """Draws the data set into `folder`: annotations/instances_<split>.json and <split>/*.jpg. Returns the folder.
+    """Draws the data set as annotations/instances_<split>.json and <split>/*.jpg.
 
-    train, val, test: how many images. size: the least and the largest side of an image, in pixels. Leaves a folder
-    alone that holds the same already; a folder of anything else is a DemoError. The folder appears only when it is
-    complete.
+    Args:
+        folder: where to; left alone if it holds the same already. It appears only when it is complete.
+        train: how many images the split has.
+        val: the same.
+        test: the same.
+        size: the least and the largest side of an image, in pixels.
+        seed: of all chance.
+        progress: shows a bar on standard error.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DemoError: the folder holds something else, or there would be no images.
     """
     folder = Path(folder)
     counts = {split: count for split, count in (("train", train), ("val", val), ("test", test)) if count}
@@ -93,9 +104,17 @@ def _write_split(folder, split, count, size, seed, bar):
 
 
 def draw(rng, labels, size):
-    """An image with a figure of each label: ([H, W, 3] uint8 RGB, or [H, W] grey; [(label, (y1, x1, y2, x2), area)]).
+    """Draws an image with a figure of each label.
 
     A figure that finds no place where it, and those before it, stay visible, is left out.
+
+    Args:
+        rng: numpy.random.Generator.
+        labels: of the figures.
+        size: the least and the largest side, in pixels.
+
+    Returns:
+        ([H, W, 3] uint8 RGB or [H, W] grey, [(label, (y1, x1, y2, x2), area)] in pixels).
     """
     H, W = rng.integers(size[0], size[1] + 1, 2)
     canvas = _bytes(_background(rng, H, W))

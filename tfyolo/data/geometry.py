@@ -60,7 +60,9 @@ def letterbox(size, target):
 
 
 def stretch(size, target):
-    """Takes an image of `size` (H, W) to `target` (h, w) without its aspect, as cv2.resize and OpenCV's blobFromImage do."""
+    """Takes an image of `size` (H, W) to `target` (h, w) without its aspect, as cv2.resize and OpenCV's blobFromImage
+    do.
+    """
     y, x = tf.unstack(tf.cast(target, tf.float32) / tf.cast(size, tf.float32))
     return matrix_of(y, 0, 0, 0, x, 0)
 
@@ -90,7 +92,8 @@ class Fit(NamedTuple):
     """One way to bring images to the network's size.
 
     Attributes:
-        matrix: graph operations (size (H, W), target (h, w)) -> [3, 3], which takes (y, x, 1) of the image to the canvas.
+        matrix: graph operations (size (H, W), target (h, w)) -> [3, 3], which takes (y, x, 1) of the image to the
+            canvas.
         fill: the grey beside the image, 0..1.
         antialias: whether an image made much smaller is averaged, or only sampled.
         rim: pixels that it reaches beyond the centres of its outermost pixels.
@@ -104,7 +107,8 @@ class Fit(NamedTuple):
     keeps_aspect: bool = False
 
 
-# The values of model.preprocess. One of your own is one more entry, made from any file that is imported before the config is read.
+# The values of model.preprocess. One of your own is one more entry, made from any file that is imported before the
+# config is read.
 FITS = {
     "letterbox": Fit(letterbox, keeps_aspect=True),
     "stretch": Fit(stretch, antialias=False),
@@ -162,8 +166,8 @@ def warp(image, matrix, size, *, fill=GREY, antialias=True, replicate=False, rim
         size: (h, w) of the canvas.
         fill: its grey beside the image, 0..1.
         antialias: whether an image made much smaller is averaged, or only sampled.
-        replicate: beyond the centres of its outermost pixels the image goes on as it ends, for `rim` pixels, instead of fading into
-            the grey.
+        replicate: beyond the centres of its outermost pixels the image goes on as it ends, for `rim` pixels, instead of
+            fading into the grey.
         rim: pixels.
 
     Returns:
@@ -202,8 +206,9 @@ LONGEST = 32_000  # pixels of a side that cv2.warpAffine can take
 def paste(images, matrices, size, fit):
     """Moves images by their matrices onto one canvas, as warp does one.
 
-    Where images overlap it is by the rims where each fades into the grey: what each adds to it adds up, without a seam. This is
-    cv2's, to 1/32 of a pixel, in an eighth of warp's time; for training alone, since what is exported has no cv2.
+    Where images overlap it is by the rims where each fades into the grey: what each adds to it adds up, without a seam.
+    This is cv2's, to 1/32 of a pixel, in an eighth of warp's time; for training alone, since what is exported has no
+    cv2.
 
     Args:
         images: n of [H, W, 3] uint8.
@@ -278,8 +283,8 @@ def prepare(image, target, preprocess="letterbox"):
         preprocess: how, a key of FITS.
 
     Returns:
-        ([h, w, 3] float32 in 0..1, the transform [3, 3]), which takes (y, x, 1) in pixels of the image to pixels of the result; its
-        inverse takes boxes back.
+        ([h, w, 3] float32 in 0..1, the transform [3, 3]), which takes (y, x, 1) in pixels of the image to pixels of the
+        result; its inverse takes boxes back.
     """
     fit = FITS[preprocess]
     transform = fit.matrix(tf.shape(image)[:2], target)
@@ -290,7 +295,8 @@ def prepare(image, target, preprocess="letterbox"):
 def scale_of(stated, size):
     """The factors that take boxes of an image of the stated size to its true size.
 
-    An image that only lies on its side, by its EXIF orientation, has boxes that are taken for those of the upright image.
+    An image that only lies on its side, by its EXIF orientation, has boxes that are taken for those of the upright
+    image.
 
     Args:
         stated: (H, W) that the annotations state.

@@ -1,6 +1,7 @@
 """What an image file says of itself before it is decoded: its kind, its size and how it is turned.
 
-This is the one place where Python reads it. pipeline.decode_image reads the orientation in the graph, and a test holds the two together.
+This is the one place where Python reads it. pipeline.decode_image reads the orientation in the graph, and a test holds
+the two together.
 """
 
 import io
@@ -55,7 +56,12 @@ def image_size(file) -> tuple[int, int]:
 
 
 def too_large(file, most_pixels=MOST_PIXELS) -> str | None:
-    """Why an image is not to be decoded, from its header alone; None if it may be, or if the header does not say."""
+    """Why an image is not to be decoded, from its header alone; None if it may be, or if the header cannot be read.
+
+    Args:
+        file: a path, the bytes of a file, or a binary file open at its start.
+        most_pixels: height times width.
+    """
     try:
         height, width = read_header(file).size
     except OSError:
@@ -66,9 +72,13 @@ def too_large(file, most_pixels=MOST_PIXELS) -> str | None:
 
 
 def surely_fits(file, most_pixels=MOST_PIXELS) -> bool:
-    """Whether the header of an image can be read here and says that it has so many pixels at most.
+    """Whether the header of an image can be read here and gives at most so many pixels.
 
     A decoder may make something of a header that is none here, and of more pixels.
+
+    Args:
+        file: a path, the bytes of a file, or a binary file open at its start.
+        most_pixels: height times width.
     """
     try:
         height, width = read_header(file).size

@@ -16,7 +16,9 @@ INDEX = tf.TensorSpec([], tf.int32)
 
 
 def traced(*signature):
-    """Decorates a graph function: traced once, however often a mosaic of a mixture calls it, and as it stands, without autograph."""
+    """Decorates a graph function: traced once, however often a mosaic of a mixture calls it, and as it stands, without
+    autograph.
+    """
     return tf.function(input_signature=signature, autograph=False)
 
 
@@ -55,13 +57,16 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
 
     Args:
         records: Records, by index. Past the last one the image is grey and has no boxes.
-        skipped: a dict that gets {index: what is wrong} of each image that cannot be read; it is grey and has no boxes, too.
-        resized: a dict that gets {index: (H, W)} of each image of another size than its annotations say; its boxes are scaled to it.
+        skipped: a dict that gets {index: what is wrong} of each image that cannot be read; it is grey and has no boxes,
+            too.
+        resized: a dict that gets {index: (H, W)} of each image of another size than its annotations say; its boxes are
+            scaled to it.
         memory: bytes of decoded images to keep, so as not to decode them again.
         most_pixels: an image of more counts as one that cannot be read.
 
     Returns:
-        int32 index -> (image [H, W, 3] uint8, boxes [M, 4] float32 (y1, x1, y2, x2) in its pixels, labels [M] int32, crowd [M] bool).
+        int32 index -> (image [H, W, 3] uint8, boxes [M, 4] float32 (y1, x1, y2, x2) in its pixels, labels [M] int32,
+        crowd [M] bool).
     """
     grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
     nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
@@ -103,8 +108,9 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
         remembered, contents, *annotated = tf.numpy_function(fetch, [index], [tf.uint8, tf.string, *types])
 
         def decode():
-            # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps Python's
-            # one lock out of the way of the other threads: four times as fast on two cores as in the numpy_function.
+            # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps
+            # Python's one lock out of the way of the other threads: four times as fast on two cores as in the
+            # numpy_function.
             tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
             nothing_read = tf.data.Dataset.from_tensors(_NOTHING)
             image = tried.concatenate(nothing_read).take(1).get_single_element()

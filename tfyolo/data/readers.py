@@ -30,8 +30,8 @@ _WITHOUT_IMAGE = re.compile("image missing|label without image")
 class DataSet:
     """A data set that is recognised: its format, its splits, and each of them to be read.
 
-    Of several formats that it may have, the one that accounts for most of the files comes first; one that cannot be read gives
-    way to the next.
+    Of several formats that it may have, the one that accounts for most of the files comes first; one that cannot be
+    read gives way to the next.
 
     Args:
         path: a folder, a file, or a glob of .tfrecord files.
@@ -104,7 +104,9 @@ class DataSet:
         return source
 
     def _read_otherwise(self, split, error):
-        """The split as the first of the other formats reads it that can, which is the format from then on; None if none can."""
+        """The split as the first of the other formats reads it that can, which is the format from then on; None if none
+        can.
+        """
         candidates, refused = self._candidates, self._refused
         for place in range(1, len(candidates)):
             (name, _), self._candidates = candidates[place - 1], candidates[place:]
@@ -284,7 +286,7 @@ def _named(source, names, path):
     return source._replace(classes=tuple(names[number - first] for number in source.category_ids))
 
 
-# --- as a config asks for it ------------------------------------------------------------------------------------------------------------
+# --- as a config asks for it ------------------------------------------------------------------------------------------
 
 
 def read_configured(data, use, place="data", run=None) -> Source:
@@ -305,8 +307,8 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
         A Source for each use.
 
     Raises:
-        DataError: a split cannot be read, or most images to learn from have no labels and data.background does not say that this is
-            meant.
+        DataError: a split cannot be read, or most images to learn from have no labels and data.background does not say
+            that this is meant.
     """
     dataset = DataSet(
         data.path,
@@ -355,7 +357,9 @@ def _read_named(dataset, name, data, use, place):
 
 
 def _division(dataset, data, place, run):
-    """(the Division that a config asks for or that its run has written, or None; a function that reads what is divided)."""
+    """(the Division that a config asks for or that its run has written, or None; a function that reads what is
+    divided).
+    """
     shares = {use: share for use in ("val", "test") if isinstance(share := getattr(data, use), float)}
     file = data.division
     if file is not None and run is not None:  # a run may have been moved
@@ -381,7 +385,8 @@ def class_names(config, count=None) -> tuple[str, ...]:
 
     Args:
         config: a Config.
-        count: how many there are to be, named by numbers, whatever the config says; None: as many as it says, or COCO's 80.
+        count: how many there are to be, named by numbers, whatever the config says; None: as many as it says, or COCO's
+            80.
     """
     if not count and config.model.classes:
         return config.model.classes
@@ -390,7 +395,7 @@ def class_names(config, count=None) -> tuple[str, ...]:
     return tuple(map(str, range(count or 80)))
 
 
-# --- what there is to say -----------------------------------------------------------------------------------------------------------------
+# --- what there is to say ---------------------------------------------------------------------------------------------
 
 
 def alike(classes):

@@ -38,10 +38,12 @@ class Written(NamedTuple):
 
 
 def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
-    """Writes a Source as <split>-00000-of-00004.tfrecord, ... and <split>.json, with the bytes of its images as they are.
+    """Writes a Source as <split>-00000-of-00004.tfrecord, ...
 
-    Each image is decoded once, to leave out the broken ones. The shards get their names only when all are complete; those of an
-    earlier time are removed only then.
+    and <split>.json, with the bytes of its images as they are.
+
+    Each image is decoded once, to leave out the broken ones. The shards get their names only when all are complete;
+    those of an earlier time are removed only then.
 
     Args:
         source: a Source.

@@ -84,7 +84,9 @@ def _files(place):
 
 
 def _look(file):
-    """Some of the images' names in a JSON that may be COCO's, of as many as are looked at; None if it is of another kind."""
+    """Some of the images' names in a JSON that may be COCO's, of as many as are looked at; None if it is of another
+    kind.
+    """
     if os.path.getsize(file) <= SMALL:
         try:
             content = parse_json(read_bytes(file))
@@ -111,8 +113,8 @@ def _look(file):
 def _located(place, split, file, names):
     """(Located images of some names, the folders where they were looked for, the likeliest first).
 
-    They lie in the first of the likely folders that has any of them, or anywhere in the data; but one in the folder of another split is
-    none of this one's.
+    They lie in the first of the likely folders that has any of them, or anywhere in the data; but one in the folder of
+    another split is none of this one's.
     """
     ways = dict.fromkeys((split, meaning(split)))
     if place.images:
@@ -142,7 +144,9 @@ def _located(place, split, file, names):
 
 
 def read(place, split, file, together):
-    """The Source of one JSON file. together: those of all splits, of which a category without boxes may be a class of others."""
+    """The Source of one JSON file. together: those of all splits, of which a category without boxes may be a class of
+    others.
+    """
     findings = Findings()
     content = _content(file)
     entries = _entries(content, "images", "file_name", file, findings)
@@ -231,7 +235,9 @@ def _entries(content, kind, needed, file, findings):
 
 
 def _supercategory(categories, annotations):
-    """The id of the category that all others are kinds of and that has no boxes, as Roboflow writes it; None without one."""
+    """The id of the category that all others are kinds of and that has no boxes, as Roboflow writes it; None without
+    one.
+    """
     for identity, entry in categories.items():
         others = [other for key, other in categories.items() if key != identity]
         if others and all(other.get("supercategory") == entry["name"] for other in others):

@@ -1,8 +1,8 @@
 """Boxes in a table: a row a box, corners x1, y1, x2, y2 in pixels of the image.
 
-The columns are named in the first row, in any order: filename, class, xmin, ymin, xmax, ymax, or bbox_x, bbox_y, bbox_width,
-bbox_height, and perhaps width and height; or they are keras-retinanet's, path, x1, y1, x2, y2, class, without a first row of names. A row
-of a path alone is an image without objects.
+The columns are named in the first row, in any order: filename, class, xmin, ymin, xmax, ymax, or bbox_x, bbox_y,
+bbox_width, bbox_height, and perhaps width and height; or they are keras-retinanet's, path, x1, y1, x2, y2, class,
+without a first row of names. A row of a path alone is an image without objects.
 """
 
 import csv
@@ -160,7 +160,9 @@ def _located(place, split, names):
 
 
 def read(place, split, tables, parsed):
-    """The Source of the tables of a split. Classes are the sorted names in all tables, so that splits agree; or in the order of a list."""
+    """The Source of the tables of a split. Classes are the sorted names in all tables, so that splits agree; or in the
+    order of a list.
+    """
     findings, where = Findings(), tables[split][0].file
     names = {row["class"] for other in tables for *_, row in parsed(other) if row["class"]}
     classes = _ordered(place, names)
@@ -228,7 +230,9 @@ def _in_parts(rows):
 
 
 def _ordered(place, names):
-    """The classes in the order of keras-retinanet's list `class,number`, if one lies there with all of them; else sorted."""
+    """The classes in the order of keras-retinanet's list `class,number`, if one lies there with all of them; else
+    sorted.
+    """
     folder = os.path.dirname(place.file) if place.file else place.root
     for file in place.tree.files(folder, ".csv"):
         try:

@@ -29,8 +29,8 @@ class SplitError(DataError):
 class Record(NamedTuple):
     """One image and what is known about it.
 
-    Difficult objects and crowds are not learned, nor are candidates inside them background; evaluation.metrics says how a detection of
-    one is counted.
+    Difficult objects and crowds are not learned, nor are candidates inside them background; evaluation.metrics says how
+    a detection of one is counted.
 
     Attributes:
         image_id: int or str, as in the annotations.
@@ -38,7 +38,8 @@ class Record(NamedTuple):
         boxes: [M, 4] float32 (y1, x1, y2, x2), pixels of the image seen upright, clipped to it.
         labels: [M] int32.
         crowd: [M] bool, COCO's crowds: one box round many objects.
-        areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
+        areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the
+            box's.
         size: (H, W) as the annotations state it, else that of the file.
         span: (offset, length) of the image inside `path`; None if it is all of it.
         difficult: [M] bool, VOC's difficult objects; False where none is.
@@ -79,7 +80,8 @@ class Source(NamedTuple):
         name: of the data set.
         split: its own name.
         format: a key of readers.FORMATS.
-        same_as: the split before it whose very images a YOLO data .yaml names for this one too, as coco128's does; else "".
+        same_as: the split before it whose very images a YOLO data .yaml names for this one too, as coco128's does; else
+            "".
         doubts: why images may be empty by mistake, so that training asks; else "".
         max_pixels: of an image; a larger one is an error before it is decoded.
         division: the Division that this is a part of, if the data does not divide itself.
@@ -98,7 +100,9 @@ class Source(NamedTuple):
     division: Any = None
 
     def with_classes(self, names: list[str]) -> "Source":
-        """The same images with only the boxes of the named classes, whose labels are the places of their names in `names`."""
+        """The same images with only the boxes of the named classes, whose labels are the places of their names in
+        `names`.
+        """
         own = {name: label for label, name in enumerate(self.classes)}
         label_of = np.full(len(self.classes), -1, np.int32)
         for label, name in enumerate(names):
@@ -257,7 +261,9 @@ def whole(value):
 
 
 def flag(value):
-    """Whether a value of a file means yes: (its meaning, whether it is a plain yes or no). What is neither counts as no.
+    """Whether a value of a file means yes: (its meaning, whether it is a plain yes or no).
+
+    What is neither counts as no.
 
     Only 1, true and yes mean yes: a word of another kind, such as "Unspecified", says nothing.
     """

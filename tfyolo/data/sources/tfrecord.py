@@ -1,7 +1,7 @@
 """Sharded tf.train.Examples, as tfyolo.data.records writes them, or the TensorFlow Object Detection API, or Roboflow.
 
-Images stay in the file: a Record's span says where. Classes come from a <split>.json or a label map .pbtxt beside the shards, else from
-what occurs in the shards of all splits.
+Images stay in the file: a Record's span says where. Classes come from a <split>.json or a label map .pbtxt beside the
+shards, else from what occurs in the shards of all splits.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """Darknet's text: an image's boxes in a .txt of its own, lines `class cx cy w h` in parts of the image, 0..1.
 
-It comes with a data .yaml, with Darknet's .data file and lists of images, or as folders alone. A row of a class and points is an outline,
-taken for the box round it; with key points, which a data .yaml announces by `kpt_shape`, the first four numbers are the box. An image
-without a label file is one without objects.
+It comes with a data .yaml, with Darknet's .data file and lists of images, or as folders alone. A row of a class and
+points is an outline, taken for the box round it; with key points, which a data .yaml announces by `kpt_shape`, the
+first four numbers are the box. An image without a label file is one without objects.
 """
 
 import functools
@@ -72,11 +72,12 @@ def find(place):
     return found._replace(note=f"{broken}; the folders are read without it") if broken else found
 
 
-# --- where the images of each split lie -------------------------------------------------------------------------------------------------
+# --- where the images of each split lie -------------------------------------------------------------------------------
 
 
 class _Part(NamedTuple):
-    """Images of one split: a folder, or a file that lists them; or, in place of them, the error that says why they are not there.
+    """Images of one split: a folder, or a file that lists them; or, in place of them, the error that says why they are
+    not there.
 
     by_end: whether only the end of its name led to it.
     """
@@ -88,7 +89,9 @@ class _Part(NamedTuple):
 
 
 def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, told=()):
-    """parts: {split: [_Part]}. names: classes by number, or None. same_as: {split: the one before it of the same images}."""
+    """parts: {split: [_Part]}. names: classes by number, or None. same_as: {split: the one before it of the same
+    images}.
+    """
     images, labelled, rows, sound = 0, 0, 0, 0
     for part in itertools.chain.from_iterable(parts.values()):
         if part.error:
@@ -303,7 +306,8 @@ def _points(file, shape):
 def _resolve(place, file, key, entry, roots, kind="", told=None):
     """The _Part that an entry of a data file means: here, or on the machine where the file was written.
 
-    roots: what the file says that its paths are relative to; "" stands for its own folder. Tried first is what lies in the data's folder.
+    roots: what the file says that its paths are relative to; "" stands for its own folder. Tried first is what lies in
+    the data's folder.
     """
     if not isinstance(entry, str):
         return _Part(error=DataError(f"{file}: {key}: expected a path, received {shortened(entry)}"))
@@ -372,11 +376,13 @@ def _names_in(file):
     return _few_enough(file, tuple(read_lines(file, MOST_YAML)))
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def _images(place, part, findings, names_of=None, few=None):
-    """The images of a part; names_of: a dict that gets {image: what a list calls it}. few: only about so many of a list."""
+    """The images of a part; names_of: a dict that gets {image: what a list calls it}. few: only about so many of a
+    list.
+    """
     if part.error:
         raise part.error
     if part.folder:
@@ -421,7 +427,9 @@ def _images(place, part, findings, names_of=None, few=None):
 
 
 def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
-    """The Source of some _Parts. names: classes by number; None: the numbers that occur, also in `together`, the parts of all splits."""
+    """The Source of some _Parts. names: classes by number; None: the numbers that occur, also in `together`, the parts
+    of all splits.
+    """
     findings = Findings()
     for file, message in dict.fromkeys(told):
         findings.warning(file, message)

@@ -17,7 +17,9 @@ class Pairs:
         self.place, self.folders, self._listed, self._texts = place, {}, {}, None
 
     def of(self, image, listed=None):
-        """The label file, or None. listed: what a list calls the image: its text may lie there, and the image elsewhere."""
+        """The label file, or None. listed: what a list calls the image: its text may lie there, and the image
+        elsewhere.
+        """
         folder, name = os.path.split(image)
         texts = self._names(self.folder(folder))
         if text := texts.get(stem_of(name)):
@@ -30,7 +32,9 @@ class Pairs:
         return None
 
     def folder(self, images):
-        """Where the texts of a folder's images are: of the likely folders the one that has most of them, the first of equals."""
+        """Where the texts of a folder's images are: of the likely folders the one that has most of them, the first of
+        equals.
+        """
         if images not in self.folders:
             stems = {stem_of(file) for file in self._tree(images).files(images, IMAGES)}
             likely = [*map(self.place.tree.spelled, self._likely(images))]
@@ -110,7 +114,8 @@ def read_rows(file, findings):
 def form_of(rows_of, points):
     """(a function from a row's numbers to its box or None, what to say of it) for all rows of a split.
 
-    How long a row is does not say what it means: an outline of five points is as long as a box with three key points of two numbers.
+    How long a row is does not say what it means: an outline of five points is as long as a box with three key points of
+    two numbers.
     """
     lengths = {len(values) for rows in rows_of for *_, values in rows} - {4}
     if points:
@@ -135,7 +140,9 @@ def form_of(rows_of, points):
 
 
 def _are_points(rows, size):
-    """Whether all rows are boxes with key points: by flags of 0, 1 or 2 behind each; without them by points that fill their boxes."""
+    """Whether all rows are boxes with key points: by flags of 0, 1 or 2 behind each; without them by points that fill
+    their boxes.
+    """
     spreads = []
     for values in rows:
         (cx, cy, w, h), rest = values[:4], values[4:]
