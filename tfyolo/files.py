@@ -155,7 +155,7 @@ def scratch_folder(folder, name):
 
 
 def _writes(process):
-    """Whether a process may still be writing. This one is not: what it finds is of an earlier one that had its number."""
+    """Whether a process may still be writing; not this one: what it finds is of an earlier one with its number."""
     if os.name != "posix":  # where there is no asking without harm
         return True
     try:
@@ -219,7 +219,7 @@ def read_regular(path, most=None) -> bytes:
 
 
 def parse_json(content):
-    """What a JSON text, str or bytes, holds. Raises ValueError, in words, also if it is nested too deeply to be parsed."""
+    """What a JSON text, str or bytes, holds. Raises ValueError, also if it is nested too deeply."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -236,7 +236,7 @@ def what_is(path) -> str:
 
 
 def read_bytes(path, span=None) -> bytes:
-    """The bytes of a file, or of a span (offset, length) inside it. Raises OSError, also for what is no regular file."""
+    """The bytes of a file, or of a span (offset, length) inside it. Raises OSError, also if it is not regular."""
     with open_regular(path) as stream:
         if span is None:
             return stream.read()

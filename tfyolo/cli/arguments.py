@@ -246,7 +246,8 @@ def _in_order(config, overrides):
         name = named[0].rpartition("=")[2] if named else "NAME"
         rest = " ".join(word for word in words if word not in named[:1])
         raise click.UsageError(
-            f"{config}: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file; write {name} {rest}"
+            f"{config}: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file; write "
+            f"{name} {rest}"
         )
 
 
@@ -256,7 +257,8 @@ def require_run(folder, overrides):
         return
     named = any(word.startswith("data") for word in overrides)
     raise click.UsageError(
-        f"{folder}: expected a name of `tfyolo configs`, a YAML file or a run's folder, received a folder without a run "
+        f"{folder}: expected a name of `tfyolo configs`, a YAML file or a run's folder, received a folder without "
+        "a run "
         f"(config.yaml){'' if named else f'; data is named by data={folder}'}"
     )
 

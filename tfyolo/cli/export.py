@@ -40,7 +40,9 @@ from tfyolo.devices import start as start_tensorflow
     type=click.Choice(["builtin", "task", "none"]),
     default="builtin",
     show_default=True,
-    help="NMS in a TFLite file: its own (builtin), as mediapipe and Android's task library want it (task), or left out.",
+    help=(
+        "NMS in a TFLite file: its own (builtin), as mediapipe and Android's task library want it (task), or left out."
+    ),
 )
 @click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the images.  [default: the run's]")
 @click.option("--any-size", is_flag=True, help="A SavedModel's floats: images of every size that its strides allow.")
@@ -80,7 +82,7 @@ def export(
     device,
     as_json,
 ):
-    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing included.
+    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, NMS included.
 
     \b
     tfyolo export runs/yolov8n
@@ -168,8 +170,9 @@ def export(
 def benchmark(
     run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, plot, device, as_json
 ):
-    """Time RUN's model and its EXPORTs on one image, in turns: as Keras, SavedModel, TFLite and, if it was imported from Darknet, in
-    OpenCV.
+    """Time RUN's model and its EXPORTs on one image, in turns.
+
+    They run as Keras, SavedModel, TFLite and, if RUN was imported from Darknet, in OpenCV.
 
     \b
     tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/pictures

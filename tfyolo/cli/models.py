@@ -134,6 +134,7 @@ def scale(config, overrides, depth, width, classes):
     for about in (loaded, scaled):
         described = walk(models.build(about, class_names(about, classes)))
         click.echo(
-            f"# {'before: ' if about is loaded else ''}{totals(described)} with {counted(described['classes'], 'class')}"
+            f"# {'before: ' if about is loaded else ''}{totals(described)} with "
+            f"{counted(described['classes'], 'class')}"
         )
     click.echo(configs.to_yaml(scaled), nl=False)

@@ -50,8 +50,10 @@ class _Train(Command):
 @device_option
 @json_option
 def train(config, overrides, out, resume, overfit, device, as_json):
-    """Train a detector. CONFIG is a name of `tfyolo configs` or a YAML file; or the folder of a run, whose weights it is
-    initialised from (with --resume: to go on with it).
+    """Train a detector.
+
+    CONFIG is a name of `tfyolo configs` or a YAML file; or the folder of a run, whose weights it is initialised from
+    (with --resume: to go on with it).
 
     \b
     tfyolo train yolov3-tiny data=my/pictures epochs=50 batch=8 imgsz=320
@@ -60,8 +62,8 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     tfyolo train yolov3-tiny data=my/pictures --overfit 8
     tfyolo train yolov3-tiny data=my/pictures --out runs/a --resume      (begins, or goes on: to be repeated as it is)
 
-    Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130 or 75. A second
-    Ctrl-C ends it at once.
+    Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130
+    or 75. A second Ctrl-C ends it at once.
     """
     from tfyolo import config as configs
 
@@ -73,7 +75,8 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         if not resume or overrides or out:
             require_run(config, overrides)
             raise click.UsageError(
-                f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a new one with its "
+                f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a "
+                "new one with its "
                 f"weights by `tfyolo train {config} data=PATH`"
             )
         out = config

@@ -26,7 +26,9 @@ from tfyolo.devices import start as start_tensorflow
 @click.option("--overwrite", is_flag=True, help="Let --write replace what is there.")
 @json_option
 def import_(network, weights, names, preprocess, out, write, overwrite, as_json):
-    """Make a run of a Darknet network or a PyTorch checkpoint: exactly, or not at all. Or write a RUN back that came from Darknet.
+    """Make a run of a Darknet network or a PyTorch checkpoint: exactly, or not at all.
+
+    Or write a RUN back that came from Darknet.
 
     \b
     tfyolo import yolov4-tiny.cfg yolov4-tiny.weights --out runs/yolov4-tiny

@@ -144,7 +144,7 @@ def _written(module, table):
 
 
 def _signature(module, name):
-    """The inspect.Signature of what a name in a module stands for, keyword-only arguments alone; defaults are in words."""
+    """The inspect.Signature of a module's function or class: keyword-only arguments alone, defaults in words."""
     for node in tables.tree_of(module).body:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("tfyolo."):
             for alias in node.names:

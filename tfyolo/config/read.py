@@ -183,7 +183,8 @@ def _tree(node, line_of, problems, path, above, left):
     place = line_of(node.start_mark)
     if next(left, None) is None:
         raise ConfigError(
-            f"{place}: expected a config of at most {MOST_VALUES:,} values, received more; an alias (*) repeats too much"
+            f"{place}: expected a config of at most {MOST_VALUES:,} values, received more; an alias (*) repeats "
+            "too much"
         )
 
     def problem(key, place, message):

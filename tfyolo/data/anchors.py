@@ -134,7 +134,8 @@ class AnchorFit(NamedTuple):
     def __str__(self):
         height, width = self.input_size
         lines = [
-            f"# {counted(self.boxes, 'box')} of {self.source} at {height} x {width}: mean best overlap {self.mean_iou:.3f}, "
+            f"# {counted(self.boxes, 'box')} of {self.source} at {height} x {width}: mean best overlap "
+            f"{self.mean_iou:.3f}, "
             f"with the config's anchors {self.mean_iou_of_config:.3f}",
             "anchors:  # (h, w)",
             *(f"  {level}: {anchors}" for level, anchors in self.anchors.items()),

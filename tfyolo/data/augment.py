@@ -58,7 +58,7 @@ def shear(seed, size, degrees):
 
 
 def affine(seed, size, augment):
-    """Scale, shear, rotate and translate on a canvas of `size` (H, W), as one matrix [3, 3]; augment: config.Augment."""
+    """Scale, shear, rotate and translate on a canvas of `size` (H, W), by a config.Augment: [3, 3]."""
     seeds = tf.unstack(tf.random.split(seed, 4))
     matrix = scale(seeds[0], size, augment.scale)
     matrix = shear(seeds[1], size, augment.shear) @ matrix

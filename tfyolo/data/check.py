@@ -224,7 +224,10 @@ def _sources(dataset):
             message = f"the split {name}: {source.doubts}; to learn from it all the same: data.background=true"
             problems.append(Problem(dataset.path, message, "warning"))
     if not any(meaning(name) == "val" for name in sources):
-        message = f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of what is learned from"
+        message = (
+            f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of what is "
+            "learned from"
+        )
         problems.append(Problem(dataset.path, message, "warning"))
     sources = {name: source for name, source in readers.without_unions(sources).items() if not source.same_as}
     return sources, problems
@@ -256,7 +259,10 @@ def _classes(sources):
         missing = [called for called in first.classes if called not in source.classes]
         if not set(source.classes) - set(first.classes):
             if missing:  # evaluated by name
-                message = f"the split {other} knows no {', '.join(missing[:8])}, of the {counted(len(first.classes), 'class')} of {name}"
+                message = (
+                    f"the split {other} knows no {', '.join(missing[:8])}, of the "
+                    f"{counted(len(first.classes), 'class')} of {name}"
+                )
                 yield Problem(source.name, message, "warning")
         else:
             theirs, ours = ", ".join(source.classes), ", ".join(first.classes)

@@ -47,7 +47,8 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixe
         yield np.stack(images)
     if len(skipped) > len(records) / 2:
         raise DataError(
-            f"expected at least half of {counted(len(records), 'image')} to be readable, received {len(records) - len(skipped)}; "
+            f"expected at least half of {counted(len(records), 'image')} to be readable, received "
+            f"{len(records) - len(skipped)}; "
             f"{next(iter(skipped.values()))}"
         )
 

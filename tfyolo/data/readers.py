@@ -134,11 +134,15 @@ class DataSet:
         if not source.records:
             first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
             if strangers := self.place.unread_images():
-                first += f"\nIt has {strangers}: expected images that TensorFlow and OpenCV read, such as JPEG and PNG; convert them"
+                first += (
+                    f"\nIt has {strangers}: expected images that TensorFlow and OpenCV read, such as JPEG and "
+                    "PNG; convert them"
+                )
             elif options.images is None and any(_WITHOUT_IMAGE.search(problem.message) for problem in problems):
                 first += "\nIf the images lie elsewhere, say where: data.images=FOLDER"
             raise DataError(
-                f"{self.path}: not one image in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
+                f"{self.path}: not one image in the split {name!r}, of {counted(len(problems), 'problem')} the "
+                f"first:{first}"
             )
         if options.names:
             source = _named(source, options.names, self.path)
@@ -274,7 +278,8 @@ def _named(source, names, path):
         return source
     if source.classes != tuple(map(str, source.category_ids)):
         raise DataError(
-            f"{path}: this data names its classes itself: {', '.join(source.classes[:8])}; data.names is for data without names"
+            f"{path}: this data names its classes itself: {', '.join(source.classes[:8])}; data.names is for data "
+            "without names"
         )
     first = (
         1 if len(names) == max(source.category_ids) and min(source.category_ids) > 0 else 0
@@ -332,7 +337,8 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
             source = _read_named(dataset, name, data, use, place)
         if use == "train" and source.doubts and not data.background:
             raise DataError(
-                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing is to be found; if "
+                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing "
+                "is to be found; if "
                 f"that is meant: {place or 'data'}.background=true"
             )
         found.append(source)
@@ -350,7 +356,8 @@ def _read_named(dataset, name, data, use, place):
             hint += f"; it is not divided: {place}.val=0.1 learns from nine tenths of it and evaluates on the rest"
         if use == "val":
             hint += (
-                f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges on the very images that "
+                f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges "
+                "on the very images that "
                 "are learned from, if that is meant"
             )
         raise SplitError(f"{error}. {hint}") from None
@@ -399,14 +406,17 @@ def class_names(config, count=None) -> tuple[str, ...]:
 
 
 def alike(classes):
-    """Warnings of classes whose names differ only in case, spaces, hyphens or underscores: a line for each such name."""
+    """A warning for each name that several classes have but for case, spaces, hyphens or underscores."""
     groups = {}
     for name in dict.fromkeys(classes):
         groups.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold().strip())), []).append(name)
     for names in groups.values():
         if len(names) > 1:
             listed = " and ".join(map(repr, names))
-            yield f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is learned as {len(names)}"
+            yield (
+                f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is "
+                f"learned as {len(names)}"
+            )
 
 
 def without_unions(sources):

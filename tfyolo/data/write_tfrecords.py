@@ -67,7 +67,8 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
     if old and not overwrite:
         raise WriteError(
-            f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or overwrite"
+            f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or "
+            "overwrite"
         )
     if shards is None:
         shards = -(-sum(_length(record) for record in source.records) // SHARD_BYTES) or 1

@@ -247,7 +247,7 @@ def _supercategory(categories, annotations):
 
 
 def _box(entry, file, findings):
-    """x, y, w, h of an annotation: its box, or that round its outlines where it has none. Raises ValueError, KeyError."""
+    """x, y, w, h of an annotation: its box, or the one round its outlines. Raises ValueError, KeyError."""
     box, outlines = entry.get("bbox"), entry.get("segmentation")
     if not box and isinstance(outlines, list) and outlines and all(isinstance(outline, list) for outline in outlines):
         xs, ys = ([float(value) for outline in outlines for value in outline[start::2]] for start in (0, 1))
@@ -300,5 +300,6 @@ def _near(identity, known):
 
 FORMAT = Format(
     find,
-    "coco      annotations/instances_<split>.json with <split>/ or images/; <split>/_annotations.coco.json; or one .json",
+    "coco      annotations/instances_<split>.json with <split>/ or images/; <split>/_annotations.coco.json; or "
+    "one .json",
 )

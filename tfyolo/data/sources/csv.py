@@ -247,5 +247,6 @@ def _ordered(place, names):
 
 FORMAT = Format(
     find,
-    "csv       <split>.csv or <split>/_annotations.csv with columns filename,class,xmin,ymin,xmax,ymax; or rows path,x1,y1,x2,y2,class",
+    "csv       <split>.csv or <split>/_annotations.csv with columns filename,class,xmin,ymin,xmax,ymax; or rows "
+    "path,x1,y1,x2,y2,class",
 )

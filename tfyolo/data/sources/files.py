@@ -83,7 +83,7 @@ class Tree:
         return [os.path.join(folder, name) for name in self.list(folder)[0]]
 
     def spelled(self, folder):
-        """A folder as it is written here, in whatever case its path is given; the path itself where there is none such."""
+        """A folder as its name is written, whatever case its path is given in; else the path itself."""
         if leads_outside(folder, self.root):
             return folder
         here = self.root

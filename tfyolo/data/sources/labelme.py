@@ -34,7 +34,7 @@ def find(place):
 
 
 def _parse(file):
-    """What a JSON holds, without the image that it may hold; or, not raised, the error that says why there is nothing."""
+    """What a JSON holds, without the image that it may hold; or, not raised, the error of one that cannot be read."""
     try:
         content = read_json(file)
     except DataError as error:

@@ -52,7 +52,10 @@ def find(place):
         images.of(file, xml.filename) for file, xml in zip(some(files), sample, strict=True) if isinstance(xml, _Xml)
     ]
     score = sum(image is not None for image, _ in placed) / len(sample)
-    why = f"{counted(len(files), 'XML file')}, of which {sum(image is not None for image, _ in placed)} of {len(sample)} have images"
+    why = (
+        f"{counted(len(files), 'XML file')}, of which {sum(image is not None for image, _ in placed)} of "
+        f"{len(sample)} have images"
+    )
 
     def reader(members, listed=None):
         return functools.partial(_read, files, members, listed, parsed, images)
@@ -240,5 +243,6 @@ def _root(content):
 
 FORMAT = Format(
     find,
-    "voc       Annotations/*.xml, JPEGImages/, ImageSets/Main/<split>.txt; <split>/*.xml beside their images; annots/ beside images/",
+    "voc       Annotations/*.xml, JPEGImages/, ImageSets/Main/<split>.txt; <split>/*.xml beside their images; "
+    "annots/ beside images/",
 )

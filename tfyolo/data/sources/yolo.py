@@ -225,7 +225,8 @@ def _by_yaml(place, file):
     number = content.get("nc")
     if number is not None and (whole(number) is None or not 0 < whole(number) <= MOST_CLASSES):
         raise DataError(
-            f"{file}:{lines['nc']}: nc: expected the number of classes, 1 to {MOST_CLASSES:,}, received {shortened(number)}"
+            f"{file}:{lines['nc']}: nc: expected the number of classes, 1 to {MOST_CLASSES:,}, received "
+            f"{shortened(number)}"
         )
     told = _count_differs(file, "nc", whole(number), names)
     if names is None and number is not None and not place.options.names:
@@ -275,7 +276,8 @@ def _yaml_names(file, names):
         names = [numbers[number] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise DataError(
-            f"{file}: names: expected a list of class names or a mapping from their numbers, received {shortened(names)}"
+            f"{file}: names: expected a list of class names or a mapping from their numbers, received "
+            f"{shortened(names)}"
         )
     return _few_enough(file, tuple(names))
 
@@ -349,7 +351,7 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
 
 
 def _in_images(place, key, ends):
-    """The _Part of an entry when the folder of the images is given: the folder in it that the end of the entry means."""
+    """The _Part of an entry when the images' folder is given: the folder in it that the entry's end means."""
     ways = [ends[start:] for start in range(len(ends))] + [[key], [meaning(key)]]
     ways += [[way, "images"] for way in dict.fromkeys((key, meaning(key), "valid" if key == "val" else key))]
     for way in ways:
@@ -361,7 +363,7 @@ def _in_images(place, key, ends):
 
 
 def _names_beside(place, *more):
-    """Classes by the lists of names that lie in the data's folder, in its parts or in `more` folders; None without one."""
+    """Classes by lists of names in the data's folder, in its parts or in `more` folders; None without one."""
     folders = [place.root, os.path.join(place.root, "labels"), *place.tree.folders(place.root), *more]
     if place.options.names is None:
         for folder in folders:
@@ -549,6 +551,7 @@ def _orphans(place, parts, others, pairs, texts, findings):
 
 FORMAT = Format(
     find,
-    "yolo      a data .yaml; obj.data and lists of images; images/<split>/ and labels/<split>/; <split>/images/ and <split>/labels/; "
+    "yolo      a data .yaml; obj.data and lists of images; images/<split>/ and labels/<split>/; <split>/images/ "
+    "and <split>/labels/; "
     "<split>/ with images and texts; or undivided",
 )

@@ -81,7 +81,7 @@ class Pairs:
 
 
 def read_rows(file, findings):
-    """[(line, class, [numbers])] of a text file; a Problem for each line that is none. None if the file cannot be read."""
+    """[(line, class, [numbers])] of a text file, None if it cannot be read; a Problem for each line that is none."""
     rows, seen = [], set()
     try:
         text = read_text(file)
@@ -131,10 +131,16 @@ def form_of(rows_of, points):
         alone = all(len(values) == length for each in rows_of for *_, values in each)
         for size in (3, 2):
             if alone and length > 4 and (length - 4) % size == 0 and _are_points(rows, size):
-                told = f"rows of {length + 1} numbers are taken for class, box and {(length - 4) // size} key points, as they fit it"
+                told = (
+                    f"rows of {length + 1} numbers are taken for class, box and {(length - 4) // size} key "
+                    "points, as they fit it"
+                )
                 return functools.partial(_box_first, {length, 4}), "class, box and key points", told
     if rows_of and all(len(values) == 5 and 0 <= values[4] <= 1 for rows in rows_of for *_, values in rows):
-        told = "all rows are of 6 numbers, of which the last is taken for a confidence, as predictions have it, and left out"
+        told = (
+            "all rows are of 6 numbers, of which the last is taken for a confidence, as predictions have it, and "
+            "left out"
+        )
         return lambda values: _box_first({5}, values), "class cx cy w h confidence", told
     return _box_or_outline, "class cx cy w h", None
 
