@@ -1056,7 +1056,7 @@ def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(
     copy = shutil.copytree(data, tmp_path / "data")
     (copy / "annotations" / "instances_val.json").unlink()
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", *TINY])
-    with pytest.raises(SplitError, match=r"'val' does not exist .*: data\.val=.*data\.val=train judges on"):
+    with pytest.raises(SplitError, match=r"'val' does not exist .*: data\.val=.*data\.val=train evaluates on"):
         training.train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()  # a failed start leaves nothing
     knowing = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", "data.val=train", *TINY])

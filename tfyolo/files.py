@@ -209,7 +209,7 @@ def read_regular(path, most=None) -> bytes:
         most: bytes that it may have; None: any number.
 
     Raises:
-        OSError: as of open_regular; also for a longer file, of which no more than that is read.
+        OSError: the same as from open_regular; also for a longer file, of which no more than that is read.
     """
     with open_regular(path) as stream:
         content = stream.read() if most is None else stream.read(most + 1)

@@ -36,12 +36,12 @@ class Command(click.Command):
             name = error.option_name.lstrip("-")
             if self.takes(name):
                 usage = " ".join(self.collect_usage_pieces(context)[1:])  # less [OPTIONS]
-                told = f"arguments have no dashes; write `{context.command_path} {usage}`"
+                hint = f"arguments have no dashes; write `{context.command_path} {usage}`"
             elif any(parameter.name == "overrides" for parameter in self.params) and _is_setting(name):
-                told = f"settings have no dashes; write {name}=..."
+                hint = f"settings have no dashes; write {name}=..."
             else:
                 raise
-            raise click.UsageError(f"{error.option_name}: {told}", context) from None
+            raise click.UsageError(f"{error.option_name}: {hint}", context) from None
         if context.args and not context.resilient_parsing:
             raise click.UsageError(self._one_too_many(context.args[0]), context)
         return context.args
@@ -69,12 +69,12 @@ class Command(click.Command):
     def _one_too_many(self, word):
         key, equals, value = word.partition("=")
         options = [option for each in self.params if isinstance(each, click.Option) for option in each.opts]
-        told = "one argument too many"
+        hint = "one argument too many"
         if equals and f"--{key}" in options:
-            told = f"options have dashes; write --{key} {value}"
+            hint = f"options have dashes; write --{key} {value}"
         elif "--data" in options and os.path.exists(word):
-            told += f"; data is named by --data {word}"
-        return printable(f"{word}: {told}")
+            hint += f"; data is named by --data {word}"
+        return printable(f"{word}: {hint}")
 
     def get_short_help_str(self, limit=None):
         return super().get_short_help_str(sys.maxsize)  # lines are wrapped, not cut

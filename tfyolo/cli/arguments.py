@@ -180,8 +180,8 @@ def require_path(path, expected):
             return
     context, (key, equals, value) = click.get_current_context(), path.partition("=")
     names = [name.lstrip("-") for each in context.command.params for name in each.opts]
-    if expected.startswith("a run's folder") and (told := _config_without_weights(path)):
-        raise click.ClickException(f"{path}: expected {expected}, received {told}")
+    if expected.startswith("a run's folder") and (problem := _config_without_weights(path)):
+        raise click.ClickException(f"{path}: expected {expected}, received {problem}")
     hint = f"; options have dashes: --{key} {value}" if equals and key in names else ""
     if equals and context.command.takes(key):
         hint = f"; arguments have no names: write {value}"
@@ -192,8 +192,8 @@ def require_model(path, expected=None):
     """Ends the command unless there is a model at a path, or if it is another program's, to be imported first."""
     from tfyolo import config as configs
 
-    if told := configs.foreign(path, expected or MODEL):
-        raise click.ClickException(told)
+    if problem := configs.foreign(path, expected or MODEL):
+        raise click.ClickException(problem)
     require_path(path, expected or MODEL)
 
 

@@ -144,8 +144,8 @@ def export(
             line += f"  AP {report['AP']:.4f} (the model: {report['keras_AP']:.4f})"
         click.echo(f"{line}  {each.path}")
         if "worst" in report:
-            told = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
-            click.echo(f"{'':<20}SQNR is lowest in {told}")
+            layers = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
+            click.echo(f"{'':<20}SQNR is lowest in {layers}")
         for message in report.get("skipped", []):
             click.echo(f"{'':<20}left out of calibration: {message}")
 
@@ -194,10 +194,10 @@ def benchmark(
     with split_hint():
         judged = readers.read(path, split) if path else None
     options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
-    told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
+    figures = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
     if plot:
-        benchmarks.draw(told, plot)
+        benchmarks.draw(figures, plot)
     if as_json:
-        print_json(told)
+        print_json(figures)
     else:
-        click.echo(benchmarks.table(told))
+        click.echo(benchmarks.table(figures))

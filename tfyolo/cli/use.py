@@ -72,7 +72,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
     else:
         click.echo(str(report))
         if out:
-            click.echo(f"curves, figures and detections lie in {out}")
+            click.echo(f"curves, figures and detections are in {out}")
 
 
 def _given(**options):
@@ -104,7 +104,7 @@ def _given(**options):
 @click.option(
     "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"
 )
-@click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
+@click.option("--overwrite", is_flag=True, help="Replace what is in --out under the same names.")
 @max_pixels_option
 @device_option
 @json_option

@@ -51,24 +51,24 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
     from tfyolo.weights.darknet import importing
     from tfyolo.weights.torch import importing as torch_importing
 
-    told = {}
+    made = {}
     if weights is not None or checkpoint:
         if checkpoint:
             imported = torch_importing.import_run(network, out, names)
         else:
             imported = importing.import_run(network, weights, out, names, preprocess)
-        told = {"run": str(imported.folder), "native": imported.native, "report": imported.report}
+        made = {"run": str(imported.folder), "native": imported.native, "report": imported.report}
         if not as_json:
             click.echo("\n".join(imported.report))
             click.echo(f"everything is in {imported.folder}")
         network = imported.folder
     if write:
         written = importing.write(write, network, overwrite)
-        told["written"] = [str(path) for path in written]
+        made["written"] = [str(path) for path in written]
         if not as_json:
             click.echo(f"written: {written[0]} and {written[1]}")
     if as_json:
-        print_json(told)
+        print_json(made)
 
 
 @main.command()

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tfyolo.config.schema import SHORT, Config, ConfigError
 from tfyolo.config.wording import join_path, nearest, place_line, shown, spaced_hint
 
-MOST_TOLD = 20  # lines of an error
+MOST_LINES = 20  # lines of an error
 
 
 SCHEMA = Config.model_json_schema()
@@ -133,12 +133,12 @@ def validate(values, places, problems, *, saved=False):
         errors = errors.errors(include_url=False)
         within = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
         # pydantic calls a list too short once an entry is wrong
-        for error in itertools.islice((each for each in errors if each["loc"] not in within), MOST_TOLD + 1):
+        for error in itertools.islice((each for each in errors if each["loc"] not in within), MOST_LINES + 1):
             path, message = _explain(error, values)
             problems.setdefault(path, place_line(nearest(places, path), path, message))
     if problems:
-        told = list(problems.values())
-        more = ["and more"] if len(told) > MOST_TOLD else []
-        raise ConfigError("\n".join([*told[:MOST_TOLD], *more]))
+        lines = list(problems.values())
+        more = ["and more"] if len(lines) > MOST_LINES else []
+        raise ConfigError("\n".join([*lines[:MOST_LINES], *more]))
     config._places = places
     return config

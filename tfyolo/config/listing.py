@@ -19,7 +19,7 @@ def zoo_table(rows: list[dict[str, Any]]) -> str:
         size, weights = " x ".join(map(str, row["input_size"])), row["weights"] or "none"
         lines.append(f"{row['name']:<18}{size:>11}{row['parameters']:>14,}{row['flops'] / 1e9:>9.1f}  {weights}")
     classes = rows[0]["classes"]
-    lines.append(f"as detect and exports run them, with {classes} classes (yolov1: 20); they lie in {packaged()}")
+    lines.append(f"as detect and exports run them, with {classes} classes (yolov1: 20); they are in {packaged()}")
     return "\n".join(lines)
 
 

@@ -214,7 +214,7 @@ def _tree(node, line_of, problems, path, above, left):
                 and (hint := spaced_hint(key))
             ):
                 problem(join_path(path, key), key_place, hint.removeprefix("; "))
-                key, _, value = key.partition(":")  # what else is wrong is told, too
+                key, _, value = key.partition(":")  # what else is wrong is reported, too
                 with contextlib.suppress(yaml.YAMLError):
                     child = yaml.compose(value, Loader=_Loader) or child
             if key_node.tag != _TAG + "str" or key != key.encode("utf-8", "ignore").decode():
@@ -247,8 +247,8 @@ def _find(name, folder="", reader=None):
         return (others or files)[0]
     if (received := what_is(here)) != "no such file":
         raise ConfigError(f"{cut(here)}: expected a config in YAML, received {received}")
-    if told := foreign(here, "a config in YAML"):
-        raise ConfigError(f"{told}, which can be trained further")
+    if problem := foreign(here, "a config in YAML"):
+        raise ConfigError(f"{problem}, which can be trained further")
     stem = Path(name).stem.lower()
     beside = []
     with contextlib.suppress(OSError, ValueError):

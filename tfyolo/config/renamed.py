@@ -34,7 +34,7 @@ def rename_keys(config: dict, section_of=lambda value: value, new_section=lambda
         if section not in config:
             config[section] = new_section({}, value)
         entries = section_of(config[section])
-        if isinstance(entries, dict):  # else it is told that it is no section
+        if isinstance(entries, dict):  # else the schema reports that it is no section
             there = key in entries
             entries[key] = value
             yield old, new, value, there

@@ -12,9 +12,7 @@ from tfyolo.data.geometry import FITS
 from tfyolo.errors import Error
 from tfyolo.messages import counted
 
-SAMPLE = (
-    20_000  # boxes that k-means looks at, drawn at random from more; their mean IoU then differs by less than 0.003
-)
+SAMPLE = 20_000  # boxes that k-means uses, drawn at random from more; their mean IoU then differs by less than 0.003
 RESTARTS = 5
 
 

@@ -163,7 +163,7 @@ def check(
     problems += _classes(sources)
     for name, source in sources.items():
         if all(record.ignored.all() for record in source.records):
-            message = f"the split {name} has no boxes: nothing can be learned from it, and no model evaluated on it"
+            message = f"the split {name} has no boxes: no model can be trained or evaluated on it"
             problems.append(Problem(os.fspath(path), message, "warning"))
 
     first = next(iter(sources.values()))
@@ -218,15 +218,15 @@ def _sources(dataset):
         raise failed
     for name, source in sources.items():
         if source.same_as:
-            message = f"the split {name} has the very images of {source.same_as}: it cannot tell how good a detector is"
+            message = f"the split {name} has the very images of {source.same_as}: evaluation on it says nothing about other images"
             problems.append(Problem(dataset.path, message, "warning"))
         if source.doubts:
             message = f"the split {name}: {source.doubts}; to learn from it all the same: data.background=true"
             problems.append(Problem(dataset.path, message, "warning"))
     if not any(meaning(name) == "val" for name in sources):
         message = (
-            f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of what is "
-            "learned from"
+            f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of the training "
+            "images"
         )
         problems.append(Problem(dataset.path, message, "warning"))
     sources = {name: source for name, source in readers.without_unions(sources).items() if not source.same_as}
@@ -234,7 +234,7 @@ def _sources(dataset):
 
 
 def _twins(sources, checked):
-    """Problems of images with the same content: an error across splits, where one would tell the other."""
+    """Problems of images with the same content: an error across splits, where one would give the other away."""
     same = {}
     for name, source in sources.items():
         for record, each in zip(source.records, checked[name], strict=True):

@@ -227,8 +227,8 @@ def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, r
         size: (H, W) of the images in the batches.
         batch: B; the last batch is filled up with grey images, whose image_id is -1.
         preprocess: how images are brought to `size`, a key of geometry.FITS.
-        skipped: a dict, as of train_dataset.
-        resized: a dict, as of train_dataset.
+        skipped: a dict, the same as for train_dataset.
+        resized: a dict, the same as for train_dataset.
 
     Returns:
         A tf.data.Dataset of Samples, images [B, H, W, 3] float32 in 0..1.

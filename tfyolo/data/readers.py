@@ -122,13 +122,13 @@ class DataSet:
         (format, candidate), options = self._candidates[0], self.place.options
         name = _chosen(split, candidate.splits, f"this {format} data", self.path)
         source = candidate.splits[name]()
-        told = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
-        told += [
+        lines = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
+        lines += [
             f"{counted(count, 'class')} are called {called!r}"
             for called, count in Counter(source.classes).items()
             if count > 1
         ]
-        problems = [Problem(printable(self.path), printable(message), "warning") for message in told]
+        problems = [Problem(printable(self.path), printable(message), "warning") for message in lines]
         problems += [problem._replace(file=problem.file or printable(self.path)) for problem in source.problems]
         problems += [Problem(printable(file), message, "warning") for file, message in self.place.notes]
         if not source.records:
@@ -353,12 +353,11 @@ def _read_named(dataset, name, data, use, place):
             raise
         hint = f"Name one of them: {place}.{use}=..."
         if use == "train" and not ORDER.keys() & set(map(meaning, dataset.splits)):
-            hint += f"; it is not divided: {place}.val=0.1 learns from nine tenths of it and evaluates on the rest"
+            hint += f"; it is not divided: {place}.val=0.1 trains on nine tenths of it and evaluates on the rest"
         if use == "val":
             hint += (
-                f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges "
-                "on the very images that "
-                "are learned from, if that is meant"
+                f"; {place}.val=0.1 holds back a tenth of the training images; {place}.val={data.train} evaluates "
+                "on the very training images, if that is meant"
             )
         raise SplitError(f"{error}. {hint}") from None
 
@@ -436,14 +435,14 @@ def faults(source, purpose) -> str | None:
         source: a Source.
         purpose: what its images are left out of: "training".
     """
-    told = []
+    lines = []
     for severity, said in (("error", "{} in the data, left out of {}"), ("warning", "{} about the data of {}")):
         problems = [problem for problem in source.problems if problem.severity == severity]
         if problems:
             noun = "fault" if severity == "error" else severity
             shown = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
             more = f"\n  and {len(problems) - 5} more; tfyolo check-data names them all" if len(problems) > 5 else ""
-            told.append(
+            lines.append(
                 f"{source.name} {source.split}: {said.format(counted(len(problems), noun), purpose)}:{shown}{more}"
             )
-    return "\n".join(told) or None
+    return "\n".join(lines) or None

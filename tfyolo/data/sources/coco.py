@@ -33,14 +33,14 @@ def find(place):
     if place.globbed or (place.file and not place.file.lower().endswith(".json")):
         return None
     files = _files(place)
-    looks = {file: _look(file) for file in files.values()}
-    files = {split: file for split, file in files.items() if looks[file] is not None or place.file}
+    images_of = {file: _look(file) for file in files.values()}
+    files = {split: file for split, file in files.items() if images_of[file] is not None or place.file}
     if not files:
         return None
     together = tuple(files.values())
     found = total = 0
     for split, file in files.items():
-        names = looks[file] or []
+        names = images_of[file] or []
         located, _ = _located(place, split, file, names)
         found, total = found + len(located.files), total + len(set(names))
     why = (
@@ -165,7 +165,7 @@ def read(place, split, file, together):
             )
     category_ids = sorted(categories, key=lambda number: (isinstance(number, str), number))
     label_of = {category: label for label, category in enumerate(category_ids)}
-    things = _boxes(content["annotations"], entries, label_of, file, findings)
+    boxes_of = _boxes(content["annotations"], entries, label_of, file, findings)
 
     names = [entry["file_name"] for entry in entries.values()]
     located, looked = _located(place, split, file, names)
@@ -183,12 +183,12 @@ def read(place, split, file, together):
     for image_id, entry in entries.items():
         name = entry["file_name"]
         if (image := located.files.get(name)) is None:
-            boxes = counted(len(things[image_id]), "box")
+            boxes = counted(len(boxes_of[image_id]), "box")
             findings.error(
                 os.path.join(looked[0], name), f"image missing: it {located.missing[name]}; {file} has {boxes} for it"
             )
         elif size := upright_size((entry.get("height"), entry.get("width")), image, findings):
-            records.append(record(entry["id"], image, size, things[image_id], file, findings))
+            records.append(record(entry["id"], image, size, boxes_of[image_id], file, findings))
     classes = [categories[category]["name"] for category in category_ids]
     return finish(records, classes, [categories[category]["id"] for category in category_ids], findings, "coco")
 

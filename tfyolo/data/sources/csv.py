@@ -169,13 +169,13 @@ def read(place, split, tables, parsed):
     if not classes:
         raise DataError(f"{where}: not one row with a class")
     label_of = {name: label for label, name in enumerate(classes)}
-    things, sizes, seen = {}, {}, set()
+    boxes_of, sizes, seen = {}, {}, set()
     for file, line, row in parsed(split):
         image = row["image"]
         if not image:
             findings.error(file, f"line {line}: expected the name of an image, received none; left out")
             continue
-        boxes = things.setdefault(image, [])
+        boxes = boxes_of.setdefault(image, [])
         sizes.setdefault(image, (row.get("height"), row.get("width")))
         corners = [row[key] for key in ("y1", "x1", "y2", "x2")]
         if not any((*corners, row["class"])):
@@ -189,24 +189,26 @@ def read(place, split, tables, parsed):
             if not row["class"]:
                 raise ValueError
         except ValueError:
-            told = f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out"
-            findings.error(file, told)
+            message = (
+                f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out"
+            )
+            findings.error(file, message)
             continue
         boxes.append(Annotation(f"line {line}", box, label_of[row["class"]]))
     in_parts = _in_parts(row for other in tables for *_, row in parsed(other))
     if in_parts:
         findings.warning(where, "all corners lie in 0..1, as parts of the image; taken for them")
-    located = _located(place, split, things)
-    if things and not located.files:
-        first = shortened(next(iter(things)))[1:-1]
+    located = _located(place, split, boxes_of)
+    if boxes_of and not located.files:
+        first = shortened(next(iter(boxes_of)))[1:-1]
         raise DataError(f"{where}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
     if located.word:
         findings.warning(where, located.word)
     records = []
-    for name, boxes in things.items():
+    for name, boxes in boxes_of.items():
         if (image := located.files.get(name)) is None:
-            told = f"image missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
-            findings.error(os.path.join(place.root, name), told)
+            message = f"image missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
+            findings.error(os.path.join(place.root, name), message)
         elif size := upright_size(sizes[name], image, findings):
             if in_parts:
                 scale = (*size, *size)

@@ -37,14 +37,14 @@ class Division(NamedTuple):
         problems = source.problems
         strangers = [record for record in source.records if key_of(record, root) not in known]
         gone = len(chosen) - len(kept)
-        told = [
+        notes = [
             (
                 strangers,
                 f"{counted(len(strangers), 'image')} came after the data was divided, in no part of it; left out",
             )
         ]
-        told += [(gone, f"{counted(gone, 'image')} of the part {name} that the division names are not there any more")]
-        problems += tuple(Problem(source.name, message, "warning") for wrong, message in told if wrong)
+        notes += [(gone, f"{counted(gone, 'image')} of the part {name} that the division names are not there any more")]
+        problems += tuple(Problem(source.name, message, "warning") for wrong, message in notes if wrong)
         if not kept:
             raise DataError(f"{root}: not one image of the part {name!r} into which the data was divided is there")
         return source._replace(records=kept, split=name, problems=problems, division=self)

@@ -73,8 +73,8 @@ class Tree:
                 )
             for name in files:
                 if "." not in name and (target := text_link(os.path.join(folder, name))):
-                    told = f"a symbolic link that was written as text, to {target}; make it a link or a folder"
-                    self.notes.append((os.path.join(folder, name), told))
+                    message = f"a symbolic link that was written as text, to {target}; make it a link or a folder"
+                    self.notes.append((os.path.join(folder, name), message))
             self._listed[folder] = sorted(folders), sorted(files)
         return self._listed[folder]
 

@@ -73,7 +73,7 @@ def read(images, files, members, parsed):
             findings.warning(file, word)
         if not (size := upright_size((content.get("imageHeight"), content.get("imageWidth")), image, findings)):
             continue
-        things = []
+        annotations = []
         for place, shape in enumerate(content["shapes"]):
             where = f"shapes[{place}]"
             kind = shape.get("shape_type", "polygon") if isinstance(shape, dict) else None
@@ -84,8 +84,8 @@ def read(images, files, members, parsed):
             if box is None or _label(shape) is None:
                 findings.error(file, f"{where}: expected `label` and `points` [[x, y], ...]; left out")
                 continue
-            things.append(Annotation(f"{where} ({shortened(_label(shape))[1:-1]})", box, label_of[_label(shape)]))
-        records.append(record(None, image, size, things, file, findings))
+            annotations.append(Annotation(f"{where} ({shortened(_label(shape))[1:-1]})", box, label_of[_label(shape)]))
+        records.append(record(None, image, size, annotations, file, findings))
     return finish(with_ids(records), classes, range(len(classes)), findings, "labelme")
 
 

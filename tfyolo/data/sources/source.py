@@ -159,15 +159,15 @@ class Findings:
 
     def doubts(self, total):
         """Why images without boxes may be a mistake; "" where they are few."""
-        told = []
+        reasons = []
         for images, what in (
             (self.unlabelled, "have no label file"),
             (self.emptied, "have label files of which nothing could be read"),
         ):
             count = len(images)
             if count > total / 2 or (count >= 100 and count > total / 10):
-                told.append(f"{count:,} of {counted(total, 'image')} {what} (the first: {images[0]})")
-        return " and ".join(told)
+                reasons.append(f"{count:,} of {counted(total, 'image')} {what} (the first: {images[0]})")
+        return " and ".join(reasons)
 
 
 class Annotation(NamedTuple):
@@ -195,11 +195,11 @@ def record(image_id, image, size, annotations, file, findings, span=None):
     """
     height, width = size
     kept = []
-    for thing in annotations:
-        y1, x1, y2, x2 = thing.box
+    for annotation in annotations:
+        y1, x1, y2, x2 = annotation.box
         box = max(y1, 0.0), max(x1, 0.0), min(y2, float(height)), min(x2, float(width))
         wrong, left_out = None, True
-        if not all(map(math.isfinite, thing.box)):
+        if not all(map(math.isfinite, annotation.box)):
             wrong = "is not finite; left out"
         elif y2 <= y1 or x2 <= x1:
             wrong = "has no area; left out"
@@ -208,12 +208,14 @@ def record(image_id, image, size, annotations, file, findings, span=None):
         elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
             wrong, left_out = f"reaches over the edge of its image of {height} x {width}; clipped", False
         if wrong:
-            tell = findings.error if left_out else findings.warning
-            tell(file, f"{thing.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} {wrong}")
+            report = findings.error if left_out else findings.warning
+            report(file, f"{annotation.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} {wrong}")
         if not wrong or not left_out:
             own = (box[2] - box[0]) * (box[3] - box[1])
-            stated = thing.area is not None and 0 < thing.area <= height * width
-            kept.append((box, thing.label, thing.crowd, thing.area if stated else own, thing.difficult))
+            stated = annotation.area is not None and 0 < annotation.area <= height * width
+            kept.append(
+                (box, annotation.label, annotation.crowd, annotation.area if stated else own, annotation.difficult)
+            )
     if annotations and not kept:
         findings.emptied.append(os.fspath(image))
     boxes, labels, crowd, areas, difficult = zip(*kept, strict=True) if kept else ((), (), (), (), ())

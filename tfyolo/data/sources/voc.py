@@ -124,7 +124,7 @@ def _read(files, members, listed, parsed, images):
         used[image] = file
         if not (size := upright_size(xml.size, image, findings)):
             continue
-        things = []
+        annotations = []
         for place, (name, difficult, corners) in enumerate(xml.objects, start=1):
             where = f"object {place} ({shortened(name)[1:-1]})"
             try:
@@ -139,8 +139,8 @@ def _read(files, members, listed, parsed, images):
             is_difficult, plain = flag(difficult)
             if not plain:
                 findings.tally(file, f"<difficult> is {shortened(difficult)}, neither 0 nor 1; counted as 0")
-            things.append(Annotation(where, box, label_of[name], difficult=is_difficult))
-        records.append(record(None, image, size, things, file, findings))
+            annotations.append(Annotation(where, box, label_of[name], difficult=is_difficult))
+        records.append(record(None, image, size, annotations, file, findings))
     if not listed:
         _without_xml(files, members, used, images, findings)
     return finish(with_ids(records), classes, range(len(classes)), findings, "voc")
@@ -197,11 +197,11 @@ def _parse(file):
         return _Broken(f"expected VOC's <annotation>, received <{shortened(root.tag)[1:-1]}>", broken=False)
     objects = [
         (
-            (thing.findtext("name") or "").strip(),
-            thing.findtext("difficult"),
-            tuple(thing.findtext(f"bndbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax")),
+            (element.findtext("name") or "").strip(),
+            element.findtext("difficult"),
+            tuple(element.findtext(f"bndbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax")),
         )
-        for thing in root.findall("object")
+        for element in root.findall("object")
     ]
     size = root.findtext("size/height"), root.findtext("size/width")
     return _Xml(root.findtext("filename") or root.findtext("path") or "", size, objects)

@@ -88,7 +88,7 @@ class _Part(NamedTuple):
     by_end: bool = False
 
 
-def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, told=()):
+def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, notes=()):
     """parts: {split: [_Part]}. names: classes by number, or None. same_as: {split: the one before it of the same
     images}.
     """
@@ -108,7 +108,7 @@ def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, 
             rows, sound = rows + 1, sound + (lines is not None and (bool(lines) or os.path.getsize(text) < 3))
     score = labelled / images * (sound / rows if rows else 0) if images else 0.0
     why += f": {labelled} of {counted(images, 'image')} looked at have a text, {sound} of {rows} texts read as boxes"
-    options = {"together": tuple(parts.values()), "points": points, "told": told}
+    options = {"together": tuple(parts.values()), "points": points, "notes": notes}
     splits = {
         split: functools.partial(read, place, members, names, same_as=(same_as or {}).get(split, ""), **options)
         for split, members in parts.items()
@@ -199,8 +199,8 @@ def _by_data_file(place, file):
         if found.error:
             raise found.error
         names = _names_in(found.listed)
-    told = _count_differs(file, "classes", whole(values.get("classes")), names)
-    return _candidate(place, parts, names or _names_beside(place), os.path.basename(file), told=told)
+    notes = _count_differs(file, "classes", whole(values.get("classes")), names)
+    return _candidate(place, parts, names or _names_beside(place), os.path.basename(file), notes=notes)
 
 
 def _by_yaml(place, file):
@@ -228,7 +228,7 @@ def _by_yaml(place, file):
             f"{file}:{lines['nc']}: nc: expected the number of classes, 1 to {MOST_CLASSES:,}, received "
             f"{shortened(number)}"
         )
-    told = _count_differs(file, "nc", whole(number), names)
+    notes = _count_differs(file, "nc", whole(number), names)
     if names is None and number is not None and not place.options.names:
         names = tuple(map(str, range(whole(number))))
     if not there:
@@ -240,7 +240,7 @@ def _by_yaml(place, file):
     root = content.get("path") if isinstance(content.get("path"), str) else ""
     entries = {split: content[split] if isinstance(content[split], list) else [content[split]] for split in there}
     parts = {
-        split: [_resolve(place, file, split, entry, [root, ""], told=told) for entry in entries[split]]
+        split: [_resolve(place, file, split, entry, [root, ""], notes=notes) for entry in entries[split]]
         for split in there
     }
     same_as = {}
@@ -257,7 +257,7 @@ def _by_yaml(place, file):
     if not place.file and all(errors) and (found := _by_folders(place, names)):
         return found._replace(note=f"{errors[0]}; the folders are read without it")
     points = _points(f"{file}:{lines.get('kpt_shape', 1)}", content.get("kpt_shape"))
-    return _candidate(place, parts, names, os.path.basename(file), same_as=same_as, points=points, told=told)
+    return _candidate(place, parts, names, os.path.basename(file), same_as=same_as, points=points, notes=notes)
 
 
 def _kind(content):
@@ -305,7 +305,7 @@ def _points(file, shape):
     return numbers
 
 
-def _resolve(place, file, key, entry, roots, kind="", told=None):
+def _resolve(place, file, key, entry, roots, kind="", notes=None):
     """The _Part that an entry of a data file means: here, or on the machine where the file was written.
 
     roots: what the file says that its paths are relative to; "" stands for its own folder. Tried first is what lies in
@@ -341,8 +341,8 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
     for start in range(1, len(ends)):
         path = os.path.normpath(os.path.join(here, *ends[start:]))
         if not leads_outside(path, place.root) and (found := part(path)):
-            if told is not None and ends[:start] != ["data"]:
-                told.append((file, f"{key}: {shortened(entry)} is not there; {path} is taken, beside the file"))
+            if notes is not None and ends[:start] != ["data"]:
+                notes.append((file, f"{key}: {shortened(entry)} is not there; {path} is taken, beside the file"))
             return found._replace(by_end=True)
     if place.images and kind != "file":
         return _in_images(place, key, ends)
@@ -419,8 +419,10 @@ def _images(place, part, findings, names_of=None, few=None):
         if not name.lower().endswith(IMAGES):
             strangers += 1
             if strangers == 1:
-                told = f"expected a list of images, received lines that name none, such as {shortened(name)}; left out"
-                findings.error(part.listed, told)
+                message = (
+                    f"expected a list of images, received lines that name none, such as {shortened(name)}; left out"
+                )
+                findings.error(part.listed, message)
             continue
         findings.error(os.path.join(here, name), f"image missing: it {located.missing[name]}; listed in {part.listed}")
     if located.word and located.dropped != {"data"}:  # which CVAT puts before all
@@ -428,12 +430,12 @@ def _images(place, part, findings, names_of=None, few=None):
     return [files[name] for name in listed if name in files]
 
 
-def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
+def read(place, parts, names, *, together=(), points=None, same_as="", notes=()):
     """The Source of some _Parts. names: classes by number; None: the numbers that occur, also in `together`, the parts
     of all splits.
     """
     findings = Findings()
-    for file, message in dict.fromkeys(told):
+    for file, message in dict.fromkeys(notes):
         findings.warning(file, message)
     names = names or place.options.names
     pairs, names_of, images = Pairs(place), {}, []
@@ -476,7 +478,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
         if not (size := upright_size((None, None), image, findings)):
             continue
         height, width = size
-        file, things = texts[image], []
+        file, annotations = texts[image], []
         for line, number, values in rows or ():
             if number >= len(names):
                 limit = (
@@ -500,9 +502,9 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
                     file, f"line {line}: expected parts of the image, 0..1, received {shown}: pixels? Left out"
                 )
                 continue
-            things.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
-        records.append(record(None, image, size, things, file or image, findings))
-        if file and not len(records[-1].boxes) and not things and os.path.getsize(file) > 2:
+            annotations.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
+        records.append(record(None, image, size, annotations, file or image, findings))
+        if file and not len(records[-1].boxes) and not annotations and os.path.getsize(file) > 2:
             findings.emptied.append(image)
     source = finish(with_ids(records), names, range(len(names)), findings, "yolo")
     return source._replace(same_as=same_as)

@@ -131,17 +131,17 @@ def form_of(rows_of, points):
         alone = all(len(values) == length for each in rows_of for *_, values in each)
         for size in (3, 2):
             if alone and length > 4 and (length - 4) % size == 0 and _are_points(rows, size):
-                told = (
+                note = (
                     f"rows of {length + 1} numbers are taken for class, box and {(length - 4) // size} key "
                     "points, as they fit it"
                 )
-                return functools.partial(_box_first, {length, 4}), "class, box and key points", told
+                return functools.partial(_box_first, {length, 4}), "class, box and key points", note
     if rows_of and all(len(values) == 5 and 0 <= values[4] <= 1 for rows in rows_of for *_, values in rows):
-        told = (
+        note = (
             "all rows are of 6 numbers, of which the last is taken for a confidence, as predictions have it, and "
             "left out"
         )
-        return lambda values: _box_first({5}, values), "class cx cy w h confidence", told
+        return lambda values: _box_first({5}, values), "class cx cy w h confidence", note
     return _box_or_outline, "class cx cy w h", None
 
 
