@@ -143,7 +143,7 @@ def test_a_division_that_is_none(content, flat, tmp_path):
 def test_data_without_a_split_to_validate_on_says_so(flat, tmp_path):
     with pytest.raises(SplitError, match=r"data\.val=0\.1 holds back a tenth"):
         read_configured(Data(path=str(flat), train="all"), "val")
-    with pytest.raises(SplitError, match=r"it is not divided: data\.val=0\.1 learns from nine tenths"):
+    with pytest.raises(SplitError, match=r"it is not divided: data\.val=0\.1 trains on nine tenths"):
         read_configured(Data(path=str(flat)), "train")
     make_yolo(tmp_path)
     for kind in ("images", "labels"):

@@ -91,7 +91,6 @@ def export(
 
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
-
     refuse_export(run, "name the run that it was made from")
     require_model(run, "a run's folder or a .h5 file")
     whole = any("int8" in precision for precision in precisions)

@@ -1,6 +1,7 @@
 """Images: from the bytes of a file to [H, W, 3] uint8 RGB, upright.
 
-decode_image and what it calls are graph operations only: training, detection and exported models share them."""
+decode_image and what it calls are graph operations only: training, detection and exported models share them.
+"""
 
 import errno
 import functools

@@ -1,6 +1,7 @@
 """Geometry: one 3x3 matrix that takes (y, x, 1) of the file to the network's input, applied once, inverted for results.
 
-prepare and what it calls are graph operations only: training, detection and exported models share them."""
+prepare and what it calls are graph operations only: training, detection and exported models share them.
+"""
 
 import math
 from collections.abc import Callable
