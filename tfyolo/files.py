@@ -23,17 +23,16 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_file(path):
-    """Yields a Path beside `path` to write a file or a folder at, which takes the name of `path` when the block ends
-    well.
+    """Yields a Path to write a file or a folder at, which takes the name of `path` when the block ends well.
 
     Whatever goes wrong, and whenever the power fails, `path` is what it was or what was written.
 
     Args:
-      path: of the file or folder. Its parent is there. What is yielded has its suffix.
+        path: of the file or folder. Its parent is there. What is yielded is beside it and has its suffix.
 
     Raises:
-      OSError: it cannot be written, as on a full disk; of those that name no file, or only what is yielded, `path` is
-      the file.
+        OSError: it cannot be written, as on a full disk; of those that name no file, or only what is yielded, `path` is
+            the file.
     """
     path = Path(path)
     aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -95,8 +94,8 @@ def _flush(path):
 
 
 def _exchanged(first, second):
-    """Whether the system has exchanged two names in one step: renameat2 with RENAME_EXCHANGE (2), renamex_np with
-    RENAME_SWAP (2).
+    """Whether the system has exchanged two names in one step, by renameat2 (RENAME_EXCHANGE) or renamex_np
+    (RENAME_SWAP).
     """
     paths = os.fsencode(first), os.fsencode(second)
     here = -100  # AT_FDCWD

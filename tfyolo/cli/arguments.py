@@ -33,8 +33,10 @@ class Range(click.FloatRange):
 
 
 class Whole(click.ParamType):
-    """A whole number in one of the ranges of tfyolo.config.ranges, by its name there; they are imported when one is
-    converted.
+    """A whole number in a range of tfyolo.config.ranges.
+
+    Args:
+        within: the range's name there; it is imported when a number is converted.
     """
 
     name = "integer"
@@ -53,8 +55,10 @@ class Whole(click.ParamType):
 
 
 class NamedIn(click.ParamType):
-    """The name of an entry of a table that users may extend, by its kind in config.tables, which is asked when it
-    matters.
+    """The name of an entry of a table that users may extend.
+
+    Args:
+        kind: a key of config.tables.CHOICES; the table is asked when a name is converted.
     """
 
     name = "name"
@@ -103,9 +107,7 @@ def _remember(context, parameter, value):
 
 
 def reading_options():
-    """The options of how data is read that were given, beside --images and --data-format: keyword arguments of
-    readers.DataSet.
-    """
+    """The options given for how data is read, less --images and --data-format, as readers.DataSet's keywords."""
     return click.get_current_context().meta.get("tfyolo.reading", {})
 
 
@@ -220,9 +222,7 @@ def require_data(data):
 
 
 def read_config(config, overrides=()):
-    """The Config of a name or file, or of a Path in a run's folder, under overrides, with the names of its parts
-    checked.
-    """
+    """The Config of a name or file, or of a Path in a run's folder, under overrides; its parts' names are checked."""
     from tfyolo import config as configs
     from tfyolo.config import parts
 

@@ -124,9 +124,7 @@ RESUME = 75
 
 @contextlib.contextmanager
 def _leaving_at_sigterm():
-    """While TensorFlow starts, before training itself listens: SIGTERM ends the process with RESUME, since nothing is
-    begun yet.
-    """
+    """While TensorFlow starts, before training itself listens, SIGTERM ends the process with RESUME: nothing is begun."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody else listens
         yield
@@ -143,8 +141,9 @@ def _another(folder, than):
 
 
 def _is_run(path):
-    """Whether a CONFIG is the folder of a run: any folder, but one without a run that has the name of one of tfyolo's
-    configs.
+    """Whether a CONFIG is the folder of a run.
+
+    It is any folder, but one without a run that has the name of one of tfyolo's configs.
     """
     from tfyolo import config as configs
 

@@ -8,8 +8,7 @@ from tfyolo.files import what_is
 
 
 def foreign(path, expected):
-    """What is wrong with a path where a model, a config or the like was expected, if by its name it is another
-    program's.
+    """What is wrong with a path that by its name is another program's, where a model or a config was expected.
 
     Args:
         path: of a file, which may be missing.

@@ -177,8 +177,15 @@ def _compose(text, source, line_of, problems, path=""):
 
 
 def _tree(node, line_of, problems, path, above, left):
-    """above: the nodes that this one stands in. left: an iterator that has an item for each value that there may still
-    be.
+    """A _Node of a yaml.Node, and of all in it.
+
+    Args:
+        node: a yaml.Node.
+        line_of: gives the place of a mark.
+        problems: {dotted path: line of the error}, which gets what is wrong.
+        path: the dotted path of the node.
+        above: the nodes that it is inside of.
+        left: an iterator with an item for each value that there may still be.
     """
     place = line_of(node.start_mark)
     if next(left, None) is None:
@@ -233,10 +240,12 @@ def _tree(node, line_of, problems, path, above, left):
 
 
 def _find(name, folder="", reader=None):
-    """The file that a config's name means, counted from a folder: the one there, with or without .yaml, else tfyolo's
-    own.
+    """The file that a config's name means: the one there, with or without .yaml, else tfyolo's own.
 
-    reader: the file whose `base:` it is, which does not mean itself as long as there is another.
+    Args:
+        name: as it is written.
+        folder: that it counts from.
+        reader: the file whose `base:` it is, which does not mean itself as long as there is another.
     """
     here = os.path.normpath(os.path.join(folder, name))
     endings = [""] if name.endswith((".yaml", ".yml")) else ["", ".yaml"]
@@ -376,9 +385,7 @@ def _override(root, text, problems):
 
 
 def _short(key):
-    """What a key of one word may stand for, if it is neither one of the config's nor one that stands elsewhere; else
-    None.
-    """
+    """What a key of one word may mean, if the config has no such key anywhere; else None."""
     keys, short = list(Config.model_fields), [name for name in SHORT if "." not in name]
     if key in (*keys, *short) or elsewhere(key):
         return None

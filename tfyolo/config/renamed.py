@@ -1,5 +1,6 @@
-"""Keys of the config that have a new name. The old one works for one version, with a notice; in what was saved,
-without.
+"""Keys of the config that have a new name.
+
+The old one works for one version, with a notice; in what was saved, without.
 """
 
 # {old: new}, each a section and a key.

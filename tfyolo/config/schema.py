@@ -60,9 +60,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, value):
-        """A bare string stands for a section with one key, in the classes below that name it; options alone for a
-        default part's.
-        """
+        """A bare string is a section of one key, where the class names that key; options alone are the default part's."""
         short = cls.model_config.get("json_schema_extra", {}).get("short")
         if short and isinstance(value, str):
             return {short: value}

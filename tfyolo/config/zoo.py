@@ -17,8 +17,7 @@ def packaged_names() -> list[str]:
 
 
 def index() -> list[dict[str, Any]]:
-    """The rows of configs/index.csv, which tools/index_configs.py writes: what there is to know of each config that
-    comes with tfyolo.
+    """The rows of configs/index.csv, which tools/index_configs.py writes: one for each config that comes with tfyolo.
 
     Returns:
         [{"name", "classes", "parameters", "flops", "weights"}]. parameters and flops are of the network as detect and

@@ -1,5 +1,6 @@
-"""Anchors from data: k-means over the sizes of boxes, with 1 - IoU as the distance (YOLO9000, arXiv:1612.08242,
-section 2).
+"""Anchors from data: k-means over the sizes of boxes, with 1 - IoU as the distance.
+
+YOLO9000 (arXiv:1612.08242), section 2.
 """
 
 import json

@@ -198,8 +198,8 @@ def check(
 
 
 def _sources(dataset):
-    """({split: Source}, problems), without splits that say nothing new: unions, and those that are another by the
-    data's own word.
+    """({split: Source}, problems), without unions of splits, and without those that the data names for other splits,
+    too.
     """
     format, sources, problems, failed = None, {}, [], None
     while format != dataset.format:  # which may give way to another while it is read

@@ -62,8 +62,7 @@ def check_images(sources, progress=True):
 
 
 def _decode(records, most_pixels):
-    """For each Record in turn: the first bytes of its image, their digest, its (H, W), and what is wrong if it cannot
-    be read, or "".
+    """For each Record in turn (the first bytes of its image, their digest, (H, W), what is wrong or "").
 
     A graph on all cores: TensorFlow's eager operations, called from several Python threads, have crashed (2.21).
     """

@@ -54,10 +54,14 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixe
 
 
 def sampled(records, count, seed=0):
-    """A random sample of Records: `count` of them, or all if there are fewer, in an order that depends on their ids and
-    the seed alone.
+    """A random sample of Records, in an order that depends on their ids and the seed alone.
 
     So it is the same sample of the same data in files and in TFRecord shards, however the data is sorted.
+
+    Args:
+        records: Records.
+        count: how many; all, if there are fewer.
+        seed: of the order.
     """
 
     def number(record):

@@ -94,11 +94,7 @@ def _palette(contents):
 
 
 def _exif(contents):
-    """The TIFF of a JPEG's APP1 "Exif" segment, of a PNG's chunk "eXIf" before its image, of a WebP's chunk "EXIF"; ""
-    without one.
-
-    headers.py reads the same, in Python.
-    """
+    """The TIFF of a JPEG's segment "Exif", of a PNG's chunk "eXIf", of a WebP's chunk "EXIF"; "" without one."""
     head = tf.strings.substr(contents, 0, HEAD)
 
     def jpeg():

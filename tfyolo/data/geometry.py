@@ -61,9 +61,7 @@ def letterbox(size, target):
 
 
 def stretch(size, target):
-    """Takes an image of `size` (H, W) to `target` (h, w) without its aspect, as cv2.resize and OpenCV's blobFromImage
-    do.
-    """
+    """Takes an image to a canvas without keeping its aspect, as cv2.resize and OpenCV's blobFromImage do."""
     y, x = tf.unstack(tf.cast(target, tf.float32) / tf.cast(size, tf.float32))
     return matrix_of(y, 0, 0, 0, x, 0)
 

@@ -16,9 +16,7 @@ INDEX = tf.TensorSpec([], tf.int32)
 
 
 def traced(*signature):
-    """Decorates a graph function: traced once, however often a mosaic of a mixture calls it, and as it stands, without
-    autograph.
-    """
+    """Decorates a graph function: traced once, however often it is called, and without autograph."""
     return tf.function(input_signature=signature, autograph=False)
 
 

@@ -104,9 +104,7 @@ class DataSet:
         return source
 
     def _read_otherwise(self, split, error):
-        """The split as the first of the other formats reads it that can, which is the format from then on; None if none
-        can.
-        """
+        """The split as the first other format reads it that can, which is the format from then on; None if none can."""
         candidates, refused = self._candidates, self._refused
         for place in range(1, len(candidates)):
             (name, _), self._candidates = candidates[place - 1], candidates[place:]
@@ -363,9 +361,7 @@ def _read_named(dataset, name, data, use, place):
 
 
 def _division(dataset, data, place, run):
-    """(the Division that a config asks for or that its run has written, or None; a function that reads what is
-    divided).
-    """
+    """(the Division that the config asks for or its run has written, or None; a function that reads what is divided)."""
     shares = {use: share for use in ("val", "test") if isinstance(share := getattr(data, use), float)}
     file = data.division
     if file is not None and run is not None:  # a run may have been moved

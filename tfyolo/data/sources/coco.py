@@ -84,9 +84,7 @@ def _files(place):
 
 
 def _look(file):
-    """Some of the images' names in a JSON that may be COCO's, of as many as are looked at; None if it is of another
-    kind.
-    """
+    """Some of the images' names in a JSON that may be COCO's; None if it is of another kind."""
     if os.path.getsize(file) <= SMALL:
         try:
             content = parse_json(read_bytes(file))
@@ -144,8 +142,13 @@ def _located(place, split, file, names):
 
 
 def read(place, split, file, together):
-    """The Source of one JSON file. together: those of all splits, of which a category without boxes may be a class of
-    others.
+    """The Source of one JSON file.
+
+    Args:
+        place: the Place of the data.
+        split: its name.
+        file: the JSON.
+        together: the JSON of all splits: a category without boxes here may be a class there.
     """
     findings = Findings()
     content = _content(file)
@@ -235,9 +238,7 @@ def _entries(content, kind, needed, file, findings):
 
 
 def _supercategory(categories, annotations):
-    """The id of the category that all others are kinds of and that has no boxes, as Roboflow writes it; None without
-    one.
-    """
+    """The id of the category without boxes that all others are kinds of, as Roboflow writes it; None without one."""
     for identity, entry in categories.items():
         others = [other for key, other in categories.items() if key != identity]
         if others and all(other.get("supercategory") == entry["name"] for other in others):

@@ -160,8 +160,9 @@ def _located(place, split, names):
 
 
 def read(place, split, tables, parsed):
-    """The Source of the tables of a split. Classes are the sorted names in all tables, so that splits agree; or in the
-    order of a list.
+    """The Source of the tables of a split.
+
+    Classes are the sorted names in all tables, so that splits agree; or in the order of a list.
     """
     findings, where = Findings(), tables[split][0].file
     names = {row["class"] for other in tables for *_, row in parsed(other) if row["class"]}
@@ -232,9 +233,7 @@ def _in_parts(rows):
 
 
 def _ordered(place, names):
-    """The classes in the order of keras-retinanet's list `class,number`, if one lies there with all of them; else
-    sorted.
-    """
+    """The classes in the order of keras-retinanet's list `class,number`, if there is one with all of them; else sorted."""
     folder = os.path.dirname(place.file) if place.file else place.root
     for file in place.tree.files(folder, ".csv"):
         try:

@@ -1,5 +1,6 @@
-"""A data set without a split to validate or to test on divides itself on request: by a seed, once, and from then on by
-what is written.
+"""A data set without a split to validate or to test on is divided on request, by a seed.
+
+It is divided once, and from then on by what is written.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
-"""The files of a data set: listed once and without what is nobody's data, read as text with bounds, found by what
-annotations call them.
+"""The files of a data set, listed once and without what is nobody's data.
+
+They are read as text with bounds, and found by what annotations call them.
 """
 
 import codecs
@@ -33,9 +34,7 @@ def stem_of(path) -> str:
 
 
 def visible(name) -> bool:
-    """Whether a file or folder of this name may be data: not .ipynb_checkpoints, .idea, __MACOSX, @eaDir, ._x,
-    Thumbs.db.
-    """
+    """Whether a file or folder of this name may be data: not .ipynb_checkpoints, .idea, @eaDir, ._x, Thumbs.db."""
     return not name.startswith(".") and name.lower() not in _NOT_DATA
 
 
@@ -213,8 +212,12 @@ class Index:
 
 
 class Hit(NamedTuple):
-    """The file that a name means. dropped: how many of the name's first folders are not its. others: files that fit it
-    as well.
+    """The file that a name means.
+
+    Attributes:
+        path: of the file.
+        dropped: how many of the name's first folders are not its own.
+        others: files that the name fits as well.
     """
 
     path: str

@@ -1,5 +1,6 @@
-"""labelme's JSON, one an image: shapes of points in pixels. A rectangle is a box; polygons and circles are taken for
-the box round them.
+"""labelme's JSON, one an image: shapes of points in pixels.
+
+A rectangle is a box; polygons and circles are taken for the box round them.
 """
 
 import functools

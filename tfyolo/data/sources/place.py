@@ -135,9 +135,7 @@ _MEANINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "v
 
 @functools.lru_cache(maxsize=4096)
 def meaning(name):
-    """What the name of a split means: train of train2017, coco_train and instances_train2017; val of valid; else the
-    name itself.
-    """
+    """What the name of a split means: train of train2017 and coco_train, val of valid; else the name itself."""
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", name.lower())]
     words = [_MEANINGS.get(word, word) for word in words]
     return next((word for word in words if word in SPLITS), name)

@@ -100,8 +100,10 @@ class Source(NamedTuple):
     division: Any = None
 
     def with_classes(self, names: list[str]) -> "Source":
-        """The same images with only the boxes of the named classes, whose labels are the places of their names in
-        `names`.
+        """The same images with only the boxes of some classes.
+
+        Args:
+            names: of the classes; their places in it are the labels.
         """
         own = {name: label for label, name in enumerate(self.classes)}
         label_of = np.full(len(self.classes), -1, np.int32)

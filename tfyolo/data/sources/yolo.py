@@ -76,8 +76,7 @@ def find(place):
 
 
 class _Part(NamedTuple):
-    """Images of one split: a folder, or a file that lists them; or, in place of them, the error that says why they are
-    not there.
+    """Images of one split: a folder, or a file that lists them; or the error that says why they are not there.
 
     by_end: whether only the end of its name led to it.
     """
@@ -89,8 +88,12 @@ class _Part(NamedTuple):
 
 
 def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, notes=()):
-    """parts: {split: [_Part]}. names: classes by number, or None. same_as: {split: the one before it of the same
-    images}.
+    """The Candidate of some splits.
+
+    Args:
+        parts: {split: [_Part]}.
+        names: of the classes, by number, or None.
+        same_as: {split: the one before it of the same images}.
     """
     images, labelled, rows, sound = 0, 0, 0, 0
     for part in itertools.chain.from_iterable(parts.values()):
@@ -382,8 +385,11 @@ def _names_in(file):
 
 
 def _images(place, part, findings, names_of=None, few=None):
-    """The images of a part; names_of: a dict that gets {image: what a list calls it}. few: only about so many of a
-    list.
+    """The images of a part.
+
+    Args:
+        names_of: a dict that gets {image: what a list calls it}.
+        few: only about so many of a list.
     """
     if part.error:
         raise part.error
@@ -431,8 +437,16 @@ def _images(place, part, findings, names_of=None, few=None):
 
 
 def read(place, parts, names, *, together=(), points=None, same_as="", notes=()):
-    """The Source of some _Parts. names: classes by number; None: the numbers that occur, also in `together`, the parts
-    of all splits.
+    """The Source of some _Parts.
+
+    Args:
+        place: the Place of the data.
+        parts: the _Parts of the split.
+        names: of the classes, by number; None: the numbers that occur, also in `together`.
+        together: the parts of all splits.
+        points: of each box, or None.
+        same_as: the split before it of the same images; else "".
+        notes: (file, message) of warnings.
     """
     findings = Findings()
     for file, message in dict.fromkeys(notes):

@@ -17,8 +17,11 @@ class Pairs:
         self.place, self.folders, self._listed, self._texts = place, {}, {}, None
 
     def of(self, image, listed=None):
-        """The label file, or None. listed: what a list calls the image: its text may lie there, and the image
-        elsewhere.
+        """The label file of an image, or None.
+
+        Args:
+            image: its path.
+            listed: what a list calls it: its text may be there, and the image elsewhere.
         """
         folder, name = os.path.split(image)
         texts = self._names(self.folder(folder))
@@ -32,9 +35,7 @@ class Pairs:
         return None
 
     def folder(self, images):
-        """Where the texts of a folder's images are: of the likely folders the one that has most of them, the first of
-        equals.
-        """
+        """Where the texts of a folder's images are: of the likely folders the first that has most of them."""
         if images not in self.folders:
             stems = {stem_of(file) for file in self._tree(images).files(images, IMAGES)}
             likely = [*map(self.place.tree.spelled, self._likely(images))]
@@ -146,9 +147,7 @@ def form_of(rows_of, points):
 
 
 def _are_points(rows, size):
-    """Whether all rows are boxes with key points: by flags of 0, 1 or 2 behind each; without them by points that fill
-    their boxes.
-    """
+    """Whether all rows are boxes with key points: by flags of 0, 1 or 2, or by points that fill their boxes."""
     spreads = []
     for values in rows:
         (cx, cy, w, h), rest = values[:4], values[4:]
