@@ -142,7 +142,7 @@ TINY = [
     "model.neck.width=0.125",
     "model.head.channels={p4: 32, p5: 32}",
     "train.batch=4",
-    "train.pictures=1",
+    "train.draw_images=1",
 ]
 
 

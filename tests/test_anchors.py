@@ -1,7 +1,10 @@
 """Anchors by k-means: planted clusters come back, published anchors are beaten on the data at hand."""
 
+import json
+
 import numpy as np
 import pytest
+import yaml
 
 from tfyolo.data import anchors as clustering
 from tfyolo.data.sources.source import Record, Source
@@ -81,3 +84,18 @@ def test_dataset_sizes_are_letterboxed_and_without_crowds():
     np.testing.assert_allclose(clustering.dataset_sizes(source, (400, 400)), [[100, 200], [20, 20]])
     np.testing.assert_allclose(clustering.dataset_sizes(source, (100, 400)), [[50, 100], [10, 10]])
     assert clustering.dataset_sizes(source._replace(records=(empty,)), (64, 64)).shape == (0, 2)
+
+
+def test_anchors_of_a_source_are_given_to_the_levels_by_size_and_read_back_as_yaml():
+    """Boxes of three sizes, at half of the network's size; the smallest belongs to the finest level."""
+    sides = np.float32([[5, 10], [20, 20], [60, 40]] * 4)
+    boxes = np.concatenate([np.zeros_like(sides), sides], axis=1)
+    none = np.zeros(len(boxes), bool)
+    record = Record(1, "1.jpg", boxes, np.zeros(len(boxes), np.int32), none, sides.prod(1), (100, 100), None, none)
+    source = Source((record,), ("a",), (0,), (), "made", "train", "coco")
+    before = {"p5": [(50, 50)], "p4": [(10, 10), (30, 30)]}
+    fit = clustering.fit_anchors(source, before, (200, 200))
+    assert fit.anchors == {"p4": [[10.0, 20.0], [40.0, 40.0]], "p5": [[120.0, 80.0]]}
+    assert fit.boxes == 12 and fit.mean_iou == pytest.approx(1) and 0 < fit.mean_iou_of_config < 1
+    assert yaml.safe_load(str(fit)) == {"anchors": fit.anchors}
+    assert json.loads(json.dumps(fit.to_json()))["input_size"] == [200, 200]

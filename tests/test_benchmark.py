@@ -120,7 +120,7 @@ def test_exports_are_measured_and_judged_beside_the_run(tmp_path):
     models.save_model(tmp_path / "run.h5", model)
     forms = [targets.Form("tflite"), targets.Form("tflite", nms="none")]
     paths = [each.path for each in exports.export(model, tmp_path / "out", forms).values()]
-    options = ["--seconds", 0.1, "--rounds", 2, "--data", data, "--picture", tmp_path / "speed.png", "--json"]
+    options = ["--seconds", 0.1, "--rounds", 2, "--data", data, "--plot", tmp_path / "speed.png", "--json"]
     done = benchmark(tmp_path / "run.h5", *paths, *options)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -101,8 +101,8 @@ def sideways(file):
         (cut, "error", ["truncated JPEG"]),
         (lfs, "error", ["Git LFS", "git lfs pull"]),
         (lambda file: file.write_bytes(b""), "error", ["empty"]),
-        (lambda file: file.write_bytes(b"nothing"), "error", ["no picture"]),
-        (lambda file: file.unlink(), "error", ["picture missing"]),
+        (lambda file: file.write_bytes(b"nothing"), "error", ["no image"]),
+        (lambda file: file.unlink(), "error", ["image missing"]),
         (lambda file: noise(file, 99, content=".png"), "warning", ["is a PNG but its name ends in .jpg"]),
         (lambda file: noise(file, 99, (50, 70)), "warning", ["is 50 x 70", "the annotations say 40 x 60"]),
         (lambda file: noise(file, 99, (20, 30)), "warning", ["is 20 x 30", "its boxes are scaled to it"]),
@@ -163,7 +163,7 @@ def thin_out(content):
         (lambda c: c["annotations"][5].update(bbox=[1, 1, 0, 5]), "error", "train.json", ["annotation 5", "no area"]),
         (lambda c: c["annotations"][5].update(bbox=[99, 1, 5, 5]), "error", "train.json", ["annotation 5", "outside"]),
         (lambda c: c["annotations"][5].update(category_id=7), "error", "train.json", ["annotation 5", "unknown class"]),
-        (lambda c: c["annotations"][5].update(image_id=7), "error", "train.json", ["annotation 5", "no picture"]),
+        (lambda c: c["annotations"][5].update(image_id=7), "error", "train.json", ["annotation 5", "no image"]),
         (rename, "error", "data", ["different classes", "cat, wolf", "cat, dog"]),
         (thin_out, "warning", "data", ["1 of 2 classes have fewer than 20 boxes in train: dog (8)"]),
     ],
@@ -208,7 +208,7 @@ def test_a_split_that_is_another_by_the_datas_own_word_is_one_warning(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cat]")
     report = check(tmp_path, progress=False)
     assert report.errors == () and report.splits.keys() == {"train"}
-    only([p for p in report.warnings if "fewer" not in p.message], tmp_path.name, "val has the very pictures of train")
+    only([p for p in report.warnings if "fewer" not in p.message], tmp_path.name, "val has the very images of train")
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_text_and_json_and_picture(clean, tmp_path):
     assert "\n1 error\n" in text and "\n1 warning\n" in text
     assert "train/2.jpg: " in text
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
-    assert rows["pictures"] == ["4", "4", "8"]
+    assert rows["images"] == ["4", "4", "8"]
     assert rows["cat"] == ["40", "40", "80"]
     written = json.loads((tmp_path / "out/report.json").read_text())
     assert written == json.loads(json.dumps(report.to_json()))

@@ -48,6 +48,22 @@ def test_what_is_written_is_new_or_replaces_the_old(kind, tmp_path):
         assert read(path) == {content} and os.listdir(tmp_path) == ["x.json"]
 
 
+@pytest.mark.parametrize("led_to", ["file", "folder", "nothing"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_link_is_replaced_and_what_it_led_to_stays(kind, led_to, exchange, tmp_path, monkeypatch):
+    if not exchange:
+        monkeypatch.setattr(files_module, "_exchanged", lambda *_: False)
+    (tmp_path / "other").mkdir()
+    if led_to != "nothing":
+        write(tmp_path / "other" / "kept", "kept", led_to)
+    path = tmp_path / "x.json"
+    path.symlink_to(tmp_path / "other" / "kept", target_is_directory=led_to == "folder")
+    write(path, "new", kind)
+    assert read(path) == {"new"} and not path.is_symlink() and sorted(os.listdir(tmp_path)) == ["other", "x.json"]
+    assert led_to == "nothing" or read(tmp_path / "other" / "kept") == {"kept"}
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_goes_wrong_leaves_the_old_and_nothing_else(kind, tmp_path, monkeypatch):
     path = tmp_path / "x.json"

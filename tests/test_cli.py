@@ -62,7 +62,7 @@ def exported(demo_exports):
 
 def test_training_leaves_a_run(trained):
     folder, printed = trained
-    assert re.search(rf"^best: epoch 1, AP .*, AP50 .*; everything lies in {re.escape(str(folder))}$", printed, re.M)
+    assert re.search(rf"^best: epoch 1, AP .*, AP50 .*; everything is in {re.escape(str(folder))}$", printed, re.M)
     left = {path.name for path in folder.iterdir()} - {"export"}  # of other tests
     files = "best.h5 last.h5 config.yaml history.csv tensorboard pictures results.png train_batch.png"
     assert left == set(files.split())
@@ -89,7 +89,7 @@ def test_exports_are_told_with_their_sizes(trained, exported):
 def test_a_run_and_its_exports_are_evaluated_alike_without_being_told_the_data(trained, exported, tmp_path):
     metrics = []
     for model in (trained[0], exported["saved_model"]["path"], exported["tflite"]["path"]):
-        result = tfyolo("evaluate", model, "--split", "test", "--out", tmp_path / "out", "--pictures", 1, "--json")
+        result = tfyolo("evaluate", model, "--split", "test", "--out", tmp_path / "out", "--draw-images", 1, "--json")
         assert result.exit_code == 0, result.stderr
         report = json.loads(result.stdout)
         assert report["counts"]["images"] == 4 and report["counts"]["detections"] > 0
@@ -158,7 +158,7 @@ def test_what_cannot_be_opened_leaves_nothing_and_is_named_first(trained, tmp_pa
     Path("out/notes.jpg").touch()
     result = tfyolo("detect", trained[0], "notes.txt", "--out", "out")
     assert result.exit_code == 2 and "there already" in result.stderr
-    assert "Error: file notes.txt: no picture" in result.stderr
+    assert "Error: file notes.txt: no image" in result.stderr
 
 
 def test_detections_are_numbered_like_runs(trained, data, tmp_path, monkeypatch):
@@ -337,14 +337,14 @@ def test_check_data(data, tmp_path):
     victim.write_bytes(b"")
     report = tfyolo("check-data", copy, "--out", tmp_path / "out")
     assert report.exit_code == 1 and victim.name in report.stdout
-    assert report.stdout.endswith(f"\ncheck.png and report.json lie in {tmp_path / 'out'}\n")
+    assert report.stdout.endswith(f"\ncheck.png and report.json are in {tmp_path / 'out'}\n")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.png", "report.json"}
 
 
 def test_tfrecords_hold_every_split_and_are_not_written_over(data, records):
     folder, printed = records
     assert sorted(printed.splitlines()) == [
-        f"{split}: {count} pictures in 2 shards in {folder}" for split, count in (("test", 4), ("train", 8), ("val", 4))
+        f"{split}: {count} images in 2 shards in {folder}" for split, count in (("test", 4), ("train", 8), ("val", 4))
     ]
     assert len(list(folder.glob("*.tfrecord"))) == 6
     refused = tfyolo("make-tfrecords", data, folder, "--split", "val")
@@ -356,7 +356,7 @@ def test_pictures_left_out_of_tfrecords_are_named(data, tmp_path):
     victim = next((copy / "val").iterdir())
     victim.write_bytes(b"")
     result = tfyolo("make-tfrecords", copy, tmp_path / "out", "--split", "val")
-    assert "val: 3 pictures in 1 shard in" in result.stdout and f"left out: {victim}: " in result.stderr
+    assert "val: 3 images in 1 shard in" in result.stdout and f"left out: {victim}: " in result.stderr
 
 
 def test_tfrecords_hold_a_picture_once_and_faults_are_told(tmp_path):
@@ -377,7 +377,7 @@ def test_tfrecords_hold_a_picture_once_and_faults_are_told(tmp_path):
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["train", "val"]
     assert "voc val: 1 fault in the data, left out of the records:" in result.stderr and "3.xml" in result.stderr
     asked = tfyolo("make-tfrecords", tmp_path / "voc", tmp_path / "out", "--split", "trainval")
-    assert asked.stdout.startswith("trainval: 4 pictures")
+    assert asked.stdout.startswith("trainval: 4 images")
     refused = tfyolo("make-tfrecords", tmp_path / "voc", tmp_path / "out", "--split", "nope")
     assert refused.exit_code == 1 and "Name one of them: --split" in refused.stderr and "data." not in refused.stderr
 
@@ -456,7 +456,7 @@ def test_summary_draws_and_goes_backward(kind, trained, tmp_path):
 def test_summary_at_another_size(data):
     described = json.loads(tfyolo("summary", "configs/yolov8n.yaml", "--size", 320, "--json").stdout)
     assert described["input_size"] == [320, 320] and described["candidates"] == 2100
-    assert "data: expected where the pictures" in tfyolo("summary", "configs/yolov8n.yaml", "--backward").stderr
+    assert "data: expected where the images" in tfyolo("summary", "configs/yolov8n.yaml", "--backward").stderr
 
 
 def test_a_run_serves_as_a_config(trained, data):
@@ -547,7 +547,7 @@ def test_an_installed_package_has_its_configs(tmp_path):
         (["train", DEMO, "train.bach=3"], 2, "train.bach: unknown key; did you mean batch?"),
         (["train", DEMO, "train.batch"], 2, "expected KEY=VALUE"),
         (["train", DEMO, "--overfit", "0"], 2, "--overfit"),
-        (["train", DEMO, "--resume", "--out", "nothing"], 2, "data: expected where the pictures and their labels lie"),
+        (["train", DEMO, "--resume", "--out", "nothing"], 2, "data: expected where the images and their labels are"),
         (["train", DEMO, "data=nowhere", "--resume", "--out", "new"], 1, "nowhere: expected a data set's folder"),
         (["train", "runs/nothing", "--resume"], 1, "runs/nothing/last.h5: expected the last.h5 of a run to resume"),
         (["train", ".", "--resume"], 1, "./last.h5: expected the last.h5 of a run to resume"),
@@ -560,8 +560,8 @@ def test_an_installed_package_has_its_configs(tmp_path):
         (["evaluate", "file"], 1, "file: expected a file of weights that tfyolo has written"),
         (["evaluate", "file", "--iou", "1.5"], 2, "--iou"),
         (["detect", "run.h5", "picture.jpg", "--score", "nan"], 2, "'nan' is not a number"),
-        (["detect", "run.h5"], 2, "name pictures, videos, folders or globs, or a --camera"),
-        (["detect", "file", "missing.jpg"], 1, "missing.jpg: expected a picture"),
+        (["detect", "run.h5"], 2, "name images, videos, folders or globs, or a --camera"),
+        (["detect", "file", "missing.jpg"], 1, "missing.jpg: expected an image"),
         (["detect", "file", "file", "--out", "file"], 1, "file"),
         (["detect", "no.tflite", "file"], 1, "no.tflite: expected a run's folder, a .h5 file, a SavedModel"),
         (["export", "nowhere"], 1, "nowhere: expected a run's folder or a .h5 file"),
@@ -571,7 +571,7 @@ def test_an_installed_package_has_its_configs(tmp_path):
         (["kmeans-anchors", "nowhere"], 2, "Missing option '--config'"),
         (["demo-data", "."], 1, "holds something else already"),
         (["export", "model.tflite"], 2, "model.tflite is an export; name the run"),
-        (["detect", "file", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the picture itself"),
+        (["detect", "file", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the image itself"),
         (["summary", "model.tflite"], 2, "model.tflite is an export; summary takes a config, or the run"),
         (["summary", ".", "train.batch=3"], 2, "KEY=VALUE, --classes and --size are for configs"),
         (["summary", "no.h5"], 1, "no.h5: expected a run's folder or a .h5 file"),
@@ -592,7 +592,7 @@ def test_the_impossible_is_told_in_a_line(arguments, code, message, tmp_path, mo
 TYPED = [
     (["trian"], "No such command 'trian'"),
     (["train", "yolov8"], "did you mean yolov8"),
-    (["train", "yolov8n"], "data: expected where the pictures and their labels lie (data=PATH), received none"),
+    (["train", "yolov8n"], "data: expected where the images and their labels are (data=PATH), received none"),
     (["train", "yolov8n", "data=nowhere"], "nowhere: expected a data set's folder or file, found none"),
     (["train", "data=."], "data=.: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file"),
     (["train", "data=.", "yolov8n", "epochs=3"], "a YAML file; write yolov8n data=. epochs=3"),
@@ -647,7 +647,7 @@ TYPED = [
     (["val", "nowhere", "data=a/b"], "data=a/b: options have dashes; write --data a/b"),
     (["val", "nowhere", "."], ".: one argument too many; data is named by --data ."),
     (["configs", "yolov8n"], "yolov8n: one argument too many\n"),
-    (["detect", "theirs.pt"], "theirs.pt is MODEL; behind it name pictures, videos, folders or globs"),
+    (["detect", "theirs.pt"], "theirs.pt is MODEL; behind it name images, videos, folders or globs"),
     (["train", "yolov8n", "data=.", "out=runs/x"], "out=runs/x: an option, which has dashes; write --out runs/x"),
     (["train", "yolov8n", "data=.", "resume=true"], "an option, which has dashes; write --resume"),
     (
@@ -708,8 +708,8 @@ TYPED = [
     (["detect", "yolov8n", "x.jpg"], "received the name of a config, which has no weights"),
     (["export", "yolov8n"], "received the name of a config, which has no weights"),
     (["val", ".", "--data", "nowhere"], "nowhere: expected a data set's folder or file"),
-    (["predict", ".", "missing.jpg"], "missing.jpg: expected a picture, a video, a folder or a glob"),
-    (["detect", ".", "conf=0.5"], "conf=0.5: expected a picture"),
+    (["predict", ".", "missing.jpg"], "missing.jpg: expected an image, a video, a folder or a glob"),
+    (["detect", ".", "conf=0.5"], "conf=0.5: expected an image"),
     (["detect", ".", "conf=0.5"], "options have dashes: --conf 0.5"),
     (["detect", ".", ".", "--conf", "2"], "--conf"),
     (["export", "nowhere"], "nowhere: expected a run's folder"),

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import random
@@ -35,7 +36,7 @@ train:
     - {epochs: 5, lr: 1e-4, freeze: [backbone]}
 """
 
-SHARE = "the name of a split, or a share above 0 and below 1 to hold back from what is learned"
+SHARE = "the name of a split, or a share above 0 and below 1 of the training images to hold back"
 SIZE = "a whole number from 1 to 16384, or two of them: [height, width]"
 NOT_OURS = "and no config of that name comes with tfyolo (`tfyolo configs` lists them)"
 PART = "a name, or a section with `name` and options"
@@ -270,7 +271,7 @@ def test_the_last_override_wins_and_earlier_ones_stay(write):
         (
             "model.nek.name=pan",
             "model.nek: unknown key; did you mean neck? the keys here are input_size, preprocess, classes, backbone, "
-            "neck, head, decoder, assigner, objective, postprocess",
+            "neck, head, decoder, assigner, objective, postprocess, quantize",
         ),
         (
             "base=x.yaml",
@@ -313,7 +314,7 @@ def test_all_bad_overrides_are_told_at_once(write):
          "16: train.seed: expected a whole number >= 0 and < 2147483648, received 3000000000"),
         ("batch: 8", "bacth: 8",
          "16: train.bacth: unknown key; did you mean batch? the keys here are stages, batch, accumulate, "
-         "optimizer, clip, ema, precision, quantize, init, seed, evaluate_every, evaluate_batch, pictures, eager"),
+         "optimizer, clip, ema, precision, init, seed, evaluate_every, evaluate_batch, draw_images, eager"),
         ("batch: 8", "accumulate: 3", "16: train.accumulate: expected a divisor of train.batch (16), received 3"),
         ("batch: 8", "optimizer: 1", f"16: train.optimizer: expected {PART}, received 1"),
         ("batch: 8", "batch: 8\n  batch: 9", "17: train.batch: given twice, first at x.yaml:16"),
@@ -340,7 +341,7 @@ def test_all_bad_overrides_are_told_at_once(write):
         ("lr: 1e-3", "lr: 1\n      steps: 0.5",
          "20: train.stages.0.steps: expected a list, each a number from 0 to 1, received 0.5"),
         ("lr: 1e-3", "lr: 1\n      data: {format: coco}", "20: train.stages.0.data.path: missing, expected text"),
-        ("format: coco", "format: 5", "2: data.format: expected text or null, received 5; quotes make it text"),
+        ("format: coco", "format: 5", "2: data.format: expected one of tfrecord, coco, voc, yolo, labelme, csv, null, received 5"),
         ("format: coco", "val: 1.5", f"2: data.val: expected {SHARE}, received 1.5"),
         ("format: coco", "test: 0.0", f"2: data.test: expected {SHARE}, received 0.0"),
         ("format: coco", "names: []", "2: data.names: expected a file of class names, one a line, or a list of them, received []"),
@@ -490,8 +491,15 @@ def test_the_shipped_configs_survive_writing_and_reading(tmp_path, path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_the_shipped_configs_open_with_their_paper_and_command(path):
-    assert path.read_text(encoding="utf-8").startswith("#")
+def test_the_shipped_configs_say_whose_their_recipe_is_and_what_was_measured(path):
+    """No AP stands there as if the recipe had reached it: it is the authors', or measured here."""
+    lines = list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()))
+    head = " ".join(line.removeprefix("#").strip() for line in lines)
+    about, recipe, measured = re.fullmatch(r"(.+) Recipe: (.+) Measured here: (.+)", head).groups()
+    reported = re.search(r"Its authors report on \S+(?: \d+)?, by their own recipe: ", about)
+    assert reported or not re.search(r"\d m?AP", about)
+    assert not re.search(r"\bAP(50)?\b", recipe) and measured.endswith(".")
+    assert max(map(len, lines)) <= 120
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path, monkeypatch):
     "wrong", [{"train": 0, "val": 0, "test": 0}, {"train": -1}, {"size": (10, 20)}, {"size": (300, 200)}]
 )
 def test_errors(wrong, tmp_path):
-    with pytest.raises(demo.DemoError, match="expected some pictures"):
+    with pytest.raises(demo.DemoError, match="expected some images"):
         demo.write(tmp_path / "data", **wrong)
 
 

@@ -281,7 +281,7 @@ def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
     found = list(detector.stream(folder, skipped=skipped))
     assert [each.file for each in found] == [f"{folder}/{n}.png" for n in (0, 2, 3, 4)]
     assert [file for file, _ in skipped] == [f"{folder}/1.png", f"{folder}/film.avi"]
-    assert "no picture" in skipped[0][1] and "it does not open" in skipped[1][1]
+    assert "no image" in skipped[0][1] and "it does not open" in skipped[1][1]
     with pytest.raises(SourceError, match="a name that no file answers to"):
         detector.stream(folder / "*.tif")
     with pytest.raises(SourceError, match="folder without pictures"):

@@ -143,7 +143,7 @@ def test_a_division_that_is_none(content, flat, tmp_path):
 def test_data_without_a_split_to_validate_on_says_so(flat, tmp_path):
     with pytest.raises(SplitError, match=r"data\.val=0\.1 holds back a tenth"):
         read_configured(Data(path=str(flat), train="all"), "val")
-    with pytest.raises(SplitError, match=r"it is not divided: data\.val=0\.1 learns from nine tenths"):
+    with pytest.raises(SplitError, match=r"it is not divided: data\.val=0\.1 trains on nine tenths"):
         read_configured(Data(path=str(flat)), "train")
     make_yolo(tmp_path)
     for kind in ("images", "labels"):
@@ -167,7 +167,7 @@ def test_a_division_is_json_that_others_can_read(flat):
 
 def configured(root, *more):
     data = json.dumps({"path": str(root), "val": 0.2, "seed": 3})
-    return load_config("demo", *TINY, f"data={data}", "train.pictures=0", *more)
+    return load_config("demo", *TINY, f"data={data}", "train.draw_images=0", *more)
 
 
 def test_a_run_keeps_what_it_holds_back(flat, tmp_path):

@@ -937,8 +937,8 @@ def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, judged, tmp_pat
 @pytest.mark.parametrize("quantize, models", [(False, 1), (True, 2)])
 def test_a_model_is_evaluated_once_for_all_forms(quantize, models, demo, judged, monkeypatch):
     """In float and in int8 it is the same one, unless it was trained with rounding."""
-    train = demo.model.config.train.model_copy(update={"quantize": quantize})
-    model = demo.model._replace(config=demo.model.config.model_copy(update={"train": train}))
+    configured = demo.model.config.model.model_copy(update={"quantize": quantize})
+    model = demo.model._replace(config=demo.model.config.model_copy(update={"model": configured}))
     seen = []
     monkeypatch.setattr(gates, "load", lambda path: loading.load(demo.paths["tflite"]))
     monkeypatch.setattr(gates, "without_quantization", lambda model: demo.model if quantize else model)

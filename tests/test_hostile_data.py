@@ -366,7 +366,7 @@ def test_paths_may_lead_outside_if_that_is_said(tmp_path):
         assert source.problems == () and len(source.records) == 2
     write_text(root / "data.yaml", "train: train.txt", "names: [cat, dog]")
     write_text(root / "train.txt", *(f"{tmp_path}/pets/train/images/{stem}.jpg" for stem in SIZES))
-    with pytest.raises(DataError, match=r"not one picture.*\n.*picture missing"):
+    with pytest.raises(DataError, match=r"not one image.*\n.*image missing"):
         read(root / "data.yaml")
     assert [len(record.boxes) for record in read(root / "data.yaml", outside=True).records] == [2, 1]
 

@@ -195,7 +195,7 @@ def test_ids_that_differ_are_shown_as_they_are_written(tmp_path):
     content = coco_json()
     content["annotations"][0]["image_id"] = "7a"
     write_json(tmp_path / "train.json", content)
-    only(read(tmp_path).problems, "train.json", "no picture has its image_id '7a'")
+    only(read(tmp_path).problems, "train.json", "no image has its image_id '7a'")
 
 
 def test_outlines_without_a_box_have_the_box_round_them(tmp_path):
@@ -559,13 +559,13 @@ def test_a_name_whose_folder_is_not_there_is_not_another_folders_image(tmp_path)
     write_json(tmp_path / "train.json", content)
     source = read(tmp_path)
     assert [Path(record.path).name for record in source.records] == ["one.jpg"]
-    only(source.problems, "two.jpg", "picture missing")
+    only(source.problems, "two.jpg", "image missing")
 
 
 def test_the_image_of_another_split_is_none_of_this_one(tmp_path):
     make_coco(tmp_path)
     (tmp_path / "val2017/two.jpg").unlink()
-    only(read(tmp_path, "val").problems, "two.jpg", "picture missing")
+    only(read(tmp_path, "val").problems, "two.jpg", "image missing")
 
 
 def test_names_that_fit_two_images_are_told(tmp_path):
@@ -573,7 +573,7 @@ def test_names_that_fit_two_images_are_told(tmp_path):
     for folder in ("a", "b"):
         picture(tmp_path / "images" / folder / "two.jpg", SIZES["two"])
     (tmp_path / "images/two.jpg").unlink()
-    only(read(tmp_path).problems, "two.jpg", "picture missing", "may be")
+    only(read(tmp_path).problems, "two.jpg", "image missing", "may be")
 
 
 @pytest.mark.parametrize(
@@ -702,7 +702,7 @@ def test_texts_that_are_no_labels_are_not_called_so(tmp_path):
     write_text(tmp_path / "labels/train/three.txt", "0 .5 .5 .1 .1")
     source = read(tmp_path)
     told = {Path(problem.file).name: problem for problem in source.problems}
-    assert told["three.txt"].message.startswith("label without picture")
+    assert told["three.txt"].message.startswith("label without image")
     assert (told["todo.txt"].severity, len(told)) == ("warning", 2)
 
 
@@ -759,9 +759,9 @@ def test_csv_rows_that_are_wrong(tmp_path):
         "no area",
     ):
         assert words in messages
-    assert "outside its picture" in messages and "warning line 11: the same box again" in messages
+    assert "outside its image" in messages and "warning line 11: the same box again" in messages
     assert any(
-        Path(problem.file).name == "gone.jpg" and "picture missing" in problem.message for problem in source.problems
+        Path(problem.file).name == "gone.jpg" and "image missing" in problem.message for problem in source.problems
     )
 
 

@@ -17,7 +17,7 @@ OWN_TYPES = {("backbone", "darknet_cfg", "sections")}
 @pytest.mark.parametrize("kind", parts.TABLES)
 def test_what_is_read_from_the_source_is_what_is_imported(kind):
     module, table = parts.TABLES[kind]
-    imported, read = getattr(importlib.import_module(f"tfyolo.{module}"), table), parts._read(module, table)
+    imported, read = getattr(importlib.import_module(f"tfyolo.{module}"), table), parts._written(module, table)
     assert list(read) == list(imported) and parts.builders(kind) is imported
     for name, builder in imported.items():
         true, found = parts.options_of(builder), parts.options_of(read[name])

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfyolo.config import Augment
-from tfyolo.data import datasets, decoding, geometry, readers, write_tfrecords
+from tfyolo.data import datasets, decoding, geometry, loading, readers, write_tfrecords
 from tfyolo.data.geometry import FITS
 from tfyolo.data.sources import source as source_module
 from tfyolo.data.sources.source import DataError, Record, Source
@@ -193,7 +193,7 @@ BROKEN = {
     "damaged JPEG": JPEG[:200] + bytes(len(JPEG) - 200 - 2) + b"\xff\xd9",
     "truncated PNG": encode(".png", BIG)[:7000],
     "truncated GIF": pil_encode(Image.fromarray(BIG), "gif")[:2000],
-    "no picture, or a damaged one": encode(".bmp", BIG)[:7000],
+    "no image, or a damaged one": encode(".bmp", BIG)[:7000],
     "empty": b"",
     "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
     "Expected JPEG, PNG, GIF, BMP, WebP or TIFF": b"<html>Not found</html>",
@@ -217,7 +217,7 @@ def test_broken_files_are_named(message, tmp_path):
 def test_missing_file_and_folder_are_named(tmp_path):
     with pytest.raises(decoding.ImageError, match=r"nowhere\.jpg: no such file"):
         decoding.read_image(tmp_path / "nowhere.jpg")
-    with pytest.raises(decoding.ImageError, match="a folder, not a picture"):
+    with pytest.raises(decoding.ImageError, match="a folder, not an image"):
         decoding.read_image(tmp_path)
 
 
@@ -378,7 +378,7 @@ def test_what_is_remembered_changes_nothing(source, memory, monkeypatch):
 
 
 def test_the_memory_forgets_what_was_not_asked_for():
-    memory, images = datasets._Memory(300), [np.full((5, 6, 3), i, np.uint8) for i in range(4)]
+    memory, images = loading.Memory(300), [np.full((5, 6, 3), i, np.uint8) for i in range(4)]
     for i in (0, 1, 2):
         memory.keep(i, images[i])
     np.testing.assert_array_equal(memory.get(0), images[0])
@@ -619,9 +619,7 @@ def test_files_of_every_kind_in_a_data_set(tmp_path):
 def test_no_pictures_at_all():
     empty = Source((), ("a",), (0,), (), "made", "val", "coco")
     for make in (lambda: train(empty), lambda: datasets.eval_dataset(empty, size=(48, 64), batch=2)):
-        with pytest.raises(
-            source_module.DataError, match=r"made: expected pictures in its split 'val'\. Received: none"
-        ):
+        with pytest.raises(source_module.DataError, match=r"made: expected images in its split 'val', received none"):
             make()
 
 

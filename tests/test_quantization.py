@@ -221,15 +221,15 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learne
     stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
     config = load_config("demo", *TINY, stage, f"data={data}")
     first = training.train(config, tmp_path / "first", progress=False)
-    with pytest.raises(ConfigError, match=r"train.quantize: expected train.init, a run whose trained weights"):
-        training.train(load_config("demo", *TINY, stage, f"data={data}", "train.quantize=true"), tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"model.quantize: expected train.init, a run whose trained weights"):
+        training.train(load_config("demo", *TINY, stage, f"data={data}", "model.quantize=true"), tmp_path / "none")
     options = [
-        "train.quantize=true",
+        "model.quantize=true",
         f"train.init={first.folder}",
         "train.stages=[{epochs: 2, lr: 0.001, plain_epochs: 2}]",
     ]
     config = load_config("demo", *TINY, f"data={data}", *options)
-    with pytest.raises(ConfigError, match=r"expected float32 with train\.quantize"):
+    with pytest.raises(ConfigError, match=r"expected float32 with model\.quantize"):
         training.train(
             load_config("demo", *TINY, f"data={data}", *options, "train.precision=bfloat16"), tmp_path / "no"
         )
@@ -238,7 +238,7 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learne
     found = calibration.quantized_by(models.load_model(first.folder), lambda: [pictures(model)])[0]
     bounds = {v.path: float(v) for v in model.network.variables if v.path.endswith(("/low", "/high"))}
     assert bounds and bounds.keys() == {v.path for v in found.network.variables if v.path.endswith(("/low", "/high"))}
-    assert model.config.train.quantize and set(loading.load(run.folder).classes) == set(model.classes)
+    assert model.config.model.quantize and set(loading.load(run.folder).classes) == set(model.classes)
     made = exports.export(model, tmp_path / "out", [Form("tflite", "int8"), Form("tflite")])  # no calibration is needed
     assert made["tflite-int8"].path.exists()
     scales = [
@@ -249,4 +249,4 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learne
     name = next(path for path in bounds if path.startswith("backbone") and path.endswith(".act.int8/high"))
     high, low = bounds[name], min(bounds[name.replace("/high", "/low")], 0.0)
     assert np.min(np.abs(np.array(scales) - (high - low) / 255)) < 1e-6 * max(high, 1)
-    assert configs.load(run.folder / "config.yaml").train.quantize
+    assert configs.load(run.folder / "config.yaml").model.quantize

@@ -283,7 +283,7 @@ def a_folder_within_a_folder_within_a_folder(root):
     yolo(root / "download" / "pets-v3")
 
 
-@quirk({"train": (2, 4), "val": "not one picture"})
+@quirk({"train": (2, 4), "val": "not one image"})
 def a_split_without_images(root):
     yolo(root, splits=("train",))
     for kind in ("images", "labels"):
@@ -440,7 +440,7 @@ def several_folders_of_images(root):
     coco(root, ["a.jpg", "b.jpg"])
 
 
-@quirk({"train": (1, 0)}, ("cat",), "no picture has its image_id 139, there is '000139'")
+@quirk({"train": (1, 0)}, ("cat",), "no image has its image_id 139, there is '000139'")
 def ids_with_zeros_before_them(root):
     image(root / "images/a.jpg")
     coco(

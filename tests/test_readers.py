@@ -547,7 +547,7 @@ def test_no_picture_at_all(tmp_path):
     make_voc(tmp_path)
     for file in tmp_path.glob("JPEGImages/*"):
         file.unlink()
-    with pytest.raises(DataError, match=r"not one picture in the split 'train'.*\n.*one\.xml: label without picture"):
+    with pytest.raises(DataError, match=r"not one image in the split 'train'.*\n.*one\.xml: label without image"):
         read(tmp_path)
 
 
@@ -575,12 +575,12 @@ def shape(**change):
         ({"bbox": [10, 10, 5, -5]}, ["annotation 99", "no area"], None, "error"),
         ({"bbox": [10, 10, math.nan, 5]}, ["annotation 99", "not finite"], None, "error"),
         ({"bbox": [10, 10, math.inf, 5]}, ["annotation 99", "not finite"], None, "error"),
-        ({"bbox": [90, 10, 5, 5]}, ["annotation 99", "outside its picture of 40 x 80"], None, "error"),
+        ({"bbox": [90, 10, 5, 5]}, ["annotation 99", "outside its image of 40 x 80"], None, "error"),
         ({"bbox": [70, -5, 20, 10]}, ["annotation 99", "reaches over the edge"], (0, 70, 5, 80), "warning"),
         ({"bbox": [10, 10, 5]}, ["annotation 99", "expected"], None, "error"),
         ({"bbox": "10 10 5 5"}, ["annotation 99", "expected"], None, "error"),
         ({"image_id": [7]}, ["annotation 99", "expected"], None, "error"),
-        ({"image_id": 12345}, ["annotation 99", "no picture has its image_id 12345"], None, "error"),
+        ({"image_id": 12345}, ["annotation 99", "no image has its image_id 12345"], None, "error"),
         ({"category_id": 4}, ["annotation 99", "unknown class", "category_id 4"], None, "error"),
         ({"id": 0}, ["annotation 0", "used twice"], None, "error"),
     ],
@@ -625,7 +625,7 @@ def test_coco_pictures_that_are_wrong(tmp_path):
     messages = [problem.message for problem in source.problems]
     assert any("images[2]: the id 7 is used twice" in m for m in messages)
     assert any("images[4]: expected `id` and `file_name`" in m for m in messages)
-    assert [Path(p.file).name for p in source.problems if "picture missing" in p.message] == ["gone.jpg"]
+    assert [Path(p.file).name for p in source.problems if "image missing" in p.message] == ["gone.jpg"]
     assert len(messages) == 3
     assert len(source.records) == 2
 
@@ -742,7 +742,7 @@ def test_yolo_pictures_and_labels_that_miss_each_other(tmp_path):
     write_text(tmp_path / "labels/train/three.txt", "0 .5 .5 .1 .1")
     source = read(tmp_path)
     first, second = sorted(source.problems, key=lambda problem: problem.severity)
-    only([first], "three.txt", "label without picture")
+    only([first], "three.txt", "label without image")
     only([second], "one.txt", "no label file", severity="warning")
     assert [len(record.boxes) for record in source.records] == [0, 1]
 
@@ -831,7 +831,7 @@ def test_real_coco128_names_the_files_that_miss_each_other():
     if not (SHARED / "coco128").is_dir():
         pytest.skip(f"no {SHARED / 'coco128'}")
     problems = read(SHARED / "coco128").problems
-    without_picture = {Path(p.file).stem for p in problems if p.message.startswith("label without picture")}
+    without_picture = {Path(p.file).stem for p in problems if p.message.startswith("label without image")}
     without_label = {Path(p.file).stem for p in problems if p.message.startswith("no label file")}
     assert without_picture == {"000000000656", "000000000659"}
     assert without_label == {"000000000250", "000000000508"}

@@ -116,9 +116,7 @@ def check_line(line):
         overrides, _ = train._without_device(overrides, None)
     config = given.get("config") or "yolov8n"
     known = config in configs.packaged_names() or config.startswith("configs/")  # a run's is not known here
-    arguments.loaded_config(
-        ROOT / config if config.startswith("configs/") else config if known else "yolov8n", overrides
-    )
+    arguments.read_config(ROOT / config if config.startswith("configs/") else config if known else "yolov8n", overrides)
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(shell_lines()))

@@ -105,6 +105,26 @@ def test_shards_are_not_overwritten_unasked(source, tmp_path):
     assert [len(read(tmp_path, split).records) for split in ("train", "val")] == [5, 5]
 
 
+@pytest.mark.parametrize("done", range(4))
+def test_every_image_is_there_whenever_replacing_shards_is_interrupted(source, done, tmp_path, monkeypatch):
+    """After `done` of the new files have their names: what was there goes only when all of them are in place."""
+    write_tfrecords.write(source, tmp_path, 2, progress=False)
+    rename, count = write_tfrecords.atomic_replace, iter(range(4))
+
+    def interrupted(aside, path):
+        if next(count) == done:
+            raise KeyboardInterrupt
+        rename(aside, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write_tfrecords, "atomic_replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_tfrecords.write(source, tmp_path, 3, overwrite=True, progress=False)
+    assert {record.image_id for record in read(tmp_path).records} == {record.image_id for record in source.records}
+    write_tfrecords.write(source, tmp_path, 3, overwrite=True, progress=False)
+    assert len(list(tmp_path.glob("train-*.tfrecord"))) == 3 and len(read(tmp_path).records) == 5
+
+
 @pytest.mark.parametrize("shards", [0, 6])
 def test_as_many_shards_as_there_may_be(source, shards, tmp_path):
     with pytest.raises(write_tfrecords.WriteError, match=rf"expected 1\.\.5, .* received {shards}"):

@@ -1016,7 +1016,7 @@ def second(option):
         ("train.stages.0.loss_weights={boxes: 2}", "expected a term of the loss (box, obj, cls)"),
         ("train.optimizer=adam", "train.optimizer.name: expected one of sgd, adamw"),
         ("train.batch=3", "train.batch: expected a multiple of 2 replicas"),
-        ("data=null", "data: expected where the pictures"),
+        ("data=null", "data: expected where the images"),
         # Of a later stage: not when its turn comes.
         (second("image_size: 100"), "train.stages.1.image_size: expected multiples of 32"),
         (second("freeze: [backbone, bakbone]"), "train.stages.1.freeze.1: expected the name of a part"),
@@ -1056,7 +1056,7 @@ def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(
     copy = shutil.copytree(data, tmp_path / "data")
     (copy / "annotations" / "instances_val.json").unlink()
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", *TINY])
-    with pytest.raises(SplitError, match=r"'val' does not exist .*: data\.val=.*data\.val=train judges on"):
+    with pytest.raises(SplitError, match=r"'val' does not exist .*: data\.val=.*data\.val=train evaluates on"):
         training.train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()  # a failed start leaves nothing
     knowing = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", "data.val=train", *TINY])

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ASSIGNERS",
     "BACKBONES",
+    "DATA_FORMATS",
     "DECODERS",
     "HEADS",
     "NECKS",
@@ -37,6 +38,7 @@ __all__ = [
 _HOMES = {
     "ASSIGNERS": ("assigners", "ASSIGNERS"),
     "BACKBONES": ("backbones", "BACKBONES"),
+    "DATA_FORMATS": ("data.sources.formats", "FORMATS"),
     "DECODERS": ("decoders", "DECODERS"),
     "Error": ("errors", "Error"),
     "HEADS": ("heads", "HEADS"),
@@ -62,6 +64,7 @@ if TYPE_CHECKING:  # the same for those who read the source without running it
     from tfyolo.backbones import BACKBONES
     from tfyolo.config import load as load_config
     from tfyolo.data.readers import read as read_data
+    from tfyolo.data.sources.formats import FORMATS as DATA_FORMATS
     from tfyolo.decoders import DECODERS
     from tfyolo.errors import Error
     from tfyolo.evaluation.run import evaluate

@@ -1,6 +1,8 @@
 """Files: opened only if they are regular and of a bounded size; written whole or not at all.
 
-What is written gets a temporary name beside its own, is flushed to the disk, and is renamed: a file is complete or absent."""
+What is written gets a temporary name beside its own, is flushed to the disk, and is renamed: a file is complete or
+absent.
+"""
 
 import contextlib
 import ctypes
@@ -16,20 +18,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-# --- complete or absent -----------------------------------------------------------------------------------------------------------
+# --- complete or absent -----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def atomic_file(path):
-    """Yields a Path beside `path` to write a file or a folder at, which takes the name of `path` when the block ends well.
+    """Yields a Path to write a file or a folder at, which takes the name of `path` when the block ends well.
 
     Whatever goes wrong, and whenever the power fails, `path` is what it was or what was written.
 
     Args:
-      path: of the file or folder. Its parent is there. What is yielded has its suffix.
+        path: of the file or folder. Its parent is there. What is yielded is beside it and has its suffix.
 
     Raises:
-      OSError: it cannot be written, as on a full disk; of those that name no file, or only what is yielded, `path` is the file.
+        OSError: it cannot be written, as on a full disk; of those that name no file, or only what is yielded, `path` is
+            the file.
     """
     path = Path(path)
     aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -48,20 +51,22 @@ def atomic_file(path):
 def atomic_replace(aside, path):
     """Gives what was written at `aside` the name `path`, once all of it is on the disk; what had that name is gone.
 
-    Of two folders the names are exchanged: there is no moment in which neither has the name. (Where system or file system knows no
-    exchange, the moment between two renames.)
+    Of two folders the names are exchanged: there is no moment in which neither has the name. (Where system or file
+    system knows no exchange, the moment between two renames.)
 
     Args:
-      aside: a file, or a folder, on the file system of `path`.
-      path: what it is to be called. A file replaces a file, a folder a folder.
+      aside: a file, or a folder, on the file system of `path`. path: what it is to be called. A file replaces a file, a
+      folder a folder; either replaces a link, and what that led to stays.
     """
     aside, path = Path(aside), Path(path)
     for each in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
         _flush(each)
-    if not (aside.is_dir() and path.is_dir()):
+    if not aside.is_dir() or not os.path.lexists(path):
         os.replace(aside, path)
+    elif not (path.is_dir() or path.is_symlink()):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))
     elif _exchanged(aside, path):
-        shutil.rmtree(aside)
+        _remove(aside)
     else:
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         shutil.move(path, old)  # by copying, where a layered file system renames no folder of a lower layer
@@ -70,7 +75,7 @@ def atomic_replace(aside, path):
         except OSError:
             os.replace(old, path)
             raise
-        shutil.rmtree(old)
+        _remove(old)
     _flush(path.parent)
 
 
@@ -89,7 +94,9 @@ def _flush(path):
 
 
 def _exchanged(first, second):
-    """Whether the system has exchanged two names in one step: renameat2 with RENAME_EXCHANGE (2), renamex_np with RENAME_SWAP (2)."""
+    """Whether the system has exchanged two names in one step, by renameat2 (RENAME_EXCHANGE) or renamex_np
+    (RENAME_SWAP).
+    """
     paths = os.fsencode(first), os.fsencode(second)
     here = -100  # AT_FDCWD
     try:
@@ -113,8 +120,8 @@ def remove_left(folder, names):
     """Removes what processes that were killed have left of files that they were writing with `atomic_file`.
 
     Args:
-      folder: that no other process writes into.
-      names: patterns of the names that the files were to have; what is no such file stays, and what a living process writes.
+      folder: that no other process writes into. names: patterns of the names that the files were to have; what is no
+      such file stays, and what a living process writes.
     """
     for path in Path(folder).iterdir():
         aside = _ASIDE.fullmatch(path.name)
@@ -127,7 +134,11 @@ def remove_left(folder, names):
 def scratch_folder(folder, name):
     """Yields the Path of a new folder in another, for what is not finished yet; at the end it is gone.
 
-    So are those of that name which processes of this machine have left that were killed.
+    So are those of that name which killed processes of this machine have left.
+
+    Args:
+        folder: where it is made.
+        name: part of its name.
     """
     prefix = f".{name}-{socket.gethostname()}-"
     for path in Path(folder).iterdir():
@@ -143,7 +154,7 @@ def scratch_folder(folder, name):
 
 
 def _writes(process):
-    """Whether a process may still be writing. This one is not: what it finds is of an earlier one that had its number."""
+    """Whether a process may still be writing; not this one: what it finds is of an earlier one with its number."""
     if os.name != "posix":  # where there is no asking without harm
         return True
     try:
@@ -156,7 +167,8 @@ def _writes(process):
 
 
 def _remove(path):
-    if path.is_dir():
+    """Removes a file, a folder or a link; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -175,8 +187,8 @@ def open_regular(path):
         path: of the file.
 
     Raises:
-        OSError: with strerror and filename; also for what is no regular file, such as a FIFO or a device, where reading might never end,
-            and for a name that no file can have.
+        OSError: with strerror and filename; also for what is no regular file, such as a FIFO or a device, where reading
+            might never end, and for a name that no file can have.
     """
     try:
         stream = open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
@@ -196,7 +208,7 @@ def read_regular(path, most=None) -> bytes:
         most: bytes that it may have; None: any number.
 
     Raises:
-        OSError: as of open_regular; also for a longer file, of which no more than that is read.
+        OSError: the same as from open_regular; also for a longer file, of which no more than that is read.
     """
     with open_regular(path) as stream:
         content = stream.read() if most is None else stream.read(most + 1)
@@ -206,7 +218,7 @@ def read_regular(path, most=None) -> bytes:
 
 
 def parse_json(content):
-    """What a JSON text, str or bytes, holds. Raises ValueError, in words, also if it is nested too deeply to be parsed."""
+    """What a JSON text, str or bytes, holds. Raises ValueError, also if it is nested too deeply."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -223,7 +235,7 @@ def what_is(path) -> str:
 
 
 def read_bytes(path, span=None) -> bytes:
-    """The bytes of a file, or of a span (offset, length) inside it. Raises OSError, also for what is no regular file."""
+    """The bytes of a file, or of a span (offset, length) inside it. Raises OSError, also if it is not regular."""
     with open_regular(path) as stream:
         if span is None:
             return stream.read()

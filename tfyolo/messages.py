@@ -2,7 +2,8 @@
 
 import re
 
-# What acts on a terminal or hides what stands beside it: control characters, changes of direction, halves of surrogate pairs.
+# What acts on a terminal or hides what stands beside it: control characters, changes of direction, halves of surrogate
+# pairs.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -30,7 +30,7 @@ from tfyolo.postprocess import ONE_BOX, POSTPROCESS
 
 def without_quantization(model):
     """The Model without the rounding that it may have been trained with."""
-    if not model.config.train.quantize:
+    if not model.config.model.quantize:
         return model
     size = model.network.input_shape[1:3]
     other = fuse(build(model.config, model.classes, input_size=size))
@@ -259,7 +259,7 @@ def network_for(model, size):
 
 def _as_trained(model):
     """With the rounding that it was trained with."""
-    if not model.config.train.quantize:
+    if not model.config.model.quantize:
         return model
     from tfyolo.graph.quantization import rounding
 

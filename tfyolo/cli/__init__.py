@@ -1,4 +1,7 @@
-"""The command line: `tfyolo COMMAND`. app holds what all commands share, each other file a group of them: parsing alone."""
+"""The command line: `tfyolo COMMAND`.
+
+app holds what all commands share, each other file a group of them: parsing alone.
+"""
 
 from tfyolo.cli import data, export, models, train, use, weights  # noqa: F401  (which register their commands)
 from tfyolo.cli.app import main

@@ -1,10 +1,10 @@
 """The command line: `tfyolo COMMAND`, each the same as `python tools/COMMAND.py`.
 
-What was typed is checked first, then TensorFlow is imported, which takes seconds: start_tensorflow() stands between the two in
-each command.
+What was typed is checked first, then TensorFlow is imported, which takes seconds: start_tensorflow() stands between the
+two in each command.
 
-Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 75 training was stopped by SIGTERM, to
-be resumed; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 75 training was
+stopped by SIGTERM, to be resumed; 130 stopped by Ctrl-C.
 """
 
 import os
@@ -17,6 +17,12 @@ from tfyolo.cli.arguments import ELSEWHERE
 from tfyolo.errors import Error
 from tfyolo.messages import printable
 
+# Options of commands that have a new name. The old one works for one version, with a notice.
+RENAMED_OPTIONS = {
+    "--pictures": "--draw-images",  # evaluate
+    "--picture": "--plot",  # benchmark
+}
+
 
 class Command(click.Command):
     """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
@@ -25,20 +31,35 @@ class Command(click.Command):
 
     def parse_args(self, context, args):
         try:
-            super().parse_args(context, args)
+            super().parse_args(context, self._with_new_names(args))
         except click.NoSuchOption as error:
             name = error.option_name.lstrip("-")
             if self.takes(name):
                 usage = " ".join(self.collect_usage_pieces(context)[1:])  # less [OPTIONS]
-                told = f"arguments have no dashes; write `{context.command_path} {usage}`"
+                hint = f"arguments have no dashes; write `{context.command_path} {usage}`"
             elif any(parameter.name == "overrides" for parameter in self.params) and _is_setting(name):
-                told = f"settings have no dashes; write {name}=..."
+                hint = f"settings have no dashes; write {name}=..."
             else:
                 raise
-            raise click.UsageError(f"{error.option_name}: {told}", context) from None
+            raise click.UsageError(f"{error.option_name}: {hint}", context) from None
         if context.args and not context.resilient_parsing:
             raise click.UsageError(self._one_too_many(context.args[0]), context)
         return context.args
+
+    def _with_new_names(self, args):
+        """The arguments with the new names of options, with a notice for each old one."""
+        options = {option for each in self.params for option in each.opts}
+        renamed = []
+        for place, word in enumerate(args):
+            old, equals, value = word.partition("=")
+            new = RENAMED_OPTIONS.get(old)
+            if new in options and old not in options and "--" not in args[:place]:
+                from tfyolo.config import renamed_notice
+
+                click.echo(renamed_notice(old, new), err=True)
+                word = f"{new}{equals}{value}"
+            renamed.append(word)
+        return renamed
 
     def takes(self, name):
         """Whether the command has an argument of a name, its own or what other programs call it."""
@@ -48,12 +69,12 @@ class Command(click.Command):
     def _one_too_many(self, word):
         key, equals, value = word.partition("=")
         options = [option for each in self.params if isinstance(each, click.Option) for option in each.opts]
-        told = "one argument too many"
+        hint = "one argument too many"
         if equals and f"--{key}" in options:
-            told = f"options have dashes; write --{key} {value}"
+            hint = f"options have dashes; write --{key} {value}"
         elif "--data" in options and os.path.exists(word):
-            told += f"; data is named by --data {word}"
-        return printable(f"{word}: {told}")
+            hint += f"; data is named by --data {word}"
+        return printable(f"{word}: {hint}")
 
     def get_short_help_str(self, limit=None):
         return super().get_short_help_str(sys.maxsize)  # lines are wrapped, not cut

@@ -23,7 +23,7 @@ ELSEWHERE = {
 
 
 class Range(click.FloatRange):
-    """Which, unlike click's own, knows that no comparison holds for NaN."""
+    """A number of a range; NaN, of which click takes any comparison for true, is none."""
 
     def convert(self, value, param, context):
         number = super().convert(value, param, context)
@@ -33,7 +33,11 @@ class Range(click.FloatRange):
 
 
 class Whole(click.ParamType):
-    """A whole number in one of the ranges of tfyolo.ranges, by its name there; they are imported when it matters."""
+    """A whole number in a range of tfyolo.config.ranges.
+
+    Args:
+        within: the range's name there; it is imported when a number is converted.
+    """
 
     name = "integer"
 
@@ -50,24 +54,30 @@ class Whole(click.ParamType):
             self.fail(f"{error}.", param, context)
 
 
-class _DataFormat(click.ParamType):
-    """One of the formats of data that there are, for which their table is asked when it matters."""
+class NamedIn(click.ParamType):
+    """The name of an entry of a table that users may extend.
 
-    name = "format"
+    Args:
+        kind: a key of config.tables.CHOICES; the table is asked when a name is converted.
+    """
+
+    name = "name"
+
+    def __init__(self, kind):
+        self.kind = kind
 
     def convert(self, value, param, context):
-        if value not in self._formats():
-            self.fail(f"{value!r} is not one of {', '.join(self._formats())}.", param, context)
+        if value not in self._names():
+            self.fail(f"{value!r} is not one of {', '.join(self._names())}.", param, context)
         return value
 
     def get_metavar(self, param, ctx=None):
-        return f"[{'|'.join(self._formats())}]"
+        return f"[{'|'.join(self._names())}]"
 
-    @staticmethod
-    def _formats():
-        from tfyolo.data.readers import FORMATS
+    def _names(self):
+        from tfyolo.config import tables
 
-        return tuple(FORMATS)
+        return tables.names(self.kind)
 
 
 class _Device(click.ParamType):
@@ -90,29 +100,40 @@ device_option = click.option(
 )
 
 
-def _remembered(context, parameter, value):
-    """Keeps an option of how data is read for reading_options(), so that the commands need not hand it on one by one."""
+def _remember(context, parameter, value):
+    """Keeps an option of how data is read for reading_options(), so that no command has to hand it on."""
     if value:
         context.meta.setdefault("tfyolo.reading", {})[parameter.name] = value
 
 
 def reading_options():
-    """The options of how data is read, beside --images and --data-format, that were given: as readers.DataSet takes them."""
+    """The options given for how data is read, less --images and --data-format, as readers.DataSet's keywords."""
     return click.get_current_context().meta.get("tfyolo.reading", {})
+
+
+class _MaxPixels(click.Option):
+    """Whose default stands with the ranges of the config, which are imported when its help is shown."""
+
+    def get_help_record(self, context):
+        from tfyolo.config.ranges import MOST_PIXELS
+
+        names, text = super().get_help_record(context)
+        return names, f"{text}  [default: {MOST_PIXELS:,}]"
 
 
 max_pixels_option = click.option(
     "--max-pixels",
+    cls=_MaxPixels,
     type=Whole("Pixels"),
-    help="Of an image: more is an error.  [default: 200,000,000]",
+    help="Of an image: more is an error.",
     expose_value=False,
-    callback=_remembered,
+    callback=_remember,
 )
 
 
 def data_options(command):
-    """Where the images of a data set are, and what else there is to say of one that does not say it itself."""
-    options = {"expose_value": False, "callback": _remembered}
+    """The options for what a data set does not say itself: where its images are, what its classes are called."""
+    options = {"expose_value": False, "callback": _remember}
     for option in (
         click.option("--images", help="Folder of the images, if the annotations do not lead there."),
         click.option(
@@ -127,27 +148,28 @@ def data_options(command):
     return command
 
 
-format_option = click.option("--data-format", type=_DataFormat(), help="Only if the data is not recognised.")
+format_option = click.option("--data-format", type=NamedIn("data format"), help="Only if the data is not recognised.")
 
 
 def tta_options(command):
-    """What looks at a picture more than once."""
+    """The options of test-time augmentation."""
     command = click.option(
         "--scale",
         "scales",
         type=Range(0.1, 4),
         multiple=True,
         metavar="FACTOR",
-        help="Look at the picture in so many times the size that the run was trained with; repeat for several.",
+        help="Run on the image at so many times the size that the run was trained with, too (TTA); repeat for several.",
     )(command)
-    return click.option("--flip", is_flag=True, help="Look at the mirrored picture, too.")(command)
+    return click.option("--flip", is_flag=True, help="Run on the flipped image, too (TTA).")(command)
 
 
-def tta_of(flip, scales):
+def tta_arguments(flip, scales):
+    """The keyword arguments of load() for the options of tta_options."""
     return {"flip": flip, "scales": scales or (1.0,)}
 
 
-def check_exists(path, expected):
+def require_path(path, expected):
     """Ends the command unless there is a file or a folder at a path, or something at a pattern like it."""
     from tfyolo.files import what_is
 
@@ -160,21 +182,21 @@ def check_exists(path, expected):
             return
     context, (key, equals, value) = click.get_current_context(), path.partition("=")
     names = [name.lstrip("-") for each in context.command.params for name in each.opts]
-    if expected.startswith("a run's folder") and (told := _config_without_weights(path)):
-        raise click.ClickException(f"{path}: expected {expected}, received {told}")
+    if expected.startswith("a run's folder") and (problem := _config_without_weights(path)):
+        raise click.ClickException(f"{path}: expected {expected}, received {problem}")
     hint = f"; options have dashes: --{key} {value}" if equals and key in names else ""
     if equals and context.command.takes(key):
         hint = f"; arguments have no names: write {value}"
     raise click.ClickException(printable(f"{path}: expected {expected}, found none{hint}"))
 
 
-def check_model(path, expected=None):
-    """_there of a model, which is not another program's file, to be imported first."""
+def require_model(path, expected=None):
+    """Ends the command unless there is a model at a path, or if it is another program's, to be imported first."""
     from tfyolo import config as configs
 
-    if told := configs.foreign(path, expected or MODEL):
-        raise click.ClickException(told)
-    check_exists(path, expected or MODEL)
+    if problem := configs.foreign(path, expected or MODEL):
+        raise click.ClickException(problem)
+    require_path(path, expected or MODEL)
 
 
 def _config_without_weights(name):
@@ -192,20 +214,20 @@ MODEL = "a run's folder, a .h5 file, a SavedModel's folder or a .tflite file"
 DATA = "a data set's folder or file"
 
 
-def check_data_exists(data):
-    """_there of a config's Data."""
-    check_exists(data.path, DATA)
+def require_data(data):
+    """Ends the command unless a config's Data are there."""
+    require_path(data.path, DATA)
     if data.images:
-        check_exists(data.images, "a folder of pictures")
+        require_path(data.images, "a folder of images")
 
 
-def loaded_config(config, overrides=()):
-    """The config of a name or file, or of a Path in a run's folder, under overrides, with parts that there are."""
+def read_config(config, overrides=()):
+    """The Config of a name or file, or of a Path in a run's folder, under overrides; its parts' names are checked."""
     from tfyolo import config as configs
     from tfyolo.config import parts
 
     if isinstance(config, Path) and config.name == "config.yaml":
-        check_run(config.parent, overrides)
+        require_run(config.parent, overrides)
     _in_order(os.fspath(config), overrides)
     loaded = configs.load(config, overrides)
     parts.check(loaded)
@@ -224,27 +246,30 @@ def _in_order(config, overrides):
         name = named[0].rpartition("=")[2] if named else "NAME"
         rest = " ".join(word for word in words if word not in named[:1])
         raise click.UsageError(
-            f"{config}: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file; write {name} {rest}"
+            f"{config}: expected CONFIG before the settings, a name of `tfyolo configs` or a YAML file; write "
+            f"{name} {rest}"
         )
 
 
-def check_run(folder, overrides):
+def require_run(folder, overrides):
     """Ends the command if there is no run in a folder that stands where CONFIG should."""
     if os.path.exists(os.path.join(folder, "config.yaml")):
         return
     named = any(word.startswith("data") for word in overrides)
     raise click.UsageError(
-        f"{folder}: expected a name of `tfyolo configs`, a YAML file or a run's folder, received a folder without a run "
+        f"{folder}: expected a name of `tfyolo configs`, a YAML file or a run's folder, received a folder without "
+        "a run "
         f"(config.yaml){'' if named else f'; data is named by data={folder}'}"
     )
 
 
 def print_json(value):
+    """Prints JSON on standard output; what is not finite is null."""
     click.echo(jsons.dumps(_plain(value), indent=2, allow_nan=False))
 
 
 def _plain(value):
-    """The value with null for what is not finite, a figure that cannot be said: JSON has no NaN."""
+    """The value with null for what is not finite: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -254,7 +279,7 @@ def _plain(value):
 
 @contextlib.contextmanager
 def split_hint():
-    """Of the commands that take --split: an error about a split says so."""
+    """For commands that take --split: an error about a split names the option."""
     from tfyolo.data.sources.source import SplitError
 
     try:
@@ -263,13 +288,7 @@ def split_hint():
         raise SplitError(f"{error}. Name one of them: --split ...") from None
 
 
-def read_split(path, split, **options):
-    from tfyolo.data import readers
-
-    with split_hint():
-        return readers.read(path, split, **options)
-
-
-def no_export(path, hint):
+def refuse_export(path, hint):
+    """Ends the command if a path is an export."""
     if path.endswith(".tflite") or os.path.exists(os.path.join(path, "saved_model.pb")):
         raise click.UsageError(f"{path} is an export; {hint}")

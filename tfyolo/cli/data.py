@@ -1,6 +1,5 @@
 """Commands about data: check-data, make-tfrecords, kmeans-anchors, demo-data."""
 
-import json as jsons
 import sys
 from pathlib import Path
 
@@ -10,20 +9,19 @@ from tfyolo.cli.app import main
 from tfyolo.cli.arguments import (
     DATA,
     Whole,
-    check_exists,
     data_options,
     format_option,
     json_option,
-    loaded_config,
     print_json,
-    read_split,
+    read_config,
     reading_options,
+    require_path,
     split_hint,
 )
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.messages import counted, printable
 
-# --- data ---------------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
 @main.command("check-data")
@@ -34,20 +32,23 @@ from tfyolo.messages import counted, printable
 @click.option("--out", help="Folder for a summary picture and report.json.")
 @json_option
 def check_data(path, images, data_format, config, out, as_json):
-    """Look through all of the data set at PATH: counts, sizes, and everything wrong, by file. Exit code 1 if something is."""
-    check_exists(path, DATA)
-    options = _boxes_of(config) if config else {}
+    """Check all of the data set at PATH: counts, sizes, and everything wrong, by file. Exit code 1 if something is."""
+    require_path(path, DATA)
+    model = _config_of(config).model if config else None
     start_tensorflow()
     from tfyolo.data import check
 
-    options |= {"images": images, "format": data_format, **reading_options()}
+    options = {"images": images, "format": data_format, **reading_options()}
+    if model:
+        anchors = [anchor for level in model.anchors.values() for anchor in level]
+        options |= {"anchors": anchors, "input_size": model.input_size, "preprocess": model.preprocess}
     report = check.check(path, out=out, progress=not as_json, **options)
     if as_json:
         print_json(report.to_json())
     else:
         click.echo(str(report))
         if out:
-            click.echo(f"\ncheck.png and report.json lie in {printable(out)}")
+            click.echo(f"\ncheck.png and report.json are in {printable(out)}")
     if report.errors:
         sys.exit(1)
 
@@ -55,15 +56,7 @@ def check_data(path, images, data_format, config, out, as_json):
 def _config_of(path):
     """The Config of a name, a YAML file, or the folder of a run."""
     beside_weights = Path(path) / "config.yaml"
-    return loaded_config(beside_weights if beside_weights.is_file() else path)
-
-
-def _boxes_of(config):
-    """What a config says of boxes' sizes: (h, w) of all its anchors, or None, its input size, how pictures are brought to it."""
-    loaded = _config_of(config)
-    anchors = loaded.model.decoder.options.get("anchors", {})
-    sizes = [tuple(anchor) for level in sorted(anchors) for anchor in anchors[level]] or None
-    return {"anchors": sizes, "input_size": loaded.model.input_size, "preprocess": loaded.model.preprocess}
+    return read_config(beside_weights if beside_weights.is_file() else path)
 
 
 @main.command("make-tfrecords")
@@ -75,10 +68,10 @@ def _boxes_of(config):
     "--split", "chosen", multiple=True, help="Repeat for several.  [default: all, but those that only join others]"
 )
 @click.option("--shards", type=Whole("Count"), help="Files a split.  [default: by size, about 200 MB each]")
-@click.option("--overwrite", is_flag=True, help="Replace shards that lie in OUT already.")
+@click.option("--overwrite", is_flag=True, help="Replace shards that are in OUT already.")
 def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
-    """Write the data set at PATH as sharded TFRecords into OUT, pictures as the bytes they are."""
-    check_exists(path, DATA)
+    """Write the data set at PATH as sharded TFRecords into OUT, images as the bytes they are."""
+    require_path(path, DATA)
     start_tensorflow()
     from tfyolo.data import readers, write_tfrecords
 
@@ -89,8 +82,8 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
         if left_out := readers.faults(source, "the records"):
             click.echo(left_out, err=True)
         written = write_tfrecords.write(source, out, shards=shards, overwrite=overwrite)
-        pictures, files = counted(written.records, "picture"), counted(len(written.files), "shard")
-        click.echo(f"{split}: {pictures} in {files} in {out}")
+        images, files = counted(written.records, "image"), counted(len(written.files), "shard")
+        click.echo(f"{split}: {images} in {files} in {out}")
         for file, reason in written.skipped:
             click.echo(f"left out: {file}: {reason}", err=True)
 
@@ -113,42 +106,25 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
     tfyolo kmeans-anchors my/pictures --config yolov3-tiny --input-size 320
     """
     loaded = _config_of(config)
-    own = loaded.model.decoder.options.get("anchors")
+    own = loaded.model.anchors
     if not own:
         raise loaded.error("model.decoder.anchors", "expected a decoder with anchors, this one has none")
-    check_exists(path, DATA)
+    require_path(path, DATA)
     start_tensorflow()
     from tfyolo.data import anchors as clustering
+    from tfyolo.data import readers
     from tfyolo.model import check_size
     from tfyolo.structures import level_stride
 
     size = (input_size, input_size) if input_size else loaded.model.input_size
     check_size(loaded, size, max(map(level_stride, own)))
-    source = read_split(path, split, images=images, format=data_format, **reading_options())
-    sizes = clustering.dataset_sizes(source, size, loaded.model.preprocess)
-    count = sum(len(level) for level in own.values())
-    found = clustering.kmeans(sizes, count, seed=seed)
-    levels, start = {}, 0
-    for level in sorted(own):  # the smallest to the finest
-        levels[level] = [[round(float(h), 1), round(float(w), 1)] for h, w in found[start : start + len(own[level])]]
-        start += len(own[level])
-    before = [anchor for level in sorted(own) for anchor in own[level]]
-    fit = {
-        "mean_iou": float(clustering.mean_iou(sizes, found)),
-        "mean_iou_of_config": float(clustering.mean_iou(sizes, before)),
-    }
+    with split_hint():
+        source = readers.read(path, split, images=images, format=data_format, **reading_options())
+    fit = clustering.fit_anchors(source, own, size, preprocess=loaded.model.preprocess, seed=seed)
     if as_json:
-        print_json({"input_size": list(size), "boxes": len(sizes), "anchors": levels, **fit})
-        return
-    click.echo(
-        f"# {counted(len(sizes), 'box')} of {source.name} {source.split} at {size[0]} x {size[1]}: mean best overlap",
-        nl=False,
-    )
-    click.echo(f" {fit['mean_iou']:.3f}, with the config's anchors {fit['mean_iou_of_config']:.3f}")
-    click.echo("anchors:  # (h, w)")
-    for level, values in levels.items():
-        click.echo(f"  {level}: {values}")
-    click.echo(f"# on the command line: 'model.decoder.anchors={jsons.dumps(levels)}'")
+        print_json(fit.to_json())
+    else:
+        click.echo(str(fit))
 
 
 @main.command("demo-data")
@@ -161,4 +137,4 @@ def demo_data(folder, seed):
     from tfyolo.data import demo
 
     demo.write(folder, seed=seed)
-    click.echo(f"the demo data set lies in {folder}")
+    click.echo(f"the demo data set is in {folder}")

@@ -6,21 +6,21 @@ from tfyolo.cli.app import main
 from tfyolo.cli.arguments import (
     DATA,
     Whole,
-    check_data_exists,
-    check_exists,
-    check_model,
     data_options,
     device_option,
     format_option,
     json_option,
-    no_export,
     print_json,
-    read_split,
     reading_options,
+    refuse_export,
+    require_data,
+    require_model,
+    require_path,
+    split_hint,
 )
 from tfyolo.devices import start as start_tensorflow
 
-# --- export -------------------------------------------------------------------------------------------------------------------
+# --- export -----------------------------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -40,16 +40,22 @@ from tfyolo.devices import start as start_tensorflow
     type=click.Choice(["builtin", "task", "none"]),
     default="builtin",
     show_default=True,
-    help="Suppression in a TFLite file: its own, as mediapipe and Android's task library want it, or left out.",
+    help=(
+        "NMS in a TFLite file: its own (builtin), as mediapipe and Android's task library want it (task), or left out."
+    ),
 )
-@click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the pictures.  [default: the run's]")
-@click.option("--any-size", is_flag=True, help="A SavedModel's floats: pictures of every size that its strides allow.")
-@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Pictures a TFLite file takes.")
-@click.option("--per-tensor", is_flag=True, help="One scale for all of a kernel, for old int8 accelerators.")
+@click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the images.  [default: the run's]")
+@click.option("--any-size", is_flag=True, help="A SavedModel's floats: images of every size that its strides allow.")
+@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Images a TFLite file takes.")
+@click.option(
+    "--per-tensor",
+    is_flag=True,
+    help="Per-tensor quantization of kernels, for old int8 accelerators.  [default: per-channel]",
+)
 @click.option(
     "--data",
     "path",
-    help="Its `train` split calibrates int8, its `val` judges every file.  [default for int8: the run's own]",
+    help="Its `train` split calibrates int8, its `val` evaluates every file.  [default for int8: the run's own]",
 )
 @data_options
 @format_option
@@ -76,7 +82,7 @@ def export(
     device,
     as_json,
 ):
-    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, post-processing inside.
+    """Write RUN's model as a SavedModel (float images, uint8 images, JPEG bytes) and as TFLite files, NMS included.
 
     \b
     tfyolo export runs/yolov8n
@@ -85,20 +91,19 @@ def export(
 
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
-
-    no_export(run, "name the run that it was made from")
-    check_model(run, "a run's folder or a .h5 file")
+    refuse_export(run, "name the run that it was made from")
+    require_model(run, "a run's folder or a .h5 file")
     whole = any("int8" in precision for precision in precisions)
     if per_tensor and not whole:
         raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
     if max_drop is not None and not (path or whole):
-        raise click.UsageError("--max-drop is judged on data, expected --data with it")
+        raise click.UsageError("--max-drop needs data, expected --data with it")
     data = None
     if path:
         from tfyolo.config import Data
 
         data = Data(path=path, images=images, format=data_format, **reading_options())
-        check_data_exists(data)
+        require_data(data)
     start_tensorflow(device)
     from tfyolo.exports import export as exports
     from tfyolo.exports.targets import FORMS, Form
@@ -110,7 +115,7 @@ def export(
         forms = [Form("saved_model")] if "saved_model" in targets else []
         kinds = precisions or (["float32"] if asked else [form.precision for form in FORMS[1:]])
         if "tflite" in targets or not targets:
-            # In whole numbers there is no suppression: what is there by default is left out.
+            # All in integers there is no NMS: what is there by default is left out.
             forms += [
                 Form("tflite", kind, "none" if (kind, nms) == ("full-int8", "builtin") else nms) for kind in kinds
             ]
@@ -138,8 +143,8 @@ def export(
             line += f"  AP {report['AP']:.4f} (the model: {report['keras_AP']:.4f})"
         click.echo(f"{line}  {each.path}")
         if "worst" in report:
-            told = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
-            click.echo(f"{'':<20}rounding costs most in {told}")
+            layers = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
+            click.echo(f"{'':<20}SQNR is lowest in {layers}")
         for message in report.get("skipped", []):
             click.echo(f"{'':<20}left out of calibration: {message}")
 
@@ -152,43 +157,46 @@ def export(
 @click.option(
     "--rounds", type=click.IntRange(2, 1_000_000), default=10, show_default=True, help="How often they take turns."
 )
-@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="A picture to look at.  [default: noise]")
-@click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not folded.")
-@click.option("--data", "path", help="Data that each is judged by, on --split.")
+@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="An image to run on.  [default: noise]")
+@click.option("--unfused", is_flag=True, help="The network as it trained, too: batch norms and branches not fused.")
+@click.option("--data", "path", help="Data to evaluate each on, its --split.")
 @click.option("--split", default="val", show_default=True, help="Of the data.")
 @click.option("--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with.")
 @click.option("--baseline", help="The competitor that the others' ratios are to.  [default: opencv, else keras]")
-@click.option("--picture", metavar="FILE", help="With --data: AP over milliseconds, drawn there.")
+@click.option("--plot", metavar="FILE", help="With --data: AP over milliseconds, drawn there.")
 @device_option
 @json_option
 def benchmark(
-    run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, picture, device, as_json
+    run, paths, threads, seconds, rounds, image, unfused, path, split, peers, baseline, plot, device, as_json
 ):
-    """Time RUN's model and its EXPORTs on one picture, in turns: as Keras, SavedModel, TFLite and, if it was imported from Darknet, in
-    OpenCV.
+    """Time RUN's model and its EXPORTs on one image, in turns.
+
+    They run as Keras, SavedModel, TFLite and, if RUN was imported from Darknet, in OpenCV.
 
     \b
     tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/pictures
     """
     from tfyolo.peers import Peer
 
-    if picture and not path:
-        raise click.UsageError("--picture shows AP, expected --data with it")
-    check_model(run, "a run's folder or a .h5 file")
+    if plot and not path:
+        raise click.UsageError("--plot shows AP, expected --data with it")
+    require_model(run, "a run's folder or a .h5 file")
     for each in paths:
-        check_exists(each, "a SavedModel's folder or a .tflite file")
+        require_path(each, "a SavedModel's folder or a .tflite file")
     given = [Peer.parsed(peer) for peer in peers]
     if path:
-        check_exists(path, DATA)
+        require_path(path, DATA)
     start_tensorflow(device, threads)
     from tfyolo import benchmark as benchmarks
+    from tfyolo.data import readers
 
-    judged = read_split(path, split) if path else None
+    with split_hint():
+        judged = readers.read(path, split) if path else None
     options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
-    told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
-    if picture:
-        benchmarks.draw(told, picture)
+    figures = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
+    if plot:
+        benchmarks.draw(figures, plot)
     if as_json:
-        print_json(told)
+        print_json(figures)
     else:
-        click.echo(benchmarks.table(told))
+        click.echo(benchmarks.table(figures))

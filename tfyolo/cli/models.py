@@ -1,7 +1,6 @@
 """Commands about networks: configs, summary, scale."""
 
 import os
-import re
 
 import click
 
@@ -9,17 +8,17 @@ from tfyolo.cli.app import main
 from tfyolo.cli.arguments import (
     Range,
     Whole,
-    check_data_exists,
-    check_exists,
     json_option,
-    loaded_config,
-    no_export,
     print_json,
+    read_config,
+    refuse_export,
+    require_data,
+    require_path,
 )
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.messages import counted
 
-# --- configs ------------------------------------------------------------------------------------------------------------------
+# --- configs ----------------------------------------------------------------------------------------------------------
 
 
 @main.command("configs")
@@ -35,28 +34,14 @@ def configs_(as_json):
     """
     from tfyolo import config as configs
 
-    rows = [
-        {**row, "input_size": list(configs.load(configs.zoo(row["name"])).model.input_size)} for row in configs.index()
-    ]
+    rows = configs.zoo_rows()
     if as_json:
         print_json(rows)
-        return
-    click.echo(f"{'name':<18}{'input':>11}{'parameters':>14}{'GFLOPs':>9}  published weights that fit, their licence")
-    # By family, the demo's last, and by size: re takes "yolov7" of yolov7x and yolov7-w6.
-    for row in sorted(
-        rows, key=lambda row: (row["name"].startswith("demo"), re.match(r"\D*\d*", row["name"])[0], row["parameters"])
-    ):
-        size = " x ".join(map(str, row["input_size"]))
-        line = (
-            f"{row['name']:<18}{size:>11}{row['parameters']:>14,}{row['flops'] / 1e9:>9.1f}  {row['weights'] or 'none'}"
-        )
-        click.echo(line)
-    click.echo(
-        f"as detect and exports run them, with {rows[0]['classes']} classes (yolov1: 20); they lie in {configs.packaged()}"
-    )
+    else:
+        click.echo(configs.zoo_table(rows))
 
 
-# --- summary ------------------------------------------------------------------------------------------------------------------
+# --- summary ----------------------------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -72,29 +57,30 @@ def configs_(as_json):
 @click.option("--drawing", metavar="FILE", help="Draw it too: boxes for stages, arrows for tensors (.png, .svg, .pdf).")
 @json_option
 def summary(config, overrides, classes, size, backward, drawing, as_json):
-    """Walk through CONFIG's (or a run's) detector: shapes, parameters and FLOPs, stage by stage.
+    """Summarise CONFIG's (or a run's) detector: shapes, parameters and FLOPs, stage by stage.
 
     \b
     tfyolo summary yolov8n --size 640 --drawing yolov8n.svg
     tfyolo summary yolov8n data=my/pictures --backward
     """
-    no_export(config, "summary takes a config, or the run that the export was made from")
+    refuse_export(config, "summary takes a config, or the run that the export was made from")
     of_run = os.path.isdir(config) or config.endswith(".h5")
     if of_run and (overrides or classes or size):
         raise click.UsageError(
             f"{config} is a model that is trained: it stays as it is; KEY=VALUE, --classes and --size are for configs"
         )
     if of_run:
-        check_exists(config, "a run's folder or a .h5 file")
+        require_path(config, "a run's folder or a .h5 file")
     else:
-        loaded = loaded_config(config, [*overrides, *([f"model.input_size={size}"] if size else [])])
+        loaded = read_config(config, [*overrides, *([f"model.input_size={size}"] if size else [])])
         if loaded.data:
-            check_data_exists(loaded.data)
+            require_data(loaded.data)
     start_tensorflow()
     from tfyolo import model as models
-    from tfyolo.graph.summary import walk
+    from tfyolo.data.readers import class_names
+    from tfyolo.graph.summary import table, walk
 
-    model = models.load_model(config) if of_run else models.build(loaded, _class_names(loaded, classes))
+    model = models.load_model(config) if of_run else models.build(loaded, class_names(loaded, classes))
     described = walk(model)
     if backward:
         from tfyolo.training.backward import first_batch_norms
@@ -110,27 +96,9 @@ def summary(config, overrides, classes, size, backward, drawing, as_json):
     if as_json:
         print_json(described)
         return
-    last = f"{'gradient':>12}" if backward else ""
-    click.echo(f"{'stage':<24}{'output':<20}{'stride':>7}{'parameters':>14}{'MFLOPs':>12}{last}   reads")
-    for row in described["stages"]:
-        shape, stride = " x ".join(map(str, row["output"])), f"{row['stride']:g}" if row["stride"] else ""
-        line = f"{row['stage']:<24}{shape:<20}{stride:>7}{row['parameters']:>14,}{row['flops'] / 1e6:>12,.1f}"
-        if backward:
-            line += f"{row['gradient_norm']:>12.3g}" if row["gradient_norm"] is not None else f"{'':>12}"
-        click.echo(f"{line}   {', '.join(row['inputs'])}")
-    height, width = described["input_size"]
-    told = [
-        f"{described['candidates']:,} candidates, each 4 box values and {counted(described['classes'], 'class score')}"
-    ]
-    if backward:
-        told.append("loss of the first batch: " + ", ".join(f"{name} {value:.4g}" for name, value in loss.items()))
+    click.echo(table(described))
     if drawing:
-        told.append(f"drawn: {drawing}")
-    click.echo("\n".join(told))
-    click.echo(
-        f"{described['name']} at {height} x {width}, {counted(described['classes'], 'class')}: {described['parameters']:,} parameters "
-        f"({described['trainable']:,} trainable), {described['flops'] / 1e9:.2f} GFLOPs (2 x multiply-adds)"
-    )
+        click.echo(f"drawn: {drawing}")
 
 
 @main.command()
@@ -146,36 +114,27 @@ def summary(config, overrides, classes, size, backward, drawing, as_json):
 @click.option(
     "--width", type=Range(0, 100, min_open=True), default=1.0, show_default=True, help="Times as many channels."
 )
-@click.option("--classes", type=Whole("Classes"), metavar="K", help="How many.  [default: as of summary]")
+@click.option(
+    "--classes", type=Whole("Classes"), metavar="K", help="How many.  [default: the config's, its data's, or 80]"
+)
 def scale(config, overrides, depth, width, classes):
     """Print CONFIG made deeper and wider, by the options of its parts, with its parameters and FLOPs.
 
     \b
     tfyolo scale yolov7 --depth 1.5 --width 1.25 > mine.yaml
     """
-    loaded = loaded_config(config, overrides)
+    loaded = read_config(config, overrides)
     start_tensorflow()
     from tfyolo import config as configs
     from tfyolo import model as models
-    from tfyolo.graph.summary import walk
+    from tfyolo.data.readers import class_names
+    from tfyolo.graph.summary import totals, walk
 
     scaled = configs.load(config, [*overrides, *models.scaling(loaded, depth, width)])
     for about in (loaded, scaled):
-        described = walk(models.build(about, _class_names(about, classes)))
+        described = walk(models.build(about, class_names(about, classes)))
         click.echo(
-            f"# {'before: ' if about is loaded else ''}{described['parameters']:,} parameters ({described['trainable']:,} trainable), "
-            f"{described['flops'] / 1e9:.2f} GFLOPs with {counted(described['classes'], 'class')}"
+            f"# {'before: ' if about is loaded else ''}{totals(described)} with "
+            f"{counted(described['classes'], 'class')}"
         )
     click.echo(configs.to_yaml(scaled), nl=False)
-
-
-def _class_names(config, count):
-    from tfyolo.data import readers
-
-    if count:
-        return [str(i) for i in range(count)]
-    if config.model.classes:
-        return config.model.classes
-    if config.data:
-        return readers.read_configured(config.data, "train").classes
-    return [str(i) for i in range(80)]

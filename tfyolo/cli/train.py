@@ -15,17 +15,17 @@ import click
 from tfyolo.cli.app import Command, main
 from tfyolo.cli.arguments import (
     Whole,
-    check_data_exists,
-    check_exists,
-    check_run,
     device_option,
     json_option,
-    loaded_config,
     print_json,
+    read_config,
+    require_data,
+    require_path,
+    require_run,
 )
 from tfyolo.devices import start as start_tensorflow
 
-# --- train --------------------------------------------------------------------------------------------------------------------
+# --- train ------------------------------------------------------------------------------------------------------------
 
 
 class _Train(Command):
@@ -46,14 +46,14 @@ class _Train(Command):
 @click.option(
     "--resume", is_flag=True, help="Go on with the run in CONFIG or --out where it stopped; begin it if there is none."
 )
-@click.option(
-    "--overfit", type=Whole("Count"), metavar="N", help="Learn N pictures by heart; exit code 1 if it cannot."
-)
+@click.option("--overfit", type=Whole("Count"), metavar="N", help="Overfit N images; exit code 1 if it cannot.")
 @device_option
 @json_option
 def train(config, overrides, out, resume, overfit, device, as_json):
-    """Train a detector. CONFIG is a name of `tfyolo configs` or a YAML file; or the folder of a run, to begin with its weights (with
-    --resume: to go on with it).
+    """Train a detector.
+
+    CONFIG is a name of `tfyolo configs` or a YAML file; or the folder of a run, whose weights it is initialised from
+    (with --resume: to go on with it).
 
     \b
     tfyolo train yolov3-tiny data=my/pictures epochs=50 batch=8 imgsz=320
@@ -62,20 +62,21 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     tfyolo train yolov3-tiny data=my/pictures --overfit 8
     tfyolo train yolov3-tiny data=my/pictures --out runs/a --resume      (begins, or goes on: to be repeated as it is)
 
-    Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130 or 75. A second
-    Ctrl-C ends it at once.
+    Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130
+    or 75. A second Ctrl-C ends it at once.
     """
     from tfyolo import config as configs
 
     overrides, device = _without_device(overrides, device)
     is_run = _is_run(config)
     if is_run and overrides and (not resume or _another(out, config)):
-        loaded = loaded_config(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
+        loaded = read_config(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
     elif is_run:
         if not resume or overrides or out:
-            check_run(config, overrides)
+            require_run(config, overrides)
             raise click.UsageError(
-                f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a new one with its "
+                f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a "
+                "new one with its "
                 f"weights by `tfyolo train {config} data=PATH`"
             )
         out = config
@@ -83,16 +84,16 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     elif resume and not os.path.exists(config) and os.path.basename(config) != config:
         out, loaded = config, None
     else:
-        loaded = loaded_config(config, overrides)
+        loaded = read_config(config, overrides)
         if resume:
             out = out or str(Path("runs") / loaded.name)
     if loaded is None:
-        check_exists(
+        require_path(
             os.path.join(out, "last.h5"), "the last.h5 of a run to resume (to begin one, name a config and --out)"
         )
     elif not (resume and os.path.exists(os.path.join(out, "last.h5"))):
         for i in range(len(loaded.train.stages)):
-            check_data_exists(loaded.stage_data(i)[0])
+            require_data(loaded.stage_data(i)[0])
         configs.check_init(loaded)
     with _leaving_at_sigterm():
         start_tensorflow(device)
@@ -114,7 +115,7 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         scores = "the last one, for want of an AP"
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
-        click.echo(f"best: epoch {best['epoch']}, {scores}; everything lies in {run.folder}")
+        click.echo(f"best: epoch {best['epoch']}, {scores}; everything is in {run.folder}")
 
 
 # EX_TEMPFAIL of sysexits.h: it failed for the time being, and the same again will go on.
@@ -123,7 +124,7 @@ RESUME = 75
 
 @contextlib.contextmanager
 def _leaving_at_sigterm():
-    """While TensorFlow starts, before training itself listens: SIGTERM ends the process with RESUME, since nothing is begun yet."""
+    """While TensorFlow starts, before training itself listens, SIGTERM ends the process with RESUME: nothing is begun."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody else listens
         yield
@@ -140,14 +141,20 @@ def _another(folder, than):
 
 
 def _is_run(path):
-    """Whether a CONFIG is the folder of a run: any folder, but one without a run that has the name of one of tfyolo's configs."""
+    """Whether a CONFIG is the folder of a run.
+
+    It is any folder, but one without a run that has the name of one of tfyolo's configs.
+    """
     from tfyolo import config as configs
 
     return os.path.isdir(path) and (os.path.exists(Path(path) / "config.yaml") or path not in configs.packaged_names())
 
 
 def _without_device(overrides, device):
-    """(overrides, device) where device=... stood among the overrides. Options that stand there without dashes are an error."""
+    """(overrides, device) where device=... stood among the overrides.
+
+    Options that stand there without dashes are an error.
+    """
     options = [option for parameter in train.params for option in parameter.opts if isinstance(parameter, click.Option)]
     kept = []
     for override in overrides:

@@ -12,8 +12,6 @@ from tfyolo.cli.arguments import (
     DATA,
     Range,
     Whole,
-    check_exists,
-    check_model,
     data_options,
     device_option,
     format_option,
@@ -21,73 +19,73 @@ from tfyolo.cli.arguments import (
     max_pixels_option,
     print_json,
     reading_options,
+    require_model,
+    require_path,
     split_hint,
-    tta_of,
+    tta_arguments,
     tta_options,
 )
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.messages import counted, printable
 
-# --- evaluate -----------------------------------------------------------------------------------------------------------------
+# --- evaluate ---------------------------------------------------------------------------------------------------------
 
 
 @main.command()
 @click.argument("model", metavar="MODEL")
-@click.option("--data", "path", help="Data to be judged on.  [default: what it was trained with]")
+@click.option("--data", "path", help="Data to evaluate on.  [default: what it was trained with]")
 @click.option("--split", help="The split of the data.  [default: the config's val]")
 @data_options
 @format_option
-@click.option("--batch", type=Whole("Batch"), default=8, show_default=True, help="Pictures at a time.")
-@click.option("--iou", type=Range(0, 1), help="Overlap above which non-maximum suppression drops a box.")
+@click.option("--batch", type=Whole("Batch"), default=8, show_default=True, help="Images at a time.")
+@click.option("--iou", type=Range(0, 1), help="IoU above which NMS drops a box.")
 @tta_options
 @click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
 @click.option(
-    "--pictures", type=Whole("CountOrZero"), default=0, help="Pictures to draw into --out, right and wrong in colours."
+    "--draw-images", type=Whole("CountOrZero"), default=0, help="Images to draw into --out, right and wrong in colours."
 )
 @device_option
 @json_option
-def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, out, pictures, device, as_json):
+def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, out, draw_images, device, as_json):
     """Evaluate MODEL, a run, a SavedModel or a .tflite file, by the COCO metrics.
 
     \b
     tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
     """
-    check_model(model)
-    for given, expected in ((path, DATA), (images, "a folder of pictures")):
+    require_model(model)
+    for given, expected in ((path, DATA), (images, "a folder of images")):
         if given:
-            check_exists(given, expected)
+            require_path(given, expected)
     start_tensorflow(device)
     from tfyolo.data import readers
     from tfyolo.evaluation import run as evaluation
     from tfyolo.predict import load as loading
 
-    detector = loading.load(model, **_given(iou=iou), **tta_of(flip, scales))
+    detector = loading.load(model, **_given(iou=iou), **tta_arguments(flip, scales))
     with split_hint():
         source = evaluation.source_for(detector, path, split, images=images, format=data_format, **reading_options())
     if left_out := readers.faults(source, "evaluation"):
         click.echo(left_out, err=True)
-    report = evaluation.evaluate(detector, source, batch=batch, out=out, progress=not as_json, pictures=pictures)
+    report = evaluation.evaluate(detector, source, batch=batch, out=out, progress=not as_json, pictures=draw_images)
     if as_json:
         print_json(report.to_json())
     else:
         click.echo(str(report))
         if out:
-            click.echo(f"curves, figures and detections lie in {out}")
+            click.echo(f"curves, figures and detections are in {out}")
 
 
 def _given(**options):
     return {name: value for name, value in options.items() if value is not None}
 
 
-# --- detect -------------------------------------------------------------------------------------------------------------------
+# --- detect -----------------------------------------------------------------------------------------------------------
 
 
 @main.command()
 @click.argument("model", metavar="MODEL")
-@click.argument("sources", nargs=-1, metavar="[PICTURE|VIDEO|FOLDER|GLOB]...")
-@click.option(
-    "--camera", type=Whole("CountOrZero"), metavar="N", help="Look through camera N, until Ctrl-C or --frames."
-)
+@click.argument("sources", nargs=-1, metavar="[IMAGE|VIDEO|FOLDER|GLOB]...")
+@click.option("--camera", type=Whole("CountOrZero"), metavar="N", help="Read camera N, until Ctrl-C or --frames.")
 @click.option("--frames", type=Whole("Count"), help="The most frames of a video or camera.")
 @click.option(
     "--score",
@@ -95,16 +93,18 @@ def _given(**options):
     type=Range(0, 1),
     default=0.25,
     show_default=True,
-    help="The least score that a detection needs.",
+    help="Confidence threshold.",
 )
-@click.option("--iou", type=Range(0, 1), help="Overlap above which a box is dropped for a better one.")
-@click.option("--class-agnostic", is_flag=True, help="Let a box be dropped for a better one of another class.")
-@click.option("--soft-nms", type=Range(0, min_open=True), metavar="SIGMA", help="Lower scores, not drop boxes; 0.5.")
+@click.option("--iou", type=Range(0, 1), help="IoU above which NMS drops a box.")
+@click.option("--class-agnostic", is_flag=True, help="NMS over all classes together.")
+@click.option(
+    "--soft-nms", type=Range(0, min_open=True), metavar="SIGMA", help="Soft-NMS: lower scores, not drop boxes; 0.5."
+)
 @tta_options
 @click.option(
     "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"
 )
-@click.option("--overwrite", is_flag=True, help="Replace what lies in --out under the same names.")
+@click.option("--overwrite", is_flag=True, help="Replace what is in --out under the same names.")
 @max_pixels_option
 @device_option
 @json_option
@@ -118,11 +118,11 @@ def detect(
     """
     if not sources and camera is None:
         raise click.UsageError(
-            f"{printable(model)} is MODEL; behind it name pictures, videos, folders or globs, or a --camera"
+            f"{printable(model)} is MODEL; behind it name images, videos, folders or globs, or a --camera"
         )
-    check_model(model)
+    require_model(model)
     for source in sources:
-        check_exists(source, "a picture, a video, a folder or a glob")
+        require_path(source, "an image, a video, a folder or a glob")
     start_tensorflow(device)
     from tqdm import tqdm
 
@@ -130,16 +130,16 @@ def detect(
     from tfyolo.data.decoding import ImageError
     from tfyolo.files import write_text
     from tfyolo.predict import load as loading
-    from tfyolo.predict import media, video
-    from tfyolo.visualize import drawing
+    from tfyolo.predict import media
+    from tfyolo.predict import sources as detection
 
     files = media.find_pictures(sources) if sources else []
     if out is None:  # held until the command ends
         free = folders.new(None, "detections", inside="")
         out = "detections" if overwrite else click.get_current_context().with_resource(free)
-    drawn = _names_for_drawings(files, Path(out))
+    drawn = detection.drawing_paths(files, Path(out))
     if themselves := {*map(os.path.realpath, files)} & {*map(os.path.realpath, drawn)}:
-        raise click.UsageError(f"{min(themselves)}: the drawing would replace the picture itself; name another --out")
+        raise click.UsageError(f"{min(themselves)}: the drawing would replace the image itself; name another --out")
     if camera is not None:
         files, drawn = [*files, camera], [*drawn, Path(out) / f"camera{camera}.mp4"]
     summary = Path(out) / "detections.json"
@@ -153,31 +153,18 @@ def detect(
                 click.echo(f"Error: {printable(error)}", err=True)
         raise click.UsageError(f"{printable(', '.join(taken[:3]))}: there already; name another --out, or --overwrite")
     options = _given(iou=iou, soft_sigma=soft_nms, per_class=False if class_agnostic else None)
-    detector = loading.load(model, **tta_of(flip, scales), **options)
+    detector = loading.load(model, **tta_arguments(flip, scales), **options)
     detector.max_pixels = reading_options().get("max_pixels", detector.max_pixels)
 
     rows, faults = [], 0
-    # Videos have a bar of their own.
-    for file, target in zip(tqdm(files, unit="file", disable=as_json or len(files) < 2 or None), drawn, strict=True):
-        try:
-            if isinstance(file, int) or file.lower().endswith(media.VIDEOS):
-                new = video.detect_video(detector, file, target, score=score, limit=frames, progress=not as_json)
-                told = (
-                    f"{counted(len(new), 'frame')}, {counted(sum(len(row['detections']) for row in new), 'detection')}"
-                )
-                if not any(row["detections"] for row in new):
-                    told = f"{counted(len(new), 'frame')}, {_nothing(score, max(row['best'] for row in new))}"
-            else:
-                found = detector(file, score)
-                drawing.save(target, found.draw())
-                new, told = [found.to_json()], _told(found, score)
-        except (ImageError, media.SourceError) as error:
+    for each in detection.detect_each(detector, files, drawn, score=score, limit=frames, progress=not as_json):
+        if each.error:
             faults += 1
-            tqdm.write(f"Error: {printable(error)}", file=sys.stderr)
+            tqdm.write(f"Error: {printable(each.error)}", file=sys.stderr)
             continue
-        rows += new
+        rows += each.rows
         if not as_json:
-            tqdm.write(printable(f"{file}: {told} -> {target}"))
+            tqdm.write(printable(f"{each.source}: {each.summary} -> {each.drawing}"))
     if rows:  # where nothing could be read, nothing is left
         write_text(summary, jsons.dumps(rows, indent=1))
     if as_json:
@@ -188,27 +175,3 @@ def detect(
         click.echo("; ".join(filter(None, (written, unread))))
     if faults:
         sys.exit(1)
-
-
-def _names_for_drawings(files, out):
-    """A name in `out` for each file's drawing: its own, numbered where it is taken by another's."""
-    from tfyolo.predict.media import VIDEOS
-
-    names = {}  # in order
-    for file in map(Path, files):
-        suffix = ".mp4" if str(file).lower().endswith(VIDEOS) else ".jpg"
-        name, number = file.stem + suffix, 2
-        while name in names:
-            name, number = f"{file.stem}-{number}{suffix}", number + 1
-        names[name] = None
-    return [out / name for name in names]
-
-
-def _nothing(score, best):
-    return f"nothing above {score}; the highest score seen is {best:.3g}"
-
-
-def _told(found, score):
-    if not len(found.boxes):
-        return _nothing(score, found.best)
-    return ", ".join(f"{count} {name}" for name, count in found.counts.items())

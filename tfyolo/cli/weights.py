@@ -6,10 +6,10 @@ import sys
 import click
 
 from tfyolo.cli.app import main
-from tfyolo.cli.arguments import check_exists, check_model, json_option, print_json
+from tfyolo.cli.arguments import NamedIn, json_option, print_json, require_model, require_path
 from tfyolo.devices import start as start_tensorflow
 
-# --- import -------------------------------------------------------------------------------------------------------------------
+# --- import -----------------------------------------------------------------------------------------------------------
 
 
 @main.command("import")
@@ -18,15 +18,17 @@ from tfyolo.devices import start as start_tensorflow
 @click.option("--names", help="File of class names, one a line.  [default: COCO's for 80 classes, else numbers]")
 @click.option(
     "--preprocess",
-    type=click.Choice(["letterbox", "stretch", "darknet", "darknet_letterbox"]),
-    help="How pictures are brought to its size.  [default: stretch; darknet_letterbox if the .cfg says letter_box=1]",
+    type=NamedIn("preprocess"),
+    help="How images are brought to its size.  [default: stretch; darknet_letterbox if the .cfg says letter_box=1]",
 )
 @click.option("--out", help="Folder for the run; new or empty.  [default: runs/NET, numbered if taken]")
 @click.option("--write", metavar="OUT.weights", help="Write it back as Darknet's .weights, with its .cfg beside it.")
 @click.option("--overwrite", is_flag=True, help="Let --write replace what is there.")
 @json_option
 def import_(network, weights, names, preprocess, out, write, overwrite, as_json):
-    """Make a run of a Darknet network or a PyTorch checkpoint: exactly, or not at all. Or write a RUN back that came from Darknet.
+    """Make a run of a Darknet network or a PyTorch checkpoint: exactly, or not at all.
+
+    Or write a RUN back that came from Darknet.
 
     \b
     tfyolo import yolov4-tiny.cfg yolov4-tiny.weights --out runs/yolov4-tiny
@@ -42,31 +44,31 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
         raise click.UsageError(
             "name NET.cfg and NET.weights, or NET.pt; or a RUN, and --write OUT.weights for the way back to Darknet"
         )
-    check_exists(network, "a .cfg file, a .pt file or a run")
+    require_path(network, "a .cfg file, a .pt file or a run")
     if weights is not None:
-        check_exists(weights, "a .weights file")
+        require_path(weights, "a .weights file")
     start_tensorflow()
     from tfyolo.weights.darknet import importing
     from tfyolo.weights.torch import importing as torch_importing
 
-    told = {}
+    made = {}
     if weights is not None or checkpoint:
         if checkpoint:
             imported = torch_importing.import_run(network, out, names)
         else:
             imported = importing.import_run(network, weights, out, names, preprocess)
-        told = {"run": str(imported.folder), "native": imported.native, "report": imported.report}
+        made = {"run": str(imported.folder), "native": imported.native, "report": imported.report}
         if not as_json:
             click.echo("\n".join(imported.report))
-            click.echo(f"everything lies in {imported.folder}")
+            click.echo(f"everything is in {imported.folder}")
         network = imported.folder
     if write:
         written = importing.write(write, network, overwrite)
-        told["written"] = [str(path) for path in written]
+        made["written"] = [str(path) for path in written]
         if not as_json:
             click.echo(f"written: {written[0]} and {written[1]}")
     if as_json:
-        print_json(told)
+        print_json(made)
 
 
 @main.command()
@@ -74,14 +76,17 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
 @click.option(
     "--against", nargs=2, metavar="NET.cfg NET.weights", help="What to compare with.  [default: RUN, written back]"
 )
-@click.option("--image", help="A picture to compare on.  [default: noise]")
+@click.option("--image", help="An image to compare on.  [default: noise]")
 @click.option("--all", "every", is_flag=True, help="Show every layer, not only the heads and what is wrong.")
 @json_option
 def verify(run, against, image, every, as_json):
-    """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's. Exit code 1 if something differs."""
-    check_model(run, "a file or a run's folder")
+    """Compare an imported RUN with what it came from: counts, and every layer with OpenCV's.
+
+    Exit code 1 if something differs.
+    """
+    require_model(run, "a file or a run's folder")
     for file in (*(against or ()), *([image] if image else [])):
-        check_exists(file, "a file")
+        require_path(file, "a file")
     start_tensorflow()
     from tfyolo.data.decoding import read_image
     from tfyolo.weights.verify import verify as compare

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tfyolo.config.schema import SHORT, Config, ConfigError
 from tfyolo.config.wording import join_path, nearest, place_line, shown, spaced_hint
 
-MOST_TOLD = 20  # lines of an error
+MOST_LINES = 20  # lines of an error
 
 
 SCHEMA = Config.model_json_schema()
@@ -115,20 +115,30 @@ def elsewhere(key):
     return sorted(found, key=lambda path: path.count("."))
 
 
-def validate(values, places, problems):
-    """The Config of plain values; `problems` {path: line} are those already found."""
+def validate(values, places, problems, *, saved=False):
+    """The Config of plain values.
+
+    Args:
+        values: as YAML or JSON holds them.
+        places: {dotted path: where the value was written}.
+        problems: {dotted path: line of the error} of those already found.
+        saved: whether they are of a run or an export, which may name entries of tables that only training needs.
+
+    Raises:
+        ConfigError: with a line for each thing that is wrong.
+    """
     try:
-        config = Config.model_validate(values)
+        config = Config.model_validate(values, context={"saved": saved})
     except ValidationError as errors:
         errors = errors.errors(include_url=False)
         within = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
         # pydantic calls a list too short once an entry is wrong
-        for error in itertools.islice((each for each in errors if each["loc"] not in within), MOST_TOLD + 1):
+        for error in itertools.islice((each for each in errors if each["loc"] not in within), MOST_LINES + 1):
             path, message = _explain(error, values)
             problems.setdefault(path, place_line(nearest(places, path), path, message))
     if problems:
-        told = list(problems.values())
-        more = ["and more"] if len(told) > MOST_TOLD else []
-        raise ConfigError("\n".join([*told[:MOST_TOLD], *more]))
+        lines = list(problems.values())
+        more = ["and more"] if len(lines) > MOST_LINES else []
+        raise ConfigError("\n".join([*lines[:MOST_LINES], *more]))
     config._places = places
     return config

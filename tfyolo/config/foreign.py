@@ -8,7 +8,7 @@ from tfyolo.files import what_is
 
 
 def foreign(path, expected):
-    """What is wrong with a path where a model, a config or the like was expected, if by its name it is another program's.
+    """What is wrong with a path that by its name is another program's, where a model or a config was expected.
 
     Args:
         path: of a file, which may be missing.
@@ -19,7 +19,7 @@ def foreign(path, expected):
     """
     path = os.fspath(path)
     there, named = "" if os.path.exists(path) else "no such file; ", shlex.quote(path)
-    told = {
+    received = {
         **dict.fromkeys((".pt", ".pth"), f"PyTorch's weights; `tfyolo import {named}` makes a run of them"),
         ".weights": f"Darknet's weights; `tfyolo import NET.cfg {named}` makes a run of them",
         ".cfg": f"Darknet's network; `tfyolo import {named} NET.weights` makes a run of it",
@@ -27,12 +27,17 @@ def foreign(path, expected):
             (".onnx", ".engine", ".torchscript"), "an export of another program; import the checkpoint it was made of"
         ),
     }
-    what = None if os.path.exists(path) and not os.path.isfile(path) else told.get(os.path.splitext(path)[1].lower())
+    what = (
+        None if os.path.exists(path) and not os.path.isfile(path) else received.get(os.path.splitext(path)[1].lower())
+    )
     return what and f"{path}: {there}expected {expected}, received {what}"
 
 
 def check_init(config: Config) -> None:
-    """Looks whether there are weights at train.init, before anything that takes time is done.
+    """Checks that there are weights at train.init, before anything that takes time is done.
+
+    Args:
+        config: a Config.
 
     Raises:
         ConfigError: there are none, or they have to be imported first.
@@ -41,8 +46,8 @@ def check_init(config: Config) -> None:
     if init is None:
         return
     suffix = os.path.splitext(init)[1].lower()
-    if (told := foreign(init, expected)) and (suffix != ".weights" or not os.path.exists(init)):
-        raise config.error("train.init", f"{told}, with which it can begin")
+    if (problem := foreign(init, expected)) and (suffix != ".weights" or not os.path.exists(init)):
+        raise config.error("train.init", f"{problem}, from which it can be initialised")
     if os.path.isdir(init):
         if any(os.path.exists(os.path.join(init, name)) for name in ("best.h5", "last.h5")):
             return

@@ -1,25 +1,21 @@
 """The names of all parts and the options that each takes, checked before TensorFlow is imported, which takes seconds.
 
-Where a part's table is imported, it is what counts, with the parts that users have added to it. Where it is not, nobody can have added
-to it, and the names and signatures are read from the source of this package.
+Where a part's table is imported, it is what counts, with the parts that users have added to it. Where it is not, nobody
+can have added to it, and the names and signatures are read from the source of this package.
 """
 
 import ast
 import builtins
-import difflib
-import functools
 import inspect
 import json
-import sys
 import typing
-from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from tfyolo.config import ranges
+from tfyolo.config import ranges, tables
 from tfyolo.config.explain import described
-from tfyolo.config.wording import shown
+from tfyolo.config.wording import did_you_mean, shown
 
 # Each kind's table: the module below tfyolo, and its name there.
 TABLES = {
@@ -37,6 +33,9 @@ TABLES = {
 def check(config):
     """Checks the names and options of all parts of a Config, optimizer included, without importing TensorFlow.
 
+    Args:
+        config: a Config.
+
     Raises:
         ConfigError: a part is not in its table, has no such option, or one of another type or out of its range.
     """
@@ -52,7 +51,7 @@ def check(config):
 def check_name(config, path, part, known):
     """Raises ConfigError unless a part, which stands at a dotted path of the config, has one of the known names."""
     if part.name not in known:
-        hint = _near(part.name, known)
+        hint = did_you_mean(part.name, known)
         raise config.error(f"{path}.name", f"expected one of {', '.join(known)}, received {part.name!r}{hint}")
 
 
@@ -60,8 +59,10 @@ def check_options(config, path, part, known):
     """The options of a part with the types and in the ranges that its builder's signature asks for.
 
     Args:
-        path: where the part stands in the config, for errors.
-        known: {option: inspect.Parameter}, as of options_of.
+        config: the Config, for errors.
+        path: where the part stands in it.
+        part: a config.Part.
+        known: {option: inspect.Parameter}, from options_of.
 
     Raises:
         ConfigError: an option is unknown, missing, of another type or out of its range.
@@ -70,7 +71,7 @@ def check_options(config, path, part, known):
     for name, value in part.options.items():
         if name not in known:
             choices = ", ".join(known) or "none"
-            hint = _near(name, known)
+            hint = did_you_mean(name, known)
             raise config.error(f"{path}.{name}", f"{part.name} has no such option; its options: {choices}{hint}")
         options[name] = _typed(config, f"{path}.{name}", value, known[name].annotation)
     for name, parameter in known.items():
@@ -89,21 +90,19 @@ def options_of(builder):
 def builders(kind):
     """{name: function, class, or where it is written} of all parts of a kind, a key of TABLES."""
     module, table = TABLES[kind]
-    imported = sys.modules.get(f"tfyolo.{module}")
-    return getattr(imported, table) if imported else _read(module, table)
-
-
-def _near(name, known):
-    lower = {each.lower(): each for each in known}
-    near = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1)]
-    return f"; did you mean {near[0]}?" if near else ""
+    imported = tables.imported(module, table)
+    return _written(module, table) if imported is None else imported
 
 
 def typed(value, annotation):
-    """A value as the annotation of an option has it: lists are tuples where it says so, while "16" is no number.
+    """A value in the type that the annotation of an option asks for: lists become tuples, while "16" is no number.
+
+    Args:
+        value: as YAML or JSON holds it.
+        annotation: of a keyword argument; inspect.Parameter.empty accepts anything.
 
     Raises:
-        ValueError: it is of another type, or out of the annotation's range: "expected a number from 0 to 1, received -1".
+        ValueError: it is of another type, or out of range: "expected a number from 0 to 1, received -1".
     """
     if annotation is inspect.Parameter.empty:
         return value
@@ -127,7 +126,7 @@ def _typed(config, path, value, annotation):
         raise config.error(path, str(error)) from None
 
 
-# --- from the source ----------------------------------------------------------------------------------------------------------
+# --- from the source --------------------------------------------------------------------------------------------------
 
 _NAMES = {**vars(builtins), **vars(typing), **vars(ranges)}  # in which annotations are evaluated
 
@@ -139,27 +138,14 @@ class _Written(NamedTuple):
     name: str
 
 
-@functools.cache
-def _read(module, table):
-    """As of builders, from the table {"name": builder} at a module's foot."""
-    (entries,) = (
-        node.value
-        for node in _tree(module).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == table
-    )
-    return {key.value: _Written(module, value.id) for key, value in zip(entries.keys, entries.values, strict=True)}
-
-
-@functools.cache
-def _tree(module):
-    path = Path(__file__).parents[1].joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def _written(module, table):
+    """{name: _Written} of the table {"name": builder} at a module's foot."""
+    return {name: _Written(module, builder.id) for name, builder in tables.written(module, table).items()}
 
 
 def _signature(module, name):
-    """The inspect.Signature of what a name in a module stands for, keyword-only arguments alone; defaults are in words."""
-    for node in _tree(module).body:
+    """The inspect.Signature of a module's function or class: keyword-only arguments alone, defaults in words."""
+    for node in tables.tree_of(module).body:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("tfyolo."):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:

@@ -1,7 +1,7 @@
 """The ranges of options, each said once: in the signatures of the parts, and in the schema of the config.
 
-parts.check reads the signatures without importing TensorFlow and words a range as the schema's are worded. What has an upper end only so
-that no stray number eats all memory ends far beyond what anybody has trained.
+parts.check reads the signatures without importing TensorFlow and words a range as the schema's are worded. What has an
+upper end only so that no stray number eats all memory ends far beyond what anybody has trained.
 """
 
 from typing import Annotated
@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, WithJsonSchema
 
 MOST_CLASSES = 100_000
+MOST_PIXELS = 200_000_000  # of an image that is decoded, unless an option allows more: 600 MB
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 OpenProbability = Annotated[float, Field(gt=0, lt=1)]  # one that has a logit

@@ -1,19 +1,16 @@
 """The config: one strict schema on one page, read from YAML with one `base:` and dotted overrides.
 
-    base: yolov3.yaml                       # beside this file, else tfyolo's own; its values hold where this file says nothing
-    data: ../bccd                           # short for {path: ../bccd}; paths count from the current directory
-    model:
-      neck: {name: up_cat, spp: true}       # a part; `neck: up_cat` is short for {name: up_cat}
-    train:
-      stages:
-        - {epochs: 100, lr: 1e-3}
+    base: yolov3.yaml                       # beside this file, else tfyolo's own; its values hold where this file says
+    nothing data: ../bccd                           # short for {path: ../bccd}; paths count from the current directory
+    model: neck: {name: up_cat, spp: true}       # a part; `neck: up_cat` is short for {name: up_cat} train: stages: -
+    {epochs: 100, lr: 1e-3}
 
 Sections are merged key by key, all else is replaced: lists, and each option of a part, also where it is a mapping. A
 part of another name, and a `data` that is a bare path, drop what the base says about them. `name` is never inherited:
 it is the file's stem unless the file gives one. Scalars are those of YAML 1.2's core schema: 1e-3 is a number, only
-true and false are booleans. A name without a folder, yolov8n or yolov8n.yaml, is that of a file here, else that of a config that comes
-with tfyolo. What no config needs is an error at once: files above 1 MB, more than 20 levels, 20 bases on each other or 100,000 values,
-numbers of more than 18 digits.
+true and false are booleans. A name without a folder, yolov8n or yolov8n.yaml, is that of a file here, else that of a
+config that comes with tfyolo. What no config needs is an error at once: files above 1 MB, more than 20 levels, 20 bases
+on each other or 100,000 values, numbers of more than 18 digits.
 
 The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of what they
 build, in tfyolo.model. A ConfigError names the place in the file, the value, and what would be right.
@@ -25,6 +22,7 @@ import json
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,6 +30,7 @@ import yaml
 
 from tfyolo.config.explain import SCHEMA, child_schema, elsewhere, resolve_schema, validate
 from tfyolo.config.foreign import foreign
+from tfyolo.config.renamed import rename_keys, renamed_notice
 from tfyolo.config.schema import SHORT, Config, ConfigError
 from tfyolo.config.wording import cut, join_path, place_line, shown, spaced_hint
 from tfyolo.config.zoo import packaged, packaged_names
@@ -45,8 +44,8 @@ def load(path: str | os.PathLike, overrides: tuple[str, ...] | list[str] = ()) -
 
     Args:
         path: a YAML file, or the name of a config that comes with tfyolo: "yolov8n". A file of that name wins.
-        overrides: "train.batch=16", "train.stages.0.epochs=3", or one of the short names of SHORT: "batch=16". The right side is YAML;
-            later ones win. Relative paths in `data` count from the current directory.
+        overrides: "train.batch=16", "train.stages.0.epochs=3", or one of the short names of SHORT: "batch=16". The
+            right side is YAML; later ones win. Relative paths in `data` count from the current directory.
 
     Raises:
         ConfigError: with one line for each thing that is wrong.
@@ -57,6 +56,7 @@ def load(path: str | os.PathLike, overrides: tuple[str, ...] | list[str] = ()) -
     for override in overrides:
         try:
             root = _override(root, override, problems)
+            _rename(root)
         except ConfigError as error:
             problems[override] = str(error)
     root.value.setdefault("name", _Node(Path(file).stem, root.place))
@@ -70,7 +70,15 @@ def from_json(text: str | bytes) -> Config:
         values = parse_json(text)
     except ValueError as error:
         raise ConfigError(f"expected a config as JSON: {error}") from None
-    return validate(values, {}, {})
+    return validate(with_new_names(values), {}, {}, saved=True)
+
+
+def with_new_names(values):
+    """The values of a config that was saved, read as JSON, under the names that the keys have today."""
+    if isinstance(values, dict):
+        for _ in rename_keys(values):
+            pass
+    return values
 
 
 def to_json(config: Config) -> str:
@@ -169,11 +177,21 @@ def _compose(text, source, line_of, problems, path=""):
 
 
 def _tree(node, line_of, problems, path, above, left):
-    """above: the nodes that this one stands in. left: an iterator that has an item for each value that there may still be."""
+    """A _Node of a yaml.Node, and of all in it.
+
+    Args:
+        node: a yaml.Node.
+        line_of: gives the place of a mark.
+        problems: {dotted path: line of the error}, which gets what is wrong.
+        path: the dotted path of the node.
+        above: the nodes that it is inside of.
+        left: an iterator with an item for each value that there may still be.
+    """
     place = line_of(node.start_mark)
     if next(left, None) is None:
         raise ConfigError(
-            f"{place}: expected a config of at most {MOST_VALUES:,} values, received more; an alias (*) repeats too much"
+            f"{place}: expected a config of at most {MOST_VALUES:,} values, received more; an alias (*) repeats "
+            "too much"
         )
 
     def problem(key, place, message):
@@ -203,7 +221,7 @@ def _tree(node, line_of, problems, path, above, left):
                 and (hint := spaced_hint(key))
             ):
                 problem(join_path(path, key), key_place, hint.removeprefix("; "))
-                key, _, value = key.partition(":")  # what else is wrong is told, too
+                key, _, value = key.partition(":")  # what else is wrong is reported, too
                 with contextlib.suppress(yaml.YAMLError):
                     child = yaml.compose(value, Loader=_Loader) or child
             if key_node.tag != _TAG + "str" or key != key.encode("utf-8", "ignore").decode():
@@ -222,9 +240,12 @@ def _tree(node, line_of, problems, path, above, left):
 
 
 def _find(name, folder="", reader=None):
-    """The file that a config's name means, counted from a folder: the one there, with or without .yaml, else tfyolo's own.
+    """The file that a config's name means: the one there, with or without .yaml, else tfyolo's own.
 
-    reader: the file whose `base:` it is, which does not mean itself as long as there is another.
+    Args:
+        name: as it is written.
+        folder: that it counts from.
+        reader: the file whose `base:` it is, which does not mean itself as long as there is another.
     """
     here = os.path.normpath(os.path.join(folder, name))
     endings = [""] if name.endswith((".yaml", ".yml")) else ["", ".yaml"]
@@ -235,8 +256,8 @@ def _find(name, folder="", reader=None):
         return (others or files)[0]
     if (received := what_is(here)) != "no such file":
         raise ConfigError(f"{cut(here)}: expected a config in YAML, received {received}")
-    if told := foreign(here, "a config in YAML"):
-        raise ConfigError(f"{told}, which can be trained further")
+    if problem := foreign(here, "a config in YAML"):
+        raise ConfigError(f"{problem}, which can be trained further")
     stem = Path(name).stem.lower()
     beside = []
     with contextlib.suppress(OSError, ValueError):
@@ -272,6 +293,7 @@ def _read(file, problems, above=()):
     if root is None or not isinstance(root.value, dict):
         received = "an empty file" if root is None or root.value is None else shown(_plain(root))
         raise ConfigError(f"{root.place if root else file}: expected a mapping (key: value), received {received}")
+    _rename(root, problems, notice=not _is_of_run(file))
     if "base" not in root.value:
         return root
     base = root.value.pop("base")
@@ -293,6 +315,27 @@ def _read(file, problems, above=()):
     under = _read(base_file, problems, above)
     under.value.pop("name", None)
     return _merge(under, root, SCHEMA)
+
+
+def _is_of_run(file):
+    """Whether a config is the one that training has written beside the weights of a run."""
+    return os.path.basename(file) == "config.yaml" and any(
+        os.path.exists(os.path.join(os.path.dirname(file), name)) for name in ("best.h5", "last.h5")
+    )
+
+
+def _rename(root, problems=None, *, notice=True):
+    """Moves what stands at the old names of keys to the new ones.
+
+    problems: gets the keys that are there under both names; None, for an override, which replaces what was there.
+    notice: whether standard error says so.
+    """
+    moved = rename_keys(root.value, lambda node: node.value, lambda entries, node: _Node(entries, node.place))
+    for old, new, node, twice in moved:
+        if twice and problems is not None:
+            problems[old] = place_line(node.place, old, f"is now called {new}, which is given, too; remove {old}")
+        elif notice:
+            print(f"{node.place}: {renamed_notice(old, new)}", file=sys.stderr)
 
 
 def _merge(under, over, schema):
@@ -342,7 +385,7 @@ def _override(root, text, problems):
 
 
 def _short(key):
-    """What a key of one word may stand for, if it is neither one of the config's nor one that stands elsewhere; else None."""
+    """What a key of one word may mean, if the config has no such key anywhere; else None."""
     keys, short = list(Config.model_fields), [name for name in SHORT if "." not in name]
     if key in (*keys, *short) or elsewhere(key):
         return None

@@ -1,7 +1,8 @@
 """What a config holds: one strict, frozen schema on one page, a comment for each field with its unit and range.
 
-The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of its builder, in
-tfyolo.config.parts. A ConfigError names the place in the file, the value, and what would be right."""
+The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of its
+builder, in tfyolo.config.parts. A ConfigError names the place in the file, the value, and what would be right.
+"""
 
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -18,8 +19,10 @@ from pydantic import (
     model_validator,
 )
 
+from tfyolo.config import tables
 from tfyolo.config.ranges import (
     MOST_CLASSES,
+    MOST_PIXELS,
     Batch,
     BelowOne,
     Count,
@@ -31,7 +34,7 @@ from tfyolo.config.ranges import (
     Seed,
     Side,
 )
-from tfyolo.config.wording import nearest, place_line, shown
+from tfyolo.config.wording import did_you_mean, nearest, place_line, shown
 from tfyolo.errors import Error
 from tfyolo.messages import printable
 
@@ -49,13 +52,15 @@ class ConfigError(Error):
 
 
 class Strict(BaseModel):
+    """The base of all sections: frozen, and without keys that the schema does not know."""
+
     # Defaults are validated too: what a value must agree with may be set where the value is not.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, value):
-        """A bare string stands for a section with one key, in the classes below that name it; options alone for a default part's."""
+        """A bare string is a section of one key, where the class names that key; options alone are the default part's."""
         short = cls.model_config.get("json_schema_extra", {}).get("short")
         if short and isinstance(value, str):
             return {short: value}
@@ -84,6 +89,25 @@ def _file_or_names(value):
     raise ValueError(f"expected {_FILE_OR_NAMES}, received {shown(value)}")
 
 
+def _named_in(kind, *others, needed=True):
+    """Text that names an entry of a table, a key of tables.CHOICES, or one of `others`.
+
+    needed: also of what was saved; else a run or export that names an entry of somebody's own can be used where that
+    entry is missing.
+    """
+
+    def check(value, info):
+        names = tables.names(kind)
+        is_known = value in names if isinstance(value, str) else value in others
+        if is_known or (isinstance(value, str) and value and not needed and (info.context or {}).get("saved")):
+            return value
+        choices = ", ".join([*names, *map(shown, others)])
+        hint = did_you_mean(value, names) if isinstance(value, str) else ""
+        raise ValueError(f"expected one of {choices}, received {shown(value)}{hint}")
+
+    return BeforeValidator(check), WithJsonSchema({"type": "string", "expected": f"a {kind}"})
+
+
 def _folder_name(value):
     is_text = isinstance(value, str) and 0 < len(value.encode("utf-8", "replace")) <= 200
     if is_text and value == printable(value) and value not in (".", "..") and not {"/", "\\"} & set(value):
@@ -92,12 +116,15 @@ def _folder_name(value):
 
 
 _FOLDER_NAME = "text without slashes and control characters, of at most 200 bytes"
-_SPLIT_OR_SHARE = "the name of a split, or a share above 0 and below 1 to hold back from what is learned"
+_SPLIT_OR_SHARE = "the name of a split, or a share above 0 and below 1 of the training images to hold back"
 _FILE_OR_NAMES = "a file of class names, one a line, or a list of them"
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 SplitOrShare = Annotated[Any, BeforeValidator(_split_or_share), WithJsonSchema({"expected": _SPLIT_OR_SHARE})]
 FileOrNames = Annotated[Any, BeforeValidator(_file_or_names), WithJsonSchema({"expected": _FILE_OR_NAMES})]
+DataFormat = Annotated[str | None, *_named_in("data format", None, needed=False)]
+Preprocess = Annotated[str, *_named_in("preprocess")]
+ScheduleName = Annotated[str, *_named_in("schedule", needed=False)]
 Size = Annotated[
     tuple[Side, Side],
     BeforeValidator(_square),
@@ -116,30 +143,36 @@ class Part(Strict):
 
     @property
     def options(self) -> dict[str, Any]:
+        """{option: value}, as they were written."""
         return dict(self.model_extra)
 
 
 class Data(Strict):
+    """A data set, and how it is read."""
+
     model_config = ConfigDict(json_schema_extra={"short": "path", "expected": "a path, or a section with `path`"})
     # Relative paths count from the current directory.
     path: Text  # a folder, a COCO .json, a YOLO data .yaml, or a folder of .tfrecord files; recognised for what it is
-    images: Text | None = None  # where the pictures lie, if the annotations do not lead there
-    format: Text | None = None  # coco, voc, yolo, tfrecord, labelme or csv; only if it is not recognised
-    train: Text = "train"  # name of the split to learn from
-    val: SplitOrShare = "val"  # name of the split to evaluate on while training; or the share of train's images, such as 0.1, to hold back
-    test: SplitOrShare = "test"  # the same of the split to evaluate on at the end
+    images: Text | None = None  # the folder of the images, if the annotations do not lead there
+    format: DataFormat = None  # a key of data.sources.formats.FORMATS; only if the data is not recognised
+    train: Text = "train"  # the training split
+    val: SplitOrShare = "val"  # the validation split; or the share of train's images, such as 0.1, to hold back
+    test: SplitOrShare = "test"  # the test split, or a share
     seed: Seed = 0  # of the images that are held back
     division: Text | None = None  # file of the images that are held back; training writes it into the run
     names: FileOrNames | None = None  # of the classes, for data without any: a list, or a file with one a line
-    background: bool = False  # learn images without labels even if most have none, or labels that cannot be read
+    background: bool = False  # train on images without labels even if most have none, or labels that cannot be read
     outside: bool = False  # follow paths in the data's files that lead out of its folder
-    max_pixels: Pixels = 200_000_000  # of an image; a larger one is an error before it is decoded
+    max_pixels: Pixels = MOST_PIXELS  # of an image; a larger one is an error before it is decoded
 
 
 class Model(Strict):
+    """The detector: its parts, and what goes into it."""
+
     input_size: Size  # (H, W) in pixels, or one number for a square
-    # How pictures are brought to it: with their aspect and grey margins, without, or either as Darknet does, to the pixel.
-    preprocess: Literal["letterbox", "stretch", "darknet", "darknet_letterbox"] = "letterbox"
+    # How images are brought to it, a key of data.geometry.FITS: with their aspect and grey margins (letterbox), without
+    # (stretch), or either as Darknet does, to the pixel.
+    preprocess: Preprocess = "letterbox"
     # Names in label order; null: the data's own.
     classes: Annotated[Texts, Field(min_length=1, max_length=MOST_CLASSES)] | None = None
     backbone: Part
@@ -149,6 +182,9 @@ class Model(Strict):
     assigner: Part | None = None  # null: of objectives that read the raw maps
     objective: Part
     postprocess: Part = Part(name="nms")
+    # Quantization-aware training: fake quantization to int8, for an int8 export that keeps its accuracy; goes on from
+    # train.init.
+    quantize: bool = False
 
     @field_validator("classes")
     @classmethod
@@ -160,9 +196,15 @@ class Model(Strict):
             raise ValueError(f"expected every class once, received more than once: {', '.join(twice[:8])}")
         return names
 
+    @property
+    def anchors(self) -> dict[str, list[tuple[float, float]]]:
+        """{level: [(h, w)] in pixels of the input}, from the finest level on; {} of a decoder without anchors."""
+        anchors = self.decoder.options.get("anchors") or {}
+        return {level: [tuple(anchor) for anchor in anchors[level]] for level in sorted(anchors)}
+
 
 class Augment(Strict):
-    """Random changes to a training picture. Each is drawn from (seed, epoch, index), so a run can be repeated."""
+    """Random changes to a training image. Each is drawn from (seed, epoch, index), so a run can be repeated."""
 
     flip: Probability = 0.5  # left-right
     flip_vertical: Probability = 0.0
@@ -173,16 +215,16 @@ class Augment(Strict):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.015  # part of the colour circle, either way
     saturation: BelowOne = 0.7  # gain drawn from 1-s .. 1+s
     value: BelowOne = 0.4  # gain drawn from 1-v .. 1+v
-    mosaic: Probability = 0.0  # four pictures in one
-    mixup: Probability = 0.0  # two pictures laid over each other
+    mosaic: Probability = 0.0  # four images in one
+    mixup: Probability = 0.0  # two images laid over each other
 
 
 class Stage(Strict):
-    """One stretch of a training plan. It starts with a fresh optimizer on the weights that the stage before left."""
+    """One stretch of a training plan. It starts with a new optimizer on the weights of the stage before."""
 
     epochs: Count
     lr: Positive  # peak learning rate
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: ScheduleName = "cosine"  # a key of training.optim.SCHEDULES
     final: Probability = 0.01  # cosine: the last learning rate, as part of lr; step: the factor of each step
     steps: Annotated[tuple[Probability, ...], Field(strict=False)] = (0.8, 0.9)  # step: where, as parts of the stage
     warmup: NonNegative = 3.0  # epochs over which lr rises from 0; at most a third of the stage
@@ -196,20 +238,21 @@ class Stage(Strict):
 
 
 class Train(Strict):
+    """The plan of the training, and how it is carried out."""
+
     stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1, max_length=100)]
-    batch: Batch = 16  # pictures a step, over all replicas
+    batch: Batch = 16  # images a step, over all replicas
     accumulate: Batch = 1  # parts a step is computed in, to save memory; must divide batch
     optimizer: Part = Part(name="adamw")
     clip: Positive | None = 10.0  # largest global norm of the gradient; null: as it comes
     ema: BelowOne = 0.998  # decay of the moving average of the weights, a step; 0: none
     precision: Literal["float32", "bfloat16"] = "float32"
-    quantize: bool = False  # rounds as int8 does, for an int8 export that keeps its accuracy; goes on from train.init
-    init: Text | None = None  # weights to begin with: a run, an import, a .h5 file, or a Darknet backbone's file
+    init: Text | None = None  # weights to initialise from: a run, an import, a .h5 file, or a Darknet backbone's file
     seed: Seed = 0
     evaluate_every: Count = 5  # epochs
-    # Images at a time in evaluation, which one device does; null: as many as a replica learns from at a time, at most 16.
+    # Images at a time in evaluation, which one device does; null: a replica's part of the batch, at most 16.
     evaluate_batch: Batch | None = None
-    pictures: CountOrZero = 4  # validation pictures drawn at each evaluation
+    draw_images: CountOrZero = 4  # validation images drawn at each evaluation
     eager: bool = False  # the same step without tf.function, for debugging
 
     @field_validator("accumulate")
@@ -239,7 +282,7 @@ class Config(Strict):
         """The data of a stage of the plan, its own or else those of all, and the dotted path of where they stand."""
         own = self.train.stages[index].data
         if (own or self.data) is None:
-            raise self.error("data", "expected where the pictures and their labels lie (data=PATH), received none")
+            raise self.error("data", "expected where the images and their labels are (data=PATH), received none")
         return (own, f"train.stages.{index}.data") if own else (self.data, "data")
 
     def place(self, path: str) -> str | None:

@@ -1,5 +1,6 @@
 """How places and values of a config are written in a message."""
 
+import difflib
 import json
 import re
 
@@ -12,20 +13,27 @@ def spaced_hint(text):
     return f"; YAML wants a space after the colon: {found[1]}: {found[2]}" if found else ""
 
 
-# ------------------------------------------------------------------------------- errors, told by the schema's own words
+def did_you_mean(name, known):
+    """A hint at the one of the known names that a name may be a misspelling of; else ""."""
+    lower = {each.lower(): each for each in known}
+    near = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1)]
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def join_path(path, key):
+    """The dotted path of a key below another."""
     return f"{path}.{key}" if path else str(key)
 
 
 def nearest(places, path):
+    """The place of the value at a dotted path, or of the nearest section above it; None without either."""
     while path and path not in places:
         path = path.rpartition(".")[0]
     return places.get(path)
 
 
 def place_line(place, path, message):
+    """ "place: path: message", less what is None or empty."""
     return ": ".join(filter(None, (place, cut(path), message)))
 
 

@@ -1,4 +1,4 @@
-"""The configs that come with tfyolo: where they lie and what their index says."""
+"""The configs that come with tfyolo: where they are, and their index."""
 
 import csv
 from pathlib import Path
@@ -17,11 +17,12 @@ def packaged_names() -> list[str]:
 
 
 def index() -> list[dict[str, Any]]:
-    """What configs/index.csv says of the configs that come with tfyolo; tools/index_configs.py writes it.
+    """The rows of configs/index.csv, which tools/index_configs.py writes: one for each config that comes with tfyolo.
 
     Returns:
-        {"name", "classes", "parameters", "flops", "weights"} of each. parameters, flops: of the network as detect and exports run it,
-        batch norms fused, for so many classes. weights: whose published weights fit, and their licence; "" for none.
+        [{"name", "classes", "parameters", "flops", "weights"}]. parameters and flops are of the network as detect and
+        exports run it, batch norms fused, for so many classes. weights: whose published weights fit, and their licence;
+        "" for none.
     """
     with (packaged() / "index.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Random changes to training pictures, each a pure function of a seed.
+"""Random changes to training images, each a pure function of a seed.
 
 Geometry is 3x3 matrices on columns (y, x, 1), in pixels; pixel (0, 0) covers [0, 1) x [0, 1). They are multiplied first
 and applied once, by pipeline.paste. Colour is one 3x3 matrix too, on (r, g, b), for pipeline.recolour. A seed is two
@@ -24,41 +24,41 @@ def _middle(size):
 
 
 def flip(seed, size, probability):
-    """Left-right, for a picture of `size`."""
+    """Left-right, for an image of `size` (H, W), with a probability: [3, 3] of (y, x, 1)."""
     sign = tf.where(tf.random.stateless_uniform([], seed) < probability, -1.0, 1.0)
     return about(_middle(size), matrix_of(1, 0, 0, 0, sign, 0))
 
 
 def flip_vertical(seed, size, probability):
-    """Upside down, for a picture of `size`."""
+    """Upside down, for an image of `size` (H, W), with a probability: [3, 3] of (y, x, 1)."""
     sign = tf.where(tf.random.stateless_uniform([], seed) < probability, -1.0, 1.0)
     return about(_middle(size), matrix_of(sign, 0, 0, 0, 1, 0))
 
 
 def scale(seed, size, amount):
-    """Zooms about the middle by a factor of 1-amount .. 1+amount."""
+    """Zooms about the middle of `size` (H, W) by a factor of 1-amount .. 1+amount: [3, 3]."""
     return about(_middle(size), scaling(1 + _uniform(seed, amount)))
 
 
 def translate(seed, size, amount):
-    """Shifts by up to `amount` of the size, either way."""
+    """Shifts by up to `amount` of the size (H, W), either way: [3, 3]."""
     y, x = tf.unstack(_uniform(seed, amount, [2]) * tf.cast(size, tf.float32))
     return translation(y, x)
 
 
 def rotate(seed, size, degrees):
-    """Turns about the middle by up to `degrees`, either way."""
+    """Turns about the middle of `size` (H, W) by up to `degrees`, either way: [3, 3]."""
     return rotation(_uniform(seed, degrees), _middle(size))
 
 
 def shear(seed, size, degrees):
-    """Slants about the middle along both axes by up to `degrees`, either way."""
+    """Slants about the middle of `size` (H, W) along both axes by up to `degrees`, either way: [3, 3]."""
     y, x = tf.unstack(tf.tan(_uniform(seed, degrees * math.pi / 180, [2])))
     return about(_middle(size), matrix_of(1, y, 0, x, 1, 0))
 
 
 def affine(seed, size, augment):
-    """Scale, shear, rotate and translate on a canvas of `size`, as one matrix."""
+    """Scale, shear, rotate and translate on a canvas of `size` (H, W), by a config.Augment: [3, 3]."""
     seeds = tf.unstack(tf.random.split(seed, 4))
     matrix = scale(seeds[0], size, augment.scale)
     matrix = shear(seeds[1], size, augment.shear) @ matrix
@@ -67,16 +67,25 @@ def affine(seed, size, augment):
 
 
 def flips(seed, size, augment):
-    """Both flips of a picture of `size`, as one matrix."""
+    """Both flips of an image of `size` (H, W), as one matrix [3, 3]; augment: config.Augment."""
     seeds = tf.unstack(tf.random.split(seed, 2))
     return flip(seeds[0], size, augment.flip) @ flip_vertical(seeds[1], size, augment.flip_vertical)
 
 
 def mosaic(seed, sizes, target, fit=letterbox):
-    """Four pictures of `sizes` (H, W) round one point in the middle half of `target`: a matrix for each.
+    """Four images round one point in the middle half of a canvas (Bochkovskiy et al. 2020, arXiv:2004.10934).
 
-    fit: as Fit.matrix. They have a corner at that point and the size and shape that they have when brought to `target` alone, so objects
-    are as in plain training, and the canvas cuts what is too much (Bochkovskiy et al. 2020, arXiv:2004.10934).
+    They have a corner at that point and the size and shape that they have when brought to the canvas alone, so objects
+    are as in plain training, and the canvas cuts what is too much.
+
+    Args:
+        seed: [2] int64.
+        sizes: four (H, W).
+        target: (h, w) of the canvas.
+        fit: (size, target) -> [3, 3], the matrix of a geometry.Fit.
+
+    Returns:
+        Four matrices [3, 3] of (y, x, 1).
     """
     point = tf.random.stateless_uniform([2], seed, 0.25, 0.75) * tf.cast(target, tf.float32)
     matrices = []
@@ -95,11 +104,19 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def colour(seed, *, hue, saturation, value):
-    """Hue, saturation and value changed at random: a matrix on (r, g, b).
+    """Hue, saturation and value changed at random, as a matrix on (r, g, b).
 
-    hue: the largest turn, as part of the colour circle. saturation, value: the largest change of a gain of 1. All three
-    are linear: a turn about the grey axis (a third of the circle takes red to green), a stretch away from grey, a
-    factor. So they are one matrix, in a fifth of the time that the way to HSV and back takes.
+    All three are linear: a turn about the grey axis (a third of the circle takes red to green), a stretch away from
+    grey, a factor. So they are one matrix, in a fifth of the time that the way to HSV and back takes.
+
+    Args:
+        seed: [2] int64.
+        hue: the largest turn, as part of the colour circle.
+        saturation: the largest change of a gain of 1.
+        value: the same.
+
+    Returns:
+        [3, 3].
     """
     hue, saturation, value = tf.unstack(_uniform(seed, 1.0, [3]) * [hue, saturation, value])
     angle = hue * (2 * math.pi)
@@ -115,9 +132,14 @@ def colour(seed, *, hue, saturation, value):
 
 
 def mixup(seed, first, second):
-    """One Sample laid over another (Zhang et al. 2018, arXiv:1710.09412), each with its boxes.
+    """One Sample laid over another, each with its boxes (Zhang et al. 2018, arXiv:1710.09412).
 
-    The share of the first is from Beta(8, 8), mostly near one half, so that the objects of both can be seen.
+    The share of the first is drawn from Beta(8, 8), mostly near one half, so that the objects of both can be seen.
+
+    Args:
+        seed: [2] int64.
+        first: a Sample of one image.
+        second: another of the same size.
     """
     one, other = tf.unstack(tf.random.stateless_gamma([2], seed, alpha=8.0))
     share = one / (one + other)

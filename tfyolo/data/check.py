@@ -1,7 +1,5 @@
-"""Looks through a data set before anyone trains on it: every picture is decoded, every fault named by its file."""
+"""Looks through a data set before anyone trains on it: every image is decoded, every fault named by its file."""
 
-import hashlib
-import itertools
 import json
 import os
 import textwrap
@@ -10,43 +8,52 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
 
 from tfyolo.data import anchors as clustering
-from tfyolo.data import readers, write_tfrecords
-from tfyolo.data.decoding import ImageError, decode_image, read_image, read_record
-from tfyolo.data.geometry import scale_of
-from tfyolo.data.headers import kind_of, surely_fits
+from tfyolo.data import readers
+from tfyolo.data.check_images import check_images
+from tfyolo.data.check_plot import summary_figure
 from tfyolo.data.sources.place import meaning
-from tfyolo.data.sources.source import TOLERANCE, DataError, Problem
+from tfyolo.data.sources.source import DataError, Problem
 from tfyolo.files import atomic_file, write_text
-from tfyolo.messages import counted, printable
+from tfyolo.messages import counted
 
 FEW = 20  # boxes of a class below which it can hardly be learned
 SHOWN = 30  # problems of a kind in the text; the JSON has them all
-_SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "PNG": {".png"},
-    "GIF": {".gif"},
-    "BMP": {".bmp"},
-    "WebP": {".webp"},
-    "TIFF": {".tif", ".tiff"},
-}
 
 
 class Split(NamedTuple):
-    """What a split holds. boxes: {class: how many}, without crowds and difficult objects."""
+    """What a split holds.
+
+    Attributes:
+        pictures: how many images; the name that report.json has.
+        empty: images without boxes.
+        crowds: boxes round many objects.
+        boxes: {class: how many}, without crowds and difficult objects.
+        difficult: boxes of difficult objects.
+    """
 
     pictures: int
-    empty: int  # pictures without boxes
+    empty: int
     crowds: int
     boxes: dict[str, int]
     difficult: int = 0
 
 
 class CheckReport(NamedTuple):
-    """What was found. sizes: percentiles of the boxes' (h, w) once brought to `input_size`, {percent: (h, w)}."""
+    """What was found in a data set.
+
+    Attributes:
+        name: of the data set.
+        format: a key of readers.FORMATS.
+        classes: their names, in label order.
+        splits: {name: Split}.
+        input_size: (H, W) at which boxes are measured.
+        sizes: percentiles of the boxes' (h, w) at that size: {percent: (h, w)}.
+        anchors: (h, w) of those that the boxes were held against.
+        fitness: how well they fit; None without anchors.
+        problems: everything wrong.
+    """
 
     name: str
     format: str
@@ -60,10 +67,12 @@ class CheckReport(NamedTuple):
 
     @property
     def errors(self) -> tuple[Problem, ...]:
+        """The problems for which something was left out, or would be learned wrongly."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
+        """The other problems."""
         return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +92,7 @@ class CheckReport(NamedTuple):
         totals = ["all"] if len(splits) > 1 else []
         head = ["", *self.splits, *totals]
         rows = [
-            ["pictures", *(split.pictures for split in splits)],
+            ["images", *(split.pictures for split in splits)],
             ["  without boxes", *(split.empty for split in splits)],
             ["boxes", *(sum(split.boxes.values()) for split in splits)],
             *([f"  {name}", *(split.boxes[name] for split in splits)] for name in self.classes),
@@ -130,22 +139,31 @@ def check(
     progress=True,
     **options,
 ) -> CheckReport:
-    """Reads all splits of the data set at `path`, and every picture in full. options: as of readers.DataSet.
+    """Reads all splits of a data set, and every image in full.
 
-    input_size: (H, W) that boxes are measured at, 416 x 416 if None. anchors: [(h, w)] in its pixels, to hold the boxes
-    against. out: a folder for report.json and check.png, the summary as a picture. Raises DataError as `read` does.
+    Args:
+        path: of the data set.
+        input_size: (H, W) that boxes are measured at; None: 416 x 416.
+        preprocess: how images are brought to it, a key of geometry.FITS.
+        anchors: [(h, w)] in its pixels, to hold the boxes against.
+        out: a folder for report.json and check.png, the summary as a plot.
+        progress: shows a bar on standard error.
+        **options: of readers.DataSet: images, format, names, outside, max_pixels.
+
+    Raises:
+        DataError: nothing there is a data set, or no split of it can be read.
     """
     input_size = tuple(input_size or (416, 416))
     anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
     dataset = readers.DataSet(path, **options)
     sources, problems = _sources(dataset)
-    looks = _look_at_all(sources, progress)
-    problems += [problem for found in looks.values() for look in found for problem in look.problems]
-    problems += _twins(sources, looks)
+    checked = check_images(sources, progress)
+    problems += [problem for found in checked.values() for each in found for problem in each.problems]
+    problems += _twins(sources, checked)
     problems += _classes(sources)
     for name, source in sources.items():
         if all(record.ignored.all() for record in source.records):
-            message = f"the split {name} has no boxes: nothing can be learned from it, and nothing judged by it"
+            message = f"the split {name} has no boxes: no model can be trained or evaluated on it"
             problems.append(Problem(os.fspath(path), message, "warning"))
 
     first = next(iter(sources.values()))
@@ -175,12 +193,14 @@ def check(
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1))
         with atomic_file(folder / "check.png") as aside:
-            _summary(report, sources, sizes).savefig(aside, dpi=100)
+            summary_figure(report, sources, sizes).savefig(aside, dpi=100)
     return report
 
 
 def _sources(dataset):
-    """({split: Source}, problems), without splits that say nothing new: unions, and those that are another by the data's own word."""
+    """({split: Source}, problems), without unions of splits, and without those that the data names for other splits,
+    too.
+    """
     format, sources, problems, failed = None, {}, [], None
     while format != dataset.format:  # which may give way to another while it is read
         format, sources, problems = dataset.format, {}, []
@@ -198,121 +218,36 @@ def _sources(dataset):
         raise failed
     for name, source in sources.items():
         if source.same_as:
-            message = (
-                f"the split {name} has the very pictures of {source.same_as}: it cannot tell how good a detector is"
-            )
+            message = f"the split {name} has the very images of {source.same_as}: evaluation on it says nothing about other images"
             problems.append(Problem(dataset.path, message, "warning"))
         if source.doubts:
             message = f"the split {name}: {source.doubts}; to learn from it all the same: data.background=true"
             problems.append(Problem(dataset.path, message, "warning"))
     if not any(meaning(name) == "val" for name in sources):
-        message = f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of what is learned from"
+        message = (
+            f"no split to validate on, it has {', '.join(sources)}; data.val=0.1 holds back a tenth of the training "
+            "images"
+        )
         problems.append(Problem(dataset.path, message, "warning"))
     sources = {name: source for name, source in readers.without_unions(sources).items() if not source.same_as}
     return sources, problems
 
 
-class _Look(NamedTuple):
-    digest: bytes | None
-    problems: tuple[Problem, ...]
-
-
-def _look_at_all(sources, progress):
-    """{split: [_Look at each of its records]}."""
-    pictures = [record for source in sources.values() for record in source.records]
-    most_pixels = next(iter(sources.values())).max_pixels
-    decoded = tqdm(
-        _decode(pictures, most_pixels),
-        total=len(pictures),
-        desc="checking",
-        unit="pictures",
-        disable=not progress or None,
-    )
-    looks = (_look(record, *found) for record, found in zip(pictures, decoded, strict=True))
-    return {name: list(itertools.islice(looks, len(source.records))) for name, source in sources.items()}
-
-
-def _decode(pictures, most_pixels):
-    """For each Record in turn: the first bytes of its picture, their digest, its (H, W), and what is wrong if it cannot be read, or "".
-
-    A graph on all cores: TensorFlow's eager operations, called from several Python threads, have crashed (2.21).
-    """
-
-    def fetch(index):
-        try:
-            encoded = write_tfrecords.contents(pictures[index])
-        except OSError:
-            encoded = b""
-        shown = encoded if surely_fits(encoded, most_pixels) else b""
-        return shown, encoded[:8], hashlib.sha256(encoded).digest()
-
-    def rescue(index):
-        """What only read_image knows, or what is wrong."""
-        try:
-            return np.int32(read_image(write_tfrecords.contents(pictures[index]), most_pixels).shape[:2]), b""
-        except ImageError as error:
-            return np.zeros(2, np.int32), str(error).partition(": ")[
-                2
-            ].encode()  # it speaks of bytes, the problem names the file
-        except OSError as error:
-            return np.zeros(2, np.int32), f"cannot be read: {error.strerror}".encode()
-
-    def decode(index):
-        encoded, head, digest = tf.numpy_function(fetch, [index], [tf.string] * 3)
-        encoded.set_shape([])
-        size = tf.data.Dataset.from_tensors(encoded).map(lambda encoded: tf.shape(decode_image(encoded))[:2])
-        size = size.ignore_errors().concatenate(tf.data.Dataset.from_tensors([0, 0])).take(1).get_single_element()
-        size, fault = tf.cond(
-            size[0] > 0, lambda: [size, ""], lambda: tf.numpy_function(rescue, [index], [tf.int32, tf.string])
-        )
-        return head, digest, size, fault
-
-    found = tf.data.Dataset.range(len(pictures)).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-    return ((*told, tuple(size.tolist()), fault.decode()) for *told, size, fault in found.as_numpy_iterator())
-
-
-def _look(record, head, digest, size, fault):
-    where = f"{record.image_id}: " if record.span else ""
-    problems = []
-
-    def problem(message, severity="error"):
-        problems.append(Problem(printable(record.path), printable(where + message), severity))
-
-    suffix, kind = Path(record.path).suffix.lower(), kind_of(head)
-    if not record.span and suffix not in _SUFFIXES.get(kind, {suffix}):
-        problem(f"is a {kind} but its name ends in {suffix or 'nothing'}", "warning")
-    if fault:
-        problem(fault)
-        return _Look(None, tuple(problems))
-    if size != record.size:
-        told = "its boxes are scaled to it"
-        boxes = record.boxes * scale_of(record.size, size)
-        if size == record.size[::-1]:
-            told = "it is stored turned, by its EXIF orientation"
-        outside = len(boxes) and (boxes[:, 2:].max(axis=0) > np.array(size) + TOLERANCE).any()
-        problem(
-            f"is {size[0]} x {size[1]} (H x W), the annotations say {record.size[0]} x {record.size[1]}: {told}"
-            + ("; some boxes lie outside" if outside else ""),
-            "error" if outside else "warning",
-        )
-    return _Look(digest, tuple(problems))
-
-
-def _twins(sources, looks):
-    """Problems of pictures with the same content: an error across splits, where one would tell the other."""
+def _twins(sources, checked):
+    """Problems of images with the same content: an error across splits, where one would give the other away."""
     same = {}
     for name, source in sources.items():
-        for record, look in zip(source.records, looks[name], strict=True):
-            if look.digest:
+        for record, each in zip(source.records, checked[name], strict=True):
+            if each.digest:
                 where = f"{record.path} ({record.image_id})" if record.span else record.path
-                same.setdefault(look.digest, []).append((name, record.path, where))
+                same.setdefault(each.digest, []).append((name, record.path, where))
     for twins in same.values():
         (split, file, _), *others = twins
         if others:
             across = len({name for name, _, _ in twins}) > 1
             listed = ", ".join(f"{where} in {name}" for name, _, where in others)
             message = (
-                f"the same picture in {'different splits' if across else 'one split'}: here in {split}, and {listed}"
+                f"the same image in {'different splits' if across else 'one split'}: here in {split}, and {listed}"
             )
             yield Problem(file, message, "error" if across else "warning")
 
@@ -324,7 +259,10 @@ def _classes(sources):
         missing = [called for called in first.classes if called not in source.classes]
         if not set(source.classes) - set(first.classes):
             if missing:  # evaluated by name
-                message = f"the split {other} knows no {', '.join(missing[:8])}, of the {counted(len(first.classes), 'class')} of {name}"
+                message = (
+                    f"the split {other} knows no {', '.join(missing[:8])}, of the "
+                    f"{counted(len(first.classes), 'class')} of {name}"
+                )
                 yield Problem(source.name, message, "warning")
         else:
             theirs, ours = ", ".join(source.classes), ", ".join(first.classes)
@@ -352,60 +290,3 @@ def _split(source, classes):
         boxes={name: by_name[name] for name in classes},
         difficult=int(sum(np.sum(record.difficult) for record in source.records)),
     )
-
-
-# --- the summary as a picture -----------------------------------------------------------------------------------------
-
-
-def _summary(report, sources, sizes):
-    """A matplotlib Figure: counts of the classes, sizes of boxes and anchors, some pictures with their boxes."""
-    from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
-
-    from tfyolo.visualize import drawing
-
-    figure = Figure(figsize=(16, 9), layout="constrained")
-    top, bottom = figure.subfigures(2, 1)
-    bars, scatter = top.subplots(1, 2)
-    counts = {name: [split.boxes[name] for split in report.splits.values()] for name in report.classes}
-    shown = sorted(counts, key=lambda name: -sum(counts[name]))[:40]
-    start = np.zeros(len(shown))
-    for place, name in enumerate(report.splits):
-        height = np.array([counts[label][place] for label in shown])
-        bars.bar(range(len(shown)), height, bottom=start, label=name)
-        start += height
-    bars.set_xticks(range(len(shown)), shown, rotation=90 if len(shown) > 8 else 0)
-    bars.set_title(
-        f"{report.name}: boxes of each class" + (f", the first {len(shown)}" if len(shown) < len(counts) else "")
-    )
-    bars.margins(y=0.2)  # room for the legend
-    bars.legend()
-
-    some = sizes[np.random.default_rng(0).permutation(len(sizes))[:20_000]]
-    scatter.scatter(some[:, 1], some[:, 0], s=4, alpha=0.3, linewidths=0)
-    if report.anchors:
-        heights, widths = zip(*report.anchors, strict=True)
-        scatter.scatter(widths, heights, marker="+", s=120, color="crimson", label="anchors")
-        scatter.legend()
-    H, W = report.input_size
-    scatter.set(title=f"boxes at {H} x {W}", xlabel="width, pixels", ylabel="height, pixels", xlim=(0, W), ylim=(0, H))
-
-    source = max(sources.values(), key=lambda source: len(source.records))
-    axes = bottom.subplots(2, 6).ravel()
-    for axis in axes:
-        axis.axis("off")
-    chosen = np.random.default_rng(0).permutation(len(source.records))
-    drawn = 0
-    for index in chosen:
-        if drawn == len(axes):
-            break
-        record = source.records[index]
-        try:
-            image = read_record(record, source.max_pixels)
-        except ImageError:
-            continue
-        axis = axes[drawn]
-        drawn += 1
-        image, boxes = drawing.resized(image, record.boxes * scale_of(record.size, image.shape[:2]), side=360)
-        axis.imshow(drawing.draw_ground_truth(image, boxes, record.labels, record.ignored, source.classes))
-        axis.set_title(str(record.image_id), fontsize=7)
-    return figure

@@ -1,36 +1,37 @@
 """Batches of Samples from a Source: decode, one 3x3 matrix, one warp, colour, pad, batch."""
 
-import collections
-import contextlib
 import hashlib
-import threading
 
 import numpy as np
 import tensorflow as tf
 
 from tfyolo.data import augment as aug
 from tfyolo.data import geometry
-from tfyolo.data.decoding import ImageError, decode_image, file_contents, read_record
-from tfyolo.data.geometry import FITS, GREY, paste, prepare, scale_of, transform_boxes
-from tfyolo.data.headers import MOST_PIXELS, surely_fits
+from tfyolo.data.decoding import ImageError, read_record
+from tfyolo.data.geometry import FITS, paste, prepare, transform_boxes
+from tfyolo.data.headers import MOST_PIXELS
+from tfyolo.data.loading import loader, traced
 from tfyolo.data.sources.source import DataError
 from tfyolo.messages import counted
 from tfyolo.structures import Sample
 
 
 def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixels=MOST_PIXELS):
-    """Batches [B, h, w, 3] float32 0..1 of Records' images, as `prepare` brings them to a network's size (h, w).
+    """The images of Records as `prepare` brings them to a network's size.
 
     Args:
-      records: in the order of the batches.
-      size: (h, w).
-      preprocess: a name of geometry.FITS.
-      batch: B; the last one may be smaller.
-      skipped: a dict that gets {place in records: message} of each image that cannot be read and is left out.
-      most_pixels: an image of more counts as one that cannot be read.
+        records: in the order of the batches.
+        size: (h, w).
+        preprocess: how, a key of geometry.FITS.
+        batch: B; the last batch may be smaller.
+        skipped: a dict that gets {place in records: message} of each image that cannot be read and is left out.
+        most_pixels: an image of more counts as one that cannot be read.
+
+    Yields:
+        [B, h, w, 3] float32 in 0..1.
 
     Raises:
-      DataError: if less than half of the images can be read; after the last batch.
+        DataError: less than half of the images can be read; after the last batch.
     """
     skipped = {} if skipped is None else skipped
     images = []
@@ -46,15 +47,21 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixe
         yield np.stack(images)
     if len(skipped) > len(records) / 2:
         raise DataError(
-            f"expected at least half of {counted(len(records), 'image')} to be readable, received {len(records) - len(skipped)}; "
+            f"expected at least half of {counted(len(records), 'image')} to be readable, received "
+            f"{len(records) - len(skipped)}; "
             f"{next(iter(skipped.values()))}"
         )
 
 
 def sampled(records, count, seed=0):
-    """`count` Records, or all if there are not so many, in an order that depends on their ids and the seed alone.
+    """A random sample of Records, in an order that depends on their ids and the seed alone.
 
-    So it is a random sample of data sorted by class or by scene, and the same one of the same data in files and in TFRecord shards.
+    So it is the same sample of the same data in files and in TFRecord shards, however the data is sorted.
+
+    Args:
+        records: Records.
+        count: how many; all, if there are fewer.
+        seed: of the order.
     """
 
     def number(record):
@@ -66,118 +73,11 @@ def sampled(records, count, seed=0):
 # --- data sets --------------------------------------------------------------------------------------------------------
 
 
-_INDEX, _NUMBER, _SEED = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([2], tf.int64)
-
-
-def _graph(*signature):
-    """Traced once, however often a mosaic of a mixture calls it, and as it stands: there is no Python to convert."""
-    return tf.function(input_signature=signature, autograph=False)
-
-
-class _Memory:
-    """Decoded pictures, those lately asked for, up to so many bytes."""
-
-    def __init__(self, limit):
-        self.free, self.images, self.lock = limit, collections.OrderedDict(), threading.Lock()
-
-    def get(self, index):
-        with self.lock:
-            if index in self.images:
-                self.images.move_to_end(index)
-            return self.images.get(index, _NOTHING)
-
-    def keep(self, index, image):
-        with self.lock:
-            if index not in self.images:
-                self.images[index] = image.copy()
-                self.free -= image.nbytes
-            while self.free < 0:
-                self.free += self.images.popitem(last=False)[1].nbytes
-
-
-_NOTHING = np.zeros([0, 0, 3], np.uint8)
-
-
-def _loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
-    """A graph function: index -> (image [H, W, 3] uint8, boxes, labels, crowd). Past the last record: grey, no boxes.
-
-    So is a picture that cannot be read; `skipped`[index] then says what is wrong with it. One that has another size than its annotations
-    say has its boxes scaled to it, and `resized`[index] then says that size. memory: bytes of decoded pictures that it keeps, so as not to
-    decode them again. most_pixels: a picture of more counts as one that cannot be read.
-    """
-    grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
-    nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
-    recent = _Memory(memory)
-
-    def fetch(index):
-        """The picture if it is remembered, else its file."""
-        if index >= len(records):
-            return _NOTHING, b"", *nothing
-        record = records[index]
-        image, contents = recent.get(int(index)), b""
-        if not image.size:
-            with contextlib.suppress(ImageError):
-                contents = file_contents(record.path, record.span)
-                contents = contents if surely_fits(contents, most_pixels) else b""
-        return image, contents, record.boxes, record.labels, record.ignored, np.array(record.size, np.int32)
-
-    def rescue(index, *truth):
-        if index < len(records):
-            try:
-                record = records[index]
-                return read_record(record, most_pixels), *truth
-            except ImageError as error:
-                skipped[int(index)] = str(error)
-        return grey, *nothing
-
-    def keep(index, image):
-        if int(index) not in skipped:  # what is grey has no boxes, the record has
-            recent.keep(index, image)
-
-    def scaled(index, boxes, stated, size):
-        resized[int(index)] = tuple(size.tolist())
-        return boxes * scale_of(stated, size)
-
-    types = [tf.float32, tf.int32, tf.bool, tf.int32]
-
-    @_graph(_INDEX)
-    def load(index):
-        remembered, contents, *truth = tf.numpy_function(fetch, [index], [tf.uint8, tf.string, *types])
-
-        def decode():
-            # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps Python's
-            # one lock out of the way of the other threads: four times as fast on two cores as in the numpy_function.
-            tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
-            nothing_read = tf.data.Dataset.from_tensors(_NOTHING)
-            image = tried.concatenate(nothing_read).take(1).get_single_element()
-            return tf.cond(
-                tf.size(image) > 0,
-                lambda: [image, *truth],
-                lambda: tf.numpy_function(rescue, [index, *truth], [tf.uint8, *types]),
-            )
-
-        def decode_and_keep():
-            image, *truth = decode()
-            with tf.control_dependencies([tf.numpy_function(keep, [index, image], [])] if memory else []):
-                return [tf.identity(image), *truth]
-
-        image, boxes, labels, crowd, stated = tf.cond(
-            tf.size(remembered) > 0, lambda: [remembered, *truth], decode_and_keep
-        )
-        size = tf.shape(image)[:2]
-        boxes = tf.cond(
-            tf.reduce_all(stated == size),
-            lambda: boxes,
-            lambda: tf.numpy_function(scaled, [index, boxes, stated, size], tf.float32),
-        )
-        shapes = [None, None, 3], [None, 4], [None], [None]
-        return tuple(map(tf.ensure_shape, (image, boxes, labels, crowd), shapes))
-
-    return load
+_NUMBER, _SEED = tf.TensorSpec([], tf.int64), tf.TensorSpec([2], tf.int64)
 
 
 def _batched(samples, size, batch, black):
-    """Pads boxes to the most that a picture of the batch has, and to one: none is cut, no step sees an empty tensor."""
+    """Pads boxes to the most that an image of the batch has, and to one: none is cut, no step sees an empty tensor."""
 
     def at_least_one(sample):
         missing = [[0, tf.cast(tf.shape(sample.labels)[0] == 0, tf.int32)]]
@@ -196,7 +96,7 @@ def _batched(samples, size, batch, black):
     return samples.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-# What a picture is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
+# What an image is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
 RECENT = 128
 MEMORY = 256 << 20  # bytes
 
@@ -216,42 +116,62 @@ def train_dataset(
     skipped=None,
     resized=None,
 ):
-    """Batches of augmented Samples, of uint8 pictures, for epochs start_epoch .. epochs-1, and the steps an epoch has.
+    """Batches of augmented Samples, for training.
 
-    size: (H, W). augment: config.Augment; mosaic and mixup stop plain_epochs before the end. All chance comes from
-    (seed, epoch, place in the epoch): a stream that starts at epoch k, or at a step of it, is, bit for bit, the tail of the one that
-    starts at 0. An epoch has ceil(pictures / batch) steps and shows every picture at least once. Boxes [B, M, 4] have M >= 1.
-    image_id and transform are those of the picture drawn, the first of a mosaic or mixture. skipped: a dict that gets
-    {index of a record: message} for each picture that cannot be read; it comes grey and without boxes. resized: a dict that gets
-    {index of a record: (H, W)} for each picture of another size than its annotations say; its boxes are scaled to it. DataError
-    without pictures.
+    All chance comes from (seed, epoch, place in the epoch): a stream that starts at epoch k, or at a step of it, is,
+    bit for bit, the tail of the one that starts at 0. An epoch shows every image at least once.
+
+    Args:
+        source: a Source.
+        size: (H, W) of the images in the batches.
+        batch: B, images a step.
+        augment: config.Augment.
+        seed: of all chance.
+        epochs: where the stream ends.
+        plain_epochs: the last epochs, without mosaic and mixup.
+        start_epoch: where the stream starts.
+        start_step: the step of that epoch at which it starts.
+        preprocess: how images are brought to `size`, a key of geometry.FITS.
+        skipped: a dict that gets {index of a Record: message} of each image that cannot be read; it comes grey and
+            without boxes.
+        resized: a dict that gets {index of a Record: (H, W)} of each image of another size than its annotations say;
+            its boxes are scaled to it.
+
+    Returns:
+        (a tf.data.Dataset of Samples, the steps of an epoch: images / batch, rounded up). Images are [B, H, W, 3]
+        uint8, boxes [B, M, 4] with M >= 1; image_id and transform are those of the first image of a mosaic or mixture.
+
+    Raises:
+        DataError: there are no images.
     """
     resized = {} if resized is None else resized
-    load = _loader(_records(source), {} if skipped is None else skipped, resized, MEMORY, source.max_pixels)
-    pictures = len(source.records)
-    steps = -(-pictures // batch)
+    load = loader(_records(source), {} if skipped is None else skipped, resized, MEMORY, source.max_pixels)
+    images = len(source.records)
+    steps = -(-images // batch)
     draws = steps * batch
     size, fit = tuple(size), FITS[preprocess]
 
     def place(indices, loaded, matrices):
-        """The pictures on one canvas, with the truths that are left of them; the index and matrix are the first's."""
+        """The images on one canvas, with the boxes that are left of them; the index and matrix are the first's."""
         image = paste([image for image, *_ in loaded], matrices, size, fit)
-        truths = [
+        annotated = [
             geometry.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
             for (_, boxes, labels, crowd), matrix in zip(loaded, matrices, strict=True)
         ]
-        return Sample(image, *(tf.concat(part, axis=0) for part in zip(*truths, strict=True)), indices[0], matrices[0])
+        return Sample(
+            image, *(tf.concat(part, axis=0) for part in zip(*annotated, strict=True)), indices[0], matrices[0]
+        )
 
     def mixing(epoch):
         return epoch < epochs - plain_epochs
 
     def shuffled(epoch, position):
-        """The index of the picture at a position of an epoch."""
+        """The index of the image at a position of an epoch."""
         seeds = tf.stack([seed, epoch])
-        return tf.cast(tf.random.experimental.index_shuffle(position % pictures, seeds, pictures - 1), tf.int32)
+        return tf.cast(tf.random.experimental.index_shuffle(position % images, seeds, images - 1), tf.int32)
 
     def before(position, seed, count):
-        """Positions of pictures that were drawn a little earlier; an epoch begins with its end."""
+        """Positions of images that were drawn a little earlier; an epoch begins with its end."""
         return tf.unstack(position - tf.random.stateless_uniform([count], seed, 1, RECENT + 1, tf.int64))
 
     def plain(epoch, position, seed):
@@ -276,7 +196,7 @@ def train_dataset(
         ]
         return place(indices, loaded, matrices)
 
-    @_graph(_NUMBER, _NUMBER, _SEED)
+    @traced(_NUMBER, _NUMBER, _SEED)
     def one(epoch, position, seed):
         if not augment.mosaic:
             return plain(epoch, position, seed)
@@ -284,7 +204,7 @@ def train_dataset(
         use = mixing(epoch) & (tf.random.stateless_uniform([], drawn) < augment.mosaic)
         return tf.cond(use, lambda: mosaic(epoch, position, seed), lambda: plain(epoch, position, seed))
 
-    @_graph(_NUMBER)
+    @traced(_NUMBER)
     def draw(number):
         epoch, position = number // draws, number % draws
         key = tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch), position)
@@ -307,28 +227,40 @@ def train_dataset(
 
 
 def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, resized=None):
-    """Batches of Samples in the order of the records, prepared and not augmented.
+    """Batches of Samples in the order of the Records, prepared and not augmented, for evaluation.
 
-    The last batch is filled up with grey pictures, whose image_id is -1. skipped, resized and errors: as in train_dataset.
+    Args:
+        source: a Source.
+        size: (H, W) of the images in the batches.
+        batch: B; the last batch is filled up with grey images, whose image_id is -1.
+        preprocess: how images are brought to `size`, a key of geometry.FITS.
+        skipped: a dict, the same as for train_dataset.
+        resized: a dict, the same as for train_dataset.
+
+    Returns:
+        A tf.data.Dataset of Samples, images [B, H, W, 3] float32 in 0..1.
+
+    Raises:
+        DataError: there are no images.
     """
     resized = {} if resized is None else resized
-    load = _loader(_records(source), {} if skipped is None else skipped, resized, most_pixels=source.max_pixels)
-    pictures = len(source.records)
+    load = loader(_records(source), {} if skipped is None else skipped, resized, most_pixels=source.max_pixels)
+    images = len(source.records)
     size = tuple(size)
 
-    @_graph(_NUMBER)
+    @traced(_NUMBER)
     def sample(number):
         index = tf.cast(number, tf.int32)
         image, boxes, labels, crowd = load(index)
         image, transform = prepare(image, size, preprocess)
-        index = tf.where(index < pictures, index, -1)
+        index = tf.where(index < images, index, -1)
         return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)
 
-    numbers = tf.data.Dataset.range(-(-pictures // batch) * batch)
+    numbers = tf.data.Dataset.range(-(-images // batch) * batch)
     return _batched(numbers.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True), size, batch, 0.0)
 
 
 def _records(source):
     if not source.records:
-        raise DataError(f"{source.name}: expected pictures in its split {source.split!r}. Received: none")
+        raise DataError(f"{source.name}: expected images in its split {source.split!r}, received none")
     return source.records

@@ -1,6 +1,7 @@
 """Images: from the bytes of a file to [H, W, 3] uint8 RGB, upright.
 
-decode_image and what it calls are graph operations only: training, detection and exported models share them."""
+decode_image and what it calls are graph operations only: training, detection and exported models share them.
+"""
 
 import errno
 import functools
@@ -18,7 +19,7 @@ from tfyolo.messages import printable
 
 
 class ImageError(Error):
-    """A picture cannot be read. The message names the file, what is wrong with it and what to do."""
+    """An image cannot be read. The message names the file, what is wrong with it and what to do."""
 
     def __init__(self, message):
         super().__init__(printable(message))
@@ -29,12 +30,20 @@ class ImageError(Error):
 
 @functools.partial(tf.function, autograph=False)  # traced once for all data sets that decode
 def decode_image(contents, most_pixels=None):
-    """JPEG, PNG, GIF (its first frame), WebP or BMP bytes -> [H, W, 3] uint8 RGB, upright as its EXIF orientation says.
+    """Decodes JPEG, PNG, GIF (its first frame), WebP or BMP in the graph, upright as its EXIF orientation says.
 
-    contents: scalar string tensor. most_pixels: more are an error before a JPEG or PNG is decoded, and so is what is neither.
-    Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours
-    under it stay, as in cv2.imread and PIL's convert("RGB")). tf.errors.InvalidArgumentError for anything else and for
-    truncated files.
+    Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours under it stay, as in cv2.imread
+    and PIL's convert("RGB")).
+
+    Args:
+        contents: scalar string tensor, the bytes of a file.
+        most_pixels: more are an error before a JPEG or PNG is decoded, and so is what is neither; None: no limit.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+
+    Raises:
+        tf.errors.InvalidArgumentError: it is something else, or truncated.
     """
     contents = tf.ensure_shape(contents, [])
     magic = tf.strings.substr(contents, 0, 2)
@@ -85,10 +94,7 @@ def _palette(contents):
 
 
 def _exif(contents):
-    """The TIFF of a JPEG's APP1 "Exif" segment, of a PNG's chunk "eXIf" before its image, of a WebP's chunk "EXIF"; "" without one.
-
-    headers.py reads the same, in Python.
-    """
+    """The TIFF of a JPEG's segment "Exif", of a PNG's chunk "eXIf", of a WebP's chunk "EXIF"; "" without one."""
     head = tf.strings.substr(contents, 0, HEAD)
 
     def jpeg():
@@ -153,7 +159,7 @@ def _numbers(octets, dtype, little):
 
 
 def _upright(image, orientation):
-    """Undoes an EXIF orientation; what is none leaves the picture as it is."""
+    """Undoes an EXIF orientation; what is none leaves the image as it is."""
 
     def one_of(*orientations):
         return tf.reduce_any(orientation == orientations)
@@ -163,7 +169,7 @@ def _upright(image, orientation):
     return tf.cond(one_of(3, 4, 7, 8), lambda: tf.reverse(image, [0]), lambda: image)
 
 
-# How files of each kind end. TensorFlow decodes these; cv2 would give half a picture without a word.
+# How files of each kind end. TensorFlow decodes these; cv2 would give half an image without a word.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 # Eager operations in several Python threads at once crash TensorFlow now and then; cv2 may work in all of them.
 _one_at_a_time = threading.Lock()
@@ -180,14 +186,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def read_image(source, most_pixels=MOST_PIXELS):
-    """Reads a picture: [H, W, 3] np.uint8 RGB, upright.
+    """Reads an image: what decode_image reads, and through cv2 TIFF and what else cv2 knows.
 
-    It reads what decode_image reads, and through cv2 TIFF and what else cv2 knows.
-    source: a path, the bytes of a file, or (path, (offset, length)) for bytes that lie inside a file. ImageError if it
-    cannot be read in full: a truncated picture is an error, not half a picture. So is one of more than most_pixels, which is not decoded.
+    Args:
+        source: a path, the bytes of a file, or (path, (offset, length)) for bytes that lie inside a file.
+        most_pixels: an image of more is an error, and is not decoded.
+
+    Returns:
+        [H, W, 3] np.uint8 RGB, upright.
+
+    Raises:
+        ImageError: it cannot be read in full: a truncated image is an error, not half an image.
     """
     if isinstance(source, bytes):
-        name, contents = f"a picture of {len(source)} bytes", source
+        name, contents = f"an image of {len(source)} bytes", source
     else:
         path, span = source if isinstance(source, tuple) else (source, None)
         name = f"file {os.fspath(path)}" + (f", bytes {span[0]} to {sum(span)}" if span else "")
@@ -195,7 +207,7 @@ def read_image(source, most_pixels=MOST_PIXELS):
     if not contents:
         raise ImageError(f"{name}: empty. Copy it anew, or remove it and its annotations")
     if contents.startswith(b"version https://git-lfs"):
-        raise ImageError(f"{name}: a pointer of Git LFS, not the picture. Run `git lfs pull` to fetch it")
+        raise ImageError(f"{name}: a pointer of Git LFS, not the image. Run `git lfs pull` to fetch it")
     if reason := too_large(contents, most_pixels):
         raise ImageError(f"{name}: {reason}; make it smaller, or allow more (max_pixels)")
     fits = surely_fits(contents, most_pixels)
@@ -215,18 +227,19 @@ def read_image(source, most_pixels=MOST_PIXELS):
         image = None
     if image is None:
         known = "Expected JPEG, PNG, GIF, BMP, WebP or TIFF"
-        raise ImageError(f"{name}: no picture, or a damaged one. {known}. Received: bytes that begin {contents[:8]!r}")
+        raise ImageError(f"{name}: no image, or a damaged one. {known}. Received: bytes that begin {contents[:8]!r}")
     return _upright(tf.constant(image), tf.constant(read_header(contents).orientation)).numpy() if webp else image
 
 
 def read_record(record, most_pixels=MOST_PIXELS):
-    """The picture of a Record, in a file of its own or inside a shard: as read_image."""
+    """Reads the image of a Record, a file of its own or inside a shard: [H, W, 3] np.uint8 RGB. Raises ImageError."""
     return read_image((record.path, record.span), most_pixels)
 
 
 def file_contents(path, span):
+    """The bytes of a file, or of a span (offset, length) inside it. Raises ImageError."""
     try:
         return read_bytes(path, span)
     except OSError as error:
-        what = {errno.ENOENT: "no such file", errno.EISDIR: "a folder, not a picture"}.get(error.errno, error.strerror)
+        what = {errno.ENOENT: "no such file", errno.EISDIR: "a folder, not an image"}.get(error.errno, error.strerror)
         raise ImageError(f"file {os.fspath(path)}: {what}. Check the path") from error

@@ -1,7 +1,7 @@
 """The demo data set, drawn and seeded: five kinds of figures to be found among clutter, as COCO JSON.
 
-Figures vary in size, turn, colour and filling, hide each other in part and leave the picture in part; backgrounds are
-noise, gradients, stripes and checks; lines, specks, scraps and scrawls distract; some pictures are grey, some hold no
+Figures vary in size, turn, colour and filling, hide each other in part and leave the image in part; backgrounds are
+noise, gradients, stripes and checks; lines, specks, scraps and scrawls distract; some images are grey, some hold no
 figure.
 """
 
@@ -18,7 +18,7 @@ from tfyolo.files import atomic_file
 
 CLASSES = ("cross", "disc", "ring", "star", "triangle")
 VERSION = 1  # of what is drawn: the same version, numbers and seed give the same bytes
-VISIBLE = 0.75  # the part of a figure that is never hidden by others or by the picture's edge
+VISIBLE = 0.75  # the part of a figure that is never hidden by others or by the image's edge
 FINE = 4  # subpixels a side
 
 
@@ -27,17 +27,28 @@ class DemoError(Error):
 
 
 def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, progress=True) -> Path:
-    """Draws the data set into `folder`: annotations/instances_<split>.json and <split>/*.jpg. Returns the folder.
+    """Draws the data set as annotations/instances_<split>.json and <split>/*.jpg.
 
-    train, val, test: how many pictures. size: the least and the largest side of a picture, in pixels. Leaves a folder
-    alone that holds the same already; a folder of anything else is a DemoError. The folder appears only when it is
-    complete.
+    Args:
+        folder: where to; left alone if it holds the same already. It appears only when it is complete.
+        train: how many images the split has.
+        val: the same.
+        test: the same.
+        size: the least and the largest side of an image, in pixels.
+        seed: of all chance.
+        progress: shows a bar on standard error.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DemoError: the folder holds something else, or there would be no images.
     """
     folder = Path(folder)
     counts = {split: count for split, count in (("train", train), ("val", val), ("test", test)) if count}
     description = json.dumps({"version": VERSION, "pictures": counts, "size": size, "seed": seed})
     if not counts or min(counts.values()) < 0 or not 64 <= size[0] <= size[1]:
-        raise DemoError(f"expected some pictures, of sides from 64 pixels; received {counts or 'none'}, sides {size}")
+        raise DemoError(f"expected some images, of sides from 64 pixels; received {counts or 'none'}, sides {size}")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         marker = folder / "demo.json"
         if marker.is_file() and marker.read_text() == description:
@@ -48,7 +59,7 @@ def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, prog
     with atomic_file(folder) as drawn:
         (drawn / "annotations").mkdir(parents=True)
         total = sum(counts.values())
-        with tqdm(total=total, desc="drawing the demo data", unit="pictures", disable=not progress or None) as bar:
+        with tqdm(total=total, desc="drawing the demo data", unit="images", disable=not progress or None) as bar:
             for split, count in counts.items():
                 _write_split(drawn, split, count, size, [seed, *split.encode()], bar)
         (drawn / "demo.json").write_text(description)
@@ -62,12 +73,12 @@ def _write_split(folder, split, count, size, seed, bar):
     images, annotations = [], []
     (folder / split).mkdir()
     for index, labels in enumerate(np.split(deck, np.cumsum(numbers)[:-1])):
-        picture, figures = draw(np.random.default_rng([*seed, index]), labels, size)
+        image, figures = draw(np.random.default_rng([*seed, index]), labels, size)
         name = f"{index:05d}.jpg"
         quality = int(rng.integers(70, 96))
-        _, encoded = cv2.imencode(".jpg", picture[..., ::-1] if picture.ndim == 3 else picture, [1, quality])
+        _, encoded = cv2.imencode(".jpg", image[..., ::-1] if image.ndim == 3 else image, [1, quality])
         (folder / split / name).write_bytes(encoded.tobytes())
-        images.append({"id": index + 1, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
+        images.append({"id": index + 1, "file_name": name, "height": image.shape[0], "width": image.shape[1]})
         for label, (y1, x1, y2, x2), area in figures:
             annotations.append(
                 {
@@ -89,13 +100,21 @@ def _write_split(folder, split, count, size, seed, bar):
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
-# --- one picture ------------------------------------------------------------------------------------------------------
+# --- one image ------------------------------------------------------------------------------------------------------
 
 
 def draw(rng, labels, size):
-    """A picture with a figure of each label: ([H, W, 3] uint8 RGB, or [H, W] grey; [(label, (y1, x1, y2, x2), area)]).
+    """Draws an image with a figure of each label.
 
     A figure that finds no place where it, and those before it, stay visible, is left out.
+
+    Args:
+        rng: numpy.random.Generator.
+        labels: of the figures.
+        size: the least and the largest side, in pixels.
+
+    Returns:
+        ([H, W, 3] uint8 RGB or [H, W] grey, [(label, (y1, x1, y2, x2), area)] in pixels).
     """
     H, W = rng.integers(size[0], size[1] + 1, 2)
     canvas = _bytes(_background(rng, H, W))
@@ -125,8 +144,8 @@ def draw(rng, labels, size):
             box = top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1
             figures.append({"label": int(label), "box": tuple(map(int, box)), "whole": whole, "seen": int(solid.sum())})
             break
-    picture = _bytes(_lens(rng, canvas))
-    return picture[..., 0] if grey else picture, [
+    image = _bytes(_lens(rng, canvas))
+    return image[..., 0] if grey else image, [
         (figure["label"], figure["box"], int(figure["seen"])) for figure in figures
     ]
 
@@ -138,8 +157,8 @@ def _lens(rng, canvas):
     return canvas + rng.normal(0, rng.uniform(0, 0.03), canvas.shape)
 
 
-def _bytes(picture):
-    return np.uint8(np.clip(picture, 0, 1) * 255 + 0.5)
+def _bytes(image):
+    return np.uint8(np.clip(image, 0, 1) * 255 + 0.5)
 
 
 def _colour(rng, saturation=(0.25, 1.0), value=(0.15, 1.0)):
@@ -237,7 +256,7 @@ _OUTLINES = {
 
 
 def _figure(rng, label, H, W):
-    """(alpha, its top and left in a picture of H x W, pixels of the whole figure); alpha ends at the picture's edge."""
+    """(alpha, its top and left in an image of H x W, pixels of the whole figure); alpha ends at the image's edge."""
     radius = math.sqrt(H * W) * math.exp(rng.uniform(math.log(0.085), math.log(0.25)))
     turn, stretch = rng.uniform(0, 2 * math.pi), math.exp(rng.uniform(-0.12, 0.12))
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])

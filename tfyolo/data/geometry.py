@@ -1,6 +1,7 @@
 """Geometry: one 3x3 matrix that takes (y, x, 1) of the file to the network's input, applied once, inverted for results.
 
-prepare and what it calls are graph operations only: training, detection and exported models share them."""
+prepare and what it calls are graph operations only: training, detection and exported models share them.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,40 +11,49 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-GREY = 114 / 255  # what surrounds a picture on its canvas
-MIN_VISIBLE = 0.1  # of a box's area: below it, what is left inside the picture says nothing about the object
+GREY = 114 / 255  # what surrounds an image on its canvas
+MIN_VISIBLE = 0.1  # of a box's area: below it, what is left inside the image says nothing about the object
 MIN_SIDE = 2.0  # pixels
 
 
 def matrix_of(yy, yx, y, xy, xx, x):
+    """[[yy, yx, y], [xy, xx, x], [0, 0, 1]] as float32 [3, 3], of numbers or scalars."""
     return tf.reshape(tf.stack([tf.cast(v, tf.float32) for v in (yy, yx, y, xy, xx, x, 0, 0, 1)]), [3, 3])
 
 
 def translation(y, x):
-    """Moves by (y, x) pixels."""
+    """Moves by (y, x) pixels: [3, 3]."""
     return matrix_of(1, 0, y, 0, 1, x)
 
 
 def scaling(factor):
-    """Zooms by a factor, (0, 0) stays where it is."""
+    """Zooms by a factor; (0, 0) stays where it is: [3, 3]."""
     return matrix_of(factor, 0, 0, 0, factor, 0)
 
 
 def about(center, matrix):
-    """The same matrix with its origin moved to center (y, x)."""
+    """The same matrix with its origin moved to center (y, x): [3, 3]."""
     y, x = center
     return translation(y, x) @ matrix @ translation(-y, -x)
 
 
 def rotation(degrees, center):
-    """Turns round center (y, x); positive is counter-clockwise as seen."""
+    """Turns round center (y, x); positive degrees are counter-clockwise as seen: [3, 3]."""
     angle = tf.cast(degrees, tf.float32) * (math.pi / 180)
     sin, cos = tf.sin(angle), tf.cos(angle)
     return about(center, matrix_of(cos, -sin, 0, sin, cos, 0))  # y points down, so what lies to the right goes up
 
 
 def letterbox(size, target):
-    """Takes a picture of `size` (H, W) to the middle of `target` (H, W), as large as it fits with its aspect kept."""
+    """Takes an image to the middle of a canvas, as large as it fits with its aspect kept.
+
+    Args:
+        size: (H, W) of the image.
+        target: (h, w) of the canvas.
+
+    Returns:
+        [3, 3] float32.
+    """
     size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
     factor = tf.reduce_min(target / size)
     y, x = tf.unstack((target - size * factor) / 2)
@@ -51,20 +61,20 @@ def letterbox(size, target):
 
 
 def stretch(size, target):
-    """Takes a picture of `size` (H, W) to `target` (H, W), its aspect given up: cv2.resize, and OpenCV's blobFromImage."""
+    """Takes an image to a canvas without keeping its aspect, as cv2.resize and OpenCV's blobFromImage do."""
     y, x = tf.unstack(tf.cast(target, tf.float32) / tf.cast(size, tf.float32))
     return matrix_of(y, 0, 0, 0, x, 0)
 
 
 def darknet_stretch(size, target):
-    """Darknet's resize_image: the middles of the corner pixels come to lie on each other, not the corners."""
+    """Darknet's resize_image: the centres of the corner pixels come to lie on each other, not the corners."""
     size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
     y, x = tf.unstack(tf.where(size > 1, (target - 1) / tf.maximum(size - 1, 1), target))
     return translation(0.5, 0.5) @ matrix_of(y, 0, 0, 0, x, 0) @ translation(-0.5, -0.5)
 
 
 def darknet_letterbox(size, target):
-    """Darknet's letterbox_image: sides and margins in whole pixels, within them resized as darknet_stretch does."""
+    """Darknet's letterbox_image: sides and margins of an integer number of pixels, within them darknet_stretch."""
     size, target = tf.cast(size, tf.int32), tf.cast(target, tf.int32)
     height, width = tf.unstack(size)
     wide = target[1] * height < target[0] * width  # the width is what limits it
@@ -78,28 +88,44 @@ def darknet_letterbox(size, target):
 
 
 class Fit(NamedTuple):
-    """How pictures are brought to the network's size.
+    """One way to bring images to the network's size.
 
-    matrix: (size, target) -> [3, 3]. fill: the grey beside the picture, 0..1. antialias: whether a picture made much
-    smaller is averaged, or only sampled. rim: pixels that it reaches beyond the middles of its outermost pixels.
+    Attributes:
+        matrix: graph operations (size (H, W), target (h, w)) -> [3, 3], which takes (y, x, 1) of the image to the
+            canvas.
+        fill: the grey beside the image, 0..1.
+        antialias: whether an image made much smaller is averaged, or only sampled.
+        rim: pixels that it reaches beyond the centres of its outermost pixels.
+        keeps_aspect: whether the matrix scales height and width alike, by the smaller of the two factors.
     """
 
     matrix: Callable
-    fill: float
-    antialias: bool
-    rim: float
+    fill: float = GREY
+    antialias: bool = True
+    rim: float = 0.5
+    keeps_aspect: bool = False
 
 
+# The values of model.preprocess. One of your own is one more entry, made from any file that is imported before the
+# config is read.
 FITS = {
-    "letterbox": Fit(letterbox, GREY, antialias=True, rim=0.5),
-    "stretch": Fit(stretch, GREY, antialias=False, rim=0.5),
+    "letterbox": Fit(letterbox, keeps_aspect=True),
+    "stretch": Fit(stretch, antialias=False),
     "darknet": Fit(darknet_stretch, 0.5, antialias=False, rim=0.0),
-    "darknet_letterbox": Fit(darknet_letterbox, 0.5, antialias=False, rim=0.0),
+    "darknet_letterbox": Fit(darknet_letterbox, 0.5, antialias=False, rim=0.0, keeps_aspect=True),
 }
 
 
 def transform_boxes(boxes, matrix):
-    """The hulls of the moved boxes: [M, 4], [3, 3] -> [M, 4]."""
+    """The boxes round the moved boxes.
+
+    Args:
+        boxes: [M, 4] float32 (y1, x1, y2, x2).
+        matrix: [3, 3], of (y, x, 1).
+
+    Returns:
+        [M, 4] float32.
+    """
     corner1, corner2 = tf.split(tf.convert_to_tensor(boxes, tf.float32), 2, axis=-1)  # [M, 2]
     linear, shift = matrix[:2, :2], matrix[:2, 2]
     center = tf.matmul((corner1 + corner2) / 2, linear, transpose_b=True) + shift
@@ -108,7 +134,17 @@ def transform_boxes(boxes, matrix):
 
 
 def clip_boxes(boxes, labels, crowd, size):
-    """Cuts boxes to a picture of `size` (H, W) and drops those with too little left; of crowds, any part stays."""
+    """Cuts boxes to an image and drops those of which too little is left; of crowds, any part stays.
+
+    Args:
+        boxes: [M, 4] float32 (y1, x1, y2, x2) in pixels.
+        labels: [M] int32.
+        crowd: [M] bool.
+        size: (H, W).
+
+    Returns:
+        The same three of the M' <= M boxes that are left.
+    """
     limit = tf.cast(tf.concat([size, size], axis=0), tf.float32)
     clipped = tf.clip_by_value(boxes, 0.0, limit)
     before, after = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
@@ -121,12 +157,20 @@ def clip_boxes(boxes, labels, crowd, size):
 
 
 def warp(image, matrix, size, *, fill=GREY, antialias=True, replicate=False, rim=0.5):
-    """Moves a picture by a matrix on (y, x, 1), bilinearly, onto a canvas of `size` (h, w) that is grey elsewhere.
+    """Moves an image by a matrix onto a canvas, with bilinear interpolation.
 
-    Beyond the middles of its outermost pixels the picture fades into the grey; or, if replicate, goes on as it ends, for
-    `rim` pixels.
+    Args:
+        image: [H, W, 3] uint8, or float32 in 0..1.
+        matrix: [3, 3], of (y, x, 1).
+        size: (h, w) of the canvas.
+        fill: its grey beside the image, 0..1.
+        antialias: whether an image made much smaller is averaged, or only sampled.
+        replicate: beyond the centres of its outermost pixels the image goes on as it ends, for `rim` pixels, instead of
+            fading into the grey.
+        rim: pixels.
 
-    [H, W, 3] uint8, or float32 in 0..1 -> [h, w, 3] float32 in 0..1.
+    Returns:
+        [h, w, 3] float32 in 0..1.
     """
     image = tf.convert_to_tensor(image)
     unit = 1 / 255 if image.dtype == tf.uint8 else 1.0
@@ -159,10 +203,20 @@ LONGEST = 32_000  # pixels of a side that cv2.warpAffine can take
 
 
 def paste(images, matrices, size, fit):
-    """Moves pictures by their matrices onto one canvas, as warp does one: [H, W, 3] uint8 each, [n, 3, 3] -> [h, w, 3] uint8.
+    """Moves images by their matrices onto one canvas, as warp does one.
 
-    Where they overlap it is by the rims where each fades into the grey: what each adds to it adds up, without a seam. By cv2, to
-    1/32 of a pixel, in an eighth of warp's time; for training alone, since what is exported has no cv2.
+    Where images overlap it is by the rims where each fades into the grey: what each adds to it adds up, without a seam.
+    This is cv2's, to 1/32 of a pixel, in an eighth of warp's time; for training alone, since what is exported has no
+    cv2.
+
+    Args:
+        images: n of [H, W, 3] uint8.
+        matrices: [n, 3, 3], of (y, x, 1).
+        size: (h, w) of the canvas.
+        fit: a Fit, whose fill and antialias count.
+
+    Returns:
+        [h, w, 3] uint8.
     """
     grey = round(255 * fit.fill)
 
@@ -203,7 +257,7 @@ def paste(images, matrices, size, fit):
 
 
 def _shrink(image, matrix):
-    """Reduces a picture that the matrix makes smaller than half by a whole factor -> float32 picture, the matrix left.
+    """Reduces an image that the matrix makes smaller than half by a whole factor -> float32 image, the matrix left.
 
     Bilinear interpolation reads 2 x 2 pixels and would skip the others. On photographs reduced 2.2 to 6.7 times it
     comes to 26 to 35 dB from cv2's INTER_AREA; with this to 33 to 94, for a third more time.
@@ -220,10 +274,16 @@ def _shrink(image, matrix):
 
 
 def prepare(image, target, preprocess="letterbox"):
-    """Brings a picture to `target` (h, w): [H, W, 3] uint8 -> ([h, w, 3] float32 in 0..1, transform [3, 3]).
+    """Brings an image to the network's size: the one way an image enters a network outside training.
 
-    The one way a picture enters a network outside training. The transform takes (y, x, 1) in pixels of the picture to
-    pixels of the result; its inverse takes boxes back. preprocess: a name of augment.FITS.
+    Args:
+        image: [H, W, 3] uint8.
+        target: (h, w).
+        preprocess: how, a key of FITS.
+
+    Returns:
+        ([h, w, 3] float32 in 0..1, the transform [3, 3]), which takes (y, x, 1) in pixels of the image to pixels of the
+        result; its inverse takes boxes back.
     """
     fit = FITS[preprocess]
     transform = fit.matrix(tf.shape(image)[:2], target)
@@ -232,18 +292,32 @@ def prepare(image, target, preprocess="letterbox"):
 
 
 def scale_of(stated, size):
-    """[4] float32: boxes in a picture of the `stated` size (H, W) times this are boxes in one of `size`.
+    """The factors that take boxes of an image of the stated size to its true size.
 
-    A picture that only lies on its side, by its EXIF orientation, has boxes that are taken for what is seen upright.
+    An image that only lies on its side, by its EXIF orientation, has boxes that are taken for those of the upright
+    image.
+
+    Args:
+        stated: (H, W) that the annotations state.
+        size: (H, W) of the image.
+
+    Returns:
+        [4] float32, of y1, x1, y2, x2.
     """
     turned = tuple(stated) == tuple(size)[::-1]
     return np.tile(np.ones(2) if turned else np.divide(size, stated), 2).astype(np.float32)
 
 
 def restore(boxes, transform, size):
-    """Boxes in pixels of the network's input -> pixels of the file, cut to its edges.
+    """Takes boxes from pixels of the network's input to pixels of the file, cut to its edges.
 
-    boxes: [B, D, 4]. transform: [B, 3, 3], as in Sample. size: [B, 2] (H, W) of the files' pictures.
+    Args:
+        boxes: [B, D, 4] float32 (y1, x1, y2, x2).
+        transform: [B, 3, 3], as prepare gives it.
+        size: [B, 2] (H, W) of the files' images.
+
+    Returns:
+        [B, D, 4] float32.
     """
     inverse = tf.linalg.inv(transform)
     # Letterboxing keeps a box a box: two corners will do.

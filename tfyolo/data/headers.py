@@ -1,6 +1,7 @@
 """What an image file says of itself before it is decoded: its kind, its size and how it is turned.
 
-This is the one place where Python reads it. pipeline.decode_image reads the orientation in the graph, and a test holds the two together.
+This is the one place where Python reads it. pipeline.decode_image reads the orientation in the graph, and a test holds
+the two together.
 """
 
 import io
@@ -11,18 +12,20 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from tfyolo.config.ranges import MOST_PIXELS
 from tfyolo.files import open_regular
 
-MOST_PIXELS = 200_000_000  # of an image that is decoded, unless an option allows more: 600 MB
 HEAD = 1 << 18  # bytes in which a JPEG or PNG says how it is turned; what comes later is not looked for
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 
 
 class Header(NamedTuple):
-    """Of an image file.
+    """What the header of an image file says.
 
-    kind: "JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF" or "other". size: (H, W) as seen upright. orientation: EXIF's 1..8; from 5 on height
-    and width are exchanged in the file.
+    Attributes:
+        kind: "JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF" or "other".
+        size: (H, W) as seen upright.
+        orientation: EXIF's 1..8; from 5 on height and width are exchanged in the file.
     """
 
     kind: str
@@ -31,7 +34,14 @@ class Header(NamedTuple):
 
 
 def read_header(file) -> Header:
-    """Header of an image: a path, the bytes of a file, or a binary file open at its start. Raises OSError."""
+    """Reads the Header of an image.
+
+    Args:
+        file: a path, the bytes of a file, or a binary file open at its start.
+
+    Raises:
+        OSError: it cannot be read, or has no header of an image.
+    """
     if isinstance(file, bytes):
         return _read(io.BytesIO(file))
     if isinstance(file, str | os.PathLike):
@@ -41,12 +51,17 @@ def read_header(file) -> Header:
 
 
 def image_size(file) -> tuple[int, int]:
-    """(H, W) of an image as seen upright, from its header alone; arguments and errors as of read_header."""
+    """(H, W) of an image as seen upright, from its header alone; arguments and errors are those of read_header."""
     return read_header(file).size
 
 
 def too_large(file, most_pixels=MOST_PIXELS) -> str | None:
-    """Why an image is not to be decoded, from its header alone; None if it may be, or if the header does not say."""
+    """Why an image is not to be decoded, from its header alone; None if it may be, or if the header cannot be read.
+
+    Args:
+        file: a path, the bytes of a file, or a binary file open at its start.
+        most_pixels: height times width.
+    """
     try:
         height, width = read_header(file).size
     except OSError:
@@ -57,9 +72,13 @@ def too_large(file, most_pixels=MOST_PIXELS) -> str | None:
 
 
 def surely_fits(file, most_pixels=MOST_PIXELS) -> bool:
-    """Whether the header of an image can be read here and says that it has so many pixels at most.
+    """Whether the header of an image can be read here and gives at most so many pixels.
 
     A decoder may make something of a header that is none here, and of more pixels.
+
+    Args:
+        file: a path, the bytes of a file, or a binary file open at its start.
+        most_pixels: height times width.
     """
     try:
         height, width = read_header(file).size

@@ -1,9 +1,9 @@
 """Data sets from files: a folder is recognised for what it is, and everything wrong in it is named.
 
-A fault in a whole file is a DataError. A fault in one picture or box is a Problem, and the good rest is read: boxes
-without area and lines that cannot be parsed are left out, boxes partly outside their picture are clipped to it.
+A fault in a whole file is a DataError. A fault in one image or box is a Problem, and the good rest is read: boxes
+without area and lines that cannot be parsed are left out, boxes partly outside their image are clipped to it.
 
-A split is found by its name, or by what its name says: "train" also finds train2017, "val" finds valid. Pictures are
+A split is found by its name, or by what its name says: "train" also finds train2017, "val" finds valid. Images are
 not opened, except for the headers of those whose size is not written in the annotations.
 """
 
@@ -16,40 +16,40 @@ from typing import Any
 
 from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.data.headers import MOST_PIXELS
-from tfyolo.data.sources import coco, csv, labelme, tfrecord, voc, yolo
 from tfyolo.data.sources.division import divide, read_division
 from tfyolo.data.sources.files import read_lines, some, starts
-from tfyolo.data.sources.place import ORDER, Format, Options, Place, meaning
+from tfyolo.data.sources.formats import FORMATS
+from tfyolo.data.sources.place import ORDER, Options, Place, meaning
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.messages import counted, printable, shortened
 
-# Of equals the first is taken. One more format is one more entry, also from outside of this package.
-FORMATS: dict[str, Format] = {
-    "tfrecord": tfrecord.FORMAT,
-    "coco": coco.FORMAT,
-    "voc": voc.FORMAT,
-    "yolo": yolo.FORMAT,
-    "labelme": labelme.FORMAT,
-    "csv": csv.FORMAT,
-}
+# Problems of annotations whose image was not found.
+_WITHOUT_IMAGE = re.compile("image missing|label without image")
 
 
 class DataSet:
     """A data set that is recognised: its format, its splits, and each of them to be read.
 
-    path: a folder, a file or a glob of .tfrecord files. images: the folder of the images, if the annotations do not lead there. format: a
-    key of FORMATS, if it is not recognised. names: of the classes, by number, for data without any: a list, or a file with one a line.
-    outside: paths in the data's files may lead out of its folder. max_pixels: an image of more is an error before it is decoded.
+    Of several formats that it may have, the one that accounts for most of the files comes first; one that cannot be
+    read gives way to the next.
 
-    Of several formats that may be meant, that which accounts for most of the files comes first; one that cannot be read gives way to the
-    next. why: says which it is and why, where there was a choice; else "". Raises DataError.
+    Args:
+        path: a folder, a file, or a glob of .tfrecord files.
+        images: the folder of the images, if the annotations do not lead there.
+        format: a key of FORMATS, if the data is not recognised.
+        names: of the classes, by number, for data without any: a list, or a file with one a line.
+        outside: whether paths in the data's files may lead out of its folder.
+        max_pixels: of an image; a larger one is an error before it is decoded.
+
+    Raises:
+        DataError: nothing there is a data set.
     """
 
     def __init__(self, path, *, images=None, format=None, names=None, outside=False, max_pixels=MOST_PIXELS):
         if format is not None and format not in FORMATS:
             raise DataError(f"data.format: expected one of {', '.join(FORMATS)}, received {shortened(format)}")
         if images is not None and not os.path.isdir(images):
-            raise DataError(f"data.images: expected a folder of pictures, received {images}, which is not there")
+            raise DataError(f"data.images: expected a folder of images, received {images}, which is not there")
         options = Options(images and os.fspath(images), names_given(names), outside, max_pixels)
         self.path, self.place = os.fspath(path), Place(path, options)
         if not (self.place.file or self.place.is_folder or self.place.globbed):
@@ -65,6 +65,7 @@ class DataSet:
 
     @property
     def format(self) -> str:
+        """A key of FORMATS."""
         return self._candidates[0][0]
 
     @property
@@ -74,6 +75,7 @@ class DataSet:
 
     @property
     def why(self) -> str:
+        """Which format it is and why, where there was a choice; else ""."""
         (name, candidate), *others = self._candidates
         if not others and not self._refused:
             return ""
@@ -82,7 +84,15 @@ class DataSet:
         return f"read as {name}: {candidate.why}; not as {'; not as '.join(against)}"
 
     def read(self, split="train") -> Source:
-        """One split. Raises DataError; SplitError without such a split: none ever serves in place of another."""
+        """Reads one split.
+
+        Args:
+            split: its name, or what its name means: "train" finds train2017, too.
+
+        Raises:
+            SplitError: there is no such split; none ever serves in place of another.
+            DataError: it cannot be read, or has no images.
+        """
         try:
             source = self._read(split)
         except SplitError:
@@ -94,7 +104,7 @@ class DataSet:
         return source
 
     def _read_otherwise(self, split, error):
-        """The split as the first of the other formats reads it that can, which is the format from then on; None if none can."""
+        """The split as the first other format reads it that can, which is the format from then on; None if none can."""
         candidates, refused = self._candidates, self._refused
         for place in range(1, len(candidates)):
             (name, _), self._candidates = candidates[place - 1], candidates[place:]
@@ -110,23 +120,27 @@ class DataSet:
         (format, candidate), options = self._candidates[0], self.place.options
         name = _chosen(split, candidate.splits, f"this {format} data", self.path)
         source = candidate.splits[name]()
-        told = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
-        told += [
+        lines = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
+        lines += [
             f"{counted(count, 'class')} are called {called!r}"
             for called, count in Counter(source.classes).items()
             if count > 1
         ]
-        problems = [Problem(printable(self.path), printable(message), "warning") for message in told]
+        problems = [Problem(printable(self.path), printable(message), "warning") for message in lines]
         problems += [problem._replace(file=problem.file or printable(self.path)) for problem in source.problems]
         problems += [Problem(printable(file), message, "warning") for file, message in self.place.notes]
         if not source.records:
             first = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
             if strangers := self.place.unread_images():
-                first += f"\nIt has {strangers}: expected images that TensorFlow and OpenCV read, such as JPEG and PNG; convert them"
-            elif options.images is None and any("picture" in problem.message for problem in problems):
-                first += "\nIf the pictures lie elsewhere, say where: data.images=FOLDER"
+                first += (
+                    f"\nIt has {strangers}: expected images that TensorFlow and OpenCV read, such as JPEG and "
+                    "PNG; convert them"
+                )
+            elif options.images is None and any(_WITHOUT_IMAGE.search(problem.message) for problem in problems):
+                first += "\nIf the images lie elsewhere, say where: data.images=FOLDER"
             raise DataError(
-                f"{self.path}: not one picture in the split {name!r}, of {counted(len(problems), 'problem')} the first:{first}"
+                f"{self.path}: not one image in the split {name!r}, of {counted(len(problems), 'problem')} the "
+                f"first:{first}"
             )
         if options.names:
             source = _named(source, options.names, self.path)
@@ -137,12 +151,30 @@ class DataSet:
 
 
 def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Source:
-    """One split of the data set at `path`; options: as of DataSet. Raises DataError; SplitError without such a split."""
+    """Reads one split of a data set.
+
+    Args:
+        path: a folder, a file, or a glob of .tfrecord files.
+        split: its name, or what its name means.
+        **options: of DataSet: images, format, names, outside, max_pixels.
+
+    Raises:
+        SplitError: there is no such split.
+        DataError: nothing there is a data set, or it cannot be read.
+    """
     return DataSet(path, **options).read(split)
 
 
 def splits(path, **options) -> tuple[str, ...]:
-    """The names of the splits at `path`; ("all",) where the data is not divided. Options and errors as of DataSet."""
+    """The names of the splits of a data set; ("all",) where it is not divided.
+
+    Args:
+        path: a folder, a file, or a glob of .tfrecord files.
+        **options: of DataSet: images, format, names, outside, max_pixels.
+
+    Raises:
+        DataError: nothing there is a data set.
+    """
     return DataSet(path, **options).splits
 
 
@@ -220,7 +252,14 @@ def _chosen(split, names, data, path):
 
 
 def names_given(names) -> tuple[str, ...] | None:
-    """Names of classes as they are given: a list of them, or a file with one a line."""
+    """Names of classes as they are given.
+
+    Args:
+        names: a list, a file with one a line, or None.
+
+    Raises:
+        DataError: there are none, or too many.
+    """
     if names is None:
         return None
     if isinstance(names, str | os.PathLike):
@@ -237,7 +276,8 @@ def _named(source, names, path):
         return source
     if source.classes != tuple(map(str, source.category_ids)):
         raise DataError(
-            f"{path}: this data names its classes itself: {', '.join(source.classes[:8])}; data.names is for data without names"
+            f"{path}: this data names its classes itself: {', '.join(source.classes[:8])}; data.names is for data "
+            "without names"
         )
     first = (
         1 if len(names) == max(source.category_ids) and min(source.category_ids) > 0 else 0
@@ -249,20 +289,29 @@ def _named(source, names, path):
     return source._replace(classes=tuple(names[number - first] for number in source.category_ids))
 
 
-# --- as a config asks for it ------------------------------------------------------------------------------------------------------------
+# --- as a config asks for it ------------------------------------------------------------------------------------------
 
 
 def read_configured(data, use, place="data", run=None) -> Source:
-    """The split of a config's Data that is for one use, "train", "val" or "test"; arguments and errors as of read_all_configured."""
+    """Reads the split of a config's Data for one use; arguments and errors are those of read_all_configured."""
     return read_all_configured(data, (use,), place, run)[0]
 
 
 def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...]:
-    """The splits of a config's Data for several uses, "train", "val" or "test" (or a split by its name), nothing read twice.
+    """Reads the splits of a config's Data for several uses, none of them twice.
 
-    place: where the Data stand in the config, for errors that say what to set there; None: they do not. run: a run, or what lies in its
-    folder: its own division of the data counts before one that lies elsewhere. Raises DataError; also if most images to learn from have no
-    labels, unless data.background says that this is meant.
+    Args:
+        data: config.Data.
+        uses: of "train", "val" and "test", or names of splits.
+        place: where the Data stand in the config, for errors that name the key to set; None: nowhere.
+        run: a run, or what lies in its folder: its own division of the data counts before one that lies elsewhere.
+
+    Returns:
+        A Source for each use.
+
+    Raises:
+        DataError: a split cannot be read, or most images to learn from have no labels and data.background does not say
+            that this is meant.
     """
     dataset = DataSet(
         data.path,
@@ -286,7 +335,8 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
             source = _read_named(dataset, name, data, use, place)
         if use == "train" and source.doubts and not data.background:
             raise DataError(
-                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing is to be found; if "
+                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing "
+                "is to be found; if "
                 f"that is meant: {place or 'data'}.background=true"
             )
         found.append(source)
@@ -301,17 +351,17 @@ def _read_named(dataset, name, data, use, place):
             raise
         hint = f"Name one of them: {place}.{use}=..."
         if use == "train" and not ORDER.keys() & set(map(meaning, dataset.splits)):
-            hint += f"; it is not divided: {place}.val=0.1 learns from nine tenths of it and evaluates on the rest"
+            hint += f"; it is not divided: {place}.val=0.1 trains on nine tenths of it and evaluates on the rest"
         if use == "val":
             hint += (
-                f"; {place}.val=0.1 holds back a tenth of what is learned from; {place}.val={data.train} judges on the very pictures that "
-                "are learned from, if that is meant"
+                f"; {place}.val=0.1 holds back a tenth of the training images; {place}.val={data.train} evaluates "
+                "on the very training images, if that is meant"
             )
         raise SplitError(f"{error}. {hint}") from None
 
 
 def _division(dataset, data, place, run):
-    """(the Division that a config asks for or that its run has written, or None; a function that reads what is divided)."""
+    """(the Division that the config asks for or its run has written, or None; a function that reads what is divided)."""
     shares = {use: share for use in ("val", "test") if isinstance(share := getattr(data, use), float)}
     file = data.division
     if file is not None and run is not None:  # a run may have been moved
@@ -332,18 +382,36 @@ def _division(dataset, data, place, run):
     return written or divide(whole(), shares, data.seed, dataset.place.root), whole
 
 
-# --- what there is to say -----------------------------------------------------------------------------------------------------------------
+def class_names(config, count=None) -> tuple[str, ...]:
+    """The names of the classes of a config's model: the config's own, else its data's; numbers where there are none.
+
+    Args:
+        config: a Config.
+        count: how many there are to be, named by numbers, whatever the config says; None: as many as it says, or COCO's
+            80.
+    """
+    if not count and config.model.classes:
+        return config.model.classes
+    if not count and config.data:
+        return read_configured(config.data, "train").classes
+    return tuple(map(str, range(count or 80)))
+
+
+# --- what there is to say ---------------------------------------------------------------------------------------------
 
 
 def alike(classes):
-    """What to say of classes whose names differ only in case, spaces, hyphens or underscores: a line for each such name."""
+    """A warning for each name that several classes have but for case, spaces, hyphens or underscores."""
     groups = {}
     for name in dict.fromkeys(classes):
         groups.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold().strip())), []).append(name)
     for names in groups.values():
         if len(names) > 1:
             listed = " and ".join(map(repr, names))
-            yield f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is learned as {len(names)}"
+            yield (
+                f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is "
+                f"learned as {len(names)}"
+            )
 
 
 def without_unions(sources):
@@ -357,15 +425,20 @@ def without_unions(sources):
 
 
 def faults(source, purpose) -> str | None:
-    """What is wrong with a Source, in the few lines that its user should see; None if nothing is. purpose: "training"."""
-    told = []
+    """What is wrong with a Source, in the few lines that its user should see; None if nothing is.
+
+    Args:
+        source: a Source.
+        purpose: what its images are left out of: "training".
+    """
+    lines = []
     for severity, said in (("error", "{} in the data, left out of {}"), ("warning", "{} about the data of {}")):
         problems = [problem for problem in source.problems if problem.severity == severity]
         if problems:
             noun = "fault" if severity == "error" else severity
             shown = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
             more = f"\n  and {len(problems) - 5} more; tfyolo check-data names them all" if len(problems) > 5 else ""
-            told.append(
+            lines.append(
                 f"{source.name} {source.split}: {said.format(counted(len(problems), noun), purpose)}:{shown}{more}"
             )
-    return "\n".join(told) or None
+    return "\n".join(lines) or None

@@ -2,7 +2,8 @@
 
 A shard is a row of tf.train.Examples with the keys of the TensorFlow Object Detection API: image/encoded,
 image/source_id, image/object/bbox/{ymin,xmin,ymax,xmax} in 0..1, image/object/class/{label,text}, ... Labels are the
-category ids of the source. <split>.json beside the shards holds the class of each id, also of those that no image has."""
+category ids of the source. <split>.json beside the shards holds the class of each id, also of those that no image has.
+"""
 
 import itertools
 import mmap
@@ -26,11 +27,16 @@ class ShardError(Error):
 
 
 class Example(NamedTuple):
-    """What one record says.
+    """What one record holds.
 
-    place: its number in the shard. size: (H, W) or None. boxes_unit: [M] of (y1, x1, y2, x2) in 0..1. labels: [M]
-    category ids, or empty if there are only texts. texts, crowd, areas, difficult: [M] or empty. span: (offset, length) of
-    the picture's bytes in the shard, or None. damaged: whether nothing of it could be read.
+    Attributes:
+        place: its number in the shard.
+        size: (H, W) or None.
+        boxes_unit: [M] of (y1, x1, y2, x2) in 0..1.
+        labels: [M] category ids, or empty if there are only texts.
+        texts: [M] or empty; crowd, areas and difficult likewise.
+        span: (offset, length) of the image's bytes in the shard, or None.
+        damaged: whether nothing of it could be read.
     """
 
     place: int
@@ -51,9 +57,13 @@ class Example(NamedTuple):
 
 
 def index(shard) -> list[Example]:
-    """All Examples of a shard, without their pictures: of those only the place is noted, their bytes are not read.
+    """All Examples of a shard, without their images: of those only the place is noted, their bytes are not read.
 
-    Raises ShardError where the file ends early or is not TFRecord.
+    Args:
+        shard: its path.
+
+    Raises:
+        ShardError: the file ends early or is not TFRecord.
     """
     examples = []
     with open_regular(shard) as stream:
@@ -92,9 +102,14 @@ MOST_DESCRIBED = 4 << 20  # bytes of a <split>.json or a label map
 
 
 def read_classes(shards, maps=()):
-    """({category id: name}, whether image ids are numbers) of the <split>.json beside the shards, else of a label map; ({}, False) without.
+    """The classes of shards: ({category id: name}, whether image ids are numbers); ({}, False) if nothing names them.
 
-    maps: files that may be label maps, .pbtxt. Raises ShardError if a file is there and says something else.
+    Args:
+        shards: of a split; its <split>.json beside them goes first.
+        maps: files that may be label maps, .pbtxt.
+
+    Raises:
+        ShardError: a file is there and holds something else.
     """
     described = Path(shards[0]).with_name(f"{split_of(Path(shards[0]).name)}.json")
     if described.is_file():
@@ -122,7 +137,10 @@ def _described(file):
 
 
 def _label_map(file):
-    """{id: name} of a label map of the TensorFlow Object Detection API; {} if the file is none. A display_name counts before a name."""
+    """{id: name} of a label map of the TensorFlow Object Detection API; {} if the file is none.
+
+    A display_name counts before a name.
+    """
     text, classes, item = _bounded(file).decode("utf-8", "replace"), {}, None
     # One token after the other: braces, keys, and values with or without quotes.
     tokens = re.findall(r"""[{}]|\w+(?=\s*[:{])|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|-?\d+""", text)
@@ -199,7 +217,10 @@ BYTES, FLOATS, INTEGERS = 1, 2, 3  # the lists that a Feature may hold, by their
 
 
 def _values(data, start, end, wanted):
-    """The list of a Feature: (start, end) spans of a BytesList, the numbers of another. Raises ValueError if it is not of the kind."""
+    """The list of a Feature: (start, end) spans of a BytesList, the numbers of another.
+
+    Raises ValueError if it is not of the kind.
+    """
     result = []
     for kind, values in _fields(data, start, end):
         if kind != wanted:

@@ -24,7 +24,13 @@ class WriteError(Error):
 
 
 class Written(NamedTuple):
-    """files: the shards. records: how many pictures they hold. skipped: (file, reason) of those that cannot be read."""
+    """What was written.
+
+    Attributes:
+        files: the shards.
+        records: how many images they hold.
+        skipped: (file, reason) of each image that cannot be read.
+    """
 
     files: tuple[str, ...]
     records: int
@@ -32,11 +38,22 @@ class Written(NamedTuple):
 
 
 def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
-    """A Source as <split>-00000-of-00004.tfrecord, ... and <split>.json in `folder`, with the bytes of its pictures.
+    """Writes a Source as <split>-00000-of-00004.tfrecord, ...
 
-    shards: how many; None: of about 200 MB. Each picture is decoded once, to leave out the broken ones. The shards
-    get their names only when all are complete. Raises WriteError if the folder has shards of this split, unless
-    `overwrite`.
+    and <split>.json, with the bytes of its images as they are.
+
+    Each image is decoded once, to leave out the broken ones. The shards get their names only when all are complete;
+    those of an earlier time are removed only then.
+
+    Args:
+        source: a Source.
+        folder: where to; made if it is not there.
+        shards: how many; None: of about 200 MB each.
+        overwrite: replaces the shards of this split that lie there.
+        progress: shows a bar on standard error.
+
+    Raises:
+        WriteError: the folder has shards of this split, or there cannot be so many.
     """
     import tensorflow as tf  # which readers do without
 
@@ -50,15 +67,16 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
     if old and not overwrite:
         raise WriteError(
-            f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or overwrite"
+            f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or "
+            "overwrite"
         )
     if shards is None:
         shards = -(-sum(_length(record) for record in source.records) // SHARD_BYTES) or 1
     if not 0 < shards <= len(source.records):
-        raise WriteError(f"shards: expected 1..{len(source.records)}, the number of pictures, received {shards}")
+        raise WriteError(f"shards: expected 1..{len(source.records)}, the number of images, received {shards}")
 
     skipped = []
-    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="pictures", disable=not progress or None)
+    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="images", disable=not progress or None)
     with scratch_folder(folder, "writing") as aside, bar:
         names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
         for shard, name in enumerate(names):
@@ -79,15 +97,16 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
         Path(aside, f"{source.split}.json").write_text(
             json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8"
         )
-        for file in old:
-            file.unlink()
         for name in [*names, f"{source.split}.json"]:
             atomic_replace(os.path.join(aside, name), folder / name)
+        for file in old:  # only now: whatever goes wrong before leaves every image in one shard or the other
+            if file.name not in names:
+                file.unlink()
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
 
 
 def contents(record) -> bytes:
-    """The bytes of a Record's picture. Raises OSError."""
+    """The bytes of a Record's image file. Raises OSError."""
     return read_bytes(record.path, record.span)
 
 

@@ -89,7 +89,7 @@ def export(
     forms = [form if isinstance(form, Form) else Form(*form) for form in forms]
     for form in forms:
         _check(form, batch)
-    if model.config.train.quantize and not per_channel:
+    if model.config.model.quantize and not per_channel:
         raise ExportError(
             "--per-tensor: the run was trained with steps of each output; train it again without rounding"
         )
@@ -188,7 +188,7 @@ def _check(form, batch):
 
 def _check_calibration(form, model, calibration):
     """Raises ExportError if a Form needs images to find its ranges in, and the calibration's Source has none."""
-    needed = "int8" in form.precision and (form.precision == "full-int8" or not model.config.train.quantize)
+    needed = "int8" in form.precision and (form.precision == "full-int8" or not model.config.model.quantize)
     if needed and (calibration is None or not calibration.records):
         raise ExportError(
             f"{form.precision}: expected pictures to find the bounds with, received none; --data names a data set like the one it was "
@@ -251,7 +251,7 @@ class _Writer:
 
     def _rounding(self):
         """The Model that rounds as int8 does: with the bounds it has learned, or with those that pictures find."""
-        if self.rounded is None and self.model.config.train.quantize:
+        if self.rounded is None and self.model.config.model.quantize:
             self.rounded = self.model
         elif self.rounded is None:
             self.rounded, fused = quantized_by(for_tflite(self.model), self._pictures, per_channel=self.per_channel)

@@ -148,7 +148,7 @@ def _as_detections(candidates):
 def _advice(form):
     if "int8" not in form.precision:
         return "Please report it."
-    return "More, or more typical, pictures for --data may help; training with rounding does: tfyolo train RUN train.quantize=true"
+    return "More, or more typical, pictures for --data may help; training with rounding does: tfyolo train RUN model.quantize=true"
 
 
 def _apart(mine, theirs, margin, least=0.3):

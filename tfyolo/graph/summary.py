@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfyolo.graph.nodes import nodes
+from tfyolo.messages import counted
 
 # What stands between the blocks of a level is a stage of its own; so are the branches of a decoupled head.
 OWN = ("down", "up", "lateral", "merge", "box", "cls")
@@ -81,3 +82,35 @@ def _flops(layer, output):
     if isinstance(layer, keras.layers.Dense):
         return 2 * int(np.prod(layer.kernel.shape))
     return 0
+
+
+def table(summary) -> str:
+    """A summary for people: a line for each stage, with its gradient's norm if the rows have one, and the totals.
+
+    Args:
+        summary: of a Model, as above; its rows may have "gradient_norm", and it a "loss" {term: value} of the data's first batch.
+    """
+    has_gradients = any("gradient_norm" in row for row in summary["stages"])
+    last = f"{'gradient':>12}" if has_gradients else ""
+    lines = [f"{'stage':<24}{'output':<20}{'stride':>7}{'parameters':>14}{'MFLOPs':>12}{last}   reads"]
+    for row in summary["stages"]:
+        shape, stride = " x ".join(map(str, row["output"])), f"{row['stride']:g}" if row["stride"] else ""
+        line = f"{row['stage']:<24}{shape:<20}{stride:>7}{row['parameters']:>14,}{row['flops'] / 1e6:>12,.1f}"
+        if has_gradients:
+            line += f"{row['gradient_norm']:>12.3g}" if row["gradient_norm"] is not None else f"{'':>12}"
+        lines.append(f"{line}   {', '.join(row['inputs'])}")
+    classes = counted(summary["classes"], "class")
+    scores = counted(summary["classes"], "class score")
+    lines.append(f"{summary['candidates']:,} candidates, each 4 box values and {scores}")
+    if "loss" in summary:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in summary["loss"].items())
+        lines.append(f"loss of the first batch: {terms}")
+    height, width = summary["input_size"]
+    lines.append(f"{summary['name']} at {height} x {width}, {classes}: {totals(summary)} (2 x multiply-adds)")
+    return "\n".join(lines)
+
+
+def totals(summary) -> str:
+    """ "1,234 parameters (1,200 trainable), 5.67 GFLOPs" of a summary."""
+    flops = f"{summary['flops'] / 1e9:.2f} GFLOPs"
+    return f"{summary['parameters']:,} parameters ({summary['trainable']:,} trainable), {flops}"

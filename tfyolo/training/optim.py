@@ -5,6 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tfyolo.config import ConfigError
 from tfyolo.config.ranges import BelowOne, NonNegative
 
 
@@ -32,13 +33,37 @@ def build_for(network, optimizer):
     optimizer.build(network.trainable_variables)
 
 
+def constant(stage, step, warmup, total):
+    """1: the stage's rate throughout."""
+    return 1.0
+
+
+def cosine(stage, step, warmup, total):
+    """From 1 to stage.final along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+    progress = tf.clip_by_value((step - warmup) / max(total - warmup, 1.0), 0.0, 1.0)
+    return stage.final + (1 - stage.final) * 0.5 * (1 + tf.cos(math.pi * progress))
+
+
+def stepped(stage, step, warmup, total):
+    """1, times stage.final at each of stage.steps."""
+    drops = tf.reduce_sum(tf.cast(step / total >= tf.constant(stage.steps, tf.float32), tf.float32))
+    return tf.pow(stage.final, drops)
+
+
+# Each: (config.Stage, float32 steps done, steps of the warm-up, steps of the stage) -> the factor on the stage's learning rate.
+SCHEDULES = {"constant": constant, "cosine": cosine, "step": stepped}
+
+
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of one stage: a linear warm-up, then constant, cosine (Loshchilov and Hutter 2017) or steps.
+    """The learning rate of one stage: a linear warm-up, under one of SCHEDULES.
 
     stage: config.Stage. steps_per_epoch: optimizer steps. Called with the number of steps done, gives the rate of the next.
     """
 
     def __init__(self, stage, steps_per_epoch):
+        if stage.schedule not in SCHEDULES:  # of a run that another program began
+            choices = ", ".join(SCHEDULES)
+            raise ConfigError(f"train.stages.*.schedule: expected one of {choices}, received {stage.schedule!r}")
         self.stage = stage
         self.total = stage.epochs * steps_per_epoch
         self.warmup = min(stage.warmup, stage.epochs / 3) * steps_per_epoch
@@ -46,15 +71,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         stage, step = self.stage, tf.cast(step, tf.float32)
         warmup = tf.minimum(1.0, (step + 1) / max(self.warmup, 1.0))
-        if stage.schedule == "cosine":
-            progress = tf.clip_by_value((step - self.warmup) / max(self.total - self.warmup, 1.0), 0.0, 1.0)
-            factor = stage.final + (1 - stage.final) * 0.5 * (1 + tf.cos(math.pi * progress))
-        elif stage.schedule == "step":
-            drops = tf.reduce_sum(tf.cast(step / self.total >= tf.constant(stage.steps, tf.float32), tf.float32))
-            factor = tf.pow(stage.final, drops)
-        else:
-            factor = 1.0
-        return stage.lr * warmup * factor
+        return stage.lr * warmup * SCHEDULES[stage.schedule](stage, step, self.warmup, self.total)
 
 
 class WarmingSGD(keras.optimizers.SGD):

@@ -127,7 +127,11 @@ def _train(config, folder, overfit, progress, signals):
         meta, saved = checkpoint.load_run(folder / "last.h5")
         config, state, overfit = checkpoint.config_of(folder / "last.h5", meta), meta["state"], meta.get("overfit")
         origin, asked = {name: meta[name] for name in ("darknet",) if name in meta}, meta.get("asked")
-        if given and asked and (others := differing(json.loads(configs.to_json(given)), json.loads(asked))):
+        if (
+            given
+            and asked
+            and (others := differing(json.loads(configs.to_json(given)), configs.with_new_names(json.loads(asked))))
+        ):
             tqdm.write(
                 f"{folder}: goes on with the settings that it was begun with; other now, and not used: {', '.join(others[:8])}"
                 f"{', ...' if len(others) > 8 else ''}",
@@ -175,7 +179,7 @@ def _train(config, folder, overfit, progress, signals):
         tqdm.write(briefing(config, judge, sources, folder, {**state, "step": running["step"] if running else 0}))
     for warning in [*notes, *dict.fromkeys(warning for pair in sources for warning in warnings_of(*pair))]:
         tqdm.write(warning, file=sys.stderr)
-    judge = rounding(judge) if config.train.quantize else judge
+    judge = rounding(judge) if config.model.quantize else judge
     detector = Detector.of(judge, source=folder)
     write_text(folder / "config.yaml", configs.to_yaml(config))
     for file, division in divisions.items():
@@ -218,7 +222,7 @@ def _train(config, folder, overfit, progress, signals):
             if config.train.init and not saved:
                 report, origin = initialise(model, config.train.init)
                 tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
-            if config.train.quantize:
+            if config.model.quantize:
                 few = learned._replace(records=tuple(datasets.sampled(learned.records, CALIBRATED_BY)))
                 options = {"preprocess": config.model.preprocess, "skipped": (unreadable := {})}
                 options["most_pixels"] = few.max_pixels
@@ -339,7 +343,7 @@ def _train(config, folder, overfit, progress, signals):
                         best = {"epoch": row["epoch"], **metrics}
                     pictures = folder / "pictures" / f"epoch_{row['epoch']:04d}"
                     score = report.score if np.isfinite(report.score) else 0.25
-                    options = {"count": config.train.pictures, "batch": evaluate_batch, "score": score}
+                    options = {"count": config.train.draw_images, "batch": evaluate_batch, "score": score}
                     draw_pictures(judge, detector, judged, pictures, board, row["epoch"], **options)
                     clock.evaluated(time.monotonic() - judging)
 
@@ -479,18 +483,18 @@ def _frozen(config, stage_index, network):
 
 def _check_rounding(config, resumed):
     """Raises ConfigError if what is asked for cannot be trained with rounding."""
-    if not config.train.quantize:
+    if not config.model.quantize:
         return
     if config.train.init is None and not resumed:
         raise config.error(
-            "train.quantize", "expected train.init, a run whose trained weights it goes on from, received none"
+            "model.quantize", "expected train.init, a run whose trained weights it goes on from, received none"
         )
     if config.train.precision != "float32":
-        raise config.error("train.precision", "expected float32 with train.quantize, which rounds by itself")
+        raise config.error("train.precision", "expected float32 with model.quantize, which rounds by itself")
     for i, stage in enumerate(config.train.stages):
         if stage.multi_scale:
             raise config.error(
-                f"train.stages.{i}.multi_scale", "expected none with train.quantize: bounds are of one size"
+                f"train.stages.{i}.multi_scale", "expected none with model.quantize: bounds are of one size"
             )
 
 

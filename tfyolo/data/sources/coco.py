@@ -29,17 +29,18 @@ SMALL = 1 << 20  # bytes of a JSON that is parsed to see what it is; of a larger
 
 
 def find(place):
+    """The Candidate of COCO's JSON at a Place; None if there is none."""
     if place.globbed or (place.file and not place.file.lower().endswith(".json")):
         return None
     files = _files(place)
-    looks = {file: _look(file) for file in files.values()}
-    files = {split: file for split, file in files.items() if looks[file] is not None or place.file}
+    images_of = {file: _look(file) for file in files.values()}
+    files = {split: file for split, file in files.items() if images_of[file] is not None or place.file}
     if not files:
         return None
     together = tuple(files.values())
     found = total = 0
     for split, file in files.items():
-        names = looks[file] or []
+        names = images_of[file] or []
         located, _ = _located(place, split, file, names)
         found, total = found + len(located.files), total + len(set(names))
     why = (
@@ -83,7 +84,7 @@ def _files(place):
 
 
 def _look(file):
-    """Some of the images' names in a JSON that may be COCO's, of as many as are looked at; None if it is of another kind."""
+    """Some of the images' names in a JSON that may be COCO's; None if it is of another kind."""
     if os.path.getsize(file) <= SMALL:
         try:
             content = parse_json(read_bytes(file))
@@ -110,8 +111,8 @@ def _look(file):
 def _located(place, split, file, names):
     """(Located images of some names, the folders where they were looked for, the likeliest first).
 
-    They lie in the first of the likely folders that has any of them, or anywhere in the data; but one in the folder of another split is
-    none of this one's.
+    They lie in the first of the likely folders that has any of them, or anywhere in the data; but one in the folder of
+    another split is none of this one's.
     """
     ways = dict.fromkeys((split, meaning(split)))
     if place.images:
@@ -141,7 +142,14 @@ def _located(place, split, file, names):
 
 
 def read(place, split, file, together):
-    """The Source of one JSON file. together: those of all splits, of which a category without boxes may be a class of others."""
+    """The Source of one JSON file.
+
+    Args:
+        place: the Place of the data.
+        split: its name.
+        file: the JSON.
+        together: the JSON of all splits: a category without boxes here may be a class there.
+    """
     findings = Findings()
     content = _content(file)
     entries = _entries(content, "images", "file_name", file, findings)
@@ -160,7 +168,7 @@ def read(place, split, file, together):
             )
     category_ids = sorted(categories, key=lambda number: (isinstance(number, str), number))
     label_of = {category: label for label, category in enumerate(category_ids)}
-    things = _boxes(content["annotations"], entries, label_of, file, findings)
+    boxes_of = _boxes(content["annotations"], entries, label_of, file, findings)
 
     names = [entry["file_name"] for entry in entries.values()]
     located, looked = _located(place, split, file, names)
@@ -169,7 +177,7 @@ def read(place, split, file, together):
             (f" ({folder}: a link as text, to {target})" for folder in looked if (target := text_link(folder))), ""
         )
         raise DataError(
-            f"{file}: its pictures (such as {shortened(names[0])[1:-1]}) are not in {', '.join(looked)}{linked}. "
+            f"{file}: its images (such as {shortened(names[0])[1:-1]}) are not in {', '.join(looked)}{linked}. "
             "Say where: data.images=FOLDER"
         )
     if located.word:
@@ -178,12 +186,12 @@ def read(place, split, file, together):
     for image_id, entry in entries.items():
         name = entry["file_name"]
         if (image := located.files.get(name)) is None:
-            boxes = counted(len(things[image_id]), "box")
+            boxes = counted(len(boxes_of[image_id]), "box")
             findings.error(
-                os.path.join(looked[0], name), f"picture missing: it {located.missing[name]}; {file} has {boxes} for it"
+                os.path.join(looked[0], name), f"image missing: it {located.missing[name]}; {file} has {boxes} for it"
             )
         elif size := upright_size((entry.get("height"), entry.get("width")), image, findings):
-            records.append(record(entry["id"], image, size, things[image_id], file, findings))
+            records.append(record(entry["id"], image, size, boxes_of[image_id], file, findings))
     classes = [categories[category]["name"] for category in category_ids]
     return finish(records, classes, [categories[category]["id"] for category in category_ids], findings, "coco")
 
@@ -230,7 +238,7 @@ def _entries(content, kind, needed, file, findings):
 
 
 def _supercategory(categories, annotations):
-    """The id of the category that all others are kinds of and that has no boxes, as Roboflow writes it; None without one."""
+    """The id of the category without boxes that all others are kinds of, as Roboflow writes it; None without one."""
     for identity, entry in categories.items():
         others = [other for key, other in categories.items() if key != identity]
         if others and all(other.get("supercategory") == entry["name"] for other in others):
@@ -240,7 +248,7 @@ def _supercategory(categories, annotations):
 
 
 def _box(entry, file, findings):
-    """x, y, w, h of an annotation: its box, or that round its outlines where it has none. Raises ValueError, KeyError."""
+    """x, y, w, h of an annotation: its box, or the one round its outlines. Raises ValueError, KeyError."""
     box, outlines = entry.get("bbox"), entry.get("segmentation")
     if not box and isinstance(outlines, list) and outlines and all(isinstance(outline, list) for outline in outlines):
         xs, ys = ([float(value) for outline in outlines for value in outline[start::2]] for start in (0, 1))
@@ -264,7 +272,7 @@ def _boxes(annotations, entries, label_of, file, findings):
             if image_id is None or category is None:
                 raise ValueError
             if image_id not in boxes:
-                wrong = f"no picture has its image_id {shortened(entry['image_id'])}{_near(image_id, boxes)}"
+                wrong = f"no image has its image_id {shortened(entry['image_id'])}{_near(image_id, boxes)}"
             elif category not in label_of:
                 category = shortened(entry["category_id"]) + _near(category, label_of)
                 wrong = f"unknown class: no category has its category_id {category}"
@@ -293,5 +301,6 @@ def _near(identity, known):
 
 FORMAT = Format(
     find,
-    "coco      annotations/instances_<split>.json with <split>/ or images/; <split>/_annotations.coco.json; or one .json",
+    "coco      annotations/instances_<split>.json with <split>/ or images/; <split>/_annotations.coco.json; or "
+    "one .json",
 )

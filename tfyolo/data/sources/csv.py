@@ -1,8 +1,8 @@
 """Boxes in a table: a row a box, corners x1, y1, x2, y2 in pixels of the image.
 
-The columns are named in the first row, in any order: filename, class, xmin, ymin, xmax, ymax, or bbox_x, bbox_y, bbox_width,
-bbox_height, and perhaps width and height; or they are keras-retinanet's, path, x1, y1, x2, y2, class, without a first row of names. A row
-of a path alone is an image without objects.
+The columns are named in the first row, in any order: filename, class, xmin, ymin, xmax, ymax, or bbox_x, bbox_y,
+bbox_width, bbox_height, and perhaps width and height; or they are keras-retinanet's, path, x1, y1, x2, y2, class,
+without a first row of names. A row of a path alone is an image without objects.
 """
 
 import csv
@@ -44,6 +44,7 @@ _RETINANET = ("image", "x1", "y1", "x2", "y2", "class")
 
 
 def find(place):
+    """The Candidate of tables at a Place; None if there is none."""
     if place.globbed or (place.file and not place.file.lower().endswith(".csv")):
         return None
     tables = {
@@ -159,20 +160,23 @@ def _located(place, split, names):
 
 
 def read(place, split, tables, parsed):
-    """The Source of the tables of a split. Classes are the sorted names in all tables, so that splits agree; or in the order of a list."""
+    """The Source of the tables of a split.
+
+    Classes are the sorted names in all tables, so that splits agree; or in the order of a list.
+    """
     findings, where = Findings(), tables[split][0].file
     names = {row["class"] for other in tables for *_, row in parsed(other) if row["class"]}
     classes = _ordered(place, names)
     if not classes:
         raise DataError(f"{where}: not one row with a class")
     label_of = {name: label for label, name in enumerate(classes)}
-    things, sizes, seen = {}, {}, set()
+    boxes_of, sizes, seen = {}, {}, set()
     for file, line, row in parsed(split):
         image = row["image"]
         if not image:
             findings.error(file, f"line {line}: expected the name of an image, received none; left out")
             continue
-        boxes = things.setdefault(image, [])
+        boxes = boxes_of.setdefault(image, [])
         sizes.setdefault(image, (row.get("height"), row.get("width")))
         corners = [row[key] for key in ("y1", "x1", "y2", "x2")]
         if not any((*corners, row["class"])):
@@ -186,24 +190,26 @@ def read(place, split, tables, parsed):
             if not row["class"]:
                 raise ValueError
         except ValueError:
-            told = f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out"
-            findings.error(file, told)
+            message = (
+                f"line {line}: expected four corners and a class, received {shortened(','.join(corners))}; left out"
+            )
+            findings.error(file, message)
             continue
         boxes.append(Annotation(f"line {line}", box, label_of[row["class"]]))
     in_parts = _in_parts(row for other in tables for *_, row in parsed(other))
     if in_parts:
         findings.warning(where, "all corners lie in 0..1, as parts of the image; taken for them")
-    located = _located(place, split, things)
-    if things and not located.files:
-        first = shortened(next(iter(things)))[1:-1]
+    located = _located(place, split, boxes_of)
+    if boxes_of and not located.files:
+        first = shortened(next(iter(boxes_of)))[1:-1]
         raise DataError(f"{where}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
     if located.word:
         findings.warning(where, located.word)
     records = []
-    for name, boxes in things.items():
+    for name, boxes in boxes_of.items():
         if (image := located.files.get(name)) is None:
-            told = f"picture missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
-            findings.error(os.path.join(place.root, name), told)
+            message = f"image missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
+            findings.error(os.path.join(place.root, name), message)
         elif size := upright_size(sizes[name], image, findings):
             if in_parts:
                 scale = (*size, *size)
@@ -227,7 +233,7 @@ def _in_parts(rows):
 
 
 def _ordered(place, names):
-    """The classes in the order of keras-retinanet's list `class,number`, if one lies there with all of them; else sorted."""
+    """The classes in the order of keras-retinanet's list `class,number`, if there is one with all of them; else sorted."""
     folder = os.path.dirname(place.file) if place.file else place.root
     for file in place.tree.files(folder, ".csv"):
         try:
@@ -242,5 +248,6 @@ def _ordered(place, names):
 
 FORMAT = Format(
     find,
-    "csv       <split>.csv or <split>/_annotations.csv with columns filename,class,xmin,ymin,xmax,ymax; or rows path,x1,y1,x2,y2,class",
+    "csv       <split>.csv or <split>/_annotations.csv with columns filename,class,xmin,ymin,xmax,ymax; or rows "
+    "path,x1,y1,x2,y2,class",
 )

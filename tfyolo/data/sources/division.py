@@ -1,4 +1,7 @@
-"""A data set without a split to validate or to test on divides itself on request: by a seed, once, and from then on by what is written."""
+"""A data set without a split to validate or to test on is divided on request, by a seed.
+
+It is divided once, and from then on by what is written.
+"""
 
 import hashlib
 import json
@@ -16,8 +19,11 @@ from tfyolo.messages import counted, shortened
 class Division(NamedTuple):
     """Which images of one split of the data belong to which part.
 
-    of: the split that is divided. seed: what chance came from. parts: {"train", "val", perhaps "test": keys of the images}, where a key
-    is an image's path relative to the data, and its place in a TFRecord.
+    Attributes:
+        of: the split that is divided.
+        seed: of the chance that divided it.
+        parts: {"train", "val", perhaps "test": keys of the images}; a key is an image's path relative to the data, and
+            its place in a TFRecord.
     """
 
     of: str
@@ -32,14 +38,14 @@ class Division(NamedTuple):
         problems = source.problems
         strangers = [record for record in source.records if key_of(record, root) not in known]
         gone = len(chosen) - len(kept)
-        told = [
+        notes = [
             (
                 strangers,
                 f"{counted(len(strangers), 'image')} came after the data was divided, in no part of it; left out",
             )
         ]
-        told += [(gone, f"{counted(gone, 'image')} of the part {name} that the division names are not there any more")]
-        problems += tuple(Problem(source.name, message, "warning") for wrong, message in told if wrong)
+        notes += [(gone, f"{counted(gone, 'image')} of the part {name} that the division names are not there any more")]
+        problems += tuple(Problem(source.name, message, "warning") for wrong, message in notes if wrong)
         if not kept:
             raise DataError(f"{root}: not one image of the part {name!r} into which the data was divided is there")
         return source._replace(records=kept, split=name, problems=problems, division=self)
@@ -70,17 +76,27 @@ def key_of(record, root):
 
 
 def divide(source, shares, seed, root) -> Division:
-    """Divides a Source by chance: `shares` {"val": 0.1, "test": 0.1} of its images, and "train" for the rest.
+    """Divides a Source by chance.
 
-    Images of the same bytes stay together. Each class has its share in each part as far as that is possible (iterative stratification,
-    Sechidis et al. 2011): of the classes the rarest first, its images go one by one to the part that lacks it most. Near
-    duplicates, such as neighbours of one video, are not looked for. Raises DataError if there are too few images.
+    Images of the same bytes stay together. Each class has its share in each part as far as that is possible (iterative
+    stratification, Sechidis et al. 2011): the rarest class first, its images go one by one to the part that lacks it
+    most. Near duplicates, such as neighbours of one video, are not looked for.
+
+    Args:
+        source: a Source.
+        shares: {"val": 0.1, "test": 0.1}, of its images; "train" gets the rest.
+        seed: of all chance.
+        root: the folder of the data.
+
+    Raises:
+        DataError: there are too few images.
     """
     groups = _groups(source)
     parts = {"train": 1 - sum(shares.values()), **shares}
     if parts["train"] <= 0 or len(groups) < len(parts):
         raise DataError(
-            f"{source.name} {source.split}: expected shares that leave something to learn from and an image for each part, received "
+            f"{source.name} {source.split}: expected shares that leave something to learn from and an image for "
+            "each part, received "
             f"{', '.join(f'{name} {share:g}' for name, share in shares.items())} of {counted(len(groups), 'image')}"
         )
     rng = np.random.default_rng(seed)

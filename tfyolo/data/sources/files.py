@@ -1,4 +1,7 @@
-"""The files of a data set: listed once and without what is nobody's data, read as text with bounds, found by what annotations call them."""
+"""The files of a data set, listed once and without what is nobody's data.
+
+They are read as text with bounds, and found by what annotations call them.
+"""
 
 import codecs
 import os
@@ -31,15 +34,18 @@ def stem_of(path) -> str:
 
 
 def visible(name) -> bool:
-    """Whether a file or folder of this name may be data: not .ipynb_checkpoints, .idea, __MACOSX, @eaDir, ._x, Thumbs.db."""
+    """Whether a file or folder of this name may be data: not .ipynb_checkpoints, .idea, @eaDir, ._x, Thumbs.db."""
     return not name.startswith(".") and name.lower() not in _NOT_DATA
 
 
 class Tree:
     """A folder and what lies below it, each folder listed once, when it is first asked for.
 
-    Only what is visible, and of files only regular ones, is there. Links are followed, but not to a folder that they lie in.
-    notes: [(file, message)] of what could not be listed.
+    Only what is visible, and of files only regular ones, is there. Links are followed, but not to a folder that they
+    lie in.
+
+    Attributes:
+        notes: [(file, message)] of what could not be listed.
     """
 
     def __init__(self, root):
@@ -66,16 +72,17 @@ class Tree:
                 )
             for name in files:
                 if "." not in name and (target := text_link(os.path.join(folder, name))):
-                    told = f"a symbolic link that was written as text, to {target}; make it a link or a folder"
-                    self.notes.append((os.path.join(folder, name), told))
+                    message = f"a symbolic link that was written as text, to {target}; make it a link or a folder"
+                    self.notes.append((os.path.join(folder, name), message))
             self._listed[folder] = sorted(folders), sorted(files)
         return self._listed[folder]
 
     def folders(self, folder):
+        """The paths of the folders in a folder."""
         return [os.path.join(folder, name) for name in self.list(folder)[0]]
 
     def spelled(self, folder):
-        """A folder as it is written here, in whatever case its path is given; the path itself where there is none such."""
+        """A folder as its name is written, whatever case its path is given in; else the path itself."""
         if leads_outside(folder, self.root):
             return folder
         here = self.root
@@ -167,8 +174,13 @@ class Index:
     def find(self, name, accepts=lambda path: True, any_suffix=False):
         """The Hit of the file that a name means, or None.
 
-        A name may have the slashes of Windows, a drive, a host, or folders of another machine before it: the file that most of its end
-        fits is meant. A name without a suffix fits a file of its stem. accepts: whether a path may be meant at all.
+        A name may have the slashes of Windows, a drive, a host, or folders of another machine before it: the file that
+        most of its end fits is meant. A name without a suffix fits a file of its stem.
+
+        Args:
+            name: as annotations have it.
+            accepts: whether a path may be meant at all.
+            any_suffix: whether the file may have another suffix.
         """
         local = re.sub(r"^\w+://[^/]*|(?<=\w)\?[^/]*$", "", name) if "://" in name else name
         for written in dict.fromkeys((name, urllib.parse.unquote(name), local, urllib.parse.unquote(local))):
@@ -200,7 +212,13 @@ class Index:
 
 
 class Hit(NamedTuple):
-    """The file that a name means. dropped: how many of the name's first folders are not its. others: files that fit it as well."""
+    """The file that a name means.
+
+    Attributes:
+        path: of the file.
+        dropped: how many of the name's first folders are not its own.
+        others: files that the name fits as well.
+    """
 
     path: str
     dropped: int
@@ -208,9 +226,13 @@ class Hit(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Where the files of names are. files: {name: path}. missing: {name: why it is not there}.
+    """Where the files are that annotations name.
 
-    dropped: the folders before names of which only the ends fit. any_suffix: the files have other suffixes than the names.
+    Attributes:
+        files: {name: path}.
+        missing: {name: why it is not there}.
+        dropped: the folders before names of which only the ends fit.
+        any_suffix: whether the files have other suffixes than the names.
     """
 
     files: dict[str, str]
@@ -230,10 +252,19 @@ class Located(NamedTuple):
 
 
 def locate(names, indices, accepts=lambda path: True) -> Located:
-    """Looks for each name in one Index after the other; indices: functions that give them.
+    """Looks for each name in one Index after the other.
 
-    Where some are found by their whole names, one whose folders are not there is not there, unless it leads away from here; else the names
-    are of another place, and their ends count. Where none is found, the images may have been converted since, and have other suffixes.
+    Where some are found by their whole names, one whose folders are not there is missing, unless it leads away from
+    here; else the names are of another place, and their ends count. Where none is found, the images may have been
+    converted since, and have other suffixes.
+
+    Args:
+        names: as annotations have them.
+        indices: functions that give an Index each.
+        accepts: whether a path may be meant at all.
+
+    Returns:
+        Located.
     """
     located = _locate(names, indices, accepts, any_suffix=False)
     if not located.files and any(why == "is not there" for why in located.missing.values()):
@@ -342,15 +373,18 @@ def read_json(file):
         raise DataError(f"{file}: not valid JSON: {error}") from None
 
 
-# In double quotes, where YAML takes a backslash for the beginning of an escape: written by hand, as nobody who knows that would.
+# In double quotes, where YAML takes a backslash for the beginning of an escape: written by hand, as nobody who knows
+# that would.
 _WINDOWS_PATH = re.compile(r'"[A-Za-z]:\\(?!\\)[^"\n]*"')
 
 
 def read_yaml(file):
-    """(content, {key: line}) of a data .yaml. Raises DataError.
+    """Reads a data .yaml: (content, {key: line}).
 
-    The content is mappings, lists and text, each scalar as it is written: 02146, 1.10 and no are names of classes. What is nested deeply
-    is no data file.
+    The content is mappings, lists and text, each scalar as it is written: 02146, 1.10 and no are names of classes.
+
+    Raises:
+        DataError: it cannot be read, or is nested deeply, as no data file is.
     """
     text = _WINDOWS_PATH.sub(lambda found: found[0].replace("\\", "\\\\"), read_text(file, MOST_YAML))
     anchors, stack, keys, lines = {}, [[]], [None], {}  # of each mapping on the stack the key whose value comes next

@@ -1,4 +1,7 @@
-"""labelme's JSON, one an image: shapes of points in pixels. A rectangle is a box; polygons and circles are taken for the box round them."""
+"""labelme's JSON, one an image: shapes of points in pixels.
+
+A rectangle is a box; polygons and circles are taken for the box round them.
+"""
 
 import functools
 import math
@@ -12,6 +15,7 @@ _SHAPES = ("rectangle", "polygon", "circle", "rotation")
 
 
 def find(place):
+    """The Candidate of labelme's JSON at a Place; None if there is none."""
     if place.file or place.globbed:
         return None
     files = [file for folder in place.tree.walk() for file in place.tree.files(folder, ".json")]
@@ -31,7 +35,7 @@ def find(place):
 
 
 def _parse(file):
-    """What a JSON holds, without the image that it may hold; or, not raised, the error that says why there is nothing."""
+    """What a JSON holds, without the image that it may hold; or, not raised, the error of one that cannot be read."""
     try:
         content = read_json(file)
     except DataError as error:
@@ -64,13 +68,13 @@ def read(images, files, members, parsed):
         image, word = images.of(file, _image_name(content))
         if image is None:
             where = ": it is only inside the JSON, as imageData; write it to a file" if content["embedded"] else ""
-            findings.error(file, f"label without picture{where}; left out")
+            findings.error(file, f"label without image{where}; left out")
             continue
         if word:
             findings.warning(file, word)
         if not (size := upright_size((content.get("imageHeight"), content.get("imageWidth")), image, findings)):
             continue
-        things = []
+        annotations = []
         for place, shape in enumerate(content["shapes"]):
             where = f"shapes[{place}]"
             kind = shape.get("shape_type", "polygon") if isinstance(shape, dict) else None
@@ -81,8 +85,8 @@ def read(images, files, members, parsed):
             if box is None or _label(shape) is None:
                 findings.error(file, f"{where}: expected `label` and `points` [[x, y], ...]; left out")
                 continue
-            things.append(Annotation(f"{where} ({shortened(_label(shape))[1:-1]})", box, label_of[_label(shape)]))
-        records.append(record(None, image, size, things, file, findings))
+            annotations.append(Annotation(f"{where} ({shortened(_label(shape))[1:-1]})", box, label_of[_label(shape)]))
+        records.append(record(None, image, size, annotations, file, findings))
     return finish(with_ids(records), classes, range(len(classes)), findings, "labelme")
 
 

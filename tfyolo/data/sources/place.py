@@ -17,8 +17,11 @@ from tfyolo.messages import counted
 class Options(NamedTuple):
     """How a data set is to be read.
 
-    images: the folder of the images, if the annotations do not lead there. names: class names by number, for data that has none.
-    outside: paths in the data's files may lead out of its folder. max_pixels: an image of more is an error before it is decoded.
+    Attributes:
+        images: the folder of the images, if the annotations do not lead there.
+        names: of the classes, by number, for data that has none.
+        outside: whether paths in the data's files may lead out of its folder.
+        max_pixels: of an image; a larger one is an error before it is decoded.
     """
 
     images: str | None = None
@@ -31,11 +34,20 @@ _UNREAD = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".
 
 
 class Place:
-    """A path that is said to hold a data set: a folder, a file, or a glob of files. All formats look at the same listing of it.
+    """A path that should hold a data set: a folder, a file, or a glob of files.
 
-    file: the path if it is a file. root: the folder that nothing in the data leads out of. tree: what lies there. images: what lies in the
-    folder of images that the options name, or None. numbers: {label file: the classes in it}, of those that were read, where nothing says
-    what the classes are called.
+    All formats look at the same listing of it.
+
+    Attributes:
+        path: as it was given.
+        options: Options.
+        file: the path if it is a file, else None.
+        globbed: the files that the path, a pattern, stands for.
+        root: the folder that nothing in the data leads out of.
+        tree: what lies there.
+        images: what lies in the folder of images that the options name, or None.
+        numbers: {label file: the classes in it}, of those that were read, where nothing says what the classes are
+            called.
     """
 
     def __init__(self, path, options):
@@ -49,6 +61,7 @@ class Place:
 
     @property
     def is_folder(self):
+        """Whether the path is a folder."""
         return os.path.isdir(self.path)
 
     def relative(self, path):
@@ -87,8 +100,11 @@ class Place:
 class Candidate(NamedTuple):
     """A data set as one format sees it.
 
-    splits: {name: function without arguments that reads it}. score: how much of it the format accounts for, by a sample, in 0..1.
-    why: the marks that speak for it. note: what else to say, a warning of every split.
+    Attributes:
+        splits: {name: function without arguments that reads it}.
+        score: how much of it the format accounts for, by a sample, in 0..1.
+        why: the marks that speak for it.
+        note: a warning of every split; "" for none.
     """
 
     splits: dict[str, Callable[[], Source]]
@@ -100,8 +116,11 @@ class Candidate(NamedTuple):
 class Format(NamedTuple):
     """One format of data sets.
 
-    find: Place -> Candidate, or None if nothing there is of the format; raises DataError if what is there is broken.
-    describe: the layouts that it finds, in a line or two. write: a function (Source, folder, **options) that writes it, or None.
+    Attributes:
+        find: Place -> Candidate, or None if nothing there is of the format; raises DataError if what is there is
+            broken.
+        describe: the layouts that it finds, in a line or two that begin with its name.
+        write: a function (Source, folder, **options) that writes it, or None.
     """
 
     find: Callable[[Place], Candidate | None]
@@ -116,7 +135,7 @@ _MEANINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "v
 
 @functools.lru_cache(maxsize=4096)
 def meaning(name):
-    """train of train2017, coco_train and instances_train2017; val of valid; else the name itself."""
+    """What the name of a split means: train of train2017 and coco_train, val of valid; else the name itself."""
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", name.lower())]
     words = [_MEANINGS.get(word, word) for word in words]
     return next((word for word in words if word in SPLITS), name)
@@ -155,7 +174,12 @@ class Companions:
             self.stems.setdefault(stem_of(image), []).append(image)
 
     def of(self, file, name):
-        """(the image, None or a word about it); (None, None) without it. name: what the file calls it, if stems do not tell."""
+        """The image of an annotation file: (its path or None, a warning or None).
+
+        Args:
+            file: the annotation file.
+            name: what it calls its image, for files whose stems do not say.
+        """
         named = name_parts(name)
         images = self.stems.get(stem_of(file)) or (named and self.stems.get(stem_of(named[-1]))) or ()
         images = self._nearest(images, file)

@@ -27,15 +27,22 @@ class SplitError(DataError):
 
 
 class Record(NamedTuple):
-    """One picture and what is known about it.
+    """One image and what is known about it.
 
-    image_id: int | str, as in the annotations. path: the file that holds the picture.
-    boxes: [M, 4] float32, pixels of the picture seen upright, clipped to it. labels: [M] int32.
-    crowd: [M] bool, COCO's crowds: one box round many objects. difficult: [M] bool, VOC's difficult objects; False where none is. Neither
-    is learned, nor are candidates inside told that they hold nothing; evaluation.match says how a detection of one is counted.
-    areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the box's.
-    size: (H, W) as the annotations state it, else that of the file. span: (offset, length) of the picture inside
-    `path`, or None if it is all of it.
+    Difficult objects and crowds are not learned, nor are candidates inside them background; evaluation.metrics says how
+    a detection of one is counted.
+
+    Attributes:
+        image_id: int or str, as in the annotations.
+        path: the file that holds the image.
+        boxes: [M, 4] float32 (y1, x1, y2, x2), pixels of the image seen upright, clipped to it.
+        labels: [M] int32.
+        crowd: [M] bool, COCO's crowds: one box round many objects.
+        areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the
+            box's.
+        size: (H, W) as the annotations state it, else that of the file.
+        span: (offset, length) of the image inside `path`; None if it is all of it.
+        difficult: [M] bool, VOC's difficult objects; False where none is.
     """
 
     image_id: Any
@@ -65,10 +72,19 @@ class Problem(NamedTuple):
 class Source(NamedTuple):
     """One split of a data set.
 
-    category_ids: the numbers that the files use, one per label; None where they have none. same_as: the split before it whose very
-    pictures a YOLO data .yaml names for this one too, as coco128's does; else "". doubts: why images may be empty by mistake, so
-    that training asks; else "". max_pixels: an image of more is an error before it is decoded. division: the Division that this is a part
-    of, if the data does not divide itself.
+    Attributes:
+        records: a Record for each image.
+        classes: names, in label order.
+        category_ids: the numbers that the files use, one per label; None where they have none.
+        problems: what is wrong.
+        name: of the data set.
+        split: its own name.
+        format: a key of readers.FORMATS.
+        same_as: the split before it whose very images a YOLO data .yaml names for this one too, as coco128's does; else
+            "".
+        doubts: why images may be empty by mistake, so that training asks; else "".
+        max_pixels: of an image; a larger one is an error before it is decoded.
+        division: the Division that this is a part of, if the data does not divide itself.
     """
 
     records: tuple[Record, ...]
@@ -84,7 +100,11 @@ class Source(NamedTuple):
     division: Any = None
 
     def with_classes(self, names: list[str]) -> "Source":
-        """The same images with only the boxes of the named classes, whose labels are the places of their names in `names`."""
+        """The same images with only the boxes of some classes.
+
+        Args:
+            names: of the classes; their places in it are the labels.
+        """
         own = {name: label for label, name in enumerate(self.classes)}
         label_of = np.full(len(self.classes), -1, np.int32)
         for label, name in enumerate(names):
@@ -116,9 +136,11 @@ class Findings:
         self.unlabelled, self.emptied = [], []  # images without a label file; images all of whose boxes were left out
 
     def error(self, file, message):
+        """Something that is left out."""
         self.problems.append(Problem(printable(os.fspath(file)), printable(message)))
 
     def warning(self, file, message):
+        """Something that is read all the same."""
         self.problems.append(Problem(printable(os.fspath(file)), printable(message), "warning"))
 
     def tally(self, file, message):
@@ -139,15 +161,15 @@ class Findings:
 
     def doubts(self, total):
         """Why images without boxes may be a mistake; "" where they are few."""
-        told = []
+        reasons = []
         for images, what in (
             (self.unlabelled, "have no label file"),
             (self.emptied, "have label files of which nothing could be read"),
         ):
             count = len(images)
             if count > total / 2 or (count >= 100 and count > total / 10):
-                told.append(f"{count:,} of {counted(total, 'image')} {what} (the first: {images[0]})")
-        return " and ".join(told)
+                reasons.append(f"{count:,} of {counted(total, 'image')} {what} (the first: {images[0]})")
+        return " and ".join(reasons)
 
 
 class Annotation(NamedTuple):
@@ -161,35 +183,47 @@ class Annotation(NamedTuple):
     difficult: bool = False
 
 
-def record(image_id, picture, size, annotations, file, findings, span=None):
-    """The Record of the annotations that are sound; a Problem of `file` for each that is not."""
+def record(image_id, image, size, annotations, file, findings, span=None):
+    """The Record of the annotations that are sound; each that is not becomes a Problem.
+
+    Args:
+        image_id: as in the annotations.
+        image: the file that holds it.
+        size: (H, W) that the boxes count in.
+        annotations: Annotations.
+        file: that they stand in, for problems.
+        findings: Findings, which get the problems.
+        span: (offset, length) of the image inside its file; None if it is all of it.
+    """
     height, width = size
     kept = []
-    for thing in annotations:
-        y1, x1, y2, x2 = thing.box
+    for annotation in annotations:
+        y1, x1, y2, x2 = annotation.box
         box = max(y1, 0.0), max(x1, 0.0), min(y2, float(height)), min(x2, float(width))
         wrong, left_out = None, True
-        if not all(map(math.isfinite, thing.box)):
+        if not all(map(math.isfinite, annotation.box)):
             wrong = "is not finite; left out"
         elif y2 <= y1 or x2 <= x1:
             wrong = "has no area; left out"
         elif box[2] <= box[0] or box[3] <= box[1]:
-            wrong = f"lies outside its picture of {height} x {width}; left out"
+            wrong = f"lies outside its image of {height} x {width}; left out"
         elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
-            wrong, left_out = f"reaches over the edge of its picture of {height} x {width}; clipped", False
+            wrong, left_out = f"reaches over the edge of its image of {height} x {width}; clipped", False
         if wrong:
-            tell = findings.error if left_out else findings.warning
-            tell(file, f"{thing.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} {wrong}")
+            report = findings.error if left_out else findings.warning
+            report(file, f"{annotation.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} {wrong}")
         if not wrong or not left_out:
             own = (box[2] - box[0]) * (box[3] - box[1])
-            stated = thing.area is not None and 0 < thing.area <= height * width
-            kept.append((box, thing.label, thing.crowd, thing.area if stated else own, thing.difficult))
+            stated = annotation.area is not None and 0 < annotation.area <= height * width
+            kept.append(
+                (box, annotation.label, annotation.crowd, annotation.area if stated else own, annotation.difficult)
+            )
     if annotations and not kept:
-        findings.emptied.append(os.fspath(picture))
+        findings.emptied.append(os.fspath(image))
     boxes, labels, crowd, areas, difficult = zip(*kept, strict=True) if kept else ((), (), (), (), ())
     return Record(
         image_id,
-        os.fspath(picture),
+        os.fspath(image),
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(labels, np.int32),
         np.array(crowd, bool),
@@ -200,23 +234,26 @@ def record(image_id, picture, size, annotations, file, findings, span=None):
     )
 
 
-def upright_size(stated, picture, findings):
+def upright_size(stated, image, findings):
     """The (H, W) stated if it makes sense, else that of the image's header; None, and a Problem, without either.
 
-    stated: (H, W) of whatever types the annotations hold.
+    Args:
+        stated: (H, W) of whatever types the annotations hold.
+        image: its file.
+        findings: Findings, which get the problem.
     """
     sides = tuple(map(whole, stated))
     if all(side and 0 < side <= LONGEST_SIDE for side in sides):
         return sides
     try:
-        return image_size(picture)
+        return image_size(image)
     except OSError as error:
-        findings.error(picture, f"cannot be read: {error.strerror or error}; left out")
+        findings.error(image, f"cannot be read: {error.strerror or error}; left out")
         return None
 
 
 def whole(value):
-    """A whole number, written as a number or as text; None for all else. 3.0 and "3" are 3."""
+    """An integer, written as a number or as text; None for all else. 3.0 and "3" are 3."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str):
@@ -228,7 +265,9 @@ def whole(value):
 
 
 def flag(value):
-    """Whether a value of a file means yes: (its meaning, whether it is a plain yes or no). What is neither counts as no.
+    """Whether a value of a file means yes: (its meaning, whether it is a plain yes or no).
+
+    What is neither counts as no.
 
     Only 1, true and yes mean yes: a word of another kind, such as "Unspecified", says nothing.
     """
@@ -259,7 +298,15 @@ def with_ids(records):
 
 
 def finish(records, classes, category_ids, findings, format) -> Source:
-    """A Source without a name. Names of classes are kept printable, so that they are wherever they are shown."""
+    """A Source without a name and a split.
+
+    Args:
+        records: Records.
+        classes: names, in label order; they are kept printable, so that they are wherever they are shown.
+        category_ids: the files' numbers of the classes.
+        findings: Findings of the reading.
+        format: a key of readers.FORMATS.
+    """
     for name in classes:
         if name != printable(name):
             findings.warning(

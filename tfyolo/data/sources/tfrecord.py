@@ -1,7 +1,7 @@
 """Sharded tf.train.Examples, as tfyolo.data.records writes them, or the TensorFlow Object Detection API, or Roboflow.
 
-Images stay in the file: a Record's span says where. Classes come from a <split>.json or a label map .pbtxt beside the shards, else from
-what occurs in the shards of all splits.
+Images stay in the file: a Record's span says where. Classes come from a <split>.json or a label map .pbtxt beside the
+shards, else from what occurs in the shards of all splits.
 """
 
 import functools
@@ -16,6 +16,7 @@ from tfyolo.messages import counted, shortened
 
 
 def find(place):
+    """The Candidate of TFRecord shards at a Place; None if there is none."""
     groups = {}
     for split, file in _shards(place):
         groups.setdefault(split, []).append(file)
@@ -104,7 +105,7 @@ def read(place, shards, together, indexed):
                     findings.error(shard, f"{where}: {error.strerror or error}; left out")
                     continue
             height, width = size
-            things = []
+            annotations = []
             numbers = example.labels or [number_of.get(text, text) for text in example.texts]
             for place, (number, (y1, x1, y2, x2)) in enumerate(zip(numbers, example.boxes_unit, strict=True), start=1):
                 if number not in label_of:
@@ -113,8 +114,8 @@ def read(place, shards, together, indexed):
                 box = (y1 * height, x1 * width, y2 * height, x2 * width)
                 area = example.areas[place - 1] if example.areas else None
                 crowd, difficult = (bool(flags and flags[place - 1]) for flags in (example.crowd, example.difficult))
-                things.append(Annotation(f"{where}: box {place}", box, label_of[number], crowd, area, difficult))
-            result.append(record(image_id, shard, size, things, shard, findings, example.span))
+                annotations.append(Annotation(f"{where}: box {place}", box, label_of[number], crowd, area, difficult))
+            result.append(record(image_id, shard, size, annotations, shard, findings, example.span))
     return finish(result, [classes[category] for category in category_ids], category_ids, findings, "tfrecord")
 
 

@@ -34,6 +34,7 @@ class _Xml(NamedTuple):
 
 
 def find(place):
+    """The Candidate of Pascal VOC's XML at a Place; None if there is none."""
     if place.file or place.globbed or len(_folders_of_lists(place)) > 1:  # of years: each is a data set of its own
         return None
     parsed = functools.cache(_parse)  # an XML serves all splits: each needs the classes of all
@@ -51,7 +52,10 @@ def find(place):
         images.of(file, xml.filename) for file, xml in zip(some(files), sample, strict=True) if isinstance(xml, _Xml)
     ]
     score = sum(image is not None for image, _ in placed) / len(sample)
-    why = f"{counted(len(files), 'XML file')}, of which {sum(image is not None for image, _ in placed)} of {len(sample)} have images"
+    why = (
+        f"{counted(len(files), 'XML file')}, of which {sum(image is not None for image, _ in placed)} of "
+        f"{len(sample)} have images"
+    )
 
     def reader(members, listed=None):
         return functools.partial(_read, files, members, listed, parsed, images)
@@ -113,14 +117,14 @@ def _read(files, members, listed, parsed, images):
             continue
         image, word = images.of(file, xml.filename)
         if image is None:
-            findings.error(file, "label without picture; left out")
+            findings.error(file, "label without image; left out")
             continue
         if word:
             findings.warning(file, word)
         used[image] = file
         if not (size := upright_size(xml.size, image, findings)):
             continue
-        things = []
+        annotations = []
         for place, (name, difficult, corners) in enumerate(xml.objects, start=1):
             where = f"object {place} ({shortened(name)[1:-1]})"
             try:
@@ -135,8 +139,8 @@ def _read(files, members, listed, parsed, images):
             is_difficult, plain = flag(difficult)
             if not plain:
                 findings.tally(file, f"<difficult> is {shortened(difficult)}, neither 0 nor 1; counted as 0")
-            things.append(Annotation(where, box, label_of[name], difficult=is_difficult))
-        records.append(record(None, image, size, things, file, findings))
+            annotations.append(Annotation(where, box, label_of[name], difficult=is_difficult))
+        records.append(record(None, image, size, annotations, file, findings))
     if not listed:
         _without_xml(files, members, used, images, findings)
     return finish(with_ids(records), classes, range(len(classes)), findings, "voc")
@@ -151,7 +155,7 @@ def _without_xml(files, members, used, images, findings):
         stem, _ = os.path.splitext(image)
         if images.place.split_of(image) in splits or splits == {None}:
             if stem_of(image) not in stems:
-                findings.warning(image, "picture without XML; left out")
+                findings.warning(image, "image without XML; left out")
             elif image not in used and stem in twins:
                 findings.warning(image, f"the XML of its name is {twins[stem]}'s; left out")
 
@@ -193,11 +197,11 @@ def _parse(file):
         return _Broken(f"expected VOC's <annotation>, received <{shortened(root.tag)[1:-1]}>", broken=False)
     objects = [
         (
-            (thing.findtext("name") or "").strip(),
-            thing.findtext("difficult"),
-            tuple(thing.findtext(f"bndbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax")),
+            (element.findtext("name") or "").strip(),
+            element.findtext("difficult"),
+            tuple(element.findtext(f"bndbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax")),
         )
-        for thing in root.findall("object")
+        for element in root.findall("object")
     ]
     size = root.findtext("size/height"), root.findtext("size/width")
     return _Xml(root.findtext("filename") or root.findtext("path") or "", size, objects)
@@ -239,5 +243,6 @@ def _root(content):
 
 FORMAT = Format(
     find,
-    "voc       Annotations/*.xml, JPEGImages/, ImageSets/Main/<split>.txt; <split>/*.xml beside their images; annots/ beside images/",
+    "voc       Annotations/*.xml, JPEGImages/, ImageSets/Main/<split>.txt; <split>/*.xml beside their images; "
+    "annots/ beside images/",
 )

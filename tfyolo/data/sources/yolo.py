@@ -1,8 +1,8 @@
 """Darknet's text: an image's boxes in a .txt of its own, lines `class cx cy w h` in parts of the image, 0..1.
 
-It comes with a data .yaml, with Darknet's .data file and lists of images, or as folders alone. A row of a class and points is an outline,
-taken for the box round it; with key points, which a data .yaml announces by `kpt_shape`, the first four numbers are the box. An image
-without a label file is one without objects.
+It comes with a data .yaml, with Darknet's .data file and lists of images, or as folders alone. A row of a class and
+points is an outline, taken for the box round it; with key points, which a data .yaml announces by `kpt_shape`, the
+first four numbers are the box. An image without a label file is one without objects.
 """
 
 import functools
@@ -46,6 +46,7 @@ _NAMES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt")
 
 
 def find(place):
+    """The Candidate of YOLO's texts at a Place; None if there is none."""
     suffix = os.path.splitext(place.file or "")[1].lower()
     if place.file:
         by_suffix = {".yaml": _by_yaml, ".yml": _by_yaml, ".data": _by_data_file, ".txt": _by_list}
@@ -71,11 +72,11 @@ def find(place):
     return found._replace(note=f"{broken}; the folders are read without it") if broken else found
 
 
-# --- where the images of each split lie -------------------------------------------------------------------------------------------------
+# --- where the images of each split lie -------------------------------------------------------------------------------
 
 
 class _Part(NamedTuple):
-    """Images of one split: a folder, or a file that lists them; or, in place of them, the error that says why they are not there.
+    """Images of one split: a folder, or a file that lists them; or the error that says why they are not there.
 
     by_end: whether only the end of its name led to it.
     """
@@ -86,8 +87,14 @@ class _Part(NamedTuple):
     by_end: bool = False
 
 
-def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, told=()):
-    """parts: {split: [_Part]}. names: classes by number, or None. same_as: {split: the one before it of the same images}."""
+def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, notes=()):
+    """The Candidate of some splits.
+
+    Args:
+        parts: {split: [_Part]}.
+        names: of the classes, by number, or None.
+        same_as: {split: the one before it of the same images}.
+    """
     images, labelled, rows, sound = 0, 0, 0, 0
     for part in itertools.chain.from_iterable(parts.values()):
         if part.error:
@@ -104,7 +111,7 @@ def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, 
             rows, sound = rows + 1, sound + (lines is not None and (bool(lines) or os.path.getsize(text) < 3))
     score = labelled / images * (sound / rows if rows else 0) if images else 0.0
     why += f": {labelled} of {counted(images, 'image')} looked at have a text, {sound} of {rows} texts read as boxes"
-    options = {"together": tuple(parts.values()), "points": points, "told": told}
+    options = {"together": tuple(parts.values()), "points": points, "notes": notes}
     splits = {
         split: functools.partial(read, place, members, names, same_as=(same_as or {}).get(split, ""), **options)
         for split, members in parts.items()
@@ -195,8 +202,8 @@ def _by_data_file(place, file):
         if found.error:
             raise found.error
         names = _names_in(found.listed)
-    told = _count_differs(file, "classes", whole(values.get("classes")), names)
-    return _candidate(place, parts, names or _names_beside(place), os.path.basename(file), told=told)
+    notes = _count_differs(file, "classes", whole(values.get("classes")), names)
+    return _candidate(place, parts, names or _names_beside(place), os.path.basename(file), notes=notes)
 
 
 def _by_yaml(place, file):
@@ -221,9 +228,10 @@ def _by_yaml(place, file):
     number = content.get("nc")
     if number is not None and (whole(number) is None or not 0 < whole(number) <= MOST_CLASSES):
         raise DataError(
-            f"{file}:{lines['nc']}: nc: expected the number of classes, 1 to {MOST_CLASSES:,}, received {shortened(number)}"
+            f"{file}:{lines['nc']}: nc: expected the number of classes, 1 to {MOST_CLASSES:,}, received "
+            f"{shortened(number)}"
         )
-    told = _count_differs(file, "nc", whole(number), names)
+    notes = _count_differs(file, "nc", whole(number), names)
     if names is None and number is not None and not place.options.names:
         names = tuple(map(str, range(whole(number))))
     if not there:
@@ -235,7 +243,7 @@ def _by_yaml(place, file):
     root = content.get("path") if isinstance(content.get("path"), str) else ""
     entries = {split: content[split] if isinstance(content[split], list) else [content[split]] for split in there}
     parts = {
-        split: [_resolve(place, file, split, entry, [root, ""], told=told) for entry in entries[split]]
+        split: [_resolve(place, file, split, entry, [root, ""], notes=notes) for entry in entries[split]]
         for split in there
     }
     same_as = {}
@@ -252,7 +260,7 @@ def _by_yaml(place, file):
     if not place.file and all(errors) and (found := _by_folders(place, names)):
         return found._replace(note=f"{errors[0]}; the folders are read without it")
     points = _points(f"{file}:{lines.get('kpt_shape', 1)}", content.get("kpt_shape"))
-    return _candidate(place, parts, names, os.path.basename(file), same_as=same_as, points=points, told=told)
+    return _candidate(place, parts, names, os.path.basename(file), same_as=same_as, points=points, notes=notes)
 
 
 def _kind(content):
@@ -271,7 +279,8 @@ def _yaml_names(file, names):
         names = [numbers[number] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise DataError(
-            f"{file}: names: expected a list of class names or a mapping from their numbers, received {shortened(names)}"
+            f"{file}: names: expected a list of class names or a mapping from their numbers, received "
+            f"{shortened(names)}"
         )
     return _few_enough(file, tuple(names))
 
@@ -299,10 +308,11 @@ def _points(file, shape):
     return numbers
 
 
-def _resolve(place, file, key, entry, roots, kind="", told=None):
+def _resolve(place, file, key, entry, roots, kind="", notes=None):
     """The _Part that an entry of a data file means: here, or on the machine where the file was written.
 
-    roots: what the file says that its paths are relative to; "" stands for its own folder. Tried first is what lies in the data's folder.
+    roots: what the file says that its paths are relative to; "" stands for its own folder. Tried first is what lies in
+    the data's folder.
     """
     if not isinstance(entry, str):
         return _Part(error=DataError(f"{file}: {key}: expected a path, received {shortened(entry)}"))
@@ -334,8 +344,8 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
     for start in range(1, len(ends)):
         path = os.path.normpath(os.path.join(here, *ends[start:]))
         if not leads_outside(path, place.root) and (found := part(path)):
-            if told is not None and ends[:start] != ["data"]:
-                told.append((file, f"{key}: {shortened(entry)} is not there; {path} is taken, beside the file"))
+            if notes is not None and ends[:start] != ["data"]:
+                notes.append((file, f"{key}: {shortened(entry)} is not there; {path} is taken, beside the file"))
             return found._replace(by_end=True)
     if place.images and kind != "file":
         return _in_images(place, key, ends)
@@ -344,7 +354,7 @@ def _resolve(place, file, key, entry, roots, kind="", told=None):
 
 
 def _in_images(place, key, ends):
-    """The _Part of an entry when the folder of the images is given: the folder in it that the end of the entry means."""
+    """The _Part of an entry when the images' folder is given: the folder in it that the entry's end means."""
     ways = [ends[start:] for start in range(len(ends))] + [[key], [meaning(key)]]
     ways += [[way, "images"] for way in dict.fromkeys((key, meaning(key), "valid" if key == "val" else key))]
     for way in ways:
@@ -356,7 +366,7 @@ def _in_images(place, key, ends):
 
 
 def _names_beside(place, *more):
-    """Classes by the lists of names that lie in the data's folder, in its parts or in `more` folders; None without one."""
+    """Classes by lists of names in the data's folder, in its parts or in `more` folders; None without one."""
     folders = [place.root, os.path.join(place.root, "labels"), *place.tree.folders(place.root), *more]
     if place.options.names is None:
         for folder in folders:
@@ -371,11 +381,16 @@ def _names_in(file):
     return _few_enough(file, tuple(read_lines(file, MOST_YAML)))
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def _images(place, part, findings, names_of=None, few=None):
-    """The images of a part; names_of: a dict that gets {image: what a list calls it}. few: only about so many of a list."""
+    """The images of a part.
+
+    Args:
+        names_of: a dict that gets {image: what a list calls it}.
+        few: only about so many of a list.
+    """
     if part.error:
         raise part.error
     if part.folder:
@@ -410,21 +425,31 @@ def _images(place, part, findings, names_of=None, few=None):
         if not name.lower().endswith(IMAGES):
             strangers += 1
             if strangers == 1:
-                told = f"expected a list of images, received lines that name none, such as {shortened(name)}; left out"
-                findings.error(part.listed, told)
+                message = (
+                    f"expected a list of images, received lines that name none, such as {shortened(name)}; left out"
+                )
+                findings.error(part.listed, message)
             continue
-        findings.error(
-            os.path.join(here, name), f"picture missing: it {located.missing[name]}; listed in {part.listed}"
-        )
+        findings.error(os.path.join(here, name), f"image missing: it {located.missing[name]}; listed in {part.listed}")
     if located.word and located.dropped != {"data"}:  # which CVAT puts before all
         findings.warning(part.listed, located.word)
     return [files[name] for name in listed if name in files]
 
 
-def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
-    """The Source of some _Parts. names: classes by number; None: the numbers that occur, also in `together`, the parts of all splits."""
+def read(place, parts, names, *, together=(), points=None, same_as="", notes=()):
+    """The Source of some _Parts.
+
+    Args:
+        place: the Place of the data.
+        parts: the _Parts of the split.
+        names: of the classes, by number; None: the numbers that occur, also in `together`.
+        together: the parts of all splits.
+        points: of each box, or None.
+        same_as: the split before it of the same images; else "".
+        notes: (file, message) of warnings.
+    """
     findings = Findings()
-    for file, message in dict.fromkeys(told):
+    for file, message in dict.fromkeys(notes):
         findings.warning(file, message)
     names = names or place.options.names
     pairs, names_of, images = Pairs(place), {}, []
@@ -438,7 +463,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
     for image, text in texts.items():
         if text is None:
             likely = os.path.join(pairs.folder(os.path.dirname(image)), f"{stem_of(image)}.txt")
-            findings.warning(likely, "no label file: a picture without objects")
+            findings.warning(likely, "no label file: an image without objects")
             findings.unlabelled.append(image)
             rows_of[image] = []
             continue
@@ -467,7 +492,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
         if not (size := upright_size((None, None), image, findings)):
             continue
         height, width = size
-        file, things = texts[image], []
+        file, annotations = texts[image], []
         for line, number, values in rows or ():
             if number >= len(names):
                 limit = (
@@ -491,9 +516,9 @@ def read(place, parts, names, *, together=(), points=None, same_as="", told=()):
                     file, f"line {line}: expected parts of the image, 0..1, received {shown}: pixels? Left out"
                 )
                 continue
-            things.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
-        records.append(record(None, image, size, things, file or image, findings))
-        if file and not len(records[-1].boxes) and not things and os.path.getsize(file) > 2:
+            annotations.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
+        records.append(record(None, image, size, annotations, file or image, findings))
+        if file and not len(records[-1].boxes) and not annotations and os.path.getsize(file) > 2:
             findings.emptied.append(image)
     source = finish(with_ids(records), names, range(len(names)), findings, "yolo")
     return source._replace(same_as=same_as)
@@ -535,13 +560,14 @@ def _orphans(place, parts, others, pairs, texts, findings):
     for text in unused:
         if text not in elsewhere and not _is_list(text):
             if os.path.getsize(text) < 3 or read_rows(text, Findings()):
-                findings.error(text, "label without picture; left out")
+                findings.error(text, "label without image; left out")
             else:
                 findings.warning(text, "neither the label file of an image nor a list of images; left out")
 
 
 FORMAT = Format(
     find,
-    "yolo      a data .yaml; obj.data and lists of images; images/<split>/ and labels/<split>/; <split>/images/ and <split>/labels/; "
+    "yolo      a data .yaml; obj.data and lists of images; images/<split>/ and labels/<split>/; <split>/images/ "
+    "and <split>/labels/; "
     "<split>/ with images and texts; or undivided",
 )

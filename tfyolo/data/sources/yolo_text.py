@@ -17,7 +17,12 @@ class Pairs:
         self.place, self.folders, self._listed, self._texts = place, {}, {}, None
 
     def of(self, image, listed=None):
-        """The label file, or None. listed: what a list calls the image: its text may lie there, and the image elsewhere."""
+        """The label file of an image, or None.
+
+        Args:
+            image: its path.
+            listed: what a list calls it: its text may be there, and the image elsewhere.
+        """
         folder, name = os.path.split(image)
         texts = self._names(self.folder(folder))
         if text := texts.get(stem_of(name)):
@@ -30,7 +35,7 @@ class Pairs:
         return None
 
     def folder(self, images):
-        """Where the texts of a folder's images are: of the likely folders the one that has most of them, the first of equals."""
+        """Where the texts of a folder's images are: of the likely folders the first that has most of them."""
         if images not in self.folders:
             stems = {stem_of(file) for file in self._tree(images).files(images, IMAGES)}
             likely = [*map(self.place.tree.spelled, self._likely(images))]
@@ -77,7 +82,7 @@ class Pairs:
 
 
 def read_rows(file, findings):
-    """[(line, class, [numbers])] of a text file; a Problem for each line that is none. None if the file cannot be read."""
+    """[(line, class, [numbers])] of a text file, None if it cannot be read; a Problem for each line that is none."""
     rows, seen = [], set()
     try:
         text = read_text(file)
@@ -110,7 +115,8 @@ def read_rows(file, findings):
 def form_of(rows_of, points):
     """(a function from a row's numbers to its box or None, what to say of it) for all rows of a split.
 
-    How long a row is does not say what it means: an outline of five points is as long as a box with three key points of two numbers.
+    How long a row is does not say what it means: an outline of five points is as long as a box with three key points of
+    two numbers.
     """
     lengths = {len(values) for rows in rows_of for *_, values in rows} - {4}
     if points:
@@ -126,16 +132,22 @@ def form_of(rows_of, points):
         alone = all(len(values) == length for each in rows_of for *_, values in each)
         for size in (3, 2):
             if alone and length > 4 and (length - 4) % size == 0 and _are_points(rows, size):
-                told = f"rows of {length + 1} numbers are taken for class, box and {(length - 4) // size} key points, as they fit it"
-                return functools.partial(_box_first, {length, 4}), "class, box and key points", told
+                note = (
+                    f"rows of {length + 1} numbers are taken for class, box and {(length - 4) // size} key "
+                    "points, as they fit it"
+                )
+                return functools.partial(_box_first, {length, 4}), "class, box and key points", note
     if rows_of and all(len(values) == 5 and 0 <= values[4] <= 1 for rows in rows_of for *_, values in rows):
-        told = "all rows are of 6 numbers, of which the last is taken for a confidence, as predictions have it, and left out"
-        return lambda values: _box_first({5}, values), "class cx cy w h confidence", told
+        note = (
+            "all rows are of 6 numbers, of which the last is taken for a confidence, as predictions have it, and "
+            "left out"
+        )
+        return lambda values: _box_first({5}, values), "class cx cy w h confidence", note
     return _box_or_outline, "class cx cy w h", None
 
 
 def _are_points(rows, size):
-    """Whether all rows are boxes with key points: by flags of 0, 1 or 2 behind each; without them by points that fill their boxes."""
+    """Whether all rows are boxes with key points: by flags of 0, 1 or 2, or by points that fill their boxes."""
     spreads = []
     for values in rows:
         (cx, cy, w, h), rest = values[:4], values[4:]

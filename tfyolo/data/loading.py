@@ -1,0 +1,138 @@
+"""Images and boxes of Records, read and decoded inside a tf.data graph."""
+
+import collections
+import contextlib
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+from tfyolo.config.ranges import MOST_PIXELS
+from tfyolo.data.decoding import ImageError, decode_image, file_contents, read_record
+from tfyolo.data.geometry import GREY, scale_of
+from tfyolo.data.headers import surely_fits
+
+INDEX = tf.TensorSpec([], tf.int32)
+
+
+def traced(*signature):
+    """Decorates a graph function: traced once, however often it is called, and without autograph."""
+    return tf.function(input_signature=signature, autograph=False)
+
+
+class Memory:
+    """Decoded images, those lately asked for.
+
+    Args:
+        limit: how many bytes they may have in all.
+    """
+
+    def __init__(self, limit):
+        self.free, self.images, self.lock = limit, collections.OrderedDict(), threading.Lock()
+
+    def get(self, index):
+        """The image of an index, [0, 0, 3] if it is not kept."""
+        with self.lock:
+            if index in self.images:
+                self.images.move_to_end(index)
+            return self.images.get(index, _NOTHING)
+
+    def keep(self, index, image):
+        """Keeps a copy of an image; the ones longest not asked for go."""
+        with self.lock:
+            if index not in self.images:
+                self.images[index] = image.copy()
+                self.free -= image.nbytes
+            while self.free < 0:
+                self.free += self.images.popitem(last=False)[1].nbytes
+
+
+_NOTHING = np.zeros([0, 0, 3], np.uint8)
+
+
+def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
+    """A graph function that reads one Record.
+
+    Args:
+        records: Records, by index. Past the last one the image is grey and has no boxes.
+        skipped: a dict that gets {index: what is wrong} of each image that cannot be read; it is grey and has no boxes,
+            too.
+        resized: a dict that gets {index: (H, W)} of each image of another size than its annotations say; its boxes are
+            scaled to it.
+        memory: bytes of decoded images to keep, so as not to decode them again.
+        most_pixels: an image of more counts as one that cannot be read.
+
+    Returns:
+        int32 index -> (image [H, W, 3] uint8, boxes [M, 4] float32 (y1, x1, y2, x2) in its pixels, labels [M] int32,
+        crowd [M] bool).
+    """
+    grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
+    nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
+    recent = Memory(memory)
+
+    def fetch(index):
+        """The image if it is remembered, else its file."""
+        if index >= len(records):
+            return _NOTHING, b"", *nothing
+        record = records[index]
+        image, contents = recent.get(int(index)), b""
+        if not image.size:
+            with contextlib.suppress(ImageError):
+                contents = file_contents(record.path, record.span)
+                contents = contents if surely_fits(contents, most_pixels) else b""
+        return image, contents, record.boxes, record.labels, record.ignored, np.array(record.size, np.int32)
+
+    def rescue(index, *annotated):
+        if index < len(records):
+            try:
+                record = records[index]
+                return read_record(record, most_pixels), *annotated
+            except ImageError as error:
+                skipped[int(index)] = str(error)
+        return grey, *nothing
+
+    def keep(index, image):
+        if int(index) not in skipped:  # what is grey has no boxes, the record has
+            recent.keep(index, image)
+
+    def scaled(index, boxes, stated, size):
+        resized[int(index)] = tuple(size.tolist())
+        return boxes * scale_of(stated, size)
+
+    types = [tf.float32, tf.int32, tf.bool, tf.int32]
+
+    @traced(INDEX)
+    def load(index):
+        remembered, contents, *annotated = tf.numpy_function(fetch, [index], [tf.uint8, tf.string, *types])
+
+        def decode():
+            # Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps
+            # Python's one lock out of the way of the other threads: four times as fast on two cores as in the
+            # numpy_function.
+            tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
+            nothing_read = tf.data.Dataset.from_tensors(_NOTHING)
+            image = tried.concatenate(nothing_read).take(1).get_single_element()
+            return tf.cond(
+                tf.size(image) > 0,
+                lambda: [image, *annotated],
+                lambda: tf.numpy_function(rescue, [index, *annotated], [tf.uint8, *types]),
+            )
+
+        def decode_and_keep():
+            image, *annotated = decode()
+            with tf.control_dependencies([tf.numpy_function(keep, [index, image], [])] if memory else []):
+                return [tf.identity(image), *annotated]
+
+        image, boxes, labels, crowd, stated = tf.cond(
+            tf.size(remembered) > 0, lambda: [remembered, *annotated], decode_and_keep
+        )
+        size = tf.shape(image)[:2]
+        boxes = tf.cond(
+            tf.reduce_all(stated == size),
+            lambda: boxes,
+            lambda: tf.numpy_function(scaled, [index, boxes, stated, size], tf.float32),
+        )
+        shapes = [None, None, 3], [None, 4], [None], [None]
+        return tuple(map(tf.ensure_shape, (image, boxes, labels, crowd), shapes))
+
+    return load

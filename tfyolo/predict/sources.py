@@ -1,0 +1,85 @@
+"""Detection in files, one after the other: each one's drawing, its rows for JSON, and a line on what was found."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from tfyolo.data.decoding import ImageError
+from tfyolo.messages import counted
+from tfyolo.predict import media, video
+from tfyolo.visualize import drawing
+
+
+class Detected(NamedTuple):
+    """What was found in one source.
+
+    Attributes:
+        source: the path of an image or a video, or the number of a camera.
+        drawing: the file that its drawing was written to.
+        rows: of an image one, of a video one a frame, as ImageDetections.to_json gives them.
+        summary: "2 cat, 1 dog", for people.
+        error: why it could not be read; then there are no rows.
+    """
+
+    source: str | int
+    drawing: Path
+    rows: list[dict[str, Any]]
+    summary: str = ""
+    error: str | None = None
+
+
+def drawing_paths(sources: Sequence[str], folder: Path) -> list[Path]:
+    """A file in a folder for each source's drawing: its own name, numbered where another source has it."""
+    names = {}  # in order
+    for path in map(Path, sources):
+        suffix = ".mp4" if str(path).lower().endswith(media.VIDEOS) else ".jpg"
+        name, number = path.stem + suffix, 2
+        while name in names:
+            name, number = f"{path.stem}-{number}{suffix}", number + 1
+        names[name] = None
+    return [folder / name for name in names]
+
+
+def detect_each(
+    detector, sources: Sequence[str | int], drawings: Sequence[Path], *, score=0.25, limit=None, progress=True
+) -> Iterator[Detected]:
+    """Runs a detector over images, videos and cameras, and draws what it finds.
+
+    Args:
+        detector: a Detector.
+        sources: paths of images and videos, numbers of cameras.
+        drawings: the file to draw each into.
+        score: the confidence threshold, 0..1.
+        limit: the most frames of a video or a camera; None: all.
+        progress: shows a bar on standard error; videos have a bar of their own.
+    """
+    shown = tqdm(sources, unit="file", disable=not progress or len(sources) < 2 or None)
+    for source, path in zip(shown, drawings, strict=True):
+        try:
+            if isinstance(source, int) or source.lower().endswith(media.VIDEOS):
+                rows = video.detect_video(detector, source, path, score=score, limit=limit, progress=progress)
+                yield Detected(source, path, rows, _of_frames(rows, score))
+            else:
+                found = detector(source, score)
+                drawing.save(path, found.draw())
+                yield Detected(source, path, [found.to_json()], _of_image(found, score))
+        except (ImageError, media.SourceError) as error:
+            yield Detected(source, path, [], error=str(error))
+
+
+def _of_frames(rows, score):
+    if not any(row["detections"] for row in rows):
+        return f"{counted(len(rows), 'frame')}, {_nothing(score, max(row['best'] for row in rows))}"
+    return f"{counted(len(rows), 'frame')}, {counted(sum(len(row['detections']) for row in rows), 'detection')}"
+
+
+def _of_image(found, score):
+    if not len(found.boxes):
+        return _nothing(score, found.best)
+    return ", ".join(f"{count} {name}" for name, count in found.counts.items())
+
+
+def _nothing(score, best):
+    return f"nothing above {score}; the highest score seen is {best:.3g}"
