@@ -47,7 +47,7 @@ from tfyolo.training import stages as stages_module
 from tfyolo.training import steps as steps_module
 from tfyolo.training import train as training
 from tfyolo.training.log import draw_detections
-from tfyolo.training.optim import EMA, OPTIMIZERS, Schedule
+from tfyolo.training.optim import EMA, OPTIMIZERS, Schedule, build_for
 from tfyolo.training.steps import _loss_sums, make_step, scales
 
 NAMES = ("a", "b", "c")
@@ -258,6 +258,51 @@ def test_parts_and_replicas_take_the_step_of_the_whole(kind):
     parts, figures_of_parts, _ = lightest_step(kind, sample, replicas=2, accumulate=2, eager=True)
     assert figures_of_parts == pytest.approx(figures, rel=1e-5)
     assert_close(whole, parts, 1e-5)
+
+
+def test_each_gradient_is_summed_over_the_replicas_once(monkeypatch):
+    """All of them by one reduction, with the metrics; before it another of the counts."""
+    extended, reductions = tf.distribute.StrategyExtended, []
+    for name in ("reduce_to", "batch_reduce_to"):
+        real = getattr(extended, name)
+
+        def counted(self, op, values, *rest, real=real, **options):
+            reductions.append(values if isinstance(values, list) else [(values, None)])
+            return real(self, op, values, *rest, **options)
+
+        monkeypatch.setattr(extended, name, counted)
+    _, metrics, model = lightest_step("dense", uneven(), replicas=2)
+    variables = model.network.trainable_variables
+    counts, values = reductions
+    assert len(values) == len(variables) + len(metrics) - 1  # the norm is that of the sums
+    shapes = sorted(str(tuple(strategy_of(2).experimental_local_results(value)[0].shape)) for value, _ in values)
+    assert shapes == sorted([str(tuple(v.shape)) for v in variables] + ["()"] * (len(metrics) - 1))
+    assert len(counts) < len(metrics) + 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_three_steps_of_each_optimizer_are_the_same_on_two_replicas(name):
+    """Weights, and what the optimizer keeps; with the norm clipped."""
+    sample, results = uneven(), []
+    for replicas in (1, 2):
+        keras.utils.set_random_seed(0)
+        strategy = strategy_of(replicas)
+        with strategy.scope():
+            model = lightest("dense")
+            schedule = Schedule(Stage(epochs=1, lr=0.001, warmup=0.0), steps_per_epoch=3)
+            optimizer = OPTIMIZERS[name](schedule, weight_decay=0.01)
+            build_for(model.network, optimizer)
+            ema = EMA(model.network, 0.5)
+        dataset = tf.data.Dataset.from_tensors(sample).unbatch().batch(4).repeat(3)
+        batches = iter(strategy.experimental_distribute_dataset(dataset))
+        step = make_step(model, optimizer, ema, strategy, batches.element_spec, clip=1.0)
+        norms = [float(step(batch)["gradient_norm"]) for batch in batches]
+        assert len(norms) == 3 and norms[0] > 1  # clipped
+        results.append([checkpoint.weights_of(model.network), {v.name: np.asarray(v) for v in optimizer.variables}])
+    for one, two in zip(*results, strict=True):
+        assert one.keys() == two.keys()
+        for key in one:
+            np.testing.assert_allclose(two[key], one[key], rtol=0, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("kind", EACH_KIND)
