@@ -27,7 +27,7 @@ from tfyolo import model as models
 from tfyolo.cli import app
 from tfyolo.data import demo
 from tfyolo.structures import Sample
-from tfyolo.training import train as training
+from tfyolo.training import job
 
 ROOT = Path(__file__).parents[1]
 # Another's with other numbers for depth and width: what differs is counted.
@@ -283,7 +283,7 @@ def strategy_of(replicas):
 def one_replica():
     """For runs in this process, which has two logical CPUs: they are traced in half the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_strategy", lambda: strategy_of(1))
+        patch.setattr(job, "make_strategy", lambda: strategy_of(1))
         yield
 
 

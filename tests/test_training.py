@@ -42,11 +42,12 @@ from tfyolo.losses import OBJECTIVES
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict.detector import Detector
 from tfyolo.structures import level_stride
-from tfyolo.training import log, reading, runs
+from tfyolo.training import checks, job, log, memory, reading, runs
+from tfyolo.training import stages as stages_module
 from tfyolo.training import steps as steps_module
 from tfyolo.training import train as training
-from tfyolo.training.log import draw_pictures
-from tfyolo.training.optim import OPTIMIZERS, Average, Schedule
+from tfyolo.training.log import draw_detections
+from tfyolo.training.optim import EMA, OPTIMIZERS, Schedule, build_for
 from tfyolo.training.steps import _loss_sums, make_step, scales
 
 NAMES = ("a", "b", "c")
@@ -85,7 +86,7 @@ def one_step(
                     layer.trainable = False
         optimizer = keras.optimizers.SGD(lr)
         optimizer.build(model.network.trainable_variables)
-        average = Average(model.network, 0.0)
+        average = EMA(model.network, 0.0)
     batches = iter(strategy.experimental_distribute_dataset(dataset))
     step = make_step(
         model, optimizer, average, strategy, batches.element_spec, accumulate=accumulate, clip=clip, weights=weights
@@ -126,7 +127,7 @@ def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
             model = models.build(small("demo"), NAMES, input_size=built_for)
             optimizer = keras.optimizers.SGD(0.1)
             optimizer.build(model.network.trainable_variables)
-            average = Average(model.network, 0.0)
+            average = EMA(model.network, 0.0)
         spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), given)
         step = make_step(model, optimizer, average, strategy, spec, sizes=sizes)
         before = checkpoint.weights_of(model.network)
@@ -233,7 +234,7 @@ def lightest_step(kind, sample, replicas=1, accumulate=1, eager=False, **options
         model = lightest(kind, **options)
         optimizer = keras.optimizers.SGD(1.0)
         optimizer.build(model.network.trainable_variables)
-        average = Average(model.network, 0.0)
+        average = EMA(model.network, 0.0)
     batches = iter(
         strategy.experimental_distribute_dataset(
             tf.data.Dataset.from_tensors(sample).unbatch().batch(len(sample.image))
@@ -257,6 +258,51 @@ def test_parts_and_replicas_take_the_step_of_the_whole(kind):
     parts, figures_of_parts, _ = lightest_step(kind, sample, replicas=2, accumulate=2, eager=True)
     assert figures_of_parts == pytest.approx(figures, rel=1e-5)
     assert_close(whole, parts, 1e-5)
+
+
+def test_each_gradient_is_summed_over_the_replicas_once(monkeypatch):
+    """All of them by one reduction, with the metrics; before it another of the counts."""
+    extended, reductions = tf.distribute.StrategyExtended, []
+    for name in ("reduce_to", "batch_reduce_to"):
+        real = getattr(extended, name)
+
+        def counted(self, op, values, *rest, real=real, **options):
+            reductions.append(values if isinstance(values, list) else [(values, None)])
+            return real(self, op, values, *rest, **options)
+
+        monkeypatch.setattr(extended, name, counted)
+    _, metrics, model = lightest_step("dense", uneven(), replicas=2)
+    variables = model.network.trainable_variables
+    counts, values = reductions
+    assert len(values) == len(variables) + len(metrics) - 1  # the norm is that of the sums
+    shapes = sorted(str(tuple(strategy_of(2).experimental_local_results(value)[0].shape)) for value, _ in values)
+    assert shapes == sorted([str(tuple(v.shape)) for v in variables] + ["()"] * (len(metrics) - 1))
+    assert len(counts) < len(metrics) + 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_three_steps_of_each_optimizer_are_the_same_on_two_replicas(name):
+    """Weights, and what the optimizer keeps; with the norm clipped."""
+    sample, results = uneven(), []
+    for replicas in (1, 2):
+        keras.utils.set_random_seed(0)
+        strategy = strategy_of(replicas)
+        with strategy.scope():
+            model = lightest("dense")
+            schedule = Schedule(Stage(epochs=1, lr=0.001, warmup=0.0), steps_per_epoch=3)
+            optimizer = OPTIMIZERS[name](schedule, weight_decay=0.01)
+            build_for(model.network, optimizer)
+            ema = EMA(model.network, 0.5)
+        dataset = tf.data.Dataset.from_tensors(sample).unbatch().batch(4).repeat(3)
+        batches = iter(strategy.experimental_distribute_dataset(dataset))
+        step = make_step(model, optimizer, ema, strategy, batches.element_spec, clip=1.0)
+        norms = [float(step(batch)["gradient_norm"]) for batch in batches]
+        assert len(norms) == 3 and norms[0] > 1  # clipped
+        results.append([checkpoint.weights_of(model.network), {v.name: np.asarray(v) for v in optimizer.variables}])
+    for one, two in zip(*results, strict=True):
+        assert one.keys() == two.keys()
+        for key in one:
+            np.testing.assert_allclose(two[key], one[key], rtol=0, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("kind", EACH_KIND)
@@ -334,7 +380,7 @@ def test_twenty_accumulated_steps_are_those_of_the_whole_batch(name, frozen_norm
                 layer.trainable = not isinstance(layer, BatchNorm)
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
         optimizer.build(model.network.trainable_variables)
-        strategy, average = tf.distribute.get_strategy(), Average(model.network, 0.0)
+        strategy, average = tf.distribute.get_strategy(), EMA(model.network, 0.0)
         step = make_step(model, optimizer, average, strategy, dataset.element_spec, accumulate=accumulate)
         variables = model.network.trainable_variables
         before = [variable.numpy() for variable in variables]
@@ -366,7 +412,7 @@ def test_twenty_steps_on_one_batch_lower_its_loss(name):
     optimizer.build(model.network.trainable_variables)
     sample = random_sample(config.model.input_size)
     spec = tf.data.Dataset.from_tensors(sample).element_spec
-    step = make_step(model, optimizer, Average(model.network, 0.0), tf.distribute.get_strategy(), spec)
+    step = make_step(model, optimizer, EMA(model.network, 0.0), tf.distribute.get_strategy(), spec)
     losses = [float(step(sample)["loss"]) for _ in range(21)]
     assert losses[-1] < 0.8 * losses[0], losses
 
@@ -406,7 +452,7 @@ def test_one_trace_serves_batches_with_any_number_of_truths(monkeypatch):
         model = models.build(config, NAMES)
         optimizer = keras.optimizers.AdamW(1e-3)
         optimizer.build(model.network.trainable_variables)
-        average = Average(model.network, 0.9)
+        average = EMA(model.network, 0.9)
     batches = iter(strategy.experimental_distribute_dataset(dataset))
     step = make_step(model, optimizer, average, strategy, batches.element_spec)
     for batch in batches:
@@ -416,7 +462,7 @@ def test_one_trace_serves_batches_with_any_number_of_truths(monkeypatch):
 
 def test_the_average_holds_all_weights_batch_norm_too_and_follows_the_formula():
     network = models.build(small("demo"), NAMES).network
-    average = Average(network, 0.9)
+    average = EMA(network, 0.9)
     expected = checkpoint.weights_of(network)
     assert any("moving_mean" in name for name in expected) and set(average.arrays()) == set(expected)
     for n in (1, 2, 50):
@@ -430,7 +476,7 @@ def test_the_average_holds_all_weights_batch_norm_too_and_follows_the_formula():
         average.update(tf.distribute.get_strategy())
     for name, value in average.arrays().items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
-    other = Average(network, 0.9)  # a later stage's goes on where this one ended
+    other = EMA(network, 0.9)  # a later stage's goes on where this one ended
     other.load(average.arrays(), average.steps.numpy())
     for each in (average, other):
         each.update(tf.distribute.get_strategy())
@@ -549,9 +595,9 @@ def signalled(monkeypatch, what, count, *numbers):
         step = real(*args, **kwargs)
         return lambda *sample: (step(*sample), tell())[0]
 
-    name = "make_step" if what == "step" else what
-    real = getattr(training, name)
-    monkeypatch.setattr(training, name, made if what == "step" else called)
+    place, name = (stages_module, "make_step") if what == "step" else (training, what)
+    real = getattr(place, name)
+    monkeypatch.setattr(place, name, made if what == "step" else called)
 
 
 def test_the_command_that_a_scheduler_repeats_ends_with_the_run_that_was_never_stopped(
@@ -585,8 +631,8 @@ PLACES = {
     "second epoch": ("step", 5, signal.SIGTERM, (1, 2)),
     "second stage": ("step", 1 + 6, signal.SIGTERM, (2, 1)),
     "evaluation": ("evaluate", 1, signal.SIGTERM, (1, 3)),
-    "pictures": ("draw_pictures", 1, signal.SIGTERM, (1, 3)),
-    "what is kept": ("log_scalars", 2, signal.SIGINT, (2, 0)),
+    "pictures": ("draw_detections", 1, signal.SIGTERM, (1, 3)),
+    "what is kept": ("_keep_epoch", 2, signal.SIGINT, (2, 0)),
     "the second Ctrl-C": ("step", 5, "twice", (1, 0)),
 }
 KINDS_STOPPED = {
@@ -619,7 +665,7 @@ def never_stopped(data, tmp_path_factory):
 def test_wherever_it_is_stopped_it_goes_on_to_the_run_that_was_never_stopped(
     kind, place, never_stopped, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2 if kind == "two replicas" else 1))
+    monkeypatch.setattr(job, "make_strategy", lambda: strategy_of(2 if kind == "two replicas" else 1))
     config, whole = never_stopped(kind)
     what, count, number, kept = PLACES[place]
     out, numbers = tmp_path / "run", (signal.SIGINT,) * 2 if number == "twice" else (number,)
@@ -794,7 +840,7 @@ def test_pictures_that_are_broken_or_of_another_size_are_named(data, tmp_path):
 def test_a_second_stage_goes_on_with_the_averages_of_the_first_whose_model_is_gone(data, tmp_path, monkeypatch):
     """Against the formula, from the weights of every step of both: (1 + n) / (10 + n) counts on. n is kept in last.h5."""
     seen, networks = [], []
-    make, update, build = Average.__init__, Average.update, models.build
+    make, update, build = EMA.__init__, EMA.update, models.build
 
     def started(average, network, decay):
         make(average, network, decay)
@@ -812,9 +858,9 @@ def test_a_second_stage_goes_on_with_the_averages_of_the_first_whose_model_is_go
             networks.append(weakref.ref(model.network))
         return model
 
-    monkeypatch.setattr(Average, "__init__", started)
-    monkeypatch.setattr(Average, "update", updated)
-    monkeypatch.setattr(training, "build", built)
+    monkeypatch.setattr(EMA, "__init__", started)
+    monkeypatch.setattr(EMA, "update", updated)
+    monkeypatch.setattr(stages_module, "build", built)
     options = [f"data={data}", *TINY, stages(1, 1), "train.ema=0.998", "train.eager=true"]
     config = configs.load(ROOT / "configs" / "demo.yaml", options)
     run = training.train(config, tmp_path / "run", progress=False)
@@ -902,7 +948,7 @@ def test_eager_takes_the_same_steps(data, tmp_path):
 @pytest.mark.slow
 def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
     """A whole run on two replicas."""
-    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2))
+    monkeypatch.setattr(job, "make_strategy", lambda: strategy_of(2))
     batches, evaluate = [], evaluation.evaluate
     monkeypatch.setattr(
         training, "evaluate", lambda *a, batch, **b: batches.append(batch) or evaluate(*a, batch=batch, **b)
@@ -927,7 +973,7 @@ def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
     [(["train.batch=8"], 1, 8), (["train.batch=64"], 2, 16), (["train.batch=64", "train.accumulate=8"], 2, 4), (["train.batch=2"], 8, 1)],
 )  # fmt: skip
 def test_evaluation_takes_as_many_images_as_a_replica_learns_from_at_a_time(settings, replicas, expected):
-    assert training._evaluated_at_once(load_config("demo", *settings), replicas) == expected
+    assert memory.evaluated_at_once(load_config("demo", *settings), replicas) == expected
 
 
 @pytest.mark.parametrize(
@@ -960,7 +1006,7 @@ def test_out_of_memory_says_what_would_fit(replicas, said, data, tmp_path, monke
         return convert(images, dtype)
 
     monkeypatch.setattr(tf.image, "convert_image_dtype", tight)
-    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(replicas))
+    monkeypatch.setattr(job, "make_strategy", lambda: strategy_of(replicas))
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1)])
     with pytest.raises(runs.TrainingError, match=f"epoch 1, step 1: {said}"):
         training.train(config, tmp_path / "run", progress=False)
@@ -971,7 +1017,7 @@ def test_a_model_that_does_not_fit_is_no_traceback(data, tmp_path, monkeypatch):
     def large(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor of 9 GB\nHint: ...")
 
-    monkeypatch.setattr(training, "build", large)
+    monkeypatch.setattr(job, "build", large)
     result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", f"data={data}", "--out", tmp_path / "run")
     assert result.exit_code == 1 and "training keeps beside it (OOM when allocating tensor of 9 GB)" in result.stderr
     assert not os.listdir(tmp_path)
@@ -985,8 +1031,8 @@ def test_a_model_that_does_not_fit_is_no_traceback(data, tmp_path, monkeypatch):
 def test_what_fits_is_said_as_settings(whole, replicas, accumulate, fits, words):
     config = load_config("demo", f"train.batch={whole}", f"train.accumulate={accumulate}")
     strategy = SimpleNamespace(num_replicas_in_sync=replicas)
-    said = training._too_many(config, strategy, (64, 96), fits)
-    assert "of 64 x 96 at a time do not fit into a device's memory, nor does one" in training._too_many(
+    said = memory.too_many(config, strategy, (64, 96), fits)
+    assert "of 64 x 96 at a time do not fit into a device's memory, nor does one" in memory.too_many(
         config, strategy, (64, 96), 0
     )
     assert re.search(words, said), said
@@ -1000,7 +1046,7 @@ def test_validation_images_of_one_name_are_drawn_each(data, tmp_path):
     model = conftest.lively("demo", source.classes)
     options = {"count": 3, "batch": 2, "score": 0.5}
     board = tf.summary.create_noop_writer()
-    draw_pictures(model, Detector.of(model), source._replace(records=records), tmp_path, board, 1, **options)
+    draw_detections(model, Detector.of(model), source._replace(records=records), tmp_path, board, 1, **options)
     assert sorted(os.listdir(tmp_path)) == [f"{n:02d}_the.same.jpg" for n in (1, 2, 3)]
 
 
@@ -1025,7 +1071,7 @@ def second(option):
     ],
 )
 def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, monkeypatch, override, message):
-    monkeypatch.setattr(training, "make_strategy", lambda: strategy_of(2))
+    monkeypatch.setattr(job, "make_strategy", lambda: strategy_of(2))
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, override])
     with pytest.raises(ConfigError) as error:
         training.train(config, tmp_path / "run", progress=False)
@@ -1036,7 +1082,7 @@ def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, monkeypat
 def test_images_of_another_size_than_connected_layers_take_are_an_error_of_the_stage():
     config = small("yolov1", **{"train.stages": "[{epochs: 1, lr: 0.1, image_size: 64}]"})
     with pytest.raises(ConfigError, match=r"train\.stages\.0\.image_size: expected \[128, 192\], the one size"):
-        training._check_stage(config, 0, models.build(config, NAMES))
+        checks.check_stage(config, 0, models.build(config, NAMES))
 
 
 def test_data_that_stages_share_are_read_once(data, tmp_path, monkeypatch):
@@ -1151,14 +1197,14 @@ ONE_STEP = """
 import resource, sys
 import conftest, tensorflow as tf
 from tfyolo import config, model, training
-from tfyolo.optim import OPTIMIZERS, Average
+from tfyolo.optim import OPTIMIZERS, EMA
 loaded = config.load(config.zoo(sys.argv[1]), [f"model.input_size={sys.argv[2]}"])
 strategy = tf.distribute.get_strategy()
 built = model.build(loaded, ("a", "b", "c"))
 optimizer = OPTIMIZERS["adamw"](1e-3)
 optimizer.build(built.network.trainable_variables)
 sample = conftest.of_all_scales(loaded.model.input_size, batch=2)
-step = training.make_step(built, optimizer, Average(built.network, 0.0), strategy, tf.data.Dataset.from_tensors(sample).element_spec)
+step = training.make_step(built, optimizer, EMA(built.network, 0.0), strategy, tf.data.Dataset.from_tensors(sample).element_spec)
 before = built.network.trainable_variables[0].numpy()
 figures = {name: float(value) for name, value in step(sample).items()}
 assert all(value == value for value in figures.values()) and (built.network.trainable_variables[0].numpy() != before).any(), figures

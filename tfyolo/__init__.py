@@ -20,6 +20,7 @@ __all__ = [
     "NECKS",
     "OBJECTIVES",
     "Error",
+    "StopTraining",
     "build",
     "evaluate",
     "export",
@@ -44,6 +45,7 @@ _HOMES = {
     "HEADS": ("heads", "HEADS"),
     "NECKS": ("necks", "NECKS"),
     "OBJECTIVES": ("losses", "OBJECTIVES"),
+    "StopTraining": ("training.callbacks", "StopTraining"),
     "build": ("model", "build"),
     "evaluate": ("evaluation.run", "evaluate"),
     "export": ("exports.export", "export"),
@@ -75,6 +77,7 @@ if TYPE_CHECKING:  # the same for those who read the source without running it
     from tfyolo.model import build, load_model
     from tfyolo.necks import NECKS
     from tfyolo.predict.load import load
+    from tfyolo.training.callbacks import StopTraining
     from tfyolo.training.train import train
     from tfyolo.weights.darknet.importing import import_run as import_darknet
     from tfyolo.weights.torch.importing import import_run as import_torch

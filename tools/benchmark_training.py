@@ -68,7 +68,7 @@ def worker(config, size, batch, what, precision, path):
     from tfyolo import model as models
     from tfyolo.model import resolve
     from tfyolo.training import steps
-    from tfyolo.training.optim import OPTIMIZERS, Average, Schedule, build_for
+    from tfyolo.training.optim import EMA, OPTIMIZERS, Schedule, build_for
 
     config = configs.load(config, [f"train.batch={batch}"])
     classes, batches = [str(i) for i in range(80)], None
@@ -83,7 +83,7 @@ def worker(config, size, batch, what, precision, path):
         strategy = steps.make_strategy()
         with strategy.scope():
             model = models.build(config, classes, input_size=size, precision=precision)
-            average = Average(model.network, config.train.ema)
+            average = EMA(model.network, config.train.ema)
             builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
             optimizer = builder(Schedule(config.train.stages[0], 100), **options)
             build_for(model.network, optimizer)

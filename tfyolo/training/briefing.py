@@ -196,6 +196,27 @@ class Clock:
         self.evaluating = []
         self.traced, self.before = False, time.monotonic()
 
+    @classmethod
+    def of(cls, config, sources, epochs_done, steps_done):
+        """The Clock of a run of which some epochs are done, and some steps of the next.
+
+        Args:
+            config: the Config of the run.
+            sources: for each stage a pair of Sources, to train on and to evaluate on.
+            epochs_done: how many of all stages' epochs are finished.
+            steps_done: how many steps of the next epoch are done.
+        """
+        steps, evaluations = [], 0
+        for stage, (learned, _) in zip(config.train.stages, sources, strict=True):
+            left = range(min(epochs_done, stage.epochs), stage.epochs)
+            epochs_done -= stage.epochs - len(left)
+            height, width = stage.image_size or config.model.input_size
+            count = len(left) * -(-len(learned.records) // config.train.batch)
+            steps.append((count - min(steps_done, count), height * width))
+            steps_done -= min(steps_done, count)
+            evaluations += sum((e + 1) % config.train.evaluate_every == 0 or e + 1 == stage.epochs for e in left)
+        return cls(steps, evaluations)
+
     def new_step(self):
         """The steps from here on are others: the first waits for its tracing, so that it says little of the next."""
         self.traced = False
@@ -205,7 +226,7 @@ class Clock:
         self.before = time.monotonic()
 
     def step(self, pixels):
-        """A step is done."""
+        """Steps are done, of so many pixels together."""
         now = time.monotonic()
         if self.traced:
             self.timed, self.seconds = self.timed + pixels, self.seconds + now - self.before

@@ -20,12 +20,30 @@ def better(metrics, best):
     return new > old or (np.isnan(metrics["AP"]) and np.isnan(best["AP"]))
 
 
-def log_scalars(board, row):
-    with board.as_default():
-        for name, value in row.items():
-            if isinstance(value, float):
-                tf.summary.scalar(name, value, step=row["epoch"])
-    board.flush()
+class TensorBoard:
+    """A callback: the scalars of each epoch for TensorBoard.
+
+    Args:
+        folder: where its event files are written.
+
+    Attributes:
+        writer: a tf.summary writer, for more than scalars.
+    """
+
+    def __init__(self, folder):
+        self.writer = tf.summary.create_file_writer(str(folder))
+
+    def on_epoch_end(self, row):
+        """Writes what is a float in an epoch's row."""
+        with self.writer.as_default():
+            for name, value in row.items():
+                if isinstance(value, float):
+                    tf.summary.scalar(name, value, step=row["epoch"])
+        self.writer.flush()
+
+    def on_end(self, run):
+        """Closes the file."""
+        self.writer.close()
 
 
 def epoch_line(row, epochs, improved, left):
@@ -49,7 +67,7 @@ def draw_batch(sample, strategy, classes, path, most=16):
     drawing.save(path, drawing.grid(sheets, columns=4))
 
 
-def draw_pictures(model, detector, source, folder, board, epoch, *, count, batch, score):
+def draw_detections(model, detector, source, folder, writer, epoch, *, count, batch, score):
     """Draws the first pictures of a Source as the network sees them: right, wrong and missed boxes beside each level's objectness.
 
     count: how many. batch: images at a time. score: the confidence threshold.
@@ -83,5 +101,5 @@ def draw_pictures(model, detector, source, folder, board, epoch, *, count, batch
             drawing.save(folder / f"{number + 1:02d}_{name}.jpg", sheet)
             sheets.append(sheet)
     if sheets:
-        with board.as_default():
+        with writer.as_default():
             tf.summary.image("validation", drawing.grid(sheets, columns=1)[None], step=epoch)

@@ -150,7 +150,7 @@ def adamw(schedule, *, beta_1: BelowOne = 0.9, beta_2: BelowOne = 0.999, weight_
 OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
 
 
-class Average:
+class EMA:
     """Exponential moving average of a network's weights, batch-norm statistics included, which Keras's own leaves out.
 
     decay: of one step; the first use the smaller (1 + n) / (10 + n), n the steps averaged so far, so that the random start is soon

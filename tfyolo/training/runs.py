@@ -175,14 +175,20 @@ def found_from_anywhere(config):
 
 
 class History:
-    """history.csv: a row an epoch. A resumed run drops the rows of epochs that were not finished."""
+    """A callback: history.csv, a row for each epoch.
+
+    Args:
+        path: the file.
+        keep: how many epochs of what it holds are finished; a resumed run drops the rows of the others.
+    """
 
     def __init__(self, path, keep):
         self.path, self.rows = path, []
         if keep and path.exists():
             self.rows = [row for row in plots.read_history(path) if int(row["epoch"]) <= keep]
 
-    def add(self, row):
+    def on_epoch_end(self, row):
+        """Writes the file anew, with a further row; floats to six digits."""
         self.rows.append({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         with atomic_file(self.path) as aside, aside.open("w", newline="") as file:

@@ -7,10 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.messages import counted
-from tfyolo.nn.norm import sum_over_replicas
 from tfyolo.training.runs import TrainingError
-
-# --- one step -----------------------------------------------------------------------------------------------------------------
 
 
 def make_strategy():
@@ -40,23 +37,32 @@ def loss_terms(model, sample, weights=None, whole=lambda counts: counts):
     return {name: value * (weights or {}).get(name, 1.0) for name, value in terms.items()}
 
 
-def make_step(
-    model, optimizer, average, strategy, spec, *, sizes=(), accumulate=1, clip=None, weights=None, eager=False
-):
-    """step(sample of the global batch, size=None) -> {"loss", each term, "gradient_norm"}, all over the global batch.
+def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, clip=None, weights=None, eager=False):
+    """Makes step(sample, size=None) -> {"loss", each term, "gradient_norm"}: scalar tensors, over the global batch.
 
-    spec: element_spec of the (distributed) batches; the number of truths is open in it, so that one trace serves all. sizes: (H, W)
-    that pictures may be brought to in a step; size: the one of this step, None: as they come.
-    The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole; only batch norm
-    knows no more than its part. What the losses of all parts are divided by is counted first, which takes a further forward pass where
-    it depends on the predictions. The norm is clipped after the replicas' gradients are summed, so that any number of replicas takes the
-    same step. Raises TrainingError, when it is traced, if a trainable variable is connected to no term of the loss.
+    The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole; only
+    batch norm sees no more than its part. The counts that the losses of all parts are divided by come first, which takes
+    a further forward pass where they depend on the predictions. Gradients and metrics are summed over the replicas once,
+    together; then their norm is clipped, so that any number of replicas takes the same step.
+
+    Args:
+        model: the Model, built in the strategy's scope.
+        optimizer: a Keras optimizer, built for the network's trainable variables in that scope.
+        ema: the EMA of the network's weights.
+        strategy: a tf.distribute strategy.
+        spec: element_spec of the distributed batches; the number of objects is open in it: one trace serves all.
+        sizes: (H, W) to which images may be brought in a step; () for none. `size` of a step: one of them, or None.
+        accumulate: the number of equal parts of a replica's batch.
+        clip: the largest norm of the gradients; None: any.
+        weights: {term of the loss: factor}; 1 where unnamed.
+        eager: whether the step runs op by op, for a debugger.
+
+    Raises:
+        TrainingError: when it is traced, if a trainable variable is connected to no term of the loss; at once, if this
+            Keras cannot be kept from summing the gradients again.
     """
     variables = model.network.trainable_variables
-    replicas = strategy.num_replicas_in_sync
-
-    def over_replicas(values):
-        return tf.nest.map_structure(sum_over_replicas, values)
+    _sums_nothing(optimizer, strategy)
 
     def gradients(part, whole):
         with tf.GradientTape() as tape:
@@ -67,14 +73,14 @@ def make_step(
         return found, {"loss": loss, **terms}
 
     def in_parts(sample):
-        """The gradients and figures of all parts, added up: one part at a time, that is what saves memory."""
+        """The gradients and metrics of all parts, added up: one part at a time, that is what saves memory."""
         counts = None
         # Nothing that the pass changes is kept, such as batch norm's statistics; dropout draws the same masks again afterwards.
         with keras.StatelessScope():
             for i in range(accumulate):
                 _, more = _loss_sums(model, _part(sample, i, accumulate, after=counts))
                 counts = more if counts is None else tf.nest.map_structure(tf.add, counts, more)
-        counts, summed = over_replicas(counts), None
+        counts, summed = _summed(counts), None
         for i in range(accumulate):
             part = _part(sample, i, accumulate, after=counts if summed is None else summed)
             more = gradients(part, lambda _: counts)
@@ -84,17 +90,16 @@ def make_step(
     def on_replica(sample, size):
         sample = sample._replace(image=tf.image.convert_image_dtype(sample.image, tf.float32))
         sample = resize_sample(sample, size) if size else sample
-        summed, figures = over_replicas(in_parts(sample) if accumulate > 1 else gradients(sample, over_replicas))
+        summed, metrics = _summed(in_parts(sample) if accumulate > 1 else gradients(sample, _summed))
         norm = tf.linalg.global_norm(summed)
         factor = tf.minimum(1.0, clip / (norm + 1e-6)) if clip else 1.0
-        # Keras sums the replicas' gradients once more, hence the division.
-        optimizer.apply([gradient * (factor / replicas) for gradient in summed], variables)
-        return {**figures, "gradient_norm": norm}
+        optimizer.apply([gradient * factor for gradient in summed], variables)
+        return {**metrics, "gradient_norm": norm}
 
     def step(sample, size=None):
-        figures = strategy.run(on_replica, (sample, size))
-        average.update(strategy)
-        return {name: strategy.experimental_local_results(value)[0] for name, value in figures.items()}
+        metrics = strategy.run(on_replica, (sample, size))
+        ema.update(strategy)
+        return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
 
     if eager:
         return step
@@ -103,6 +108,32 @@ def make_step(
         for size in sizes or [None]
     }
     return lambda sample, size=None: traced[size](sample)
+
+
+def _summed(values):
+    """The sums of a nest of tensors over all replicas, in replica context, by one reduction; no gradient flows back."""
+
+    def reduce(strategy, *values):
+        pairs = [(value, value) for value in values]
+        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
+
+    values = tf.nest.map_structure(tf.stop_gradient, values)
+    flat = tuple(tf.nest.flatten(values))
+    sums = tf.distribute.get_replica_context().merge_call(reduce, args=flat) if flat else ()
+    return tf.nest.map_structure(tf.stop_gradient, tf.nest.pack_sequence_as(values, list(sums)))
+
+
+def _sums_nothing(optimizer, strategy):
+    """Has a Keras optimizer take gradients that are summed over the replicas, which it would otherwise sum again.
+
+    Keras 3 has no argument for that, as tf.keras had; this is the one method in which it sums.
+    """
+    if strategy.num_replicas_in_sync > 1 and not hasattr(optimizer, "_all_reduce_sum_gradients"):
+        raise TrainingError(
+            f"{type(optimizer).__name__}: expected an optimizer of Keras 3 on TensorFlow that leaves the sum over "
+            f"replicas to others, received one of Keras {keras.__version__} that cannot; train on one device: --device 0"
+        )
+    optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
 
 def resize_sample(sample, size):

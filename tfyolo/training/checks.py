@@ -1,0 +1,88 @@
+"""What a config asks of a training that its model, its data or its devices cannot give: found before the first step."""
+
+from tfyolo.model import check_other_size
+from tfyolo.training.reading import other_classes
+
+
+def check_batch(config, replicas):
+    """Raises ConfigError if a batch cannot be shared by the replicas, or cut into equal parts."""
+    if config.train.batch % (replicas * config.train.accumulate):
+        raise config.error(
+            "train.batch",
+            f"expected a multiple of {replicas} replicas x {config.train.accumulate} parts (train.accumulate), "
+            f"received {config.train.batch}",
+        )
+
+
+def check_classes(config, sources):
+    """Raises ConfigError if the Sources of a run have not all the classes of the first, in its order.
+
+    Args:
+        config: the Config of the run.
+        sources: for each stage a pair of Sources, to train on and to evaluate on.
+    """
+    first = sources[0][0]
+    for i, pair in enumerate(sources):
+        for source in pair:
+            if source.classes != first.classes:
+                raise config.error(config.stage_data(i)[1], other_classes(source, first))
+
+
+def check_quantize(config, resumed):
+    """Raises ConfigError if quantization-aware training cannot be had as it is asked for."""
+    if not config.model.quantize:
+        return
+    if config.train.init is None and not resumed:
+        raise config.error(
+            "model.quantize", "expected train.init, a run whose trained weights it goes on from, received none"
+        )
+    if config.train.precision != "float32":
+        raise config.error("train.precision", "expected float32 with model.quantize, which quantizes by itself")
+    for i, stage in enumerate(config.train.stages):
+        if stage.multi_scale:
+            raise config.error(
+                f"train.stages.{i}.multi_scale", "expected none with model.quantize: ranges are of one image size"
+            )
+
+
+def check_stage(config, stage_index, model):
+    """Raises ConfigError for what a stage asks of a Model that it cannot give: now, not when its turn comes."""
+    if size := config.train.stages[stage_index].image_size:
+        check_other_size(model, size, f"train.stages.{stage_index}.image_size")
+    loss_weights(config, stage_index, model.objective)
+    frozen_layers(config, stage_index, model.network)
+
+
+def frozen_layers(config, stage_index, network):
+    """The layers of a Keras model that a stage freezes: those whose dotted name begins with one of `freeze`.
+
+    Raises:
+        ConfigError: no layer begins so, or nothing is left to train.
+    """
+    frozen = []
+    for i, prefix in enumerate(config.train.stages[stage_index].freeze):
+        layers = [layer for layer in network.layers if f"{layer.name}.".startswith(f"{prefix}.")]
+        if not layers:
+            parts = sorted({".".join(layer.name.split(".")[:2]) for layer in network.layers if "." in layer.name})
+            raise config.error(
+                f"train.stages.{stage_index}.freeze.{i}",
+                f"expected the name of a part, such as {', '.join(parts)}, received {prefix!r}",
+            )
+        frozen += layers
+    if not any(layer.trainable_variables for layer in network.layers if layer not in frozen):
+        raise config.error(
+            f"train.stages.{stage_index}.freeze", "expected a part that is left to train, everything is frozen"
+        )
+    return frozen
+
+
+def loss_weights(config, stage_index, objective):
+    """The weights of a stage's loss terms, {name: float}. Raises ConfigError if the objective has no such term."""
+    weights = config.train.stages[stage_index].loss_weights
+    for name in weights:
+        if name not in objective.terms:
+            raise config.error(
+                f"train.stages.{stage_index}.loss_weights.{name}",
+                f"expected a term of the loss ({', '.join(objective.terms)})",
+            )
+    return weights

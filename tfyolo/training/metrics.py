@@ -1,0 +1,108 @@
+"""The metrics of an epoch's steps: left on the device, fetched several steps at a time, summed here."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfyolo.training.runs import TrainingError
+
+# A fetch waits until the device has caught up, and leaves it idle until the next step arrives: ten steps make that
+# little. One second keeps the progress bar alive, and a signal from waiting for more steps than the running one.
+FETCH_STEPS, FETCH_SECONDS = 10, 1.0
+
+
+class _Step(NamedTuple):
+    number: int  # counts from 1 in its epoch
+    values: dict  # {name: scalar tensor}
+    image_ids: tuple  # of each replica, [B / replicas]
+
+
+class EpochMetrics:
+    """How far an epoch is: the steps done, the sums of their metrics, the seconds spent.
+
+    Args:
+        epoch: its number, from 1.
+        source: the Source whose records the image ids of a sample count.
+        running: what a stopped run has kept of the epoch: {"step", "sums", "lr", "seconds"}; None: it begins.
+
+    Attributes:
+        first: how many steps were done before.
+        step: how many steps are in `sums`.
+        sums: {name: sum over these steps}, Python floats added in the order of the steps.
+        lr: the learning rate of the epoch's last step; None before that.
+        whole: whether weights, optimizer and EMA have all taken in the same steps; False while a step runs.
+    """
+
+    def __init__(self, epoch, source, running=None):
+        running = running or {"step": 0, "sums": {}, "lr": None, "seconds": 0.0}
+        self.epoch, self.source = epoch, source
+        self.first, self.lr, self.whole = running["step"], running["lr"], True
+        self._fetched = self.first, running["sums"]  # one attribute: a signal finds both or neither changed
+        self._on_device = []
+        self._fetched_at = time.monotonic()
+        self._began = self._fetched_at - running["seconds"]
+        self._interval = 1
+
+    step = property(lambda self: self._fetched[0])
+    sums = property(lambda self: self._fetched[1])
+    seconds = property(lambda self: time.monotonic() - self._began)
+
+    def take(self, step, number, sample, size, strategy):
+        """Takes one step, whose metrics stay on the device. step: as of make_step. number: from 1 in this epoch."""
+        self.whole = False
+        values = step(sample, size)
+        # The ids alone are kept to name a step's images by: the images themselves are large.
+        self._on_device.append(_Step(number, values, strategy.experimental_local_results(sample.image_id)))
+        self.whole = True
+
+    @property
+    def due(self):
+        """Whether it is time to fetch."""
+        waited = time.monotonic() - self._fetched_at
+        return len(self._on_device) >= self._interval or waited >= FETCH_SECONDS
+
+    def fetch(self):
+        """Adds to the sums what lies on the device, which takes one copy.
+
+        Returns:
+            How many steps these were.
+
+        Raises:
+            TrainingError: a value is not finite; it names the first step that has one, and the step's images.
+        """
+        before, sums = self._fetched
+        steps = [step for step in self._on_device if step.number > before]
+        if not steps:
+            return 0
+        names = list(steps[0].values)
+        table = tf.stack([step.values[name] for step in steps for name in names]).numpy().reshape(len(steps), -1)
+        for step, row in zip(steps, table.tolist(), strict=True):
+            values = dict(zip(names, row, strict=True))
+            self._check_finite(values, step)
+            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+        self._fetched = steps[-1].number, sums
+        self._on_device.clear()
+        # The device is idle now, so that this is what a step takes, and not what it takes to ask for one.
+        now = time.monotonic()
+        seconds = max((now - self._fetched_at) / len(steps), 1e-6)
+        self._interval = min(FETCH_STEPS, max(1, int(FETCH_SECONDS / seconds)))
+        self._fetched_at = now
+        return len(steps)
+
+    def running(self):
+        """What a stopped run keeps of the epoch, of the steps that are fetched."""
+        return {"step": self.step, "sums": self.sums, "lr": self.lr, "seconds": self.seconds}
+
+    def _check_finite(self, values, step):
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        if not bad:
+            return
+        ids = np.concatenate([np.ravel(part) for part in step.image_ids])
+        files = ", ".join(self.source.records[record].path for record in ids[:16])
+        raise TrainingError(
+            f"epoch {self.epoch}, step {step.number}: {', '.join(bad)} became {values[bad[0]]}; nothing of this epoch "
+            "is kept, last.h5 holds the one before. A lower learning rate (train.stages.*.lr) or a longer warmup is "
+            f"the usual cure. The step's images: {files}"
+        )

@@ -1,0 +1,146 @@
+"""What one stage trains: its model, optimizer, EMA, batches and step."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from tfyolo import checkpoint
+from tfyolo.data import datasets
+from tfyolo.graph.calibration import CALIBRATED_BY, quantized_by
+from tfyolo.graph.quantization import rounding
+from tfyolo.model import Model, build, multiple, resolve
+from tfyolo.training.checks import frozen_layers, loss_weights
+from tfyolo.training.optim import EMA, OPTIMIZERS, Schedule, build_for
+from tfyolo.training.reading import stage_seed, unexpected_lines
+from tfyolo.training.steps import make_step, scales
+from tfyolo.weights.initial import initialise
+
+
+class Trainee(NamedTuple):
+    """A stage, ready for its next step.
+
+    Attributes:
+        model: the Model, in the precision of training.
+        optimizer: a Keras optimizer, made for its trainable variables.
+        ema: the EMA of its weights.
+        batches: an iterator of distributed Samples.
+        step: as of make_step().
+        steps: how many an epoch has.
+        size: (H, W) of the images in the batches.
+        sizes: the sizes of multi-scale training, of which each step takes one; () without.
+        unexpected: {"skipped", "resized"}: images that could not be read, or have another size than annotated, by
+            their record's place in the Source: {place: message or (H, W)}. The batches fill it as they are made.
+        reported: how many of each the user has been told of.
+    """
+
+    model: Model
+    optimizer: Any
+    ema: EMA
+    batches: Iterator
+    step: Callable
+    steps: int
+    size: tuple
+    sizes: tuple
+    unexpected: dict
+    reported: dict
+
+    def step_size(self, seed, *place):
+        """The (H, W) of the step at a place of the run, (stage, epoch, step): the same whenever it is asked for."""
+        return self.sizes[np.random.default_rng((seed, *place)).integers(len(self.sizes))] if self.sizes else None
+
+
+def build_stage(job, at, stage_index):
+    """Builds what a stage trains, as far as the run is.
+
+    Args:
+        job: the run's Job.
+        at: its Progress. Where nothing is kept yet, weights may come from train.init: `origin` is then set.
+        stage_index: which of train.stages.
+
+    Returns:
+        A Trainee.
+
+    Raises:
+        ConfigError: the stage freezes what is not there.
+        CheckpointError: the arrays that are kept, or the weights to start from, do not fit the model.
+    """
+    config, strategy, saved = job.config, job.strategy, at.saved
+    stage, (source, _) = config.train.stages[stage_index], job.sources[stage_index]
+    size = stage.image_size or config.model.input_size
+    sizes = tuple(scales(size, stage.multi_scale, multiple(job.model))) if stage.multi_scale else ()
+    epochs_done = at.state["epoch"] - job.epochs_before(stage_index)
+    steps_done = at.running["step"] if at.running else 0
+    with strategy.scope():
+        model = build(
+            config, job.model.classes, input_size=(None, None) if sizes else size, precision=config.train.precision
+        )
+        if config.train.init and not saved:
+            report, at.origin = initialise(model, config.train.init)
+            tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
+        if config.model.quantize:
+            model = rounding(model) if saved else _calibrated(model, source, size, config.model.preprocess)
+        for layer in frozen_layers(config, stage_index, model.network):
+            layer.trainable = False
+        ema = EMA(model.network, config.train.ema)
+        unexpected = {"skipped": {}, "resized": {}}
+        dataset, steps = datasets.train_dataset(
+            source,
+            size=size,
+            batch=config.train.batch,
+            augment=config.augment,
+            seed=stage_seed(config, stage_index),
+            epochs=stage.epochs,
+            plain_epochs=stage.plain_epochs,
+            start_epoch=epochs_done,
+            start_step=steps_done,
+            preprocess=config.model.preprocess,
+            **unexpected,
+        )
+        builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
+        optimizer = builder(Schedule(stage, steps), **options)
+        build_for(model.network, optimizer)
+    if saved:
+        file = job.folder / "last.h5"
+        checkpoint.assign(model.network, saved["weights"], source=f"{file}: its weights")
+        # The last.h5 of earlier versions has no count of the EMA's steps: it is that of its stage.
+        ema.load(saved["averages"], at.state.get("averaged", saved["optimizer"]["iteration"]))
+        checkpoint.assign_random(model.network, saved["random"])
+        if epochs_done or steps_done:  # within a stage: the next one's optimizer starts afresh
+            variables = {variable.name: variable for variable in optimizer.variables}
+            checkpoint.assign_variables(variables, saved["optimizer"], f"{file}: the optimizer's arrays")
+    batches = iter(strategy.experimental_distribute_dataset(dataset))
+    step = make_step(
+        model,
+        optimizer,
+        ema,
+        strategy,
+        batches.element_spec,
+        sizes=sizes,
+        accumulate=config.train.accumulate,
+        clip=config.train.clip,
+        weights=loss_weights(config, stage_index, model.objective),
+        eager=config.train.eager,
+    )
+    return Trainee(model, optimizer, ema, batches, step, steps, size, sizes, unexpected, dict.fromkeys(unexpected, 0))
+
+
+def _calibrated(model, source, size, preprocess):
+    """The Model with fake quantization, whose ranges come from some of the Source's images."""
+    few = source._replace(records=tuple(datasets.sampled(source.records, CALIBRATED_BY)))
+    unreadable = {}
+    images = functools.partial(
+        datasets.prepared_batches,
+        few.records,
+        size,
+        preprocess=preprocess,
+        skipped=unreadable,
+        most_pixels=few.max_pixels,
+    )
+    quantized, _ = quantized_by(model, images)
+    if unreadable:
+        tqdm.write("calibration: " + unexpected_lines("skipped", unreadable, 0, few), file=sys.stderr)
+    return quantized
