@@ -92,10 +92,10 @@ def summary(config, overrides, classes, size, backward, drawing, as_json):
             check_data_exists(loaded.data)
     start_tensorflow()
     from tfyolo import model as models
-    from tfyolo.graph.summary import walk
+    from tfyolo.graph.summary import summarize
 
     model = models.load_model(config) if of_run else models.build(loaded, _class_names(loaded, classes))
-    described = walk(model)
+    described = summarize(model)
     if backward:
         from tfyolo.training.backward import first_batch_norms
 
@@ -157,11 +157,11 @@ def scale(config, overrides, depth, width, classes):
     start_tensorflow()
     from tfyolo import config as configs
     from tfyolo import model as models
-    from tfyolo.graph.summary import walk
+    from tfyolo.graph.summary import summarize
 
     scaled = configs.load(config, [*overrides, *models.scaling(loaded, depth, width)])
     for about in (loaded, scaled):
-        described = walk(models.build(about, _class_names(about, classes)))
+        described = summarize(models.build(about, _class_names(about, classes)))
         click.echo(
             f"# {'before: ' if about is loaded else ''}{described['parameters']:,} parameters ({described['trainable']:,} trainable), "
             f"{described['flops'] / 1e9:.2f} GFLOPs with {counted(described['classes'], 'class')}"

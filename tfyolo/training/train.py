@@ -20,8 +20,8 @@ from tfyolo.config import parts
 from tfyolo.data import datasets
 from tfyolo.evaluation.run import evaluate
 from tfyolo.files import write_text
-from tfyolo.graph.calibration import CALIBRATED_BY, quantized_by
-from tfyolo.graph.quantization import rounding
+from tfyolo.graph.calibration import CALIBRATION_IMAGES, calibrated
+from tfyolo.graph.quantization import quantization_aware
 from tfyolo.messages import counted
 from tfyolo.model import build, check_other_size, describe, multiple, resolve
 from tfyolo.predict.detector import Detector
@@ -175,7 +175,7 @@ def _train(config, folder, overfit, progress, signals):
         tqdm.write(briefing(config, judge, sources, folder, {**state, "step": running["step"] if running else 0}))
     for warning in [*notes, *dict.fromkeys(warning for pair in sources for warning in warnings_of(*pair))]:
         tqdm.write(warning, file=sys.stderr)
-    judge = rounding(judge) if config.train.quantize else judge
+    judge = quantization_aware(judge) if config.train.quantize else judge
     detector = Detector.of(judge, source=folder)
     write_text(folder / "config.yaml", configs.to_yaml(config))
     for file, division in divisions.items():
@@ -219,11 +219,11 @@ def _train(config, folder, overfit, progress, signals):
                 report, origin = initialise(model, config.train.init)
                 tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
             if config.train.quantize:
-                few = learned._replace(records=tuple(datasets.sampled(learned.records, CALIBRATED_BY)))
+                few = learned._replace(records=tuple(datasets.sampled(learned.records, CALIBRATION_IMAGES)))
                 options = {"preprocess": config.model.preprocess, "skipped": (unreadable := {})}
                 options["most_pixels"] = few.max_pixels
                 pictures = functools.partial(datasets.prepared_batches, few.records, size, **options)
-                model = rounding(model) if saved else quantized_by(model, pictures)[0]
+                model = quantization_aware(model) if saved else calibrated(model, pictures)[0]
                 if unreadable:
                     tqdm.write("calibration: " + unexpected_lines("skipped", unreadable, 0, few), file=sys.stderr)
             for layer in _frozen(config, stage_index, model.network):
