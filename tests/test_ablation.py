@@ -7,7 +7,7 @@ from test_benchmark import loaded
 
 from tfyolo import config as configs
 from tfyolo import model as models
-from tfyolo.graph.summary import walk
+from tfyolo.graph.summary import summarize
 
 ablation = loaded("ablation")
 PLANS = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
@@ -37,7 +37,7 @@ def test_every_variant_is_a_network_and_backbones_have_as_many_flops(path):
     first = None
     for name in plan.variants:
         config = configs.load(path.parent / plan.config, plan.overrides(name))
-        stages = walk(models.build(config, ("a", "b")))["stages"]
+        stages = summarize(models.build(config, ("a", "b")))["stages"]
         flops = sum(row["flops"] for row in stages if row["stage"].startswith("backbone"))
         first = first or flops
         assert flops == pytest.approx(first, rel=0.03), name

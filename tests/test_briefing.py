@@ -10,7 +10,7 @@ from conftest import load_config, small
 
 from tfyolo import model as models
 from tfyolo.data.sources.source import Record, Source
-from tfyolo.graph.summary import walk
+from tfyolo.graph.summary import summarize
 from tfyolo.training import briefing
 from tfyolo.training.briefing import Clock, bfloat16_notice, duration, gpu_notice
 
@@ -44,7 +44,7 @@ def test_a_new_run_says_what_is_trained_on_what_and_where_to(built, monkeypatch)
     config = load_config("demo", "train.batch=4", "train.evaluate_every=5")
     text, rows = said(config, built, [(source("train", 9, 4, ignored=3), source("val", 3, 2))])
     assert len(text.splitlines()) <= 12 and max(map(len, text.splitlines())) <= 120
-    told = walk(built)
+    told = summarize(built)
     figures = f"{told['parameters']:,} parameters, {told['flops'] / 1e9:.4g} GFLOPs at 64 x 64"
     assert rows["model"] == [f"demo, 3 classes: {figures}"]
     assert rows["train"] == ["zoo train: 10 images, 36 boxes (3 of them crowds or difficult, 1 image without any)"]

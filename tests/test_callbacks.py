@@ -51,7 +51,7 @@ def history(folder):
 @pytest.fixture
 def config(demo_records):
     stage = "train.stages=[{epochs: 3, lr: 0.001, plain_epochs: 1}]"
-    overrides = [f"data={demo_records[0]}", *conftest.TINY, stage, "train.evaluate_every=2", "train.pictures=0"]
+    overrides = [f"data={demo_records[0]}", *conftest.TINY, stage, "train.evaluate_every=2", "train.draw_images=0"]
     return configs.load(ROOT / "configs" / "demo.yaml", overrides)
 
 

@@ -24,7 +24,8 @@ from tfyolo.evaluation import run as evaluation
 from tfyolo.evaluation.report import judge
 from tfyolo.exports import tflite
 from tfyolo.graph import calibration, pairing
-from tfyolo.graph.summary import walk
+from tfyolo.graph.summary import summarize
+from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict import load as loading
 from tfyolo.training.steps import loss_terms
 from tfyolo.weights.darknet import files as darknet_files
@@ -257,7 +258,7 @@ def test_shared_weights_are_held_once(tmp_path):
     cfg, weights = written(tmp_path, net() + SMALL["dilated and shared"])
     model = importing.load(cfg, weights).model
     _, floats = darknet_files.open_weights(weights)
-    told = walk(model)
+    told = summarize(model)
     assert told["parameters"] == len(floats) == sum(stage["parameters"] for stage in told["stages"])
     first, second = (model.network.get_layer(f"backbone.{number}.conv") for number in (2, 5))
     assert first.kernel is second.kernel and len(model.network.variables) == len(
@@ -377,7 +378,7 @@ def test_tflite_files_have_plain_operations(name, tmp_path):
     model = importing.load(cfg, weights).model
     fused = tflite.for_tflite(model)
     images = tf.round(255 * random_sample((64, 64), batch=4).image) / 255
-    rounded, _ = calibration.quantized_by(fused, lambda: [images])
+    rounded, _ = calibration.calibrated(fused, lambda: [images])
     for source, like, precision, dtype, slack in (
         (fused, model, "float32", np.float32, 1e-4),
         (rounded, rounded, "int8", np.int8, 0.01),  # the decoder's steps, and some that round to the other side
@@ -709,7 +710,9 @@ def test_native_backbones_stand_in_the_order_of_the_file(name, shared):
     understood = read_cfg(shared / "darknet-cfg" / f"{name}.cfg")
     model, native, renamed, _ = importing.build_model(understood, importing.COCO, name)
     assert native == name
-    ours = [layer.name for layer, _ in pairing.in_file_order(model.network) if layer.name.startswith("backbone.")]
+    ours = [
+        layer.name for layer, _ in pairing.in_file_order(model.network, BatchNorm) if layer.name.startswith("backbone.")
+    ]
     file = [renamed.get(f"backbone.{number}.conv") for number, _ in layout.layout(understood)]
     assert ours == [layer for layer in file if layer and layer.startswith("backbone.")]
 
@@ -719,7 +722,7 @@ def test_a_backbones_file_begins_a_network(tmp_path):
     model = models.build(conftest.small("yolov3"), ("a", "b", "c"))
     values, floats = {}, []
     rng = np.random.default_rng(0)
-    for convolution, norm in pairing.in_file_order(model.network):
+    for convolution, norm in pairing.in_file_order(model.network, BatchNorm):
         if convolution.name.startswith("backbone."):
             filters, kernel = convolution.kernel.shape[-1], convolution.kernel.shape
             file = rng.normal(size=(filters, kernel[2], kernel[0], kernel[1])).astype("float32")

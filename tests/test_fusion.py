@@ -10,7 +10,7 @@ from keras import layers
 from tfyolo import model as models
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets
-from tfyolo.graph.fusion import FOLDS, fuse
+from tfyolo.graph.fusion import FUSIONS, FusionError, fuse
 from tfyolo.graph.nodes import used
 from tfyolo.heads import Implicit
 from tfyolo.nn.activations import ACTIVATIONS
@@ -218,27 +218,67 @@ def test_what_cannot_be_folded_stays():
     assert fused.get_layer("shared").count_params() == shared.count_params()
 
 
-def test_folds_build_on_each_other(monkeypatch):
-    """A new line in FOLDS is all that another linear layer needs, wherever it stands among the others."""
+class Scale(layers.Layer):
+    """A user's linear layer; it declares nothing."""
 
-    class Scale(layers.Layer):
-        def build(self, shape):
-            self.factor = self.add_weight((shape[-1],), "ones", name="gamma")
+    def build(self, shape):
+        self.factor = self.add_weight((shape[-1],), "ones", name="gamma")
 
-        def call(self, x):
-            return x * self.factor
+    def call(self, x):
+        return x * self.factor
 
-    def fold(layer, x):
-        factor = layer.factor.numpy().astype("float64")
-        return x.affine(factor, np.zeros_like(factor)) if hasattr(x, "affine") else None
 
+class Affine(Scale):
+    fusion = "affine"
+
+    def affine(self):
+        factor = self.factor.numpy()
+        return factor, np.zeros_like(factor)
+
+
+class Derived(Affine):
+    def call(self, x):
+        return keras.ops.tanh(super().call(x))
+
+
+def fused_scale(layer, x):
+    factor = layer.factor.numpy().astype("float64")
+    return x.affine(factor, np.zeros_like(factor)) if hasattr(x, "affine") else None
+
+
+@pytest.mark.parametrize("scale, fuses", [(Scale, False), (Affine, True), (Derived, False), ("in the table", True)])
+def test_a_users_layer_is_fused_as_it_declares(scale, fuses, monkeypatch):
+    """A declaration, or a row in FUSIONS, is all that it needs, wherever it stands among the others."""
+    if scale == "in the table":
+        monkeypatch.setitem(FUSIONS, Scale, fused_scale)
+        scale = Scale
     images = keras.Input((8, 8, 4), name="images")
     x = layers.Conv2D(6, 3, name="c")(images)
     for i in range(2):
-        x = BatchNorm(name=f"n{i}")(Scale(name=f"s{i}")(x))
+        x = BatchNorm(name=f"n{i}")(scale(name=f"s{i}")(x))
     network = keras.Model(images, x)
     randomise(network)
-    monkeypatch.setitem(FOLDS, Scale, fold)
+    fused = fuse(models.Model(None, (), network, None, None, None)).network
+    assert ([layer.name for layer in fused.layers] == ["images", "c"]) == fuses
+    np.testing.assert_allclose(*(next(iter(outputs(each).values())) for each in (network, fused)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_fusion_that_does_not_exist_is_an_error():
+    odd = type("Odd", (Scale,), {"fusion": "quadratic"})
+    images = keras.Input((8, 8, 4))
+    network = keras.Model(images, odd(name="own")(images))
+    with pytest.raises(
+        FusionError, match=r"own: Odd.fusion: expected one of convolution, affine, received 'quadratic'"
+    ):
+        fuse(models.Model(None, (), network, None, None, None))
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}])
+def test_keras_batch_norms_are_fused_too(options):
+    images = keras.Input((8, 8, 4), name="images")
+    x = layers.Conv2D(6, 3, name="c")(images)
+    network = keras.Model(images, layers.BatchNormalization(name="n", **options)(x))
+    randomise(network)
     fused = fuse(models.Model(None, (), network, None, None, None)).network
     assert [layer.name for layer in fused.layers] == ["images", "c"]
     np.testing.assert_allclose(*(next(iter(outputs(each).values())) for each in (network, fused)), rtol=1e-4, atol=1e-4)

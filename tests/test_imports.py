@@ -24,6 +24,7 @@ ORDER = [
     {"config", "hdf5", "tflite", "devices"},
     {"checkpoint"},
     {"boxes"},
+    {"graph"},
     {"nn", "visualize"},
     {"darknet"},
     {"backbones"},
@@ -32,7 +33,6 @@ ORDER = [
     {"assigners"},
     {"losses"},
     {"postprocess"},
-    {"graph"},
     {"model"},
     {"weights"},
     {"predict"},
@@ -118,6 +118,38 @@ def test_no_module_needs_itself():
         needed[module] = found - {module, "tfyolo"}  # the public list fetches what is asked for
     needed["tfyolo"] = set()
     tuple(graphlib.TopologicalSorter(needed).static_order())  # CycleError names the circle
+
+
+def private_attributes():
+    """The names that Keras keeps to itself, of what networks are made of."""
+    import keras
+
+    images = keras.Input((4, 4, 1))
+    network = keras.Model(images, keras.layers.Conv2D(1, 1)(images))
+    parts = (network, network.layers[1], network.output, network.layers[1]._inbound_nodes[0])
+    return {name for part in parts for name in dir(part) if re.match("_[a-z]", name)}
+
+
+def private_uses(source, private):
+    """[(line, what)] of Keras's private modules, and of private attributes of anything but self, in a source."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in private and getattr(node.value, "id", "") != "self":
+            yield node.lineno, node.attr
+    yield from ((line, module) for line, module in imports(ast.parse(source)) if module.startswith("keras.src"))
+
+
+def test_private_parts_of_keras_are_used_in_graph_alone():
+    private = private_attributes()
+    assert {"_keras_history", "_inbound_nodes", "_outbound_nodes", "_flatten_layers"} <= private
+    found = {
+        str(path.relative_to(PACKAGE)): uses
+        for path in FILES
+        if (uses := list(private_uses(path.read_text(encoding="utf-8"), private)))
+    }
+    # A namedtuple's, which Keras's history is too, is public in spite of its name.
+    named = {"_replace", "_fields", "_asdict", "_make", "_field_defaults"}
+    found = {path: [use for use in uses if use[1] not in named] for path, uses in found.items()}
+    assert {path.partition("/")[0] for path, uses in found.items() if uses} == {"graph"}, found
 
 
 def test_imports_are_found_wherever_they_stand():

@@ -15,8 +15,8 @@ from tfyolo.backbones import BACKBONES
 from tfyolo.config import ConfigError
 from tfyolo.darknet.layers import LocallyConnected, WeightedSum
 from tfyolo.graph.fusion import fuse
-from tfyolo.graph.quantization import FakeQuantize, rounding
-from tfyolo.graph.summary import gradient_norms, walk
+from tfyolo.graph.quantization import FakeQuantize, quantization_aware
+from tfyolo.graph.summary import gradient_norms, summarize
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.structures import level_stride
 from tfyolo.training.optim import OPTIMIZERS, biases, build_for, undecayed
@@ -69,7 +69,7 @@ PUBLISHED = [
 def test_published_counts(name, size, classes, parameters, trainable, gflops):
     config = load_config(name)
     assert config.model.input_size == (size, size)
-    summary = walk(models.build(config, [str(i) for i in range(classes)]))
+    summary = summarize(models.build(config, [str(i) for i in range(classes)]))
     assert (summary["parameters"], summary["trainable"]) == (parameters or summary["parameters"], trainable)
     assert sum(stage["parameters"] for stage in summary["stages"]) == summary["parameters"]
     if gflops:
@@ -89,7 +89,7 @@ def test_published_counts(name, size, classes, parameters, trainable, gflops):
     ],
 )
 def test_published_counts_of_the_fused_form(name, parameters, gflops):
-    summary = walk(fuse(models.build(load_config(name), [str(i) for i in range(80)])))
+    summary = summarize(fuse(models.build(load_config(name), [str(i) for i in range(80)])))
     assert summary["parameters"] == parameters and summary["flops"] / 1e9 == pytest.approx(gflops, rel=5e-3)
 
 
@@ -149,20 +149,22 @@ def test_the_ancestors_of_elan_are_as_their_figures_and_as_large_as_it(name, hid
         BLOCKS[name](c, d, hidden << i) for i, (c, d) in enumerate([(64, 64), (64, 128), (128, 256), (256, 512)])
     )
     assert sum(int(np.prod(v.shape)) for v in backbone.trainable_variables) == expected
-    both = [walk(models.build(load_config(each), ["x"])) for each in (f"{name.replace('_', '-')}-tiny", "yolov7-tiny")]
+    both = [
+        summarize(models.build(load_config(each), ["x"])) for each in (f"{name.replace('_', '-')}-tiny", "yolov7-tiny")
+    ]
     mine, elans = (sum(row["flops"] for row in each["stages"] if row["stage"].startswith("backbone")) for each in both)
     assert mine == pytest.approx(elans, rel=0.03)
 
 
 def test_yolov7_without_implicit_knowledge_counts():
     model = models.build(load_config("yolov7", "model.head.knowledge=false"), [str(i) for i in range(80)])
-    assert walk(model)["trainable"] == 37_620_125
+    assert summarize(model)["trainable"] == 37_620_125
 
 
 @pytest.mark.slow
 def test_yolov1_with_batch_norm_counts():
     model = models.build(load_config("yolov1", "model.backbone.norm=true"), [str(i) for i in range(20)])
-    assert walk(model)["trainable"] == 271_716_734
+    assert summarize(model)["trainable"] == 271_716_734
 
 
 def test_a_class_more_costs_what_the_head_says():
@@ -279,7 +281,7 @@ def test_weight_decay_is_of_the_kernels_alone(built):
 
 
 def test_weight_decay_is_of_the_kernels_alone_with_fake_quantization():
-    network = rounding(models.build(small("demo"), NAMES)).network
+    network = quantization_aware(models.build(small("demo"), NAMES)).network
     assert any(type(layer) is FakeQuantize and layer.trainable_variables for layer in network.layers)
     assert decayed(network) == kernels(network)
 
@@ -570,7 +572,7 @@ def test_a_file_that_is_no_checkpoint_is_told_so(tmp_path, content):
 def test_the_walk_through_an_unscaled_yolov8():
     """The walk of the literature, at 640 pixels."""
     config = load_config("yolov8n", "model.backbone.depth=1.0", "model.backbone.width=1.0", "model.neck.depth=1.0")
-    described = walk(models.build(config, [str(i) for i in range(80)]))
+    described = summarize(models.build(config, [str(i) for i in range(80)]))
     stages = {row["stage"]: row for row in described["stages"]}
     assert stages["backbone.p1"]["output"] == [320, 320, 64]
     kept = {"backbone.p3": [80, 80, 256], "backbone.p4": [40, 40, 512], "backbone.sppf": [20, 20, 1024]}
@@ -582,7 +584,7 @@ def test_the_walk_through_an_unscaled_yolov8():
 
 
 def test_every_stage_stands_after_those_it_reads(built):
-    described = walk(built)
+    described = summarize(built)
     known = {"images"}
     for row in described["stages"]:
         assert row["inputs"] and set(row["inputs"]) <= known and row["output"]
@@ -604,7 +606,7 @@ def test_the_walk_counts_layers_of_a_users_own_names(monkeypatch):
     overrides = ("model.input_size=64", "model.neck=identity", "model.decoder.levels=[p3]")
     config = load_config("yolov8n", "model.backbone={name: theirs}", *overrides)
     model = models.build(config, NAMES)
-    described = walk(model)
+    described = summarize(model)
     assert described["stages"][0] == {
         "stage": "backbone", "inputs": ["images"], "output": [8, 8, 8], "stride": 8.0,
         "parameters": 3 * 3 * 3 * 8 + 8 + 3 * 3 * 8 + 8, "flops": 2 * 64 * (3 * 3 * 3 * 8 + 3 * 3 * 8),
@@ -621,7 +623,7 @@ def test_gradient_norms_of_stages_add_up_to_the_whole(built):
         loss, built.network.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
     norms = gradient_norms(built, gradients)
-    assert set(norms) <= {row["stage"] for row in walk(built)["stages"]}
+    assert set(norms) <= {row["stage"] for row in summarize(built)["stages"]}
     assert np.sqrt(sum(norm**2 for norm in norms.values())) == pytest.approx(
         float(tf.linalg.global_norm(gradients)), rel=1e-4
     )

@@ -13,9 +13,10 @@ from tfyolo.config import ConfigError
 from tfyolo.data import demo, readers, write_tfrecords
 from tfyolo.exports import export as exports
 from tfyolo.exports.targets import ExportError, Form
-from tfyolo.graph import calibration, quantization
+from tfyolo.graph import calibration, declarations, quantization
 from tfyolo.graph.calibration import equalized, observe
 from tfyolo.graph.fusion import fuse
+from tfyolo.graph.nodes import readers_of
 from tfyolo.graph.quantization import FakeQuantize, quantize
 from tfyolo.nn import activations
 from tfyolo.predict import load as loading
@@ -53,11 +54,11 @@ def test_rounding_is_to_256_steps_of_which_0_is_one(low, high):
 def test_kernels_have_255_steps_of_each_output_or_of_all(per_channel):
     rng = np.random.default_rng(0)
     kernel = (rng.normal(0, 1, (3, 3, 4, 6)) * 10.0 ** np.arange(6)).astype("float32")
-    rounded = quantization._rounded(tf.constant(kernel), 3, per_channel).numpy()
+    rounded = quantization.fake_quantized_kernel(tf.constant(kernel), 3, per_channel).numpy()
     limit = np.abs(kernel).max(axis=(0, 1, 2)) if per_channel else np.abs(kernel).max()
     step = limit / 127
     np.testing.assert_allclose(rounded, np.round(kernel / step) * step, atol=1e-3 * np.max(step))
-    depthwise = quantization._rounded(tf.constant(kernel.transpose(0, 1, 3, 2)), 2, per_channel).numpy()
+    depthwise = quantization.fake_quantized_kernel(tf.constant(kernel.transpose(0, 1, 3, 2)), 2, per_channel).numpy()
     np.testing.assert_allclose(depthwise.transpose(0, 1, 3, 2), rounded, rtol=1e-5)
 
 
@@ -65,14 +66,14 @@ def test_bounds_lose_least():
     """Of a few values far out, cutting them costs less than the coarser steps would; without, nothing is cut."""
     rng = np.random.default_rng(0)
     values = rng.normal(0, 1, 20000)
-    low, high = calibration._bounds(-100.0, 100.0, np.append(values, [100.0, -100.0]))
+    low, high = calibration.best_range(-100.0, 100.0, np.append(values, [100.0, -100.0]))
     assert low >= -100 and high <= 100
     step = 200 / 255
     whole = np.mean((np.round(values / step) * step - values) ** 2)
     cut = np.mean((by_hand(values, low, high) - values) ** 2)
     assert cut <= whole
     even = rng.uniform(-1, 1, 20000)
-    assert calibration._bounds(-1.0, 1.0, even) == (-1.0, 1.0)
+    assert calibration.best_range(-1.0, 1.0, even) == (-1.0, 1.0)
 
 
 def test_each_batch_is_looked_at_in_other_places(monkeypatch):
@@ -81,7 +82,7 @@ def test_each_batch_is_looked_at_in_other_places(monkeypatch):
     network = keras.Model(images, {"box": {"p3": keras.layers.ReLU(name="act")(images)}})
     model = fuse(lively("demo"))._replace(network=network)
     values = []
-    monkeypatch.setattr(calibration, "_bounds", lambda low, high, sampled: values.append(sampled) or (low, high))
+    monkeypatch.setattr(calibration, "best_range", lambda low, high, sampled: values.append(sampled) or (low, high))
     batch = np.random.default_rng(0).random((4, 64, 64, 3)).astype("float32")
     for _ in range(2):
         observe(model, [batch, batch])
@@ -130,7 +131,7 @@ def test_equalizing_changes_nothing_but_the_ranges(name, least):
     model = fuse(lively(name))
     images = pictures(model)
     other = equalized(model, [images])
-    pairs = calibration._in_a_row(model.network)
+    pairs = calibration.in_a_row(model.network)
     assert len(pairs) >= least
     for a, b in zip(*(keras.tree.flatten(m.network(images)) for m in (model, other)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max())
@@ -155,6 +156,117 @@ def test_equalized_channels_of_a_depthwise_convolution_have_one_range():
     np.testing.assert_allclose(reach, reach.max(), rtol=1e-3)
     for a, b in zip(keras.tree.flatten(network(batch)), keras.tree.flatten(other(batch)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+# --- what layers declare ----------------------------------------------------------------------------------------------------------
+
+
+class Mirrored(keras.layers.Layer):
+    """A user's own layer, which declares nothing."""
+
+    def call(self, x):
+        return x[:, :, ::-1]
+
+
+class Moving(Mirrored):
+    quantization = "moves"
+
+
+class Computing(Mirrored):
+    quantization = "computes"
+
+
+class Floating(Mirrored):
+    quantization = "float"
+
+
+class Derived(Moving):
+    """Computes something else: what holds for its base need not hold here."""
+
+    def call(self, x):
+        return 2.0 * x
+
+
+def doubled(x):
+    return 2.0 * x
+
+
+def one_layer(layer):
+    """A fused Model of a convolution, a layer, one that stays float, and two convolutions."""
+    images = keras.Input((8, 8, 3))
+    x = layer(keras.layers.Conv2D(4, 3, name="first")(images))
+    x = keras.layers.Conv2D(4, 1, name="second")(Floating(name="float")(x))
+    return models.Model(None, (), keras.Model(images, keras.layers.Conv2D(4, 1, name="last")(x)), None, None, None)
+
+
+@pytest.mark.parametrize(
+    "layer, message",
+    [
+        (
+            Mirrored(name="own"),
+            r"own: expected a layer that declares .*Mirrored, which does not; declare on the class quantiz",
+        ),
+        (
+            Derived(name="own"),
+            r"own: expected a layer that declares how int8 treats it, received \S*Derived, which does not",
+        ),
+        (
+            lambda x: keras.ops.cumsum(x, 1),
+            r"cumsum\S*: .*Cumsum, which does not; put it into a layer of your own and",
+        ),
+        (
+            keras.layers.Activation(doubled, name="act"),
+            r'act: .*received doubled, .*write doubled.quantization = "computes"',
+        ),
+        (
+            keras.layers.Conv2D(4, 1, activation="relu", name="own"),
+            "own: expected Conv2D without an activation, received one",
+        ),
+        (
+            type("Odd", (Mirrored,), {"quantization": "int4"})(name="own"),
+            r"own: \S*Odd.quantization: expected one of moves, .*'int4'",
+        ),
+        (
+            type("Odd", (Mirrored,), {"quantization": "kernel"})(name="own"),
+            r'own: \S*Odd.quantization: expected "kernel" for Keras\'s Conv2D, Dep',
+        ),
+    ],
+)
+def test_a_layer_that_declares_nothing_is_an_error_in_int8_that_names_it(layer, message):
+    with pytest.raises(quantization.QuantizationError, match=f"^int8: {message}"):
+        quantize(one_layer(layer))
+
+
+@pytest.mark.parametrize("layer, follows", [(Moving, "first.int8"), (Computing, "own.int8"), (Floating, "float")])
+def test_a_users_layer_is_quantized_as_it_declares(layer, follows):
+    """What only moves numbers has the range of its input; what computes has its own; what is float has none."""
+    model = one_layer(layer(name="own"))
+    batch = np.random.default_rng(0).random((2, 8, 8, 3)).astype("float32")
+    quantized = quantize(model, observe(model, [batch])).network
+    assert [reader.name for reader in readers_of(quantized.get_layer("own").output)] == [follows]
+    assert "float.int8" in [layer.name for layer in quantized.layers]  # a convolution reads it
+    np.testing.assert_allclose(quantized(batch), model.network(batch), atol=0.1)
+
+
+def test_users_can_extend_the_tables(monkeypatch):
+    monkeypatch.setitem(declarations.QUANTIZATION, Mirrored, "moves")
+    monkeypatch.setitem(declarations.FUNCTIONS, doubled, "computes")
+    assert any(type(layer) is Mirrored for layer in quantize(one_layer(Mirrored(name="own"))).network.layers)
+    network = quantize(one_layer(keras.layers.Activation(doubled, name="act"))).network
+    assert {"act", "act.int8"} <= {layer.name for layer in network.layers}
+
+
+def test_every_layer_and_activation_of_the_package_declares():
+    own, waiting = set(), [keras.layers.Layer]
+    while waiting:
+        waiting += (derived := waiting.pop().__subclasses__())
+        own |= {each for each in derived if each.__module__.startswith("tfyolo.")}
+    # Decoders stand behind the network; what quantizes is put in afterwards.
+    own = {each for each in own if not each.__module__.startswith(("tfyolo.decoders", "tfyolo.graph"))}
+    assert len(own) > 12
+    assert not [each for each in own if getattr(each, "quantization", None) not in declarations.LAYER_KINDS]
+    functions = [function for function in activations.ACTIVATIONS.values() if function]
+    assert all(declarations.function_quantization(function) in declarations.FUNCTION_KINDS for function in functions)
 
 
 # --- the file -------------------------------------------------------------------------------------------------------------------
@@ -235,7 +347,7 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learne
         )
     run = training.train(config, tmp_path / "tuned", progress=False)
     model = models.load_model(run.folder)
-    found = calibration.quantized_by(models.load_model(first.folder), lambda: [pictures(model)])[0]
+    found = calibration.calibrated(models.load_model(first.folder), lambda: [pictures(model)])[0]
     bounds = {v.path: float(v) for v in model.network.variables if v.path.endswith(("/low", "/high"))}
     assert bounds and bounds.keys() == {v.path for v in found.network.variables if v.path.endswith(("/low", "/high"))}
     assert model.config.model.quantize and set(loading.load(run.folder).classes) == set(model.classes)

@@ -36,7 +36,7 @@ from tfyolo.data.readers import read
 from tfyolo.data.sources.source import SplitError
 from tfyolo.decoders import Anchor, Corner, Dfl, Ssd, Wide
 from tfyolo.evaluation import run as evaluation
-from tfyolo.graph.calibration import quantized_by
+from tfyolo.graph.calibration import calibrated
 from tfyolo.heads import PerAnchor
 from tfyolo.losses import OBJECTIVES
 from tfyolo.nn.norm import BatchNorm
@@ -79,7 +79,7 @@ def one_step(
     with strategy.scope():
         model = models.build(config, NAMES)
         if rounds:
-            model, _ = quantized_by(model, lambda: [sample.image.numpy()])
+            model, _ = calibrated(model, lambda: [sample.image.numpy()])
         if frozen_norm:
             for layer in model.network.layers:
                 if isinstance(layer, BatchNorm):

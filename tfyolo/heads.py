@@ -22,6 +22,8 @@ from tfyolo.structures import level_stride
 class PerAnchor(layers.Layer):
     """[B, h, w, count * Z] -> [B, h, w, count, Z]: what a cell says, box by box."""
 
+    quantization = "moves"
+
     def __init__(self, count, **kwargs):
         super().__init__(**kwargs)
         self.count = count
@@ -38,6 +40,8 @@ class Implicit(layers.Layer):
     that does not depend on the picture. It is added ("add") or multiplied with ("multiply").
     """
 
+    fusion, quantization = "affine", "float"
+
     def __init__(self, operation, **kwargs):
         super().__init__(**kwargs)
         if operation not in ("add", "multiply"):
@@ -51,6 +55,13 @@ class Implicit(layers.Layer):
     def call(self, x):
         knowledge = ops.cast(self.knowledge, x.dtype)
         return x + knowledge if self.operation == "add" else x * knowledge
+
+    def affine(self):
+        """(scale, shift), [C]: it computes x * scale + shift."""
+        knowledge = ops.convert_to_numpy(self.knowledge)
+        if self.operation == "add":
+            return np.ones_like(knowledge), knowledge
+        return knowledge, np.zeros_like(knowledge)
 
     def get_config(self):
         return super().get_config() | {"operation": self.operation}

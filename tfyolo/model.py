@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-from keras.src.backend.common import global_state
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
@@ -20,6 +19,7 @@ from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
+from tfyolo.graph.nodes import deferred_variables
 from tfyolo.heads import HEADS, READ_AUX
 from tfyolo.losses import OBJECTIVES
 from tfyolo.messages import printable
@@ -166,9 +166,8 @@ def _network(config, size, decoder, num_classes):
 
 def _bounded_network(config, size, decoder, num_classes):
     """As of _network. Raises ConfigError, too, if it is too large to be worked with, before any of its variables has its memory."""
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            network = _network(config, size, decoder, num_classes)
+    with deferred_variables():
+        network = _network(config, size, decoder, num_classes)
         total = sum(math.prod(variable.shape) for variable in network.variables)
         if total > MOST_PARAMETERS:
             raise config.error(
@@ -182,12 +181,6 @@ def _bounded_network(config, size, decoder, num_classes):
                 "model",
                 f"expected at most {MOST_SCORES:,} scores of an image, received {candidates:,} candidates of {num_classes:,} classes each",
             )
-    except BaseException:
-        # Keras would make the variables of the network that failed at the end of the next scope.
-        global_state.set_global_attribute("uninitialized_variables", [])
-        raise
-    with keras.StatelessScope():  # at its end what waits has its first values
-        pass
     return network
 
 
@@ -261,9 +254,9 @@ def _as_trained(model):
     """With the rounding that it was trained with."""
     if not model.config.model.quantize:
         return model
-    from tfyolo.graph.quantization import rounding
+    from tfyolo.graph.quantization import quantization_aware
 
-    return rounding(model)
+    return quantization_aware(model)
 
 
 def postprocess(config, **options):

@@ -12,10 +12,10 @@ from tfyolo import config as configs
 def measured(name, classes):
     """{"parameters", "flops"} of a config's network as detect and the exports run it, for so many classes."""
     from tfyolo.graph.fusion import fuse
-    from tfyolo.graph.summary import walk
+    from tfyolo.graph.summary import summarize
     from tfyolo.model import build
 
-    described = walk(fuse(build(configs.load(configs.zoo(name)), [str(i) for i in range(classes)])))
+    described = summarize(fuse(build(configs.load(configs.zoo(name)), [str(i) for i in range(classes)])))
     return {key: described[key] for key in ("parameters", "flops")}
 
 

@@ -48,6 +48,8 @@ class SelfAttention(layers.Layer):
     cells see, and the values themselves: both [B, h, w, heads * value].
     """
 
+    quantization = "float"
+
     def __init__(self, heads, **kwargs):
         super().__init__(**kwargs)
         self.heads = heads

@@ -78,10 +78,10 @@ def summary(config, overrides, classes, size, backward, drawing, as_json):
     start_tensorflow()
     from tfyolo import model as models
     from tfyolo.data.readers import class_names
-    from tfyolo.graph.summary import table, walk
+    from tfyolo.graph.summary import summarize, table
 
     model = models.load_model(config) if of_run else models.build(loaded, class_names(loaded, classes))
-    described = walk(model)
+    described = summarize(model)
     if backward:
         from tfyolo.training.backward import first_batch_norms
 
@@ -128,11 +128,11 @@ def scale(config, overrides, depth, width, classes):
     from tfyolo import config as configs
     from tfyolo import model as models
     from tfyolo.data.readers import class_names
-    from tfyolo.graph.summary import totals, walk
+    from tfyolo.graph.summary import summarize, totals
 
     scaled = configs.load(config, [*overrides, *models.scaling(loaded, depth, width)])
     for about in (loaded, scaled):
-        described = walk(models.build(about, class_names(about, classes)))
+        described = summarize(models.build(about, class_names(about, classes)))
         click.echo(
             f"# {'before: ' if about is loaded else ''}{totals(described)} with "
             f"{counted(described['classes'], 'class')}"

@@ -9,6 +9,7 @@ from keras import initializers, layers, ops
 class LocallyConnected(layers.Layer):
     """A convolution with another kernel at every place: kernel [h, w, size * size * C, filters], bias [h, w, filters]."""
 
+    quantization = "float"
     undecayed = ("bias",)  # optim.py
 
     def __init__(self, filters, size, stride, pad, **kwargs):
@@ -35,6 +36,8 @@ class LocallyConnected(layers.Layer):
 class MeanInside(layers.Layer):
     """The mean of what a window covers of the map. padding: pixels in all that windows reach beyond it, the smaller half before."""
 
+    quantization = "float"
+
     def __init__(self, size, stride, padding, **kwargs):
         super().__init__(**kwargs)
         self.size, self.stride, self.padding = size, stride, padding
@@ -60,6 +63,7 @@ class WeightedSum(layers.Layer):
     section 3.3).
     """
 
+    quantization = "float"
     undecayed = ("weights_of_maps",)  # optim.py; a map that counts as it is has 1
 
     def __init__(self, per_channel, normalization, **kwargs):
@@ -87,6 +91,8 @@ class SpaceToDepth(layers.Layer):
     as_published: the order of Darknet's [reorg], which shuffles pixels because it takes the output's shape for the input's. Published
     weights were trained with it. Otherwise that of [reorg3d]: row in the block, column in the block, channel.
     """
+
+    quantization = "float"
 
     def __init__(self, stride, as_published, **kwargs):
         super().__init__(**kwargs)

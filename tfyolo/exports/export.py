@@ -20,7 +20,7 @@ from tfyolo.exports.saved_model import write_saved_model
 from tfyolo.exports.targets import FORMS, LABELMAP, PRECISIONS, SUPPRESSIONS, TARGETS, ExportError, Form, label_lines
 from tfyolo.exports.tflite import ENDS, OUTPUTS, bounded_model, for_tflite, to_tflite
 from tfyolo.files import atomic_replace, parse_json, read_regular, scratch_folder, write_text
-from tfyolo.graph.calibration import CALIBRATED_BY, damage, quantized_by
+from tfyolo.graph.calibration import CALIBRATION_IMAGES, calibrated, sqnr
 from tfyolo.model import Model, describe, load_model, multiple, network_for, resized, weights_file, without_quantization
 from tfyolo.predict.exported import EXPORT_META
 from tfyolo.tflite import metadata
@@ -254,14 +254,14 @@ class _Writer:
         if self.rounded is None and self.model.config.model.quantize:
             self.rounded = self.model
         elif self.rounded is None:
-            self.rounded, fused = quantized_by(for_tflite(self.model), self._pictures, per_channel=self.per_channel)
-            self.worst = damage(fused, self.rounded, next(iter(self._pictures())))[:5]
+            self.rounded, fused = calibrated(for_tflite(self.model), self._pictures, per_channel=self.per_channel)
+            self.worst = sqnr(fused, self.rounded, next(iter(self._pictures())))[:5]
         return self.rounded
 
     def _pictures(self):
         """Batches of the calibration's images, as the network reads them."""
         config, source = self.model.config.model, self.calibration
-        records = datasets.sampled(source.records, CALIBRATED_BY)
+        records = datasets.sampled(source.records, CALIBRATION_IMAGES)
         options = {"skipped": self.skipped, "most_pixels": source.max_pixels}
         return datasets.prepared_batches(records, config.input_size, config.preprocess, **options)
 

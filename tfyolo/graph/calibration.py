@@ -1,7 +1,7 @@
-"""The quantization ranges of a trained network, found in images (Jacob et al. 2018, arXiv:1712.05877).
+"""Calibration: the quantization ranges of a trained network, measured on images (Jacob et al. 2018, arXiv:1712.05877).
 
-ranges = observe(fused, images)         # what each feature map holds
-quantized = quantize(fused, ranges)     # tfyolo.graph.quantization"""
+ranges = observe(fused, batches)        # the range of each feature map
+quantized = quantize(fused, ranges)     # graph.quantization"""
 
 import collections
 
@@ -10,28 +10,42 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfyolo.graph.declarations import is_homogeneous
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import map_name, nodes
-from tfyolo.graph.quantization import CONVOLUTIONS, INSIDE, FakeQuantize, quantize
-from tfyolo.nn.activations import leaky
+from tfyolo.graph.quantization import FakeQuantize, quantize
+
+CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
+PASS_SCALES = (layers.MaxPooling2D, layers.ZeroPadding2D)  # of each channel by itself, as homogeneous activations do
 
 
 def equalized(model, batches):
-    """A Model that computes the same, with channels that use the 256 steps of their map alike (Nagel et al. 2019, arXiv:1906.04721,
-    section 4.1: cross-layer equalization).
+    """Cross-layer equalization: a Model that computes the same, whose channels use the 256 values of their feature map alike.
 
-    Of two convolutions in a row, with nothing but a leaky or plain ReLU, pools and padding between, what the first multiplies a channel
-    by the second divides it by. Before a depthwise convolution, whose kernels have steps for each channel anyway, all channels get one
-    range; before another the ranges meet those of its kernels half way. model: fused. batches: as of observe.
+    Of two convolutions in a row, with nothing but homogeneous activations, pools and padding between, a channel that the first
+    multiplies the second divides. Before a depthwise convolution, whose kernels are quantized per channel anyway, all channels get one
+    range; before others, their ranges meet those of the kernels half way.
+
+    Args:
+        model: a fused Model.
+        batches: iterable of images [B, H, W, 3], float32 in 0..1.
+
+    Returns:
+        A Model with weights of its own.
+
+    Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1.
     """
     model = fuse(model)  # weights of its own
-    pairs = _in_a_row(model.network)
+    pairs = in_a_row(model.network)
     if not pairs:
         return model
     probe = keras.Model(model.network.input, [first.output for first, _ in pairs])
-    look = tf.function(lambda images: [tf.reduce_max(tf.abs(x), [0, 1, 2]) for x in keras.tree.flatten(probe(images))])
+    magnitudes = tf.function(
+        lambda images: [tf.reduce_max(tf.abs(x), [0, 1, 2]) for x in keras.tree.flatten(probe(images))]
+    )
     largest = [
-        np.max(values, axis=0) for values in zip(*([np.asarray(x) for x in look(b)] for b in batches), strict=True)
+        np.max(values, axis=0)
+        for values in zip(*([np.asarray(x) for x in magnitudes(batch)] for batch in batches), strict=True)
     ]
     for (first, second), reach in zip(pairs, largest, strict=True):
         reach = np.maximum(reach / max(reach.max(), 1e-9), 1e-3)
@@ -49,8 +63,8 @@ def equalized(model, batches):
     return model
 
 
-def _in_a_row(network):
-    """[(convolution, the one that reads nothing but what becomes of its output)]."""
+def in_a_row(network):
+    """[(convolution, the next one)] of a keras.Model, where the second reads the first's output alone and channel scales pass between."""
     order, readers = nodes(network)
     calls = collections.Counter(node.operation for node in order)
     read_by = {id(x): node for node in order for x in node.input_tensors}
@@ -59,86 +73,107 @@ def _in_a_row(network):
         first, x = node.operation, node.output_tensors[0]
         if type(first) not in CONVOLUTIONS or first.activation is not keras.activations.linear or calls[first] > 1:
             continue
-        while readers[id(x)] == 1 and id(x) in read_by:  # read once and not given out
+        while readers[id(x)] == 1 and id(x) in read_by:  # one reader, and no output of the network
             second = read_by[id(x)].operation
             if type(second) in CONVOLUTIONS and getattr(second, "groups", 1) == 1 and calls[second] == 1:
                 pairs.append((first, second))
-            passes = type(second) in (layers.MaxPooling2D, layers.ZeroPadding2D)
-            if not passes and not (type(second) is layers.Activation and second.activation in (leaky, *INSIDE[::2])):
+            if type(second) not in PASS_SCALES and not (
+                type(second) is layers.Activation and is_homogeneous(second.activation)
+            ):
                 break
             x = read_by[id(x)].output_tensors[0]
     return pairs
 
 
-CALIBRATED_BY = 128  # pictures, when a data set has more
-SAMPLES = 4096  # values of a map that are kept of each batch
-SHRUNK = np.linspace(1.0, 0.3, 36)  # of the whole range, tried as bounds
+CALIBRATION_IMAGES = 128  # when a data set has more
+SAMPLES = 4096  # values of a feature map that are kept of each batch
+SHRUNK = np.linspace(1.0, 0.3, 36)  # fractions of the whole range that are tried
 
 
 def observe(model, batches):
-    """{name of a map: (low, high)}, the bounds with which 256 steps lose least of what the map holds, in pictures.
+    """The range of every feature map in which 256 values lose least: the sum of squared errors, for which few outliers may be clipped.
 
-    model: fused, as given to quantize. batches: of pictures [B, H, W, 3] float32 0..1. Least is the sum of squared errors; a few values
-    far out may be cut for it.
+    Args:
+        model: a fused Model, as quantize takes it.
+        batches: iterable of images [B, H, W, 3], float32 in 0..1.
+
+    Returns:
+        {name of a feature map: (low, high)}
     """
     tensors = [x for node in nodes(model.network)[0] for x in node.output_tensors]
     probe = keras.Model(model.network.input, tensors)
 
     @tf.function
-    def look(images, number):
+    def sampled(images, number):
         found = []
         for place, values in enumerate(keras.tree.flatten(probe(images, training=False))):
             flat = tf.reshape(values, [-1])
-            # At other positions in each batch and each map.
+            # At other positions in each batch and each feature map.
             picked = tf.random.stateless_uniform([SAMPLES], tf.stack([place, number]), 0, tf.size(flat), tf.int32)
             found.append((tf.reduce_min(flat), tf.reduce_max(flat), tf.gather(flat, picked)))
         return found
 
     seen = [
-        [[np.asarray(part) for part in found] for found in look(images, tf.constant(number))]
+        [[np.asarray(part) for part in found] for found in sampled(images, tf.constant(number))]
         for number, images in enumerate(batches)
     ]
     ranges = {}
-    for x, looks in zip(tensors, zip(*seen, strict=True), strict=True):
-        lows, highs, values = zip(*looks, strict=True)
-        ranges[map_name(x)] = _bounds(min(lows), max(highs), np.concatenate(values))
+    for x, found in zip(tensors, zip(*seen, strict=True), strict=True):
+        lows, highs, values = zip(*found, strict=True)
+        ranges[map_name(x)] = best_range(min(lows), max(highs), np.concatenate(values))
     return ranges
 
 
-def _bounds(low, high, values):
+def best_range(low, high, values):
+    """The range (low, high), 0 included, that quantizes values [N] with the least squared error, of those SHRUNK from low..high."""
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     best = low, high
     least = np.inf
     for factor in SHRUNK:
         a, b = low * factor, high * factor
-        step = max(b - a, 1e-6) / 255
-        error = np.mean((np.clip(np.round((values - a) / step), 0, 255) * step + a - values) ** 2)
+        scale = max(b - a, 1e-6) / 255
+        error = np.mean((np.clip(np.round((values - a) / scale), 0, 255) * scale + a - values) ** 2)
         if error < least:
             best, least = (a, b), error
     return best
 
 
-def quantized_by(model, pictures, *, per_channel=True):
-    """(a Model that rounds as int8 does, the same without rounding) of one that was trained, with bounds that pictures find.
+def calibrated(model, images, *, per_channel=True):
+    """Quantizes a trained Model, with ranges measured on images.
 
-    pictures: gives batches, as of observe, each time that it is called: they are looked at twice, not held.
+    Args:
+        model: a Model, fused or not.
+        images: function that returns an iterable of batches [B, H, W, 3], float32 in 0..1. Called twice, so that none are kept.
+        per_channel: as for quantize.
+
+    Returns:
+        (Model that is fake-quantized, the same one before)
+
+    Raises:
+        QuantizationError: a layer does not declare how it is quantized.
     """
-    fused = equalized(fuse(model), pictures())
-    return quantize(fused, observe(fused, pictures()), per_channel=per_channel), fused
+    fused = equalized(fuse(model), images())
+    return quantize(fused, observe(fused, images()), per_channel=per_channel), fused
 
 
-def damage(model, quantized, images):
-    """[(map, dB)] of the maps that a rounding network rounds, the most damaged first: signal to noise, all that came before included.
+def sqnr(model, quantized, images):
+    """The signal-to-quantization-noise ratio of every quantized feature map; the noise is that of all before it, too.
 
-    model: fused, that quantized was made of. images: [B, H, W, 3] float32 0..1.
+    Args:
+        model: the fused Model that quantized was made of.
+        quantized: what quantize made of it.
+        images: [B, H, W, 3], float32 in 0..1.
+
+    Returns:
+        [(name of a feature map, SQNR in dB)], the worst first.
     """
     tensors = {map_name(x).replace(":", "."): x for node in nodes(model.network)[0] for x in node.output_tensors}
-    rounded = {
+    quantizers = {
         layer.name.removesuffix(".int8"): layer for layer in quantized.network.layers if type(layer) is FakeQuantize
     }
-    names = [name for name in tensors if name in rounded]
+    names = [name for name in tensors if name in quantizers]
     before = keras.Model(model.network.input, [tensors[name] for name in names])(images, training=False)
-    after = keras.Model(quantized.network.input, [rounded[name].output for name in names])(images, training=False)
+    after = keras.Model(quantized.network.input, [quantizers[name].output for name in names])(images, training=False)
     found = []
     for name, clean, noisy in zip(names, before, after, strict=True):
         clean, noisy = np.asarray(clean, "float64"), np.asarray(noisy, "float64")

@@ -1,6 +1,6 @@
-"""Batch-norm fusion: what follows a convolution and is linear becomes part of its weights.
+"""Batch-norm fusion: linear layers behind a convolution become part of its weights.
 
-What can be fused stands in FOLDS at the file's foot, one line for each class of layers."""
+What is fused: layers that declare it (graph.declarations), and Keras's own in FUSIONS at the file's foot, which users extend."""
 
 import functools
 from typing import TypeVar
@@ -9,20 +9,32 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfyolo.errors import Error
+from tfyolo.graph.declarations import declared
 from tfyolo.graph.nodes import copied, input_like, nodes, used
-from tfyolo.heads import Implicit
-from tfyolo.nn.blocks import SharedConv2D
-from tfyolo.nn.norm import BatchNorm, SharedBatchNorm
 
 Model = TypeVar("Model")  # that of tfyolo.model, which imports this file
 
 
-def fuse(model: Model, activations: dict | None = None) -> Model:
-    """A Model whose network computes the same with fewer layers, to be used and not to be trained: batch norms are folded.
+class FusionError(Error):
+    """A layer declares a fusion that does not exist. The message names it."""
 
-    What only training reads is left away.
-    It has weights of its own; the model given stays as it is. A convolution whose output is read by other layers too, or given out,
-    keeps its norm. activations: {function: another that computes the same, where it shall stand}.
+
+def fuse(model: Model, activations: dict | None = None) -> Model:
+    """A Model for inference whose network computes the same with fewer layers.
+
+    A convolution whose output other layers read too, or that is an output of the network, keeps its batch norm. What only training
+    reads is left out.
+
+    Args:
+        model: a tfyolo.model.Model. It stays as it is.
+        activations: {function: another that computes the same}, which takes its place.
+
+    Returns:
+        A Model with weights of its own.
+
+    Raises:
+        FusionError: a layer declares a fusion that does not exist.
     """
     objective = model.objective.without_aux() if getattr(model.objective, "aux_assigner", None) else model.objective
     return model._replace(network=_fused(used(model.network), activations or {}), objective=objective)
@@ -31,15 +43,15 @@ def fuse(model: Model, activations: dict | None = None) -> Model:
 class _Convolution:
     """A convolution of the new network that layers after it may still become part of.
 
-    layer: the old network's. x: the new network's tensor that it reads. kernel, bias: float64, in which folding loses nothing;
-    bias may be None.
+    layer: the old network's. x: the new network's tensor that it reads. kernel, bias: float64, in which fusion loses nothing; bias
+    may be None.
     """
 
     def __init__(self, layer, x, kernel, bias):
         self.layer, self.x, self.kernel, self.bias = layer, x, kernel, bias
 
     def affine(self, scale, shift):
-        """The convolution that gives output * scale + shift: [channels] each."""
+        """The convolution that outputs output * scale + shift: [channels] each."""
         # A depthwise kernel is [h, w, channels read, outputs of each]; others end in all the outputs, whatever their groups.
         depthwise = isinstance(self.layer, layers.DepthwiseConv2D)
         kernel = self.kernel * (scale.reshape(self.kernel.shape[2:]) if depthwise else scale)
@@ -51,9 +63,7 @@ class _Convolution:
         """The new network's tensor. After the first use the weights are what they are."""
         depthwise = isinstance(self.layer, layers.DepthwiseConv2D)
         config = self.layer.get_config() | {"use_bias": self.bias is not None}
-        config["depthwise_initializer" if depthwise else "kernel_initializer"] = (
-            "zeros"  # random ones would be for nothing
-        )
+        config["depthwise_initializer" if depthwise else "kernel_initializer"] = "zeros"  # assigned below
         layer = _plain(self.layer).from_config(config)
         output = layer(self.x)
         layer.kernel.assign(self.kernel.astype("float32"))
@@ -65,7 +75,7 @@ class _Convolution:
 class _Scaled:
     """A tensor of the new network, times `scale` plus `shift` ([channels] each, float64), that layers after it may take in.
 
-    layer: the old network's that does it, and does it still if none takes it in.
+    layer: the old network's that computes it, and does so still if none takes it in.
     """
 
     def __init__(self, layer, x, scale, shift):
@@ -109,10 +119,10 @@ def _fused(network, activations):
             continue
         # Only what nobody else reads may change.
         sources = [values[id(x)] if readers[id(x)] == 1 else _tensor(values[id(x)]) for x in node.input_tensors]
-        fold = FOLDS.get(type(layer))  # a subclass may compute anything
-        folded = fold(layer, *sources) if fold and calls[layer] == 1 else None
-        if folded is not None:
-            values[id(node.output_tensors[0])] = folded
+        fusion = _fusion_of(layer)
+        fused = fusion(layer, *sources) if fusion and calls[layer] == 1 else None
+        if fused is not None:
+            values[id(node.output_tensors[0])] = fused
             continue
         if layer not in copies:
             copies[layer] = copied(layer, activations)
@@ -127,10 +137,10 @@ def _fused(network, activations):
     return keras.Model(inputs, outputs, name=network.name)
 
 
-# --- what is folded -------------------------------------------------------------------------------------------------------------
+# --- what is fused --------------------------------------------------------------------------------------------------------------
 
 # Each: (layer of the old network, *what it reads: tensors of the new one, or a _Convolution or _Scaled that nobody else reads) -> the
-# _Convolution or _Scaled that gives the layer's output, or None where there is none.
+# _Convolution or _Scaled whose output is the layer's, or None where there is none.
 
 
 def _convolution(layer, x):
@@ -144,22 +154,21 @@ def _convolution(layer, x):
 
 
 def _reaches_out(layer):
-    """Whether it reads zeros beside the picture, which what is added to the picture is not added to."""
+    """Whether it reads zeros beside the feature map, which a shift of the feature map does not reach."""
     return layer.padding != "valid" and tuple(layer.kernel_size) != (1, 1)
 
 
-def _batch_norm(layer, x):
-    gamma, beta = _float64(layer.gamma), _float64(layer.beta)
+def _affine(layer, x):
+    """Of a layer that declares it."""
+    return _scaled(layer, x, *(np.asarray(part, "float64") for part in layer.affine()))
+
+
+def _keras_batch_norm(layer, x):
+    if layer.axis != -1:
+        return None
     mean, variance = _float64(layer.moving_mean), _float64(layer.moving_variance)
-    scale = gamma / np.sqrt(variance + layer.epsilon)
-    return _scaled(layer, x, scale, beta - mean * scale)
-
-
-def _implicit(layer, x):
-    knowledge = _float64(layer.knowledge)
-    if layer.operation == "add":
-        return _scaled(layer, x, np.ones_like(knowledge), knowledge)
-    return _scaled(layer, x, knowledge, np.zeros_like(knowledge))
+    scale = (_float64(layer.gamma) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
+    return _scaled(layer, x, scale, (_float64(layer.beta) if layer.center else 0.0) - mean * scale)
 
 
 def _scaled(layer, x, scale, shift):
@@ -167,7 +176,7 @@ def _scaled(layer, x, scale, shift):
 
 
 def _add(layer, *sources):
-    """Convolutions of one tensor that are added up are one, with the sum of their kernels; so is the tensor itself, scaled."""
+    """The sum of convolutions of one tensor is one convolution, with the sum of their kernels; the tensor itself, scaled, is another."""
     convolutions = [source for source in sources if isinstance(source, _Convolution)]
     x = _tensor(convolutions[0].x) if convolutions else None
     if any(isinstance(source, keras.KerasTensor) or source.x is not x for source in sources):
@@ -210,13 +219,24 @@ def _picked(layer, x):
     return _Convolution(_plain(x.layer).from_config(config), x.x, kernel, x.bias)
 
 
-FOLDS = {
+# Of Keras's layers, by exact class: a subclass may compute anything.
+FUSIONS = {
     layers.Conv2D: _convolution,
-    SharedConv2D: _convolution,
     layers.DepthwiseConv2D: _convolution,
     layers.MaxPooling2D: _picked,
-    BatchNorm: _batch_norm,
-    SharedBatchNorm: _batch_norm,
-    Implicit: _implicit,
+    layers.BatchNormalization: _keras_batch_norm,
     layers.Add: _add,
 }
+# What a layer's class declares as `fusion`.
+DECLARED = {"convolution": _convolution, "affine": _affine}
+
+
+def _fusion_of(layer):
+    kind = declared(layer, "fusion")
+    if kind is None:
+        return FUSIONS.get(type(layer))
+    if kind not in DECLARED:
+        raise FusionError(
+            f"{layer.name}: {type(layer).__qualname__}.fusion: expected one of {', '.join(DECLARED)}, received {kind!r}"
+        )
+    return DECLARED[kind]

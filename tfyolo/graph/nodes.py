@@ -1,11 +1,23 @@
-"""A Keras network as a graph of calls: in order, copied, cut down to what inference reads."""
+"""A Keras network as a graph of calls: in order, copied, cut down to what inference reads.
+
+Keras's private attributes of tensors, calls and networks are read in this folder and nowhere else (tests/test_imports.py)."""
+
+import contextlib
 
 import keras
 from keras import layers
+from keras.src.backend.common import global_state
 
 
 def used(network):
-    """A network, with its weights, without what only training reads: raw["aux"]."""
+    """A network without what only training reads, raw["aux"].
+
+    Args:
+        network: keras.Model, images [B, H, W, 3] -> Raw.
+
+    Returns:
+        keras.Model with the same weights; the given one if it has nothing of the kind.
+    """
     raw = network.output
     if not isinstance(raw, dict) or "aux" not in raw:
         return network
@@ -13,9 +25,17 @@ def used(network):
 
 
 def nodes(network):
-    """The calls that lead to a network's outputs, each after those that it reads; and how often each tensor is read, by id."""
+    """The calls that lead to a network's outputs.
+
+    Args:
+        network: keras.Model.
+
+    Returns:
+        ([node], {id of a tensor: count}): the calls, each after those that it reads; and how often each tensor is read, where being
+        an output counts as once.
+    """
     outputs = keras.tree.flatten(network.output)
-    readers = {id(x): 1 for x in outputs}  # given out is read too
+    readers = {id(x): 1 for x in outputs}
     found = {}  # in order
     waiting = [(_node(x), False) for x in outputs]
     while waiting:  # not by recursion: networks are deeper than Python's stack likes
@@ -37,12 +57,48 @@ def _node(tensor):
     return layer._inbound_nodes[index]
 
 
+def source(tensor):
+    """What a tensor comes from.
+
+    Returns:
+        (layer, [tensors that this call of it reads], which of its outputs the tensor is)
+    """
+    return tensor._keras_history.operation, _node(tensor).input_tensors, tensor._keras_history.tensor_index
+
+
+def readers_of(tensor):
+    """[layer] of those that read what a tensor's layer outputs, in the order in which they were called."""
+    return [node.operation for node in tensor._keras_history.operation._outbound_nodes]
+
+
+def layer_behind(tensor, kind):
+    """The nearest layer of a class (or tuple of classes) that a tensor comes from, straight back; None where branches join before one."""
+    while True:
+        layer, sources, _ = source(tensor)
+        if isinstance(layer, kind):
+            return layer
+        if len(sources) != 1:
+            return None
+        (tensor,) = sources
+
+
+def all_layers(network):
+    """[layer] of a network, those inside of other layers and the network itself included."""
+    return network._flatten_layers()
+
+
 def input_like(tensor):
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
+    """A keras.Input of a tensor's shape, dtype and name."""
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=source(tensor)[0].name)
 
 
 def copied(layer, activations=None):
-    """A layer like it, without its weights; or an operation. activations: as of fuse."""
+    """A layer, or a bare operation, with the same config and without weights.
+
+    Args:
+        layer: keras.layers.Layer or keras.Operation.
+        activations: {function: another that computes the same}, which a layers.Activation gets in its place.
+    """
     if isinstance(layer, layers.Activation):
         # Its function may be a lambda, which does not come back from a config.
         function = (activations or {}).get(layer.activation, layer.activation)
@@ -51,7 +107,21 @@ def copied(layer, activations=None):
 
 
 def map_name(tensor):
-    """A tensor's name, the same in every network of one structure."""
+    """A tensor's name, the same in every network of one structure: its layer's, and where needed the call and the output."""
     layer, call, index = tensor._keras_history
     name = f"{layer.name}.call{call}" if call else layer.name  # of a layer that is called more than once
     return f"{name}:{index}" if index else name
+
+
+@contextlib.contextmanager
+def deferred_variables():
+    """In its `with`, layers are built whose variables get memory and initial values when it ends; none do if it raises."""
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    except BaseException:
+        # Keras would initialise the variables of the network that failed at the end of the next scope.
+        global_state.set_global_attribute("uninitialized_variables", [])
+        raise
+    with keras.StatelessScope():  # initialises what waits, as it ends
+        pass

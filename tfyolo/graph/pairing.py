@@ -1,9 +1,9 @@
-"""Whether two Keras networks are the same, whatever their layers are called; and the order that Darknet would write them in."""
+"""Whether two Keras networks have one structure, whatever their layers are called; and the order in which Darknet would write them."""
 
 import numpy as np
 from keras import layers
 
-from tfyolo.nn.norm import BatchNorm
+from tfyolo.graph.nodes import readers_of, source
 
 # What makes layers of one class different: all else follows from the shapes of what they read.
 _DETAILS = (
@@ -13,28 +13,22 @@ _DETAILS = (
 )
 
 
-def _source(tensor):
-    """(layer, tensors that it read, which of its outputs this is). What joins maps reads what those joined that were joined before."""
-    layer, node, index = tensor._keras_history
-    inputs = layer._inbound_nodes[node].input_tensors
+def _joined(tensor):
+    """As source(); but a layer that joins feature maps reads what those joined that were joined before."""
+    layer, inputs, index = source(tensor)
     if isinstance(layer, layers.Concatenate):
         flat = []
         for x in inputs:
-            inner, parts, _ = _source(x)
+            inner, parts, _ = _joined(x)
             flat += parts if isinstance(inner, layers.Concatenate) else [x]
         inputs = flat
     return layer, inputs, index
 
 
-def _readers(tensor):
-    """The layers that read a tensor."""
-    return [node.operation for node in tensor._keras_history.operation._outbound_nodes]
-
-
 def _in_any_order(layer):
-    """Whether what a layer joins can be joined in another order, if the weights of those who read it are."""
+    """Whether a layer could join in another order, if the weights of its readers were reordered too."""
     return isinstance(layer, layers.Concatenate) and all(
-        type(reader) is layers.Conv2D and reader.groups == 1 for reader in _readers(layer.output)
+        type(reader) is layers.Conv2D and reader.groups == 1 for reader in readers_of(layer.output)
     )
 
 
@@ -49,7 +43,7 @@ class _Keys(dict):
         waiting = [output]
         while waiting:  # not by recursion: networks are deeper than Python's stack likes
             tensor = waiting[-1]
-            layer, inputs, index = _source(tensor)
+            layer, inputs, index = _joined(tensor)
             missing = [x for x in inputs if id(x) not in self]
             if missing:
                 waiting += missing
@@ -65,16 +59,21 @@ class _Keys(dict):
 
 
 def pair(left, right):
-    """({name of a layer in left: its twin in right}, orders) of two Keras networks of one structure; None if they are not.
+    """The layers of two Keras networks that correspond.
 
-    orders: {name of a convolution in left: [[first, last + 1], ..]}, the channels of its input in the order in which its twin reads
-    them, where that is another. Layers that join them so are not named.
+    Args:
+        left, right: keras.Model.
+
+    Returns:
+        (names, orders), or None if the networks differ in structure. names: {name of a layer in left: its twin's in right}; layers that
+        join what the twin joins in another order are not in it. orders: {name of a convolution in left: [[first, last + 1], ..]}: the
+        channels of its input in the order in which its twin reads them, where that is another.
     """
     keys, orders = _Keys(), {}
 
     def rank(tensor):
-        # Two convolutions of one map differ, to those who see no weights, in who reads them.
-        return keys.of(tensor), len(_readers(tensor))
+        # Two convolutions of one feature map differ, but for their weights, in who reads them.
+        return keys.of(tensor), len(readers_of(tensor))
 
     left, right = _leaves(left.output), _leaves(right.output)
     if left.keys() != right.keys():
@@ -88,7 +87,7 @@ def pair(left, right):
         if (id(a), id(b)) in done:
             continue
         done.add((id(a), id(b)))
-        (layer, inputs, _), (twin, twins, _) = _source(a), _source(b)
+        (layer, inputs, _), (twin, twins, _) = _joined(a), _joined(b)
         if names.setdefault(layer.name, twin.name) != twin.name:
             return None
         joined, wanted = ([rank(x) for x in each] for each in (inputs, twins))
@@ -97,7 +96,7 @@ def pair(left, right):
                 return None
             ends = np.cumsum([x.shape[-1] for x in inputs]).tolist()
             blocks = [[ends[i] - inputs[i].shape[-1], ends[i]] for i in map(joined.index, wanted)]
-            orders |= {reader.name: blocks for reader in _readers(layer.output)}
+            orders |= {reader.name: blocks for reader in readers_of(layer.output)}
             del names[layer.name]
         if isinstance(layer, layers.Add | layers.Multiply | layers.Concatenate):
             inputs, twins = (sorted(each, key=rank) for each in (inputs, twins))
@@ -105,21 +104,27 @@ def pair(left, right):
     return names, orders
 
 
-def in_file_order(network):
-    """[(convolution, its BatchNorm or None)] in the order in which Darknet's .cfg files have them.
+def in_file_order(network, norms):
+    """The convolutions of a network in the order in which Darknet's .cfg files have them.
 
-    A .cfg has a layer after all that it reads; where branches are joined, the one joined last was written first, and of a sum the one
+    In a .cfg a layer stands after all that it reads. Where branches are joined, the one joined last stands first; of a sum, the one
     that was there before.
+
+    Args:
+        network: keras.Model.
+        norms: class of its batch norms.
+
+    Returns:
+        [(convolution, its batch norm or None)]
     """
     found, seen = [], set()
     waiting = [(tensor, False) for tensor in reversed(list(_leaves(network.output).values()))]
     while waiting:
         tensor, ready = waiting.pop()
-        layer, inputs, _ = _source(tensor)
+        layer, inputs, _ = _joined(tensor)
         if ready:
             if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
-                readers = [node.operation for node in layer.output._keras_history.operation._outbound_nodes]
-                norm = next((reader for reader in readers if isinstance(reader, BatchNorm)), None)
+                norm = next((reader for reader in readers_of(layer.output) if isinstance(reader, norms)), None)
                 found.append((layer, norm))
             continue
         if id(tensor) in seen:

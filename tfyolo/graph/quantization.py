@@ -1,48 +1,51 @@
-"""Eight bits: a network that rounds as its int8 TFLite file will (Jacob et al. 2018, arXiv:1712.05877), to be converted or to learn so.
+"""Fake quantization: a network that computes as its int8 TFLite file will (Jacob et al. 2018, arXiv:1712.05877).
 
-    ranges = observe(fused, pictures)       # what each map holds, in pictures
-    quantized = quantize(fused, ranges)     # a Model that rounds between those bounds
+    ranges = observe(fused, batches)        # graph.calibration: the range of each feature map, measured on images
+    quantized = quantize(fused, ranges)     # a Model that quantizes to those ranges
 
-The same network serves both ways to int8: its bounds come from calibration, or are learned with the weights when it is trained. Rounded
-are the picture, the kernels and every map in between; what decodes, and the last convolutions with it, stay float, because one step in
-256 between the smallest and the largest logit is many pixels.
-"""
+The same network serves both ways to int8: its ranges come from calibration, or are learned with the weights in quantization-aware
+training (QAT). Quantized are the images, the kernels and all feature maps between. The last convolutions and what decodes them stay
+float32: a 256th of the span from the smallest logit to the largest is many pixels. How a layer is quantized, it declares
+(graph.declarations)."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
+from tfyolo.errors import Error
+from tfyolo.graph.declarations import FUNCTION_KINDS, LAYER_KINDS, function_quantization, quantization_of
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import copied, map_name, nodes
-from tfyolo.heads import PerAnchor
-from tfyolo.nn.activations import leaky, silu
-from tfyolo.nn.blocks import ChannelGroup, FitChannels
-from tfyolo.nn.pooling import CornerPool, PadLowest
-from tfyolo.nn.resample import Resize, SpaceToDepth, Upsample
+
+
+class QuantizationError(Error):
+    """A network has layers that do not declare how int8 treats them. The message names them, and what to declare."""
 
 
 class FakeQuantize(layers.Layer):
-    """Rounds to the nearest of 256 values between two bounds, of which 0 is one: in a TFLite file, an int8 map.
+    """Rounds to the nearest of 256 values of a range, of which 0 is one: in a TFLite file, an int8 feature map.
 
-    low, high: to begin with; they are weights, and learned: what lies between passes its gradient, what lies beyond gives it to the
-    bound. fixed: they are no weights.
+    Args:
+        low, high: the range to start from. Both are weights and are learned: values inside pass their gradient on, values outside
+            give it to the end of the range.
+        fixed: whether the range is given and no weight.
     """
 
     def __init__(self, low=-1.0, high=1.0, fixed=False, **kwargs):
         super().__init__(**kwargs)
-        self.bounds, self.fixed = (float(low), float(high)), fixed
+        self.range, self.fixed = (float(low), float(high)), fixed
 
     def build(self, shape):
         if not self.fixed:
             self.low, self.high = (
-                self.add_weight((), keras.initializers.Constant(bound), name=name, autocast=False)
-                for name, bound in zip(("low", "high"), self.bounds, strict=True)
+                self.add_weight((), keras.initializers.Constant(end), name=name, autocast=False)
+                for name, end in zip(("low", "high"), self.range, strict=True)
             )
 
     def call(self, x):
         if self.fixed:
-            return tf.quantization.fake_quant_with_min_max_args(x, *self.bounds)
+            return tf.quantization.fake_quant_with_min_max_args(x, *self.range)
         low, high = tf.minimum(self.low, 0.0), tf.maximum(self.high, 0.0)
         return tf.quantization.fake_quant_with_min_max_vars(x, low, tf.maximum(high, low + 1e-6))
 
@@ -50,11 +53,20 @@ class FakeQuantize(layers.Layer):
         return shape
 
     def get_config(self):
-        return super().get_config() | {"low": self.bounds[0], "high": self.bounds[1], "fixed": self.fixed}
+        return super().get_config() | {"low": self.range[0], "high": self.range[1], "fixed": self.fixed}
 
 
-def _rounded(kernel, axis, per_channel):
-    """A kernel in 255 steps on both sides of 0, as far as its largest value: of each channel (along axis), or of all."""
+def fake_quantized_kernel(kernel, axis, per_channel):
+    """A kernel, fake-quantized to 255 values symmetric about 0, up to its largest magnitude.
+
+    Args:
+        kernel: tensor.
+        axis: of its channels.
+        per_channel: one scale for each channel along axis; False: one for the whole kernel.
+
+    Returns:
+        Tensor of the kernel's shape.
+    """
     if not per_channel:
         limit = tf.maximum(tf.reduce_max(tf.abs(kernel)), 1e-8)
         return tf.quantization.fake_quant_with_min_max_vars(kernel, -limit, limit, narrow_range=True)
@@ -66,7 +78,7 @@ def _rounded(kernel, axis, per_channel):
 
 
 class _Quantized:
-    """What the layers below add to Keras's: rounded kernels. per_channel: each output has bounds of its own."""
+    """What the layers below add to Keras's: quantized kernels."""
 
     def __init__(self, *args, per_channel=True, **kwargs):
         super().__init__(*args, **kwargs)
@@ -81,78 +93,125 @@ class _Quantized:
 
 class QuantizedConv2D(_Quantized, layers.Conv2D):
     def call(self, x):
-        return self._biased(self.convolution_op(x, _rounded(ops.convert_to_tensor(self.kernel), 3, self.per_channel)))
+        return self._biased(
+            self.convolution_op(x, fake_quantized_kernel(ops.convert_to_tensor(self.kernel), 3, self.per_channel))
+        )
 
 
 class QuantizedDepthwiseConv2D(_Quantized, layers.DepthwiseConv2D):
     def call(self, x):
-        kernel = _rounded(ops.convert_to_tensor(self.kernel), 2, self.per_channel)
+        kernel = fake_quantized_kernel(ops.convert_to_tensor(self.kernel), 2, self.per_channel)
         options = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
         return self._biased(ops.depthwise_conv(x, kernel, data_format=self.data_format, **options))
 
 
 class QuantizedDense(_Quantized, layers.Dense):
     def call(self, x):
-        return self._biased(ops.matmul(x, _rounded(ops.convert_to_tensor(self.kernel), 1, False)))
+        return self._biased(ops.matmul(x, fake_quantized_kernel(ops.convert_to_tensor(self.kernel), 1, False)))
 
 
-WITH_KERNELS = {
+KERNELS = {
     layers.Conv2D: QuantizedConv2D,
     layers.DepthwiseConv2D: QuantizedDepthwiseConv2D,
     layers.Dense: QuantizedDense,
 }
-CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
-# What only moves numbers about gives them in the steps that it reads them in.
-MOVES = (
-    *(layers.MaxPooling2D, layers.AveragePooling2D, layers.ZeroPadding2D),
-    *(layers.Reshape, layers.Flatten, layers.Dropout),
-    *(Upsample, Resize, CornerPool, SpaceToDepth, PerAnchor, ChannelGroup, FitChannels, PadLowest),
-)
-# What computes in int8 and gives steps of its own.
-COMPUTES = (layers.Concatenate, layers.Add, layers.Multiply, layers.GlobalAveragePooling2D)
-# Those of TFLite that follow a convolution at no cost: the convolution's own output is never written.
-INSIDE = (keras.activations.relu, keras.activations.relu6, ops.relu, ops.relu6)
-SIGMOIDS = (keras.activations.sigmoid, ops.sigmoid)
-SIGMOID = (0.0, 255 / 256)  # the bounds that TFLite gives a sigmoid
+SIGMOID = (0.0, 255 / 256)  # the range that TFLite gives a sigmoid
 
 
 def quantize(model, ranges=None, *, per_channel=True):
-    """A Model whose network rounds as int8 does; its weights are the given one's.
+    """A Model whose network is fake-quantized.
 
-    model: fused; what folding leaves is what is rounded. ranges: as observe gives them; None: bounds to be loaded. per_channel: kernels
-    have steps for each output; False is for accelerators that know only one for all.
+    Args:
+        model: a fused Model: what fusion leaves is what is quantized.
+        ranges: {name of a feature map: (low, high)}, by graph.calibration.observe; None: weights are still to be loaded.
+        per_channel: kernels have one scale for each output; False: one each, for accelerators that know no other.
+
+    Returns:
+        A Model with the given one's weights.
+
+    Raises:
+        QuantizationError: a layer does not declare how it is quantized.
     """
+    _check_declarations(model.network)
     return model._replace(network=_Quantizer(model.network, ranges, per_channel).network)
 
 
-def _moves(layer):
-    return type(layer) in MOVES or type(layer).__name__ == "Split"  # keras.ops.split, whose class has no public name
+def quantization_aware(model):
+    """The Model that quantization-aware training makes of one; its weights and ranges are still to be loaded."""
+    return quantize(fuse(model))
+
+
+def _check_declarations(network):
+    faults = {}
+    for node in nodes(network)[0]:
+        layer = node.operation
+        if not node.is_input and (fault := _fault(layer)):
+            faults.setdefault(type(layer), f"{layer.name}: {fault}")
+    if faults:
+        raise QuantizationError("int8: " + "\n  ".join(faults.values()))
+
+
+def _fault(layer):
+    """What is wrong with a layer's declaration; None if nothing is."""
+    cls, kind = type(layer), quantization_of(layer)
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if kind is None:
+        to_do = "declare" if isinstance(layer, layers.Layer) else "put it into a layer of your own and declare"
+        return (
+            f"expected a layer that declares how int8 treats it, received {name}, which does not; {to_do} on the class "
+            'quantization = "moves" (it only moves numbers: its output has the scale and zero point of its input), "computes" (it '
+            'runs in int8, its output has a range of its own) or "float" (it stays float32); for a class that is not yours, set '
+            f"tfyolo.graph.declarations.QUANTIZATION[{cls.__qualname__}]"
+        )
+    if kind not in LAYER_KINDS:
+        return f"{name}.quantization: expected one of {', '.join(LAYER_KINDS)}, received {kind!r}"
+    if kind == "kernel":
+        if cls not in KERNELS:
+            return f'{name}.quantization: expected "kernel" for Keras\'s {_listed(KERNELS)} alone; declare "float"'
+        if layer.activation is not keras.activations.linear:
+            return f"expected {cls.__qualname__} without an activation, received one with; put keras.layers.Activation behind it"
+    if kind == "function":
+        return _function_fault(layer.activation)
+    return None
+
+
+def _function_fault(function):
+    kind, name = function_quantization(function), getattr(function, "__name__", repr(function))
+    if kind is None:
+        return (
+            f"expected an activation that declares how int8 treats it, received {name}, which does not; write "
+            f'{name}.quantization = "computes" (it runs in int8, its output has a range of its own) or "float" (it stays float32) '
+            "where it is defined"
+        )
+    if kind not in FUNCTION_KINDS:
+        return f"{name}.quantization: expected one of {', '.join(FUNCTION_KINDS)}, received {kind!r}"
+    return None
+
+
+def _listed(classes):
+    return ", ".join(cls.__name__ for cls in classes)
 
 
 def _float_ends(network):
-    """The ids of the maps that stay float: what the last kernels give, and what is only moved about on the way from there out."""
+    """The ids of the tensors that stay float: what the last kernels compute, and what only moves numbers from there to the outputs."""
     order, _ = nodes(network)
     ends = {id(x) for x in keras.tree.flatten(network.output)}
     for node in reversed(order):
-        if _moves(node.operation) and all(id(x) in ends for x in node.output_tensors):
+        moves = quantization_of(node.operation) == "moves"
+        if moves and all(id(x) in ends for x in node.output_tensors):
             ends |= {id(x) for x in node.input_tensors}
     return ends
 
 
-def rounding(model):
-    """The Model that training with rounding makes of one, its weights and bounds still to be loaded."""
-    return quantize(fuse(model))
-
-
 class _Quantizer:
-    """The walk through a network, each call after those that it reads."""
+    """Builds the quantized network, call by call, each after those that it reads."""
 
     def __init__(self, network, ranges, per_channel):
         self.ranges, self.per_channel, self.inputs = ranges or {}, per_channel, {}
         self.order, _ = nodes(network)
         self.ends = _float_ends(network)
-        self.twins = {}  # {layer with a kernel: the one that rounds}
-        self.values = {}  # of the old network's tensors, by id: (the new one's, the FakeQuantize that gives it or None)
+        self.twins = {}  # {layer: the new network's}
+        self.values = {}  # {id of the old network's tensor: (the new one's, its FakeQuantize or None)}
         for node in self.order:
             self._add(node)
         inputs = keras.tree.map_structure(lambda x: self.inputs[id(x)], network.input)
@@ -161,92 +220,99 @@ class _Quantizer:
 
     def _add(self, node):
         layer, out = node.operation, node.output_tensors[0]
-        kernel = type(layer) in WITH_KERNELS and layer.activation is keras.activations.linear
+        kind = None if node.is_input else quantization_of(layer)
         if node.is_input:
             self.inputs[id(out)] = keras.Input(batch_shape=out.shape, dtype=out.dtype, name=layer.name)
-            self._round(out, self.inputs[id(out)], FakeQuantize(0.0, 1.0, fixed=True, name=f"{layer.name}.int8"))
-        elif type(layer).__name__ == "StopGradient":
-            # Before a head beside another, which is gone: now it is all there is to learn from.
+            self._quantize(out, self.inputs[id(out)], FakeQuantize(0.0, 1.0, fixed=True, name=f"{layer.name}.int8"))
+        elif kind == "skipped":
             self.values[id(out)] = self.values[id(node.input_tensors[0])]
-        elif id(out) in self.ends:
+        elif id(out) in self.ends or kind == "float":
             self._as_it_is(node)
-        elif kernel:
+        elif kind == "kernel":
             self._kernel(node, layer, out)
-        elif _moves(layer):
+        elif kind == "moves":
             self._move(node, layer)
-        elif type(layer) in COMPUTES:
-            sources = [self._int8(x) for x in node.input_tensors]
-            self._round(out, copied(layer)(sources if len(sources) > 1 else sources[0]))
-        elif type(layer) is layers.Activation:
-            self._activation(node, layer, out)
+        elif kind == "computes":
+            self._compute(node)
         else:
-            self._as_it_is(node)
+            self._activation(node, layer, out)
 
-    def _round(self, out, value, rounding=None):
-        """Notes the new network's twin of a map, rounded; rounding: None: as it was observed."""
-        if rounding is None:
+    def _quantize(self, out, value, quantizer=None):
+        """Notes the new network's twin of a tensor, quantized; quantizer: None: to the range that was observed."""
+        if quantizer is None:
             low, high = self.ranges.get(map_name(out), (-1.0, 1.0))
-            rounding = FakeQuantize(min(low, 0.0), max(high, 0.0), name=f"{map_name(out).replace(':', '.')}.int8")
-        self.values[id(out)] = rounding(value), rounding
+            quantizer = FakeQuantize(min(low, 0.0), max(high, 0.0), name=f"{map_name(out).replace(':', '.')}.int8")
+        self.values[id(out)] = quantizer(value), quantizer
 
     def _int8(self, x):
-        """The new network's twin of a map that is read, rounded if it is not yet."""
+        """The new network's twin of a tensor that is read, quantized if it is not yet."""
         if self.values[id(x)][1] is None:
-            self._round(x, self.values[id(x)][0])
+            self._quantize(x, self.values[id(x)][0])
         return self.values[id(x)][0]
 
-    def _kernel(self, node, layer, out):
+    def _call(self, layer, args, kwargs, make=copied):
+        """[output] of a layer's twin, which is made at its first call."""
         known = layer in self.twins
         if not known:
-            config = layer.get_config() | {"per_channel": self.per_channel}
-            self.twins[layer] = WITH_KERNELS[type(layer)].from_config(config)
-        value = self.twins[layer](self._int8(node.input_tensors[0]))
-        if not known:
-            _assign(self.twins[layer], layer)
-        if self._taken_in(out):
+            self.twins[layer] = make(layer)
+        outputs = keras.tree.flatten(self.twins[layer](*args, **kwargs))
+        if not known and isinstance(layer, layers.Layer):  # bare operations have no weights
+            for mine, theirs in zip(self.twins[layer].variables, layer.variables, strict=True):
+                mine.assign(theirs)
+        return outputs
+
+    def _with_quantized_kernel(self, layer):
+        return KERNELS[type(layer)].from_config(layer.get_config() | {"per_channel": self.per_channel})
+
+    def _kernel(self, node, layer, out):
+        (value,) = self._call(layer, [self._int8(node.input_tensors[0])], {}, self._with_quantized_kernel)
+        if self._is_clipped(out):
             self.values[id(out)] = value, None
         else:
-            self._round(out, value)
+            self._quantize(out, value)
 
-    def _taken_in(self, x):
-        """Whether the one who reads it is an activation that the convolution computes itself."""
+    def _is_clipped(self, x):
+        """Whether its one reader is an activation that TFLite makes part of the convolution."""
         found = [node.operation for node in self.order if any(x is other for other in node.input_tensors)]
-        return len(found) == 1 and type(found[0]) is layers.Activation and found[0].activation in INSIDE
+        return (
+            len(found) == 1
+            and quantization_of(found[0]) == "function"
+            and function_quantization(found[0].activation) == "clips"
+        )
 
     def _move(self, node, layer):
         (source,) = node.input_tensors
         args, kwargs = node.arguments.fill_in({id(source): self._int8(source)})
-        rounding = self.values[id(source)][1]
-        for old, new in zip(node.output_tensors, keras.tree.flatten(copied(layer)(*args, **kwargs)), strict=True):
-            self._round(old, new, rounding)
+        quantizer = self.values[id(source)][1]
+        outputs = self._call(layer, args, kwargs)
+        for old, new in zip(node.output_tensors, outputs, strict=True):
+            self._quantize(old, new, quantizer)
+
+    def _compute(self, node):
+        args, kwargs = node.arguments.fill_in({id(x): self._int8(x) for x in node.input_tensors})
+        outputs = self._call(node.operation, args, kwargs)
+        for old, new in zip(node.output_tensors, outputs, strict=True):
+            self._quantize(old, new)
 
     def _activation(self, node, layer, out):
         (source,) = node.input_tensors
-        if layer.activation in INSIDE:
-            self._round(out, copied(layer)(self.values[id(source)][0]))
-        elif layer.activation is leaky:
-            self._round(out, copied(layer)(self._int8(source)))
-        elif layer.activation in SIGMOIDS:
-            rounding = FakeQuantize(*SIGMOID, fixed=True, name=f"{layer.name}.int8")
-            self._round(out, copied(layer)(self._int8(source)), rounding)
-        elif layer.activation in (silu, keras.activations.silu):
+        kind = function_quantization(layer.activation)
+        if kind == "clips":
+            self._quantize(out, copied(layer)(self.values[id(source)][0]))
+        elif kind == "computes":
+            self._quantize(out, copied(layer)(self._int8(source)))
+        elif kind == "sigmoid":
+            quantizer = FakeQuantize(*SIGMOID, fixed=True, name=f"{layer.name}.int8")
+            self._quantize(out, copied(layer)(self._int8(source)), quantizer)
+        elif kind == "gated":
             value = self._int8(source)
             gate = layers.Activation("sigmoid", name=f"{layer.name}.sigmoid")(value)
             gate = FakeQuantize(*SIGMOID, fixed=True, name=f"{layer.name}.sigmoid.int8")(gate)
-            self._round(out, layers.Multiply(name=layer.name)([value, gate]))
+            self._quantize(out, layers.Multiply(name=layer.name)([value, gate]))
         else:
             self._as_it_is(node)
 
     def _as_it_is(self, node):
-        layer = node.operation
         args, kwargs = node.arguments.fill_in({id(x): self.values[id(x)][0] for x in node.input_tensors})
-        twin = copied(layer)
-        outputs = keras.tree.flatten(twin(*args, **kwargs))
-        if isinstance(layer, layers.Layer):
-            _assign(twin, layer)
+        outputs = self._call(node.operation, args, kwargs)
         self.values |= {id(old): (new, None) for old, new in zip(node.output_tensors, outputs, strict=True)}
-
-
-def _assign(twin, layer):
-    for mine, theirs in zip(twin.variables, layer.variables, strict=True):
-        mine.assign(theirs)

@@ -1,4 +1,4 @@
-"""What goes through a detector, stage by stage: shapes, parameters, FLOPs, and what each stage reads."""
+"""A model summary: the stages of a detector with their shapes, parameters and FLOPs, and which stage reads which."""
 
 import keras
 import numpy as np
@@ -6,13 +6,14 @@ import numpy as np
 from tfyolo.graph.nodes import nodes
 from tfyolo.messages import counted
 
-# What stands between the blocks of a level is a stage of its own; so are the branches of a decoupled head.
+# Names of layers are paths, "backbone.p2.split.conv", whose first two parts are the stage, "backbone.p2"; three where the third is one
+# of these: what stands between the blocks of a level, and the branches of a decoupled head.
 OWN = ("down", "up", "lateral", "merge", "box", "cls")
 PARTS = ("backbone", "neck", "head")
 
 
 def _named(name):
-    """The stage that a dotted name tells; None if it tells none: "backbone.p2.split.conv" -> "backbone.p2"."""
+    """The stage of a layer by its name: "backbone.p2.split.conv" -> "backbone.p2"; None for names that are no such path."""
     part, *rest = name.split(".")
     if part not in PARTS or not rest:
         return None
@@ -33,12 +34,17 @@ def _staged(network):
     return found
 
 
-def walk(model):
-    """{"name", "input_size", "classes", "candidates", "parameters", "trainable", "flops", "stages"} of a Model.
+def summarize(model):
+    """The model summary of a detector.
 
-    stages: a row for each, every one after those that it reads: {"stage", "inputs", "output", "stride", "parameters", "flops"}. inputs:
-    other stages, or "images". output: [h, w, ...], the last layer's. stride: pixels of the picture that a cell of it stands for, None
-    where there are no cells. flops: 2 x multiply-adds of convolutions and fully connected layers, batch 1.
+    Args:
+        model: a tfyolo.model.Model.
+
+    Returns:
+        {"name", "input_size", "classes", "candidates", "parameters", "trainable", "flops", "stages"}. stages: a dict for each, after
+        those that it reads: {"stage", "inputs", "output", "stride", "parameters", "flops"}. inputs: names of stages, or "images".
+        output: [h, w, ...] of its last layer. stride: pixels of the image along a cell's side, None where there are no cells. flops:
+        2 x multiply-adds of convolutions and fully connected layers, batch 1.
     """
     height = model.network.input_shape[1]
     rows, seen = {}, set()
@@ -67,7 +73,15 @@ def walk(model):
 
 
 def gradient_norms(model, gradients):
-    """{stage: norm of the gradient of all its weights}. gradients: of the network's trainable variables, in their order."""
+    """The norm of the gradient of each stage's weights.
+
+    Args:
+        model: a tfyolo.model.Model.
+        gradients: [array], of the network's trainable variables, in their order.
+
+    Returns:
+        {stage: norm}
+    """
     stages = {node.operation.name: stage for node, stage, _ in _staged(model.network)}
     squares = {}
     for variable, gradient in zip(model.network.trainable_variables, gradients, strict=True):

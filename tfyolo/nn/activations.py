@@ -59,6 +59,11 @@ def leaky(x):
     return ops.leaky_relu(x, negative_slope=0.1)
 
 
+# What int8 makes of them: graph.declarations.
+silu.quantization = "gated"
+leaky.quantization, leaky.homogeneous = "computes", True
+mish.quantization = mish_by_exp.quantization = "float"
+
 ACTIVATIONS = {
     "linear": None,
     "leaky": leaky,

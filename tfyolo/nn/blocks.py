@@ -5,21 +5,10 @@ import math
 import keras
 from keras import layers, ops
 
+from tfyolo.graph.nodes import layer_behind
 from tfyolo.nn.activations import activate
 from tfyolo.nn.norm import BatchNorm, SharedBatchNorm
 from tfyolo.nn.pooling import max_pool
-
-
-def layer_behind(tensor, kind):
-    """The layer of a kind (a class) that a tensor comes from, straight back; None if there is none."""
-    while True:
-        layer, node, _ = tensor._keras_history
-        if isinstance(layer, kind):
-            return layer
-        sources = layer._inbound_nodes[node].input_tensors
-        if len(sources) != 1:
-            return None
-        (tensor,) = sources
 
 
 class SharedConv2D(layers.Conv2D):
@@ -27,17 +16,21 @@ class SharedConv2D(layers.Conv2D):
     Li et al. 2019, arXiv:1901.01892, section 3.1).
     """
 
+    fusion, quantization = "convolution", "float"  # fused, it is a Conv2D
+
     def __init__(self, owner, **kwargs):
         super().__init__(owner.filters, owner.kernel_size, groups=owner.groups, **kwargs)
         self._owner = lambda: owner  # as an attribute it would be a part of this layer to Keras
 
     def build(self, shape):
         owner = self._owner()
-        self._kernel, self.bias = owner._kernel, owner.bias
+        self._kernel, self.bias = owner.kernel, owner.bias
 
 
 class FitChannels(layers.Layer):
     """The first `count` channels of a map, and zeros for those that it lacks: what Darknet adds up of maps with unequal channels."""
+
+    quantization = "moves"
 
     def __init__(self, count, **kwargs):
         super().__init__(**kwargs)
@@ -55,6 +48,8 @@ class FitChannels(layers.Layer):
 
 class ChannelGroup(layers.Layer):
     """One of several equal groups of a map's channels: Darknet's `[route] groups=2 group_id=1` is the second half."""
+
+    quantization = "moves"
 
     def __init__(self, groups, index, **kwargs):
         super().__init__(**kwargs)

@@ -1,5 +1,6 @@
 """Batch normalisation over the whole global batch, on one replica and on several."""
 
+import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
@@ -27,6 +28,8 @@ class BatchNorm(layers.Layer):
     moving statistics. Momentum is below Darknet's .99 because a run over a few hundred pictures has too few steps for that.
     """
 
+    fusion, quantization = "affine", "float"  # float where it follows no convolution
+
     def __init__(self, momentum=0.97, epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
         self.momentum, self.epsilon = momentum, epsilon
@@ -52,6 +55,14 @@ class BatchNorm(layers.Layer):
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
         self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
         return outputs
+
+    def affine(self):
+        """(scale, shift), float64 [C]: what it computes when it does not train is x * scale + shift."""
+        gamma, beta, mean, variance = (
+            np.asarray(each, "float64") for each in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
+        scale = gamma / np.sqrt(variance + self.epsilon)
+        return scale, beta - mean * scale
 
     def _normalise(self, x, mean, variance):
         scale = self.gamma * ops.rsqrt(variance + self.epsilon)

@@ -56,6 +56,8 @@ class CornerPool(layers.Layer):
     direction: "down" (top pooling: a top edge looks for what lies below it), "right" (left pooling), "up" (bottom), "left" (right).
     """
 
+    quantization = "moves"
+
     DIRECTIONS = ("down", "right", "up", "left")
 
     def __init__(self, direction, **kwargs):
@@ -75,6 +77,8 @@ class CornerPool(layers.Layer):
 
 class PadLowest(layers.Layer):
     """Padding that never is a maximum: before and after, in rows and columns alike."""
+
+    quantization = "moves"
 
     def __init__(self, before, after, **kwargs):
         super().__init__(**kwargs)

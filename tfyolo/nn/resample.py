@@ -6,6 +6,8 @@ from keras import layers, ops
 class Upsample(layers.Layer):
     """Nearest-neighbour enlargement. One RESIZE_NEAREST_NEIGHBOR in TFLite, where UpSampling2D becomes a reshape and a tile."""
 
+    quantization = "moves"
+
     def __init__(self, factor=2, **kwargs):
         super().__init__(**kwargs)
         self.factor = factor
@@ -23,6 +25,8 @@ class Upsample(layers.Layer):
 class Resize(layers.Layer):
     """Nearest-neighbour enlargement to a grid (h, w) that need not be a multiple."""
 
+    quantization = "moves"
+
     def __init__(self, size, **kwargs):
         super().__init__(**kwargs)
         self.size = tuple(size)
@@ -36,6 +40,8 @@ class Resize(layers.Layer):
 
 class SpaceToDepth(layers.Layer):
     """[B, h, w, C] -> [B, h / 2, w / 2, 4 C]: four pixels side by side, columns before rows, as YOLOv7's P6 models begin."""
+
+    quantization = "moves"
 
     def call(self, x):
         _, height, width, channels = self.compute_output_shape(ops.shape(x))

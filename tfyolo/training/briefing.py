@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.util._pywrap_util_port import IsMklEnabled
 
-from tfyolo.graph.summary import walk
+from tfyolo.graph.summary import summarize
 from tfyolo.messages import counted
 
 SHOWN = 6  # classes, and stages, that are told one by one
@@ -43,7 +43,7 @@ def briefing(config, model, sources, folder, state):
 
 
 def _model(config, model):
-    told = walk(model)
+    told = summarize(model)
     height, width = told["input_size"]
     return (
         f"{config.name}, {counted(told['classes'], 'class')}: {told['parameters']:,} parameters, "

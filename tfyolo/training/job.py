@@ -14,7 +14,7 @@ from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.config import parts
 from tfyolo.files import write_text
-from tfyolo.graph.quantization import rounding
+from tfyolo.graph.quantization import quantization_aware
 from tfyolo.model import Model, build
 from tfyolo.predict.detector import Detector
 from tfyolo.training.briefing import Clock, briefing
@@ -167,7 +167,7 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
         tqdm.write(briefing(config, model, sources, folder, {**at.state, "step": steps_done}))
     for warning in [*notes, *dict.fromkeys(warning for pair in sources for warning in warnings_of(*pair))]:
         tqdm.write(warning, file=sys.stderr)
-    model = rounding(model) if config.model.quantize else model
+    model = quantization_aware(model) if config.model.quantize else model
     write_text(folder / "config.yaml", configs.to_yaml(config))
     for file, division in divisions.items():
         write_text(file, division.to_json())

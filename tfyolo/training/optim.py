@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfyolo.config import ConfigError
 from tfyolo.config.ranges import BelowOne, NonNegative
+from tfyolo.graph.nodes import all_layers
 
 
 def undecayed(network):
@@ -15,13 +16,12 @@ def undecayed(network):
     They are those of one dimension or none, and those that a layer declares: its `undecayed` names the attributes that hold them.
     """
     small = [variable for variable in network.trainable_variables if len(variable.shape) <= 1]
-    layers = network._flatten_layers()
-    return small + [getattr(layer, name) for layer in layers for name in getattr(layer, "undecayed", ())]
+    return small + [getattr(layer, name) for layer in all_layers(network) for name in getattr(layer, "undecayed", ())]
 
 
 def biases(network):
     """The variables that are added to what a layer computes: what it holds as `bias`, or as norms do, as `beta`."""
-    held = [getattr(layer, name, None) for layer in network._flatten_layers() for name in ("bias", "beta")]
+    held = [getattr(layer, name, None) for layer in all_layers(network) for name in ("bias", "beta")]
     return [variable for variable in held if isinstance(variable, keras.Variable)]
 
 

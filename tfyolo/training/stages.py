@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from tfyolo import checkpoint
 from tfyolo.data import datasets
-from tfyolo.graph.calibration import CALIBRATED_BY, quantized_by
-from tfyolo.graph.quantization import rounding
+from tfyolo.graph.calibration import CALIBRATION_IMAGES, calibrated
+from tfyolo.graph.quantization import quantization_aware
 from tfyolo.model import Model, build, multiple, resolve
 from tfyolo.training.checks import frozen_layers, loss_weights
 from tfyolo.training.optim import EMA, OPTIMIZERS, Schedule, build_for
@@ -82,7 +82,7 @@ def build_stage(job, at, stage_index):
             report, at.origin = initialise(model, config.train.init)
             tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
         if config.model.quantize:
-            model = rounding(model) if saved else _calibrated(model, source, size, config.model.preprocess)
+            model = quantization_aware(model) if saved else _calibrated(model, source, size, config.model.preprocess)
         for layer in frozen_layers(config, stage_index, model.network):
             layer.trainable = False
         ema = EMA(model.network, config.train.ema)
@@ -130,7 +130,7 @@ def build_stage(job, at, stage_index):
 
 def _calibrated(model, source, size, preprocess):
     """The Model with fake quantization, whose ranges come from some of the Source's images."""
-    few = source._replace(records=tuple(datasets.sampled(source.records, CALIBRATED_BY)))
+    few = source._replace(records=tuple(datasets.sampled(source.records, CALIBRATION_IMAGES)))
     unreadable = {}
     images = functools.partial(
         datasets.prepared_batches,
@@ -140,7 +140,7 @@ def _calibrated(model, source, size, preprocess):
         skipped=unreadable,
         most_pixels=few.max_pixels,
     )
-    quantized, _ = quantized_by(model, images)
+    quantized, _ = calibrated(model, images)
     if unreadable:
         tqdm.write("calibration: " + unexpected_lines("skipped", unreadable, 0, few), file=sys.stderr)
     return quantized

@@ -9,6 +9,7 @@ from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
 from tfyolo.model import weights_file
+from tfyolo.nn.norm import BatchNorm
 from tfyolo.weights.darknet import cfg, layout
 from tfyolo.weights.darknet import files as darknet_files
 
@@ -177,7 +178,7 @@ def _backbone(network, path):
     """({Keras path: array} of a backbone from a file without a .cfg, the number of floats left over)."""
     _, floats = darknet_files.open_weights(path)
     arrays, start = {}, 0
-    for convolution, norm in in_file_order(network):
+    for convolution, norm in in_file_order(network, BatchNorm):
         if not convolution.name.startswith("backbone."):
             continue
         filters = convolution.kernel.shape[-1]
