@@ -400,7 +400,7 @@ def test_candidates_are_the_models(name, precision, runtime, telling):
         boxes, scores = np.asarray(expected.boxes), np.asarray(expected.scores)
         assert found["boxes"].shape == boxes.shape and found["scores"].shape == scores.shape
         if precision == "float32":
-            np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
+            np.testing.assert_allclose(found["scores"], scores, atol=5e-5)  # sums in another order, sharp weights
             np.testing.assert_allclose(found["boxes"], boxes, atol=1e-2)
         else:
             assert found["boxes"].dtype == found["scores"].dtype == np.uint8

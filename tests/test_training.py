@@ -145,7 +145,7 @@ def test_two_replicas_take_the_step_of_one(name):
     two, figures_of_two, _ = one_step(name, 2, clip=0.5, lr=0.1)
     assert figures_of_two == pytest.approx(figures, rel=1e-4)
     assert figures["gradient_norm"] > 0.5
-    assert_close(one, two, 2e-5)
+    assert_close(one, two, 5e-5)
 
 
 @pytest.mark.slow
