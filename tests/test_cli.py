@@ -27,11 +27,12 @@ from test_detect import picture
 import tfyolo as tfyolo_package
 from tfyolo import checkpoint
 from tfyolo import config as configs
-from tfyolo.cli import app, use
+from tfyolo.cli import app
 from tfyolo.data import demo
 from tfyolo.evaluation.report import EvaluationError
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets
+from tfyolo.predict import sources
 
 DEMO = str(ROOT / "configs" / "demo.yaml")
 TINY = [*conftest.TINY, "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"]
@@ -868,7 +869,7 @@ def test_the_version_is_the_packages():
 
 
 def test_no_drawing_takes_the_name_of_another():
-    """Two folders may hold files of one name, a picture may have the name of a film, or a name that looks numbered."""
-    names = use._names_for_drawings(["a/x.jpg", "b/x.png", "x.mp4", "c/x.JPG", "x-2.jpg"], Path("out"))
+    """Two folders may hold files of one name, an image may have the name of a film, or a name that looks numbered."""
+    names = sources.drawing_paths(["a/x.jpg", "b/x.png", "x.mp4", "c/x.JPG", "x-2.jpg"], Path("out"))
     assert len(set(names)) == len(names) == 5
     assert {name.parent for name in names} == {Path("out")}

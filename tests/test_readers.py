@@ -451,7 +451,7 @@ def test_a_configured_split_that_is_missing_says_what_to_set(tmp_path):
     data = Data(path=str(tmp_path))
     assert len(read_configured(data, "train").records) == 2
     with pytest.raises(
-        SplitError, match=r"'val' does not exist .*are train\. Name .*: data\.val=.*data\.val=train judges"
+        SplitError, match=r"'val' does not exist .*are train\. Name .*: data\.val=.*data\.val=train evaluates"
     ):
         read_configured(data, "val")
     with pytest.raises(SplitError, match=r"Name one of them: train\.stages\.1\.data\.train=\.\.\.$"):
