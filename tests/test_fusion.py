@@ -18,7 +18,7 @@ from tfyolo.nn.blocks import conv, repconv
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict import load as loading
 from tfyolo.predict.detector import Detector
-from tfyolo.weights.darknet import cfg
+from tfyolo.weights.darknet import as_config, cfg
 
 # Convolutions of all kinds.
 DARKNET = """
@@ -114,7 +114,7 @@ def test_every_network_of_the_zoo(name):
 
 def test_an_imported_network_with_depthwise_grouped_and_dilated_convolutions():
     net = cfg.parse_cfg(DARKNET)
-    model = models.build(cfg.config_of(net, "small"), ["a", "b", "c"])
+    model = models.build(as_config.config_of(net, "small"), ["a", "b", "c"])
     assert sum(isinstance(layer, layers.DepthwiseConv2D) for layer in model.network.layers) == 2
     randomise(model.network)
     assert_folded(model)

@@ -10,8 +10,9 @@ from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
-from tfyolo.weights.darknet import cfg, layout
 from tfyolo.weights.darknet import files as darknet_files
+from tfyolo.weights.darknet import layout
+from tfyolo.weights.darknet.text import DarknetError
 
 
 def initialise(model, path):
@@ -34,7 +35,7 @@ def initialise(model, path):
         raise checkpoint.CheckpointError(told)
     else:
         if "darknet" not in model.config.model.backbone.name:
-            raise cfg.DarknetError(
+            raise DarknetError(
                 f"{path}: a file without its .cfg begins a backbone of Darknet's own, not {model.config.model.backbone.name}; import "
                 "the whole network with its .cfg (tfyolo import), and begin with that run"
             )
@@ -185,17 +186,17 @@ def _backbone(network, path):
         channels, kernel = convolution.kernel.shape[2], convolution.kernel.shape[0]
         for array in layout.convolution(convolution.name, norm and norm.name, filters, channels, kernel):
             if start + array.count > len(floats):
-                raise cfg.DarknetError(
+                raise DarknetError(
                     f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in {array.variable}"
                 )
             values = np.asarray(floats[start : start + array.count]).reshape(array.shape)
             start += array.count
             # No .cfg says that this file is of this backbone; a variance that is none says that it is not.
             if not np.isfinite(values).all() or (array.variable.endswith("variance") and values.min() < 0):
-                raise cfg.DarknetError(
+                raise DarknetError(
                     f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it another network's?"
                 )
             arrays[array.variable] = array.ours(values)
     if not arrays:
-        raise cfg.DarknetError(f"{path}: {network.name} has no backbone of convolutions that a Darknet file could fill")
+        raise DarknetError(f"{path}: {network.name} has no backbone of convolutions that a Darknet file could fill")
     return arrays, len(floats) - start

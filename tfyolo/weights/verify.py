@@ -17,7 +17,9 @@ from tfyolo.model import load_model, postprocess, weights_file
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.weights.darknet import files as darknet_files
 from tfyolo.weights.darknet import importing, layout
-from tfyolo.weights.darknet.cfg import NMS_IOU, DarknetError, read_cfg
+from tfyolo.weights.darknet.as_config import NMS_IOU
+from tfyolo.weights.darknet.cfg import read_cfg
+from tfyolo.weights.darknet.text import DarknetError
 
 # All floats of the published .weights files, with their 80 classes.
 PUBLISHED = {

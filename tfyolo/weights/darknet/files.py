@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfyolo.weights.darknet.cfg import DarknetError
+from tfyolo.weights.darknet.text import DarknetError
 
 # --- the .weights file ----------------------------------------------------------------------------------------------------------
 

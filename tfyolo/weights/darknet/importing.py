@@ -21,9 +21,11 @@ from tfyolo.darknet import sections as section_types
 from tfyolo.files import atomic_file, write_text
 from tfyolo.graph.pairing import pair
 from tfyolo.model import Model, build, weights_file
-from tfyolo.weights.darknet.cfg import DarknetError, config_of, head_cells, parse_cfg, parse_text, read_cfg, readings
+from tfyolo.weights.darknet.as_config import config_of, head_cells, readings
+from tfyolo.weights.darknet.cfg import parse_cfg, read_cfg
 from tfyolo.weights.darknet.files import Header, check_count, open_weights, read_arrays
 from tfyolo.weights.darknet.layout import layout
+from tfyolo.weights.darknet.text import DarknetError, parse_text
 from tfyolo.weights.runs import class_names, write_run
 
 # --- import ---------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfyolo.darknet import sections as section_types
-from tfyolo.weights.darknet.cfg import head_cells
+from tfyolo.weights.darknet.as_config import head_cells
 
 # --- the floats -----------------------------------------------------------------------------------------------------------------
 
