@@ -295,7 +295,7 @@ def test_three_steps_of_each_optimizer_are_the_same_on_two_replicas(name):
             ema = EMA(model.network, 0.5)
         dataset = tf.data.Dataset.from_tensors(sample).unbatch().batch(4).repeat(3)
         batches = iter(strategy.experimental_distribute_dataset(dataset))
-        step = make_step(model, optimizer, ema, strategy, batches.element_spec, clip=1.0)
+        step = make_step(model, optimizer, ema, strategy, batches.element_spec, clip=1.0, eager=True)
         norms = [float(step(batch)["gradient_norm"]) for batch in batches]
         assert len(norms) == 3 and norms[0] > 1  # clipped
         results.append([checkpoint.weights_of(model.network), {v.name: np.asarray(v) for v in optimizer.variables}])
@@ -831,8 +831,8 @@ def test_pictures_that_are_broken_or_of_another_size_are_named(data, tmp_path):
         "train", ROOT / "configs/demo.yaml", f"data={copy}", *TINY, stages(2), "--out", tmp_path / "run"
     )
     assert result.exit_code == 0, result.stderr
-    assert "left out, as unreadable: 1 picture, 1 so far" in result.stderr and victim.name in result.stderr
-    assert f"not the one annotated: 1 picture, 1 so far:\n  {shrunk}: 20 x 30, annotated " in result.stderr
+    assert "left out, as unreadable: 1 image, 1 so far" in result.stderr and victim.name in result.stderr
+    assert f"not the one annotated: 1 image, 1 so far:\n  {shrunk}: 20 x 30, annotated " in result.stderr
     assert result.stderr.count(f"evaluation: left out, as unreadable: 1 picture: {judged}") == 1
 
 
@@ -978,7 +978,7 @@ def test_evaluation_takes_as_many_images_as_a_replica_learns_from_at_a_time(sett
 
 @pytest.mark.parametrize(
     "batch, counts, unit, expected, words",
-    [(8, [20], 1, 8, []), (16, [10], 1, 10, ["train.batch=16 is more than the 10 images to learn from: a step takes 10 images"]),
+    [(8, [20], 1, 8, []), (16, [10], 1, 10, ["train.batch=16 is more than the 10 images to train on: a step takes 10 images"]),
      (16, [10], 4, 8, ["a step takes 8 images"]), (8, [3], 8, 8, ["a step of 8 images has but 3 to take, some of them more than once"]),
      (16, [3], 8, 8, ["a step takes 8 images", "has but 3 to take"]), (16, [100, 4], 2, 16, ["stage 2: a step of 16 images has but 4"])],
 )  # fmt: skip
@@ -1116,7 +1116,7 @@ def test_pictures_both_learned_from_and_judged_by_are_told(data):
     assert not list(reading.warnings_of(learned, judged))
     both = judged._replace(records=(*judged.records, *learned.records[:3]))
     (warning,) = reading.warnings_of(learned, both)
-    assert "demo val: 3 of its 7 pictures are also learned from, as 'train'" in warning
+    assert "demo val: 3 of its 7 images are also trained on, as 'train'" in warning
 
 
 def test_other_classes_in_val_are_told_by_data_set_and_split(data, tmp_path):
