@@ -178,7 +178,8 @@ def _check_connected(gradients, variables):
     idle = [variable.path for variable, gradient in zip(variables, gradients, strict=True) if gradient is None]
     if idle:
         raise TrainingError(
-            f"expected every trainable variable to change some term of the loss, "
+            "expected every trainable variable to change some term of the loss, "
             f"{counted(len(idle), 'variable')} cannot: {', '.join(idle[:8])}{', ...' if len(idle) > 8 else ''}; "
-            "connect what they belong to with an output that the objective reads, or freeze it: train.stages.0.freeze=[...]"
+            "connect what they belong to with an output that the objective reads, or freeze it: "
+            "train.stages.0.freeze=[...]"
         )
