@@ -1,4 +1,4 @@
-"""The training loop's laws: replicas, accumulation, traces, resuming, averages, schedules, and stopping with a reason."""
+"""The training loop's laws: replicas, accumulation, traces, resuming, EMA, schedules, and stopping with a reason."""
 
 import csv
 import functools
@@ -86,10 +86,10 @@ def one_step(
                     layer.trainable = False
         optimizer = keras.optimizers.SGD(lr)
         optimizer.build(model.network.trainable_variables)
-        average = EMA(model.network, 0.0)
+        ema = EMA(model.network, 0.0)
     batches = iter(strategy.experimental_distribute_dataset(dataset))
     step = make_step(
-        model, optimizer, average, strategy, batches.element_spec, accumulate=accumulate, clip=clip, weights=weights
+        model, optimizer, ema, strategy, batches.element_spec, accumulate=accumulate, clip=clip, weights=weights
     )
     before = checkpoint.weights_of(model.network)
     figures = [step(next(batches)) for _ in range(steps)]
@@ -112,7 +112,7 @@ def test_the_sizes_of_multi_scale_training():
     assert scales((32, 32), 0.9, 32)[0] == (32, 32)
 
 
-def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
+def test_a_step_at_another_size_is_the_step_of_images_of_that_size():
     size, other = (64, 64), (96, 128)
     sample = random_sample(size, batch=4)
     factor = np.array(other * 2) / np.array(size * 2)
@@ -127,9 +127,9 @@ def test_a_step_at_another_size_is_the_step_of_pictures_of_that_size():
             model = models.build(small("demo"), NAMES, input_size=built_for)
             optimizer = keras.optimizers.SGD(0.1)
             optimizer.build(model.network.trainable_variables)
-            average = EMA(model.network, 0.0)
+            ema = EMA(model.network, 0.0)
         spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), given)
-        step = make_step(model, optimizer, average, strategy, spec, sizes=sizes)
+        step = make_step(model, optimizer, ema, strategy, spec, sizes=sizes)
         before = checkpoint.weights_of(model.network)
         step(given, other if sizes else None)
         after = checkpoint.weights_of(model.network)
@@ -159,8 +159,8 @@ def test_two_replicas_take_the_step_of_one_where_parts_count_otherwise(name):
 
 
 @pytest.mark.slow
-def test_two_replicas_take_the_step_of_one_with_rounding():
-    """The bounds are learned alike, too."""
+def test_two_replicas_take_the_step_of_one_in_quantization_aware_training():
+    """The ranges are learned alike, too."""
     one, two = (one_step("demo", replicas, lr=0.1, rounds=True)[0] for replicas in (1, 2))
     assert any(name.endswith("/high") and np.any(change) for name, change in one.items())
     assert_close(one, two, 1e-5)
@@ -234,13 +234,13 @@ def lightest_step(kind, sample, replicas=1, accumulate=1, eager=False, **options
         model = lightest(kind, **options)
         optimizer = keras.optimizers.SGD(1.0)
         optimizer.build(model.network.trainable_variables)
-        average = EMA(model.network, 0.0)
+        ema = EMA(model.network, 0.0)
     batches = iter(
         strategy.experimental_distribute_dataset(
             tf.data.Dataset.from_tensors(sample).unbatch().batch(len(sample.image))
         )
     )
-    step = make_step(model, optimizer, average, strategy, batches.element_spec, accumulate=accumulate, eager=eager)
+    step = make_step(model, optimizer, ema, strategy, batches.element_spec, accumulate=accumulate, eager=eager)
     before = checkpoint.weights_of(model.network)
     figures = {name: float(value) for name, value in step(next(batches)).items()}
     after = checkpoint.weights_of(model.network)
@@ -295,7 +295,7 @@ def test_three_steps_of_each_optimizer_are_the_same_on_two_replicas(name):
             ema = EMA(model.network, 0.5)
         dataset = tf.data.Dataset.from_tensors(sample).unbatch().batch(4).repeat(3)
         batches = iter(strategy.experimental_distribute_dataset(dataset))
-        step = make_step(model, optimizer, ema, strategy, batches.element_spec, clip=1.0)
+        step = make_step(model, optimizer, ema, strategy, batches.element_spec, clip=1.0, eager=True)
         norms = [float(step(batch)["gradient_norm"]) for batch in batches]
         assert len(norms) == 3 and norms[0] > 1  # clipped
         results.append([checkpoint.weights_of(model.network), {v.name: np.asarray(v) for v in optimizer.variables}])
@@ -380,8 +380,8 @@ def test_twenty_accumulated_steps_are_those_of_the_whole_batch(name, frozen_norm
                 layer.trainable = not isinstance(layer, BatchNorm)
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
         optimizer.build(model.network.trainable_variables)
-        strategy, average = tf.distribute.get_strategy(), EMA(model.network, 0.0)
-        step = make_step(model, optimizer, average, strategy, dataset.element_spec, accumulate=accumulate)
+        strategy, ema = tf.distribute.get_strategy(), EMA(model.network, 0.0)
+        step = make_step(model, optimizer, ema, strategy, dataset.element_spec, accumulate=accumulate)
         variables = model.network.trainable_variables
         before = [variable.numpy() for variable in variables]
         losses.append([float(step(sample)["loss"]) for sample in dataset.take(20)])
@@ -433,7 +433,7 @@ def test_loss_weights_scale_their_terms():
 
 
 @pytest.mark.slow
-def test_one_trace_serves_batches_with_any_number_of_truths(monkeypatch):
+def test_one_trace_serves_batches_with_any_number_of_objects(monkeypatch):
     config, traces = small("demo"), []
     terms = steps_module.loss_terms
     monkeypatch.setattr(steps_module, "loss_terms", lambda *args: traces.append(1) or terms(*args))
@@ -452,19 +452,19 @@ def test_one_trace_serves_batches_with_any_number_of_truths(monkeypatch):
         model = models.build(config, NAMES)
         optimizer = keras.optimizers.AdamW(1e-3)
         optimizer.build(model.network.trainable_variables)
-        average = EMA(model.network, 0.9)
+        ema = EMA(model.network, 0.9)
     batches = iter(strategy.experimental_distribute_dataset(dataset))
-    step = make_step(model, optimizer, average, strategy, batches.element_spec)
+    step = make_step(model, optimizer, ema, strategy, batches.element_spec)
     for batch in batches:
         step(batch)
     assert len(traces) == 1
 
 
-def test_the_average_holds_all_weights_batch_norm_too_and_follows_the_formula():
+def test_the_ema_holds_all_weights_batch_norm_too_and_follows_the_formula():
     network = models.build(small("demo"), NAMES).network
-    average = EMA(network, 0.9)
+    ema = EMA(network, 0.9)
     expected = checkpoint.weights_of(network)
-    assert any("moving_mean" in name for name in expected) and set(average.arrays()) == set(expected)
+    assert any("moving_mean" in name for name in expected) and set(ema.arrays()) == set(expected)
     for n in (1, 2, 50):
         for weight in network.weights:
             weight.assign_add(keras.ops.ones_like(weight) * n)
@@ -472,16 +472,16 @@ def test_the_average_holds_all_weights_batch_norm_too_and_follows_the_formula():
         expected = {
             name: keep * value + (1 - keep) * checkpoint.weights_of(network)[name] for name, value in expected.items()
         }
-        average.steps.assign(n - 1)
-        average.update(tf.distribute.get_strategy())
-    for name, value in average.arrays().items():
+        ema.steps.assign(n - 1)
+        ema.update(tf.distribute.get_strategy())
+    for name, value in ema.arrays().items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
     other = EMA(network, 0.9)  # a later stage's goes on where this one ended
-    other.load(average.arrays(), average.steps.numpy())
-    for each in (average, other):
+    other.load(ema.arrays(), ema.steps.numpy())
+    for each in (ema, other):
         each.update(tf.distribute.get_strategy())
     assert int(other.steps) == 51
-    for name, value in average.arrays().items():
+    for name, value in ema.arrays().items():
         np.testing.assert_array_equal(value, other.arrays()[name])
 
 
@@ -772,7 +772,7 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kil
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    if len(epochs) == 1:  # as earlier versions wrote it, which did not know how many steps the averages hold
+    if len(epochs) == 1:  # as earlier versions wrote it, which did not know how many steps the EMA holds
         with h5py.File(last, "r+") as file:
             meta = json.loads(file["meta"][()])
             assert meta["state"].pop("averaged") > 0
@@ -785,8 +785,8 @@ def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kil
 
 
 @pytest.mark.slow
-def test_what_is_used_of_last_h5_is_what_training_judged(data, tmp_path):
-    """The averages; the weights beside them, another model, are there to go on from."""
+def test_what_is_used_of_last_h5_is_what_training_evaluated(data, tmp_path):
+    """The EMA; the weights beside it, another model, are there to go on from."""
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1), "train.ema=0.99"])
     run = training.train(config, tmp_path / "run", progress=False)
     _, weights, averages = checkpoint.load(run.folder / "last.h5", "weights", "averages")
@@ -798,7 +798,7 @@ def test_what_is_used_of_last_h5_is_what_training_judged(data, tmp_path):
         np.testing.assert_array_equal(used[name], best[name])  # of one epoch, so the best too
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_pictures(data, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_images(data, tmp_path):
     stage = "train.stages=[{epochs: 3, lr: 1e30, warmup: 0, schedule: constant}]"
     optimizer = "train.optimizer={name: sgd}"
     run = tfyolo(
@@ -819,7 +819,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_picture
 
 
 @pytest.mark.slow
-def test_pictures_that_are_broken_or_of_another_size_are_named(data, tmp_path):
+def test_images_that_are_broken_or_of_another_size_are_named(data, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     victim, shrunk = sorted((copy / "train").glob("*.jpg"))[:2]
@@ -831,24 +831,24 @@ def test_pictures_that_are_broken_or_of_another_size_are_named(data, tmp_path):
         "train", ROOT / "configs/demo.yaml", f"data={copy}", *TINY, stages(2), "--out", tmp_path / "run"
     )
     assert result.exit_code == 0, result.stderr
-    assert "left out, as unreadable: 1 picture, 1 so far" in result.stderr and victim.name in result.stderr
-    assert f"not the one annotated: 1 picture, 1 so far:\n  {shrunk}: 20 x 30, annotated " in result.stderr
+    assert "left out, as unreadable: 1 image, 1 so far" in result.stderr and victim.name in result.stderr
+    assert f"not the one annotated: 1 image, 1 so far:\n  {shrunk}: 20 x 30, annotated " in result.stderr
     assert result.stderr.count(f"evaluation: left out, as unreadable: 1 picture: {judged}") == 1
 
 
 @pytest.mark.slow
-def test_a_second_stage_goes_on_with_the_averages_of_the_first_whose_model_is_gone(data, tmp_path, monkeypatch):
+def test_a_second_stage_goes_on_with_the_ema_of_the_first_whose_model_is_gone(data, tmp_path, monkeypatch):
     """Against the formula, from the weights of every step of both: (1 + n) / (10 + n) counts on. n is kept in last.h5."""
     seen, networks = [], []
     make, update, build = EMA.__init__, EMA.update, models.build
 
-    def started(average, network, decay):
-        make(average, network, decay)
+    def started(ema, network, decay):
+        make(ema, network, decay)
         seen.append(checkpoint.weights_of(network))
 
-    def updated(average, strategy):
-        update(average, strategy)
-        seen.append({weight.path: weight.numpy() for weight in average.weights})
+    def updated(ema, strategy):
+        update(ema, strategy)
+        seen.append({weight.path: weight.numpy() for weight in ema.weights})
 
     def built(*args, **kwargs):
         if "precision" in kwargs:  # to train
@@ -902,7 +902,7 @@ def test_an_epoch_of_what_is_overfit_has_at_least_25_steps_however_many_replicas
 
 
 @pytest.mark.slow
-def test_without_a_box_to_judge_by_the_last_epoch_is_the_best_and_the_reason_is_said_first(data, tmp_path):
+def test_without_a_box_to_evaluate_on_the_last_epoch_is_the_best_and_the_reason_is_said_first(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     file = copy / "annotations" / "instances_val.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
@@ -978,7 +978,7 @@ def test_evaluation_takes_as_many_images_as_a_replica_learns_from_at_a_time(sett
 
 @pytest.mark.parametrize(
     "batch, counts, unit, expected, words",
-    [(8, [20], 1, 8, []), (16, [10], 1, 10, ["train.batch=16 is more than the 10 images to learn from: a step takes 10 images"]),
+    [(8, [20], 1, 8, []), (16, [10], 1, 10, ["train.batch=16 is more than the 10 images to train on: a step takes 10 images"]),
      (16, [10], 4, 8, ["a step takes 8 images"]), (8, [3], 8, 8, ["a step of 8 images has but 3 to take, some of them more than once"]),
      (16, [3], 8, 8, ["a step takes 8 images", "has but 3 to take"]), (16, [100, 4], 2, 16, ["stage 2: a step of 16 images has but 4"])],
 )  # fmt: skip
@@ -1098,7 +1098,7 @@ def test_data_that_stages_share_are_read_once(data, tmp_path, monkeypatch):
     assert (first[0].split, second[0].split) == ("train", "val")
 
 
-def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(data, tmp_path):
+def test_a_val_split_that_is_missing_is_no_reason_to_evaluate_on_the_training_data(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     (copy / "annotations" / "instances_val.json").unlink()
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", *TINY])
@@ -1111,15 +1111,15 @@ def test_a_val_split_that_is_missing_is_no_reason_to_judge_on_the_training_data(
     assert not list(reading.warnings_of(learned, judged))
 
 
-def test_pictures_both_learned_from_and_judged_by_are_told(data):
+def test_images_both_trained_and_evaluated_on_are_reported(data):
     learned, judged = read(data, "train"), read(data, "val")
     assert not list(reading.warnings_of(learned, judged))
     both = judged._replace(records=(*judged.records, *learned.records[:3]))
     (warning,) = reading.warnings_of(learned, both)
-    assert "demo val: 3 of its 7 pictures are also learned from, as 'train'" in warning
+    assert "demo val: 3 of its 7 images are also trained on, as 'train'" in warning
 
 
-def test_other_classes_in_val_are_told_by_data_set_and_split(data, tmp_path):
+def test_other_classes_in_val_are_reported_by_data_set_and_split(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     file = copy / "annotations" / "instances_val.json"
     file.write_text(file.read_text().replace('"disc"', '"disk"'))
@@ -1196,15 +1196,16 @@ LARGEST = {
 ONE_STEP = """
 import resource, sys
 import conftest, tensorflow as tf
-from tfyolo import config, model, training
-from tfyolo.optim import OPTIMIZERS, EMA
+from tfyolo import config, model
+from tfyolo.training import steps
+from tfyolo.training.optim import EMA, OPTIMIZERS
 loaded = config.load(config.zoo(sys.argv[1]), [f"model.input_size={sys.argv[2]}"])
 strategy = tf.distribute.get_strategy()
 built = model.build(loaded, ("a", "b", "c"))
 optimizer = OPTIMIZERS["adamw"](1e-3)
 optimizer.build(built.network.trainable_variables)
 sample = conftest.of_all_scales(loaded.model.input_size, batch=2)
-step = training.make_step(built, optimizer, EMA(built.network, 0.0), strategy, tf.data.Dataset.from_tensors(sample).element_spec)
+step = steps.make_step(built, optimizer, EMA(built.network, 0.0), strategy, tf.data.Dataset.from_tensors(sample).element_spec)
 before = built.network.trainable_variables[0].numpy()
 figures = {name: float(value) for name, value in step(sample).items()}
 assert all(value == value for value in figures.values()) and (built.network.trainable_variables[0].numpy() != before).any(), figures
@@ -1234,7 +1235,7 @@ DARKNET53 = ["model.objective.box=squared", "model.postprocess.iou=0.7", "model.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, options", [("yolov3", DARKNET53), ("m2det-small", []), ("cornernet-small", [])])
-def test_eight_real_pictures_are_learned_by_heart(name, options, shared, tmp_path):
+def test_eight_real_images_are_overfit(name, options, shared, tmp_path):
     """As far as AP50 .95: all of it is more than some decoders can say, such as that of corners in cells beside each other."""
     history, best = tmp_path / "run" / "history.csv", 0.0
     arguments = [f"data={shared / 'data' / 'coco-tiny'}", *options, "train.precision=bfloat16"]

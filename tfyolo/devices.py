@@ -1,6 +1,6 @@
 """TensorFlow's start in a process that is this package's alone, and the devices that it then uses.
 
-It has to be told before it looks at them, so before the first tensor.
+They are chosen before it looks at them, so before the first tensor.
 """
 
 import os
@@ -15,7 +15,10 @@ class DeviceError(Error):
 
 
 class ForkError(Error):
-    """A process cannot work with TensorFlow, because it was forked when TensorFlow had begun to work. The message says what to do."""
+    """A process cannot work with TensorFlow: it was forked when TensorFlow had begun to work.
+
+    The message says what to do.
+    """
 
 
 _forked_from = (
@@ -35,20 +38,26 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_process():
-    """Raises ForkError where TensorFlow would wait for ever: its threads are those of another process, of which none comes along."""
+    """Raises ForkError where TensorFlow would wait for ever: a fork leaves its threads behind."""
     if _forked_from is not None:
         raise ForkError(
-            f"expected a process with a TensorFlow of its own, this one ({os.getpid()}) was forked from process {_forked_from}, which had "
-            "begun to work with it, and it would wait here for ever. Start processes by multiprocessing.get_context('spawn') and load the "
-            "model in each, or fork before the first model is loaded"
+            f"expected a process with a TensorFlow of its own, this one ({os.getpid()}) was forked from process "
+            f"{_forked_from}, which had begun to work with it, and it would wait here for ever. Start processes by "
+            "multiprocessing.get_context('spawn') and load the model in each, or fork before the first model is loaded"
         )
 
 
 def start(device=None, threads=None):
     """Imports TensorFlow, quietly, and lets it look for its devices, once for all.
 
-    device: as parsed() gives it; None: all GPUs, else the processor. threads: how many it may use; None: as many as there are cores.
-    It reads its log level at the import: who has set TF_CPP_MIN_LOG_LEVEL is heard. Raises DeviceError if the device is not there.
+    TensorFlow reads its log level at the import: a TF_CPP_MIN_LOG_LEVEL that is set stays.
+
+    Args:
+        device: what parsed() returns; None: all GPUs, else the processor.
+        threads: how many TensorFlow may use; None: as many as there are cores.
+
+    Raises:
+        DeviceError: the device is not there.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     first = "tensorflow" not in sys.modules
@@ -68,7 +77,17 @@ def start(device=None, threads=None):
 
 
 def parsed(text):
-    """ "cpu", "gpu" (all of them) or "0,1" (GPUs by number) -> "cpu", "gpu" or (0, 1). Raises DeviceError for anything else."""
+    """Reads the name of a device.
+
+    Args:
+        text: "cpu", "gpu" (all of them) or numbers of GPUs, "0,1".
+
+    Returns:
+        "cpu", "gpu" or a tuple of int.
+
+    Raises:
+        DeviceError: it is anything else.
+    """
     word = text.strip().lower()
     if word in ("cpu", "gpu"):
         return word
@@ -79,7 +98,14 @@ def parsed(text):
 
 
 def choose(device):
-    """Lets TensorFlow see the devices of parsed() and no others. Raises DeviceError if they are not there."""
+    """Lets TensorFlow see one kind of devices, or some, and no others.
+
+    Args:
+        device: what parsed() returns.
+
+    Raises:
+        DeviceError: they are not there, or TensorFlow has begun to use its devices.
+    """
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -87,7 +113,8 @@ def choose(device):
         raise DeviceError(f"device: expected cpu, received {_shown(device)}: TensorFlow sees no GPU on this machine")
     if not isinstance(device, str) and max(device) >= len(gpus):
         raise DeviceError(
-            f"device: expected numbers from 0 to {len(gpus) - 1}, of the GPUs that TensorFlow sees, received {_shown(device)}"
+            f"device: expected numbers from 0 to {len(gpus) - 1}, of the GPUs that TensorFlow sees, "
+            f"received {_shown(device)}"
         )
     chosen = {"cpu": [], "gpu": gpus}.get(device) if isinstance(device, str) else [gpus[number] for number in device]
     if tf.config.get_visible_devices("GPU") == chosen:
@@ -96,7 +123,8 @@ def choose(device):
         tf.config.set_visible_devices(chosen, "GPU")
     except RuntimeError as error:
         raise DeviceError(
-            f"device: {_shown(device)} was asked for when TensorFlow had begun to use its devices; ask before the first tensor"
+            f"device: {_shown(device)} was asked for when TensorFlow had begun to use its devices; ask before the "
+            "first tensor"
         ) from error
 
 

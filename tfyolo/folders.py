@@ -1,8 +1,8 @@
 """The folders that commands write into: taken at once, held by one process until it ends, gone if nothing came of them.
 
-Who writes into a folder holds a lock on a file in it, which the system lets go of however the process ends: what a crash has left of that
-file holds nobody up. Where there are no such locks (Windows, some network file systems) only what lies in a folder
-keeps others out.
+Who writes into a folder holds a lock on a file in it. The system lets go of the lock however the process ends, so that
+the file of a crash holds nobody up. Where there are no such locks (Windows, some network file systems) only what lies
+in a folder keeps others out.
 """
 
 import contextlib
@@ -35,12 +35,21 @@ class Taken(FolderError):
 
 @contextlib.contextmanager
 def new(out, name, inside="runs", begun=()):
-    """A Path that is nobody else's in the `with`: `out`, or where that is None the first of INSIDE/NAME, INSIDE/NAME-2, ... that is free.
+    """Makes a folder, with its parents, that is nobody else's in the `with`. What is empty at the end is removed again.
 
-    The folder is made, its parents too; what of them is empty at the end is removed again. Raises Taken if something lies in `out` or
-    another process holds it, FolderError if it cannot be made.
-    begun: patterns of names. Where a process has ended without letting go of `out`, such as by SIGKILL, and has left nothing but files
-    and folders of such names, they are removed.
+    Args:
+        out: the folder; None: the first of INSIDE/NAME, INSIDE/NAME-2, ... that is free.
+        name: of the folder, without `out`.
+        inside: the folder that it is made in, without `out`.
+        begun: patterns of names. Where a process has ended without letting go of `out`, such as by SIGKILL, and
+            has left nothing but files and folders of such names, they are removed.
+
+    Yields:
+        Its Path.
+
+    Raises:
+        Taken: something lies in `out`, or another process holds it.
+        FolderError: it cannot be made.
     """
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -56,7 +65,14 @@ def new(out, name, inside="runs", begun=()):
 
 @contextlib.contextmanager
 def held(folder):
-    """The folder as a Path, which is there, held in the `with`. Raises Taken if another process holds it."""
+    """Holds a folder that is there in the `with`.
+
+    Yields:
+        Its Path.
+
+    Raises:
+        Taken: another process holds it.
+    """
     folder = Path(folder)
     with _locked(folder) as locked:
         if not locked:
@@ -83,8 +99,8 @@ def _reserved(folder, begun=()):
             raise Taken(f"{folder}: {_holder(folder)}; name another --out")
         if locked is UNKNOWN and _filled(folder):
             raise Taken(
-                f"{folder}: expected a new or empty folder, it holds what another process has begun, and its file system has no locks "
-                "that would say whether that still runs; remove it, or name another --out"
+                f"{folder}: expected a new or empty folder, it holds what another process has begun, and its file "
+                "system has no locks that would show whether that still runs; remove it, or name another --out"
             )
         for path in folder.iterdir() if left else ():
             if _matches(path.name, left):
@@ -126,7 +142,7 @@ def _filled(folder, but=()):
 
 @contextlib.contextmanager
 def _locked(folder):
-    """Whether this process has the folder's lock in the `with`, to which no other then comes; UNKNOWN where there are no locks."""
+    """Yields whether this process, and no other, has the folder's lock in the `with`; UNKNOWN where there are none."""
     if fcntl is None:
         yield UNKNOWN
         return
@@ -141,7 +157,7 @@ def _locked(folder):
             return
         except OSError:  # the file system knows no locks
             locked = UNKNOWN
-        # Who held it may have removed it between the two lines above; then this lock is on a file that nobody else finds.
+        # Who held it may have removed it between the two lines above; then nobody else finds the locked file.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(file)):
                 break

@@ -1,4 +1,4 @@
-"""How the libraries under this package are kept from talking between its lines, and TensorFlow's import, which takes seconds."""
+"""How the libraries under this package are kept from writing between its lines, and TensorFlow's import."""
 
 import contextlib
 import os
@@ -11,9 +11,10 @@ _held_back = None  # (thread that does, a duplicate of standard error) while it 
 
 @contextlib.contextmanager
 def libraries_silent():
-    """Holds back what C++ libraries write to standard error past every setting. What goes wrong still arrives as an exception.
+    """Holds back what C++ libraries write to standard error past every setting. Errors still arrive as exceptions.
 
-    Standard error is the whole process's: where other threads of a program that uses this package may be writing to it, it stays open.
+    Standard error is the whole process's: where other threads of a program that uses this package may be writing to it,
+    it stays open.
     """
     if _others_may_write():
         yield
@@ -34,7 +35,7 @@ def libraries_silent():
 
 
 def _after_fork():
-    """A process that another thread has forked meanwhile lacks the thread that would let go: it opens standard error itself."""
+    """A process forked meanwhile by another thread lacks the thread that lets go: it opens standard error itself."""
     global _one_at_a_time, _held_back
     if _held_back is None or _held_back[0] != threading.get_ident():
         if _held_back is not None:
@@ -47,7 +48,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _others_may_write():
-    """Whether Python runs threads beside this one that somebody has started: not TensorFlow's own, and not that of tqdm."""
+    """Whether Python runs threads beside this one that somebody has started: not TensorFlow's own, nor tqdm's."""
     others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
     return any(type(thread).__name__ not in ("TMonitor", "_DummyThread") for thread in others)
 
@@ -60,7 +61,7 @@ def import_tensorflow():
     """
     if "tensorflow" in sys.modules:
         return
-    # On processors without AVX-512 TensorFlow leaves it off, and a training step takes 1.3 to 3 times as long. It asks but once.
+    # On processors without AVX-512 TensorFlow leaves it off, and a step takes 1.3 to 3 times as long. It asks but once.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     asked = os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
     with contextlib.nullcontext() if asked else libraries_silent():

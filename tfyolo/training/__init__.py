@@ -1,1 +1,1 @@
-"""Training: the script, the step, the run's folder, what is learned from, what is written."""
+"""Training: the script, its stages and steps, the run's folder, the data, what is written, callbacks."""

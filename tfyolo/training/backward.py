@@ -9,11 +9,21 @@ from tfyolo.training.steps import loss_terms
 
 
 def first_batch_norms(model):
-    """({term: loss}, {stage: gradient norm}) of the first batch of what a Model's config is to learn from, as it is."""
-    learned, _ = read_stage(model.config, 0, overfit=None)
-    if learned.classes != model.classes:
-        raise model.config.error("data", other_classes(learned, learned._replace(classes=model.classes)))
-    first = learned._replace(records=learned.records[: model.config.train.batch])
+    """Takes one backward pass over the first batch of the training data, without augmentation.
+
+    Args:
+        model: a Model whose config names data.
+
+    Returns:
+        {term: loss} and {stage of the model: gradient norm}.
+
+    Raises:
+        ConfigError: the data has other classes than the model.
+    """
+    source, _ = read_stage(model.config, 0, overfit=None)
+    if source.classes != model.classes:
+        raise model.config.error("data", other_classes(source, source._replace(classes=model.classes)))
+    first = source._replace(records=source.records[: model.config.train.batch])
     size, preprocess = model.config.model.input_size, model.config.model.preprocess
     sample = next(iter(datasets.eval_dataset(first, size=size, batch=len(first.records), preprocess=preprocess)))
     with tf.GradientTape() as tape:

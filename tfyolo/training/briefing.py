@@ -1,4 +1,4 @@
-"""What training says: before its first step what is trained, on what and where to; and, as it goes on, how long the rest will take."""
+"""What training prints before its first step: what is trained, on what, where to; and how long the rest takes."""
 
 import os
 import re
@@ -16,22 +16,26 @@ from tensorflow.python.util._pywrap_util_port import IsMklEnabled
 from tfyolo.graph.summary import summarize
 from tfyolo.messages import counted
 
-SHOWN = 6  # classes, and stages, that are told one by one
+SHOWN = 6  # classes, and stages, that are named one by one
 
 
 def briefing(config, model, sources, folder, state):
     """The lines before the first step.
 
-    model: a Model as it is evaluated. sources: of each stage a pair of Sources, to learn from and to evaluate on. state: {"epoch", "step",
-    "best"}, how far the run is: epochs, and steps of the next one; 0 and 0 is a new one.
+    Args:
+        config: the Config, as it is trained.
+        model: the Model that is evaluated.
+        sources: for each stage a pair of Sources, to train on and to evaluate on.
+        folder: the run's.
+        state: {"epoch", "step", "best"}, how far the run is: epochs, and steps of the next one; 0 and 0 for a new one.
     """
     resumed = state["epoch"] or state["step"]
     rows = [("model", _model(config, model))]
     if config.train.init and not resumed:
         rows.append(("", f"initialised from {config.train.init}"))
     for name, place in (("train", 0), ("val", 1)):
-        told = dict.fromkeys(_split(pair[place]) for pair in sources)
-        rows += [(name if n == 0 else "", line) for n, line in enumerate(told)]
+        lines = dict.fromkeys(_split(pair[place]) for pair in sources)
+        rows += [(name if n == 0 else "", line) for n, line in enumerate(lines)]
     rows.append(("classes", _classes(sources[0][0])))
     rows.append(("device", f"{_devices()}; {config.train.precision}"))
     rows += [("", notice) for notice in (gpu_notice(), bfloat16_notice(config.train.precision)) if notice]
@@ -43,11 +47,11 @@ def briefing(config, model, sources, folder, state):
 
 
 def _model(config, model):
-    told = summarize(model)
-    height, width = told["input_size"]
+    summary = summarize(model)
+    height, width = summary["input_size"]
     return (
-        f"{config.name}, {counted(told['classes'], 'class')}: {told['parameters']:,} parameters, "
-        f"{told['flops'] / 1e9:.4g} GFLOPs at {height} x {width}"
+        f"{config.name}, {counted(summary['classes'], 'class')}: {summary['parameters']:,} parameters, "
+        f"{summary['flops'] / 1e9:.4g} GFLOPs at {height} x {width}"
     )
 
 
@@ -61,12 +65,12 @@ def _split(source):
     boxes = sum(len(record.boxes) for record in records)
     ignored = sum(int(record.ignored.sum()) for record in records)
     empty = sum(not len(record.boxes) for record in records)
-    told = f"{source.name} {source.split}: {counted(len(records), 'image')}, {counted(boxes, 'box')}"
+    line = f"{source.name} {source.split}: {counted(len(records), 'image')}, {counted(boxes, 'box')}"
     if len(source.records) > len(records):
-        told += f", each {len(source.records) // len(records)} times an epoch"
+        line += f", each {len(source.records) // len(records)} times an epoch"
     notes = [f"{ignored:,} of them crowds or difficult"] if ignored else []
     notes += [f"{counted(empty, 'image')} without any"] if empty else []
-    return told + (f" ({', '.join(notes)})" if notes else "")
+    return line + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _classes(source):
@@ -88,9 +92,9 @@ def _plan(config, sources):
     elif train.evaluate_every > 1:
         head += f"; evaluated every {train.evaluate_every} epochs"
     yield "plan", head
-    for number, (stage, (learned, _)) in enumerate(zip(train.stages[:SHOWN], sources, strict=False), 1):
+    for number, (stage, (source, _)) in enumerate(zip(train.stages[:SHOWN], sources, strict=False), 1):
         height, width = stage.image_size or config.model.input_size
-        line = f"{counted(stage.epochs, 'epoch')} of {counted(-(-len(learned.records) // train.batch), 'step')}"
+        line = f"{counted(stage.epochs, 'epoch')} of {counted(-(-len(source.records) // train.batch), 'step')}"
         line += f" at {height} x {width}, lr {stage.lr:g}, {stage.schedule}"
         line += f", frozen: {', '.join(stage.freeze)}" if stage.freeze else ""
         yield "", f"{f'stage {number}: ' if len(train.stages) > 1 else ''}{line}"
@@ -100,14 +104,14 @@ def _plan(config, sources):
 
 def _resumed(config, state):
     epochs = sum(stage.epochs for stage in config.train.stages)
-    told = f"after epoch {state['epoch']} of {epochs}"
-    told += f" and {counted(state['step'], 'step')} of the next" if state["step"] else ""
+    line = f"after epoch {state['epoch']} of {epochs}"
+    line += f" and {counted(state['step'], 'step')} of the next" if state["step"] else ""
     if best := state["best"]:
-        told += f"; best so far: epoch {best['epoch']}" + ("" if np.isnan(best["AP"]) else f", AP {best['AP']:.3f}")
-    return told
+        line += f"; best so far: epoch {best['epoch']}" + ("" if np.isnan(best["AP"]) else f", AP {best['AP']:.3f}")
+    return line
 
 
-# --- devices ------------------------------------------------------------------------------------------------------------------
+# --- devices ----------------------------------------------------------------------------------------------------------
 
 
 def _devices():
@@ -123,7 +127,7 @@ def _details(gpu):
 
 
 def gpu_notice(root=Path("/")):
-    """What to do about a GPU that TensorFlow does not use, or cannot use well; None if there is none of the kind. root: for tests."""
+    """A line about a GPU that TensorFlow does not use, or cannot use well; None if there is none. root: for tests."""
     built = [
         int(re.search(r"\d+$", name)[0]) for name in tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
     ]
@@ -132,7 +136,10 @@ def gpu_notice(root=Path("/")):
     for gpu in tf.config.get_visible_devices("GPU"):
         capability = _details(gpu).get("compute_capability", newest)
         if capability > newest:
-            return f"{wheels}, this one has {capability[0]}.{capability[1]}: its first step may take half an hour, or fail; install a newer"
+            return (
+                f"{wheels}, this one has {capability[0]}.{capability[1]}: its first step may take half an hour, or "
+                "fail; install a newer"
+            )
     hidden_on_purpose = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if hidden_on_purpose or tf.config.list_physical_devices("GPU"):
         return None
@@ -140,12 +147,15 @@ def gpu_notice(root=Path("/")):
     if not found:
         return None
     name, capability = found[0]
-    told = f"TensorFlow does not see this machine's {name}: "
+    line = f"TensorFlow does not see this machine's {name}: "
     if sys.platform == "win32":
-        return f"{told}on Windows itself it has no GPUs; run it under WSL2"
+        return f"{line}on Windows itself it has no GPUs; run it under WSL2"
     if capability and capability > newest:
-        return f"{told}{wheels}, expected a newer one for {capability[0]}.{capability[1]}: pip install --upgrade 'tensorflow[and-cuda]'"
-    return f"{told}pip install 'tensorflow[and-cuda]'; where that is installed, update NVIDIA's driver"
+        return (
+            f"{line}{wheels}, expected a newer one for {capability[0]}.{capability[1]}: pip install --upgrade "
+            "'tensorflow[and-cuda]'"
+        )
+    return f"{line}pip install 'tensorflow[and-cuda]'; where that is installed, update NVIDIA's driver"
 
 
 # What /proc/cpuinfo calls instructions for bfloat16: of x86 (the first three) and of Arm.
@@ -153,7 +163,7 @@ _BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 
 
 def bfloat16_notice(precision, root=Path("/")):
-    """What to do about a precision that the processor has no instructions for; None if there is nothing to say. root: for tests."""
+    """A line about a precision for which the processor has no instructions; None if it has them. root: for tests."""
     cpuinfo = root / "proc/cpuinfo"
     if precision != "bfloat16" or tf.config.get_visible_devices("GPU") or not cpuinfo.is_file():
         return None
@@ -168,10 +178,10 @@ def _nvidia(root):
     if command:
         query = [command, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
         try:
-            told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+            output = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
         except (OSError, subprocess.SubprocessError):
-            told = ""
-        if found := re.findall(r"^(.+), *(\d+)\.(\d+)\s*$", told, re.MULTILINE):
+            output = ""
+        if found := re.findall(r"^(.+), *(\d+)\.(\d+)\s*$", output, re.MULTILINE):
             return [(name, (int(major), int(minor))) for name, major, minor in found]
     files = sorted(root.glob("proc/driver/nvidia/gpus/*/information"))
     names = [re.search(r"^Model:\s*(.+)", file.read_text(), re.MULTILINE) for file in files]
@@ -179,13 +189,15 @@ def _nvidia(root):
     return [(name, None) for name in names]
 
 
-# --- time ---------------------------------------------------------------------------------------------------------------------
+# --- time -------------------------------------------------------------------------------------------------------------
 
 
 class Clock:
     """How long the rest of a run takes, by what its steps and evaluations have taken so far.
 
-    steps: [(how many, pixels of an image)] of the stages that are left. evaluations: how many are left.
+    Args:
+        steps: [(how many, pixels of an image)] of the stages that are left.
+        evaluations: how many are left.
     """
 
     def __init__(self, steps, evaluations):
@@ -207,11 +219,11 @@ class Clock:
             steps_done: how many steps of the next epoch are done.
         """
         steps, evaluations = [], 0
-        for stage, (learned, _) in zip(config.train.stages, sources, strict=True):
+        for stage, (source, _) in zip(config.train.stages, sources, strict=True):
             left = range(min(epochs_done, stage.epochs), stage.epochs)
             epochs_done -= stage.epochs - len(left)
             height, width = stage.image_size or config.model.input_size
-            count = len(left) * -(-len(learned.records) // config.train.batch)
+            count = len(left) * -(-len(source.records) // config.train.batch)
             steps.append((count - min(steps_done, count), height * width))
             steps_done -= min(steps_done, count)
             evaluations += sum((e + 1) % config.train.evaluate_every == 0 or e + 1 == stage.epochs for e in left)

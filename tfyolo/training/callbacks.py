@@ -68,6 +68,6 @@ def _check(callback, place):
         raise TrainingError(f"{place}: {expected}, received {callback!r}")
     if unknown := [name for name in hooks if name not in HOOKS]:
         raise TrainingError(
-            f"{place}: {expected}, received a {type(callback).__name__} with {', '.join(unknown[:4])}, never called here; "
-            "rename it or leave it out"
+            f"{place}: {expected}, received a {type(callback).__name__} with {', '.join(unknown[:4])}, never called "
+            "here; rename it or leave it out"
         )

@@ -1,4 +1,4 @@
-"""What a run is asked for, and what it needs before its first step: data, model, clock, and who is told."""
+"""What a run is asked for, and what it needs before its first step: data, model, clock, callbacks."""
 
 import dataclasses
 import json

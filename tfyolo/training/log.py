@@ -12,9 +12,9 @@ from tfyolo.visualize import drawing
 
 
 def better(metrics, best):
-    """Whether an epoch is better than the best before it: by AP, or AP50 where that is all there is to tell the two apart.
+    """Whether an epoch is better than the best before it: by AP, and by AP50 where AP is equal.
 
-    Where neither can be said, for want of boxes to judge by, the later one is.
+    Without boxes to evaluate on both are NaN; then the later epoch is the better one. Both arguments: {"AP", "AP50"}.
     """
     new, old = ([-1.0 if np.isnan(one[name]) else one[name] for name in ("AP", "AP50")] for one in (metrics, best))
     return new > old or (np.isnan(metrics["AP"]) and np.isnan(best["AP"]))
@@ -47,16 +47,32 @@ class TensorBoard:
 
 
 def epoch_line(row, epochs, improved, left):
+    """The line printed after an epoch.
+
+    Args:
+        row: its row of history.csv.
+        epochs: how many the run has.
+        improved: whether it is the best so far.
+        left: seconds that the rest takes.
+    """
     terms = "  ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in row.items() if name.startswith("loss"))
     line = f"epoch {row['epoch']:>3}/{epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
     if "AP" in row:
         scores = f"AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}{'  best so far' if improved else ''}"
-        line += f"  |  {'no AP: no boxes to judge by' if np.isnan(row['AP']) else scores}"
+        line += f"  |  {'no AP: no boxes to evaluate on' if np.isnan(row['AP']) else scores}"
     return line + (f"  |  {duration(left)} left" if row["epoch"] < epochs else "")
 
 
 def draw_batch(sample, strategy, classes, path, most=16):
-    """Draws what is learned from: the first images of a batch, augmented, with their boxes and classes."""
+    """Draws the first images of a batch as the network gets them, augmented, with their boxes and classes.
+
+    Args:
+        sample: a distributed Sample.
+        strategy: its tf.distribute strategy.
+        classes: their names.
+        path: the file.
+        most: how many images are drawn at most.
+    """
     parts = (np.concatenate(strategy.experimental_local_results(value)) for value in sample[:4])
     images, boxes, labels, crowd = (value[:most] for value in parts)
     sheets = []
@@ -68,9 +84,18 @@ def draw_batch(sample, strategy, classes, path, most=16):
 
 
 def draw_detections(model, detector, source, folder, writer, epoch, *, count, batch, score):
-    """Draws the first pictures of a Source as the network sees them: right, wrong and missed boxes beside each level's objectness.
+    """Draws the first images of a Source as the network sees them: right, wrong and missed boxes, and objectness maps.
 
-    count: how many. batch: images at a time. score: the confidence threshold.
+    Args:
+        model: the Model.
+        detector: its Detector.
+        source: the Source.
+        folder: where a file for each image is written.
+        writer: a tf.summary writer, which gets them all in one image.
+        epoch: the step that it is written under.
+        count: how many images.
+        batch: images at a time.
+        score: the confidence threshold.
     """
     if not count:
         return
@@ -86,13 +111,13 @@ def draw_detections(model, detector, source, folder, writer, epoch, *, count, ba
                 continue
             record = first.records[number]
             image = np.round(255 * sample.image[b].numpy()).astype(np.uint8)
-            truths = sample.boxes[b].numpy()[: len(record.boxes)]
+            ground_truth = sample.boxes[b].numpy()[: len(record.boxes)]
             kept = (np.arange(len(found.scores[b])) < found.count[b]) & (found.scores[b] >= score)
-            boxes, *told = (getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores"))
-            gt_index = match(truths, record.labels, record.crowd, boxes, *told, difficult=record.difficult)
-            image, truths, boxes = drawing.enlarged(image, truths, boxes)
+            boxes, *rest = (getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores"))
+            gt_index = match(ground_truth, record.labels, record.crowd, boxes, *rest, difficult=record.difficult)
+            image, ground_truth, boxes = drawing.enlarged(image, ground_truth, boxes)
             drawn = drawing.draw_matches(
-                image, truths, record.labels, record.ignored, boxes, *told, model.classes, gt_index
+                image, ground_truth, record.labels, record.ignored, boxes, *rest, model.classes, gt_index
             )
             heat = {f"objectness, {name}": drawing.heatmap(image, levels[b].numpy()) for name, levels in maps.items()}
             name = Path(str(record.image_id)).stem

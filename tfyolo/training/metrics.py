@@ -50,7 +50,15 @@ class EpochMetrics:
     seconds = property(lambda self: time.monotonic() - self._began)
 
     def take(self, step, number, sample, size, strategy):
-        """Takes one step, whose metrics stay on the device. step: as of make_step. number: from 1 in this epoch."""
+        """Takes one step, whose metrics stay on the device.
+
+        Args:
+            step: what make_step() returns.
+            number: the step's, from 1 in this epoch.
+            sample: the distributed batch.
+            size: (H, W) to which the step brings the images; None: they stay as they are.
+            strategy: the tf.distribute strategy.
+        """
         self.whole = False
         values = step(sample, size)
         # The ids alone are kept to name a step's images by: the images themselves are large.

@@ -1,4 +1,4 @@
-"""Optimizers, their schedules, and the moving average of the weights."""
+"""Optimizers, their schedules, and the EMA of the weights."""
 
 import math
 
@@ -11,9 +11,10 @@ from tfyolo.graph.nodes import all_layers
 
 
 def undecayed(network):
-    """The trainable variables that weight decay leaves out: they hold offsets and scales, not capacity, and 0 may not be neutral.
+    """The trainable variables that weight decay leaves out: offsets and scales, for which 0 may not be neutral.
 
-    They are those of one dimension or none, and those that a layer declares: its `undecayed` names the attributes that hold them.
+    They are those of one dimension or none, and those that a layer declares: its `undecayed` names the attributes that
+    hold them.
     """
     small = [variable for variable in network.trainable_variables if len(variable.shape) <= 1]
     return small + [getattr(layer, name) for layer in all_layers(network) for name in getattr(layer, "undecayed", ())]
@@ -26,7 +27,12 @@ def biases(network):
 
 
 def build_for(network, optimizer):
-    """Makes an optimizer ready for the trainable variables of a network (or layer): which it decays, and which are biases."""
+    """Builds an optimizer for the trainable variables of a Keras model or layer, of which it decays some.
+
+    Args:
+        network: the model or layer.
+        optimizer: a Keras optimizer, fresh.
+    """
     optimizer.exclude_from_weight_decay(var_list=undecayed(network))
     if isinstance(optimizer, WarmingSGD):
         optimizer.biases = frozenset(map(id, biases(network)))
@@ -57,7 +63,11 @@ SCHEDULES = {"constant": constant, "cosine": cosine, "step": stepped}
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate of one stage: a linear warm-up, under one of SCHEDULES.
 
-    stage: config.Stage. steps_per_epoch: optimizer steps. Called with the number of steps done, gives the rate of the next.
+    Called with the number of steps done, it gives the rate of the next.
+
+    Args:
+        stage: a config.Stage.
+        steps_per_epoch: optimizer steps.
     """
 
     def __init__(self, stage, steps_per_epoch):
@@ -75,9 +85,15 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class WarmingSGD(keras.optimizers.SGD):
-    """SGD in whose warm-up the momentum rises too, and the biases begin with a large rate that falls to that of the others.
+    """SGD in whose warm-up the momentum rises too, and the rate of biases falls from a large one to that of the others.
 
-    (As YOLOv5's line warms up: a detector's first task is to learn, in its biases, how rare objects are.)
+    A detector first learns, in its biases, how rare objects are; YOLOv5 and its successors warm up so.
+
+    Args:
+        schedule: a Schedule.
+        warmup_momentum: the momentum at step 0.
+        warmup_bias_lr: what is added to the learning rate of biases at step 0.
+        **kwargs: those of keras.optimizers.SGD.
     """
 
     def __init__(self, schedule, *, warmup_momentum, warmup_bias_lr, **kwargs):
@@ -110,8 +126,13 @@ def sgd(
 ):
     """SGD with momentum; weight decay is decoupled and scaled by the learning rate.
 
-    During the stage's warm-up the momentum rises from warmup_momentum (None: it is the same throughout), and what warmup_bias_lr is
-    above 0 falls to 0, on top of the biases' learning rate.
+    Args:
+        schedule: a Schedule.
+        momentum: of the velocity, in [0, 1).
+        nesterov: whether the gradient is taken ahead of the velocity.
+        weight_decay: from 0 up.
+        warmup_momentum: from it the momentum rises during the stage's warm-up; None: it is the same throughout.
+        warmup_bias_lr: added to the learning rate of biases; it falls to 0 during the warm-up.
     """
     return WarmingSGD(
         schedule,
@@ -153,9 +174,11 @@ OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
 class EMA:
     """Exponential moving average of a network's weights, batch-norm statistics included, which Keras's own leaves out.
 
-    decay: of one step; the first use the smaller (1 + n) / (10 + n), n the steps averaged so far, so that the random start is soon
-    forgotten. n is the average's own, and goes on where the optimizer of a later stage begins anew. 0: no averaging, the values are
-    the weights themselves.
+    Args:
+        network: a Keras model.
+        decay: of one step, in [0, 1). The first steps use the smaller (1 + n) / (10 + n), n the steps so far, so that
+            the random start is soon forgotten; n goes on where the optimizer of a later stage starts afresh. 0: no
+            average, the values are the weights themselves.
     """
 
     def __init__(self, network, decay):
@@ -165,7 +188,7 @@ class EMA:
         self.steps = tf.Variable(0, trainable=False, dtype=tf.int64)
 
     def update(self, strategy):
-        """Takes in the weights after a further step; in the strategy's cross-replica context."""
+        """Takes in the weights after a further step; called in the strategy's cross-replica context."""
         if not self.decay:
             return
         strategy.extended.update(self.steps, lambda steps: steps.assign_add(1), group=False)
@@ -181,7 +204,7 @@ class EMA:
         return {weight.path: value.numpy() for weight, value in zip(self.weights, self.values, strict=True)}
 
     def load(self, arrays, steps):
-        """Goes on from the arrays of another average, after the steps that it holds."""
+        """Goes on from the arrays of another EMA, which has taken in so many steps."""
         self.steps.assign(steps)
         for weight, value in zip(self.weights, self.values, strict=True):
             value.assign(arrays[weight.path])

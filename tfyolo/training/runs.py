@@ -20,12 +20,12 @@ class TrainingError(Error):
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was told to stop, by Ctrl-C or SIGTERM.
+    """Training was stopped by Ctrl-C or SIGTERM.
 
     Attributes:
-        folder: the run's, to go on from by resume; None: nothing is left of it, and the same call begins anew.
+        folder: the run's, to go on from by resume; None: nothing is left of it, and the same call starts afresh.
         epochs: how many of them are finished.
-        signal: which signal it was that told so: signal.SIGINT or signal.SIGTERM.
+        signal: signal.SIGINT or signal.SIGTERM.
     """
 
     def __init__(self, folder, epochs, number):
@@ -47,8 +47,10 @@ PERFECT = 0.999
 class Signals:
     """What Ctrl-C (SIGINT) and SIGTERM do in the `with`: they raise KeyboardInterrupt, or wait in a `with finishing()`.
 
-    received: the number of the first that came, None: none. The exception is lost if it comes in a __del__ or a callback, this is not.
     A second Ctrl-C waits for nothing; SIGTERM may come several times, as schedulers send it.
+
+    Attributes:
+        received: the number of the first that came; None: none. It stays if the exception is lost in a __del__.
     """
 
     def __init__(self):
@@ -89,15 +91,26 @@ class Signals:
             self.waiting = False
 
     def check(self):
+        """Raises KeyboardInterrupt if a signal has come."""
         if self.received:
             raise KeyboardInterrupt
 
 
-# --- what the run is made of ----------------------------------------------------------------------------------------------------
+# --- what the run is made of ------------------------------------------------------------------------------------------
 
 
 def run_folder(config, out, resume):
-    """The run's folder, held while it is in the `with`. Arguments as of train(). No run is written over, nor by two at once."""
+    """A context manager that holds the run's folder, a Path. No run is written over, nor by two at once.
+
+    Args:
+        config: the Config; None with a run to resume.
+        out: the folder; None: runs/NAME, numbered if it is taken.
+        resume: whether a run in it goes on.
+
+    Raises:
+        TrainingError: there is neither a config nor a run.
+        FolderError: something else lies there, or another process writes into it.
+    """
     there = out is not None and (Path(out) / "last.h5").exists()
     if resume and there:
         return folders.held(out)
@@ -107,7 +120,8 @@ def run_folder(config, out, resume):
         )
     if out is not None and not resume and (there or folders.left_by_a_crash(out)):
         raise folders.Taken(
-            f"{out}: expected a new or empty folder, it holds something already; go on with its run by --resume, or name another --out"
+            f"{out}: expected a new or empty folder, it holds something already; go on with its run by --resume, or "
+            "name another --out"
         )
     begun = (*_BEGUN, *map(temporary_names, _WRITTEN))
     return folders.new(out, config.name, begun=begun if resume else ())
@@ -152,7 +166,7 @@ def differing(given, begun, place=""):
 
 
 def finished(config, state, overfit):
-    """Whether nothing is left to do: all epochs are done, or what was to be learned by heart is."""
+    """Whether nothing is left to do: all epochs are done, or what was to be overfit is."""
     if overfit:
         return state["best"] is not None and state["best"]["AP50"] >= PERFECT
     return state["epoch"] == sum(stage.epochs for stage in config.train.stages)

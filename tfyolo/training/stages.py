@@ -28,13 +28,13 @@ class Trainee(NamedTuple):
         optimizer: a Keras optimizer, made for its trainable variables.
         ema: the EMA of its weights.
         batches: an iterator of distributed Samples.
-        step: as of make_step().
+        step: what make_step() returns.
         steps: how many an epoch has.
         size: (H, W) of the images in the batches.
         sizes: the sizes of multi-scale training, of which each step takes one; () without.
         unexpected: {"skipped", "resized"}: images that could not be read, or have another size than annotated, by
             their record's place in the Source: {place: message or (H, W)}. The batches fill it as they are made.
-        reported: how many of each the user has been told of.
+        reported: how many of each are printed already.
     """
 
     model: Model

@@ -11,7 +11,7 @@ from tfyolo.training.runs import TrainingError
 
 
 def make_strategy():
-    """MirroredStrategy over all GPUs, else over the logical CPUs, of which there is one unless somebody has made more."""
+    """A MirroredStrategy over all GPUs, else over the logical CPUs: one, unless somebody has made more."""
     gpus = tf.config.list_logical_devices("GPU")
     if gpus:
         return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
@@ -28,9 +28,16 @@ def _loss_sums(model, sample):
 
 
 def loss_terms(model, sample, weights=None, whole=lambda counts: counts):
-    """The terms of the loss of a batch, in training mode: {name: scalar}, each times its weight, which is 1 where unnamed.
+    """The terms of the loss of a batch, in training mode.
 
-    whole: the counts of the sample -> those of the global batch that it is a part of.
+    Args:
+        model: the Model.
+        sample: a Sample, images [B, H, W, 3] of float32 in 0..1; the whole batch or a part of it.
+        weights: {term: factor}; 1 where unnamed.
+        whole: the counts of the sample -> those of the global batch that it is a part of.
+
+    Returns:
+        {term: scalar}, weighted.
     """
     sums, counts = _loss_sums(model, sample)
     terms = model.objective.normalised(sums, whole(counts))
@@ -40,10 +47,10 @@ def loss_terms(model, sample, weights=None, whole=lambda counts: counts):
 def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, clip=None, weights=None, eager=False):
     """Makes step(sample, size=None) -> {"loss", each term, "gradient_norm"}: scalar tensors, over the global batch.
 
-    The batch goes through in `accumulate` parts, one after the other, whose gradients add up to those of the whole; only
-    batch norm sees no more than its part. The counts that the losses of all parts are divided by come first, which takes
-    a further forward pass where they depend on the predictions. Gradients and metrics are summed over the replicas once,
-    together; then their norm is clipped, so that any number of replicas takes the same step.
+    The batch goes through in `accumulate` parts, one after the other. Their gradients add up to those of the whole;
+    only batch norm sees no more than its part. The losses of all parts are divided by counts over the whole, which come
+    first: a further forward pass where they depend on the predictions. Gradients and metrics are summed over the
+    replicas once, together; then the norm is clipped, so that any number of replicas takes the same step.
 
     Args:
         model: the Model, built in the strategy's scope.
@@ -75,7 +82,7 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
     def in_parts(sample):
         """The gradients and metrics of all parts, added up: one part at a time, that is what saves memory."""
         counts = None
-        # Nothing that the pass changes is kept, such as batch norm's statistics; dropout draws the same masks again afterwards.
+        # Nothing that the pass changes is kept, such as batch norm's statistics; dropout draws the same masks again.
         with keras.StatelessScope():
             for i in range(accumulate):
                 _, more = _loss_sums(model, _part(sample, i, accumulate, after=counts))
@@ -131,12 +138,14 @@ def _sums_nothing(optimizer, strategy):
     if strategy.num_replicas_in_sync > 1 and not hasattr(optimizer, "_all_reduce_sum_gradients"):
         raise TrainingError(
             f"{type(optimizer).__name__}: expected an optimizer of Keras 3 on TensorFlow that leaves the sum over "
-            f"replicas to others, received one of Keras {keras.__version__} that cannot; train on one device: --device 0"
+            f"replicas to others, received one of Keras {keras.__version__} that cannot; train on one device: "
+            "--device 0"
         )
     optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
 
 def resize_sample(sample, size):
+    """A Sample with its images brought to (H, W), bilinearly, and its boxes with them."""
     factor = tf.constant(size, tf.float32) / tf.cast(sample.image.shape[1:3], tf.float32)
     image = tf.image.resize(sample.image, size)
     image.set_shape([None, *size, 3])
@@ -144,7 +153,16 @@ def resize_sample(sample, size):
 
 
 def scales(size, spread, stride):
-    """The sizes of multi-scale training: at most seven (H, W) from (1 - spread) to (1 + spread) times a size, multiples of a stride."""
+    """The sizes of multi-scale training.
+
+    Args:
+        size: (H, W).
+        spread: they range from (1 - spread) to (1 + spread) times the size.
+        stride: of which each side is a multiple.
+
+    Returns:
+        At most seven (H, W), ascending.
+    """
     factors = np.linspace(1 - spread, 1 + spread, 7)
     return sorted({tuple(max(1, round(side * factor / stride)) * stride for side in size) for factor in factors})
 
@@ -160,7 +178,8 @@ def _check_connected(gradients, variables):
     idle = [variable.path for variable, gradient in zip(variables, gradients, strict=True) if gradient is None]
     if idle:
         raise TrainingError(
-            f"expected every trainable variable to change some term of the loss, {counted(len(idle), 'variable')} cannot: "
-            f"{', '.join(idle[:8])}{', ...' if len(idle) > 8 else ''}; connect what they belong to with an output that the objective "
-            "reads, or freeze it: train.stages.0.freeze=[...]"
+            "expected every trainable variable to change some term of the loss, "
+            f"{counted(len(idle), 'variable')} cannot: {', '.join(idle[:8])}{', ...' if len(idle) > 8 else ''}; "
+            "connect what they belong to with an output that the objective reads, or freeze it: "
+            "train.stages.0.freeze=[...]"
         )

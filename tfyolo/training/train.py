@@ -58,8 +58,9 @@ def train(
 
     - `on_begin(folder, config)`: before the first step. folder: the run's, a Path. config: the Config as it is trained.
     - `on_epoch_end(row)`: an epoch is kept, so that last.h5, history.csv and perhaps best.h5 hold it. row: its row of
-      history.csv as a dict: "epoch" (from 1), "stage" (from 0), "lr", "seconds", "images_per_second", "loss", "loss_box"
-      and the other terms, "gradient_norm"; where it was evaluated also "AP", "AP50", "AP75", which are NaN without boxes.
+      history.csv as a dict: "epoch" (from 1), "stage" (from 0), "lr", "seconds", "images_per_second", "loss",
+      "loss_box" and the other terms, "gradient_norm"; where it was evaluated also "AP", "AP50", "AP75", which are NaN
+      without boxes.
     - `on_end(run)`: training ends and returns this Run. It is not called after an exception or a signal.
 
     A callback that raises tfyolo.StopTraining in on_epoch_end ends training: on_end is called, the Run returned, and
@@ -124,7 +125,7 @@ def train(
             raise Stopped(kept and kept.parent, epochs, signals.received or signal.SIGINT) from None
 
 
-# --- the run ------------------------------------------------------------------------------------------------------------------
+# --- the run ----------------------------------------------------------------------------------------------------------
 
 
 def _train(config, folder, overfit, progress, callbacks, signals):
@@ -149,8 +150,9 @@ def _train(config, folder, overfit, progress, callbacks, signals):
     if overfit and not enough:
         raise TrainingError(
             f"{folder}: {overfit} images were not overfit: AP50 {at.state['best']['AP50']:.3f} at best, expected 1. "
-            f"Look at {folder / 'pictures'}: ground truth drawn at the wrong place points to the labels, boxes that never "
-            "fit to the anchors (tfyolo check-data, kmeans-anchors), a loss that does not fall to the learning rate."
+            f"Look at {folder / 'pictures'}: ground truth drawn at the wrong place points to the labels, boxes that "
+            "never fit to the anchors (tfyolo check-data, kmeans-anchors), a loss that does not fall to the "
+            "learning rate."
         )
     run = Run(folder, at.state["best"] or {})
     job.recorders.end(run)
@@ -158,7 +160,7 @@ def _train(config, folder, overfit, progress, callbacks, signals):
     return run
 
 
-# --- one stage ----------------------------------------------------------------------------------------------------------------
+# --- one stage --------------------------------------------------------------------------------------------------------
 
 
 def _train_stage(job, at, stage_index):
@@ -190,11 +192,11 @@ def _train_stage(job, at, stage_index):
     return False
 
 
-# --- one epoch of steps -------------------------------------------------------------------------------------------------------
+# --- one epoch of steps -----------------------------------------------------------------------------------------------
 
 
 def _train_epoch(job, trainee, metrics, stage_index, epoch):
-    """Takes the steps of an epoch that are left. Returns its row of history.csv. A signal ends it after the running step."""
+    """Takes the steps of an epoch that are left. Returns its row of history.csv. A signal ends it after a step."""
     config, (height, width) = job.config, trainee.size
     job.clock.go_on()
     bar = tqdm(
@@ -245,7 +247,7 @@ def _train_epoch(job, trainee, metrics, stage_index, epoch):
     }
 
 
-# --- evaluation ---------------------------------------------------------------------------------------------------------------
+# --- evaluation -------------------------------------------------------------------------------------------------------
 
 
 class Evaluation(NamedTuple):
@@ -282,7 +284,7 @@ def _evaluate_epoch(job, at, ema, stage_index, row):
     return Evaluation(metrics, best is None or better(metrics, best), report.unexpected)
 
 
-# --- what is kept: everything to go on from, written whole or not at all ------------------------------------------------------
+# --- what is kept: everything to go on from, written whole or not at all ----------------------------------------------
 
 
 def _keep_epoch(job, at, trainee, row, evaluation):
