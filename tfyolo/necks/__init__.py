@@ -1,17 +1,30 @@
-"""Necks: Features -> Features of the same levels, each enriched by the others.
+"""Necks: Features -> Features of the same levels, each merged with the others.
 
     def up_cat(features, *, name="neck") -> Features
+
+Letters in the shapes: B images, h w the grid of a level, C channels. pL is 2^L times smaller than the image; "finest" is the
+lowest L, "coarsest" the highest. A neck with a top-down path gives p3p4p5 under the name p3, and so on.
 
 A new one is a function in a file of its lineage and a line in the dict below.
 """
 
 from tfyolo.necks.mlfpn import mlfpn
-from tfyolo.necks.pan import c3k2_pan, csp_pan, elan_pan, elan_pan_p6, elan_pan_tiny, pan, spp_pan
-from tfyolo.necks.up_cat import up_cat, up_cat_tiny, up_cat_tiny_3l
+from tfyolo.necks.yolov3 import up_cat, up_cat_tiny
+from tfyolo.necks.yolov4 import csp_pan, spp_pan, up_cat_tiny_3l
+from tfyolo.necks.yolov7 import elan_pan, elan_pan_p6, elan_pan_tiny
+from tfyolo.necks.yolov8 import c3k2_pan, pan
 
 
 def identity(features, *, name="neck"):
-    """No neck: the backbone's features as they are."""
+    """No neck: the backbone's features unchanged.
+
+    Args:
+        features: {level: [B, h, w, C]}, and "aux" if the backbone has auxiliary features.
+        name: unused; every neck takes one.
+
+    Returns:
+        `features` itself.
+    """
     return features
 
 
