@@ -2,10 +2,11 @@
 
     def up_cat(features, *, name="neck") -> Features
 
-Letters in the shapes: B images, h w the grid of a level, C channels. pL is 2^L times smaller than the image; "finest" is the
-lowest L, "coarsest" the highest. A neck with a top-down path gives p3p4p5 under the name p3, and so on.
+Letters in the shapes: B images, h w the grid of a level, C channels. Level pL is 2^L times smaller than the image: the
+finest has the lowest L. A merged feature map is named in comments for what it contains, p4p5 or p3p4p5; the head finds
+it under the name of its level. mlfpn alone changes the levels.
 
-A new one is a function in a file of its lineage and a line in the dict below.
+A new neck is a function in a file of its lineage and a line in the dict below.
 """
 
 from tfyolo.necks.mlfpn import mlfpn

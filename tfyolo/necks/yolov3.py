@@ -1,4 +1,4 @@
-"""The necks of YOLOv3 and the tiny models: a top-down path, on which coarse features are upsampled and joined to finer ones."""
+"""The necks of YOLOv3 and the tiny models: one top-down path, on which features are upsampled and joined."""
 
 from keras import layers
 
@@ -12,8 +12,8 @@ def up_cat(features, *, spp_pools: Windows = (), name="neck"):
 
     Args:
         features: {level: [B, h, w, C]} of the backbone; C is the level's own.
-        spp_pools: odd windows, in cells, of a spatial pyramid pooling in the coarsest block, (5, 9, 13) in YOLOv3-SPP. The
-            block has one more convolution then.
+        spp_pools: odd windows, in cells, of a spatial pyramid pooling in the coarsest block, (5, 9, 13) in YOLOv3-SPP.
+            The block has one more convolution then.
         name: of the layers.
 
     Returns:
@@ -57,7 +57,8 @@ def up_cat_tiny(features, *, width: Factor = 1.0, name="neck"):
     Returns:
         {"p4": [B, 2h, 2w, 128 * width + C], "p5": [B, h, w, 256 * width]}.
 
-    Source: the .cfg files published with the models (Redmon and Farhadi 2018; Wang et al. 2021, arXiv:2011.08036, section 4.2).
+    Source: the .cfg files published with the models (Redmon and Farhadi 2018; Wang et al. 2021, arXiv:2011.08036,
+    section 4.2).
     """
     p5 = conv(features["p5"], scaled(256, width), 1, name=f"{name}.p5")
     p5_up = conv(p5, scaled(128, width), 1, name=f"{name}.p4.lateral")

@@ -1,7 +1,8 @@
-"""The necks of YOLOv4's line: path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1) that concatenates, and tiny-3l's.
+"""The necks of YOLOv4's line: path aggregation (PAN) that concatenates, and the top-down path of tiny-3l.
 
-The coarse features are upsampled and joined to the finer ones, top down, as p5, p4p5, p3p4p5. Those are strided and joined to the
-coarser ones again, bottom up, as n4 and n5. The head reads p3p4p5, n4 and n5 under the names p3, p4 and p5.
+The coarse features are upsampled and joined to the finer ones, top down, as p5, p4p5, p3p4p5. Those are strided and
+joined to the coarser ones again, bottom up, as n4 and n5. The head reads p3p4p5, n4 and n5 under the names p3, p4 and
+p5 (Liu et al. 2018, arXiv:1803.01534, figure 1).
 """
 
 from keras import layers
@@ -81,7 +82,8 @@ def csp_pan(features, *, spp_pools: Windows = (5, 9, 13), name="neck"):
 def up_cat_tiny_3l(features, *, width: Factor = 1.0, name="neck"):
     """YOLOv4-tiny-3l's neck: a top-down path to p3, with a 3x3 convolution at each level.
 
-    The path from p4 to p3 goes through p4's 3x3 convolution. So these convolutions stand here, and the head is `linear`.
+    The path from p4 to p3 goes through p4's 3x3 convolution. So these convolutions stand here, and the head is
+    `linear`.
 
     Args:
         features: {level: [B, h, w, C]} of the backbone: p5, and p4 and p3 where it has them.
@@ -106,7 +108,7 @@ def up_cat_tiny_3l(features, *, width: Factor = 1.0, name="neck"):
 
 
 def _merge_up(x, skip, channels, *, activation, name):
-    """[B, h, w, any] upsampled beside the backbone's [B, 2h, 2w, any], both by a 1x1 convolution: [B, 2h, 2w, 2 * channels]."""
+    """[B, h, w, any] upsampled and joined to [B, 2h, 2w, any], both by 1x1 convolutions: [B, 2h, 2w, 2 * channels]."""
     x = conv(x, channels, 1, activation=activation, name=f"{name}.up")
     x = Upsample(name=f"{name}.up")(x)  # [B, 2h, 2w, channels]
     lateral = conv(skip, channels, 1, activation=activation, name=f"{name}.lateral")

@@ -1,8 +1,8 @@
-"""The necks of YOLOv7: path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1) that concatenates, of ELAN blocks.
+"""The necks of YOLOv7: path aggregation (PAN) that concatenates, of ELAN blocks.
 
-The coarse features are upsampled and joined to the finer ones, top down, as p5, p4p5, p3p4p5. Those are strided and joined to the
-coarser ones again, bottom up, as n4 and n5. The head reads p3p4p5, n4 and n5 under the names p3, p4 and p5; an auxiliary head
-reads the top-down path.
+The coarse features are upsampled and joined to the finer ones, top down, as p5, p4p5, p3p4p5. Those are strided and
+joined to the coarser ones again, bottom up, as n4 and n5. The head reads p3p4p5, n4 and n5 under the names p3, p4 and
+p5; an auxiliary head reads the top-down path (Liu et al. 2018, arXiv:1803.01534, figure 1).
 """
 
 from keras import layers
@@ -32,16 +32,16 @@ def elan_pan(
         depth: factor on the four 3x3 convolutions of a block.
         width: factor on the channels, those of `hidden` excepted.
         hidden: channels of a block's 1x1 convolutions at the finest level; they double at each coarser one.
-        full: True: the 3x3 convolutions have as many channels, and every second is joined, as in YOLOv7-X. False: they have half
-            as many, and all are joined.
+        full: True: the 3x3 convolutions have as many channels, and every second is joined, as in YOLOv7-X. False: they
+            have half as many, and all are joined.
         aux: whether to return the top-down path as well, for an auxiliary head.
         activation: one of nn.activations.ACTIVATIONS.
         epsilon: of the batch norms; Darknet's is 1e-5.
         name: of the layers.
 
     Returns:
-        {level: [B, h, w, C]}, the finest first; C is width times 128 at the finest level, 256, 512, ... at the next. With aux,
-        "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
+        {level: [B, h, w, C]}, the finest first; C is width times 128 at the finest level, 256, 512, ... at the next.
+        With aux, "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
 
     Source: Wang et al. 2022, arXiv:2207.02696; the block is figure 2c.
     """
@@ -89,8 +89,8 @@ def elan_pan_p6(
         features: {level: [B, h, w, any]} of the backbone, p3 to p6 as published.
         depth: factor on the four 3x3 convolutions of a block.
         width: factor on the channels, those of `hidden` excepted.
-        hidden: channels of a block's 1x1 convolutions at the finest level; twice, three times, ... as many at the next. The 3x3
-            convolutions have half as many.
+        hidden: channels of a block's 1x1 convolutions at the finest level; twice, three times, ... as many at the next.
+            The 3x3 convolutions have half as many.
         cardinality: ELANs side by side in a block; 2 in E6E.
         pooled: whether a max pool stands beside the strided convolution, as in all but W6.
         aux: whether to return the top-down path as well, for an auxiliary head.
@@ -98,8 +98,8 @@ def elan_pan_p6(
         name: of the layers.
 
     Returns:
-        {level: [B, h, w, C]}, the finest first; C is width times 128 at the finest level, 256, 384, 512, ... at the next. With
-        aux, "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
+        {level: [B, h, w, C]}, the finest first; C is width times 128 at the finest level, 256, 384, 512, ... at the
+        next. With aux, "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
 
     Source: Wang et al. 2022, arXiv:2207.02696; the blocks are figures 2c and 2d.
     """
@@ -153,8 +153,8 @@ def elan_pan_tiny(
         name: of the layers.
 
     Returns:
-        {level: [B, h, w, C]}, the finest first; C is width times 64 at the finest level, 128, 256, ... at the next. With aux,
-        "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
+        {level: [B, h, w, C]}, the finest first; C is width times 64 at the finest level, 128, 256, ... at the next.
+        With aux, "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
 
     Source: Wang et al. 2022, arXiv:2207.02696, and the configuration published with the model.
     """
@@ -183,7 +183,7 @@ def elan_pan_tiny(
 
 
 def _merge_up(x, skip, channels, *, name, **options):
-    """[B, h, w, any] upsampled beside the backbone's [B, 2h, 2w, any], both by a 1x1 convolution: [B, 2h, 2w, 2 * channels]."""
+    """[B, h, w, any] upsampled and joined to [B, 2h, 2w, any], both by 1x1 convolutions: [B, 2h, 2w, 2 * channels]."""
     x = silu_conv(x, channels, 1, **options, name=f"{name}.up")
     x = Upsample(name=f"{name}.up")(x)  # [B, 2h, 2w, channels]
     lateral = silu_conv(skip, channels, 1, **options, name=f"{name}.lateral")

@@ -1,8 +1,8 @@
-"""The necks of YOLOv8 and YOLO11: path aggregation (PAN, Liu et al. 2018, arXiv:1803.01534, figure 1) that concatenates.
+"""The necks of YOLOv8 and YOLO11: path aggregation (PAN) that concatenates, without 1x1 convolutions.
 
-The coarse features are upsampled and joined to the finer ones, top down, as p4p5, p3p4p5. Those are strided and joined to the
-coarser ones again, bottom up, as n4 and n5. No 1x1 convolution stands before a join. The head reads p3p4p5, n4 and n5 under the
-names p3, p4 and p5.
+The coarse features are upsampled and joined to the finer ones, top down, as p5, p4p5, p3p4p5. Those are strided and
+joined to the coarser ones again, bottom up, as n4 and n5. The head reads p3p4p5, n4 and n5 under the names p3, p4 and
+p5 (Liu et al. 2018, arXiv:1803.01534, figure 1).
 """
 
 import functools
