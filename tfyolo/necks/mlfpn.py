@@ -171,8 +171,8 @@ def mlfpn(
         raise ValueError(f"mlfpn: expected two levels of a backbone, received {', '.join(sorted(features))}")
     if min(tums, scales - 1, planes // 2) < 1 or tums * planes < reduction:
         raise ValueError(
-            f"mlfpn: expected tums of at least 1, scales of at least 2, and reduction no larger than tums * planes, received "
-            f"tums {tums}, scales {scales}, planes {planes}, reduction {reduction}"
+            "mlfpn: expected tums of at least 1, scales of at least 2, and reduction no larger than tums * planes, "
+            f"received tums {tums}, scales {scales}, planes {planes}, reduction {reduction}"
         )
     finest, second = sorted(features)[:2]
     if None in features[finest].shape[1:3]:

@@ -133,7 +133,7 @@ def _mish(x, channels, kernel, *, name):
 
 
 def _csp_spp(x, channels, pools, *, name):
-    """Spatial pyramid pooling between convolutions; a 1x1 convolution of the input skips it and is joined at the end."""
+    """Pooling (SPP) between convolutions; a 1x1 convolution of the input skips them and is joined at the end."""
     skip = _mish(x, channels, 1, name=f"{name}.skip")
     x = _mish(x, channels, 1, name=f"{name}.conv1")
     x = _mish(x, channels, 3, name=f"{name}.conv2")
