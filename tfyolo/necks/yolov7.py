@@ -164,9 +164,8 @@ def elan_pan_tiny(
     channels = {level: scaled(64 << i, width) for i, level in enumerate(levels)}
     blocks = {level: {"hidden": channels[level] // 2, "convs": 2, "every": 1, **options} for level in levels}
 
-    x = sppcspc(
-        features[coarsest], channels[coarsest], light=True, **options, name=f"{name}.{coarsest}"
-    )  # [B, h, w, C]
+    prefix = f"{name}.{coarsest}"
+    x = sppcspc(features[coarsest], channels[coarsest], light=True, **options, name=prefix)  # [B, h, w, C]
     top_down = {coarsest: x}
     for level in reversed(levels[:-1]):  # p4p5, then p3p4p5
         prefix = f"{name}.{level}"
