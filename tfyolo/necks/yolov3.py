@@ -57,9 +57,16 @@ def up_cat_tiny(features, *, width: Factor = 1.0, name="neck"):
     Returns:
         {"p4": [B, 2h, 2w, 128 * width + C], "p5": [B, h, w, 256 * width]}.
 
+    Raises:
+        ValueError: the features lack p4 or p5.
+
     Source: the .cfg files published with the models (Redmon and Farhadi 2018; Wang et al. 2021, arXiv:2011.08036,
     section 4.2).
     """
+    if not {"p4", "p5"} <= features.keys():
+        raise ValueError(
+            f"up_cat_tiny: expected a backbone with levels p4 and p5, received {', '.join(sorted(features))}"
+        )
     p5 = conv(features["p5"], scaled(256, width), 1, name=f"{name}.p5")
     p5_up = conv(p5, scaled(128, width), 1, name=f"{name}.p4.lateral")
     p5_up = Upsample(name=f"{name}.p4.up")(p5_up)  # [B, 2h, 2w, 128]

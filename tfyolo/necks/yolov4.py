@@ -93,8 +93,15 @@ def up_cat_tiny_3l(features, *, width: Factor = 1.0, name="neck"):
     Returns:
         {"p5": [B, h, w, 512 * width], "p4": [B, 2h, 2w, 256 * width], "p3": [B, 4h, 4w, 128 * width]}.
 
+    Raises:
+        ValueError: the features lack p5, or have a level other than p3 to p5.
+
     Source: the .cfg file published with the model (Wang et al. 2021, arXiv:2011.08036, section 4.2).
     """
+    if not {"p5"} <= features.keys() <= {"p3", "p4", "p5"}:
+        raise ValueError(
+            f"up_cat_tiny_3l: expected a backbone with levels p3 to p5, received {', '.join(sorted(features))}"
+        )
     channels = {"p4": 256, "p3": 128}
     x = conv(features["p5"], scaled(256, width), 1, name=f"{name}.p5")  # [B, h, w, 256]
     outputs = {"p5": conv(x, scaled(512, width), 3, name=f"{name}.p5.expand")}  # [B, h, w, 512]

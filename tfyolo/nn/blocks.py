@@ -129,7 +129,7 @@ def conv(
         [B, h / stride, w / stride, filters], with the default pad.
     """
     pad = kernel // 2 if pad is None else pad
-    # Keras has no strided dilation: it convolves at every cell, and every stride-th is picked. fuse() restores the stride.
+    # Keras has no strided dilation: it convolves at every cell, and every stride-th is picked. fuse() restores it.
     stride, picked = (1, stride) if dilation > 1 else (stride, 1)
     # On all sides alike, "same" pads only where nothing is strided and the kernel has a middle.
     same = stride == picked == 1 and kernel % 2 and pad == kernel // 2
