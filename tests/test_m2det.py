@@ -278,7 +278,7 @@ def test_nearest_is_nearest(before, after):
     np.testing.assert_array_equal(Resize((after, after))(x)[0, ..., 0], x[0, nearest][:, nearest, 0])
 
 
-def test_a_residual_network_computes_what_kerass_does_and_begins_with_its_file(tmp_path):
+def test_a_residual_network_equals_kerass_and_is_initialised_from_its_file(tmp_path):
     published = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(None, None, 3))
     rng = np.random.default_rng(0)
     for variable in published.variables:
@@ -303,8 +303,8 @@ def test_a_residual_network_computes_what_kerass_does_and_begins_with_its_file(t
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3 * float(np.abs(theirs).max()))
 
 
-def test_vgg16_begins_with_kerass_file(tmp_path):
-    """An eighth as wide: it gives what Keras's layers give, away from the picture's edges."""
+def test_vgg16_is_initialised_from_kerass_file(tmp_path):
+    """An eighth as wide: away from the image's edges it equals Keras's layers."""
     rng = np.random.default_rng(0)
     blocks = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]
     published = keras.Sequential([keras.Input((32, 32, 3))])

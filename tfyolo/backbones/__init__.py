@@ -1,8 +1,10 @@
-"""Backbones: a picture [B, H, W, 3] -> Features {"p3": [B, H/8, W/8, C], ...}.
+"""Backbones: images [B, H, W, 3] -> Features {"p3": [B, H / 8, W / 8, C], ...}.
 
     def darknet53(images, *, width=1.0, name="backbone") -> Features
 
-A new one is a function in a file of its lineage and a line in the dict below.
+Images are RGB, 0..1. Level pL is 2^L times smaller than the image.
+
+A new backbone is a function in a file of its lineage and a line in the dict below.
 """
 
 from tfyolo.backbones.baselines import csp_vovnet, densenet, resnext, vovnet

@@ -1,11 +1,11 @@
-"""What ELAN descends from, and what its papers measure it against (arXiv:2211.04800; arXiv:2207.02696, figure 2).
+"""Baselines of ELAN: the blocks that it descends from or is compared with in its papers.
 
-All have YOLOv7-tiny's frame: four stages, max pools between; p3 (128 channels), p4 (256), p5 (512). They differ in the block alone,
-whose 3x3 convolutions have `hidden` channels at p2 and twice as many at each further level. As they come, each takes the FLOPs of
-elan_tiny, within 3 %.
+All have YOLOv7-tiny's frame: four stages with max pools between, p3 (128 channels), p4 (256), p5 (512). They differ in
+the block alone, whose 3x3 convolutions have `hidden` channels at p2 and twice as many at each further level. With their
+defaults, each takes the FLOPs of elan_tiny within 3 %. The activation follows a convolution and its batch norm, as
+everywhere in this package.
 
-Options of all: width, a factor on the channels but the hidden ones; activation, of nn.activations, which follows a convolution
-and its batch norm, as everywhere here.
+Source: Wang et al. 2022, arXiv:2211.04800; arXiv:2207.02696, figure 2.
 """
 
 import functools
@@ -19,7 +19,7 @@ from tfyolo.nn.blocks import silu_conv
 
 
 def _one_shot(x, channels, hidden, convs, activation, name):
-    """A chain of 3x3 convolutions, of which all links and the input are joined once, at the end, by a 1x1 convolution."""
+    """A chain of 3x3 convolutions; all links and the input are joined once, at the end, by a 1x1 convolution."""
     chain = [x]
     for i in range(convs):
         chain.append(silu_conv(chain[-1], hidden, 3, activation=activation, name=f"{name}.conv{i + 1}"))
@@ -36,7 +36,22 @@ def vovnet(
     activation: str = "leaky",
     name="backbone",
 ):
-    """VoVNet's one-shot aggregation, OSA (Lee et al. 2019, arXiv:1904.09730, figure 1b). convs: 3x3 convolutions of a block."""
+    """VoVNet's one-shot aggregation (OSA) in YOLOv7-tiny's frame.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels, those of `hidden` excepted.
+        hidden: channels of the 3x3 convolutions at p2; they double at each further level.
+        convs: 3x3 convolutions of a block.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 128], "p4": [B, H / 16, W / 16, 256], "p5": [B, H / 32, W / 32, 512]}, channels times
+        width.
+
+    Source: Lee et al. 2019, arXiv:1904.09730, figure 1b.
+    """
     block = functools.partial(_one_shot, convs=convs, activation=activation)
     return pooled_stages(images, block, width=width, hidden=hidden, activation=activation, name=name)
 
@@ -50,8 +65,23 @@ def csp_vovnet(
     activation: str = "leaky",
     name="backbone",
 ):
-    """VoVNet, cross-stage partial (Wang et al. 2020, arXiv:1911.11929, figure 3b; arXiv:2207.02696, figure 2b): half the channels skip the
-    one-shot aggregation and are joined with what it makes of the other half. convs: as of vovnet.
+    """Cross-stage partial VoVNet in YOLOv7-tiny's frame.
+
+    Half the channels skip the one-shot aggregation and are joined to its output.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels, those of `hidden` excepted.
+        hidden: channels of the 3x3 convolutions at p2; they double at each further level.
+        convs: 3x3 convolutions of a block.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 128], "p4": [B, H / 16, W / 16, 256], "p5": [B, H / 32, W / 32, 512]}, channels times
+        width.
+
+    Source: Wang et al. 2020, arXiv:1911.11929, figure 3b; arXiv:2207.02696, figure 2b.
     """
 
     def block(x, channels, hidden, name):
@@ -74,8 +104,24 @@ def densenet(
     activation: str = "leaky",
     name="backbone",
 ):
-    """DenseNet's dense block (Huang et al. 2017, arXiv:1608.06993, section 3, DenseNet-BC): each 3x3 convolution reads the input and all
-    before it, by way of a 1x1 to four times its channels; a 1x1 follows the last. hidden: the growth rate. convs: as of vovnet.
+    """DenseNet's dense block (DenseNet-BC) in YOLOv7-tiny's frame.
+
+    Each 3x3 convolution reads the input and all outputs before it, by way of a 1x1 convolution to four times its
+    channels. A 1x1 convolution follows the last.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels, those of `hidden` excepted.
+        hidden: the growth rate at p2; it doubles at each further level.
+        convs: 3x3 convolutions of a block.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 128], "p4": [B, H / 16, W / 16, 256], "p5": [B, H / 32, W / 32, 512]}, channels times
+        width.
+
+    Source: Huang et al. 2017, arXiv:1608.06993, section 3.
     """
 
     def block(x, channels, hidden, name):
@@ -98,9 +144,22 @@ def resnext(
     activation: str = "leaky",
     name="backbone",
 ):
-    """ResNeXt's grouped convolutions (Xie et al. 2017, arXiv:1611.05431, figure 3c): 1x1, 3x3 in groups, 1x1, added to the input.
+    """ResNeXt's grouped convolutions in YOLOv7-tiny's frame: 1x1, 3x3 in groups, 1x1, added to the input.
 
-    groups: of the 3x3 convolutions' channels, the cardinality. convs: such bottlenecks in a row.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels, those of `hidden` excepted.
+        hidden: channels of the 3x3 convolutions at p2; they double at each further level.
+        groups: of the 3x3 convolutions' channels, the cardinality.
+        convs: such bottlenecks in a block.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 128], "p4": [B, H / 16, W / 16, 256], "p5": [B, H / 32, W / 32, 512]}, channels times
+        width.
+
+    Source: Xie et al. 2017, arXiv:1611.05431, figure 3c.
     """
 
     def block(x, channels, hidden, name):

@@ -1,4 +1,4 @@
-"""The backbones of YOLOv4: Darknets whose stages are cross-stage partial (CSP, Wang et al. 2020, arXiv:1911.11929, figure 2)."""
+"""The backbones of YOLOv4: Darknets of cross-stage partial blocks (Wang et al. 2020, arXiv:1911.11929, figure 2)."""
 
 from typing import Literal
 
@@ -11,12 +11,22 @@ from tfyolo.nn.pooling import max_pool
 
 
 def csp_darknet53(images, *, width: Factor = 1.0, first_stage: Literal["csp", "residual"] = "csp", name="backbone"):
-    """CSP-Darknet-53 with mish (Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.4): p3, p4, p5.
+    """CSP-Darknet-53 with mish.
 
-    Each stage is split by two 1x1 convolutions of half its channels: one goes through the residuals, the other skips them.
+    Two 1x1 convolutions of half its channels split each stage: one goes through the residuals, the other skips them.
 
-    first_stage: "csp", as in YOLOv4, where that stage alone has both halves as wide as the whole; or "residual", Darknet-53's, as in
-    YOLOv4-CSP (Wang et al. 2021, arXiv:2011.08036, section 4.1): with a single residual, CSP costs more than it saves.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels.
+        first_stage: "csp", as in YOLOv4, where this stage alone has both halves as wide as the whole. Or "residual",
+            Darknet-53's, as in YOLOv4-CSP: with a single residual, CSP costs more than it saves.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 256], "p4": [B, H / 16, W / 16, 512], "p5": [B, H / 32, W / 32, 1024]}, channels times
+        width.
+
+    Source: Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.4; Wang et al. 2021, arXiv:2011.08036, section 4.1.
     """
 
     def mish(x, channels, kernel, stride=1, *, name):
@@ -48,10 +58,22 @@ def csp_darknet53(images, *, width: Factor = 1.0, first_stage: Literal["csp", "r
 
 
 def csp_darknet_tiny(images, *, width: Factor = 1.0, finest: Literal["p3", "p4"] = "p4", name="backbone"):
-    """YOLOv4-tiny's backbone (Wang et al. 2021, arXiv:2011.08036, section 4.2): p5 (512 channels), p4 (256), p3 (128).
+    """YOLOv4-tiny's backbone.
 
-    A stage splits without a convolution: the second half of its channels goes on, all of them skip to its end. What the neck gets
-    is the stage's last 1x1 convolution, before the skipping channels join it. finest: the level that the features begin with.
+    A stage splits without a convolution: the second half of its channels goes on, all of them skip to its end. The neck
+    reads the last 1x1 convolution of a stage, before the skip is joined to it.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels.
+        finest: the finest level to return.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 128], "p4": [B, H / 16, W / 16, 256], "p5": [B, H / 32, W / 32, 512]}, channels times
+        width; without p3 if finest is "p4".
+
+    Source: Wang et al. 2021, arXiv:2011.08036, section 4.2.
     """
 
     def partial(x, channels, name):

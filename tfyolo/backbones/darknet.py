@@ -1,4 +1,4 @@
-"""The backbones of YOLOv1 and YOLOv3."""
+"""The Darknets: the backbones of YOLOv1 and YOLOv3."""
 
 from keras import layers
 
@@ -8,14 +8,38 @@ from tfyolo.nn.pooling import max_pool
 
 
 def residual(x, squeezed, *, activation="leaky", name):
-    """Darknet-53's residual: a 1x1 convolution to `squeezed` channels, a 3x3 back to as many as x has, the sum with x."""
+    """Darknet-53's residual block: a 1x1 and a 3x3 convolution, added to the input.
+
+    Args:
+        x: [B, h, w, C].
+        squeezed: channels of the 1x1 convolution.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, C].
+
+    Source: Redmon and Farhadi 2018, arXiv:1804.02767, table 1.
+    """
     y = conv(x, squeezed, 1, activation=activation, name=f"{name}.reduce")
     y = conv(y, x.shape[-1], 3, activation=activation, name=f"{name}.expand")
     return layers.Add(name=f"{name}.add")([x, y])
 
 
 def darknet53(images, *, width: Factor = 1.0, name="backbone"):
-    """Darknet-53 without its classifier (Redmon and Farhadi 2018, arXiv:1804.02767, table 1): p3, p4, p5."""
+    """Darknet-53 without its classifier.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 256], "p4": [B, H / 16, W / 16, 512], "p5": [B, H / 32, W / 32, 1024]}, channels times
+        width.
+
+    Source: Redmon and Farhadi 2018, arXiv:1804.02767, table 1.
+    """
     features = {}
     x = conv(images, scaled(32, width), 3, name=f"{name}.stem")
     for level, (channels, repeats) in enumerate([(64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)], start=1):
@@ -28,7 +52,18 @@ def darknet53(images, *, width: Factor = 1.0, name="backbone"):
 
 
 def darknet_tiny(images, *, width: Factor = 1.0, name="backbone"):
-    """The seven convolutions of YOLOv3-tiny: p4 (256 channels) and p5 (1024)."""
+    """YOLOv3-tiny's backbone: seven convolutions, max pools between.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels.
+        name: of the layers.
+
+    Returns:
+        {"p4": [B, H / 16, W / 16, 256], "p5": [B, H / 32, W / 32, 1024]}, channels times width.
+
+    Source: the .cfg file published with YOLOv3 (Redmon and Farhadi 2018).
+    """
     x = images
     features = {}
     for level, channels in enumerate([16, 32, 64, 128, 256, 512]):
@@ -41,9 +76,19 @@ def darknet_tiny(images, *, width: Factor = 1.0, name="backbone"):
 
 
 def darknet_v1(images, *, width: Factor = 1.0, norm: bool = False, name="backbone"):
-    """The 24 convolutions of YOLOv1 (Redmon et al. 2016, arXiv:1506.02640, figure 3): p6.
+    """YOLOv1's backbone: 24 convolutions.
 
-    norm: batch norm in place of the convolutions' biases; the paper has none, training from nothing wants it.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on the channels.
+        norm: True: batch norm in place of the convolutions' biases, for training from scratch. False: none, as in the
+            paper.
+        name: of the layers.
+
+    Returns:
+        {"p6": [B, H / 64, W / 64, 1024]}, channels times width.
+
+    Source: Redmon et al. 2016, arXiv:1506.02640, figure 3.
     """
 
     def block(x, widths_and_kernels, name):

@@ -1,4 +1,4 @@
-"""Stacked hourglasses (Newell et al. 2016, arXiv:1603.06937), as CornerNet has them (Law and Deng 2018, arXiv:1808.01244, section 3.5)."""
+"""Stacked hourglasses (Newell et al. 2016, arXiv:1603.06937), as in CornerNet (Law and Deng 2018, arXiv:1808.01244)."""
 
 import functools
 
@@ -14,7 +14,19 @@ linear_conv = functools.partial(conv, activation="linear")
 
 
 def residual(x, channels, stride=1, *, name):
-    """Two 3x3 convolutions, and what they read added to what they give, by way of a 1x1 where it is of another shape."""
+    """Two 3x3 convolutions, added to the input; a 1x1 convolution stands in the skip where the shape changes.
+
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        stride: of the first convolution, 1 or 2.
+        name: of the layers.
+
+    Returns:
+        [B, h / stride, w / stride, channels].
+
+    Source: He et al. 2016, arXiv:1512.03385, figure 2.
+    """
     y = relu_conv(x, channels, 3, stride, name=f"{name}.conv1")
     y = linear_conv(y, channels, 3, name=f"{name}.conv2")
     if stride != 1 or x.shape[-1] != channels:
@@ -23,7 +35,7 @@ def residual(x, channels, stride=1, *, name):
 
 
 def _residuals(x, channels, count, *, stride=1, last=None, name):
-    """A row of them: the first may stride, the last may have other channels."""
+    """A row of residual blocks: the first may stride, the last may have other channels."""
     for i in range(1, count + 1):
         width = last if last and i == count else channels
         x = residual(x, width, stride if i == 1 else 1, name=f"{name}{i}")
@@ -31,7 +43,7 @@ def _residuals(x, channels, count, *, stride=1, last=None, name):
 
 
 def _hourglass(x, dims, modules, *, name):
-    """Half as fine, down and up again, beside a way that stays: the skip that adds the detail."""
+    """Down and up again between residual blocks, beside a skip of full resolution: [B, h, w, dims[0]]."""
     (here, below, *_), (count, deeper, *_) = dims, modules
     skip = _residuals(x, here, count, name=f"{name}.skip")
     x = _residuals(x, below, count, stride=2, name=f"{name}.down")
@@ -52,10 +64,24 @@ def hourglass(
     stem: Channels = 32,
     name="backbone",
 ):
-    """Features p2 of dims[0] channels: the last stack's; those of the stacks before are aux, one within the other.
+    """Hourglasses in a row, each an encoder and decoder with skips.
 
-    dims: channels of each grid, from p2 on, each half as fine as the one before. modules: residuals on each way at each. stem: channels
-    of the first convolution, 7x7. A side must be a multiple of 4 * 2 ** (len(dims) - 1) pixels.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1. H and W are multiples of 4 * 2^(len(dims) - 1).
+        stacks: number of hourglasses.
+        dims: channels of each grid, from p2 on; each grid is half the one before.
+        modules: residual blocks on each path at each grid, as many numbers as dims.
+        stem: channels of the first convolution, 7x7.
+        name: of the layers.
+
+    Returns:
+        {"p2": [B, H / 4, W / 4, dims[0]]} of the last stack. If there are more, its "aux" holds the features of the
+        stack before, which hold those of the one before that, and so on.
+
+    Raises:
+        ValueError: dims and modules differ in length or have fewer than two numbers, or the size is no such multiple.
+
+    Source: Law and Deng 2018, arXiv:1808.01244, section 3.5.
     """
     if len(dims) < 2 or len(dims) != len(modules):
         raise ValueError(f"dims, modules: expected as many numbers, at least 2, received {dims} and {modules}")
@@ -81,6 +107,16 @@ def hourglass(
 
 
 def hourglass104(images, *, name="backbone"):
-    """CornerNet's: two stacks of five halvings, 104 layers deep (section 3.5)."""
+    """CornerNet's Hourglass-104: two stacks that halve the grid five times, 104 layers deep.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1. H and W are multiples of 128.
+        name: of the layers.
+
+    Returns:
+        {"p2": [B, H / 4, W / 4, 256], "aux": {"p2": [B, H / 4, W / 4, 256]}}.
+
+    Source: Law and Deng 2018, arXiv:1808.01244, section 3.5.
+    """
     dims, modules = (256, 256, 384, 384, 384, 512), (2, 2, 2, 2, 2, 4)
     return hourglass(images, stacks=2, dims=dims, modules=modules, stem=128, name=name)

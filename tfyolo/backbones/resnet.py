@@ -8,15 +8,25 @@ from keras import layers
 from tfyolo.nn.norm import BatchNorm
 
 RESNETS = {50: keras.applications.ResNet50, 101: keras.applications.ResNet101, 152: keras.applications.ResNet152}
-# Of the pictures that its ImageNet weights were trained with: red, green, blue, in 0..255.
+# Of the images that the ImageNet weights were trained with: red, green, blue, 0..255.
 IMAGENET_MEAN = (123.68, 116.779, 103.939)
 
 
 def resnet(images, *, layers_count: Literal[50, 101, 152] = 50, name="backbone"):
-    """The residual networks of keras.applications (He et al. 2016, arXiv:1512.03385, table 1): p3 (512), p4 (1024), p5 (2048 channels).
+    """The residual networks of keras.applications.
 
-    layers_count: 50, 101 or 152. Its ImageNet weights, the file whose name ends in `_notop.h5`, are given as train.init. Batch norms
-    are ours, over the whole global batch, with its epsilon.
+    Their ImageNet weights, the file whose name ends in `_notop.h5`, are given as train.init. Batch norms are this
+    package's, over the whole global batch, with Keras's epsilon.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        layers_count: 50, 101 or 152.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 512], "p4": [B, H / 16, W / 16, 1024], "p5": [B, H / 32, W / 32, 2048]}.
+
+    Source: He et al. 2016, arXiv:1512.03385, table 1.
     """
     published = RESNETS[layers_count](include_top=False, weights=None, input_shape=(None, None, 3))
 

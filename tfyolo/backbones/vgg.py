@@ -6,12 +6,22 @@ from tfyolo.nn.pooling import max_pool
 
 
 def vgg16(images, *, norm: bool = False, width: Factor = 1.0, name="backbone"):
-    """VGG-16 (Simonyan and Zisserman 2015, arXiv:1409.1556, table 1, D): p3 (512 channels), p4 (1024).
+    """VGG-16 (configuration D) with its fully connected layers reduced to convolutions.
 
-    Its fully connected layers are two convolutions of 1024 channels, the first 3x3 with a dilation of 6, and the pooling before them
-    leaves the grid as it is (Liu et al. 2016, "SSD", arXiv:1512.02325, section 3.1). Its ImageNet weights, the file of keras.applications
-    with the fully connected layers, are given as train.init. norm: batch norm behind each convolution, with which it trains from
-    nothing; the published one has none. width: factor on the channels.
+    They are two convolutions of 1024 channels, the first 3x3 with a dilation of 6; the pooling before them keeps the
+    grid. The ImageNet weights, the file of keras.applications with the fully connected layers, are given as train.init.
+
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        norm: True: batch norm after each convolution, for training from scratch. False: none, as published.
+        width: factor on the channels.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 512], "p4": [B, H / 16, W / 16, 1024]}, channels times width.
+
+    Source: Simonyan and Zisserman 2015, arXiv:1409.1556, table 1; Liu et al. 2016, "SSD", arXiv:1512.02325, section
+    3.1.
     """
 
     def block(x, stage, channels, count):

@@ -9,10 +9,25 @@ from tfyolo.nn.resample import SpaceToDepth
 
 
 def elan_block(x, channels, *, hidden, inner=None, convs=4, every=2, name, **options):
-    """YOLOv7's block, an efficient layer aggregation network (Wang et al. 2022, arXiv:2211.04800; arXiv:2207.02696, figure 2c).
+    """YOLOv7's block, an efficient layer aggregation network (ELAN).
 
-    Two 1x1 convolutions to `hidden` channels; behind one of them a chain of 3x3 convolutions of `inner` channels (None: as many). Both,
-    and every so-many-th link of the chain counted from its end, are joined by a 1x1 convolution. options: of silu_conv.
+    Two 1x1 convolutions read the input; a chain of 3x3 convolutions follows one of them. Both, and links of the chain,
+    are joined by a 1x1 convolution.
+
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        hidden: channels of the two 1x1 convolutions.
+        inner: channels of the 3x3 convolutions; None: hidden.
+        convs: number of 3x3 convolutions.
+        every: every so-many-th link is joined, counted from the end of the chain; 1 joins all.
+        name: of the layers.
+        options: activation and epsilon of silu_conv.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: Wang et al. 2022, arXiv:2211.04800; arXiv:2207.02696, figure 2c.
     """
     joined = [silu_conv(x, hidden, 1, **options, name=f"{name}.{branch}") for branch in ("skip", "split")]
     y = joined[-1]
@@ -25,9 +40,22 @@ def elan_block(x, channels, *, hidden, inner=None, convs=4, every=2, name, **opt
 
 
 def e_elan(x, channels, *, cardinality=2, name, **options):
-    """YOLOv7's extended ELAN (arXiv:2207.02696, section 3.1, figure 2d): expand, shuffle and merge cardinality.
+    """YOLOv7's extended ELAN (E-ELAN): expand, shuffle and merge cardinality.
 
-    Grouped convolutions whose groups are shuffled, joined and added up are so many ELANs side by side whose outputs are added.
+    The paper's grouped convolutions, whose groups are shuffled, joined and added, equal ELANs side by side whose
+    outputs are added.
+
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        cardinality: ELANs side by side; 1 is elan_block.
+        name: of the layers.
+        options: the other arguments of elan_block.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: Wang et al. 2022, arXiv:2207.02696, section 3.1, figure 2d.
     """
     if cardinality == 1:
         return elan_block(x, channels, name=name, **options)
@@ -36,9 +64,19 @@ def e_elan(x, channels, *, cardinality=2, name, **options):
 
 
 def pooled_down(x, channels, *, reduced=None, name, **options):
-    """YOLOv7's way to half the grid: a strided convolution beside a max pool, half the channels from each.
+    """YOLOv7's downsampling: a strided 3x3 convolution beside a max pool, half the channels from each.
 
-    reduced: the channels before the strided convolution; None: half, too. options: of silu_conv.
+    Args:
+        x: [B, 2h, 2w, any].
+        channels: of the output.
+        reduced: channels of the 1x1 convolution before the strided one; None: channels // 2.
+        name: of the layers.
+        options: activation and epsilon of silu_conv.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: the configurations published with YOLOv7 (Wang et al. 2022, arXiv:2207.02696).
     """
     pooled = max_pool(x, name=f"{name}.pool")
     pooled = silu_conv(pooled, channels // 2, 1, **options, name=f"{name}.pooled")
@@ -48,10 +86,21 @@ def pooled_down(x, channels, *, reduced=None, name, **options):
 
 
 def sppcspc(x, channels, *, sizes=(5, 9, 13), light=False, name, **options):
-    """YOLOv7's spatial pyramid pooling, cross-stage partial: one half is pooled, the other skips it.
+    """YOLOv7's spatial pyramid pooling, cross-stage partial (SPPCSPC): one half is pooled, the other skips it.
 
-    light: without the 3x3 convolutions and the 1x1 beside them, as in YOLOv7-tiny, which joins the largest window first.
-    options: of silu_conv.
+    Args:
+        x: [B, h, w, any].
+        channels: of the output and of every convolution.
+        sizes: odd windows of the pooling, in cells.
+        light: True: without the 3x3 convolutions and the 1x1 beside them, as in YOLOv7-tiny, which joins the largest
+            window first.
+        name: of the layers.
+        options: activation and epsilon of silu_conv.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: the configurations published with YOLOv7 (Wang et al. 2022, arXiv:2207.02696).
     """
 
     def convs(x, kernels, name):
@@ -78,12 +127,23 @@ def elan(
     epsilon: OpenProbability = 1e-3,
     name="backbone",
 ):
-    """The backbone of YOLOv7 and YOLOv7-X: p3 (512 channels), p4 (1024), p5 (1024).
+    """The backbone of YOLOv7 and YOLOv7-X.
 
-    depth, width: compound scaling for models that concatenate (section 3.2): depth is a factor on a block's 3x3 convolutions, four;
-    what they join is so much wider then, and what lies between the blocks follows by width. 1.5 goes with 1.25: X. hidden: the channels
-    of the 3x3 convolutions at p2; further on two and four times as many.
-    activation: one of nn.activations.ACTIVATIONS. epsilon: of the batch norms; Darknet's is 1e-5.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        depth: factor on the four 3x3 convolutions of a block. Models that concatenate are scaled so: what a block joins
+            is wider then, and the channels between the blocks follow by width. YOLOv7-X has 1.5 with a width of 1.25.
+        width: factor on the channels between the blocks.
+        hidden: channels of the 3x3 convolutions at p2; twice as many at p3, four times at p4 and p5.
+        activation: one of nn.activations.ACTIVATIONS.
+        epsilon: of the batch norms; Darknet's is 1e-5.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 512], "p4": [B, H / 16, W / 16, 1024], "p5": [B, H / 32, W / 32, 1024]}, channels times
+        width.
+
+    Source: Wang et al. 2022, arXiv:2207.02696, section 3.2 and figure 2c.
     """
     options = {"activation": activation, "epsilon": epsilon}
 
@@ -113,10 +173,21 @@ def elan_tiny(
     epsilon: OpenProbability = 1e-3,
     name="backbone",
 ):
-    """The backbone of YOLOv7-tiny: ELANs of two 3x3 convolutions, all joined; max pools between. p3 (128), p4 (256), p5 (512).
+    """YOLOv7-tiny's backbone: ELANs of two 3x3 convolutions, all joined, with max pools between.
 
-    width: factor on all channels. hidden: those of the 3x3 convolutions at p2, before that; further on twice as many at each level.
-    activation, epsilon: as of elan.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        width: factor on all channels.
+        hidden: channels of the 3x3 convolutions at p2, before width; they double at each further level.
+        activation: one of nn.activations.ACTIVATIONS.
+        epsilon: of the batch norms; Darknet's is 1e-5.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 128], "p4": [B, H / 16, W / 16, 256], "p5": [B, H / 32, W / 32, 512]}, channels times
+        width.
+
+    Source: the configuration published with YOLOv7-tiny (Wang et al. 2022, arXiv:2207.02696).
     """
     options = {"activation": activation, "epsilon": epsilon}
 
@@ -127,9 +198,19 @@ def elan_tiny(
 
 
 def pooled_stages(images, block, *, width, hidden, name, **options):
-    """A block at each of p2 (64 channels) to p5 (512), with max pools between: YOLOv7-tiny's frame, for blocks that are to be compared.
+    """YOLOv7-tiny's frame, in which blocks are compared: a block at each of p2 to p5, with max pools between.
 
-    block: (x, channels, hidden, name=) -> x of so many channels; hidden is the level's. options: of silu_conv.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        block: (x, channels, hidden, name=) -> [B, h, w, channels]; hidden is the level's.
+        width: factor on the channels, those of `hidden` excepted.
+        hidden: at p2; it doubles at each further level.
+        name: of the layers.
+        options: activation and epsilon of silu_conv.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 128], "p4": [B, H / 16, W / 16, 256], "p5": [B, H / 32, W / 32, 512]}, channels times
+        width.
     """
     x = silu_conv(images, scaled(32, width), 3, 2, **options, name=f"{name}.stem")
     x = silu_conv(x, scaled(64, width), 3, 2, **options, name=f"{name}.p2.down")
@@ -152,10 +233,23 @@ def elan_p6(
     activation: str = "silu",
     name="backbone",
 ):
-    """The backbone of YOLOv7-W6, and of E6, D6 and E6E: p3 (256 channels), p4 (512), p5 (768), p6 (1024).
+    """The backbone of YOLOv7-W6, E6, D6 and E6E.
 
-    depth, width, hidden: as of elan; 1.5 goes with 1.25 (E6), 2 with 1.5 (D6). cardinality: ELANs side by side (E6E: 2).
-    pooled: the grid is halved by a max pool beside the strided convolution, as in all but W6. activation: of nn.activations.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        depth: factor on the four 3x3 convolutions of a block; 1.5 in E6 and E6E, 2 in D6.
+        width: factor on the channels between the blocks; 1.25 in E6 and E6E, 1.5 in D6.
+        hidden: channels of the 3x3 convolutions at p2; 2, 4, 6 and 8 times as many at p3 to p6.
+        cardinality: ELANs side by side in a block; 2 in E6E.
+        pooled: whether a max pool stands beside the strided convolution, as in all but W6.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 256], "p4": [B, H / 16, W / 16, 512], "p5": [B, H / 32, W / 32, 768], "p6": [B, H / 64,
+        W / 64, 1024]}, channels times width.
+
+    Source: Wang et al. 2022, arXiv:2207.02696, figures 2c and 2d, and the configurations published with the models.
     """
     options = {"activation": activation}
     x = SpaceToDepth(name=f"{name}.stem.depth")(images)

@@ -1,4 +1,4 @@
-"""The blocks and backbones of YOLOv8 and YOLO11: C2f and C3k2, spatial pyramid pooling, and in YOLO11 attention at the end."""
+"""The blocks and backbones of YOLOv8 and YOLO11: C2f and C3k2, pooling, and in YOLO11 attention at the end."""
 
 import functools
 
@@ -9,11 +9,24 @@ from tfyolo.nn.blocks import bottleneck, repeated, scaled, silu_conv, sppf
 
 
 def c2f_block(x, channels, repeats, *, share=0.5, block=bottleneck, activation="silu", name):
-    """YOLOv8's block: a part of the channels goes through a chain of blocks, of which every link is joined to the output.
+    """YOLOv8's block: a share of the channels goes through a chain of links, and every link is joined to the output.
 
-    The faster heir of the cross-stage partial block with two convolutions (Wang et al. 2020, arXiv:1911.11929, figure 2), with the
-    shortest and longest gradient paths of ELAN (Wang et al. 2022, arXiv:2211.04800). share: of the channels, in each link. block:
-    (x, channels, activation=, name=) -> x, a link.
+    It shortens the cross-stage partial block (Wang et al. 2020, arXiv:1911.11929, figure 2), with the gradient paths of
+    ELAN (Wang et al. 2022, arXiv:2211.04800).
+
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        repeats: links of the chain.
+        share: of the channels, in each link.
+        block: (x, channels, activation=, name=) -> [B, h, w, channels], a link.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: Jocher et al. 2023, the configuration published with the models.
     """
     hidden = int(channels * share)
     x = silu_conv(x, 2 * hidden, 1, activation=activation, name=f"{name}.split")
@@ -26,7 +39,19 @@ def c2f_block(x, channels, repeats, *, share=0.5, block=bottleneck, activation="
 
 
 def c3k(x, channels, *, activation="silu", name):
-    """YOLO11's deeper link of a chain: half the channels go through two bottlenecks, half skip them."""
+    """YOLO11's deeper link of a chain: half the channels go through two bottlenecks, half skip them.
+
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: Jocher and Qiu 2024, the configuration published with the models.
+    """
     skip = silu_conv(x, channels // 2, 1, activation=activation, name=f"{name}.skip")
     x = silu_conv(x, channels // 2, 1, activation=activation, name=f"{name}.split")
     for i in range(2):
@@ -36,16 +61,36 @@ def c3k(x, channels, *, activation="silu", name):
 
 
 def c3k2_block(x, channels, repeats, *, share=0.5, deep=False, activation="silu", name):
-    """YOLO11's block: c2f_block, whose links are c3k (deep) or bottlenecks that squeeze the channels by two."""
+    """YOLO11's block: c2f_block with other links.
+
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        repeats: links of the chain.
+        share: of the channels, in each link.
+        deep: True: the links are c3k. False: bottlenecks that squeeze the channels by two.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: Jocher and Qiu 2024, the configuration published with the models.
+    """
     block = c3k if deep else functools.partial(bottleneck, squeeze=0.5)
     return c2f_block(x, channels, repeats, share=share, block=block, activation=activation, name=name)
 
 
 class SelfAttention(layers.Layer):
-    """Every cell looks at every cell (Vaswani et al. 2017, arXiv:1706.03762, section 3.2), in several heads.
+    """Multi-head self-attention over the cells of a map.
 
-    Reads [B, h, w, heads * (2 * key + value)], head by head its query, key and value; keys are half as wide as values. Gives what the
-    cells see, and the values themselves: both [B, h, w, heads * value].
+    It reads [B, h, w, heads * (2 * key + value)], head by head its query, key and value; keys have half the channels of
+    values. It returns the attended values and the values themselves, both [B, h, w, heads * value].
+
+    Args:
+        heads: number of heads; channels are a multiple of 4 * heads.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.
     """
 
     quantization = "float"
@@ -61,22 +106,33 @@ class SelfAttention(layers.Layer):
         x = ops.reshape(x, (-1, height * width, self.heads, each))
         x = ops.transpose(x, (0, 2, 1, 3))  # [B, heads, h * w, each]
         q, k, v = ops.split(x, [key, 2 * key], axis=-1)
-        seen = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * key**-0.5, axis=-1)
+        weights = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * key**-0.5, axis=-1)
 
         def as_map(values):
             return ops.reshape(ops.transpose(values, (0, 2, 1, 3)), (-1, height, width, channels // 2))
 
-        return as_map(ops.matmul(seen, v)), as_map(v)
+        return as_map(ops.matmul(weights, v)), as_map(v)
 
     def compute_output_shape(self, shape):
         return [(*shape[:-1], shape[-1] // 2)] * 2
 
 
 def c2psa(x, repeats, *, activation="silu", name):
-    """YOLO11's attention block: half the channels go through self-attention and two 1x1 convolutions, each added to its input.
+    """YOLO11's partial self-attention: half the channels go through attention blocks, half skip them.
 
-    (After Wang et al. 2024, "YOLOv10", arXiv:2405.14458, section 3.2: partial self-attention.) Where a cell stands is told by a
-    depthwise 3x3 convolution of the values. A head has 64 channels, or as few more as divide them.
+    In a block, self-attention and two 1x1 convolutions are each added to their input; a depthwise 3x3 convolution of
+    the values encodes position. A head has 64 channels, or as few more as divide them.
+
+    Args:
+        x: [B, h, w, C].
+        repeats: attention blocks.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, C].
+
+    Source: after Wang et al. 2024, "YOLOv10", arXiv:2405.14458, section 3.2.
     """
     channels = x.shape[-1] // 2
     heads = next(count for count in range(max(channels // 64, 1), 0, -1) if channels % (2 * count) == 0)
@@ -85,9 +141,9 @@ def c2psa(x, repeats, *, activation="silu", name):
     for i in range(repeats):
         prefix = f"{name}.block{i + 1}"
         y = silu_conv(x, 2 * channels, 1, activation="linear", name=f"{prefix}.qkv")
-        seen, values = SelfAttention(heads, name=f"{prefix}.attention")(y)
-        place = silu_conv(values, channels, 3, groups=channels, activation="linear", name=f"{prefix}.place")
-        y = layers.Add(name=f"{prefix}.placed")([seen, place])
+        attended, values = SelfAttention(heads, name=f"{prefix}.attention")(y)
+        position = silu_conv(values, channels, 3, groups=channels, activation="linear", name=f"{prefix}.place")
+        y = layers.Add(name=f"{prefix}.placed")([attended, position])
         y = silu_conv(y, channels, 1, activation="linear", name=f"{prefix}.project")
         x = layers.Add(name=f"{prefix}.attended")([x, y])
         y = silu_conv(x, 2 * channels, 1, activation=activation, name=f"{prefix}.widen")
@@ -120,10 +176,21 @@ def c2f(
     activation: str = "silu",
     name="backbone",
 ):
-    """YOLOv8's backbone (Jocher et al. 2023, as published with its models): p3 (256 channels), p4 (512), p5 (1024).
+    """YOLOv8's backbone.
 
-    depth: factor on the blocks' repeats. width: factor on the channels, which before it are at most max_channels.
-    activation: one of nn.activations.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        depth: factor on the blocks' repeats, which are 3, 6, 6, 3.
+        width: factor on the channels.
+        max_channels: upper limit on the channels, before width.
+        activation: one of nn.activations.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 256], "p4": [B, H / 16, W / 16, 512], "p5": [B, H / 32, W / 32, 1024]}, channels times
+        width.
+
+    Source: Jocher et al. 2023, the configuration published with the models.
     """
 
     def channels(count):
@@ -146,9 +213,22 @@ def c3k2(
     activation: str = "silu",
     name="backbone",
 ):
-    """YOLO11's backbone (Jocher and Qiu 2024, as published with its models): p3 (512 channels), p4 (512), p5 (1024).
+    """YOLO11's backbone.
 
-    deep: the links of all blocks are c3k, as in m, l and x; else only those of p4 and p5. The other options are c2f's.
+    Args:
+        images: [B, H, W, 3] RGB, 0..1.
+        depth: factor on the blocks' repeats, two each.
+        width: factor on the channels.
+        max_channels: upper limit on the channels, before width.
+        deep: True: the links of all blocks are c3k, as in m, l and x. False: only those of p4 and p5.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        {"p3": [B, H / 8, W / 8, 512], "p4": [B, H / 16, W / 16, 512], "p5": [B, H / 32, W / 32, 1024]}, channels times
+        width.
+
+    Source: Jocher and Qiu 2024, the configuration published with the models.
     """
 
     def channels(count):

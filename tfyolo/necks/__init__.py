@@ -1,17 +1,31 @@
-"""Necks: Features -> Features of the same levels, each enriched by the others.
+"""Necks: Features -> Features of the same levels, each merged with the others.
 
     def up_cat(features, *, name="neck") -> Features
 
-A new one is a function in a file of its lineage and a line in the dict below.
+Letters in the shapes: B images, h w the grid of a level, C channels. Level pL is 2^L times smaller than the image: the
+finest has the lowest L. A merged feature map is named in comments for what it contains, p4p5 or p3p4p5; the head finds
+it under the name of its level. mlfpn alone changes the levels.
+
+A new neck is a function in a file of its lineage and a line in the dict below.
 """
 
 from tfyolo.necks.mlfpn import mlfpn
-from tfyolo.necks.pan import c3k2_pan, csp_pan, elan_pan, elan_pan_p6, elan_pan_tiny, pan, spp_pan
-from tfyolo.necks.up_cat import up_cat, up_cat_tiny, up_cat_tiny_3l
+from tfyolo.necks.yolov3 import up_cat, up_cat_tiny
+from tfyolo.necks.yolov4 import csp_pan, spp_pan, up_cat_tiny_3l
+from tfyolo.necks.yolov7 import elan_pan, elan_pan_p6, elan_pan_tiny
+from tfyolo.necks.yolov8 import c3k2_pan, pan
 
 
 def identity(features, *, name="neck"):
-    """No neck: the backbone's features as they are."""
+    """No neck: the backbone's features unchanged.
+
+    Args:
+        features: {level: [B, h, w, C]}, and "aux" if the backbone has auxiliary features.
+        name: unused; every neck takes one.
+
+    Returns:
+        `features` itself.
+    """
     return features
 
 

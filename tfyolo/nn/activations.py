@@ -1,4 +1,4 @@
-"""Activation functions, and the table of those that a part can be given."""
+"""Activation functions, and the table of those that a config can name."""
 
 import keras
 import tensorflow as tf
@@ -6,7 +6,16 @@ from keras import layers, ops
 
 
 def mish_by_exp(x):
-    """mish without a logarithm, for TFLite: 2.5 times as fast there as softplus and tanh, which XNNPACK does not take as a whole."""
+    """mish without a logarithm, for TFLite.
+
+    There it is 2.5 times as fast as softplus and tanh, which XNNPACK does not take as a whole.
+
+    Args:
+        x: a tensor of any shape.
+
+    Returns:
+        x * tanh(softplus(x)), of the same shape.
+    """
     e = ops.exp(ops.minimum(x, 20.0))  # from where on tanh(softplus(x)) is 1 to the last digit
     n = e * (e + 2.0)
     return x * (n / (n + 2.0))
@@ -15,10 +24,19 @@ def mish_by_exp(x):
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def mish(x):
-    """x * tanh(softplus(x)) (Misra 2019, arXiv:1908.08681).
+    """x * tanh(softplus(x)).
 
-    In these words it is one oneDNN kernel on a CPU, a quarter of mish_by_exp's time, as long as nothing else needs what lies between.
-    So the gradient takes x alone: less time than automatic differentiation, and a third of the memory in float32.
+    Written so, it is one oneDNN kernel on a CPU, in a quarter of mish_by_exp's time, as long as nothing else reads an
+    intermediate tensor. So the gradient reads x alone. That takes less time than automatic differentiation and a third
+    of its memory in float32.
+
+    Args:
+        x: a floating-point tensor of any shape.
+
+    Returns:
+        A tensor of x's shape and type.
+
+    Source: Misra 2019, arXiv:1908.08681.
     """
 
     def gradient(upstream):
@@ -47,15 +65,31 @@ def _silu_bfloat16(x):
 
 @tf.autograph.experimental.do_not_convert
 def silu(x):
-    """x * sigmoid(x) (Ramachandran et al. 2017, arXiv:1710.05941).
+    """x * sigmoid(x).
 
-    In bfloat16 the sigmoid that its gradient needs again takes longer than all the rest: there it is the output divided by the input.
+    In bfloat16, computing the sigmoid again for the gradient takes longer than all the rest. There the gradient divides
+    the output by the input instead.
+
+    Args:
+        x: a floating-point tensor of any shape.
+
+    Returns:
+        A tensor of x's shape and type.
+
+    Source: Ramachandran et al. 2017, arXiv:1710.05941.
     """
     return _silu_bfloat16(x) if x.dtype == tf.bfloat16 else tf.nn.silu(x)
 
 
 def leaky(x):
-    """Leaky ReLU with Darknet's slope, 0.1."""
+    """Leaky ReLU with Darknet's slope, 0.1.
+
+    Args:
+        x: a tensor of any shape.
+
+    Returns:
+        x where it is positive, x / 10 elsewhere.
+    """
     return ops.leaky_relu(x, negative_slope=0.1)
 
 
@@ -76,7 +110,19 @@ ACTIVATIONS = {
 
 
 def activate(x, activation, *, name):
-    """One of ACTIVATIONS."""
+    """Applies an activation of the table.
+
+    Args:
+        x: a Keras tensor of any shape.
+        activation: one of ACTIVATIONS; "linear" adds no layer.
+        name: of the layer, without ".act".
+
+    Returns:
+        A Keras tensor of x's shape.
+
+    Raises:
+        ValueError: the table has no such activation.
+    """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, received {activation!r}")
     if ACTIVATIONS[activation] is None:

@@ -1,4 +1,4 @@
-"""Blocks that several families share. Each takes and returns Keras tensors [B, h, w, C]; `name` is a path joined by dots."""
+"""Blocks that several families share. Each maps Keras tensors [B, h, w, C] to one; `name` is a path joined by dots."""
 
 import math
 
@@ -12,8 +12,13 @@ from tfyolo.nn.pooling import max_pool
 
 
 class SharedConv2D(layers.Conv2D):
-    """A convolution with the weights of another, its owner: what differs is what it reads, and at which dilation (TridentNet's branches,
-    Li et al. 2019, arXiv:1901.01892, section 3.1).
+    """A convolution with the weights of another, its owner; its input and its dilation are its own.
+
+    Args:
+        owner: a built Conv2D.
+        kwargs: of Conv2D.
+
+    Source: the branches of TridentNet, Li et al. 2019, arXiv:1901.01892, section 3.1.
     """
 
     fusion, quantization = "convolution", "float"  # fused, it is a Conv2D
@@ -28,7 +33,13 @@ class SharedConv2D(layers.Conv2D):
 
 
 class FitChannels(layers.Layer):
-    """The first `count` channels of a map, and zeros for those that it lacks: what Darknet adds up of maps with unequal channels."""
+    """The first channels of a map, padded with zeros if it has fewer; Darknet adds maps of unequal channels so.
+
+    [B, h, w, any] -> [B, h, w, count].
+
+    Args:
+        count: channels of the output.
+    """
 
     quantization = "moves"
 
@@ -47,7 +58,17 @@ class FitChannels(layers.Layer):
 
 
 class ChannelGroup(layers.Layer):
-    """One of several equal groups of a map's channels: Darknet's `[route] groups=2 group_id=1` is the second half."""
+    """One of several equal groups of a map's channels: Darknet's `[route] groups=2 group_id=1` is the second half.
+
+    [B, h, w, C] -> [B, h, w, C / groups].
+
+    Args:
+        groups: number of groups, a divisor of C.
+        index: of the group, 0..groups - 1.
+
+    Raises:
+        ValueError: there is no such group, or the channels are no multiple of groups.
+    """
 
     quantization = "moves"
 
@@ -88,12 +109,27 @@ def conv(
 ):
     """Convolution, batch norm (or a bias), activation.
 
-    pad: pixels of padding on every side, before dilation; None: kernel // 2, as Darknet pads. "same" would shift a strided
-    convolution by one pixel on even sizes. epsilon: of the batch norm. groups: of channels, each convolved by itself; as many as
-    channels is depthwise. owner: the output of another convolution of this kind, whose weights this one has, too.
+    Args:
+        x: [B, h, w, any].
+        filters: channels of the output.
+        kernel: size of the kernel, in cells.
+        stride: in cells.
+        norm: True: batch norm. False: a bias.
+        epsilon: of the batch norm.
+        activation: one of nn.activations.ACTIVATIONS.
+        groups: of channels, each convolved by itself; as many as channels make it depthwise.
+        dilation: in cells.
+        pad: cells of padding on every side, before dilation. None: kernel // 2, as Darknet pads; "same" would shift a
+            strided convolution by one cell on even sizes.
+        initializer: of the kernel, as Keras takes it.
+        owner: the output of another such convolution, whose weights this one shares; None: its own.
+        name: of the layers.
+
+    Returns:
+        [B, h / stride, w / stride, filters], with the default pad.
     """
     pad = kernel // 2 if pad is None else pad
-    # Keras knows no strided dilation: every stride-th pixel is picked of what is convolved at every one. fuse() makes a stride of it.
+    # Keras has no strided dilation: it convolves at every cell, and every stride-th is picked. fuse() restores it.
     stride, picked = (1, stride) if dilation > 1 else (stride, 1)
     # On all sides alike, "same" pads only where nothing is strided and the kernel has a middle.
     same = stride == picked == 1 and kernel % 2 and pad == kernel // 2
@@ -123,7 +159,18 @@ def conv(
 
 
 def spp(x, sizes=(5, 9, 13), *, name):
-    """Spatial pyramid pooling: the map beside its own maxima over growing windows (He et al. 2014, as in YOLOv3-SPP)."""
+    """Spatial pyramid pooling: a map joined to its maxima over windows, the largest first.
+
+    Args:
+        x: [B, h, w, C].
+        sizes: odd windows, in cells.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, (len(sizes) + 1) * C].
+
+    Source: He et al. 2014, arXiv:1406.4729, as in YOLOv3-SPP.
+    """
     pools = [max_pool(x, size, 1, name=f"{name}.pool{size}") for size in reversed(sizes)]
     return layers.Concatenate(name=f"{name}.concat")([*pools, x])
 
@@ -131,8 +178,21 @@ def spp(x, sizes=(5, 9, 13), *, name):
 def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", epsilon=1e-3, name):
     """The convolution of YOLOv7, YOLOv8 and their line.
 
-    It begins with weights as small as PyTorch's do, 0.4 of he_normal's: what follows a batch norm's scale does not change, but a
-    learning rate moves them as much more.
+    Its kernel is initialised as small as PyTorch's, 0.4 of he_normal's. The output of the batch norm does not depend on
+    that, but a learning rate moves a smaller kernel further.
+
+    Args:
+        x: [B, h, w, any].
+        filters: channels of the output.
+        kernel: size of the kernel, in cells.
+        stride: in cells.
+        groups: of channels, each convolved by itself; as many as channels make it depthwise.
+        activation: one of nn.activations.ACTIVATIONS.
+        epsilon: of the batch norm.
+        name: of the layers.
+
+    Returns:
+        [B, h / stride, w / stride, filters].
     """
     small = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
     options = {"activation": activation, "epsilon": epsilon, "initializer": small, "groups": groups}
@@ -140,9 +200,20 @@ def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", ep
 
 
 def bottleneck(x, channels, *, squeeze=1.0, shortcut=True, activation="silu", name):
-    """Two 3x3 convolutions, and, if it has as many channels as they give, the input added to what they make of it.
+    """Two 3x3 convolutions, added to the input if it has as many channels as the output.
 
-    squeeze: the channels between the two, as part of `channels`.
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        squeeze: channels between the two convolutions, as a share of `channels`.
+        shortcut: False: the input is not added.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: He et al. 2016, arXiv:1512.03385, figure 2.
     """
     y = silu_conv(x, int(channels * squeeze), 3, activation=activation, name=f"{name}.conv1")
     y = silu_conv(y, channels, 3, activation=activation, name=f"{name}.conv2")
@@ -150,7 +221,18 @@ def bottleneck(x, channels, *, squeeze=1.0, shortcut=True, activation="silu", na
 
 
 def sppf(x, channels, size=5, *, activation="silu", name):
-    """Spatial pyramid pooling, fast: three poolings in a row see what spp's see with windows of 5, 9 and 13."""
+    """Spatial pyramid pooling, fast: three poolings in a row have the windows 5, 9 and 13 of spp.
+
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        size: odd window of each pooling, in cells.
+        activation: one of nn.activations.ACTIVATIONS.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, channels].
+    """
     x = silu_conv(x, x.shape[-1] // 2, 1, activation=activation, name=f"{name}.split")
     chain = [x]
     for i in range(3):
@@ -160,21 +242,50 @@ def sppf(x, channels, size=5, *, activation="silu", name):
 
 
 def scaled(channels, width):
-    """Channels times width, raised to a multiple of 8: sizes that convolution kernels like. width > 0."""
+    """Channels times width, raised to a multiple of 8: sizes that convolution kernels are fast at.
+
+    Args:
+        channels: before scaling.
+        width: factor, above 0; 1 leaves the channels as they are.
+
+    Returns:
+        The number of channels.
+    """
     return channels if width == 1 else 8 * math.ceil(round(channels * width, 6) / 8)
 
 
 def repeated(count, depth):
-    """Repeats of a block times depth, at least 1. depth > 0."""
+    """Repeats of a block times depth.
+
+    Args:
+        count: before scaling.
+        depth: factor, above 0.
+
+    Returns:
+        The number of repeats, at least 1.
+    """
     return max(round(count * depth), 1)
 
 
 def repconv(x, channels, *, identity=True, activation="silu", epsilon=1e-3, name):
-    """A re-parameterised 3x3 convolution (Ding et al. 2021, arXiv:2101.03697, section 3): it trains as a 3x3 beside a 1x1 and, with as
-    many channels in as out, beside nothing but a batch norm; fuse() makes one convolution of them.
+    """A re-parameterised 3x3 convolution (RepConv).
 
-    identity: whether there is that third branch. Where the output is added to something, or joined with it, it had better not be
-    (Wang et al. 2022, arXiv:2207.02696, section 4.1: RepConvN).
+    In training it is a 3x3 convolution beside a 1x1 and, with as many channels in as out, beside a batch norm alone;
+    graph.fusion makes one convolution of them.
+
+    Args:
+        x: [B, h, w, any].
+        channels: of the output.
+        identity: whether the batch norm alone is a branch. Where the output is added or joined to another, the paper
+            leaves it out (RepConvN, Wang et al. 2022, arXiv:2207.02696, section 4.1).
+        activation: one of nn.activations.ACTIVATIONS.
+        epsilon: of the batch norms.
+        name: of the layers.
+
+    Returns:
+        [B, h, w, channels].
+
+    Source: Ding et al. 2021, arXiv:2101.03697, section 3.
     """
     options = {"activation": "linear", "epsilon": epsilon}
     branches = [silu_conv(x, channels, kernel, **options, name=f"{name}.rep{kernel}") for kernel in (3, 1)]

@@ -9,23 +9,38 @@ def _merged_sum(x):
     def reduce(strategy, x):
         return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(x, x)])[0]
 
-    # Both ways through stop_gradient: custom_gradient looks for variables behind its outputs, and would walk back through
-    # the graphs of all replicas at every layer. all_reduce does, which takes minutes to trace for a deep network.
+    # stop_gradient before and after: custom_gradient looks for variables behind its outputs, and would traverse the
+    # graphs of all replicas at every layer. all_reduce does so, which takes minutes to trace for a deep network.
     return tf.stop_gradient(tf.distribute.get_replica_context().merge_call(reduce, args=(tf.stop_gradient(x),)))
 
 
 @tf.custom_gradient
 def sum_over_replicas(x):
-    """The sum of a tensor over all replicas of a tf.distribute strategy, in replica context; its gradient is the same sum."""
+    """The sum of a tensor over all replicas of a tf.distribute strategy; its gradient is the same sum.
+
+    Args:
+        x: a tensor, in replica context.
+
+    Returns:
+        A tensor of x's shape, the same on every replica.
+    """
     return _merged_sum(x), _merged_sum
 
 
 class BatchNorm(layers.Layer):
-    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) over the whole global batch, with Darknet's epsilon.
+    """Batch normalisation over the whole global batch, [B, h, w, C] -> the same shape.
 
-    Why not Keras's: on one replica of TensorFlow this trains through the fused kernel; on several it exchanges
-    sums without walking the whole graph at each layer while it is traced, as Keras's does. Frozen (trainable=False), it uses the
-    moving statistics. Momentum is below Darknet's .99 because a run over a few hundred pictures has too few steps for that.
+    Two reasons against Keras's own: on one replica this one trains through TensorFlow's fused kernel; on several it
+    exchanges sums, while Keras's traverses the whole graph at each layer as it is traced. Frozen (trainable=False), it
+    uses the moving statistics.
+
+    Args:
+        momentum: of the moving statistics. It is below Darknet's .99: a run over a few hundred images has too few steps
+            for that.
+        epsilon: added to the variance; the default is Darknet's.
+        kwargs: of Layer.
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
 
     fusion, quantization = "affine", "float"  # float where it follows no convolution
@@ -57,7 +72,11 @@ class BatchNorm(layers.Layer):
         return outputs
 
     def affine(self):
-        """(scale, shift), float64 [C]: what it computes when it does not train is x * scale + shift."""
+        """The layer outside training as x * scale + shift.
+
+        Returns:
+            (scale, shift), both float64 [C].
+        """
         gamma, beta, mean, variance = (
             np.asarray(each, "float64") for each in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
@@ -84,12 +103,18 @@ class BatchNorm(layers.Layer):
         # Strategies give every replica the same share.
         count = tf.cast(tf.size(x) // x.shape[-1], tf.float32) * replicas
         mean = sum_over_replicas(tf.reduce_sum(x, axes)) / count
-        # Deviations from the mean of all: the difference of two large sums would lose what two replicas and one must agree in.
+        # Deviations from the mean of all: the difference of two large sums would lose the digits in which two replicas
+        # and one must agree.
         return mean, sum_over_replicas(tf.reduce_sum(tf.square(x - mean), axes)) / count
 
 
 class SharedBatchNorm(BatchNorm):
-    """The batch norm of another convolution's output with the weights of the first one's, moving statistics included."""
+    """A batch norm with the weights of another, its owner, moving statistics included.
+
+    Args:
+        owner: a built BatchNorm.
+        kwargs: of Layer.
+    """
 
     def __init__(self, owner, **kwargs):
         super().__init__(owner.momentum, owner.epsilon, **kwargs)

@@ -7,10 +7,18 @@ from keras import layers, ops
 
 
 def running_maximum(x, axis, ahead):
-    """Of each cell the maximum over itself and all cells ahead of it, or behind it, along an axis.
+    """The maximum of each cell and all cells ahead of it, or behind it, along an axis.
 
-    In logarithmically many steps: of each the maximum of a map and itself, moved by 1, 2, 4 ... cells. Of equals, the farthest has the
-    gradient.
+    It takes logarithmically many steps: each takes the maximum of a map and itself, moved by 1, 2, 4, ... cells. Among
+    equal values, the farthest has the gradient.
+
+    Args:
+        x: [B, h, w, C].
+        axis: 1 (down) or 2 (right).
+        ahead: True: over the cells of higher index. False: of lower index.
+
+    Returns:
+        [B, h, w, C].
     """
     before = (slice(None),) * axis
     step, size = 1, x.shape[axis] or 4096  # of an open size: steps that reach over the end change nothing
@@ -28,7 +36,18 @@ def running_maximum(x, axis, ahead):
 
 @tf.autograph.experimental.do_not_convert
 def running_maximum_to_train(x, axis, ahead):
-    """The same; its gradient goes from cell to cell, twenty times as fast on a CPU as back through the steps, which copy the map."""
+    """running_maximum with a gradient that goes from cell to cell.
+
+    On a CPU it is twenty times as fast as back through the steps, which copy the map.
+
+    Args:
+        x: [B, h, w, C], of a fixed size along the axis.
+        axis: 1 (down) or 2 (right).
+        ahead: True: over the cells of higher index. False: of lower index.
+
+    Returns:
+        [B, h, w, C].
+    """
 
     @tf.custom_gradient
     def maximum(x):
@@ -51,9 +70,17 @@ def running_maximum_to_train(x, axis, ahead):
 
 
 class CornerPool(layers.Layer):
-    """Corner pooling (Law and Deng 2018, arXiv:1808.01244, eq. 6 and 7): each cell's maximum over all that lies in one direction of it.
+    """Corner pooling: the maximum of each cell and all that lie in one direction of it; the shape stays.
 
-    direction: "down" (top pooling: a top edge looks for what lies below it), "right" (left pooling), "up" (bottom), "left" (right).
+    Args:
+        direction: "down" (top pooling: a top edge lies above its object), "right" (left pooling), "up" (bottom), "left"
+            (right).
+        kwargs: of Layer.
+
+    Raises:
+        ValueError: there is no such direction.
+
+    Source: Law and Deng 2018, arXiv:1808.01244, equations 6 and 7.
     """
 
     quantization = "moves"
@@ -76,7 +103,13 @@ class CornerPool(layers.Layer):
 
 
 class PadLowest(layers.Layer):
-    """Padding that never is a maximum: before and after, in rows and columns alike."""
+    """Padding that is never a maximum, [B, h, w, C] -> [B, h + before + after, w + before + after, C].
+
+    Args:
+        before: rows above and columns on the left.
+        after: rows below and columns on the right.
+        kwargs: of Layer.
+    """
 
     quantization = "moves"
 
@@ -94,12 +127,20 @@ class PadLowest(layers.Layer):
 
 
 def max_pool(x, size=2, stride=2, *, pad=None, name):
-    """Max pooling with Darknet's padding: size - 1 pixels in all, the smaller half before; at stride 1 the grid keeps its size.
+    """Max pooling with Darknet's padding: the smaller half stands before; at stride 1 the grid keeps its size.
 
-    pad: that number of pixels, if it is another.
+    Args:
+        x: [B, h, w, C].
+        size: of the window, in cells.
+        stride: in cells.
+        pad: cells of padding in all, before and after; None: size - 1.
+        name: of the layers.
+
+    Returns:
+        [B, (h + pad - size) // stride + 1, (w + pad - size) // stride + 1, C].
     """
     pad = size - 1 if pad is None else pad
-    # A picture's size may be open; its sides, and those of all that is halved later on, are even then too.
+    # The size of the images may be open. Its sides, and those of every grid halved later, are even then too.
     grids = [(side, (side + pad - size) // stride + 1) for side in (side or 64 for side in x.shape[1:3])]
     # "same" where it comes to the same: what it pads before, and what it leaves out at the end.
     alike = all(

@@ -1,10 +1,17 @@
-"""What changes the grid of a feature map: upsampling, space to depth."""
+"""Layers that change the grid of a feature map: upsampling and space to depth."""
 
 from keras import layers, ops
 
 
 class Upsample(layers.Layer):
-    """Nearest-neighbour enlargement. One RESIZE_NEAREST_NEIGHBOR in TFLite, where UpSampling2D becomes a reshape and a tile."""
+    """Nearest-neighbour upsampling, [B, h, w, C] -> [B, factor * h, factor * w, C].
+
+    It is one RESIZE_NEAREST_NEIGHBOR in TFLite, where UpSampling2D becomes a reshape and a tile.
+
+    Args:
+        factor: a whole number.
+        kwargs: of Layer.
+    """
 
     quantization = "moves"
 
@@ -23,7 +30,12 @@ class Upsample(layers.Layer):
 
 
 class Resize(layers.Layer):
-    """Nearest-neighbour enlargement to a grid (h, w) that need not be a multiple."""
+    """Nearest-neighbour upsampling to a grid that need not be a multiple, [B, any, any, C] -> [B, h, w, C].
+
+    Args:
+        size: (h, w) of the output, in cells.
+        kwargs: of Layer.
+    """
 
     quantization = "moves"
 
@@ -39,7 +51,10 @@ class Resize(layers.Layer):
 
 
 class SpaceToDepth(layers.Layer):
-    """[B, h, w, C] -> [B, h / 2, w / 2, 4 C]: four pixels side by side, columns before rows, as YOLOv7's P6 models begin."""
+    """[B, h, w, C] -> [B, h / 2, w / 2, 4 * C]: four pixels side by side, columns before rows.
+
+    Source: the first layer of YOLOv7's P6 models.
+    """
 
     quantization = "moves"
 
