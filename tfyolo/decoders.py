@@ -1,19 +1,25 @@
 """Decoders: Raw -> Candidates. Keras layers without a single weight, with two readers: the losses and the post-processing.
 
-    num_anchors                     boxes, or corners, that a cell proposes
-    multiple                        what the sides of a picture must be multiples of
-    count(raw)                      candidates of a picture
-    check(raw)                      ValueError if the grids are not those that it reads
     levels                          the feature levels it reads, finest first
+    num_anchors                     boxes, or corners, that a cell proposes
+    multiple                        what the sides of an image must be multiples of
+    has_boxes                       whether it reads raw["box"], and has codes, priors and logits
+    has_objectness                  whether it reads raw["obj"], which the class scores are multiplied by
+    has_background                  whether raw["cls"] holds 1 + K classes, the background first
+    is_distribution                 whether raw["box"] holds distributions, which `distributions(logits)` gives [..., 4, bins]
     parts(num_classes)              {part: channels}, what the head must give
+    check(raw)                      ValueError if the grids are not those that it reads
+    count(raw)                      candidates of an image
     call(raw) -> Candidates         everything decoded, in float32
     activate(logits) -> codes       raw box outputs [..., N, 4] -> codes, the space that squared errors are taken in
     decode(codes, priors) -> boxes  [..., N, 4] -> [..., N, 4]
     encode(boxes, priors) -> codes  the inverse of decode
-    objectness(raw) -> {level: [B, h, w]}  how sure each cell is that it holds something, 0..1, to look at
+    objectness(raw) -> {level: [B, h, w]}  how likely each cell holds an object, 0..1, for plots
 
-Codes are computed in two halves: what is joined has one scale in an int8 file, and a sigmoid's would become a logarithm's, too. A
-decoder of one's own says how, in halves of the last axis:
+What an objective may ask is one of the attributes above; it never infers them from the parts.
+
+Codes are computed in two halves: a tensor that joins them has one scale in an int8 file, and a sigmoid would share that of
+a logarithm. A subclass of Decoder implements both, in halves of the last axis:
     _activate(logits) -> (first, second)      _decode(first, second, priors) -> boxes
 
 Candidates stand in the order level (finest first), row, column, anchor.
@@ -80,8 +86,16 @@ def by_level(value, priors):
 class Decoder(keras.layers.Layer):
     """What the decoders of grids of cells share: flattening Raw, and the scores.
 
-    anchors: {level: [(h, w), ...]} in pixels of the network's input.
+    Args:
+        anchors: {level: [(h, w), ...]} in pixels of the network's input.
+        name: of the Keras layer.
+
+    Raises:
+        ValueError: the levels have different numbers of anchors, or none.
     """
+
+    has_boxes, has_objectness, has_background, is_distribution = True, True, False, False
+    box_channels = 4
 
     def __init__(self, anchors, name):
         super().__init__(name=name, dtype="float32")
@@ -97,10 +111,12 @@ class Decoder(keras.layers.Layer):
         return self._probability(logits)
 
     def parts(self, num_classes):
-        return {"box": 4, "obj": 1, "cls": num_classes}
+        """{part: channels Z} that the head must give for K = num_classes."""
+        objectness = {"obj": 1} if self.has_objectness else {}
+        return {"box": self.box_channels, **objectness, "cls": num_classes + self.has_background}
 
     def _flatten(self, levels):
-        """{level: [B, h, w, A or 1, Z]} -> [B, N, Z] float32. What is said once a cell is repeated for each of its boxes."""
+        """{level: [B, h, w, A or 1, Z]} -> [B, N, Z] float32. A cell's one output is repeated for each of its boxes."""
         flat = []
         for level in self.levels:
             x = ops.cast(levels[level], "float32")  # a head under mixed precision hands over its own type
@@ -116,7 +132,7 @@ class Decoder(keras.layers.Layer):
         priors = self._priors(grids)
         boxes = self._decode(*self._activate(logits["box"]), priors)
         scores = self._class_probability(logits["cls"])
-        if "obj" in logits:
+        if self.has_objectness:
             scores = self._probability(logits["obj"]) * scores
         return Candidates(boxes, scores, logits, priors, _image_size(grids, self.levels[0]))
 
@@ -141,9 +157,11 @@ class Decoder(keras.layers.Layer):
         return self._decode(*ops.split(codes, 2, axis=-1), priors)
 
     def objectness(self, raw):
-        told = raw.get("obj", raw["cls"])
+        """How likely each cell holds an object: Raw -> {level: [B, h, w]}, 0..1."""
+        logits = raw["obj" if self.has_objectness else "cls"]
         return {
-            level: ops.max(self._probability(ops.cast(told[level], "float32")), axis=(-2, -1)) for level in self.levels
+            level: ops.max(self._probability(ops.cast(logits[level], "float32")), axis=(-2, -1))
+            for level in self.levels
         }
 
 
@@ -243,14 +261,13 @@ class Dfl(Decoder):
     levels: the feature levels.
     """
 
+    has_objectness, is_distribution = False, True
+
     def __init__(self, *, bins: Bins = 16, levels: Levels = ("p3", "p4", "p5"), name="decoder"):
         super().__init__({level: [(0.0, 0.0)] for level in levels}, name)
-        self.bins = bins
+        self.bins, self.box_channels = bins, 4 * bins
 
     _probability = staticmethod(ops.sigmoid)
-
-    def parts(self, num_classes):
-        return {"box": 4 * self.bins, "cls": num_classes}
 
     def distributions(self, logits):
         """Raw box outputs [..., 4 * bins] -> [..., 4, bins], still logits."""
@@ -310,6 +327,8 @@ class Ssd(Decoder):
     picture. variances: what the network's offsets and logarithms are multiplied with. largest: as of Anchor.
     """
 
+    has_objectness, has_background = False, True
+
     def __init__(
         self,
         *,
@@ -334,9 +353,6 @@ class Ssd(Decoder):
         super().__init__(units, name)
         self.multiple = 2 * level_stride(self.levels[0])
         self.variances, self.largest = variances, largest
-
-    def parts(self, num_classes):
-        return {"box": 4, "cls": num_classes + 1}
 
     @staticmethod
     def _probability(logits):
@@ -382,6 +398,8 @@ class Corner(keras.layers.Layer):
     score is the mean of both. The `pairs` best are the candidates; there are no priors, and logits are none.
     """
 
+    has_boxes, has_objectness, has_background, is_distribution = False, False, False, False
+
     def __init__(
         self, *, level: Level = "p2", corners: Corners = 100, pairs: Count = 1000, apart: Positive = 0.5, name="decoder"
     ):
@@ -390,6 +408,7 @@ class Corner(keras.layers.Layer):
         self.corners, self.pairs, self.apart = corners, pairs, apart
 
     def parts(self, num_classes):
+        """{part: channels Z} that the head must give for K = num_classes."""
         return {"cls": num_classes, "embed": 1, "offset": 2}
 
     def check(self, raw):

@@ -19,6 +19,17 @@ from tfyolo.nn.pooling import CornerPool
 from tfyolo.structures import level_stride
 
 
+def reads_aux(head):
+    """Decorates a head that makes raw["aux"] of features["aux"]; a head without the mark is never given any."""
+    head.reads_aux = True
+    return head
+
+
+def can_read_aux(head):
+    """Whether a head, an entry of HEADS, is decorated with reads_aux."""
+    return getattr(head, "reads_aux", False)
+
+
 class PerAnchor(layers.Layer):
     """[B, h, w, count * Z] -> [B, h, w, count, Z]: what a cell says, box by box."""
 
@@ -127,6 +138,7 @@ def coupled(
     return raw
 
 
+@reads_aux
 def implicit(
     features,
     parts,
@@ -286,6 +298,7 @@ def ssd(features, parts, num_anchors, *, name="head"):
 CORNERS = {"top_left": ("down", "right"), "bottom_right": ("up", "left")}
 
 
+@reads_aux
 def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: OpenProbability = 0.1, name="head"):
     """CornerNet's head (Law and Deng 2018, arXiv:1808.01244, figure 7): corner pooling, then branches for heatmaps, embeddings, offsets.
 
@@ -324,9 +337,6 @@ def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: Ope
         told["aux"] = corner(features["aux"], parts, num_anchors, **options)
     return told
 
-
-# Those that make raw["aux"] of features["aux"].
-READ_AUX = {"implicit", "corner"}
 
 HEADS = {
     "coupled": coupled,

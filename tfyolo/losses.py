@@ -115,6 +115,10 @@ class Objective:
         """The terms of a whole batch: {name: weighted scalar}."""
         return self.normalised(*self.sums(raw, candidates, sample))
 
+    def without_aux(self):
+        """The same objective for a network without its auxiliary head: only a deeply supervised one differs."""
+        return self
+
 
 def _images(sample):
     return ops.cast(ops.shape(sample.image)[0], "float32")
@@ -155,7 +159,7 @@ class Dense(Objective):
         ):
             if value not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, received {value!r}")
-        if "obj" not in decoder.parts(1):
+        if not decoder.has_objectness:
             raise ValueError("dense: expected a decoder with objectness; aligned is for those without")
         check_levels("obj_gain", obj_gain, decoder.levels)
         self.decoder, self.assigner = decoder, _asked(assigner, "dense")
@@ -236,7 +240,7 @@ class _Deep(Objective):
             self.terms += tuple(f"aux_{name}" for name in self.gains)
 
     def without_aux(self):
-        """The same for a network whose auxiliary head was taken away."""
+        """The same objective for a network without its auxiliary head."""
         other = copy.copy(self)
         other.aux_assigner, other.reads_aux, other.terms = None, False, tuple(self.gains)
         return other
@@ -290,7 +294,7 @@ class Balanced(_Deep):
     ):
         if box not in OVERLAPS:
             raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
-        if "obj" not in decoder.parts(1):
+        if not decoder.has_objectness:
             raise ValueError("balanced: expected a decoder with objectness; aligned is for those without")
         balance = dict.fromkeys(decoder.levels, 1.0) | (balance or {})
         check_levels("balance", balance, decoder.levels)
@@ -364,19 +368,19 @@ class Aligned(_Deep):
     ):
         if box not in OVERLAPS:
             raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
-        if "obj" in decoder.parts(1):
+        if decoder.has_objectness:
             raise ValueError(
                 "aligned: expected a decoder without objectness, such as dfl; dense is for those that have it"
             )
-        if "box" not in decoder.parts(1):
+        if not decoder.has_boxes:
             raise ValueError("aligned: expected a decoder of boxes, received that of corners")
-        if decoder.parts(1)["cls"] != 1:
+        if decoder.has_background:
             raise ValueError(
                 "aligned: expected a decoder without a class for the background; multibox is for those with it"
             )
         self.decoder, self.assigner, self.box = decoder, _asked(assigner, "aligned"), box
         self.gains = {"box": box_gain, "cls": cls_gain}
-        if hasattr(decoder, "distributions"):
+        if decoder.is_distribution:
             self.gains["dfl"] = dfl_gain
         super().__init__(aux)
 
@@ -421,7 +425,7 @@ class MultiBox(Objective):
         box_gain: NonNegative = 1.0,
         cls_gain: NonNegative = 1.0,
     ):
-        if decoder.parts(1)["cls"] != 2:
+        if not decoder.has_background:
             raise ValueError("multibox: expected a decoder with a class for the background, such as ssd")
         self.decoder, self.assigner = decoder, _asked(assigner, "multibox")
         self.negatives, self.box_gain, self.cls_gain = negatives, box_gain, cls_gain
@@ -553,7 +557,7 @@ class Corner(Objective):
     ):
         if assigner is not None:
             raise ValueError("corner: it reads the raw maps, expected no assigner (model.assigner: null)")
-        if "embed" not in decoder.parts(1):
+        if decoder.has_boxes:
             raise ValueError("corner: expected the decoder of corners (model.decoder: corner)")
         self.decoder, self.assigner = decoder, None
         self.alpha, self.beta, self.overlap, self.margin = alpha, beta, overlap, margin

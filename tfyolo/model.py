@@ -20,12 +20,12 @@ from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import deferred_variables
-from tfyolo.heads import HEADS, READ_AUX
+from tfyolo.heads import HEADS, can_read_aux
 from tfyolo.losses import OBJECTIVES
 from tfyolo.messages import printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
-from tfyolo.postprocess import ONE_BOX, POSTPROCESS
+from tfyolo.postprocess import POSTPROCESS
 
 
 def without_quantization(model):
@@ -138,10 +138,11 @@ def _network(config, size, decoder, num_classes):
     """The Keras model of backbone, neck and head: images [B, H, W, 3] -> Raw. Raises ConfigError."""
     images = keras.Input((*size, 3), name="images")
     features = _make(config, "backbone", images, name="backbone")
-    if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in READ_AUX):
+    reads_aux = [name for name, head in HEADS.items() if can_read_aux(head)]
+    if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in reads_aux):
         raise config.error(
             "model.backbone",
-            f"it gives features of earlier stacks, which no neck reads, and of the heads only {', '.join(sorted(READ_AUX))}; "
+            f"it gives features of earlier stacks, which no neck reads, and of the heads only {', '.join(sorted(reads_aux))}; "
             "expected stacks: 1",
         )
     features = _make(config, "neck", features, name="neck")
@@ -151,7 +152,7 @@ def _network(config, size, decoder, num_classes):
             "model.decoder",
             f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
         )
-    if "aux" in features and config.model.head.name not in READ_AUX:
+    if "aux" in features and config.model.head.name not in reads_aux:
         raise config.error(
             "model.neck",
             f"it gives features for an auxiliary head, which {config.model.head.name} does not have; expected aux: false",
@@ -267,12 +268,10 @@ def postprocess(config, **options):
     options = parts.check_options(config, "model.postprocess", given, parts.options_of(builder))
     if options.keys() & FORMS_OF_SUPPRESSION:  # one goes with no other
         own = {name: value for name, value in own.items() if name not in FORMS_OF_SUPPRESSION}
-    chosen = functools.partial(builder, **{**own, **options})
     try:
-        chosen(ONE_BOX)
+        return builder(**{**own, **options})
     except ValueError as error:
         raise config.error("model.postprocess", str(error)) from error
-    return chosen
 
 
 FORMS_OF_SUPPRESSION = {"soft_sigma", "soft_linear", "distance_power"}
