@@ -2,8 +2,8 @@
 
     def best_anchor(candidates, boxes, labels, *, ...) -> Assignment
 
-candidates: Candidates. boxes: [B, M, 4], the ground truths, in pixels of the network's input. labels: [B, M], -1 for rows
-that are padding or are not learned. No gradient flows through an Assignment. Docstrings name the options only.
+candidates: Candidates. boxes: [B, M, 4], the ground truths, in pixels of the network's input. labels: [B, M], -1 for
+rows that are padding or are not learned. No gradient flows through an Assignment. Docstrings name the options only.
 """
 
 import functools
@@ -45,8 +45,8 @@ def _best_per_gt(score, eligible):
 def _one_each(score, eligible, rounds=3):
     """One candidate for each ground truth, and none twice: [B, N, M] -> [B, N, M] bool.
 
-    In each round every unmatched ground truth asks for the free candidate it scores highest, which takes the asker of the
-    highest score.
+    In each round every unmatched ground truth asks for the free candidate it scores highest, which takes the asker of
+    the highest score.
     """
     matched = ops.zeros_like(eligible)
     rows = ops.arange(ops.shape(score)[2])
@@ -60,7 +60,7 @@ def _one_each(score, eligible, rounds=3):
 
 
 def _assign(matched, score, otherwise):
-    """Of each candidate's matches the one of the highest score: matched, score [B, N, M]; otherwise [B, N] -> [B, N] int32."""
+    """Each candidate's match of the highest score: matched, score [B, N, M]; otherwise [B, N] -> [B, N] int32."""
     gt = ops.cast(ops.argmax(ops.where(matched, score, -float("inf")), axis=-1), "int32")
     return ops.where(ops.any(matched, axis=-1), gt, otherwise)
 
@@ -68,9 +68,9 @@ def _assign(matched, score, otherwise):
 def best_anchor(candidates, boxes, labels, *, ignore: Probability = 0.7, match: Probability = 1.0):
     """YOLOv3's: a ground truth is matched to the anchor of the most similar shape in the cell of its centre.
 
-    If several ground truths want one anchor, it takes the most similar and the others take their next best. In Darknet the
-    last in the file wins and the others are never learned: one in twenty, where small images hold many small objects.
-    The quality is 1.
+    If several ground truths want one anchor, it takes the most similar and the others take their next best. In Darknet
+    the last in the file wins and the others are never learned: one in twenty, where small images hold many small
+    objects. The quality is 1.
 
     Args:
         ignore: a background candidate whose box overlaps any ground truth by more than this IoU is ignored.
@@ -94,8 +94,8 @@ def best_anchor(candidates, boxes, labels, *, ignore: Probability = 0.7, match: 
 def responsible_cell(candidates, boxes, labels):
     """YOLOv1's: a ground truth is matched to the box that overlaps it most in the cell of its centre.
 
-    If none overlaps it, the one with the smallest squared distance of the sides. A cell is matched to one ground truth, the
-    first in the list. The quality is the IoU.
+    If none overlaps it, the one with the smallest squared distance of the sides. A cell is matched to one ground truth,
+    the first in the list. The quality is the IoU.
 
     Source: Redmon et al. 2016, arXiv:1506.02640, section 2.2.
     """
@@ -117,10 +117,10 @@ def responsible_cell(candidates, boxes, labels):
 def task_aligned(candidates, boxes, labels, *, topk: Count = 10, alpha: NonNegative = 0.5, beta: NonNegative = 6.0):
     """TOOD's assigner, as YOLOv8 has it: alignment is score ^ alpha * overlap ^ beta.
 
-    The overlap is CIoU, at least 0. Eligible are the candidates whose cell's centre lies in a ground truth and that overlap
-    it; the topk best aligned are matched. A candidate that several ground truths claim takes the one it overlaps most, of
-    all that its cell's centre lies in. A ground truth that holds no centre is not learned. The quality is the alignment,
-    scaled so that a ground truth's best aligned candidate has the best overlap among its own.
+    The overlap is CIoU, at least 0. Eligible are the candidates whose cell's centre lies in a ground truth and that
+    overlap it; the topk best aligned are matched. A candidate that several ground truths claim takes the one it
+    overlaps most, of all that its cell's centre lies in. A ground truth that holds no centre is not learned. The
+    quality is the alignment, scaled so that a ground truth's best aligned candidate has the best overlap among its own.
 
     Args:
         topk: the most candidates of a ground truth.
@@ -174,10 +174,10 @@ def ota(
 ):
     """YOLOv7's assigner, after SimOTA: each ground truth takes its k cheapest candidates.
 
-    Eligible are the anchors of a similar shape in the cell of the ground truth's centre and in those beside it. k is the sum
-    of the topk largest IoUs, rounded down, at least 1. The cost is the binary cross-entropy of the roots of the scores and
-    the ground truth's class, plus overlap_cost times -log(IoU). A candidate that several ground truths claim takes the one
-    it is cheapest for. The quality is the CIoU, at least 0.
+    Eligible are the anchors of a similar shape in the cell of the ground truth's centre and in those beside it. k is
+    the sum of the topk largest IoUs, rounded down, at least 1. The cost is the binary cross-entropy of the roots of the
+    scores and the ground truth's class, plus overlap_cost times -log(IoU). A candidate that several ground truths claim
+    takes the one it is cheapest for. The quality is the CIoU, at least 0.
 
     Args:
         cells: 3: the centre's cell and the two nearest beside, above or below it; 5: it and all four.

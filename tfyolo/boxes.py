@@ -3,7 +3,8 @@
 Converters are named a_to_b and return new tensors. Formats, always over the last axis:
     boxes        y1, x1, y2, x2 in pixels          boxes_yxhw  centre y, centre x, height, width in pixels
     boxes_unit   y1, x1, y2, x2 in 0..1            boxes_xyxy  x1, y1, x2, y2: other tools
-    boxes_xywh   x1, y1, w, h: COCO's JSON         boxes_unit_cxcywh  centre x, centre y, w, h in 0..1: YOLO's text files
+    boxes_xywh   x1, y1, w, h: COCO's JSON
+    boxes_unit_cxcywh  centre x, centre y, w, h in 0..1: YOLO's text files
 """
 
 import math

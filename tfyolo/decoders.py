@@ -1,4 +1,4 @@
-"""Decoders: Raw -> Candidates. Keras layers without a single weight, with two readers: the losses and the post-processing.
+"""Decoders: Raw -> Candidates. Keras layers without weights; the losses and the post-processing read them.
 
     levels                          the feature levels it reads, finest first
     num_anchors                     boxes, or corners, that a cell proposes
@@ -6,7 +6,7 @@
     has_boxes                       whether it reads raw["box"], and has codes, priors and logits
     has_objectness                  whether it reads raw["obj"], which the class scores are multiplied by
     has_background                  whether raw["cls"] holds 1 + K classes, the background first
-    is_distribution                 whether raw["box"] holds distributions, which `distributions(logits)` gives [..., 4, bins]
+    is_distribution                 whether raw["box"] holds logits of distributions: distributions(logits)
     parts(num_classes)              {part: channels}, what the head must give
     check(raw)                      ValueError if the grids are not those that it reads
     count(raw)                      candidates of an image
@@ -18,8 +18,8 @@
 
 What an objective may ask is one of the attributes above; it never infers them from the parts.
 
-Codes are computed in two halves: a tensor that joins them has one scale in an int8 file, and a sigmoid would share that of
-a logarithm. A subclass of Decoder implements both, in halves of the last axis:
+Codes are computed in two halves: a tensor that joins them has one scale in an int8 file, and a sigmoid would share that
+of a logarithm. A subclass of Decoder implements both, in halves of the last axis:
     _activate(logits) -> (first, second)      _decode(first, second, priors) -> boxes
 
 Candidates stand in the order level (finest first), row, column, anchor.
@@ -35,7 +35,7 @@ from tfyolo.structures import Candidates, Priors, level_stride
 
 
 def _namespace(grids):
-    """NumPy where the grids are known, so that what they make is constant; else keras.ops, which has the same functions."""
+    """NumPy where the grids are known, so that what it makes is constant; else keras.ops, with the same functions."""
     return np if all(isinstance(side, int) for grid in grids.values() for side in grid) else ops
 
 
@@ -233,7 +233,7 @@ class Anchor(Decoder):
         return (by_level(self.scale_yx, priors) * priors.strides)[:, None]
 
     def _sides(self, codes_hw, anchors):
-        # The anchor is inside the exponent: in an int8 file the factors of large and small anchors would share one scale.
+        # The anchor is inside the exponent: in an int8 file the factors of all anchors would share one scale.
         return ops.exp(ops.minimum(codes_hw + ops.log(anchors), float(np.log(self.largest))))
 
     @staticmethod
@@ -241,7 +241,7 @@ class Anchor(Decoder):
         return ops.log(ops.maximum(factor, keras.config.epsilon()))
 
     def _decode(self, first, second, priors):
-        # s * sigmoid(t) - (s - 1) / 2 is counted from the cell's corner; from its centre it is s * (sigmoid(t) - 1 / 2).
+        # s * sigmoid(t) - (s - 1) / 2 is relative to the cell's corner; to its centre it is s * (sigmoid(t) - 1 / 2).
         return _around(priors.centers + (first - 0.5) * self._reach(priors), self._sides(second, priors.anchors))
 
     def encode(self, boxes, priors):
@@ -254,8 +254,9 @@ class Anchor(Decoder):
 class Wide(Anchor):
     """The boxes of YOLOv4-CSP and YOLOv7: no exponential, sides of at most four anchors (Darknet's new_coords=1).
 
-    y, x = s * sigmoid(t) - (s - 1) / 2, with s = 2 half a cell beyond each border; h, w = (2 * sigmoid(t))^2 * anchor. All
-    four codes are sigmoid(t). For a side above four anchors, encode returns a code above 1, which decodes to that side.
+    y, x = s * sigmoid(t) - (s - 1) / 2, with s = 2 half a cell beyond each border; h, w = (2 * sigmoid(t))^2 * anchor.
+    All four codes are sigmoid(t). For a side above four anchors, encode returns a code above 1, which decodes to that
+    side.
 
     Args:
         anchors: {level: [(h, w), ...]} in pixels of the network's input.
@@ -293,14 +294,14 @@ class Region(Anchor):
 
 
 class Dfl(Decoder):
-    """YOLOv8's boxes: distances from a cell's centre to the four sides, each the mean of a distribution over `bins` cells.
+    """YOLOv8's boxes: distances from a cell's centre to the four sides, each the mean of a distribution.
 
-    There are no anchors and no objectness: a class's score also measures how well the box fits. The codes are the distances
-    to the top, left, bottom and right side, in cells.
+    There are no anchors and no objectness: a class's score also measures how well the box fits. The codes are the
+    distances to the top, left, bottom and right side, in cells.
 
     Args:
-        bins: the distances 0 .. bins - 1, in cells, that a distribution covers. The raw outputs are their logits, side by
-            side.
+        bins: the distances 0 .. bins - 1, in cells, that a distribution covers. The raw outputs are their logits, side
+            by side.
         levels: the feature levels.
         name: of the Keras layer.
 
@@ -375,9 +376,9 @@ class Grid(Decoder):
 class Ssd(Decoder):
     """SSD's boxes: offsets and logarithms relative to boxes of fixed shapes.
 
-    The classes are a softmax whose first class is the background, which is dropped. Grids may be any that cover the image.
-    A cell has a square of its level's size, one of the geometric mean of it and the next, and for each ratio a wide and a
-    tall box; no side is longer than the image's.
+    The classes are a softmax whose first class is the background, which is dropped. Grids may be any that cover the
+    image. A cell has a square of its level's size, one of the geometric mean of it and the next, and for each ratio a
+    wide and a tall box; no side is longer than the image's.
 
     Args:
         sizes: of the boxes, as parts of the image's sides: one for each level, and one more.
@@ -461,9 +462,9 @@ class Ssd(Decoder):
 class Corner(keras.layers.Layer):
     """CornerNet's boxes: pairs of corners of one class whose embeddings are close.
 
-    The best peaks of each corner's heatmaps, cells that no neighbour exceeds, are paired. A pair is no box if its corners
-    are of different classes, in the wrong order, or too far apart in embedding. The score is the mean of both. The best
-    pairs are the candidates; they have neither priors nor logits.
+    The best peaks of each corner's heatmaps, cells that no neighbour exceeds, are paired. A pair is no box if its
+    corners are of different classes, in the wrong order, or too far apart in embedding. The score is the mean of both.
+    The best pairs are the candidates; they have neither priors nor logits.
 
     Args:
         level: its one feature level.

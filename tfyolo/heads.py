@@ -2,8 +2,8 @@
 
     def coupled(features, parts, num_anchors, *, name="head") -> Raw
 
-features: Features. parts: {part: channels Z}, in order, and num_anchors: A, the boxes a cell proposes, are the decoder's.
-name: a prefix of the layers' names. Docstrings name the options only.
+features: Features. parts: {part: channels Z}, in order, and num_anchors: A, the boxes a cell proposes, are the
+decoder's. name: a prefix of the layers' names. Docstrings name the options only.
 """
 
 import functools
@@ -140,8 +140,8 @@ def coupled(
     Args:
         channels: {level: channels of the 3x3 convolution}; else twice the feature's.
         activation: one of nn.activations.ACTIVATIONS, of that convolution.
-        prior: the objectness, or the scores where there is none, of an untrained head, 0..1, so that the many empty cells do
-            not dominate the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1).
+        prior: the objectness, or the scores where there is none, of an untrained head, 0..1, so that the many empty
+            cells do not dominate the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1).
     """
     raw, biases = {part: {} for part in parts}, _prior_biases(parts, prior)
     for level, x in features.items():
@@ -175,8 +175,8 @@ def implicit(
         rep: the 3x3 convolution is re-parameterised (section 4.1); fuse() makes one convolution of its branches.
         knowledge: implicit knowledge is added before the last convolution and multiplied after it (YOLOR,
             arXiv:2105.04206); fuse() makes it part of the convolution.
-        objects: how many an untrained head predicts in an image of 640 x 640, so that the many empty cells do not dominate
-            the first steps.
+        objects: how many an untrained head predicts in an image of 640 x 640, so that the many empty cells do not
+            dominate the first steps.
         aux_width: the auxiliary head's 3x3 convolutions have so many times the features' channels.
         activation: one of nn.activations.ACTIVATIONS.
         epsilon: of the batch norms; Darknet's is 1e-5.
@@ -233,13 +233,13 @@ def decoupled(
     max(C, min(K, 100)).
 
     Args:
-        objects: how many an untrained head predicts in an image of 640 x 640, so that the many empty cells do not dominate
-            the first steps.
+        objects: how many an untrained head predicts in an image of 640 x 640, so that the many empty cells do not
+            dominate the first steps.
         depthwise: the classes' 3x3 convolutions are a depthwise one and a 1x1 each, as in YOLO11.
         activation: one of nn.activations.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
-        dual: two heads, as in YOLOv10 (Wang et al. 2024, arXiv:2405.14458, section 3.1). The gradients of raw["aux"], with
-            many candidates for each ground truth, train what lies before the head. The main head reads the same features
-            through a stopped gradient, and can so learn to give each object once.
+        dual: two heads, as in YOLOv10 (Wang et al. 2024, arXiv:2405.14458, section 3.1). The gradients of raw["aux"],
+            with many candidates for each ground truth, train what lies before the head. The main head reads the same
+            features through a stopped gradient, and can so learn to give each object once.
     """
     if dual:
         options = {"objects": objects, "depthwise": depthwise, "activation": activation}
@@ -282,8 +282,8 @@ def grid(
 ):
     """YOLOv1's fully connected head.
 
-    Classes are predicted once a cell: raw["cls"] has A = 1. The order of the outputs is Darknet's: classes of all cells,
-    then objectness, then boxes.
+    Classes are predicted once a cell: raw["cls"] has A = 1. The order of the outputs is Darknet's: classes of all
+    cells, then objectness, then boxes.
 
     Args:
         units: of the hidden layer with its dropout; None: there is neither.
@@ -298,7 +298,8 @@ def grid(
     ((level, x),) = features.items()
     if None in x.shape[1:]:
         raise ValueError(
-            "expected one input size, since this head is fully connected, received any, as for multi_scale and --any-size"
+            "expected one input size, since this head is fully connected, received any, as for multi_scale and "
+            "--any-size"
         )
     height, width = (side, side) if side else x.shape[1:3]
     x = layers.Flatten(data_format="channels_last", name=f"{name}.flatten")(x)
@@ -341,8 +342,8 @@ CORNERS = {"top_left": ("down", "right"), "bottom_right": ("up", "left")}
 def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: OpenProbability = 0.1, name="head"):
     """CornerNet's head: corner pooling, then branches for heatmaps, embeddings and offsets.
 
-    A = 2 are the two corners, top left and bottom right. Each stack's features, nested as features["aux"], have a head of
-    their own.
+    A = 2 are the two corners, top left and bottom right. Each stack's features, nested as features["aux"], have a head
+    of their own.
 
     Args:
         channels: of the maps that are pooled.

@@ -6,11 +6,12 @@
     reads_aux                                            whether it has terms of raw["aux"]; None: if there is one
     without_aux()                                        the same objective without them
 
-A training step receives the global batch in pieces: one on each replica, and of each of these train.accumulate parts. It
-adds up the counts of all pieces first, then normalises the sums of each by the counts of all; so the terms of the pieces,
-and their gradients, add up to those of the whole batch. An objective keeps three laws, which tests/test_losses.py checks:
-- sums and counts are dictionaries, nested if need be, of tensors that are sums over images: those of two pieces add up to
-  those of both.
+A training step receives the global batch in pieces: one on each replica, and of each of these train.accumulate parts.
+It adds up the counts of all pieces first, then normalises the sums of each by the counts of all; so the terms of the
+pieces, and their gradients, add up to those of the whole batch. An objective keeps three laws, which
+tests/test_losses.py checks:
+- sums and counts are dictionaries, nested if need be, of tensors that are sums over images: those of two pieces add up
+  to those of both.
 - normalised is linear in the sums; a count of 0 (no image with a box) divides nothing.
 - No gradient flows through counts.
 objective(raw, candidates, sample) is both at once, for images that are the whole batch.
@@ -116,9 +117,9 @@ def _required(assigner, name):
 def _targets(assigner, candidates, sample, guide=None):
     """Each candidate's targets: (Assignment, positive [B, N] bool, boxes [B, N, 4], labels [B, N], index [B, N]).
 
-    index: the assignment's, with the background candidates inside a crowd ignored. Without a ground truth, boxes are the
-    candidates' own: every value stays finite, so nothing leaks through a mask's gradient. guide: other candidates, in the
-    same places, whose predictions the assigner reads.
+    index: the assignment's, with the background candidates inside a crowd ignored. Without a ground truth, boxes are
+    the candidates' own: every value stays finite, so nothing leaks through a mask's gradient. guide: other candidates,
+    in the same places, whose predictions the assigner reads.
     """
     assignment = assigner(guide or candidates, sample.boxes, ops.where(sample.crowd, -1, sample.labels))
     index = assignment.gt_index
@@ -157,14 +158,14 @@ def _images(sample):
 class Dense(Objective):
     """Box, objectness and class terms over all candidates, as in Darknet.
 
-    Each is a sum over the batch, divided by its number of images. The target of the objectness is the assignment's quality;
-    classes are learned by the matched candidates. Candidates inside a crowd are not counted as background.
+    Each is a sum over the batch, divided by its number of images. The target of the objectness is the assignment's
+    quality; classes are learned by the matched candidates. Candidates inside a crowd are not counted as background.
 
     Args:
         decoder: a Decoder with objectness.
         assigner: an assigner with its options bound.
-        box: "squared" (errors of the codes, arXiv:1506.02640, eq. 3), or the overlap of 1 - overlap: "iou", "giou", "diou",
-            "ciou".
+        box: "squared" (errors of the codes, arXiv:1506.02640, eq. 3), or the overlap of 1 - overlap: "iou", "giou",
+            "diou", "ciou".
         obj: "bce", "focal" or "squared".
         cls: the same, or "softmax": cross-entropy of one class out of K.
         box_gain, obj_gain, cls_gain: factors on the terms, Darknet's iou_, obj_ and cls_normalizer; obj_gain may be
@@ -264,11 +265,12 @@ def _with_options(assigner, options):
 
 
 class _Deep(Objective):
-    """Deep supervision: what objectives share that also have terms of raw["aux"], whose assigner has other options (aux).
+    """Deep supervision: what objectives with terms of raw["aux"] share; their assigner has other options there (aux).
 
-    A subclass has a decoder, an assigner, gains {term: factor} and, for one head, _sums(assigner, candidates, sample, guide)
-    and _normalised(sums, counts), which keep the contract. The auxiliary head's sums and counts stand beside the main
-    head's, as "aux". guide: whose candidates the assigner reads: "lead": the main head's; "own": the auxiliary head's.
+    A subclass has a decoder, an assigner, gains {term: factor} and, for one head, _sums(assigner, candidates, sample,
+    guide) and _normalised(sums, counts), which keep the contract. The auxiliary head's sums and counts stand beside the
+    main head's, as "aux". guide: whose candidates the assigner reads: "lead": the main head's; "own": the auxiliary
+    head's.
     """
 
     def __init__(self, aux, aux_gain=1.0, guide="own"):
@@ -307,26 +309,26 @@ class _Deep(Objective):
 class Balanced(_Deep):
     """YOLOv7's box, objectness and class terms, level by level, which it shares with YOLOv5.
 
-    Of each level: the mean of 1 - overlap and of the classes' binary cross-entropy over the matched candidates, and the mean
-    of the objectness's over all, times the level's balance. The target of the objectness is the overlap, at least 0. The
-    levels add up and are multiplied by the number of images, which the published learning rates assume. Candidates inside a
-    crowd are not counted as background.
+    Of each level: the mean of 1 - overlap and of the classes' binary cross-entropy over the matched candidates, and the
+    mean of the objectness's over all, times the level's balance. The target of the objectness is the overlap, at least
+    0. The levels add up and are multiplied by the number of images, which the published learning rates assume.
+    Candidates inside a crowd are not counted as background.
 
     Args:
         decoder: a Decoder with objectness.
         assigner: an assigner with its options bound.
         box: the overlap: "iou", "giou", "diou" or "ciou".
-        box_gain, obj_gain, cls_gain: factors on the terms at three levels, 80 classes and 640 x 640 pixels. All shrink with
-            more levels; the objectness's grows with the area, the classes' with their number.
+        box_gain, obj_gain, cls_gain: factors on the terms at three levels, 80 classes and 640 x 640 pixels. All shrink
+            with more levels; the objectness's grows with the area, the classes' with their number.
         balance: {level: factor}, where it is not 1.
         label_smoothing: moves class targets from 0 and 1 towards one half.
         aux: for a head that gives raw["aux"]: the assigner's options that differ there.
         aux_gain: a factor on its terms, aux_box and so on.
-        aux_bound: its objectness target is at most 1 - aux_bound * the distance of the ground truth's centre in cells, so
-            that what only the wider set holds is learned less surely than the lead head's (section 4.2, which leaves open
-            by how much).
-        guide: whose predictions the auxiliary head's assignment follows: "lead": the main head's, which are better (ibid.);
-            "own": its own.
+        aux_bound: its objectness target is at most 1 - aux_bound * the distance of the ground truth's centre in cells,
+            so that what only the wider set holds is learned less surely than the lead head's (section 4.2, which leaves
+            open by how much).
+        guide: whose predictions the auxiliary head's assignment follows: "lead": the main head's, which are better
+            (ibid.); "own": its own.
 
     Raises:
         ValueError: an option is unknown, the decoder has no objectness, or there is no assigner.
@@ -403,19 +405,19 @@ class Balanced(_Deep):
 
 
 class Aligned(_Deep):
-    """Box, distribution and class terms of decoders without objectness, weighted by the assignment's quality, as in YOLOv8.
+    """YOLOv8's box, distribution and class terms, weighted by the assignment's quality, without objectness.
 
-    The target of the matched class is the quality: binary cross-entropy over all candidates. All terms are sums over the
-    batch divided by the sum of all qualities, at least 1. Candidates inside a crowd are not counted as background.
+    The target of the matched class is the quality: binary cross-entropy over all candidates. All terms are sums over
+    the batch divided by the sum of all qualities, at least 1. Candidates inside a crowd are not counted as background.
 
     Args:
         decoder: a Decoder without objectness and without a background class.
         assigner: an assigner with its options bound.
         box: the overlap of 1 - overlap: "iou", "giou", "diou" or "ciou".
-        box_gain, dfl_gain, cls_gain: factors on the terms. dfl: for a decoder of distributions, their focal loss, the mean
-            of the four sides.
-        aux: for a head that gives raw["aux"]: the assigner's options that differ there. Its terms, aux_box and so on, are
-            further ones.
+        box_gain, dfl_gain, cls_gain: factors on the terms. dfl: for a decoder of distributions, their focal loss, the
+            mean of the four sides.
+        aux: for a head that gives raw["aux"]: the assigner's options that differ there. Its terms, aux_box and so on,
+            are further ones.
 
     Raises:
         ValueError: an option is unknown, the decoder does not fit, or there is no assigner.
@@ -477,8 +479,8 @@ class Aligned(_Deep):
 class MultiBox(Objective):
     """SSD's box and class terms, sums over the batch divided by its positives.
 
-    box: smooth L1 of the codes. cls: cross-entropy of one class out of K and the background, of the positives and, in each
-    image, of the hardest negatives. Candidates inside a crowd are not counted as background.
+    box: smooth L1 of the codes. cls: cross-entropy of one class out of K and the background, of the positives and, in
+    each image, of the hardest negatives. Candidates inside a crowd are not counted as background.
 
     Args:
         decoder: a Decoder with a background class.
@@ -583,8 +585,8 @@ class CornerTargets(NamedTuple):
 def corner_targets(sample, grid, K, stride, overlap=0.3):
     """The CornerTargets of a batch.
 
-    Around a corner the heat falls off as a Gaussian. Its standard deviation is a sixth of the diameter, 2 * radius + 1; the
-    radius is rounded down to whole cells.
+    Around a corner the heat falls off as a Gaussian. Its standard deviation is a sixth of the diameter, 2 * radius + 1;
+    the radius is rounded down to whole cells.
 
     Args:
         sample: Sample with B in front.
@@ -616,7 +618,7 @@ def corner_targets(sample, grid, K, stride, overlap=0.3):
     B, M = ops.shape(real)
 
     def highest(values, chosen):
-        """Each class's highest value of its ground truths that are chosen [B, M], else 0: [B, M, ...] -> [B, K, ...]."""
+        """Each class's highest value among the chosen [B, M], else 0: [B, M, ...] -> [B, K, ...]."""
         # The others go to a further class, which is dropped.
         places = ops.expand_dims(ops.arange(B), 1) * (K + 1) + ops.where(chosen, sample.labels, K)
         most = ops.segment_max(ops.reshape(values, (B * M, -1)), ops.reshape(places, (-1,)), B * (K + 1))
@@ -640,10 +642,10 @@ CERTAIN = math.log((1 - 1e-4) / 1e-4)  # the logit beyond which CornerNet's heat
 class Corner(Objective):
     """CornerNet's terms, the mean over all stacks.
 
-    heat: a focal loss, divided by the corners of the batch, in which cells near a corner count the less the nearer they are.
-    pull, push: the embeddings of one object's corners are drawn together, the means of different objects' driven apart;
-    means over objects and pairs, and over images. offset: smooth L1, the mean over the corners of both kinds. Cells in a
-    crowd are not counted as background of its class.
+    heat: a focal loss, divided by the corners of the batch, in which cells near a corner count the less the nearer they
+    are. pull, push: the embeddings of one object's corners are drawn together, the means of different objects' driven
+    apart; means over objects and pairs, and over images. offset: smooth L1, the mean over the corners of both kinds.
+    Cells in a crowd are not counted as background of its class.
 
     Args:
         decoder: the Decoder of corners.

@@ -1,12 +1,13 @@
-"""Post-processing: Candidates -> Detections. TensorFlow operations that TFLite has too, so that an export equals the model.
+"""Post-processing: Candidates -> Detections, in operations that TFLite has too, so that an export equals the model.
 
     Nms(*, score, ...)                   options are keyword arguments; ValueError if they contradict each other
-    score, limit                         two of them, which every one has: the confidence threshold, and D
-    suppresses                           whether it joins the candidates of several networks or views: overlapping ones are removed
+    score, limit                         options that every one has: the confidence threshold, and D
+    suppresses                           whether overlapping candidates, such as those of TTA, are removed
     nms(candidates) -> Detections
 
-Every shape is known before anything is computed: LiteRT's CompiledModel and LiteRT.js bind no output whose shape depends
-on the image, and TFLite's NMS has outputs of fixed length anyway. What is a detection and what padding follows from the scores.
+Every shape is known before anything is computed: LiteRT's CompiledModel and LiteRT.js bind no output whose shape
+depends on the image, and TFLite's NMS has outputs of fixed length anyway. What is a detection and what padding follows
+from the scores.
 """
 
 import math
@@ -35,8 +36,9 @@ class Nms:
         soft_sigma: above 0, overlapping boxes lose score instead of being removed: the Gaussian form of soft-NMS with
             this sigma (Bodla et al. 2017, arXiv:1704.04503).
         soft_linear: boxes that overlap by more than `iou` lose that share of their score (ibid., the linear form).
-        distance_power: overlap is IoU - (squared distance of the centres / squared diagonal of the hull) ^ this, so that
-            boxes beside each other stay (Zheng et al. 2020, arXiv:1911.08287, section 4.3, with power 1; Darknet's beta_nms).
+        distance_power: overlap is IoU - (squared distance of the centres / squared diagonal of the hull) ^ this, so
+            that boxes beside each other stay (Zheng et al. 2020, arXiv:1911.08287, section 4.3, with power 1; Darknet's
+            beta_nms).
         per_class: only boxes of the same class suppress each other.
 
     Raises:
@@ -93,7 +95,7 @@ class Nms:
         return _padded(pairs, rows, scores, stays, self.limit)
 
     def _native(self, boxes, scores, iou, least):
-        """TensorFlow's operation: boxes [k, 4], scores [k] -> (rows [n] int32, their scores), padded with row 0 and score 0."""
+        """TensorFlow's NMS: boxes [k, 4], scores [k] -> (rows [n] int32, their scores), padded with row 0, score 0."""
         rows, scores, _ = tf.raw_ops.NonMaxSuppressionV5(
             boxes=boxes,
             scores=scores,
@@ -106,7 +108,7 @@ class Nms:
         return rows, scores
 
     def _linear(self, overlap, scores, labels):
-        """Linear soft-NMS: overlap [k, k], scores, labels [k] -> (rows [n] int32, best first; their scores, 0 behind the last).
+        """Linear soft-NMS: overlap [k, k], scores, labels [k] -> (rows [n] int32, best first; their scores, then 0).
 
         The best of the rest is taken, and what overlaps it by more than `iou` loses that share, until none is above
         `score`. Of a class that has reached its class_limit, nothing is left.
@@ -186,9 +188,9 @@ def _best_pairs(boxes, scores, limit):
 def _apart(boxes, labels, classes, size):
     """Boxes [k, 4], those of different classes moved so far apart that they cannot overlap.
 
-    A box is clipped a side's length off the image: nobody sees more of it, and one unbounded box would move the others so
-    far that float32 could not resolve their sides. For the same reason the classes stand in a square round the origin, not
-    in a row: with 1,203 classes and images of 1,280 pixels, sides are exact to 1/256 of a pixel.
+    A box is clipped a side's length off the image: nobody sees more of it, and one unbounded box would move the others
+    so far that float32 could not resolve their sides. For the same reason the classes stand in a square round the
+    origin, not in a row: with 1,203 classes and images of 1,280 pixels, sides are exact to 1/256 of a pixel.
     """
     low, high = (-FAR, FAR) if size is None else (-tf.tile(size, [2]), 2 * tf.tile(size, [2]))
     boxes = tf.clip_by_value(boxes, low, high)
@@ -228,7 +230,7 @@ def _overlap(boxes, distance_power):
 def _greedy(overlapping, eligible):
     """Which rows stay: overlapping [k, k] bool, eligible [k] bool, sorted by score -> [k] bool.
 
-    A row is removed if it overlaps a better one that stays. Each round guesses anew from the last guess. It gets the next
+    A row is removed if it overlaps a better one that stays. Each round guesses from the last guess. It gets the next
     link of every chain of overlaps right, so the rounds end when the longest chain does.
     """
     k = overlapping.shape[0]

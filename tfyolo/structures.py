@@ -1,11 +1,11 @@
 """What travels between the parts of a detector, on one page.
 
-Letters: B images, H W input size, h w grid, A anchors a cell, K classes, N candidates of all levels, M padded ground truths,
-D detections.
+Letters: B images, H W input size, h w grid, A anchors a cell, K classes, N candidates of all levels, M padded ground
+truths, D detections.
 
-y before x, everywhere inside the package: sizes (H, W), points (y, x), anchors (h, w), boxes (y1, x1, y2, x2). A name without
-a suffix, `boxes`, is float32 (y1, x1, y2, x2) in pixels of the image beside it; pixel (0, 0) covers [0, 1) x [0, 1), so a box
-that covers a whole image is (0, 0, H, W). Labels are 0..K-1, -1 is padding.
+y before x, everywhere inside the package: sizes (H, W), points (y, x), anchors (h, w), boxes (y1, x1, y2, x2). A name
+without a suffix, `boxes`, is float32 (y1, x1, y2, x2) in pixels of the image beside it; pixel (0, 0) covers [0, 1) x
+[0, 1), so a box that covers a whole image is (0, 0, H, W). Labels are 0..K-1, -1 is padding.
 
     Features  {"p3": [B, H/8, W/8, C], ...}: level pL is 2^L times smaller than the image; features["aux"] are the
               Features of an auxiliary head
