@@ -115,12 +115,36 @@ def test_grid_boxes_equal_the_formula():
     np.testing.assert_allclose(candidates.scores[0, n], scores, rtol=1e-5)
 
 
+# (has_boxes, has_objectness, has_background, is_distribution), and the parts for three classes, as the papers have them.
+CAPABILITIES = {
+    "anchor": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
+    "wide": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
+    "region": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
+    "grid": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
+    "dfl": ((True, False, False, True), {"box": 4 * 16, "cls": 3}),
+    "ssd": ((True, False, True, False), {"box": 4, "cls": 4}),
+    "corner": ((False, False, False, False), {"cls": 3, "embed": 1, "offset": 2}),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_parts_follow_from_the_capabilities(name):
+    needed = {"ssd": {"sizes": [0.1] * 7}}.get(
+        name, {"anchors": ANCHORS} if name in ("anchor", "wide", "region") else {}
+    )
+    decoder = DECODERS[name](**needed)
+    capabilities, parts = CAPABILITIES[name]
+    found = decoder.has_boxes, decoder.has_objectness, decoder.has_background, decoder.is_distribution
+    assert found == capabilities
+    assert list(decoder.parts(3).items()) == list(parts.items()), "in this order: it is that of the weights"
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_decode_is_the_inverse_of_encode(name):
     config = small(name)
     builder, options = models.resolve(config, "model.decoder", config.model.decoder, DECODERS)
     decoder = builder(**options)
-    if config.model.decoder.name == "corner":
+    if not decoder.has_boxes:
         pytest.skip("corners have no codes: tests/test_cornernet.py")
     height, width = config.model.input_size
     raw = {

@@ -19,6 +19,7 @@ from tfyolo.config import ConfigError
 from tfyolo.data import decoding, geometry
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets
+from tfyolo.postprocess import Top
 from tfyolo.predict import load as loading
 from tfyolo.predict import media, video
 from tfyolo.predict.detections import ImageDetections
@@ -566,6 +567,13 @@ def test_looks_that_cannot_be_are_told(tmp_path):
         models.save_model(tmp_path / f"{name}.h5", lively(name))
         with pytest.raises((CheckpointError, ConfigError), match=message):
             loading.load(tmp_path / f"{name}.h5", **options)
+
+
+def test_a_flip_needs_a_post_processing_that_suppresses(model):
+    """Whatever the name is that it has in the config."""
+    with pytest.raises(ConfigError, match=r"model\.postprocess: expected one that suppresses"):
+        Detector.of(model._replace(postprocess=Top()), flip=True)
+    Detector.of(model, flip=True)
 
 
 def test_an_export_looks_once(tmp_path):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from conftest import EACH_CONFIG, load_config, of_all_scales, random_sample, small, strategy_of
 from keras import layers
 
+from tfyolo import heads
 from tfyolo import model as models
 from tfyolo.backbones import BACKBONES
 from tfyolo.config import ConfigError
@@ -426,6 +427,21 @@ def test_an_option_that_the_post_processing_lacks_is_an_error():
         ConfigError, match=r"model\.postprocess\.iou: top has no such option; its options: score, limit"
     ):
         models.postprocess(small("yolov8n-e2e"), iou=0.5)
+
+
+def test_heads_that_read_auxiliary_features_declare_it(monkeypatch):
+    """One of a user's own, too: without the mark it is refused what it would leave unread."""
+
+    def mine(features, parts, num_anchors, *, name="head"):
+        return heads.implicit(features, parts, num_anchors, name=name)
+
+    assert {name for name, head in heads.HEADS.items() if heads.can_read_aux(head)} == {"implicit", "corner"}
+    monkeypatch.setitem(heads.HEADS, "mine", mine)
+    config = load_config("yolov7-w6", "model.head={name: mine}", "model.backbone.width=0.125", "model.neck.width=0.125")
+    with pytest.raises(ConfigError, match="features for an auxiliary head, which mine does not have"):
+        models.build(config, NAMES, input_size=(128, 64))
+    monkeypatch.setitem(heads.HEADS, "mine", heads.reads_aux(mine))
+    assert "aux" in models.build(config, NAMES, input_size=(128, 64)).network.output
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfyolo.boxes import diou, iou
-from tfyolo.postprocess import nms, top
+from tfyolo.postprocess import Nms, Top
 from tfyolo.structures import Candidates
 
 
@@ -54,7 +54,7 @@ def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=Tru
 def test_equals_the_loop(per_class, sigma, linear, limit):
     given = candidates(count=25)
     options = {"soft_sigma": sigma, "soft_linear": linear, "per_class": per_class}
-    found = nms(given, score=0.1, iou=0.4, limit=limit, **options)
+    found = Nms(score=0.1, iou=0.4, limit=limit, **options)(given)
     for b in range(2):
         boxes, scores = given.boxes[b].numpy(), given.scores[b].numpy()
         expected = by_the_loop(boxes, scores, 0.1, 0.4, limit, sigma, per_class, linear=linear)
@@ -72,8 +72,8 @@ def test_equals_the_loop(per_class, sigma, linear, limit):
 )
 def test_distance_counts(per_class, power):
     given = candidates(count=40)
-    found = nms(given, score=0.05, iou=0.3, distance_power=power, per_class=per_class)
-    plain = nms(given, score=0.05, iou=0.3, per_class=per_class)
+    found = Nms(score=0.05, iou=0.3, distance_power=power, per_class=per_class)(given)
+    plain = Nms(score=0.05, iou=0.3, per_class=per_class)(given)
     for b in range(2):
         pair = given.boxes[b].numpy(), given.scores[b].numpy()
         expected = by_the_loop(*pair, 0.05, 0.3, 300, per_class=per_class, power=power)
@@ -81,7 +81,7 @@ def test_distance_counts(per_class, power):
         np.testing.assert_allclose(found.scores[b, : len(expected)], [kept[0] for kept in expected], atol=1e-6)
         np.testing.assert_array_equal(found.labels[b, : len(expected)], [kept[2] for kept in expected])
     with pytest.raises(ValueError, match="soft_sigma, soft_linear and distance_power"):
-        nms(given, soft_sigma=0.5, distance_power=1.0)
+        Nms(soft_sigma=0.5, distance_power=1.0)(given)
 
 
 @pytest.mark.parametrize("options", [{}, {"soft_sigma": 0.5}, {"soft_linear": True}, {"distance_power": 1.0}])
@@ -89,8 +89,8 @@ def test_no_class_has_more_than_its_limit(options):
     """And of others there may be the more: what is dropped for it does not count in the limit of all."""
     given = candidates(count=40)
     given = given._replace(scores=given.scores * [1.0, 0.3, 0.3, 0.3])
-    every = nms(given, score=0.05, iou=0.5, **options)
-    found = nms(given, score=0.05, iou=0.5, class_limit=2, limit=7, **options)
+    every = Nms(score=0.05, iou=0.5, **options)(given)
+    found = Nms(score=0.05, iou=0.5, class_limit=2, limit=7, **options)(given)
     for b in range(2):
         labels, kept = every.labels[b].numpy(), []
         for d in range(int(every.count[b])):
@@ -106,32 +106,33 @@ def test_no_class_has_more_than_its_limit(options):
 def test_the_best_pairs_enter_and_no_others():
     """candidates_limit pairs, exactly the best: the two small top-k equal one large."""
     given = candidates(count=200, classes=5, batch=1)
-    found = nms(given, score=0.0, iou=1.0, limit=300, candidates_limit=50)
+    found = Nms(score=0.0, iou=1.0, limit=300, candidates_limit=50)(given)
     best = np.sort(given.scores.numpy().ravel())[::-1][:50]
     np.testing.assert_allclose(found.scores[0, : int(found.count[0])], best)
 
 
 def test_one_image_equals_many():
     given = candidates(batch=3)
-    many = nms(given, score=0.05)
+    many = Nms(score=0.05)(given)
     for b in range(3):
-        one = nms(Candidates(given.boxes[b : b + 1], given.scores[b : b + 1], {}, None), score=0.05)
+        one = Nms(score=0.05)(Candidates(given.boxes[b : b + 1], given.scores[b : b + 1], {}, None))
         for left, right in zip(many, one, strict=True):
             np.testing.assert_allclose(left[b], right[0])
 
 
 def test_nothing_above_the_score_says_the_best():
     given = candidates()
-    found = nms(given, score=1.0)
+    found = Nms(score=1.0)(given)
     assert not found.count.numpy().any()
     np.testing.assert_allclose(found.best, given.scores.numpy().max((1, 2)))
 
 
 def test_one_box_without_bounds_leaves_the_others_as_they_are():
     given = candidates(count=30, classes=80, batch=1)
-    alone = nms(given, score=0.5, iou=0.4)
+    alone = Nms(score=0.5, iou=0.4)(given)
     boxes = tf.concat([given.boxes, [[[-1e9, -1e9, 1e9, 1e9]]]], axis=1)
-    found = nms(given._replace(boxes=boxes, scores=tf.pad(given.scores, [[0, 0], [0, 1], [0, 0]])), score=0.5, iou=0.4)
+    more = given._replace(boxes=boxes, scores=tf.pad(given.scores, [[0, 0], [0, 1], [0, 0]]))
+    found = Nms(score=0.5, iou=0.4)(more)
     np.testing.assert_array_equal(found.boxes, alone.boxes)
     np.testing.assert_array_equal(found.labels, alone.labels)
 
@@ -140,7 +141,7 @@ def test_one_box_without_bounds_leaves_the_others_as_they_are():
 @pytest.mark.parametrize("batch", [1, 2])
 def test_top_is_the_sorted_pairs(batch, limit):
     given = candidates(count=25, batch=batch)
-    found = top(given, score=0.2, limit=limit)
+    found = Top(score=0.2, limit=limit)(given)
     for b in range(batch):
         scores = given.scores[b].numpy()
         order = [i for i in np.argsort(-scores, axis=None) if scores.flat[i] > 0.2][:limit]
@@ -155,13 +156,13 @@ def test_top_is_the_sorted_pairs(batch, limit):
 # --- shapes and padding ---------------------------------------------------------------------------------------------------------
 
 FORMS = {
-    "hard": functools.partial(nms, score=0.1, iou=0.4),
-    "class limit": functools.partial(nms, score=0.1, iou=0.4, class_limit=2, limit=20),
-    "soft": functools.partial(nms, score=0.1, soft_sigma=0.5),
-    "linear": functools.partial(nms, score=0.1, iou=0.4, soft_linear=True, class_limit=3),
-    "distance": functools.partial(nms, score=0.1, iou=0.3, distance_power=1.0),
-    "all classes": functools.partial(nms, score=0.1, iou=0.4, per_class=False, limit=5),
-    "top": functools.partial(top, score=0.1, limit=30),
+    "hard": Nms(score=0.1, iou=0.4),
+    "class limit": Nms(score=0.1, iou=0.4, class_limit=2, limit=20),
+    "soft": Nms(score=0.1, soft_sigma=0.5),
+    "linear": Nms(score=0.1, iou=0.4, soft_linear=True, class_limit=3),
+    "distance": Nms(score=0.1, iou=0.3, distance_power=1.0),
+    "all classes": Nms(score=0.1, iou=0.4, per_class=False, limit=5),
+    "top": Top(score=0.1, limit=30),
 }
 COUNT, CLASSES = 25, 4
 
@@ -231,8 +232,8 @@ def test_tflite_gives_the_same_padding_included(form, found, in_tflite):
 def test_of_equal_scores_the_first_stands_first():
     boxes = (20 * np.arange(40)[:, None] + [0, 0, 10, 10]).astype("float32")  # none overlaps another
     scores = np.repeat([[0.5], [0.25]], 20, axis=0).astype("float32")
-    for form in (nms, functools.partial(nms, class_limit=40), functools.partial(nms, distance_power=1.0), top):
-        found = form(Candidates(boxes[None], scores[None], None, None), limit=50)
+    for form in (Nms(limit=50), Nms(limit=50, class_limit=40), Nms(limit=50, distance_power=1.0), Top(limit=50)):
+        found = form(Candidates(boxes[None], scores[None], None, None))
         np.testing.assert_array_equal(found.boxes[0, :40], boxes)
 
 
@@ -286,7 +287,7 @@ def test_any_number_of_classes_is_told_apart_to_the_pixel(classes, sort):
     kept, closest = class_by_class(boxes, scores, size, 0.05, 0.5)
     assert closest > 2e-4 and count < len(kept) < 2 * count
     given = Candidates(boxes[None], scores[None], None, None, np.array(size, "float32"))
-    found = nms(given, score=0.05, iou=0.5, limit=2 * count + 1)
+    found = Nms(score=0.05, iou=0.5, limit=2 * count + 1)(given)
     rows = {tuple(box): row for row, box in enumerate(boxes)}
     n = int(found.count[0])
     pairs = zip(found.boxes[0, :n].numpy(), found.labels[0, :n].numpy(), strict=True)

@@ -1,8 +1,9 @@
-"""Assigners: which truth each candidate answers for.
+"""Assigners: which ground truth each candidate is matched to.
 
     def best_anchor(candidates, boxes, labels, *, ...) -> Assignment
 
-boxes: [B, M, 4] in pixels of the network's input; labels: [B, M], -1 for rows that hold nothing to learn. No gradient flows through.
+candidates: Candidates. boxes: [B, M, 4], the ground truths, in pixels of the network's input. labels: [B, M], -1 for
+rows that are padding or are not learned. No gradient flows through an Assignment. Docstrings name the options only.
 """
 
 import functools
@@ -16,7 +17,16 @@ from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 
 def in_cell(priors, boxes, labels):
-    """Whether a candidate's cell holds the centre of a truth: [B, N, M] bool. False for padding."""
+    """Whether a candidate's cell holds the centre of a ground truth.
+
+    Args:
+        priors: Priors of N candidates.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for padding.
+
+    Returns:
+        [B, N, M] bool; False for padding.
+    """
     yx = ops.expand_dims(boxes_to_yxhw(boxes)[..., :2], 1)  # [B, 1, M, 2]
     offset = yx - priors.centers[None, :, None, :]  # [B, N, M, 2]
     half = priors.strides[None, :, None, None] / 2
@@ -24,8 +34,8 @@ def in_cell(priors, boxes, labels):
     return ops.logical_and(inside, ops.expand_dims(labels, 1) >= 0)
 
 
-def _best_per_truth(score, eligible):
-    """The one candidate with the highest score among the eligible of each truth: [B, N, M] -> [B, N, M] bool."""
+def _best_per_gt(score, eligible):
+    """Marks each ground truth's eligible candidate of the highest score: [B, N, M] -> [B, N, M] bool."""
     score = ops.where(eligible, score, -float("inf"))
     best = ops.argmax(score, axis=1)  # [B, M]
     chosen = ops.arange(ops.shape(score)[1])[None, :, None] == ops.cast(ops.expand_dims(best, 1), "int32")
@@ -33,34 +43,40 @@ def _best_per_truth(score, eligible):
 
 
 def _one_each(score, eligible, rounds=3):
-    """One candidate for each truth, and none twice: [B, N, M] -> [B, N, M] bool.
+    """One candidate for each ground truth, and none twice: [B, N, M] -> [B, N, M] bool.
 
-    In each round every truth without a candidate asks for the free one with its highest score, which takes the asker of the highest.
+    In each round every unmatched ground truth asks for the free candidate it scores highest, which takes the asker of
+    the highest score.
     """
     matched = ops.zeros_like(eligible)
-    truths = ops.arange(ops.shape(score)[2])
+    rows = ops.arange(ops.shape(score)[2])
     for _ in range(rounds):
         taken = ops.logical_or(ops.any(matched, axis=1, keepdims=True), ops.any(matched, axis=2, keepdims=True))
-        asked = _best_per_truth(score, ops.logical_and(eligible, ops.logical_not(taken)))
+        asked = _best_per_gt(score, ops.logical_and(eligible, ops.logical_not(taken)))
         winner = ops.argmax(ops.where(asked, score, -float("inf")), axis=2)  # [B, N]
-        won = ops.cast(ops.expand_dims(winner, -1), "int32") == truths
+        won = ops.cast(ops.expand_dims(winner, -1), "int32") == rows
         matched = ops.logical_or(matched, ops.logical_and(asked, won))
     return matched
 
 
 def _assign(matched, score, otherwise):
-    """Each candidate takes the matched truth with the highest score: matched, score [B, N, M]; otherwise [B, N] -> [B, N] int32."""
-    truth = ops.cast(ops.argmax(ops.where(matched, score, -float("inf")), axis=-1), "int32")
-    return ops.where(ops.any(matched, axis=-1), truth, otherwise)
+    """Each candidate's match of the highest score: matched, score [B, N, M]; otherwise [B, N] -> [B, N] int32."""
+    gt = ops.cast(ops.argmax(ops.where(matched, score, -float("inf")), axis=-1), "int32")
+    return ops.where(ops.any(matched, axis=-1), gt, otherwise)
 
 
 def best_anchor(candidates, boxes, labels, *, ignore: Probability = 0.7, match: Probability = 1.0):
-    """YOLOv3: the anchor whose shape fits a truth best answers for it, in the cell of its centre (arXiv:1804.02767, section 2.1).
+    """YOLOv3's: a ground truth is matched to the anchor of the most similar shape in the cell of its centre.
 
-    Of several truths that want one anchor it goes to the one it fits best, the others take their next best: in Darknet, the last in
-    the file wins and the others are never learned, which touches one in twenty where small pictures hold many small objects.
-    ignore: a background candidate whose box overlaps any truth by more than this is not told that it holds nothing.
-    match: further anchors of the cell whose shape overlaps the truth's by more than this answer too (Darknet's iou_thresh).
+    If several ground truths want one anchor, it takes the most similar and the others take their next best. In Darknet
+    the last in the file wins and the others are never learned: one in twenty, where small images hold many small
+    objects. The quality is 1.
+
+    Args:
+        ignore: a background candidate whose box overlaps any ground truth by more than this IoU is ignored.
+        match: further anchors of the cell are matched, if their shape's IoU is more than this (Darknet's iou_thresh).
+
+    Source: Redmon and Farhadi 2018, arXiv:1804.02767, section 2.1.
     """
     priors = candidates.priors
     cell = in_cell(priors, boxes, labels)
@@ -76,33 +92,41 @@ def best_anchor(candidates, boxes, labels, *, ignore: Probability = 0.7, match: 
 
 
 def responsible_cell(candidates, boxes, labels):
-    """YOLOv1: of the boxes of the cell that holds a truth's centre, the one that overlaps it most (arXiv:1506.02640, section 2.2).
+    """YOLOv1's: a ground truth is matched to the box that overlaps it most in the cell of its centre.
 
-    If none overlaps it, the one with the smallest distance. A cell answers for one truth, the first in the list. The objectness to be
-    learned is the overlap.
+    If none overlaps it, the one with the smallest squared distance of the sides. A cell is matched to one ground truth,
+    the first in the list. The quality is the IoU.
+
+    Source: Redmon et al. 2016, arXiv:1506.02640, section 2.2.
     """
     priors = candidates.priors
     predicted = ops.stop_gradient(candidates.boxes)
     cell = in_cell(priors, boxes, labels)
-    owner = ops.argmax(ops.cast(cell, "int32"), axis=-1)  # [B, N], the first truth of the cell
+    owner = ops.argmax(ops.cast(cell, "int32"), axis=-1)  # [B, N], the cell's first ground truth
     first = ops.cast(ops.expand_dims(owner, -1), "int32") == ops.arange(ops.shape(boxes)[1])[None, None, :]
     cell = ops.logical_and(cell, first)
 
     overlap = pairwise_iou(predicted, boxes)  # [B, N, M]
     distance = ops.sum(ops.square(ops.expand_dims(predicted, 2) - ops.expand_dims(boxes, 1)), axis=-1)
     score = ops.where(overlap > 0, overlap, -distance)
-    matched = _best_per_truth(score, cell)
+    matched = _best_per_gt(score, cell)
     gt_index = _assign(matched, score, otherwise=BACKGROUND)
     return Assignment(ops.stop_gradient(gt_index), ops.sum(ops.where(matched, overlap, 0.0), axis=-1))
 
 
 def task_aligned(candidates, boxes, labels, *, topk: Count = 10, alpha: NonNegative = 0.5, beta: NonNegative = 6.0):
-    """TOOD's assigner as YOLOv8 has it (Feng et al. 2021, arXiv:2108.07755, section 3.2): score ^ alpha * overlap ^ beta.
+    """TOOD's assigner, as YOLOv8 has it: alignment is score ^ alpha * overlap ^ beta.
 
-    Of the candidates whose cell's centre lies in a truth and that overlap it, the topk best aligned ones answer for it; overlap is
-    CIoU, cut at 0. A candidate that several truths claim goes to the one it overlaps most, of all that its cell's centre lies in.
-    The quality is the alignment, scaled so that a truth's best aligned candidate is worth the best overlap among its own. A truth
-    that holds no centre is not learned.
+    The overlap is CIoU, at least 0. Eligible are the candidates whose cell's centre lies in a ground truth and that
+    overlap it; the topk best aligned are matched. A candidate that several ground truths claim takes the one it
+    overlaps most, of all that its cell's centre lies in. A ground truth that holds no centre is not learned. The
+    quality is the alignment, scaled so that a ground truth's best aligned candidate has the best overlap among its own.
+
+    Args:
+        topk: the most candidates of a ground truth.
+        alpha, beta: the powers.
+
+    Source: Feng et al. 2021, arXiv:2108.07755, section 3.2.
     """
     scores, M = ops.stop_gradient(candidates.scores), ops.shape(boxes)[1]
     N, K = scores.shape[1:]
@@ -111,24 +135,24 @@ def task_aligned(candidates, boxes, labels, *, topk: Count = 10, alpha: NonNegat
     inside = [y > y1, y < y2, x > x1, x < x2, ops.expand_dims(labels >= 0, 2)]
     inside = functools.reduce(ops.logical_and, inside)  # [B, M, N]
 
-    pairs, rows, theirs, truths, label = _pairs(inside, candidates, boxes, labels)
+    pairs, rows, predicted, gt_boxes, label = _pairs(inside, candidates, boxes, labels)
     score = ops.take(ops.reshape(scores, (-1,)), rows * K + label)
-    overlap = ops.maximum(ciou(theirs, truths), 0.0)
+    overlap = ops.maximum(ciou(predicted, gt_boxes), 0.0)
     alignment = ops.power(score, alpha) * ops.power(overlap, beta)
     overlap, alignment = (ops.scatter(pairs, values, ops.shape(inside)) for values in (overlap, alignment))  # [B, M, N]
 
     _, best = ops.top_k(alignment, min(topk, N))  # [B, M, k]
     claimed = ops.logical_and(_marked(best, inside), alignment > 0)
     claims = ops.sum(ops.cast(claimed, "int32"), axis=1)  # [B, N]
-    truth = ops.where(claims > 1, ops.argmax(overlap, axis=1), ops.argmax(ops.cast(claimed, "int32"), axis=1))
-    truth = ops.cast(truth, "int32")
-    gt_index = ops.where(claims > 0, truth, BACKGROUND)
+    gt = ops.where(claims > 1, ops.argmax(overlap, axis=1), ops.argmax(ops.cast(claimed, "int32"), axis=1))
+    gt = ops.cast(gt, "int32")
+    gt_index = ops.where(claims > 0, gt, BACKGROUND)
 
     def own(values):
-        """[B, M, N] -> of each candidate with its truth, and the best of that truth: [B, N] both."""
-        values = ops.take_along_axis(values, ops.expand_dims(truth, 1), axis=1)[:, 0]
+        """[B, M, N] -> each candidate's value with its ground truth, and that ground truth's best: [B, N] both."""
+        values = ops.take_along_axis(values, ops.expand_dims(gt, 1), axis=1)[:, 0]
         values = ops.where(claims > 0, values, 0.0)
-        rows = ops.expand_dims(ops.arange(ops.shape(boxes)[0]), 1) * M + truth
+        rows = ops.expand_dims(ops.arange(ops.shape(boxes)[0]), 1) * M + gt
         most = ops.segment_max(ops.reshape(values, (-1,)), ops.reshape(rows, (-1,)), ops.shape(boxes)[0] * M)
         return values, ops.take(most, rows)
 
@@ -148,23 +172,30 @@ def ota(
     topk: Count = 10,
     overlap_cost: NonNegative = 3.0,
 ):
-    """YOLOv7's assigner (Wang et al. 2022, arXiv:2207.02696, section 4.2), after SimOTA (Ge et al. 2021, arXiv:2107.08430, section 2.1).
+    """YOLOv7's assigner, after SimOTA: each ground truth takes its k cheapest candidates.
 
-    What can answer for a truth: the anchors whose sides are less than `ratio` times longer or shorter than its own, in the cell of its
-    centre and the two nearest beside, above or below it (cells: 3) or all four (5). Of these the k cheapest do, where k is the sum of
-    the topk largest overlaps (IoU), in whole numbers and at least 1. The cost is the binary cross-entropy of the roots of the scores
-    and the truth's class, plus overlap_cost times -log(IoU). A candidate that several truths claim goes to the one it is cheapest for.
-    The quality is the CIoU, cut at 0.
+    Eligible are the anchors of a similar shape in the cell of the ground truth's centre and in those beside it. k is
+    the sum of the topk largest IoUs, rounded down, at least 1. The cost is the binary cross-entropy of the roots of the
+    scores and the ground truth's class, plus overlap_cost times -log(IoU). A candidate that several ground truths claim
+    takes the one it is cheapest for. The quality is the CIoU, at least 0.
+
+    Args:
+        cells: 3: the centre's cell and the two nearest beside, above or below it; 5: it and all four.
+        ratio: an anchor's sides are less than so many times longer or shorter than the ground truth's.
+        topk: how many IoUs k is the sum of.
+        overlap_cost: the weight of -log(IoU).
+
+    Source: Wang et al. 2022, arXiv:2207.02696, section 4.2; Ge et al. 2021, arXiv:2107.08430, section 2.1.
     """
     scores = ops.stop_gradient(candidates.scores)
     N, K = scores.shape[1:]
     eligible = _near(candidates.priors, boxes, labels, cells, ratio)  # [B, M, N]
-    pairs, rows, theirs, truths, label = _pairs(eligible, candidates, boxes, labels)
-    overlap = iou(theirs, truths)
+    pairs, rows, predicted, gt_boxes, label = _pairs(eligible, candidates, boxes, labels)
+    overlap = iou(predicted, gt_boxes)
     right = ops.one_hot(label, K)
     p = ops.clip(ops.sqrt(ops.take(ops.reshape(scores, (-1, K)), rows, axis=0)), 1e-6, 1 - 1e-6)
     cost = -ops.sum(right * ops.log(p) + (1 - right) * ops.log(1 - p), axis=-1) - overlap_cost * ops.log(overlap + 1e-8)
-    # The cheapest is worth most; what cannot answer, nothing.
+    # The cheapest is worth most; what is not eligible, nothing.
     worth = ops.scatter(pairs, 1 / (1 + cost), ops.shape(eligible))
     overlap = ops.scatter(pairs, overlap, ops.shape(eligible))
 
@@ -174,15 +205,18 @@ def ota(
     taken = ops.logical_and(ops.arange(min(topk, N)) < ops.expand_dims(k, -1), ranked > 0)  # [B, M, topk]
     claimed = _marked(places, eligible, taken)
     worth = ops.where(claimed, worth, 0.0)
-    truth = ops.cast(ops.argmax(worth, axis=1), "int32")  # [B, N]
-    gt_index = ops.where(ops.any(claimed, axis=1), truth, BACKGROUND)
+    gt = ops.cast(ops.argmax(worth, axis=1), "int32")  # [B, N]
+    gt_index = ops.where(ops.any(claimed, axis=1), gt, BACKGROUND)
     return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index))
 
 
 def anchor_ratio(candidates, boxes, labels, *, cells: Literal[3, 5] = 3, ratio: AboveOne = 4.0):
-    """Every anchor of a shape like the truth's answers, in its centre's cell and those beside it: the candidates of `ota`, all of them.
+    """YOLOv5's: every candidate that is eligible for `ota` is matched.
 
-    One that several truths claim goes to the one whose shape is most like it. The quality is the CIoU, cut at 0.
+    One that several ground truths claim takes the one of the most similar shape. The quality is the CIoU, at least 0.
+
+    Args:
+        cells, ratio: those of `ota`.
     """
     eligible = ops.transpose(_near(candidates.priors, boxes, labels, cells, ratio), (0, 2, 1))
     shape = shape_iou(candidates.priors.anchors, boxes_to_yxhw(boxes)[..., 2:])  # [B, N, M]
@@ -191,7 +225,7 @@ def anchor_ratio(candidates, boxes, labels, *, cells: Literal[3, 5] = 3, ratio: 
 
 
 def _near(priors, boxes, labels, cells, ratio):
-    """What lies in a truth's cell or beside it, and has an anchor like it: [B, M, N] bool. cells, ratio: as of `ota`."""
+    """Which candidates lie in a ground truth's cell or beside it, and have a similar anchor: [B, M, N] bool."""
     yxhw = ops.expand_dims(boxes_to_yxhw(boxes), 2)  # [B, M, 1, 4]
     offset = (yxhw[..., :2] - priors.centers) / ops.expand_dims(priors.strides, -1)  # [B, M, N, 2], in cells
     own = ops.logical_and(offset >= -0.5, offset < 0.5)
@@ -204,24 +238,24 @@ def _near(priors, boxes, labels, cells, ratio):
 
 
 def _pairs(eligible, candidates, boxes, labels):
-    """The eligible pairs [P, 3] (picture, truth, candidate); of each the candidate's row in [B * N], its box, the truth's, its label.
+    """The eligible pairs: [P, 3] (image, ground truth, candidate), rows in [B * N], both boxes [P, 4], labels [P].
 
-    Few candidates are eligible for a truth: only those pairs are compared.
+    Few candidates are eligible for a ground truth: only those pairs are compared.
     """
     predicted = ops.stop_gradient(candidates.boxes)
     N, M = predicted.shape[1], ops.shape(boxes)[1]
     pairs = ops.stack([ops.cast(index, "int32") for index in ops.nonzero(eligible)], axis=-1)  # [P, 3]
     b, m, n = ops.unstack(pairs, 3, axis=-1)
     label = ops.take(ops.reshape(labels, (-1,)), b * M + m)  # [P], as all that follows
-    theirs = ops.take(ops.reshape(predicted, (-1, 4)), b * N + n, axis=0)
-    truths = ops.take(ops.reshape(boxes, (-1, 4)), b * M + m, axis=0)
-    return pairs, b * N + n, theirs, truths, label
+    predicted = ops.take(ops.reshape(predicted, (-1, 4)), b * N + n, axis=0)
+    gt_boxes = ops.take(ops.reshape(boxes, (-1, 4)), b * M + m, axis=0)
+    return pairs, b * N + n, predicted, gt_boxes, label
 
 
 def _overlap_of(candidates, boxes, gt_index):
-    """The CIoU of candidates with their truths, cut at 0; 0 without one: [B, N]."""
-    truths = ops.take_along_axis(boxes, ops.expand_dims(ops.maximum(gt_index, 0), -1), axis=1)
-    overlap = ops.maximum(ciou(candidates.boxes, truths), 0.0)
+    """The CIoU of candidates with their ground truths, at least 0; 0 without one: [B, N]."""
+    gt_boxes = ops.take_along_axis(boxes, ops.expand_dims(ops.maximum(gt_index, 0), -1), axis=1)
+    overlap = ops.maximum(ciou(candidates.boxes, gt_boxes), 0.0)
     return ops.stop_gradient(ops.where(gt_index >= 0, overlap, 0.0))
 
 
@@ -235,10 +269,16 @@ def _marked(index, like, chosen=True):
 
 
 def max_iou(candidates, boxes, labels, *, match: Probability = 0.5, ignore: Probability = 0.5):
-    """SSD's: a prior answers for the truth that it overlaps most, if by more than `match` (Liu et al. 2016, arXiv:1512.02325, section 2.2).
+    """SSD's: a prior is matched to the ground truth that it overlaps most.
 
-    And each truth has the prior that overlaps it most, whatever else that one overlaps; of two truths that want one, the other has its
-    next best, up to the third. ignore: what overlaps a truth by more than this, and answers for none, is not told that it holds nothing.
+    Each ground truth also takes the prior that overlaps it most, whatever else that one overlaps; of two that want one
+    prior, the other takes its next best, up to the third. The quality is 1.
+
+    Args:
+        match: the IoU above which a prior is matched.
+        ignore: an unmatched prior that overlaps a ground truth by more than this IoU is ignored.
+
+    Source: Liu et al. 2016, arXiv:1512.02325, section 2.2.
     """
     priors = candidates.priors
     stand = yxhw_to_boxes(ops.concatenate([priors.centers, priors.anchors], axis=-1))

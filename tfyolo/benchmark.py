@@ -131,8 +131,8 @@ def opencv_measure(run, model, image, threads, scratch):
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     outputs, classes = net.getUnconnectedOutLayersNames(), len(model.classes)
     blob = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
-    options = model.postprocess.keywords
-    least, iou, most = options.get("score", 0.001), options.get("iou", 0.6), options.get("candidates_limit", 2000)
+    nms = model.postprocess
+    least, iou, most = nms.score, nms.iou, nms.candidates_limit
 
     def network():
         net.setInput(blob)

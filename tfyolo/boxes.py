@@ -2,8 +2,9 @@
 
 Converters are named a_to_b and return new tensors. Formats, always over the last axis:
     boxes        y1, x1, y2, x2 in pixels          boxes_yxhw  centre y, centre x, height, width in pixels
-    boxes_unit   y1, x1, y2, x2 in 0..1            boxes_xyxy  x1, y1, x2, y2: other people's tools
-    boxes_xywh   x1, y1, w, h: COCO's JSON         boxes_unit_cxcywh  centre x, centre y, w, h in 0..1: YOLO's text files
+    boxes_unit   y1, x1, y2, x2 in 0..1            boxes_xyxy  x1, y1, x2, y2: other tools
+    boxes_xywh   x1, y1, w, h: COCO's JSON
+    boxes_unit_cxcywh  centre x, centre y, w, h in 0..1: YOLO's text files
 """
 
 import math
@@ -14,23 +15,32 @@ EPSILON = 1e-7
 
 
 def boxes_to_yxhw(boxes):
+    """Boxes [..., 4] (y1, x1, y2, x2) -> [..., 4] (centre y, centre x, height, width)."""
     y1, x1, y2, x2 = ops.unstack(boxes, 4, axis=-1)
     return ops.stack([(y1 + y2) / 2, (x1 + x2) / 2, y2 - y1, x2 - x1], axis=-1)
 
 
 def yxhw_to_boxes(boxes_yxhw):
+    """Boxes [..., 4] (centre y, centre x, height, width) -> [..., 4] (y1, x1, y2, x2)."""
     y, x, h, w = ops.unstack(boxes_yxhw, 4, axis=-1)
     return ops.stack([y - h / 2, x - w / 2, y + h / 2, x + w / 2], axis=-1)
 
 
 def area(boxes):
-    """[..., 4] -> [...]; an inverted or empty box has area 0."""
+    """The area of boxes [..., 4] -> [...]; 0 for an inverted or empty box."""
     y1, x1, y2, x2 = ops.unstack(boxes, 4, axis=-1)
     return ops.maximum(y2 - y1, 0.0) * ops.maximum(x2 - x1, 0.0)
 
 
 def intersection(a, b):
-    """Area of the overlap of boxes that broadcast against each other: [..., 4], [..., 4] -> [...]."""
+    """The area that two boxes share.
+
+    Args:
+        a, b: boxes that broadcast against each other: [..., 4].
+
+    Returns:
+        [...], in squared units of the boxes.
+    """
     ay1, ax1, ay2, ax2 = ops.unstack(a, 4, axis=-1)
     by1, bx1, by2, bx2 = ops.unstack(b, 4, axis=-1)
     height = ops.maximum(ops.minimum(ay2, by2) - ops.maximum(ay1, by1), 0.0)
@@ -39,19 +49,34 @@ def intersection(a, b):
 
 
 def iou(a, b):
-    """Intersection over union, in 0..1: [..., 4], [..., 4] -> [...]. 0 where both are empty."""
+    """Intersection over union.
+
+    Args:
+        a, b: boxes that broadcast against each other: [..., 4].
+
+    Returns:
+        [...] in 0..1; 0 where both are empty.
+    """
     shared = intersection(a, b)
     union = area(a) + area(b) - shared
     return shared / ops.maximum(union, EPSILON)
 
 
 def pairwise_iou(a, b):
-    """IoU of every a with every b: [..., N, 4], [..., M, 4] -> [..., N, M]."""
+    """The IoU of every box of a with every box of b: [..., N, 4], [..., M, 4] -> [..., N, M]."""
     return iou(ops.expand_dims(a, -2), ops.expand_dims(b, -3))
 
 
 def shape_iou(a_hw, b_hw):
-    """IoU of every size in a with every size in b, laid over one centre: [..., N, 2], [..., M, 2] -> [..., N, M]."""
+    """The IoU of shapes alone, as if boxes shared one centre.
+
+    Args:
+        a_hw: [..., N, 2] (h, w).
+        b_hw: [..., M, 2] (h, w).
+
+    Returns:
+        [..., N, M] in 0..1, of every shape of a with every shape of b.
+    """
     a_hw, b_hw = ops.expand_dims(a_hw, -2), ops.expand_dims(b_hw, -3)
     shared = ops.prod(ops.minimum(a_hw, b_hw), axis=-1)
     return shared / ops.maximum(ops.prod(a_hw, axis=-1) + ops.prod(b_hw, axis=-1) - shared, EPSILON)
@@ -65,7 +90,16 @@ def _hull(a, b):
 
 
 def giou(a, b):
-    """Generalised IoU (Rezatofighi et al. 2019, arXiv:1902.09630), in -1..1: IoU - (hull - union) / hull."""
+    """Generalised IoU: IoU - (hull - union) / hull.
+
+    Args:
+        a, b: boxes that broadcast against each other: [..., 4].
+
+    Returns:
+        [...] in -1..1.
+
+    Source: Rezatofighi et al. 2019, arXiv:1902.09630.
+    """
     shared = intersection(a, b)
     union = area(a) + area(b) - shared
     height, width = _hull(a, b)
@@ -74,7 +108,16 @@ def giou(a, b):
 
 
 def diou(a, b):
-    """Distance IoU (Zheng et al. 2020, arXiv:1911.08287, eq. 7), in -1..1: IoU - (centre distance / hull diagonal)^2."""
+    """Distance IoU: IoU - (distance of the centres / diagonal of the hull)^2.
+
+    Args:
+        a, b: boxes that broadcast against each other: [..., 4].
+
+    Returns:
+        [...] in -1..1.
+
+    Source: Zheng et al. 2020, arXiv:1911.08287, eq. 7.
+    """
     height, width = _hull(a, b)
     ay, ax, _, _ = ops.unstack(boxes_to_yxhw(a), 4, axis=-1)
     by, bx, _, _ = ops.unstack(boxes_to_yxhw(b), 4, axis=-1)
@@ -83,9 +126,17 @@ def diou(a, b):
 
 
 def ciou(a, b):
-    """Complete IoU (Zheng et al. 2020, arXiv:1911.08287, eq. 10-12): DIoU - alpha v, v the difference of the aspect ratios.
+    """Complete IoU: DIoU - alpha v, where v measures the difference of the aspect ratios.
 
     alpha is a weight, not a quantity to be learned: no gradient flows through it.
+
+    Args:
+        a, b: boxes that broadcast against each other: [..., 4].
+
+    Returns:
+        [...], at most 1.
+
+    Source: Zheng et al. 2020, arXiv:1911.08287, eq. 10-12.
     """
     _, _, ah, aw = ops.unstack(boxes_to_yxhw(a), 4, axis=-1)
     _, _, bh, bw = ops.unstack(boxes_to_yxhw(b), 4, axis=-1)

@@ -2,7 +2,8 @@
 
     def coupled(features, parts, num_anchors, *, name="head") -> Raw
 
-parts, the channels Z of each part in order, and num_anchors, the boxes a cell proposes, are asked of the decoder.
+features: Features. parts: {part: channels Z}, in order, and num_anchors: A, the boxes a cell proposes, are the
+decoder's. name: a prefix of the layers' names. Docstrings name the options only.
 """
 
 import functools
@@ -19,8 +20,23 @@ from tfyolo.nn.pooling import CornerPool
 from tfyolo.structures import level_stride
 
 
+def reads_aux(head):
+    """Decorates a head that makes raw["aux"] of features["aux"]; a head without the mark is never given any."""
+    head.reads_aux = True
+    return head
+
+
+def can_read_aux(head):
+    """Whether a head, an entry of HEADS, is decorated with reads_aux."""
+    return getattr(head, "reads_aux", False)
+
+
 class PerAnchor(layers.Layer):
-    """[B, h, w, count * Z] -> [B, h, w, count, Z]: what a cell says, box by box."""
+    """[B, h, w, count * Z] -> [B, h, w, count, Z]: a cell's outputs, box by box.
+
+    Args:
+        count: A.
+    """
 
     quantization = "moves"
 
@@ -36,8 +52,15 @@ class PerAnchor(layers.Layer):
 
 
 class Implicit(layers.Layer):
-    """Implicit knowledge (Wang et al. 2021, "You Only Learn One Representation", arXiv:2105.04206): one number a channel, learned,
-    that does not depend on the picture. It is added ("add") or multiplied with ("multiply").
+    """Implicit knowledge: one learned number a channel, which does not depend on the image.
+
+    Args:
+        operation: "add": it is added; "multiply": it is a factor.
+
+    Raises:
+        ValueError: another operation.
+
+    Source: Wang et al. 2021, "You Only Learn One Representation", arXiv:2105.04206.
     """
 
     fusion, quantization = "affine", "float"
@@ -74,9 +97,9 @@ def _split(x, parts):
 
 
 def _outputs(x, parts, num_anchors, biases, name, implicit=False):
-    """The 1x1 convolution at a level's end: [B, h, w, C] -> {part: [B, h, w, A, Z]}. biases: {part: to begin with}, else 0.
+    """The last 1x1 convolution of a level: [B, h, w, C] -> {part: [B, h, w, A, Z]}.
 
-    implicit: knowledge is added before and multiplied after.
+    biases: {part: the initial bias}, else 0. implicit: implicit knowledge is added before and multiplied after.
     """
     total = sum(parts.values())
     bias = np.concatenate([np.full(size, biases.get(part, 0.0)) for part, size in parts.items()])
@@ -97,7 +120,7 @@ def _outputs(x, parts, num_anchors, biases, name, implicit=False):
 
 
 def _prior_biases(parts, prior):
-    """The bias with which an untrained head finds an object with this probability, in every cell."""
+    """The initial biases with which an untrained head predicts an object with this probability in every cell."""
     logit = math.log(prior / (1 - prior))
     return {"obj": logit} if "obj" in parts else {"cls": logit}
 
@@ -114,9 +137,11 @@ def coupled(
 ):
     """YOLOv3's head: a 3x3 convolution, then a 1x1 to num_anchors * (y, x, h, w, objectness, K) channels.
 
-    channels: of the 3x3 convolution, by level; else twice the feature's. activation: of that convolution, one of
-    nn.activations.ACTIVATIONS. prior: the objectness an untrained head gives out, or the scores where there is none, so that the many empty
-    cells do not swamp the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1).
+    Args:
+        channels: {level: channels of the 3x3 convolution}; else twice the feature's.
+        activation: one of nn.activations.ACTIVATIONS, of that convolution.
+        prior: the objectness, or the scores where there is none, of an untrained head, 0..1, so that the many empty
+            cells do not dominate the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1).
     """
     raw, biases = {part: {} for part in parts}, _prior_biases(parts, prior)
     for level, x in features.items():
@@ -127,6 +152,7 @@ def coupled(
     return raw
 
 
+@reads_aux
 def implicit(
     features,
     parts,
@@ -140,19 +166,28 @@ def implicit(
     epsilon: OpenProbability = 1e-3,
     name="head",
 ):
-    """YOLOv7's head (Wang et al. 2022, arXiv:2207.02696): a 3x3 convolution to twice the channels, and a 1x1.
+    """YOLOv7's head: a 3x3 convolution to twice the channels, and a 1x1.
 
-    rep: the first is re-parameterised (section 4.1). knowledge: implicit knowledge is added before the last and multiplied after it
-    (YOLOR, arXiv:2105.04206). fuse() makes one convolution each of both.
-    objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
-    aux_width: what a neck gives for an auxiliary head is read by one like it (section 4.2), without either, of so many times the
-    features' channels; it gives raw["aux"]. activation: one of nn.activations.ACTIVATIONS. epsilon: of the batch norms; Darknet's is 1e-5.
+    features["aux"], which a neck gives for an auxiliary head, are read by a head like it (section 4.2), without rep and
+    knowledge; it gives raw["aux"].
+
+    Args:
+        rep: the 3x3 convolution is re-parameterised (section 4.1); fuse() makes one convolution of its branches.
+        knowledge: implicit knowledge is added before the last convolution and multiplied after it (YOLOR,
+            arXiv:2105.04206); fuse() makes it part of the convolution.
+        objects: how many an untrained head predicts in an image of 640 x 640, so that the many empty cells do not
+            dominate the first steps.
+        aux_width: the auxiliary head's 3x3 convolutions have so many times the features' channels.
+        activation: one of nn.activations.ACTIVATIONS.
+        epsilon: of the batch norms; Darknet's is 1e-5.
+
+    Source: Wang et al. 2022, arXiv:2207.02696.
     """
     options = {"activation": activation, "epsilon": epsilon}
-    # Of objects that there are, one class in K is right with .6.
+    # Where an object is, an untrained head gives each class a score of about 0.6 / K.
     classes = math.log(0.6 / (parts["cls"] - 0.99))
 
-    def told(features, first, width, knowledge, name):
+    def head(features, first, width, knowledge, name):
         raw = {part: {} for part in parts}
         for level, x in features.items():
             x = first(x, int(width * x.shape[-1]), **options, name=f"{name}.{level}")
@@ -162,15 +197,16 @@ def implicit(
         return raw
 
     plain = functools.partial(silu_conv, kernel=3)
-    aux = {"aux": told(features["aux"], plain, aux_width, False, f"{name}.aux")} if "aux" in features else {}
+    aux = {"aux": head(features["aux"], plain, aux_width, False, f"{name}.aux")} if "aux" in features else {}
     lead = {level: x for level, x in features.items() if level != "aux"}
-    return told(lead, repconv if rep else plain, 2, knowledge, name) | aux
+    return head(lead, repconv if rep else plain, 2, knowledge, name) | aux
 
 
 def linear(features, parts, num_anchors, *, prior: OpenProbability = 0.01, name="head"):
-    """The last convolution alone, 1x1 to num_anchors * (y, x, h, w, objectness, K) channels: for necks that end in the others.
+    """The last 1x1 convolution alone: for necks that end in the head's other convolutions.
 
-    prior: as of coupled.
+    Args:
+        prior: that of coupled.
     """
     raw, biases = {part: {} for part in parts}, _prior_biases(parts, prior)
     for level, x in features.items():
@@ -190,17 +226,20 @@ def decoupled(
     dual: bool = False,
     name="head",
 ):
-    """YOLOv8's head: boxes and classes are told by branches of their own, of two 3x3 convolutions and a 1x1 each.
+    """YOLOv8's head: boxes and classes have branches of their own, of two 3x3 convolutions and a 1x1 each.
 
-    With a decoder that knows objectness, it is told beside the boxes, as in YOLOX (Ge et al. 2021, arXiv:2107.08430, figure 2). The
-    widths of both branches follow from the finest feature's, C: max(16, C / 4, the boxes' channels) and max(C, min(K, 100)).
+    The objectness, if the decoder has it, comes from the boxes' branch, as in YOLOX (Ge et al. 2021, arXiv:2107.08430,
+    figure 2). The widths of both branches follow from the finest feature's, C: max(16, C / 4, the boxes' channels) and
+    max(C, min(K, 100)).
 
-    objects: how many an untrained head finds in a picture of 640 x 640, so that the many empty cells do not swamp the first steps.
-    depthwise: the classes' 3x3 convolutions are a depthwise one and a 1x1 each, as in YOLO11.
-    activation: one of nn.activations.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
-    dual: all of it twice, as in YOLOv10 (Wang et al. 2024, arXiv:2405.14458, section 3.1): raw["aux"] is told by branches that train
-    what lies before the head, with many candidates a truth; the head proper reads the same features, leaves them as they are, and can
-    so learn to answer with one.
+    Args:
+        objects: how many an untrained head predicts in an image of 640 x 640, so that the many empty cells do not
+            dominate the first steps.
+        depthwise: the classes' 3x3 convolutions are a depthwise one and a 1x1 each, as in YOLO11.
+        activation: one of nn.activations.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
+        dual: two heads, as in YOLOv10 (Wang et al. 2024, arXiv:2405.14458, section 3.1). The gradients of raw["aux"],
+            with many candidates for each ground truth, train what lies before the head. The main head reads the same
+            features through a stopped gradient, and can so learn to give each object once.
     """
     if dual:
         options = {"objects": objects, "depthwise": depthwise, "activation": activation}
@@ -216,9 +255,9 @@ def decoupled(
     raw = {part: {} for part in parts}
     for level, x in features.items():
         chance = objects / (640 / level_stride(level)) ** 2
-        # What precedes the softmax of a distribution over distances needs no bias: it would not see it.
+        # A distribution needs no initial bias: its softmax would cancel it.
         biases = {"obj": math.log(chance)} if "obj" in parts else {"cls": math.log(chance / parts["cls"])}
-        for branch, told in (("box", located), ("cls", {"cls": parts["cls"]})):
+        for branch, own in (("box", located), ("cls", {"cls": parts["cls"]})):
             prefix, y = f"{name}.{level}.{branch}", x
             for i in (1, 2):
                 kernel = 3
@@ -226,7 +265,7 @@ def decoupled(
                     channels, kernel = y.shape[-1], 1
                     y = silu_conv(y, channels, 3, groups=channels, activation=activation, name=f"{prefix}.depth{i}")
                 y = silu_conv(y, widths[branch], kernel, activation=activation, name=f"{prefix}.conv{i}")
-            for part, values in _outputs(y, told, num_anchors, biases, prefix).items():
+            for part, values in _outputs(y, own, num_anchors, biases, prefix).items():
                 raw[part][level] = values
     return raw
 
@@ -241,16 +280,26 @@ def grid(
     side: Side | None = None,
     name="head",
 ):
-    """YOLOv1's fully connected head (Redmon et al. 2016, arXiv:1506.02640, section 2.1).
+    """YOLOv1's fully connected head.
 
-    Everything but the boxes' own parts is said once a cell: raw["cls"] has A = 1. The order of the outputs is Darknet's: classes of
-    all cells, then objectness, then boxes. units: of the hidden layer with its dropout; None: there is neither. side: of the grid;
-    None: as large as the feature.
+    Classes are predicted once a cell: raw["cls"] has A = 1. The order of the outputs is Darknet's: classes of all
+    cells, then objectness, then boxes.
+
+    Args:
+        units: of the hidden layer with its dropout; None: there is neither.
+        dropout: the share of units dropped in training, 0..1.
+        side: of the grid, in cells; None: the feature's.
+
+    Raises:
+        ValueError: the input size is open.
+
+    Source: Redmon et al. 2016, arXiv:1506.02640, section 2.1.
     """
     ((level, x),) = features.items()
     if None in x.shape[1:]:
         raise ValueError(
-            "expected one input size, since this head is fully connected, received any, as for multi_scale and --any-size"
+            "expected one input size, since this head is fully connected, received any, as for multi_scale and "
+            "--any-size"
         )
     height, width = (side, side) if side else x.shape[1:3]
     x = layers.Flatten(data_format="channels_last", name=f"{name}.flatten")(x)
@@ -269,8 +318,11 @@ def grid(
 
 
 def ssd(features, parts, num_anchors, *, name="head"):
-    """SSD's head (Liu et al. 2016, arXiv:1512.02325, figure 2): a 3x3 convolution for boxes and one for classes, on each map."""
-    # What it reads is as wide as all levels of a pyramid: with Xavier's weights it would begin with logits by the dozen.
+    """SSD's head: a 3x3 convolution for boxes and one for classes, on each feature map.
+
+    Source: Liu et al. 2016, arXiv:1512.02325, figure 2.
+    """
+    # It reads the channels of all levels of a pyramid: with Xavier's weights its first logits would be in the dozens.
     options = {"padding": "same", "data_format": "channels_last"}
     options["kernel_initializer"] = initializers.RandomNormal(stddev=0.01)
     raw = {part: {} for part in parts}
@@ -282,19 +334,29 @@ def ssd(features, parts, num_anchors, *, name="head"):
     return raw
 
 
-# What each corner's edges look along: a top left one for what lies below it and to its right.
+# The directions that each corner is pooled along: a top left one sees what lies below it and to its right.
 CORNERS = {"top_left": ("down", "right"), "bottom_right": ("up", "left")}
 
 
+@reads_aux
 def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: OpenProbability = 0.1, name="head"):
-    """CornerNet's head (Law and Deng 2018, arXiv:1808.01244, figure 7): corner pooling, then branches for heatmaps, embeddings, offsets.
+    """CornerNet's head: corner pooling, then branches for heatmaps, embeddings and offsets.
 
-    A = 2 are the two corners, top left and bottom right. Each stack's features, one within the other as aux, have a head of their own.
-    channels: of the maps that are pooled. prior: the score that an untrained head gives every cell.
+    A = 2 are the two corners, top left and bottom right. Each stack's features, nested as features["aux"], have a head
+    of their own.
+
+    Args:
+        channels: of the maps that are pooled.
+        prior: the score of every cell of an untrained head, 0..1.
+
+    Raises:
+        ValueError: the decoder is not that of corners.
+
+    Source: Law and Deng 2018, arXiv:1808.01244, figure 7.
     """
     if num_anchors != 2 or "embed" not in parts:
         raise ValueError("corner: expected the decoder of corners (model.decoder: corner)")
-    told = {part: {} for part in parts}
+    raw = {part: {} for part in parts}
     biases = _prior_biases(parts, prior)
     relu_conv = functools.partial(conv, activation="relu")
     for level, x in features.items():
@@ -318,15 +380,12 @@ def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: Ope
                 branch = relu_conv(y, x.shape[-1], 3, norm=False, name=f"{prefix}.{part}")
                 both[part].append(_outputs(branch, {part: size}, 1, biases, f"{prefix}.{part}")[part])
         for part, corners in both.items():
-            told[part][level] = layers.Concatenate(axis=3, name=f"{name}.{level}.{part}")(corners)
+            raw[part][level] = layers.Concatenate(axis=3, name=f"{name}.{level}.{part}")(corners)
     if "aux" in features:
         options = {"channels": channels, "prior": prior, "name": f"{name}.aux"}
-        told["aux"] = corner(features["aux"], parts, num_anchors, **options)
-    return told
+        raw["aux"] = corner(features["aux"], parts, num_anchors, **options)
+    return raw
 
-
-# Those that make raw["aux"] of features["aux"].
-READ_AUX = {"implicit", "corner"}
 
 HEADS = {
     "coupled": coupled,

@@ -1,17 +1,20 @@
 """Losses: elementwise functions, and the objectives that sum them up, term by term.
 
-    sums(raw, candidates, sample) -> (sums, counts)     what is summed over the images given, and what the sums are divided by
-    normalised(sums, counts) -> {name: weighted scalar} the terms: each a sum over a count, times its gain
-    terms                                               their names
-    reads_aux                                           whether it has terms of raw["aux"]; None: if it is there
+    sums(raw, candidates, sample) -> (sums, counts)      what is summed over the images given, and what divides the sums
+    normalised(sums, counts) -> {name: weighted scalar}  the terms: each a sum over a count, times its gain
+    terms                                                their names
+    reads_aux                                            whether it has terms of raw["aux"]; None: if there is one
+    without_aux()                                        the same objective without them
 
-A training step sees the global batch in pieces: one on each replica, and of each of these train.accumulate parts. It adds up the counts
-of all pieces first, then normalises the sums of each by the counts of all; so the terms of the pieces, and their gradients, add up to
-those of the whole batch. An objective keeps three laws, which tests/test_losses.py holds every one to:
-- sums and counts are dictionaries, nested if need be, of tensors that are sums over images: those of two pieces add up to those of both.
+A training step receives the global batch in pieces: one on each replica, and of each of these train.accumulate parts.
+It adds up the counts of all pieces first, then normalises the sums of each by the counts of all; so the terms of the
+pieces, and their gradients, add up to those of the whole batch. An objective keeps three laws, which
+tests/test_losses.py checks:
+- sums and counts are dictionaries, nested if need be, of tensors that are sums over images: those of two pieces add up
+  to those of both.
 - normalised is linear in the sums; a count of 0 (no image with a box) divides nothing.
 - No gradient flows through counts.
-An Objective is also called at once, objective(raw, candidates, sample), where the images given are the whole batch.
+objective(raw, candidates, sample) is both at once, for images that are the whole batch.
 """
 
 import copy
@@ -30,14 +33,31 @@ from tfyolo.structures import BACKGROUND, IGNORE, level_stride
 
 
 def bce(targets, logits):
-    """Binary cross-entropy of logits, elementwise, in the form that does not overflow."""
+    """Binary cross-entropy of logits, elementwise, in the form that does not overflow.
+
+    Args:
+        targets: [...] in 0..1.
+        logits: [...], before the sigmoid.
+
+    Returns:
+        [...], at least 0.
+    """
     return ops.maximum(logits, 0.0) - logits * targets + ops.log1p(ops.exp(-ops.absolute(logits)))
 
 
 def focal(targets, logits, alpha=0.25, gamma=2.0):
-    """Focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 5), elementwise: the easy examples count less.
+    """Focal loss, elementwise: easy examples count less.
 
-    targets in 0..1. alpha weighs positives against negatives.
+    Args:
+        targets: [...] in 0..1.
+        logits: [...], before the sigmoid.
+        alpha: the weight of positives, 0..1; negatives have 1 - alpha.
+        gamma: the power, at least 0; 0 is cross-entropy.
+
+    Returns:
+        [...], at least 0.
+
+    Source: Lin et al. 2017, arXiv:1708.02002, eq. 5.
     """
     p = ops.sigmoid(logits)
     p_t = targets * p + (1 - targets) * (1 - p)
@@ -47,13 +67,16 @@ def focal(targets, logits, alpha=0.25, gamma=2.0):
 
 
 def smooth_l1(targets, values):
-    """Huber's loss, elementwise: squared errors near 0, absolute ones from 1 on (Girshick 2015, arXiv:1504.08083, eq. 3)."""
+    """Huber's loss, elementwise [...]: squared errors below 1, absolute ones above.
+
+    Source: Girshick 2015, arXiv:1504.08083, eq. 3.
+    """
     error = ops.absolute(targets - values)
     return ops.where(error < 1, 0.5 * ops.square(error), error - 0.5)
 
 
 def squared(targets, values):
-    """Squared error, elementwise."""
+    """Squared error, elementwise: [...], [...] -> [...]."""
     return ops.square(targets - values)
 
 
@@ -61,42 +84,50 @@ TERMS = {"bce": bce, "focal": focal, "squared": squared}
 
 
 def softmax_cross_entropy(targets, logits):
-    """Cross-entropy of one class out of K: targets that add up to 1, logits [..., K] -> [...]."""
+    """Cross-entropy of one class out of K: targets [..., K] that add up to 1, logits [..., K] -> [...]."""
     return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
 
 
 def distribution_focal(targets, logits):
-    """Distribution focal loss (Li et al. 2020, arXiv:2006.04388, eq. 6): the cross-entropies of the two bins beside a target.
+    """Distribution focal loss: the cross-entropies of the two bins beside a target.
 
-    targets [...] in bins, cut to what lies between two; logits [..., bins] -> [...].
+    Args:
+        targets: [...] in bins; clipped to 0 .. bins - 1.01, so that each lies between two.
+        logits: [..., bins], before the softmax.
+
+    Returns:
+        [...], at least 0.
+
+    Source: Li et al. 2020, arXiv:2006.04388, eq. 6.
     """
     bins = logits.shape[-1]
     targets = ops.clip(targets, 0.0, bins - 1 - 0.01)
-    # What falls to each bin: 1 less its distance to the target, if that is something.
+    # Each bin's share: 1 less its distance to the target, at least 0.
     share = ops.maximum(1 - ops.absolute(ops.expand_dims(targets, -1) - ops.arange(bins, dtype="float32")), 0.0)
     return softmax_cross_entropy(share, logits)
 
 
-def _asked(assigner, name):
+def _required(assigner, name):
+    """The assigner that an objective of this name needs; ValueError for None."""
     if assigner is None:
         raise ValueError(f"{name}: expected an assigner (model.assigner), received none")
     return assigner
 
 
-def _learned(assigner, candidates, sample, guide=None):
-    """What each candidate is to learn: (Assignment, positive [B, N] bool, boxes [B, N, 4], labels [B, N], index [B, N]).
+def _targets(assigner, candidates, sample, guide=None):
+    """Each candidate's targets: (Assignment, positive [B, N] bool, boxes [B, N, 4], labels [B, N], index [B, N]).
 
-    index: the assignment's, with the background candidates inside a crowd ignored. Where there is no truth, boxes are the candidates'
-    own: every value stays finite, so nothing leaks through a mask's gradient. guide: other candidates, in the same places, whose
-    predictions the assigner judges by.
+    index: the assignment's, with the background candidates inside a crowd ignored. Without a ground truth, boxes are
+    the candidates' own: every value stays finite, so nothing leaks through a mask's gradient. guide: other candidates,
+    in the same places, whose predictions the assigner reads.
     """
     assignment = assigner(guide or candidates, sample.boxes, ops.where(sample.crowd, -1, sample.labels))
     index = assignment.gt_index
     positive = index >= 0
-    truth = ops.maximum(index, 0)
-    boxes = ops.take_along_axis(sample.boxes, ops.expand_dims(truth, -1), axis=1)
+    gt = ops.maximum(index, 0)
+    boxes = ops.take_along_axis(sample.boxes, ops.expand_dims(gt, -1), axis=1)
     boxes = ops.where(positive[..., None], boxes, ops.stop_gradient(candidates.boxes))
-    labels = ops.take_along_axis(sample.labels, truth, axis=1)
+    labels = ops.take_along_axis(sample.labels, gt, axis=1)
     in_crowd = ops.logical_and(index == BACKGROUND, _inside_crowd(candidates.boxes, sample))
     return assignment, positive, boxes, labels, ops.where(in_crowd, IGNORE, index)
 
@@ -109,11 +140,15 @@ def _inside_crowd(boxes, sample):
 
 
 class Objective:
-    """What objectives share: the call for a batch that is all there. Contract: at the file's head."""
+    """What objectives share. Their contract is at the head of this file."""
 
     def __call__(self, raw, candidates, sample):
-        """The terms of a whole batch: {name: weighted scalar}."""
+        """The terms of a whole batch: Raw, Candidates, Sample -> {name: weighted scalar}."""
         return self.normalised(*self.sums(raw, candidates, sample))
+
+    def without_aux(self):
+        """The same objective for a network without its auxiliary head: only a deeply supervised one differs."""
+        return self
 
 
 def _images(sample):
@@ -121,16 +156,26 @@ def _images(sample):
 
 
 class Dense(Objective):
-    """Box, objectness and class terms over all candidates; each a sum over the batch, divided by its number of pictures, as in Darknet.
+    """Box, objectness and class terms over all candidates, as in Darknet.
 
-    box: "squared" (errors of the codes, arXiv:1506.02640 eq. 3) or 1 - overlap: "iou", "giou", "diou", "ciou".
-    obj, cls: "bce", "focal" or "squared"; cls also "softmax", cross-entropy of one class out of K. The objectness to be learned is the
-    assignment's quality; the classes are learned where a candidate answers for a truth.
-    box_gain, obj_gain, cls_gain: factors on the terms, Darknet's iou_, obj_ and cls_normalizer. obj_gain: of all levels or {level: gain}.
-    noobj_gain: a further factor on the objectness term of background candidates.
-    small_boxes: weigh each box term by 2 - the box's share of the picture (YOLOv3).
-    label_smoothing: pulls class targets from 0 and 1 towards one half, or towards 1 / K under "softmax".
-    Candidates inside a crowd are not told that they hold nothing.
+    Each is a sum over the batch, divided by its number of images. The target of the objectness is the assignment's
+    quality; classes are learned by the matched candidates. Candidates inside a crowd are not counted as background.
+
+    Args:
+        decoder: a Decoder with objectness.
+        assigner: an assigner with its options bound.
+        box: "squared" (errors of the codes, arXiv:1506.02640, eq. 3), or the overlap of 1 - overlap: "iou", "giou",
+            "diou", "ciou".
+        obj: "bce", "focal" or "squared".
+        cls: the same, or "softmax": cross-entropy of one class out of K.
+        box_gain, obj_gain, cls_gain: factors on the terms, Darknet's iou_, obj_ and cls_normalizer; obj_gain may be
+            {level: gain}.
+        noobj_gain: a further factor on the objectness term of background candidates.
+        small_boxes: each box term is multiplied by 2 - the box's share of the image's area (YOLOv3).
+        label_smoothing: moves class targets from 0 and 1 towards one half, or towards 1 / K under "softmax".
+
+    Raises:
+        ValueError: an option is unknown, the decoder has no objectness, or there is no assigner.
     """
 
     def __init__(
@@ -155,10 +200,10 @@ class Dense(Objective):
         ):
             if value not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, received {value!r}")
-        if "obj" not in decoder.parts(1):
+        if not decoder.has_objectness:
             raise ValueError("dense: expected a decoder with objectness; aligned is for those without")
         check_levels("obj_gain", obj_gain, decoder.levels)
-        self.decoder, self.assigner = decoder, _asked(assigner, "dense")
+        self.decoder, self.assigner = decoder, _required(assigner, "dense")
         self.box, self.obj, self.cls = box, TERMS[obj], cls
         self.box_gain, self.obj_gain, self.noobj_gain, self.cls_gain = box_gain, obj_gain, noobj_gain, cls_gain
         self.small_boxes, self.label_smoothing = small_boxes, label_smoothing
@@ -166,7 +211,8 @@ class Dense(Objective):
     terms, reads_aux = ("box", "obj", "cls"), False
 
     def sums(self, raw, candidates, sample):
-        assignment, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
+        """What is summed and what divides it: Raw, Candidates, Sample -> (sums, counts), dictionaries of tensors."""
+        assignment, positive, boxes, labels, index = _targets(self.assigner, candidates, sample)
         height, width = sample.image.shape[-3:-1]
         box = self._box_term(candidates, boxes)
         if self.small_boxes:
@@ -185,6 +231,7 @@ class Dense(Objective):
         return sums, {"images": _images(sample)}
 
     def normalised(self, sums, counts):
+        """The weighted terms of sums, by the counts of the whole batch: -> {name: scalar}."""
         gains = {"box": self.box_gain, "obj": 1.0, "cls": self.cls_gain}  # the objectness's are each level's own
         return {name: gains[name] * value / counts["images"] for name, value in sums.items()}
 
@@ -197,15 +244,15 @@ class Dense(Objective):
     def _class_term(self, logits, labels):
         """[B, N, K], [B, N] -> [B, N]."""
         K = logits.shape[-1]
-        middle = 1 / K if self.cls == "softmax" else 0.5
-        targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + middle * self.label_smoothing
+        center = 1 / K if self.cls == "softmax" else 0.5
+        targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + center * self.label_smoothing
         if self.cls == "softmax":
             return softmax_cross_entropy(targets, logits)
         return ops.sum(TERMS[self.cls](targets, logits), axis=-1)
 
 
 def _with_options(assigner, options):
-    """The assigner with options that are others; ValueError if it has none such, or they are out of their ranges."""
+    """The assigner with other options; ValueError if it has no such ones, or they are out of their ranges."""
     known, checked = parts.options_of(assigner), {}
     for name, value in options.items():
         if name not in known:
@@ -218,11 +265,12 @@ def _with_options(assigner, options):
 
 
 class _Deep(Objective):
-    """Deep supervision: what objectives share that have terms of raw["aux"], too, with options of the assigner (aux) of its own.
+    """Deep supervision: what objectives with terms of raw["aux"] share; their assigner has other options there (aux).
 
-    They have a decoder, an assigner, gains {term: factor}, and, for one head, _sums(assigner, candidates, sample, guide) and
-    _normalised(sums, counts), as of the contract; the auxiliary head's sums and counts lie beside the main head's, as "aux".
-    guide: "lead": the main head's candidates are those that the assigner judges by; "own": the auxiliary's are.
+    A subclass has a decoder, an assigner, gains {term: factor} and, for one head, _sums(assigner, candidates, sample,
+    guide) and _normalised(sums, counts), which keep the contract. The auxiliary head's sums and counts stand beside the
+    main head's, as "aux". guide: whose candidates the assigner reads: "lead": the main head's; "own": the auxiliary
+    head's.
     """
 
     def __init__(self, aux, aux_gain=1.0, guide="own"):
@@ -236,12 +284,13 @@ class _Deep(Objective):
             self.terms += tuple(f"aux_{name}" for name in self.gains)
 
     def without_aux(self):
-        """The same for a network whose auxiliary head was taken away."""
+        """The same objective for a network without its auxiliary head."""
         other = copy.copy(self)
         other.aux_assigner, other.reads_aux, other.terms = None, False, tuple(self.gains)
         return other
 
     def sums(self, raw, candidates, sample):
+        """What is summed and what divides it: Raw, Candidates, Sample -> (sums, counts), dictionaries of tensors."""
         sums, counts = self._sums(self.assigner, candidates, sample)
         if self.aux_assigner:
             guide = candidates if self.guide == "lead" else None
@@ -249,6 +298,7 @@ class _Deep(Objective):
         return sums, counts
 
     def normalised(self, sums, counts):
+        """The weighted terms of sums, by the counts of the whole batch: -> {name: scalar}."""
         terms = self._normalised(sums, counts)
         if self.aux_assigner:
             aux = self._normalised(sums["aux"], counts["aux"])
@@ -257,19 +307,33 @@ class _Deep(Objective):
 
 
 class Balanced(_Deep):
-    """YOLOv7's box, objectness and class terms, level by level (as YOLOv5 has them; arXiv:2207.02696 does not change them).
+    """YOLOv7's box, objectness and class terms, level by level, which it shares with YOLOv5.
 
-    Of each level: the mean of 1 - overlap and of the classes' binary cross-entropy over the candidates that answer for a truth, and
-    the mean of the objectness's over all, times the level's balance; the objectness to be learned is the overlap, cut at 0. The
-    levels add up, and are multiplied by the number of pictures, which the published learning rates go with.
-    box: "iou", "giou", "diou" or "ciou". box_gain, obj_gain, cls_gain: factors on the terms at three levels, 80 classes and 640 x 640
-    pixels; with more levels they shrink, the objectness's grows with the area, the classes' with their number. balance: {level:
-    factor}, where it is not 1. label_smoothing: pulls class targets from 0 and 1 towards one half.
-    aux: for a head that gives raw["aux"]: the assigner's options that are others there, aux_gain a factor on its terms, aux_box and so
-    on. guide: whose predictions decide which of its candidates answer: "lead", the other head's, which knows more (arXiv:2207.02696,
-    section 4.2), or "own". aux_bound: its objectness is to be at most 1 less so much for each cell that a candidate's is away from the
-    truth's centre, so that what only the wider set holds is never learned as surely as the lead head's (ibid.; how far, it leaves open).
-    Candidates inside a crowd are not told that they hold nothing.
+    Of each level: the mean of 1 - overlap and of the classes' binary cross-entropy over the matched candidates, and the
+    mean of the objectness's over all, times the level's balance. The target of the objectness is the overlap, at least
+    0. The levels add up and are multiplied by the number of images, which the published learning rates assume.
+    Candidates inside a crowd are not counted as background.
+
+    Args:
+        decoder: a Decoder with objectness.
+        assigner: an assigner with its options bound.
+        box: the overlap: "iou", "giou", "diou" or "ciou".
+        box_gain, obj_gain, cls_gain: factors on the terms at three levels, 80 classes and 640 x 640 pixels. All shrink
+            with more levels; the objectness's grows with the area, the classes' with their number.
+        balance: {level: factor}, where it is not 1.
+        label_smoothing: moves class targets from 0 and 1 towards one half.
+        aux: for a head that gives raw["aux"]: the assigner's options that differ there.
+        aux_gain: a factor on its terms, aux_box and so on.
+        aux_bound: its objectness target is at most 1 - aux_bound * the distance of the ground truth's centre in cells,
+            so that what only the wider set holds is learned less surely than the lead head's (section 4.2, which leaves
+            open by how much).
+        guide: whose predictions the auxiliary head's assignment follows: "lead": the main head's, which are better
+            (ibid.); "own": its own.
+
+    Raises:
+        ValueError: an option is unknown, the decoder has no objectness, or there is no assigner.
+
+    Source: Wang et al. 2022, arXiv:2207.02696, section 4.2.
     """
 
     def __init__(
@@ -290,25 +354,25 @@ class Balanced(_Deep):
     ):
         if box not in OVERLAPS:
             raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
-        if "obj" not in decoder.parts(1):
+        if not decoder.has_objectness:
             raise ValueError("balanced: expected a decoder with objectness; aligned is for those without")
         balance = dict.fromkeys(decoder.levels, 1.0) | (balance or {})
         check_levels("balance", balance, decoder.levels)
-        self.decoder, self.assigner, self.box, self.balance = decoder, _asked(assigner, "balanced"), box, balance
+        self.decoder, self.assigner, self.box, self.balance = decoder, _required(assigner, "balanced"), box, balance
         self.gains = {"box": box_gain, "obj": obj_gain, "cls": cls_gain}
         self.label_smoothing = label_smoothing
         super().__init__(aux, aux_gain, guide)
         self.aux_bound = aux_bound
 
     def _sums(self, assigner, candidates, sample, guide=None):
-        _, positive, boxes, labels, index = _learned(assigner, candidates, sample, guide)
+        _, positive, boxes, labels, index = _targets(assigner, candidates, sample, guide)
         height, width = sample.image.shape[-3:-1]
         K = candidates.logits["cls"].shape[-1]
         strides = ops.array([level_stride(level) for level in self.decoder.levels], "float32")
         levels = ops.cast(ops.expand_dims(candidates.priors.strides, -1) == strides, "float32")  # [N, L]
 
         def each_level(values):
-            """[B, N] -> [L]. No matmul: on a GPU that rounds to ten bits."""
+            """[B, N] -> [L]. No matmul: a GPU computes it with mantissas of ten bits."""
             return ops.sum(ops.expand_dims(ops.sum(values, axis=0), -1) * levels, axis=0)
 
         overlap = OVERLAPS[self.box](candidates.boxes, boxes)
@@ -341,14 +405,24 @@ class Balanced(_Deep):
 
 
 class Aligned(_Deep):
-    """Box, distribution and class terms of decoders without objectness, each weighed by the assignment's quality, as in YOLOv8.
+    """YOLOv8's box, distribution and class terms, weighted by the assignment's quality, without objectness.
 
-    The class to be learned is worth the quality (Feng et al. 2021, arXiv:2108.07755, section 3.3): binary cross-entropy over all
-    candidates. box: 1 - overlap, "iou", "giou", "diou" or "ciou"; and, of a decoder of distributions, their focal loss, the mean of
-    the four sides. All three are sums over the batch divided by the sum of all qualities, at least 1.
-    box_gain, dfl_gain, cls_gain: factors on the terms.
-    aux: for a head that gives raw["aux"]: the assigner's options that are others there. Its terms, aux_box and so on, are further ones.
-    Candidates inside a crowd are not told that they hold nothing.
+    The target of the matched class is the quality: binary cross-entropy over all candidates. All terms are sums over
+    the batch divided by the sum of all qualities, at least 1. Candidates inside a crowd are not counted as background.
+
+    Args:
+        decoder: a Decoder without objectness and without a background class.
+        assigner: an assigner with its options bound.
+        box: the overlap of 1 - overlap: "iou", "giou", "diou" or "ciou".
+        box_gain, dfl_gain, cls_gain: factors on the terms. dfl: for a decoder of distributions, their focal loss, the
+            mean of the four sides.
+        aux: for a head that gives raw["aux"]: the assigner's options that differ there. Its terms, aux_box and so on,
+            are further ones.
+
+    Raises:
+        ValueError: an option is unknown, the decoder does not fit, or there is no assigner.
+
+    Source: Feng et al. 2021, arXiv:2108.07755, section 3.3.
     """
 
     def __init__(
@@ -364,24 +438,24 @@ class Aligned(_Deep):
     ):
         if box not in OVERLAPS:
             raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
-        if "obj" in decoder.parts(1):
+        if decoder.has_objectness:
             raise ValueError(
                 "aligned: expected a decoder without objectness, such as dfl; dense is for those that have it"
             )
-        if "box" not in decoder.parts(1):
+        if not decoder.has_boxes:
             raise ValueError("aligned: expected a decoder of boxes, received that of corners")
-        if decoder.parts(1)["cls"] != 1:
+        if decoder.has_background:
             raise ValueError(
                 "aligned: expected a decoder without a class for the background; multibox is for those with it"
             )
-        self.decoder, self.assigner, self.box = decoder, _asked(assigner, "aligned"), box
+        self.decoder, self.assigner, self.box = decoder, _required(assigner, "aligned"), box
         self.gains = {"box": box_gain, "cls": cls_gain}
-        if hasattr(decoder, "distributions"):
+        if decoder.is_distribution:
             self.gains["dfl"] = dfl_gain
         super().__init__(aux)
 
     def _sums(self, assigner, candidates, sample, guide=None):
-        assignment, positive, boxes, labels, index = _learned(assigner, candidates, sample, guide)
+        assignment, positive, boxes, labels, index = _targets(assigner, candidates, sample, guide)
         quality = ops.where(positive, assignment.quality, 0.0)  # [B, N]
 
         logits = candidates.logits["cls"]
@@ -403,11 +477,21 @@ class Aligned(_Deep):
 
 
 class MultiBox(Objective):
-    """SSD's box and class terms (Liu et al. 2016, arXiv:1512.02325, eq. 1 to 3), sums over the batch divided by its positives.
+    """SSD's box and class terms, sums over the batch divided by its positives.
 
-    box: smooth L1 of the codes. cls: cross-entropy of one class out of K and the background, of the positives and, in each picture, of
-    the negatives that it is highest for: `negatives` times as many, and as many as for one where a picture holds nothing.
-    box_gain, cls_gain: factors on the terms. Candidates inside a crowd are not told that they hold nothing.
+    box: smooth L1 of the codes. cls: cross-entropy of one class out of K and the background, of the positives and, in
+    each image, of the hardest negatives. Candidates inside a crowd are not counted as background.
+
+    Args:
+        decoder: a Decoder with a background class.
+        assigner: an assigner with its options bound.
+        negatives: how many negatives are learned for each positive; an image without positives counts as having one.
+        box_gain, cls_gain: factors on the terms.
+
+    Raises:
+        ValueError: the decoder has no background class, or there is no assigner.
+
+    Source: Liu et al. 2016, arXiv:1512.02325, eq. 1 to 3.
     """
 
     terms, reads_aux = ("box", "cls"), False
@@ -421,13 +505,14 @@ class MultiBox(Objective):
         box_gain: NonNegative = 1.0,
         cls_gain: NonNegative = 1.0,
     ):
-        if decoder.parts(1)["cls"] != 2:
+        if not decoder.has_background:
             raise ValueError("multibox: expected a decoder with a class for the background, such as ssd")
-        self.decoder, self.assigner = decoder, _asked(assigner, "multibox")
+        self.decoder, self.assigner = decoder, _required(assigner, "multibox")
         self.negatives, self.box_gain, self.cls_gain = negatives, box_gain, cls_gain
 
     def sums(self, raw, candidates, sample):
-        _, positive, boxes, labels, index = _learned(self.assigner, candidates, sample)
+        """What is summed and what divides it: Raw, Candidates, Sample -> (sums, counts), dictionaries of tensors."""
+        _, positive, boxes, labels, index = _targets(self.assigner, candidates, sample)
         found = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)  # [B, 1]
 
         codes = self.decoder.encode(boxes, candidates.priors)
@@ -443,15 +528,25 @@ class MultiBox(Objective):
         return sums, {"positives": ops.cast(ops.sum(found), "float32")}
 
     def normalised(self, sums, counts):
+        """The weighted terms of sums, by the counts of the whole batch: -> {name: scalar}."""
         positives = ops.maximum(counts["positives"], 1.0)
         gains = {"box": self.box_gain, "cls": self.cls_gain}
         return {name: gains[name] * value / positives for name, value in sums.items()}
 
 
 def corner_radius(boxes, overlap):
-    """How far both corners of a box may move so that it still overlaps itself by so much (IoU), in its units: [..., 4] -> [...].
+    """How far both corners of a box may move so that it still overlaps the original by so much.
 
-    The smallest of three cases: both corners move outward, both inward, or both the same way (CornerNet, arXiv:1808.01244, section 3.2).
+    The smallest of three cases: both corners move outward, both inward, or both the same way.
+
+    Args:
+        boxes: [..., 4].
+        overlap: the least IoU, in 0..1, both excluded.
+
+    Returns:
+        [...], in the units of the boxes.
+
+    Source: Law and Deng 2018, arXiv:1808.01244, section 3.2.
     """
     y1, x1, y2, x2 = ops.unstack(boxes, 4, axis=-1)
     h, w = y2 - y1, x2 - x1
@@ -470,10 +565,14 @@ def _root(a, b, c):
 
 
 class CornerTargets(NamedTuple):
-    """What CornerNet's maps are to say of a batch; of both corners, A = 2.
+    """The targets of CornerNet's maps for a batch; A = 2 are both corners.
 
-    heat: [B, h, w, 2, K] 0..1, 1 where a corner is. counted: [B, h, w, K] bool, false in a crowd of the class. cells: [B, M, 2] int32, the
-    places in a map [h * w] of each truth's corners. offsets: [B, M, 2, 2] (y, x) of the corner in its cell, in cells. real: [B, M] bool.
+    Attributes:
+        heat: [B, h, w, 2, K] in 0..1, 1 where a corner is.
+        counted: [B, h, w, K] bool, False in a crowd of the class.
+        cells: [B, M, 2] int32, the index in a map [h * w] of each ground truth's corners.
+        offsets: [B, M, 2, 2] (y, x) of the corner in its cell, in cells.
+        real: [B, M] bool, False for padding and crowds.
     """
 
     heat: Any
@@ -484,9 +583,22 @@ class CornerTargets(NamedTuple):
 
 
 def corner_targets(sample, grid, K, stride, overlap=0.3):
-    """CornerTargets of a batch (arXiv:1808.01244, section 3.2). grid: (h, w). overlap: that boxes of corners nearby still have.
+    """The CornerTargets of a batch.
 
-    Around a corner the heat falls as a Gaussian whose deviation is a third of the radius, which is rounded down to whole cells.
+    Around a corner the heat falls off as a Gaussian. Its standard deviation is a sixth of the diameter, 2 * radius + 1;
+    the radius is rounded down to whole cells.
+
+    Args:
+        sample: Sample with B in front.
+        grid: (h, w) of the maps.
+        K: classes.
+        stride: pixels a cell.
+        overlap: the IoU that boxes of corners within the radius still have, in 0..1, both excluded.
+
+    Returns:
+        CornerTargets.
+
+    Source: Law and Deng 2018, arXiv:1808.01244, section 3.2.
     """
     height, width = grid
     real = ops.logical_and(sample.labels >= 0, ops.logical_not(sample.crowd))  # [B, M]
@@ -506,11 +618,11 @@ def corner_targets(sample, grid, K, stride, overlap=0.3):
     B, M = ops.shape(real)
 
     def highest(values, chosen):
-        """Of each class the highest of its truths, of those that are chosen [B, M], else 0: [B, M, ...] -> [B, K, ...]."""
-        # The others go to a class of their own, which is cut off.
+        """Each class's highest value among the chosen [B, M], else 0: [B, M, ...] -> [B, K, ...]."""
+        # The others go to a further class, which is dropped.
         places = ops.expand_dims(ops.arange(B), 1) * (K + 1) + ops.where(chosen, sample.labels, K)
         most = ops.segment_max(ops.reshape(values, (B * M, -1)), ops.reshape(places, (-1,)), B * (K + 1))
-        return ops.maximum(ops.reshape(most, (B, K + 1, *values.shape[2:]))[:, :K], 0.0)  # no truth: the lowest number
+        return ops.maximum(ops.reshape(most, (B, K + 1, *values.shape[2:]))[:, :K], 0.0)  # none: the lowest number
 
     spots = ops.expand_dims(bell(height, 0), -1) * ops.expand_dims(bell(width, 1), -2)  # [B, M, 2, h, w]
     heat = ops.transpose(highest(spots, real), (0, 3, 4, 2, 1))
@@ -524,16 +636,29 @@ def corner_targets(sample, grid, K, stride, overlap=0.3):
     return CornerTargets(heat, ops.logical_not(crowded), index, points - cells, real)
 
 
-CERTAIN = math.log((1 - 1e-4) / 1e-4)  # the logit from which on CornerNet learns no more
+CERTAIN = math.log((1 - 1e-4) / 1e-4)  # the logit beyond which CornerNet's heat has no gradient
 
 
 class Corner(Objective):
-    """CornerNet's terms (Law and Deng 2018, arXiv:1808.01244, eq. 1 to 5), the mean over all stacks.
+    """CornerNet's terms, the mean over all stacks.
 
-    heat: a focal loss, divided by the corners of the batch, in which cells near a corner count as less wrong the nearer they are; alpha,
-    beta: its powers. pull, push: the embeddings of one object's corners are drawn together, the means of different objects' driven
-    `margin` apart; means over objects and pairs, and over pictures. offset: smooth L1, the mean over the corners of both kinds.
-    overlap: as of corner_targets. Cells in a crowd are not told that they hold nothing of its class.
+    heat: a focal loss, divided by the corners of the batch, in which cells near a corner count the less the nearer they
+    are. pull, push: the embeddings of one object's corners are drawn together, the means of different objects' driven
+    apart; means over objects and pairs, and over images. offset: smooth L1, the mean over the corners of both kinds.
+    Cells in a crowd are not counted as background of its class.
+
+    Args:
+        decoder: the Decoder of corners.
+        assigner: None.
+        alpha, beta: the powers of the focal loss: of the error, and of 1 - heat near a corner.
+        overlap: that of corner_targets.
+        margin: how far apart the means of embeddings are driven.
+        pull_gain, push_gain, offset_gain: factors on the terms.
+
+    Raises:
+        ValueError: there is an assigner, or the decoder is one of boxes.
+
+    Source: Law and Deng 2018, arXiv:1808.01244, eq. 1 to 5.
     """
 
     terms, reads_aux = ("heat", "pull", "push", "offset"), None
@@ -553,13 +678,14 @@ class Corner(Objective):
     ):
         if assigner is not None:
             raise ValueError("corner: it reads the raw maps, expected no assigner (model.assigner: null)")
-        if "embed" not in decoder.parts(1):
+        if decoder.has_boxes:
             raise ValueError("corner: expected the decoder of corners (model.decoder: corner)")
         self.decoder, self.assigner = decoder, None
         self.alpha, self.beta, self.overlap, self.margin = alpha, beta, overlap, margin
         self.gains = {"heat": 1.0, "pull": pull_gain, "push": push_gain, "offset": offset_gain}
 
     def sums(self, raw, candidates, sample):
+        """What is summed and what divides it: Raw, Candidates, Sample -> (sums, counts), dictionaries of tensors."""
         (level,) = self.decoder.levels
         shape = raw["cls"][level].shape
         targets = corner_targets(sample, shape[1:3], shape[-1], level_stride(level), self.overlap)
@@ -568,7 +694,7 @@ class Corner(Objective):
         stacks = []
         while raw is not None:
             maps = {part: ops.cast(raw[part][level], "float32") for part in ("cls", "embed", "offset")}
-            stacks.append(self._of_a_stack(maps, targets, objects))
+            stacks.append(self._stack_sums(maps, targets, objects))
             raw = raw.get("aux")
         sums = {name: sum(stack[name] for stack in stacks) / len(stacks) for name in self.gains}
         corners = ops.cast(ops.equal(targets.heat, 1.0), "float32")
@@ -576,6 +702,7 @@ class Corner(Objective):
         return sums, {"images": _images(sample), "corners": corners, "objects": ops.sum(objects)}
 
     def normalised(self, sums, counts):
+        """The weighted terms of sums, by the counts of the whole batch: -> {name: scalar}."""
         images, objects = counts["images"], ops.maximum(counts["objects"], 1.0)
         means = {
             "heat": ops.sum(sums["heat"] / ops.maximum(counts["corners"], 1.0)),
@@ -585,7 +712,7 @@ class Corner(Objective):
         }
         return {name: gain * means[name] for name, gain in self.gains.items()}
 
-    def _of_a_stack(self, maps, targets, objects):
+    def _stack_sums(self, maps, targets, objects):
         """The sums of one stack's maps. objects: [B]."""
         offsets = self._at_corners(maps["offset"], targets.cells)  # [B, M, corner, 2]
         error = ops.sum(smooth_l1(targets.offsets, offsets), axis=(2, 3))
@@ -611,7 +738,7 @@ class Corner(Objective):
 
     @staticmethod
     def _at_corners(maps, cells):
-        """[B, h, w, 2, Z] -> [B, M, 2, Z], where the truths' corners are."""
+        """[B, h, w, 2, Z] -> [B, M, 2, Z], at the ground truths' corners."""
         found = []
         for i in (0, 1):
             flat = ops.reshape(maps[..., i, :], (-1, maps.shape[1] * maps.shape[2], maps.shape[-1]))
@@ -620,7 +747,7 @@ class Corner(Objective):
         return ops.stack(found, axis=2)
 
     def _embeddings(self, tags, real, count):
-        """Eq. 4 and 5 of each picture: tags [B, M, 2] -> [B] and [B]."""
+        """Eq. 4 and 5 of each image: tags [B, M, 2] -> [B] and [B]."""
         mean = ops.mean(tags, axis=-1)  # [B, M]
         pull = ops.sum(ops.square(tags - mean[..., None]), axis=-1)
         pull = ops.sum(ops.where(real, pull, 0.0), axis=1) / ops.maximum(count, 1.0)

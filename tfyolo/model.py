@@ -20,26 +20,14 @@ from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import deferred_variables
-from tfyolo.heads import HEADS, READ_AUX
+from tfyolo.heads import HEADS, can_read_aux
 from tfyolo.losses import OBJECTIVES
 from tfyolo.messages import printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
-from tfyolo.postprocess import ONE_BOX, POSTPROCESS
+from tfyolo.postprocess import POSTPROCESS
 
-
-def without_quantization(model):
-    """The Model without the rounding that it may have been trained with."""
-    if not model.config.model.quantize:
-        return model
-    size = model.network.input_shape[1:3]
-    other = fuse(build(model.config, model.classes, input_size=size))
-    weights = checkpoint.weights_of(model.network)
-    checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
-    return other
-
-
-# 4 GB, of which training needs three to five times as much. The largest published detector has .3.
+# 4 GB, of which training needs three to five times as much. The largest published detector has 0.3 billion.
 MOST_PARAMETERS = 1_000_000_000
 MOST_SCORES = 1 << 30  # candidates times classes of one image
 TABLES = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS, "decoder": DECODERS, "objective": OBJECTIVES}
@@ -48,8 +36,13 @@ TABLES = {"backbone": BACKBONES, "neck": NECKS, "head": HEADS, "decoder": DECODE
 class Model(NamedTuple):
     """A detector, assembled.
 
-    network: a Keras model, images [B, H, W, 3] -> Raw. decoder: Raw -> Candidates. objective: the loss, term by term.
-    postprocess: Candidates -> Detections.
+    Attributes:
+        config: the Config that it was built from.
+        classes: names in label order.
+        network: a Keras model, images [B, H, W, 3] float32 in 0..1 -> Raw.
+        decoder: Raw -> Candidates; one of decoders.DECODERS.
+        objective: the loss, term by term; one of losses.OBJECTIVES.
+        postprocess: Candidates -> Detections; one of postprocess.POSTPROCESS.
     """
 
     config: configs.Config
@@ -60,13 +53,23 @@ class Model(NamedTuple):
     postprocess: Any
 
 
-# --- building -----------------------------------------------------------------------------------------------------------------
+# --- building ---------------------------------------------------------------------------------------------------------
 
 
 def resolve(config, path, part, table):
-    """The builder that a part's name stands for in its table, and the part's options, checked against the builder's signature.
+    """The builder of a part, and the part's options, checked against the builder's signature.
 
-    path: where the part stands in the config, for errors. Raises ConfigError.
+    Args:
+        config: the Config.
+        path: where the part stands in it, for errors.
+        part: a config.Part.
+        table: {name: builder}.
+
+    Returns:
+        (builder, {option: value}).
+
+    Raises:
+        ConfigError: the name is not in the table, or an option is unknown, missing or out of its range.
     """
     parts.check_name(config, path, part, table)
     builder = table[part.name]
@@ -74,7 +77,7 @@ def resolve(config, path, part, table):
 
 
 def _make(config, kind, *args, **kwargs):
-    """Builds a part of the model; what it finds wrong with its options becomes an error of the config."""
+    """Builds a part of the model; the ValueError of its builder becomes a ConfigError."""
     builder, options = resolve(config, f"model.{kind}", getattr(config.model, kind), TABLES[kind])
     try:
         return builder(*args, **options, **kwargs)
@@ -93,11 +96,19 @@ def build(
 ) -> Model:
     """A Model as the config describes it.
 
-    classes: names in label order; None: the config's own. input_size: (H, W) in place of the config's; (None, None) leaves it open, for
-    networks without a fully connected layer: every multiple of the largest stride will do. precision: "float32" or
-    "bfloat16", in which the network computes; its weights are float32 either way.
-    Raises ConfigError, naming the place, if the parts do not fit each other; or if the network has more than MOST_PARAMETERS, before
-    memory is asked for.
+    Args:
+        config: the Config.
+        classes: names in label order; None: the config's own.
+        input_size: (H, W) in place of the config's. (None, None) leaves it open to every multiple of the largest
+            stride, for networks without a fully connected layer.
+        precision: "float32" or "bfloat16", in which the network computes; its weights are float32 either way.
+
+    Returns:
+        A Model, its weights initialised.
+
+    Raises:
+        ConfigError: the parts do not fit each other, or the network has more than MOST_PARAMETERS, which is checked
+            before memory is allocated.
     """
     check_process()
     classes = tuple(map(printable, classes if classes is not None else config.model.classes or ()))
@@ -138,11 +149,12 @@ def _network(config, size, decoder, num_classes):
     """The Keras model of backbone, neck and head: images [B, H, W, 3] -> Raw. Raises ConfigError."""
     images = keras.Input((*size, 3), name="images")
     features = _make(config, "backbone", images, name="backbone")
-    if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in READ_AUX):
+    reads_aux = [name for name, head in HEADS.items() if can_read_aux(head)]
+    if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in reads_aux):
         raise config.error(
             "model.backbone",
-            f"it gives features of earlier stacks, which no neck reads, and of the heads only {', '.join(sorted(READ_AUX))}; "
-            "expected stacks: 1",
+            "it gives features of earlier stacks, which no neck reads, and of the heads only "
+            f"{', '.join(sorted(reads_aux))}; expected stacks: 1",
         )
     features = _make(config, "neck", features, name="neck")
     levels = sorted(features.keys() - {"aux"})
@@ -151,10 +163,11 @@ def _network(config, size, decoder, num_classes):
             "model.decoder",
             f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
         )
-    if "aux" in features and config.model.head.name not in READ_AUX:
+    if "aux" in features and config.model.head.name not in reads_aux:
         raise config.error(
             "model.neck",
-            f"it gives features for an auxiliary head, which {config.model.head.name} does not have; expected aux: false",
+            f"it gives features for an auxiliary head, which {config.model.head.name} does not have; "
+            "expected aux: false",
         )
     raw = _make(config, "head", features, decoder.parts(num_classes), decoder.num_anchors, name="head")
     try:
@@ -165,29 +178,38 @@ def _network(config, size, decoder, num_classes):
 
 
 def _bounded_network(config, size, decoder, num_classes):
-    """As of _network. Raises ConfigError, too, if it is too large to be worked with, before any of its variables has its memory."""
+    """_network, which raises ConfigError if it is too large, before its variables are allocated."""
     with deferred_variables():
         network = _network(config, size, decoder, num_classes)
         total = sum(math.prod(variable.shape) for variable in network.variables)
         if total > MOST_PARAMETERS:
             raise config.error(
                 "model",
-                f"expected a network of at most {MOST_PARAMETERS:,} parameters, received {total:,}; make it narrower (width), or give it "
-                "fewer classes",
+                f"expected a network of at most {MOST_PARAMETERS:,} parameters, received {total:,}; make it narrower "
+                "(width), or give it fewer classes",
             )
         candidates = 0 if None in size else decoder.count(network.output)
         if candidates * num_classes > MOST_SCORES:
             raise config.error(
                 "model",
-                f"expected at most {MOST_SCORES:,} scores of an image, received {candidates:,} candidates of {num_classes:,} classes each",
+                f"expected at most {MOST_SCORES:,} scores of an image, received {candidates:,} candidates of "
+                f"{num_classes:,} classes each",
             )
     return network
 
 
 def scaling(config, depth=1.0, width=1.0):
-    """What makes a config's network so many times deeper and wider, as overrides: the options `depth` and `width` of its parts.
+    """Overrides that make a config's network deeper and wider: the options `depth` and `width` of its parts.
 
-    Raises ConfigError if no part has one that is asked for.
+    Args:
+        config: the Config.
+        depth, width: factors on the options that it has.
+
+    Returns:
+        ["model.backbone.depth=0.5", ...].
+
+    Raises:
+        ConfigError: a factor is not 1, and no part has such an option.
     """
     overrides = []
     for option, factor in (("depth", depth), ("width", width)):
@@ -208,7 +230,17 @@ def scaling(config, depth=1.0, width=1.0):
 
 
 def check_size(config, size, multiple, place="model.input_size"):
-    """Raises ConfigError unless the sides of an input size (H, W) are multiples of what a decoder asks for. place: its, in the config."""
+    """Checks that the sides of an input size are multiples of a decoder's largest stride.
+
+    Args:
+        config: the Config, for errors.
+        size: (H, W) in pixels.
+        multiple: of the decoder, in pixels.
+        place: where the size stands in the config.
+
+    Raises:
+        ConfigError: they are not.
+    """
     if size[0] % multiple or size[1] % multiple:
         near = [max(multiple, round(side / multiple) * multiple) for side in size]
         raise config.error(
@@ -218,25 +250,46 @@ def check_size(config, size, multiple, place="model.input_size"):
 
 
 def multiple(model):
-    """What the sides of pictures must be multiples of, for the decoder and for each map that is enlarged to meet another."""
+    """What the sides of a Model's images must be multiples of, in pixels: for its decoder and its upsampled maps."""
     height = model.network.input_shape[1]
-    enlarged = [layer.input.shape[1] for layer in model.network.layers if isinstance(layer, Upsample)]
-    return max(model.decoder.multiple, *(height // side for side in enlarged), 1)
+    upsampled = [layer.input.shape[1] for layer in model.network.layers if isinstance(layer, Upsample)]
+    return max(model.decoder.multiple, *(height // side for side in upsampled), 1)
 
 
 def check_other_size(model, size, place="model.input_size"):
-    """Raises ConfigError unless a Model's weights serve for images of another size (H, W). place: its, in the config."""
+    """Checks that a Model's weights fit images of another size.
+
+    Args:
+        model: a Model.
+        size: (H, W) in pixels.
+        place: where the size stands in the config.
+
+    Raises:
+        ConfigError: its sides are no multiples of the stride, or a layer takes one size alone.
+    """
     own = model.config.model.input_size
     if tuple(size) != own and any(layer.name.endswith((".flatten", ".local")) for layer in model.network.layers):
         raise model.config.error(
             place,
-            f"expected {list(own)}, the one size that its fully or locally connected layers take, received {list(size)}",
+            f"expected {list(own)}, the one size that its fully or locally connected layers take, received "
+            f"{list(size)}",
         )
     check_size(model.config, size, model.decoder.multiple, place)
 
 
 def resized(model, size):
-    """The Model for pictures of another size (H, W), with the same weights. Raises ConfigError if it cannot be."""
+    """The Model for images of another size.
+
+    Args:
+        model: a Model.
+        size: (H, W) in pixels.
+
+    Returns:
+        A Model with a copy of the weights; its config has the new size.
+
+    Raises:
+        ConfigError: from check_other_size.
+    """
     check_other_size(model, size)
     section = model.config.model.model_copy(update={"input_size": tuple(size)})
     config = model.config.model_copy(update={"model": section})
@@ -244,14 +297,22 @@ def resized(model, size):
 
 
 def network_for(model, size):
-    """The network for pictures of another size (H, W), or of any: (None, None); with the same weights."""
-    other = _as_trained(build(model.config, model.classes, input_size=size))
+    """A Model's network for images of another size, with a copy of the weights.
+
+    Args:
+        model: a Model.
+        size: (H, W) in pixels; (None, None): any.
+
+    Returns:
+        keras.Model, images -> Raw.
+    """
+    other = _with_quantization(build(model.config, model.classes, input_size=size))
     checkpoint.assign(other.network, checkpoint.weights_of(model.network))
     return other.network
 
 
-def _as_trained(model):
-    """With the rounding that it was trained with."""
+def _with_quantization(model):
+    """The Model with fake quantization if its config has it, as its weights then have."""
     if not model.config.model.quantize:
         return model
     from tfyolo.graph.quantization import quantization_aware
@@ -259,23 +320,43 @@ def _as_trained(model):
     return quantization_aware(model)
 
 
+def without_quantization(model):
+    """A Model, fused, without the fake quantization that it may have been trained with; itself if it was not."""
+    if not model.config.model.quantize:
+        return model
+    size = model.network.input_shape[1:3]
+    other = fuse(build(model.config, model.classes, input_size=size))
+    weights = checkpoint.weights_of(model.network)
+    checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
+    return other
+
+
 def postprocess(config, **options):
-    """The config's post-processing: Candidates -> Detections; options go over the config's."""
+    """The config's post-processing.
+
+    Args:
+        config: the Config.
+        options: in place of the config's.
+
+    Returns:
+        Candidates -> Detections, with the options as attributes: postprocess.Nms or another of POSTPROCESS.
+
+    Raises:
+        ConfigError: an option is unknown or out of its range, or two contradict each other.
+    """
     part = config.model.postprocess
     builder, own = resolve(config, "model.postprocess", part, POSTPROCESS)
     given = configs.Part(name=part.name, **options)
     options = parts.check_options(config, "model.postprocess", given, parts.options_of(builder))
-    if options.keys() & FORMS_OF_SUPPRESSION:  # one goes with no other
-        own = {name: value for name, value in own.items() if name not in FORMS_OF_SUPPRESSION}
-    chosen = functools.partial(builder, **{**own, **options})
+    if options.keys() & NMS_FORMS:  # they exclude each other
+        own = {name: value for name, value in own.items() if name not in NMS_FORMS}
     try:
-        chosen(ONE_BOX)
+        return builder(**{**own, **options})
     except ValueError as error:
         raise config.error("model.postprocess", str(error)) from error
-    return chosen
 
 
-FORMS_OF_SUPPRESSION = {"soft_sigma", "soft_linear", "distance_power"}
+NMS_FORMS = {"soft_sigma", "soft_linear", "distance_power"}
 
 
 def _listed(names):
@@ -283,11 +364,21 @@ def _listed(names):
     return f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
 
 
-# --- saving and loading -------------------------------------------------------------------------------------------------------
+# --- saving and loading -----------------------------------------------------------------------------------------------
 
 
 def weights_file(path):
-    """The file of weights that a path means: itself, or the best, else the last, of a run."""
+    """The file of weights that a path names.
+
+    Args:
+        path: of a .h5 file or of a run's folder.
+
+    Returns:
+        pathlib.Path: the path itself, or the folder's best.h5, else last.h5.
+
+    Raises:
+        CheckpointError: it is a config, or a folder without either.
+    """
     path = Path(path)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         runs = [path.parent / name for name in ("best.h5", "last.h5")]
@@ -307,23 +398,48 @@ def weights_file(path):
 
 
 def load_model(path: str | os.PathLike) -> Model:
-    """A Model with the weights that a run, or a .h5 file, holds; of last.h5 the averages, as training judged them."""
-    if told := configs.foreign(path, "a run or a .h5 file"):
-        raise checkpoint.CheckpointError(told)
+    """A Model with the weights of a run or a .h5 file.
+
+    Args:
+        path: of a run's folder, which stands for its best.h5, else last.h5; or of a .h5 file. Of last.h5 the EMA
+            weights are loaded, which training evaluates.
+
+    Returns:
+        A Model.
+
+    Raises:
+        CheckpointError: it is no such file, or does not fit this version.
+    """
+    if message := configs.foreign(path, "a run or a .h5 file"):
+        raise checkpoint.CheckpointError(message)
     file = weights_file(path)
     meta, weights = checkpoint.load(file, checkpoint.FOR_USE)
     config = checkpoint.config_of(file, meta)
     with checkpoint.fits_this_version(file):
-        model = _as_trained(build(config, meta["classes"]))
+        model = _with_quantization(build(config, meta["classes"]))
     checkpoint.assign(model.network, weights, source=f"{file}: its weights")
     return model
 
 
 def save_model(path, model, **meta):
-    """Writes a Model's weights, config and class names into one .h5 file; meta: more to remember, as JSON."""
+    """Writes a Model's weights, config and class names into one .h5 file.
+
+    Args:
+        path: of the file.
+        model: a Model.
+        meta: further entries of the file's metadata, of types that JSON has.
+    """
     checkpoint.save(path, describe(model, **meta), weights=checkpoint.weights_of(model.network))
 
 
 def describe(model, **meta):
-    """What travels inside every checkpoint and export, so that no later command has to be told again."""
+    """The metadata of every checkpoint and export, so that later commands need no other source.
+
+    Args:
+        model: a Model.
+        meta: further entries, of types that JSON has.
+
+    Returns:
+        {"config": ..., "classes": [...], ...}.
+    """
     return {"config": configs.to_json(model.config), "classes": list(model.classes), **meta}

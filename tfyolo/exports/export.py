@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tfyolo import config as configs
 from tfyolo.data import datasets, readers
 from tfyolo.data.sources.source import Source
-from tfyolo.exports.gate import Gate, least_score
+from tfyolo.exports.gate import Gate
 from tfyolo.exports.integers import in_integers
 from tfyolo.exports.saved_model import write_saved_model
 from tfyolo.exports.targets import FORMS, LABELMAP, PRECISIONS, SUPPRESSIONS, TARGETS, ExportError, Form, label_lines
@@ -241,7 +241,7 @@ class _Writer:
             f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; {len(model.classes)} "
             f"classes, pictures brought to {list(config.model.input_size)} by {config.model.preprocess}",
             outputs,
-            least_score(model),
+            model.postprocess.score,
             "int8" in form.precision,
         )
         content = metadata.attached(content, [each.name for each in outputs], described)

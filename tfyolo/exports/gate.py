@@ -1,6 +1,5 @@
 """The gate: every export is run beside the model and compared, and evaluated where there are data."""
 
-import inspect
 import statistics
 import time
 
@@ -85,7 +84,7 @@ class Gate:
                 tf.nest.map_structure(lambda x: np.asarray(x)[0], each.postprocess(output))
                 for each, output in zip((own, detector), outputs, strict=True)
             ]
-            if fault := _malformed(found[1], len(self.model.classes), least_score(self.model)):
+            if fault := _malformed(found[1], len(self.model.classes), self.model.postprocess.score):
                 raise ExportError(f"{form.name}: {fault}. The file was not kept. Please report it.")
             pairs = [found, [_as_detections(each) for each in outputs]] if form.nms == "none" else [found]
             for mine, theirs in pairs:
@@ -112,12 +111,6 @@ def _with_black(images):
     """[n, H, W, 3] float32, rounded, because some files read integers; the last one is black, to see what follows few detections."""
     images = np.concatenate([images, np.zeros_like(images[:1])])
     return (np.round(255 * np.clip(images, 0, 1)) / 255).astype("float32")
-
-
-def least_score(model):
-    """What the scores of a Model's detections are above."""
-    option = inspect.signature(model.postprocess).parameters.get("score")
-    return float(option.default) if option else 0.0
 
 
 def _malformed(found, classes, least):

@@ -36,7 +36,7 @@ def fuse(model: Model, activations: dict | None = None) -> Model:
     Raises:
         FusionError: a layer declares a fusion that does not exist.
     """
-    objective = model.objective.without_aux() if getattr(model.objective, "aux_assigner", None) else model.objective
+    objective = model.objective.without_aux()
     return model._replace(network=_fused(used(model.network), activations or {}), objective=objective)
 
 

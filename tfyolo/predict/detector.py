@@ -78,7 +78,7 @@ class Detector:
             ConfigError, ValueError: an option is unknown or out of its range, or the post-processing has no NMS to join the candidates by.
         """
         models = [model, *others]
-        if (flip or others) and model.config.model.postprocess.name == "top":
+        if (flip or others) and not model.postprocess.suppresses:
             raise model.config.error(
                 "model.postprocess",
                 "expected one that suppresses, for more than one look: top would give each object once a look",
