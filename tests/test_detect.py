@@ -569,8 +569,8 @@ def test_looks_that_cannot_be_are_told(tmp_path):
 
 
 def test_an_export_looks_once(tmp_path):
-    path = exports.export(lively("demo"), tmp_path, [targets.Form("tflite")])["tflite"].path
-    with pytest.raises(CheckpointError, match="an export looks once; to flip and to scale, name the run"):
+    path = exports.export(lively("demo"), tmp_path, [targets.Target("tflite")])["tflite"].path
+    with pytest.raises(CheckpointError, match="an export has no TTA; to flip and to scale, name the run"):
         loading.load(path, flip=True)
 
 

@@ -41,10 +41,8 @@ _MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from tfyolo.messages import import_tensorflow
-import_tensorflow()
-from tfyolo.detect import load
-detector = load(sys.argv[1])
+import tfyolo
+detector = tfyolo.load(sys.argv[1])
 image = np.zeros((*detector.input_size, 3), np.uint8)
 for _ in range(3):
     detector(image)
@@ -169,9 +167,12 @@ def competitors(run, paths, image_path, threads, scratch, unfused=False):
     image = prepared_picture(model, image_path)
     found = {"keras": keras_measure(fuse(model), image)}
     if not paths:
-        saved = exports.export(model, scratch / "export", [targets.Form("saved_model")])["saved_model"].path
+        saved = exports.export(model, scratch / "export", [targets.Target("saved_model")])["saved_model"].path
         found["saved_model"] = saved_model_measure(saved, image)
         found["tflite"] = tflite_measure(tflite.for_tflite(model), image, threads, scratch / "fused")
+        for name in targets.EXPORTERS.keys() - found.keys():  # those that users have added
+            (made,) = exports.export(model, scratch / "export", targets.asked_targets([name])[:1]).values()
+            found[name] = export_measure(made.path, image, threads)
     for name, path in named(paths).items():
         found[name] = export_measure(path, image, threads)
     if unfused:

@@ -49,7 +49,7 @@ def main(folder="demo", *overrides):
         lambda: evaluate(loading.load(run.folder), held_out, out=folder / "run" / "test", pictures=8),
     )
     print(report)
-    forms = [*targets.FORMS, targets.Form("tflite", "int8")]
+    forms = [*targets.DEFAULT_TARGETS, targets.Target("tflite", "int8")]
     options = {"calibration": readers.read(data, "train"), "progress": True}
     made = timed(
         "export", lambda: exports.export(models.load_model(run.folder), run.folder / "export", forms, **options)

@@ -70,6 +70,28 @@ class _DataFormat(click.ParamType):
         return tuple(FORMATS)
 
 
+class Choices(click.ParamType):
+    """A name in the table of exporters, or one of their "precisions" or kinds of "nms": asked when it matters."""
+
+    name = "choice"
+
+    def __init__(self, of):
+        self.of = of
+
+    def convert(self, value, param, context):
+        if value not in self._names():
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, self._names()))}.", param, context)
+        return value
+
+    def get_metavar(self, param, ctx=None):
+        return f"[{'|'.join(self._names())}]"
+
+    def _names(self):
+        from tfyolo.exports.targets import EXPORTERS, choices
+
+        return list(EXPORTERS) if self.of == "exporters" else choices(self.of)
+
+
 class _Device(click.ParamType):
     name = "device"
 
@@ -171,10 +193,11 @@ def check_exists(path, expected):
 def check_model(path, expected=None):
     """_there of a model, which is not another program's file, to be imported first."""
     from tfyolo import config as configs
+    from tfyolo.predict.runtimes import titles
 
-    if told := configs.foreign(path, expected or MODEL):
+    if told := configs.foreign(path, expected or titles()):
         raise click.ClickException(told)
-    check_exists(path, expected or MODEL)
+    check_exists(path, expected or titles())
 
 
 def _config_without_weights(name):
@@ -188,7 +211,6 @@ def _config_without_weights(name):
     return f"the name of a config, which has no weights; {hint}"
 
 
-MODEL = "a run's folder, a .h5 file, a SavedModel's folder or a .tflite file"
 DATA = "a data set's folder or file"
 
 
@@ -271,5 +293,7 @@ def read_split(path, split, **options):
 
 
 def no_export(path, hint):
-    if path.endswith(".tflite") or os.path.exists(os.path.join(path, "saved_model.pb")):
+    from tfyolo.predict.runtimes import runtime_of
+
+    if runtime_of(path).exported:
         raise click.UsageError(f"{path} is an export; {hint}")

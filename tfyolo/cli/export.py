@@ -5,6 +5,7 @@ import click
 from tfyolo.cli.app import main
 from tfyolo.cli.arguments import (
     DATA,
+    Choices,
     Whole,
     check_data_exists,
     check_exists,
@@ -25,19 +26,17 @@ from tfyolo.devices import start as start_tensorflow
 
 @main.command()
 @click.argument("run", metavar="RUN")
-@click.option(
-    "--to", "--format", "targets", multiple=True, type=click.Choice(["saved_model", "tflite"]), help="[default: both]"
-)
+@click.option("--to", "--format", "targets", multiple=True, type=Choices("exporters"), help="[default: both]")
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
-    type=click.Choice(["float32", "float16", "dynamic", "int8", "full-int8"]),
+    type=Choices("precisions"),
     help="Of a TFLite file; repeat for several.  [default: the three that need no data]",
 )
 @click.option(
     "--nms",
-    type=click.Choice(["builtin", "task", "none"]),
+    type=Choices("nms"),
     default="builtin",
     show_default=True,
     help="Suppression in a TFLite file: its own, as mediapipe and Android's task library want it, or left out.",
@@ -101,20 +100,9 @@ def export(
         check_data_exists(data)
     start_tensorflow(device)
     from tfyolo.exports import export as exports
-    from tfyolo.exports.targets import FORMS, Form
+    from tfyolo.exports.targets import asked_targets
 
-    asked = precisions or nms != "builtin" or size or batch != 1
-    if not asked and not targets:
-        forms = FORMS
-    else:
-        forms = [Form("saved_model")] if "saved_model" in targets else []
-        kinds = precisions or (["float32"] if asked else [form.precision for form in FORMS[1:]])
-        if "tflite" in targets or not targets:
-            # In whole numbers there is no suppression: what is there by default is left out.
-            forms += [
-                Form("tflite", kind, "none" if (kind, nms) == ("full-int8", "builtin") else nms) for kind in kinds
-            ]
-
+    forms = asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1)
     made = exports.export(
         run,
         out,
@@ -171,12 +159,13 @@ def benchmark(
     tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/pictures
     """
     from tfyolo.peers import Peer
+    from tfyolo.predict.runtimes import titles
 
     if picture and not path:
         raise click.UsageError("--picture shows AP, expected --data with it")
     check_model(run, "a run's folder or a .h5 file")
     for each in paths:
-        check_exists(each, "a SavedModel's folder or a .tflite file")
+        check_exists(each, titles(exported=True))
     given = [Peer.parsed(peer) for peer in peers]
     if path:
         check_exists(path, DATA)

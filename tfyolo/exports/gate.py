@@ -1,6 +1,5 @@
 """The gate: every export is run beside the model and compared, and evaluated where there are data."""
 
-import inspect
 import statistics
 import time
 
@@ -9,22 +8,12 @@ import tensorflow as tf
 
 from tfyolo.evaluation.run import evaluate
 from tfyolo.exports.targets import ExportError, size_of
+from tfyolo.exports.tflite import least_score
 from tfyolo.graph.fusion import fuse
 from tfyolo.model import without_quantization
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.load import load
 from tfyolo.structures import Detections
-
-# How far a file's best score, and its boxes (in pixels per 100 of the picture's side), may lie from the model's on pictures of noise.
-NUMERIC = {
-    "float32": (1e-3, 0.1),
-    "float16": (2e-2, 2.0),
-    "dynamic": (0.1, 5.0),
-    "int8": (0.25, 10.0),
-    "full-int8": (0.3, 15.0),
-}
-MAX_DROP = {"float32": 0.002, "float16": 0.002, "dynamic": 0.01, "int8": 0.01, "full-int8": 0.05}  # of AP
-
 
 # --- the gate ---------------------------------------------------------------------------------------------------------------------
 
@@ -48,36 +37,36 @@ class Gate:
         layers = [tf.image.resize(rng.random((3, 2**k, 2**k, 3)), (height, width)).numpy() for k in (1, 3, 5, 8)]
         self.noise = _with_black(np.mean(layers, axis=0))
 
-    def judge(self, form, path):
+    def judge(self, target, path):
         """The report; ExportError if the file is not what it should be."""
-        rounds = "int8" in form.precision
+        rounds = target.limits.quantized
         own, detector = self.detectors[rounds], load(path)
         typical = self.typical() if rounds else None
         images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the calibration")
-        report = {"bytes": size_of(path), **self._compared(form, own, detector, images, what)}
+        report = {"bytes": size_of(path), **self._compared(target, own, detector, images, what)}
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
         if self.judged is not None and own not in self.references:
             self.references[own] = evaluate(own, self.judged, progress=False).metrics["AP"]
         if not np.isnan(self.references.get(own, np.nan)):  # as it is where there is no truth to judge by
             reference, ap = self.references[own], evaluate(detector, self.judged, progress=False).metrics["AP"]
-            drop, most = reference - ap, self.max_drop if self.max_drop is not None else MAX_DROP[form.precision]
+            drop, most = reference - ap, self.max_drop if self.max_drop is not None else target.limits.max_drop
             report |= {"AP": ap, "keras_AP": reference, "drop": drop}
             if not drop <= most:
                 raise ExportError(
-                    f"{form.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most {most:g} may be lost "
-                    f"(--max-drop). The file was not kept. {_advice(form)}"
+                    f"{target.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most {most:g} may be lost "
+                    f"(--max-drop). The file was not kept. {_advice(target)}"
                 )
         return report
 
-    def _compared(self, form, own, detector, images, what):
+    def _compared(self, target, own, detector, images, what):
         """How far every output of the file lies from the model's, at most; ExportError if that is too far."""
-        score, pixels = NUMERIC[form.precision]
+        score, pixels = target.limits.score_off, target.limits.boxes_off
         size = self.model.config.model.input_size
         pixels *= max(size) / 100
         every = []
         for image in images:
             outputs = [each.network(image[None]) for each in (own, detector)]
-            if form.precision == "full-int8":  # which knows no box beyond the image
+            if target.limits.integer:  # which knows no box beyond the image
                 outputs[0] = outputs[0]._replace(
                     boxes=tf.clip_by_value(outputs[0].boxes, 0.0, np.array([*size] * 2, "f4"))
                 )
@@ -86,12 +75,12 @@ class Gate:
                 for each, output in zip((own, detector), outputs, strict=True)
             ]
             if fault := _malformed(found[1], len(self.model.classes), least_score(self.model)):
-                raise ExportError(f"{form.name}: {fault}. The file was not kept. Please report it.")
-            pairs = [found, [_as_detections(each) for each in outputs]] if form.nms == "none" else [found]
+                raise ExportError(f"{target.name}: {fault}. The file was not kept. Please report it.")
+            pairs = [found, [_as_detections(each) for each in outputs]] if target.nms == "none" else [found]
             for mine, theirs in pairs:
                 if mine.boxes.shape != theirs.boxes.shape:
                     shapes = f"boxes {list(theirs.boxes.shape)} where the model has {list(mine.boxes.shape)}"
-                    raise ExportError(f"{form.name}: it gives {shapes}. The file was not kept. Please report it.")
+                    raise ExportError(f"{target.name}: it gives {shapes}. The file was not kept. Please report it.")
                 off = [abs(mine.best - theirs.best), 0.0, 0.0]
                 if image.any():  # in the black image cells are alike, and of boxes of one score it is chance which stay
                     off[1] = np.abs(mine.scores - theirs.scores).mean()
@@ -101,9 +90,9 @@ class Gate:
         off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
         if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):
             raise ExportError(
-                f"{form.name}: on pictures of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
+                f"{target.name}: on pictures of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
                 f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most {pixels:.3g}). "
-                f"The file was not kept. {_advice(form)}"
+                f"The file was not kept. {_advice(target)}"
             )
         return off
 
@@ -112,12 +101,6 @@ def _with_black(images):
     """[n, H, W, 3] float32, rounded, because some files read integers; the last one is black, to see what follows few detections."""
     images = np.concatenate([images, np.zeros_like(images[:1])])
     return (np.round(255 * np.clip(images, 0, 1)) / 255).astype("float32")
-
-
-def least_score(model):
-    """What the scores of a Model's detections are above."""
-    option = inspect.signature(model.postprocess).parameters.get("score")
-    return float(option.default) if option else 0.0
 
 
 def _malformed(found, classes, least):
@@ -145,8 +128,8 @@ def _as_detections(candidates):
     return Detections(boxes[order], best[order], scores.argmax(axis=1)[order], len(order), best.max(initial=0.0))
 
 
-def _advice(form):
-    if "int8" not in form.precision:
+def _advice(target):
+    if not target.limits.quantized:
         return "Please report it."
     return "More, or more typical, pictures for --data may help; training with rounding does: tfyolo train RUN train.quantize=true"
 

@@ -10,7 +10,7 @@ from tfyolo.data import decoding, geometry
 from tfyolo.data.geometry import restore
 from tfyolo.exports.targets import label_lines
 from tfyolo.graph.fusion import fuse
-from tfyolo.model import describe
+from tfyolo.model import describe, multiple, without_quantization
 from tfyolo.predict.exported import EXPORT_META
 from tfyolo.predict.saved_model import checksums
 from tfyolo.tflite import metadata
@@ -27,6 +27,14 @@ def save_module(module, path, signatures, options=None):
     except tf.errors.OpError as error:  # the disk's reason stands at its end
         reason = error.message.rpartition("; ")[2].removesuffix(" [Op:SaveV2]")
         raise OSError(errno.EIO, f"{reason}, writing in {Path(path).parent}") from error
+
+
+def write(job, target, path):
+    """Writes a Job's SavedModel into a folder; of images of any size where the Job has a network for them."""
+    open_network = job.open_network
+    model = job.model if open_network is None else job.model._replace(network=open_network)
+    write_saved_model(without_quantization(model), path, None if open_network is None else multiple(job.model))
+    return {}
 
 
 def write_saved_model(model, path, any_size):

@@ -1,6 +1,7 @@
 """TFLite files: how they end, and their conversion."""
 
 import inspect
+import json
 import tempfile
 
 import numpy as np
@@ -8,12 +9,16 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfyolo.decoders import DECODERS
+from tfyolo.exports.integers import in_integers
 from tfyolo.exports.saved_model import save_module
+from tfyolo.exports.targets import LABELMAP, label_lines
 from tfyolo.graph.fusion import fuse
 from tfyolo.libraries import libraries_silent
-from tfyolo.model import resolve
+from tfyolo.model import describe, resolve, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
+from tfyolo.predict.exported import EXPORT_META
 from tfyolo.structures import Candidates
+from tfyolo.tflite import metadata
 
 
 def bounded_model(model):
@@ -93,6 +98,49 @@ OUTPUTS = {
         "number of detections": ("How many were found", "numbers"),
     },
 }
+
+
+def write(job, target, path):
+    """Writes a Job's TFLite file; gives what its report says beside what the gate finds."""
+    content = _content(job, target)
+    path.write_bytes(content)
+    notes = {"labels": LABELMAP} if target.nms == "task" else {}
+    if target.limits.quantized:
+        notes["quantization"] = metadata.quantization(content)
+        notes |= {"skipped": list(job.skipped.values())} if job.skipped else {}
+        notes |= {"worst": job.worst} if job.worst else {}
+    return notes
+
+
+def _content(job, target):
+    model = for_tflite(without_quantization(job.model))
+    if target.limits.quantized:
+        model = bounded_model(job.quantized()) if target.limits.integer else job.quantized()
+    content = to_tflite(model, ENDS[target.nms, target.limits.integer], target.precision, job.batch)
+    if target.limits.integer:
+        content = in_integers(content, job.images(), per_channel=job.per_channel)
+    outputs = [metadata.Output(name, *what) for name, what in OUTPUTS[target.nms].items()]
+    if target.limits.integer:
+        outputs = [each._replace(kind="boxes_unit") if each.name == "boxes" else each for each in outputs]
+    config = model.config
+    described = metadata.describe(
+        config.name,
+        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; {len(model.classes)} "
+        f"classes, pictures brought to {list(config.model.input_size)} by {config.model.preprocess}",
+        outputs,
+        least_score(model),
+        target.limits.quantized,
+    )
+    content = metadata.attached(content, [each.name for each in outputs], described)
+    export = {"nms": target.nms, "precision": target.precision}
+    text = json.dumps(describe(job.model, export=export, sha256=metadata.checksum(content)))
+    return metadata.with_files(content, {EXPORT_META: text, metadata.LABELS: label_lines(job.model)})
+
+
+def least_score(model):
+    """What the scores of a Model's detections are above."""
+    option = inspect.signature(model.postprocess).parameters.get("score")
+    return float(option.default) if option else 0.0
 
 
 def for_tflite(model):

@@ -19,6 +19,7 @@ from tfyolo.tflite import flatbuffer, metadata
 
 
 def load_tflite(path, threads, options):
+    """A Detector of a TFLite file, run by so many threads."""
     if not path.is_file():
         raise checkpoint.CheckpointError(f"{path}: expected a TFLite file, found none")
     content = path.read_bytes()
