@@ -857,10 +857,10 @@ def test_forked_processes_come_to_their_end(form, demo):
 
 def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch):
     def ends(model, boxes, scores):
-        found = tflite._ends_builtin(model, boxes, scores)
+        found = tflite._with_nms(model, boxes, scores)
         return found | {"count": tf.fill([1], found["scores"].shape[1])}
 
-    monkeypatch.setitem(tflite.ENDS, ("builtin", False), ends)
+    monkeypatch.setitem(tflite.OUTPUT_STAGES, ("builtin", False), ends)
     with pytest.raises(
         ExportError, match=r"tflite: its count is 300, where \d+ of its scores are above 0\.001\. The file was not"
     ):
@@ -931,7 +931,7 @@ def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, judged, tmp_pat
     with pytest.raises(
         ExportError, match=r"tflite-dynamic: its AP is 0\.\d+, .* below the model's 0\.\d+; at most 1e-06 may be lost"
     ):
-        exports.export(demo.model, tmp_path, [coarse], judged=judged, max_drop=1e-6)
+        exports.export(demo.model, tmp_path, [coarse], validation=judged, max_drop=1e-6)
     assert os.listdir(tmp_path) == []
 
 
@@ -946,7 +946,7 @@ def test_a_model_is_evaluated_once_for_all_forms(quantize, models, demo, judged,
     monkeypatch.setattr(gates, "evaluate", lambda of, *_, **__: seen.append(of) or SimpleNamespace(metrics={"AP": 0.5}))
     gate = Gate(model, judged, None, lambda: None)
     for precision in ("float32", "int8", "int8"):
-        assert gate.judge(Target("tflite", precision), demo.paths["tflite"])["drop"] == 0
+        assert gate.check(Target("tflite", precision), demo.paths["tflite"])["drop"] == 0
     assert len(seen) == 3 + models and len(set(seen)) == 3 + models  # each file's once, too
 
 
@@ -957,7 +957,7 @@ def test_the_report_has_what_int8_costs_and_what_could_not_be_read(demo, judged,
     one_broken = judged._replace(
         records=(*judged.records, judged.records[0]._replace(image_id=9, path=str(tmp_path / "cut.jpg")))
     )
-    made = exports.export(demo.model, tmp_path, [int8], calibration=one_broken, judged=judged, max_drop=1.0)[
+    made = exports.export(demo.model, tmp_path, [int8], calibration=one_broken, validation=judged, max_drop=1.0)[
         "tflite-int8"
     ]
     report = json.loads((tmp_path / "report.json").read_text())["tflite-int8"]
@@ -1018,9 +1018,9 @@ def test_one_class_and_pictures_without_a_truth(judged, tmp_path):
     records = tuple(record._replace(**none, areas=np.zeros(0)) for record in judged.records)
     empty = judged._replace(records=records, classes=("a",))
     forms = [Target("tflite"), Target("tflite", "int8"), Target("tflite", nms="task"), Target("tflite", nms="none")]
-    made = exports.export(model, tmp_path, forms, calibration=judged, judged=empty)
+    made = exports.export(model, tmp_path, forms, calibration=judged, validation=empty)
     assert len(made) == 4 and not any("AP" in each.report for each in made.values())
-    with pytest.raises(ExportError, match="expected pictures to find the bounds with"):
+    with pytest.raises(ExportError, match="expected images to find the ranges with"):
         exports.export(model, tmp_path / "none", forms[1:2], calibration=judged._replace(records=()))
 
 
@@ -1158,7 +1158,7 @@ def test_interrupted_what_was_there_stays(form, demo, tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Gate, "judge", stop)
+    monkeypatch.setattr(Gate, "check", stop)
     with pytest.raises(KeyboardInterrupt):
         exports.export(demo.model, tmp_path, [form], overwrite=True)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before and path.exists()

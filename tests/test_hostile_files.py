@@ -146,7 +146,7 @@ def test_a_history_that_is_none(content, fifo, tmp_path):
         fifo("history.csv")
     else:
         (tmp_path / "history.csv").write_text(content)
-    with pytest.raises(drawing.PictureError, match=r"history\.csv: "):
+    with pytest.raises(drawing.DrawingError, match=r"history\.csv: "):
         plots.read_history(tmp_path / "history.csv")
 
 

@@ -209,7 +209,7 @@ def test_calibrated_from_shards_a_file_is_byte_for_byte_that_from_files(source, 
 
 
 def test_without_pictures_there_are_no_bounds(tmp_path):
-    with pytest.raises(ExportError, match=r"int8: expected pictures to find the bounds with, received none; --data"):
+    with pytest.raises(ExportError, match=r"int8: expected images to find the ranges with, received none; --data"):
         exports.export(lively("demo"), tmp_path, [Target("tflite", "int8")])
     assert not list(tmp_path.iterdir())
 

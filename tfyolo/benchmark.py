@@ -54,7 +54,7 @@ else:
 """
 
 
-def prepared_picture(model, path):
+def prepared_image(model, path):
     """[H, W, 3] float32 0..1 at the network's size. path: of a picture; None: noise, in which little is found."""
     size = model.config.model.input_size
     if path is None:
@@ -111,7 +111,7 @@ def tflite_measure(model, image, threads, scratch):
     scratch.mkdir()
     path, bare = scratch / "model.tflite", scratch / "network.tflite"
     for file, nms in ((path, "builtin"), (bare, "none")):
-        file.write_bytes(tflite.to_tflite(model, tflite.ENDS[nms, False]))
+        file.write_bytes(tflite.to_tflite(model, tflite.OUTPUT_STAGES[nms, False]))
     with warnings.catch_warnings(), libraries_silent():  # the delegate's line of INFO
         warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
         runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
@@ -164,7 +164,7 @@ def competitors(run, paths, image_path, threads, scratch, unfused=False):
     import cv2
 
     model = load_model(run)
-    image = prepared_picture(model, image_path)
+    image = prepared_image(model, image_path)
     found = {"keras": keras_measure(fuse(model), image)}
     if not paths:
         saved = exports.export(model, scratch / "export", [targets.Target("saved_model")])["saved_model"].path
@@ -246,11 +246,21 @@ def spread(values):
 
 
 def benchmark(
-    run, paths=(), *, threads=2, seconds=5.0, rounds=10, image=None, unfused=False, peers=(), baseline=None, judged=None
+    run,
+    paths=(),
+    *,
+    threads=2,
+    seconds=5.0,
+    rounds=10,
+    image=None,
+    unfused=False,
+    peers=(),
+    baseline=None,
+    validation=None,
 ):
     """The report of a run, and of its exports, as JSON takes it.
 
-    paths: exports; none: those that need no data are made for it. judged: a Source that each is judged by. peers: ("name", command).
+    paths: exports; none: those that need no data are made for it. validation: a Source that each is evaluated on. peers: ("name", command).
     """
     with tempfile.TemporaryDirectory() as scratch:
         found, model, notes = competitors(run, paths, image, threads, Path(scratch), unfused)
@@ -270,9 +280,9 @@ def benchmark(
                 peer.stop()
     files = {"keras": weights_file(run), **named(paths)}
     about = {name: {"bytes": targets.size_of(path), "peak_mb": peak_memory(path)} for name, path in files.items()}
-    if judged is not None:
+    if validation is not None:
         for name, path in files.items():
-            about[name]["AP"] = evaluate(load(path), judged, progress=False).metrics["AP"]
+            about[name]["AP"] = evaluate(load(path), validation, progress=False).metrics["AP"]
     return {
         "run": str(run),
         "input_size": list(model.config.model.input_size),
@@ -319,7 +329,7 @@ def table(told):
 
 
 def draw(told, path):
-    """AP over milliseconds of each file that was judged, into a picture's file."""
+    """AP over milliseconds of each file that was evaluated, into a picture's file."""
     points = {
         name: (told["competitors"][name]["total"]["median_ms"], row["AP"])
         for name, row in told["files"].items()

@@ -22,7 +22,7 @@ from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
 from tfyolo.heads import HEADS, READ_AUX
 from tfyolo.losses import OBJECTIVES
-from tfyolo.messages import printable
+from tfyolo.messages import listed, printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
 from tfyolo.postprocess import ONE_BOX, POSTPROCESS
@@ -272,8 +272,8 @@ def postprocess(config, **options):
     builder, own = resolve(config, "model.postprocess", part, POSTPROCESS)
     given = configs.Part(name=part.name, **options)
     options = parts.check_options(config, "model.postprocess", given, parts.options_of(builder))
-    if options.keys() & FORMS_OF_SUPPRESSION:  # one goes with no other
-        own = {name: value for name, value in own.items() if name not in FORMS_OF_SUPPRESSION}
+    if options.keys() & NMS_VARIANTS:  # one goes with no other
+        own = {name: value for name, value in own.items() if name not in NMS_VARIANTS}
     chosen = functools.partial(builder, **{**own, **options})
     try:
         chosen(ONE_BOX)
@@ -282,12 +282,11 @@ def postprocess(config, **options):
     return chosen
 
 
-FORMS_OF_SUPPRESSION = {"soft_sigma", "soft_linear", "distance_power"}
+NMS_VARIANTS = {"soft_sigma", "soft_linear", "distance_power"}
 
 
 def _listed(names):
-    names = list(names)
-    return f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
+    return f"{len(names)} ({listed(names, 6)})"
 
 
 # --- saving and loading -------------------------------------------------------------------------------------------------------

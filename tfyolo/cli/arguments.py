@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tfyolo.messages import printable
+from tfyolo.messages import plain, printable
 
 # What other programs call the arguments of commands here.
 ELSEWHERE = {
@@ -262,16 +262,7 @@ def check_run(folder, overrides):
 
 
 def print_json(value):
-    click.echo(jsons.dumps(_plain(value), indent=2, allow_nan=False))
-
-
-def _plain(value):
-    """The value with null for what is not finite, a figure that cannot be said: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(jsons.dumps(plain(value), indent=2, allow_nan=False))
 
 
 @contextlib.contextmanager

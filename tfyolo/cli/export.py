@@ -174,7 +174,7 @@ def benchmark(
 
     judged = read_split(path, split) if path else None
     options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
-    told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
+    told = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, validation=judged)
     if picture:
         benchmarks.draw(told, picture)
     if as_json:

@@ -21,7 +21,7 @@ from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.sources.place import meaning
 from tfyolo.data.sources.source import TOLERANCE, DataError, Problem
 from tfyolo.files import atomic_file, write_text
-from tfyolo.messages import counted, printable
+from tfyolo.messages import counted, listed, printable
 
 FEW = 20  # boxes of a class below which it can hardly be learned
 SHOWN = 30  # problems of a kind in the text; the JSON has them all
@@ -310,10 +310,8 @@ def _twins(sources, looks):
         (split, file, _), *others = twins
         if others:
             across = len({name for name, _, _ in twins}) > 1
-            listed = ", ".join(f"{where} in {name}" for name, _, where in others)
-            message = (
-                f"the same picture in {'different splits' if across else 'one split'}: here in {split}, and {listed}"
-            )
+            others_named = ", ".join(f"{where} in {name}" for name, _, where in others)
+            message = f"the same picture in {'different splits' if across else 'one split'}: here in {split}, and {others_named}"
             yield Problem(file, message, "error" if across else "warning")
 
 
@@ -324,7 +322,7 @@ def _classes(sources):
         missing = [called for called in first.classes if called not in source.classes]
         if not set(source.classes) - set(first.classes):
             if missing:  # evaluated by name
-                message = f"the split {other} knows no {', '.join(missing[:8])}, of the {counted(len(first.classes), 'class')} of {name}"
+                message = f"the split {other} knows no {listed(missing, 8)}, of the {counted(len(first.classes), 'class')} of {name}"
                 yield Problem(source.name, message, "warning")
         else:
             theirs, ours = ", ".join(source.classes), ", ".join(first.classes)
@@ -332,9 +330,8 @@ def _classes(sources):
             yield Problem(source.name, message, "error")
     few = {label: count for label, count in _split(first, first.classes).boxes.items() if count < FEW}
     if few:
-        fewest = sorted(few, key=few.get)[:10]
-        listed = ", ".join(f"{label} ({few[label]})" for label in fewest) + (", ..." if len(few) > len(fewest) else "")
-        message = f"{len(few)} of {len(first.classes)} classes have fewer than {FEW} boxes in {name}: {listed}"
+        fewest = listed([f"{label} ({few[label]})" for label in sorted(few, key=few.get)], 10)
+        message = f"{len(few)} of {len(first.classes)} classes have fewer than {FEW} boxes in {name}: {fewest}"
         yield Problem(first.name, message, "warning")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfyolo.errors import Error
 from tfyolo.evaluation.metrics import GRID, coco_figures, confusion_counts, match, share
-from tfyolo.messages import counted
+from tfyolo.messages import counted, listed, plain
 from tfyolo.structures import BACKGROUND
 
 
@@ -65,11 +65,11 @@ class Report(NamedTuple):
     def unexpected(self) -> list[str]:
         """A line for the images that could not be read, and one for those of another size than annotated, if there are such."""
         files = {note: self.counts[kind] for kind, note in UNEXPECTED.items() if self.counts[kind]}
-        return [f"{note}: {counted(len(some), 'picture')}: {_first(some, 5)}" for note, some in files.items()]
+        return [f"{note}: {counted(len(some), 'picture')}: {listed(some, 5)}" for note, some in files.items()]
 
     def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
-        return _plain({**self._asdict(), "curves": self.curves._asdict()})
+        return plain({**self._asdict(), "curves": self.curves._asdict()}, digits=6)
 
     def __str__(self):
         counts, shown = self.counts, {name: _figure(value) for name, value in self.metrics.items()}
@@ -106,7 +106,7 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def judge(source, found, seconds=None, resized=()):
+def evaluate_detections(source, found, seconds=None, resized=()):
     """Report of what was found: a Found for each of the source's records, None for a picture that could not be read.
 
     resized: the places of those records whose boxes were scaled to the size of the file.
@@ -176,25 +176,7 @@ def title_of(source):
 
 
 def shortened_names(names):
-    return f"{len(names)} ({_first(names, 12)})"
-
-
-def _first(names, count):
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return (
-            [_plain(item) for item in np.asarray(value).tolist()]
-            if isinstance(value, np.ndarray)
-            else list(map(_plain, value))
-        )
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 6)
-    return value
+    return f"{len(names)} ({listed(names, 12)})"
 
 
 def _figure(value):

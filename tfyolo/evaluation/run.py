@@ -14,7 +14,7 @@ from tfyolo.data.geometry import restore
 from tfyolo.data.sources.source import Source
 from tfyolo.evaluation.files import write_report
 from tfyolo.evaluation.metrics import Found
-from tfyolo.evaluation.report import EvaluationError, Report, judge, shortened_names, title_of
+from tfyolo.evaluation.report import EvaluationError, Report, evaluate_detections, shortened_names, title_of
 from tfyolo.messages import counted
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.load import load
@@ -58,7 +58,7 @@ def evaluate(
             found, seconds = _find(detector, source, label_of, batch, progress, resized)
         except tf.errors.ResourceExhaustedError as error:
             batch = _smaller(batch, detector, error)
-    report = judge(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
+    report = evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
     if out is not None:
         write_report(Path(out), report, source, found, pictures)
     return report

@@ -1,6 +1,6 @@
 """Exports: a SavedModel that serves images, and TFLite files with NMS included. None is kept that was not run and compared.
 
-export(model, "runs/x/export", [Target("tflite", "int8")], calibration=source, judged=source) -> {name: Exported}"""
+export(model, "runs/x/export", [Target("tflite", "int8")], calibration=source, validation=source) -> {name: Exported}"""
 
 import contextlib
 import json
@@ -22,16 +22,20 @@ from tfyolo.model import Model, load_model, network_for, resized, weights_file
 
 
 class Exported(NamedTuple):
-    """A file that was written. report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}, with data also {"AP",
-    "keras_AP", "drop"}, of int8 "worst": [(map, signal to noise in dB)] and "quantization": {input or output in whole numbers: {"dtype",
-    "scale", "zero_point"}}, of calibration images that cannot be read "skipped": [why], of "task" "labels": the file of class names.
+    """A file that was written.
+
+    Attributes:
+        path: of the file or folder.
+        report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}. With data also "AP", "keras_AP", "drop"; of int8
+            "worst": [(feature map, SQNR in dB)] and "quantization": {integer input or output: {"dtype", "scale", "zero_point"}}; of
+            calibration images that cannot be read "skipped": [why]; of "task" "labels": the file of class names.
     """
 
     path: Path
     report: dict
 
 
-# --- the whole --------------------------------------------------------------------------------------------------------------------
+# --- export -----------------------------------------------------------------------------------------------------------------------
 
 
 def export(
@@ -45,7 +49,7 @@ def export(
     batch: int = 1,
     per_channel: bool = True,
     calibration: Source | None = None,
-    judged: Source | None = None,
+    validation: Source | None = None,
     max_drop: float | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -61,9 +65,9 @@ def export(
         size: (H, W) in place of the config's.
         any_size: a SavedModel's serving_default takes images of every size that its largest stride divides, not of that one only.
         batch: images that a TFLite file takes at once.
-        per_channel: int8 kernels have steps for each output; False is for accelerators that know only one for all.
-        calibration: a Source in place of data's; its pictures find the bounds of int8, which a model that was trained with rounding has.
-        judged: a Source in place of data's; a file is refused if its AP is lower than the model's by more than max_drop.
+        per_channel: int8 kernels have a scale for each output; False, one per tensor, is for old accelerators.
+        calibration: a Source in place of data's; its images give int8 its ranges; a model of quantization-aware training (QAT) has them.
+        validation: a Source in place of data's; a file is refused if its AP is lower than the model's by more than max_drop.
         max_drop: None: that of the file's precision.
         overwrite: replaces what an earlier export has left; otherwise that is an error, before anything is written. Whatever goes wrong,
             what was there stays.
@@ -82,13 +86,28 @@ def export(
     if out is None:
         raise ExportError("expected a folder for the exports of a model in memory, received none")
     targets = [target if isinstance(target, Target) else Target(*target) for target in targets]
+    out = Path(out)
+    _check_options(model, out, targets, any_size, batch, per_channel, overwrite)
+    if size is not None:
+        model = resized(model, size)
+    # All else is checked: reading may take minutes.
+    calibration, validation = _sources(model, targets, data, calibration, validation, run)
+    for target in targets:
+        _check_calibration(target, model, calibration)
+    open_network = network_for(model, (None, None)) if any_size else None
+    job = Job(model, batch, per_channel, calibration, open_network)
+    gate = Gate(model, validation, max_drop, job.typical)
+    return _write(out, targets, job, gate, progress)
+
+
+def _check_options(model, out, targets, any_size, batch, per_channel, overwrite):
+    """Raises ExportError if what is asked for cannot be written, or is there already."""
     for target in targets:
         check_target(target, batch)
     if model.config.train.quantize and not per_channel:
         raise ExportError(
-            "--per-tensor: the run was trained with steps of each output; train it again without rounding"
+            "--per-tensor: the run was trained with a scale for each output; train it again with train.quantize=false"
         )
-    out = Path(out)
     taken = [str(out / target.file) for target in targets if (out / target.file).exists()]
     labelmap = out / LABELMAP if any(target.nms == "task" for target in targets) else None
     if labelmap and labelmap.exists() and not _holds(labelmap, label_lines(model)):
@@ -96,16 +115,11 @@ def export(
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
     if any_size and not any(target.exporter.any_size for target in targets):
-        raise ExportError("--any-size: only a SavedModel takes pictures of any size, expected --to saved_model")
-    if size is not None:
-        model = resized(model, size)
-    # All else is checked: reading may take minutes.
-    calibration, judged = _sources(model, targets, data, calibration, judged, run)
-    for target in targets:
-        _check_calibration(target, model, calibration)
-    open_network = network_for(model, (None, None)) if any_size else None
-    job = Job(model, batch, per_channel, calibration, open_network)
-    gate = Gate(model, judged, max_drop, job.typical)
+        raise ExportError("--any-size: only a SavedModel takes images of any size, expected --to saved_model")
+
+
+def _write(out, targets, job, gate, progress):
+    """Writes each target aside, has the gate check it, and gives it its name: {target's name: Exported}."""
     made = {}
     with contextlib.ExitStack() as stack:
         with _on_disk(out):
@@ -115,26 +129,26 @@ def export(
             aside, path = scratch / target.file, out / target.file
             with _on_disk(out):
                 notes = resolved(target.exporter.write)(job, target, aside)
-            made[target.name] = Exported(path, gate.judge(target, aside) | notes)
+            made[target.name] = Exported(path, gate.check(target, aside) | notes)
             with _on_disk(out):
                 if target.nms == "task":
-                    write_text(labelmap, label_lines(model))
+                    write_text(out / LABELMAP, label_lines(job.model))
                 atomic_replace(aside, path)
                 report = {target.name: {"file": target.file, **made[target.name].report}}
                 write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
     return made
 
 
-def _sources(model, targets, data, calibration, judged, run=None):
-    """(calibration, judged) as export takes them, read where they are not given. run: where its division of the data may lie."""
+def _sources(model, targets, data, calibration, validation, run=None):
+    """(calibration, validation) as export takes them, read where they are not given. run: where its division of the data may lie."""
     whole = any(target.limits.quantized for target in targets)
     if isinstance(data, str | os.PathLike):
         data = configs.Data(path=os.fspath(data))
     if data is None and whole and calibration is None:
         data = model.config.data
     if data is None:
-        return calibration, judged
-    given = {"train": calibration, "val": judged}
+        return calibration, validation
+    given = {"train": calibration, "val": validation}
     missing = [use for use, source in given.items() if source is None and (use == "val" or whole)]
     given |= dict(zip(missing, readers.read_all_configured(data, missing, None, run), strict=True))
     return given["train"], given["val"]
@@ -169,6 +183,6 @@ def _check_calibration(target, model, calibration):
     needed = target.limits.quantized and (target.limits.integer or not model.config.train.quantize)
     if needed and (calibration is None or not calibration.records):
         raise ExportError(
-            f"{target.precision}: expected pictures to find the bounds with, received none; --data names a data set like the one it was "
+            f"{target.precision}: expected images to find the ranges with, received none; --data names a data set like the one it was "
             "trained on"
         )

@@ -24,9 +24,9 @@ class Gate:
     typical: gives a batch of images that int8's ranges were found in, if they were: it is not made for others.
     """
 
-    def __init__(self, model, judged, max_drop, typical):
+    def __init__(self, model, validation, max_drop, typical):
         self.typical = typical
-        self.model, self.judged, self.max_drop = model, judged, max_drop
+        self.model, self.validation, self.max_drop = model, validation, max_drop
         # What was trained with rounding is exported without it where the file does not round.
         plain, rounding = without_quantization(model), Detector.of(fuse(model))
         self.detectors = {True: rounding, False: rounding if plain is model else Detector.of(fuse(plain))}
@@ -37,7 +37,7 @@ class Gate:
         layers = [tf.image.resize(rng.random((3, 2**k, 2**k, 3)), (height, width)).numpy() for k in (1, 3, 5, 8)]
         self.noise = _with_black(np.mean(layers, axis=0))
 
-    def judge(self, target, path):
+    def check(self, target, path):
         """The report; ExportError if the file is not what it should be."""
         rounds = target.limits.quantized
         own, detector = self.detectors[rounds], load(path)
@@ -45,10 +45,10 @@ class Gate:
         images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the calibration")
         report = {"bytes": size_of(path), **self._compared(target, own, detector, images, what)}
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
-        if self.judged is not None and own not in self.references:
-            self.references[own] = evaluate(own, self.judged, progress=False).metrics["AP"]
-        if not np.isnan(self.references.get(own, np.nan)):  # as it is where there is no truth to judge by
-            reference, ap = self.references[own], evaluate(detector, self.judged, progress=False).metrics["AP"]
+        if self.validation is not None and own not in self.references:
+            self.references[own] = evaluate(own, self.validation, progress=False).metrics["AP"]
+        if not np.isnan(self.references.get(own, np.nan)):  # as it is where there is no ground truth to evaluate on
+            reference, ap = self.references[own], evaluate(detector, self.validation, progress=False).metrics["AP"]
             drop, most = reference - ap, self.max_drop if self.max_drop is not None else target.limits.max_drop
             report |= {"AP": ap, "keras_AP": reference, "drop": drop}
             if not drop <= most:

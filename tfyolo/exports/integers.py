@@ -10,7 +10,7 @@ from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
 
 
-def in_integers(content, batches, *, per_channel=True):
+def to_full_integer(content, batches, *, per_channel=True):
     """A TFLite file whose every tensor is an integer, of one whose last part is float.
 
     The range of each float tensor is what it holds in images. TFLite's own calibrator does not do: it notes an operation's inputs after

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfyolo.decoders import DECODERS
-from tfyolo.exports.integers import in_integers
+from tfyolo.exports.integers import to_full_integer
 from tfyolo.exports.saved_model import save_module
 from tfyolo.exports.targets import LABELMAP, label_lines
 from tfyolo.graph.fusion import fuse
@@ -21,7 +21,7 @@ from tfyolo.structures import Candidates
 from tfyolo.tflite import metadata
 
 
-def bounded_model(model):
+def with_bounded_boxes(model):
     """The Model whose boxes have sides of at most two images: the fewer pixels 256 steps are over, the finer they are.
 
     A box so long whose middle lies in the image reaches over both borders, where it is cut anyway.
@@ -37,17 +37,17 @@ def _candidates(model, boxes, scores):
     return Candidates(boxes, scores, None, None, np.array(model.config.model.input_size, "float32"))
 
 
-def _ends_builtin(model, boxes, scores):
+def _with_nms(model, boxes, scores):
     """Picture by picture, written out: TFLite needs no loop."""
     each = [model.postprocess(_candidates(model, boxes[i : i + 1], scores[i : i + 1])) for i in range(boxes.shape[0])]
     return {name: tf.concat([getattr(one, name) for one in each], 0) for name in each[0]._fields}
 
 
-def _ends_none(model, boxes, scores):
+def _raw(model, boxes, scores):
     return {"boxes": boxes, "scores": scores}
 
 
-def _ends_normalised(model, boxes, scores):
+def _raw_normalized(model, boxes, scores):
     """Boxes as parts of the image, cut at its borders.
 
     Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's range, and so has
@@ -59,7 +59,7 @@ def _ends_normalised(model, boxes, scores):
     return {"boxes": tf.quantization.fake_quant_with_min_max_args(boxes_unit, 0.0, 1.0), "scores": scores}
 
 
-def _ends_task(model, boxes, scores):
+def _task_outputs(model, boxes, scores):
     """What TFLite_Detection_PostProcess gives, which the task libraries read: boxes in 0..1, and numbers as floats.
 
     That operation itself leaves behind its `count` whatever its memory held, and is no builtin one.
@@ -71,11 +71,11 @@ def _ends_task(model, boxes, scores):
 
 
 # How a file ends: {(nms, in whole numbers): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
-ENDS = {
-    ("builtin", False): _ends_builtin,
-    ("none", False): _ends_none,
-    ("none", True): _ends_normalised,
-    ("task", False): _ends_task,
+OUTPUT_STAGES = {
+    ("builtin", False): _with_nms,
+    ("none", False): _raw,
+    ("none", True): _raw_normalized,
+    ("task", False): _task_outputs,
 }
 _FOUND = {
     "boxes": ("Top, left, bottom and right of each detection", "boxes"),
@@ -115,10 +115,10 @@ def write(job, target, path):
 def _content(job, target):
     model = for_tflite(without_quantization(job.model))
     if target.limits.quantized:
-        model = bounded_model(job.quantized()) if target.limits.integer else job.quantized()
-    content = to_tflite(model, ENDS[target.nms, target.limits.integer], target.precision, job.batch)
+        model = with_bounded_boxes(job.quantized()) if target.limits.integer else job.quantized()
+    content = to_tflite(model, OUTPUT_STAGES[target.nms, target.limits.integer], target.precision, job.batch)
     if target.limits.integer:
-        content = in_integers(content, job.images(), per_channel=job.per_channel)
+        content = to_full_integer(content, job.images(), per_channel=job.per_channel)
     outputs = [metadata.Output(name, *what) for name, what in OUTPUTS[target.nms].items()]
     if target.limits.integer:
         outputs = [each._replace(kind="boxes_unit") if each.name == "boxes" else each for each in outputs]
@@ -149,7 +149,7 @@ def for_tflite(model):
 
 
 def to_tflite(model, end, precision="float32", batch=1):
-    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. end: of ENDS. Of full-int8 the decoder is float still."""
+    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. end: of OUTPUT_STAGES."""
     height, width = model.config.model.input_size
     signature = tf.TensorSpec([batch, height, width, 3], tf.float32, "images")
 

@@ -121,7 +121,7 @@ class ImageDetections:
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the picture with its boxes as the suffix says (.jpg, .png, ...), or to_json() if it is .json: whole or not at all.
 
-        The folder is made. Returns the path. Raises PictureError for any other suffix.
+        The folder is made. Returns the path. Raises DrawingError for any other suffix.
         """
         path = Path(path)
         if path.suffix.lower() == ".json":

@@ -18,8 +18,8 @@ from tfyolo.devices import check_process
 from tfyolo.messages import counted, printable
 from tfyolo.model import Model, postprocess
 from tfyolo.predict.detections import ImageDetections
-from tfyolo.predict.media import each_image, find_pictures, is_many, read_one
-from tfyolo.predict.tta import merged_candidates, with_constants
+from tfyolo.predict.media import each_image, find_images, is_many, read_image_like
+from tfyolo.predict.tta import tta_candidates, with_constants
 
 # What is read as one picture: a path, the bytes of a file, a PIL image, or an array or tensor [H, W], [H, W, 3] or [H, W, 4] of uint8.
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | tf.Tensor
@@ -86,7 +86,7 @@ class Detector:
         largest = max(models, key=lambda each: each.config.model.input_size)
         # Batches of a few sizes are traced once for all sizes.
         traced = functools.partial(tf.function, autograph=False, reduce_retracing=True)
-        candidates = traced(functools.partial(merged_candidates, models, flip))
+        candidates = traced(functools.partial(tta_candidates, models, flip))
         if constant:
             candidates = with_constants(candidates, largest.config.model.input_size)
         select = traced(postprocess(model.config, **options))
@@ -123,11 +123,11 @@ class Detector:
         _check_unit(score=score)
         _check_above_0(batch=batch)
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
-            pictures = ((*read_one(each, self.max_pixels), None) for each in image)
+            pictures = ((*read_image_like(each, self.max_pixels), None) for each in image)
             return list(self._in_batches(pictures, score, batch))
         if isinstance(image, str | os.PathLike) and is_many(os.fspath(image)):
             return self.stream(image, score, batch=batch)
-        return self._find([(*read_one(image, self.max_pixels), None)], score)[0]
+        return self._find([(*read_image_like(image, self.max_pixels), None)], score)[0]
 
     def stream(
         self,
@@ -157,7 +157,7 @@ class Detector:
         _check_unit(score=score)
         _check_above_0(batch=batch)
         if isinstance(source, str | os.PathLike):
-            source = find_pictures([source])
+            source = find_images([source])
         elif isinstance(source, int):
             source, batch = [source], 1
         elif not isinstance(source, Iterable) or isinstance(source, bytes | Image.Image | np.ndarray | tf.Tensor):

@@ -17,7 +17,7 @@ from tfyolo.libraries import libraries_silent
 # --- what is a picture ----------------------------------------------------------------------------------------------------------
 
 
-def read_one(image, most_pixels=MOST_PIXELS):
+def read_image_like(image, most_pixels=MOST_PIXELS):
     """(picture [H, W, 3] uint8 RGB upright, its path or None) of a ImageLike. ImageError if it is none, or a file of more pixels."""
     if isinstance(image, str | os.PathLike):
         return decoding.read_image(image, most_pixels), os.fspath(image)
@@ -74,7 +74,7 @@ def each_image(sources, skipped, most_pixels):
     """(image, file, frame) of every picture and frame of sources, as of Detector.stream, one after the other."""
     for source in sources:
         many = isinstance(source, str | os.PathLike) and is_many(os.fspath(source))
-        for each in find_pictures([source]) if many else [source]:
+        for each in find_images([source]) if many else [source]:
             try:
                 yield from _frames_of(each, most_pixels)
             except (decoding.ImageError, SourceError) as error:
@@ -92,7 +92,7 @@ def _frames_of(source, most_pixels):
         if number < 0:
             raise SourceError(f"{source}: expected a video, not one frame could be read")
     else:
-        yield (*read_one(source, most_pixels), None)
+        yield (*read_image_like(source, most_pixels), None)
 
 
 # --- many files -----------------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class SourceError(Error):
     """What is to be looked at cannot be found or opened."""
 
 
-def find_pictures(sources):
+def find_images(sources):
     """The files that sources mean, in order: files, folders (pictures and videos directly inside), globs.
 
     Raises SourceError for a source that means nothing.

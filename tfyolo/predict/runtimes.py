@@ -60,5 +60,6 @@ def runtime_of(path: str | os.PathLike) -> Runtime:
 def titles(exported: bool | None = None) -> str:
     """What can be loaded, in words, runs first; exported: only exports (True), only runs (False)."""
     some = [each for each in RUNTIMES.values() if exported in (None, each.exported)]
-    *first, last = [each.title for each in sorted(some, key=lambda each: each.exported)]
+    kinds = [kind for each in sorted(some, key=lambda each: each.exported) for kind in each.title.split(" or ")]
+    *first, last = kinds
     return f"{', '.join(first)} or {last}" if first else last

@@ -15,7 +15,7 @@ def scaled_model(model, scale):
     return resized(model, tuple(max(1, round(scale * side / step)) * step for side in model.config.model.input_size))
 
 
-def merged_candidates(models, flip, images):
+def tta_candidates(models, flip, images):
     """The Candidates of all of Models, each for pictures of a size; of the mirrored ones, too. images: [B, H, W, 3], of the largest."""
     size, found = images.shape[1:3], []
     for model in models:

@@ -31,6 +31,11 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
                     out.parent.mkdir(parents=True, exist_ok=True)
                     aside = written.enter_context(atomic_file(out))
                     writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+                    if not writer.isOpened():
+                        raise SourceError(
+                            f"{out}: expected a video's name that OpenCV can write {width} x {height} frames to as mp4v, such as "
+                            f"found.mp4; received the suffix {out.suffix!r} or a codec that is missing; name a .mp4 file"
+                        )
                     written.callback(writer.release)  # which completes the file, before it gets its name
                 writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
                 if limit and number + 1 >= limit:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfyolo.messages import counted
+from tfyolo.messages import counted, listed
 from tfyolo.nn.norm import sum_over_replicas
 from tfyolo.training.runs import TrainingError
 
@@ -130,6 +130,6 @@ def _check_connected(gradients, variables):
     if idle:
         raise TrainingError(
             f"expected every trainable variable to change some term of the loss, {counted(len(idle), 'variable')} cannot: "
-            f"{', '.join(idle[:8])}{', ...' if len(idle) > 8 else ''}; connect what they belong to with an output that the objective "
+            f"{listed(idle, 8)}; connect what they belong to with an output that the objective "
             "reads, or freeze it: train.stages.0.freeze=[...]"
         )

@@ -21,7 +21,7 @@ COVERED = 0.25  # of a picture, by tags: after that, boxes have none, the least 
 LEGEND = {"found": FOUND, "wrong": WRONG, "missed": MISSED, "ignored": IGNORED}
 
 
-class PictureError(Error):
+class DrawingError(Error):
     """Something cannot be drawn or saved. The message says what was expected and what came."""
 
 
@@ -201,10 +201,10 @@ def _canvas(image):
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
-        raise PictureError(f"expected an image [H, W, 3], [H, W, 1] or [H, W], received {list(image.shape)}")
+        raise DrawingError(f"expected an image [H, W, 3], [H, W, 1] or [H, W], received {list(image.shape)}")
     if image.dtype != np.uint8:
         if not np.issubdtype(image.dtype, np.floating):
-            raise PictureError(f"expected an image of uint8, or of floats in 0..1, received {image.dtype}")
+            raise DrawingError(f"expected an image of uint8, or of floats in 0..1, received {image.dtype}")
         image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
 
@@ -239,7 +239,7 @@ def grid(images, columns, *, padding=4):
     """The images as one sheet, row by row on white; smaller ones stand amid their places: [H, W, 3] uint8."""
     images = [_canvas(image) for image in images]
     if not images or columns < 1:
-        raise PictureError(
+        raise DrawingError(
             f"expected images for at least one column, received {len(images)} images for {columns} columns"
         )
     columns = min(columns, len(images))
@@ -259,7 +259,7 @@ def gallery(images, columns, width, *, padding=4):
     images = [_canvas(image) for image in images]
     lines = [images[i : i + columns] for i in range(0, len(images), columns)]
     if not lines:
-        raise PictureError(f"expected images for a gallery, received none for {columns} columns")
+        raise DrawingError(f"expected images for a gallery, received none for {columns} columns")
     sheet = [np.full((padding, width, 3), 255, np.uint8)]
     for line in lines:
         room = width - padding * (len(line) + 1)
@@ -286,7 +286,7 @@ def save(path, image):
     except cv2.error:
         done = False
     if not done:
-        raise PictureError(
+        raise DrawingError(
             f"{path}: expected a suffix that says how to write it, such as .png or .jpg, received {path.suffix!r}"
         )
     write_image(path, encoded.tobytes())
