@@ -918,9 +918,9 @@ def test_a_file_that_finds_something_else_is_refused_and_the_old_one_stays(demo,
                 variable.assign(variable + 1.0)
         return model
 
-    monkeypatch.setattr(exports, "for_tflite", damaged)
+    monkeypatch.setattr(tflite, "for_tflite", damaged)
     with pytest.raises(
-        ExportError, match=r"tflite: on pictures of noise its best score is off by .*The file was not kept"
+        ExportError, match=r"tflite: on images of noise its best score is off by .*The file was not kept"
     ):
         exports.export(demo.model, tmp_path, [Target("tflite")], overwrite=True)
     assert os.listdir(tmp_path) == ["model.tflite"] and (tmp_path / "model.tflite").read_text() == "old"

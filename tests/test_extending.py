@@ -74,7 +74,7 @@ def test_the_gate_refuses_what_it_writes_wrongly(npz, monkeypatch, tmp_path):
         return {}
 
     monkeypatch.setitem(EXPORTERS, "npz", NPZ._replace(write=halved))
-    with pytest.raises(ExportError, match=r"npz: on pictures of noise .*The file was not kept"):
+    with pytest.raises(ExportError, match=r"npz: on images of noise .*The file was not kept"):
         tfyolo.export(lively("demo"), tmp_path, targets=[Target("npz")])
     assert not list(tmp_path.iterdir())
 

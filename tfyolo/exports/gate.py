@@ -21,27 +21,42 @@ from tfyolo.structures import Detections
 class Gate:
     """Runs what was written, beside the Model.
 
-    typical: gives a batch of images that int8's ranges were found in, if they were: it is not made for others.
+    Attributes:
+        model: the Model.
+        validation: the Source on which AP is compared, or None.
+        max_drop: the most AP that may be lost, 0..1; None: that of the target's precision.
+        typical: () -> a batch of the calibration's images or None; called for quantized targets alone.
     """
 
     def __init__(self, model, validation, max_drop, typical):
         self.typical = typical
         self.model, self.validation, self.max_drop = model, validation, max_drop
-        # What was trained with rounding is exported without it where the file does not round.
-        plain, rounding = without_quantization(model), Detector.of(fuse(model))
-        self.detectors = {True: rounding, False: rounding if plain is model else Detector.of(fuse(plain))}
+        # After QAT, targets that are not quantized are compared with the model without fake quantization.
+        unquantized, own = without_quantization(model), Detector.of(fuse(model))
+        self.detectors = {True: own, False: own if unquantized is model else Detector.of(fuse(unquantized))}
         self.references = {}  # {Detector: its AP}
         height, width = model.config.model.input_size
-        # Noise of all sizes: what a picture is to a network. Rounded, because some files read whole numbers.
+        # Noise of all scales, as in images.
         rng = np.random.default_rng(0)
         layers = [tf.image.resize(rng.random((3, 2**k, 2**k, 3)), (height, width)).numpy() for k in (1, 3, 5, 8)]
         self.noise = _with_black(np.mean(layers, axis=0))
 
     def check(self, target, path):
-        """The report; ExportError if the file is not what it should be."""
-        rounds = target.limits.quantized
-        own, detector = self.detectors[rounds], load(path)
-        typical = self.typical() if rounds else None
+        """Runs a file beside the Model.
+
+        Args:
+            target: its Target.
+            path: where it was written.
+
+        Returns:
+            The report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}; with data "AP", "keras_AP", "drop".
+
+        Raises:
+            ExportError: outputs lie too far from the model's, contradict themselves, or lose too much AP.
+        """
+        quantized = target.limits.quantized
+        own, detector = self.detectors[quantized], load(path)
+        typical = self.typical() if quantized else None
         images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the calibration")
         report = {"bytes": size_of(path), **self._compared(target, own, detector, images, what)}
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
@@ -90,7 +105,7 @@ class Gate:
         off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
         if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):
             raise ExportError(
-                f"{target.name}: on pictures of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
+                f"{target.name}: on images of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
                 f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most {pixels:.3g}). "
                 f"The file was not kept. {_advice(target)}"
             )
@@ -131,7 +146,7 @@ def _as_detections(candidates):
 def _advice(target):
     if not target.limits.quantized:
         return "Please report it."
-    return "More, or more typical, pictures for --data may help; training with rounding does: tfyolo train RUN train.quantize=true"
+    return "More, or more typical, images for --data may help; quantization-aware training does: tfyolo train RUN train.quantize=true"
 
 
 def _apart(mine, theirs, margin, least=0.3):
@@ -146,7 +161,7 @@ def _apart(mine, theirs, margin, least=0.3):
 
 
 def _milliseconds(detector, images, calls=12):
-    """The median of one picture, from pixels to detections."""
+    """The median of one image, from the network's input to detections."""
     taken = []
     for i in range(calls + 2):
         start = time.perf_counter()

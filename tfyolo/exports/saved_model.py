@@ -15,7 +15,7 @@ from tfyolo.predict.exported import EXPORT_META
 from tfyolo.predict.saved_model import checksums
 from tfyolo.tflite import metadata
 
-MOST_PIXELS = 1 << 25  # of a picture that the SavedModel decodes: 100 MB
+MOST_PIXELS = 1 << 25  # of an image that the SavedModel decodes: 100 MB
 
 
 # --- the SavedModel ---------------------------------------------------------------------------------------------------------------
@@ -51,9 +51,9 @@ def write_saved_model(model, path, any_size):
 
 
 def _signatures(model, any_size):
-    """The whole way from a picture to boxes, three times.
+    """The signatures, from prepared images, uint8 images and the bytes of files to boxes.
 
-    any_size: None, or what the sides of pictures must be multiples of, of which the first takes every size.
+    any_size: None, or what the sides of images must be multiples of: serving_default then takes every such size.
     """
     height, width = model.config.model.input_size
     prepared = (
@@ -77,7 +77,7 @@ def _signatures(model, any_size):
         return image, transform, tf.shape(picture)[:2]
 
     def prepare_contents(contents):
-        # A data set of one, whose error is nothing but its end: what follows then is an empty picture.
+        # A data set of one: an error ends it, and an empty image follows.
         nothing = (tf.zeros([height, width, 3]), tf.eye(3), tf.zeros([2], tf.int32), False)
         one = tf.data.Dataset.from_tensors(contents)
         one = one.map(lambda contents: (*prepare(decoding.decode_image(contents, MOST_PIXELS)), True)).ignore_errors()

@@ -1,4 +1,4 @@
-"""TFLite files: how they end, and their conversion."""
+"""TFLite files: their outputs, their conversion, their metadata."""
 
 import inspect
 import json
@@ -38,17 +38,18 @@ def _candidates(model, boxes, scores):
 
 
 def _with_nms(model, boxes, scores):
-    """Picture by picture, written out: TFLite needs no loop."""
+    """Detections; NMS image by image, unrolled, so that TFLite needs no loop."""
     each = [model.postprocess(_candidates(model, boxes[i : i + 1], scores[i : i + 1])) for i in range(boxes.shape[0])]
     return {name: tf.concat([getattr(one, name) for one in each], 0) for name in each[0]._fields}
 
 
 def _raw(model, boxes, scores):
+    """All candidates: boxes [B, N, 4] in pixels, scores [B, N, K]."""
     return {"boxes": boxes, "scores": scores}
 
 
 def _raw_normalized(model, boxes, scores):
-    """Boxes as parts of the image, cut at its borders.
+    """All candidates, boxes in 0..1, clipped to the image.
 
     Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's range, and so has
     all of its 256 steps inside the image.
@@ -70,7 +71,7 @@ def _task_outputs(model, boxes, scores):
     return dict(zip(OUTPUTS["task"], values, strict=True))
 
 
-# How a file ends: {(nms, in whole numbers): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
+# What follows the candidates: {(nms, integer): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
 OUTPUT_STAGES = {
     ("builtin", False): _with_nms,
     ("none", False): _raw,
@@ -144,7 +145,7 @@ def least_score(model):
 
 
 def for_tflite(model):
-    """The Model with its batch norms folded, in the words that TFLite's kernels are fast at."""
+    """The Model with its batch norms fused, in operations for which TFLite has fast kernels."""
     return fuse(model, {mish: mish_by_exp})
 
 
