@@ -24,7 +24,7 @@ from tfyolo.predict import media, video
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.media import SourceError
-from tfyolo.visualize import drawing
+from tfyolo.visualize import image_files
 
 SIDE = 64  # of the network's input
 ORANGE = [255, 128, 0]
@@ -381,7 +381,7 @@ def test_results_are_saved_as_the_suffix_says(found, tmp_path):
     np.testing.assert_array_equal(Image.open(tmp_path / "new" / "x.png"), found.draw())
     found.save(str(tmp_path / "other" / "x.json"))
     assert json.loads((tmp_path / "other" / "x.json").read_text()) == found.to_json()
-    with pytest.raises(drawing.DrawingError, match=r"expected a suffix .* received '\.xyz'"):
+    with pytest.raises(image_files.DrawingError, match=r"expected a suffix .* received '\.xyz'"):
         found.save(tmp_path / "x.xyz")
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["x.json", "x.png"]
 

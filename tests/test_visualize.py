@@ -10,8 +10,9 @@ from matplotlib.text import Text
 
 from tfyolo.evaluation.report import Curves
 from tfyolo.structures import BACKGROUND, IGNORE
-from tfyolo.visualize import drawing, plots
-from tfyolo.visualize.drawing import FOUND, IGNORED, MISSED, WRONG, DrawingError
+from tfyolo.visualize import drawing, image_files, plots
+from tfyolo.visualize.drawing import FOUND, IGNORED, MISSED, WRONG
+from tfyolo.visualize.image_files import DrawingError
 
 GREY = 90
 
@@ -279,12 +280,12 @@ def test_a_gallery_fills_its_width_with_every_image_in_shape():
 
 def test_saved_is_what_is_read_back(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
-    drawing.save(tmp_path / "new" / "a.png", image)
+    image_files.save(tmp_path / "new" / "a.png", image)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1], image)
-    drawing.save(tmp_path / "b.jpg", blank())
+    image_files.save(tmp_path / "b.jpg", blank())
     assert (tmp_path / "b.jpg").read_bytes()[:2] == b"\xff\xd8"
     with pytest.raises(DrawingError, match=r"'\.txt'"):
-        drawing.save(tmp_path / "c.txt", image)
+        image_files.save(tmp_path / "c.txt", image)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "b.jpg", "new"]
 
 

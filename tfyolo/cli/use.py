@@ -131,7 +131,7 @@ def detect(
     from tfyolo.files import write_text
     from tfyolo.predict import load as loading
     from tfyolo.predict import media, video
-    from tfyolo.visualize import drawing
+    from tfyolo.visualize import image_files
 
     files = media.find_images(sources) if sources else []
     if out is None:  # held until the command ends
@@ -169,7 +169,7 @@ def detect(
                     told = f"{counted(len(new), 'frame')}, {_nothing(score, max(row['best'] for row in new))}"
             else:
                 found = detector(file, score)
-                drawing.save(target, found.draw())
+                image_files.save(target, found.draw())
                 new, told = [found.to_json()], _told(found, score)
         except (ImageError, media.SourceError) as error:
             faults += 1

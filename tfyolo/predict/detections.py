@@ -15,7 +15,7 @@ from PIL import Image, ImageShow
 
 from tfyolo.files import write_text
 from tfyolo.predict.media import SourceError
-from tfyolo.visualize import drawing
+from tfyolo.visualize import drawing, image_files
 
 if TYPE_CHECKING:
     import pandas
@@ -128,7 +128,7 @@ class ImageDetections:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False))
         else:
-            drawing.save(path, self.draw())
+            image_files.save(path, self.draw())
         return path
 
     def show(self) -> None:

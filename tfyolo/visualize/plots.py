@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tfyolo.files import read_regular
-from tfyolo.visualize.drawing import MOST, WORST, DrawingError, color, write_image
+from tfyolo.visualize.drawing import color
+from tfyolo.visualize.image_files import DrawingError, write_image
+
+MOST, WORST = 25, 20  # classes that a confusion matrix can show at most; of more, those with most errors
 
 # -------------------------------------------------------------------------------------------------------------- figures
 
