@@ -2,11 +2,11 @@
 
     benchmark("runs/yolov8n", ["runs/yolov8n/export/model-int8.tflite"], threads=2) -> a report
 
-Everything is one picture, ready for the network, to detections. "network" ends with decoded boxes and scores, as OpenCV's does;
-"postprocess" is the suppression; "total" is both. The competitors take turns, many times, so that what else the machine does hits
+Everything is one image, ready for the network, to detections. "network" ends with decoded boxes and scores, as OpenCV's does;
+"postprocess" is NMS; "total" is both. The competitors take turns, many times, so that what else the machine does hits
 all of them, and ratios are taken within a turn. OpenCV's network drops what scores below 0.2 (or its .cfg's thresh), ours hands the
 suppression all that the config's post-processing asks for: compare networks with networks first. A peer is any command that prints a
-line when it is ready and, for every line it then reads, looks at a picture and prints {"network": seconds}.
+line when it is ready and, for every line it then reads, looks at an image and prints {"network": seconds}.
 """
 
 import os
@@ -55,7 +55,7 @@ else:
 
 
 def prepared_image(model, path):
-    """[H, W, 3] float32 0..1 at the network's size. path: of a picture; None: noise, in which little is found."""
+    """[H, W, 3] float32 0..1 at the network's size. path: of an image; None: noise, in which little is found."""
     size = model.config.model.input_size
     if path is None:
         return np.random.default_rng(0).random((*size, 3), dtype="float32")
@@ -297,7 +297,7 @@ def benchmark(
 
 
 def peak_memory(path):
-    """MB that a process has held at most which loads it and detects in three pictures; None if it cannot be told."""
+    """MB that a process has held at most which loads it and detects in three images; None if it cannot be told."""
     done = subprocess.run([sys.executable, "-c", _MEMORY, str(path)], capture_output=True, text=True)
     return round(float(done.stdout), 1) if done.returncode == 0 else None
 
@@ -329,7 +329,7 @@ def table(told):
 
 
 def draw(told, path):
-    """AP over milliseconds of each file that was evaluated, into a picture's file."""
+    """AP over milliseconds of each file that was evaluated, drawn into a file."""
     points = {
         name: (told["competitors"][name]["total"]["median_ms"], row["AP"])
         for name, row in told["files"].items()

@@ -24,7 +24,7 @@ _UNCOUNTED = {"crowds": "crowd", "difficult": "difficult object"}
 
 
 class Curves(NamedTuple):
-    """What the figures are drawn from; nan in the row of a class without truths.
+    """What the figures are drawn from; nan in the row of a class without ground truths.
 
     recall: [R]. precision: [K, R] at IoU 0.5, the best at that recall or a higher one: its mean is the class's AP50.
     scores: [S]. f1: [K, S], of the boxes with at least that score. f1_all: [S], all classes pooled.
@@ -107,9 +107,16 @@ class Report(NamedTuple):
 
 
 def evaluate_detections(source, found, seconds=None, resized=()):
-    """Report of what was found: a Found for each of the source's records, None for a picture that could not be read.
+    """Evaluates detections that were made before.
 
-    resized: the places of those records whose boxes were scaled to the size of the file.
+    Args:
+        source: the Source.
+        found: a Found for each of its records, None for an image that could not be read.
+        seconds: of an image: {"read", "network", "postprocess", "total"}; None: not measured.
+        resized: the places of those records whose boxes were scaled to the size of the file.
+
+    Returns:
+        The Report.
     """
     skipped = [record.path for record, one in zip(source.records, found, strict=True) if one is None]
     truths = [record for record, one in zip(source.records, found, strict=True) if one is not None]

@@ -51,7 +51,7 @@ def _axes(title, xlabel, ylabel):
 
 
 def _class_lines(axes, x, rows, classes, told, whole):
-    """A line for each class that has truths, with what is told of it; `whole` (name, row) is that of all classes."""
+    """A line for each class that has ground truths, with what is told of it; `whole` (name, row) is that of all classes."""
     known = [(color(k), name, row) for k, (name, row) in enumerate(zip(classes, rows, strict=True)) if row[0] == row[0]]
     few = len(known) <= FEW
     for n, (shade, name, row) in enumerate(known):
