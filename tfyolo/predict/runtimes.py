@@ -34,7 +34,7 @@ class Runtime(NamedTuple):
 RUNTIMES: dict[str, Runtime] = {
     "saved_model": Runtime(
         title="a SavedModel's folder",
-        recognises=lambda path: path.is_dir() and (path / "saved_model.pb").exists(),
+        recognises=lambda path: os.path.isdir(path) and os.path.exists(path / "saved_model.pb"),
         load="tfyolo.predict.saved_model:load_saved_model",
     ),
     "tflite": Runtime(
@@ -44,7 +44,7 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "run": Runtime(
         title="a run's folder or a .h5 file",
-        recognises=lambda path: path.is_dir() or path.suffix == ".h5",
+        recognises=lambda path: os.path.isdir(path) or path.suffix == ".h5",
         load="tfyolo.predict.load:load_run",
         exported=False,
     ),
