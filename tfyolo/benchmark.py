@@ -170,7 +170,7 @@ def competitors(run, paths, image_path, threads, scratch, unfused=False):
         saved = exports.export(model, scratch / "export", [targets.Target("saved_model")])["saved_model"].path
         found["saved_model"] = saved_model_measure(saved, image)
         found["tflite"] = tflite_measure(tflite.for_tflite(model), image, threads, scratch / "fused")
-        for name in targets.EXPORTERS.keys() - found.keys():  # those that users have added
+        for name in [each for each in targets.EXPORTERS if each not in found]:  # those that users have added
             (made,) = exports.export(model, scratch / "export", targets.asked_targets([name])[:1]).values()
             found[name] = export_measure(made.path, image, threads)
     for name, path in named(paths).items():
