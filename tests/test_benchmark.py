@@ -118,7 +118,7 @@ def test_exports_are_measured_and_judged_beside_the_run(tmp_path):
     data = demo.write(tmp_path / "data", train=4, val=2, test=1, size=(64, 96), progress=False)
     model = lively("demo", demo.CLASSES)
     models.save_model(tmp_path / "run.h5", model)
-    forms = [targets.Form("tflite"), targets.Form("tflite", nms="none")]
+    forms = [targets.Target("tflite"), targets.Target("tflite", nms="none")]
     paths = [each.path for each in exports.export(model, tmp_path / "out", forms).values()]
     options = ["--seconds", 0.1, "--rounds", 2, "--data", data, "--plot", tmp_path / "speed.png", "--json"]
     done = benchmark(tmp_path / "run.h5", *paths, *options)

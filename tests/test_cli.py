@@ -223,7 +223,7 @@ def test_evaluate_takes_paths(trained, data):
 def test_export_takes_a_path(trained, tmp_path):
     for file in ("best.h5", "config.yaml"):
         shutil.copy(trained[0] / file, tmp_path / file)
-    made = tfyolo_package.export(str(tmp_path), forms=[("tflite", "float32")])
+    made = tfyolo_package.export(str(tmp_path), targets=[("tflite", "float32")])
     assert made["tflite"].path == tmp_path / "export" / "model.tflite" and made["tflite"].path.exists()
     with pytest.raises(targets.ExportError, match="expected a folder for the exports of a model in memory"):
         tfyolo_package.export(tfyolo_package.load_model(tmp_path))
@@ -232,7 +232,7 @@ def test_export_takes_a_path(trained, tmp_path):
 def test_exports_find_their_data(trained, data, records):
     """A path stands for its train and val splits; int8 without one takes the run's own; float needs none."""
     model = SimpleNamespace(config=configs.load(trained[0] / "config.yaml"))
-    floats, whole = targets.FORMS, [targets.Form("tflite", "int8")]
+    floats, whole = targets.DEFAULT_TARGETS, [targets.Target("tflite", "int8")]
     for forms, given, expected in (
         (floats, None, (None, None)),
         (floats, data, (None, ("demo", "val"))),

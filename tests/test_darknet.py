@@ -21,7 +21,7 @@ from tfyolo.darknet import sections as section_types
 from tfyolo.data import decoding, readers
 from tfyolo.evaluation import metrics
 from tfyolo.evaluation import run as evaluation
-from tfyolo.evaluation.report import judge
+from tfyolo.evaluation.report import evaluate_detections
 from tfyolo.exports import tflite
 from tfyolo.graph import calibration, pairing
 from tfyolo.graph.summary import summarize
@@ -383,7 +383,7 @@ def test_tflite_files_have_plain_operations(name, tmp_path):
         (fused, model, "float32", np.float32, 1e-4),
         (rounded, rounded, "int8", np.int8, 0.01),  # the decoder's steps, and some that round to the other side
     ):
-        content = tflite.to_tflite(source, tflite.ENDS["none", False], precision)
+        content = tflite.to_tflite(source, tflite.OUTPUT_STAGES["none", False], precision)
         plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         interpreter = tf.lite.Interpreter(model_content=content, experimental_op_resolver_type=plain)
         tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
@@ -651,7 +651,7 @@ def test_its_average_precision_is_opencvs(fastest, shared):
         for label, score, box in zip(own.labels, own.scores, own.boxes, strict=True):
             near = (labels == label) & (np.abs(scores - score) < 0.01) & (np.abs(boxes - box).max(-1, initial=0) < 2)
             lonely, compared = lonely + (not near.any()), compared + 1
-    theirs = judge(source, found)
+    theirs = evaluate_detections(source, found)
     assert report.metrics["AP50"] == pytest.approx(theirs.metrics["AP50"], abs=0.005) and theirs.metrics["AP50"] > 0.35
     assert compared > 300 and lonely == 0, (lonely, compared)
 

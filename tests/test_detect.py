@@ -25,7 +25,7 @@ from tfyolo.predict import media, video
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.media import SourceError
-from tfyolo.visualize import drawing
+from tfyolo.visualize import image_files
 
 SIDE = 64  # of the network's input
 ORANGE = [255, 128, 0]
@@ -382,7 +382,7 @@ def test_results_are_saved_as_the_suffix_says(found, tmp_path):
     np.testing.assert_array_equal(Image.open(tmp_path / "new" / "x.png"), found.draw())
     found.save(str(tmp_path / "other" / "x.json"))
     assert json.loads((tmp_path / "other" / "x.json").read_text()) == found.to_json()
-    with pytest.raises(drawing.PictureError, match=r"expected a suffix .* received '\.xyz'"):
+    with pytest.raises(image_files.DrawingError, match=r"expected a suffix .* received '\.xyz'"):
         found.save(tmp_path / "x.xyz")
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["x.json", "x.png"]
 
@@ -428,7 +428,7 @@ def test_sources_are_files_folders_and_globs(tmp_path):
 
     def found(*sources):
         return [
-            str(file).removeprefix(f"{tmp_path}/") for file in media.find_pictures(tmp_path / name for name in sources)
+            str(file).removeprefix(f"{tmp_path}/") for file in media.find_images(tmp_path / name for name in sources)
         ]
 
     assert found("") == ["[1].jpg", "a.jpg", "b.PNG", "film.mp4"]
@@ -440,11 +440,11 @@ def test_sources_are_files_folders_and_globs(tmp_path):
 
 def test_sources_that_mean_nothing_are_named(tmp_path):
     with pytest.raises(SourceError, match=r"nowhere\.jpg: .* no file answers to"):
-        media.find_pictures([tmp_path / "nowhere.jpg"])
+        media.find_images([tmp_path / "nowhere.jpg"])
     with pytest.raises(SourceError, match="folder without pictures"):
-        media.find_pictures([tmp_path])
+        media.find_images([tmp_path])
     with pytest.raises(SourceError, match=r"none\.h5"):
-        media.find_pictures([tmp_path / "*none.h5"])
+        media.find_images([tmp_path / "*none.h5"])
 
 
 # --- films --------------------------------------------------------------------------------------------------------------------
@@ -577,8 +577,8 @@ def test_a_flip_needs_a_post_processing_that_suppresses(model):
 
 
 def test_an_export_looks_once(tmp_path):
-    path = exports.export(lively("demo"), tmp_path, [targets.Form("tflite")])["tflite"].path
-    with pytest.raises(CheckpointError, match="an export looks once; to flip and to scale, name the run"):
+    path = exports.export(lively("demo"), tmp_path, [targets.Target("tflite")])["tflite"].path
+    with pytest.raises(CheckpointError, match="an export has no TTA; to flip and to scale, name the run"):
         loading.load(path, flip=True)
 
 
@@ -596,3 +596,20 @@ def test_what_is_no_model_is_told(path, message, tmp_path):
         (tmp_path / path).write_bytes(b"weights")
     with pytest.raises(CheckpointError, match=message):
         loading.load(path and tmp_path / path)
+
+
+class Stub:
+    """Finds nothing, anywhere."""
+
+    max_pixels = 1
+
+    def __call__(self, image, score):
+        return SimpleNamespace(to_json=dict, draw=lambda: image)
+
+
+def test_a_video_that_opencv_cannot_write_is_an_error(tmp_path, monkeypatch):
+    black = np.zeros((32, 32, 3), np.uint8)
+    monkeypatch.setattr(video, "frames", lambda *_: ((black for _ in range(2)), 25.0))
+    with pytest.raises(SourceError, match=r"film\.xyz: expected a video's name .*received the suffix '\.xyz'"):
+        video.detect_video(Stub(), "in.mp4", tmp_path / "film.xyz", progress=False)
+    assert not list(tmp_path.iterdir())

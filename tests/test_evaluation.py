@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tfyolo.data.sources.source import Record, Source
 from tfyolo.evaluation.metrics import Found, coco_metrics, match
-from tfyolo.evaluation.report import EvaluationError, judge
+from tfyolo.evaluation.report import EvaluationError, evaluate_detections
 from tfyolo.evaluation.run import evaluate
 from tfyolo.structures import BACKGROUND, IGNORE, Detections
 
@@ -47,8 +47,8 @@ def square(y, x, side=10):
 
 def test_the_title_says_whose_pictures_a_split_has():
     one = source([record(square(0, 0), [0])])
-    assert judge(one, [found()]).title == "made test"
-    assert judge(one._replace(same_as="train"), [found()]).title == "made test (the pictures of train)"
+    assert evaluate_detections(one, [found()]).title == "made test"
+    assert evaluate_detections(one._replace(same_as="train"), [found()]).title == "made test (the pictures of train)"
 
 
 # --------------------------------------------------------------------------------------------------------------- match
@@ -215,7 +215,7 @@ def test_more_than_100_detections_equal_pycocotools():
 def test_ap50_follows_from_match(seed, difficult):
     """Two ways to one number: the evaluator's, and the area under the curve that our own verdicts give."""
     truths, results = plausible(seed, images=40, classes=4, difficult=difficult)
-    report = judge(source(truths, "abcd"), results)
+    report = evaluate_detections(source(truths, "abcd"), results)
     verdicts = np.concatenate(
         [
             match(t.boxes, t.labels, t.crowd, f.boxes, f.labels, f.scores, difficult=t.difficult)
@@ -238,7 +238,7 @@ def test_ap50_follows_from_match(seed, difficult):
 
 def test_all_found_is_all_ones():
     truths, _ = plausible(0, images=20, classes=3, crowds=0)
-    report = judge(source(truths), [found(t.boxes, [0.8] * len(t.boxes), t.labels) for t in truths])
+    report = evaluate_detections(source(truths), [found(t.boxes, [0.8] * len(t.boxes), t.labels) for t in truths])
     assert report.metrics["AP"] == report.metrics["AP50"] == report.metrics["AR100"] == 1.0
     assert report.metrics["F1"] == report.metrics["precision"] == report.metrics["recall"] == 1.0
     assert 0.3 < report.score < 0.5  # the middle of the scores 0 .. 0.8, all equally good
@@ -249,7 +249,7 @@ def test_all_found_is_all_ones():
 
 def test_half_missing():
     truths = [record([square(0, 0), square(50, 50)], [0, 0], image_id=i) for i in range(10)]
-    report = judge(source(truths, ["cat"]), [found([square(0, 0)], [0.5], [0])] * 10)
+    report = evaluate_detections(source(truths, ["cat"]), [found([square(0, 0)], [0.5], [0])] * 10)
     # Of the 101 points of recall, those from 0 to 0.5 are reached, with precision 1.
     assert report.metrics["AP"] == report.metrics["AP50"] == pytest.approx(51 / 101)
     assert report.metrics["AR1"] == report.metrics["AR100"] == report.metrics["recall"] == 0.5
@@ -259,7 +259,9 @@ def test_half_missing():
 
 def test_the_best_score_leaves_the_inventions_out():
     truths = [record([square(0, 0)], [0])] * 3
-    report = judge(source(truths, ["cat"]), [found([square(0, 0), square(50, 50)], [0.9, 0.4], [0, 0])] * 3)
+    report = evaluate_detections(
+        source(truths, ["cat"]), [found([square(0, 0), square(50, 50)], [0.9, 0.4], [0, 0])] * 3
+    )
     assert 0.4 < report.score < 0.9
     assert report.metrics["F1"] == report.metrics["precision"] == 1 and report.confusion.tolist() == [[3, 0], [0, 0]]
     at = dict(zip(report.curves.scores.round(3), report.curves.f1[0], strict=True))
@@ -292,7 +294,7 @@ def test_confusion_by_hand():
         square(5, 55),  # a cat in a crowd of cats
         square(90, 0),  # a difficult cat; the difficult dog is not found
     ]
-    report = judge(source(truths), [found(boxes, [0.9] * 7, [0, 2, 2, 0, 1, 0, 0])])
+    report = evaluate_detections(source(truths), [found(boxes, [0.9] * 7, [0, 2, 2, 0, 1, 0, 0])])
     assert report.confusion.tolist() == [[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]]
     assert report.counts == {
         "images": 1,
@@ -312,7 +314,7 @@ def test_confusion_by_hand():
 
 def test_what_cannot_be_said_is_null():
     one = found([square(0, 0), square(50, 50)], [0.9, 0.3], [0, 1])
-    report = judge(source([record([square(0, 0)], [0])]), [one])
+    report = evaluate_detections(source([record([square(0, 0)], [0])]), [one])
     assert np.isnan(report.per_class[1]["AP"]) and np.isnan(report.metrics["APl"])
     assert np.isnan(report.curves.f1[1]).all() and np.isnan(report.curves.precision[1]).all()
     assert report.metrics["AP"] == 1.0  # a class without truths has no say in the mean
@@ -329,7 +331,7 @@ def test_what_cannot_be_said_is_null():
 def test_without_truths_or_detections(tmp_path, classes, truths, detections):
     records = [record([square(0, 0)], [0]) if truths else record()] * 2
     one = found([square(0, 0)], [0.9], [0]) if detections else found()
-    report = judge(source(records, classes), [one] * 2)
+    report = evaluate_detections(source(records, classes), [one] * 2)
     expected = (1.0 if detections else 0.0) if truths else np.nan
     np.testing.assert_equal(report.metrics["AP"], expected)
     np.testing.assert_equal(report.metrics["recall"], expected)
@@ -340,7 +342,9 @@ def test_without_truths_or_detections(tmp_path, classes, truths, detections):
 
 def test_the_table_says_what_was_found():
     truths, results = plausible(0, images=20, classes=3)
-    report = judge(source(truths), results, {"read": 0.001, "network": 0.02, "postprocess": 0.003, "total": 0.024})
+    report = evaluate_detections(
+        source(truths), results, {"read": 0.001, "network": 0.02, "postprocess": 0.003, "total": 0.024}
+    )
     lines = str(report).splitlines()
     assert lines[0].startswith("made test: 20 images, ")
     assert f"{report.metrics['AP50']:.3f}" in next(line for line in lines if "AP50" in line)

@@ -37,7 +37,8 @@ from tfyolo.exports import export as exports
 from tfyolo.exports import gate as gates
 from tfyolo.exports import targets, tflite
 from tfyolo.exports.gate import Gate, _malformed
-from tfyolo.exports.targets import FORMS, ExportError, Form
+from tfyolo.exports.job import Job
+from tfyolo.exports.targets import DEFAULT_TARGETS, ExportError, Target, resolved
 from tfyolo.model import build, describe, resized, save_model
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict import load as loading
@@ -49,9 +50,9 @@ from tfyolo.predict.exported import EXPORT_META
 from tfyolo.tflite import metadata
 
 CLASSES = ("a", "b", "größer")
-FORMATS = [form.name for form in FORMS]
+FORMATS = [form.name for form in DEFAULT_TARGETS]
 TFLITE = FORMATS[1:]
-NAMED = {form.name: form for form in FORMS}
+NAMED = {form.name: form for form in DEFAULT_TARGETS}
 
 
 def exported_to(model, folder, names=FORMATS, **options):
@@ -73,7 +74,7 @@ class Exported:
     @functools.cache  # noqa: B019, of a module's fixture
     def other(self, nms):
         """The path of a TFLite file that ends otherwise."""
-        form = Form("tflite", nms=nms)
+        form = Target("tflite", nms=nms)
         return exports.export(self.model, self.folder / nms, [form])[form.name].path
 
     @property
@@ -294,7 +295,7 @@ class Telling:
     def path(self, form):
         path = self.folder / form.file
         source = Source(self._records(), CLASSES, (0, 1, 2), (), "own", "train", "coco")
-        exports._Writer(self.model, 1, True, source).write(form, path)
+        resolved(form.exporter.write)(Job(self.model, 1, True, source), form, path)
         return path
 
     def _records(self):
@@ -305,7 +306,7 @@ class Telling:
 
     @functools.cached_property
     def serve(self):
-        self.loaded = tf.saved_model.load(str(self.path(Form("saved_model"))))
+        self.loaded = tf.saved_model.load(str(self.path(Target("saved_model"))))
         return self.loaded.signatures["serving_default"]
 
 
@@ -328,8 +329,10 @@ def as_detections(form, outputs, size):
     return named
 
 
-QUICK_FORMS = [Form("tflite"), Form("tflite", "int8"), Form("tflite", nms="task")]
-ALL_FORMS = [Form("tflite", precision, nms) for nms in ("builtin", "task") for precision in targets.PRECISIONS[:-1]]
+QUICK_FORMS = [Target("tflite"), Target("tflite", "int8"), Target("tflite", nms="task")]
+ALL_FORMS = [
+    Target("tflite", precision, nms) for nms in ("builtin", "task") for precision in list(targets.PRECISIONS)[:-1]
+]
 EVERY = [
     ("demo", form)
     if form in QUICK_FORMS
@@ -392,7 +395,7 @@ def test_every_output_is_the_saved_models_padding_included(name, form, runtime, 
     ],
 )
 def test_candidates_are_the_models(name, precision, runtime, telling):
-    model, form = telling(name), Form("tflite", precision, "none")
+    model, form = telling(name), Target("tflite", precision, "none")
     height, width = model.model.config.model.input_size
     for image in model.images.values():
         found = dict(zip(tflite.OUTPUTS["none"], runtime(model.path(form), image[None]), strict=True))
@@ -528,9 +531,9 @@ def test_what_is_refused_is_refused_before_data_are_read(demo, monkeypatch):
     monkeypatch.setattr(readers, "read_all_configured", lambda *_: pytest.fail("data were read"))
     folder = demo.paths["tflite"].parent
     for form, options, message in (
-        (Form("tflite"), {}, "there already"),
-        (Form("tflite", "full-int8"), {}, "expected --nms none"),
-        (Form("tflite", "int8"), {"any_size": True, "overwrite": True}, "only a SavedModel"),
+        (Target("tflite"), {}, "there already"),
+        (Target("tflite", "full-int8"), {}, "expected --nms none"),
+        (Target("tflite", "int8"), {"any_size": True, "overwrite": True}, "only a SavedModel"),
     ):
         with pytest.raises(ExportError, match=message):
             exports.export(demo.model, folder, [form], data="data", **options)
@@ -550,7 +553,7 @@ def test_an_earlier_export_is_only_replaced_when_asked(demo):
 
 def test_formats_that_are_none_are_named(demo, tmp_path):
     with pytest.raises(ExportError, match=r"expected one of saved_model, tflite, received 'onnx'"):
-        exports.export(demo.model, tmp_path / "new", [Form("tflite"), Form("onnx")])
+        exports.export(demo.model, tmp_path / "new", [Target("tflite"), Target("onnx")])
     assert not (tmp_path / "new").exists()
 
 
@@ -856,14 +859,14 @@ def test_forked_processes_come_to_their_end(form, demo):
 
 def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch):
     def ends(model, boxes, scores):
-        found = tflite._ends_builtin(model, boxes, scores)
+        found = tflite._with_nms(model, boxes, scores)
         return found | {"count": tf.fill([1], found["scores"].shape[1])}
 
-    monkeypatch.setitem(tflite.ENDS, ("builtin", False), ends)
+    monkeypatch.setitem(tflite.OUTPUT_STAGES, ("builtin", False), ends)
     with pytest.raises(
         ExportError, match=r"tflite: its count is 300, where \d+ of its scores are above 0\.001\. The file was not"
     ):
-        exports.export(demo.model, tmp_path, [Form("tflite")])
+        exports.export(demo.model, tmp_path, [Target("tflite")])
     assert os.listdir(tmp_path) == []
 
 
@@ -917,20 +920,20 @@ def test_a_file_that_finds_something_else_is_refused_and_the_old_one_stays(demo,
                 variable.assign(variable + 1.0)
         return model
 
-    monkeypatch.setattr(exports, "for_tflite", damaged)
+    monkeypatch.setattr(tflite, "for_tflite", damaged)
     with pytest.raises(
-        ExportError, match=r"tflite: on pictures of noise its best score is off by .*The file was not kept"
+        ExportError, match=r"tflite: on images of noise its best score is off by .*The file was not kept"
     ):
-        exports.export(demo.model, tmp_path, [Form("tflite")], overwrite=True)
+        exports.export(demo.model, tmp_path, [Target("tflite")], overwrite=True)
     assert os.listdir(tmp_path) == ["model.tflite"] and (tmp_path / "model.tflite").read_text() == "old"
 
 
 def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, judged, tmp_path):
-    coarse = Form("tflite", "dynamic")
+    coarse = Target("tflite", "dynamic")
     with pytest.raises(
         ExportError, match=r"tflite-dynamic: its AP is 0\.\d+, .* below the model's 0\.\d+; at most 1e-06 may be lost"
     ):
-        exports.export(demo.model, tmp_path, [coarse], judged=judged, max_drop=1e-6)
+        exports.export(demo.model, tmp_path, [coarse], validation=judged, max_drop=1e-6)
     assert os.listdir(tmp_path) == []
 
 
@@ -945,18 +948,18 @@ def test_a_model_is_evaluated_once_for_all_forms(quantize, models, demo, judged,
     monkeypatch.setattr(gates, "evaluate", lambda of, *_, **__: seen.append(of) or SimpleNamespace(metrics={"AP": 0.5}))
     gate = Gate(model, judged, None, lambda: None)
     for precision in ("float32", "int8", "int8"):
-        assert gate.judge(Form("tflite", precision), demo.paths["tflite"])["drop"] == 0
+        assert gate.check(Target("tflite", precision), demo.paths["tflite"])["drop"] == 0
     assert len(seen) == 3 + models and len(set(seen)) == 3 + models  # each file's once, too
 
 
 @pytest.mark.slow
 def test_the_report_has_what_int8_costs_and_what_could_not_be_read(demo, judged, tmp_path):
-    int8 = Form("tflite", "int8")
+    int8 = Target("tflite", "int8")
     (tmp_path / "cut.jpg").write_bytes(jpeg(demo.pictures[0])[:400])
     one_broken = judged._replace(
         records=(*judged.records, judged.records[0]._replace(image_id=9, path=str(tmp_path / "cut.jpg")))
     )
-    made = exports.export(demo.model, tmp_path, [int8], calibration=one_broken, judged=judged, max_drop=1.0)[
+    made = exports.export(demo.model, tmp_path, [int8], calibration=one_broken, validation=judged, max_drop=1.0)[
         "tflite-int8"
     ]
     report = json.loads((tmp_path / "report.json").read_text())["tflite-int8"]
@@ -971,16 +974,16 @@ def test_the_report_has_what_int8_costs_and_what_could_not_be_read(demo, judged,
 @pytest.mark.parametrize(
     "form, options, message",
     [
-        (Form("saved_model", "int8"), {}, "a SavedModel has float32 and its own suppression"),
-        (Form("tflite", "float32", "task"), {"batch": 2}, "takes one picture at a time, expected --batch 1"),
-        (Form("tflite", "full-int8"), {}, "expected --nms none"),
-        (Form("tflite"), {"batch": 0}, "batch: expected a whole number above 0, received 0"),
-        (Form("tflite", "int4"), {}, r"expected one of float32, .* received 'int4'"),
+        (Target("saved_model", "int8"), {}, "a SavedModel has float32 and NMS builtin; received int8"),
+        (Target("tflite", "float32", "task"), {"batch": 2}, "takes one image at a time, expected --batch 1"),
+        (Target("tflite", "full-int8"), {}, "expected --nms none"),
+        (Target("tflite"), {"batch": 0}, "batch: expected a whole number above 0, received 0"),
+        (Target("tflite", "int4"), {}, r"expected one of float32, .* received 'int4'"),
     ],
 )
 def test_forms_that_cannot_be_are_told_before_anything_is_written(form, options, message, demo, tmp_path):
     with pytest.raises(ExportError, match=message):
-        exports.export(demo.model, tmp_path / "new", [Form("tflite"), form], **options)
+        exports.export(demo.model, tmp_path / "new", [Target("tflite"), form], **options)
     assert not (tmp_path / "new").exists()
 
 
@@ -1005,7 +1008,7 @@ def test_class_names_lie_beside_a_file_for_the_task_libraries(demo, tmp_path):
     assert not (demo.other("none").parent / "labelmap.txt").exists()
     (tmp_path / "labelmap.txt").write_text("mine\n")
     with pytest.raises(ExportError, match=r"labelmap\.txt: there already.*--overwrite"):
-        exports.export(demo.model, tmp_path, [Form("tflite", nms="task")])
+        exports.export(demo.model, tmp_path, [Target("tflite", nms="task")])
     assert os.listdir(tmp_path) == ["labelmap.txt"] and (tmp_path / "labelmap.txt").read_text() == "mine\n"
 
 
@@ -1016,10 +1019,10 @@ def test_one_class_and_pictures_without_a_truth(judged, tmp_path):
     none = {"boxes": np.zeros((0, 4), "f4"), "labels": np.zeros(0, "i4"), "crowd": np.zeros(0, bool)}
     records = tuple(record._replace(**none, areas=np.zeros(0)) for record in judged.records)
     empty = judged._replace(records=records, classes=("a",))
-    forms = [Form("tflite"), Form("tflite", "int8"), Form("tflite", nms="task"), Form("tflite", nms="none")]
-    made = exports.export(model, tmp_path, forms, calibration=judged, judged=empty)
+    forms = [Target("tflite"), Target("tflite", "int8"), Target("tflite", nms="task"), Target("tflite", nms="none")]
+    made = exports.export(model, tmp_path, forms, calibration=judged, validation=empty)
     assert len(made) == 4 and not any("AP" in each.report for each in made.values())
-    with pytest.raises(ExportError, match="expected pictures to find the bounds with"):
+    with pytest.raises(ExportError, match="expected images to find the ranges with"):
         exports.export(model, tmp_path / "none", forms[1:2], calibration=judged._replace(records=()))
 
 
@@ -1032,7 +1035,7 @@ def test_raw_candidates_leave_suppression_to_whoever_reads_them(demo):
 
 @pytest.mark.parametrize("name", ["demo", pytest.param("yolov3-tiny", marks=pytest.mark.slow)])
 def test_whole_numbers_alone(name, judged, tmp_path):
-    model, form = lively(name, CLASSES), Form("tflite", "full-int8", "none")
+    model, form = lively(name, CLASSES), Target("tflite", "full-int8", "none")
     path = exports.export(model, tmp_path, [form], calibration=judged)[form.name].path
     interpreter = tf.lite.Interpreter(str(path))
     assert {detail["dtype"] for detail in interpreter.get_output_details()} == {np.uint8}
@@ -1070,7 +1073,7 @@ def test_whole_numbers_alone(name, judged, tmp_path):
     [(2, (64, 96)), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((3, None), (1, (96, 64))))],
 )
 def test_other_batches_and_sizes(batch, size, demo, tmp_path):
-    path = exports.export(demo.model, tmp_path, [Form("tflite")], batch=batch, size=size)["tflite"].path
+    path = exports.export(demo.model, tmp_path, [Target("tflite")], batch=batch, size=size)["tflite"].path
     loaded = loading.load(path)
     model = resized(demo.model, size) if size else demo.model
     expected = Detector.of(model)
@@ -1085,7 +1088,7 @@ def test_other_batches_and_sizes(batch, size, demo, tmp_path):
 
 
 def test_a_saved_model_for_pictures_of_any_size(demo, tmp_path):
-    made = exports.export(demo.model, tmp_path, [Form("saved_model")], any_size=True)["saved_model"].path
+    made = exports.export(demo.model, tmp_path, [Target("saved_model")], any_size=True)["saved_model"].path
     serve = tf.saved_model.load(str(made)).signatures["serving_default"]
     for size in ((64, 128), (160, 96), (32, 32)):
         images = np.stack([picture(*size, seed) for seed in range(2)]).astype("float32") / 255
@@ -1097,7 +1100,7 @@ def test_a_saved_model_for_pictures_of_any_size(demo, tmp_path):
         serve(images=np.zeros((1, 64, 40, 3), "float32"))
     assert_same(loading.load(made)(demo.pictures[0]), demo.detector(demo.pictures[0]))
     with pytest.raises(ExportError, match="expected --to saved_model"):
-        exports.export(demo.model, tmp_path / "none", [Form("tflite")], any_size=True)
+        exports.export(demo.model, tmp_path / "none", [Target("tflite")], any_size=True)
 
 
 @pytest.mark.slow
@@ -1106,7 +1109,7 @@ def test_a_saved_model_for_corners_in_pictures_of_any_size(tmp_path):
     backbone = "{name: hourglass, dims: [16, 24], modules: [1, 1], stem: 8}"
     options = {"model.backbone": backbone, "model.decoder": "{name: corner, apart: 100}"}
     model = lively("cornernet-small", ("a",), **options)
-    made = exports.export(model, tmp_path, [Form("saved_model")], any_size=True)["saved_model"].path
+    made = exports.export(model, tmp_path, [Target("saved_model")], any_size=True)["saved_model"].path
     serve = tf.saved_model.load(str(made)).signatures["serving_default"]
     for size in ((64, 96), (32, 32)):
         images = np.stack([picture(*size, seed) for seed in range(3)]).astype("float32") / 255
@@ -1133,7 +1136,7 @@ def exported_before(demo, form, folder):
     return folder / demo.paths[form.name].name
 
 
-@pytest.mark.parametrize("form", [Form("saved_model"), Form("tflite")])
+@pytest.mark.parametrize("form", [Target("saved_model"), Target("tflite")])
 def test_without_space_what_was_there_stays(form, demo, tmp_path):
     path = exported_before(demo, form, tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -1145,11 +1148,11 @@ def test_without_space_what_was_there_stays(form, demo, tmp_path):
 def test_folders_that_cannot_be_are_told(demo, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ExportError, match=r"Not a directory; .*give another --out"):
-        exports.export(demo.model, tmp_path / "file" / "out", [Form("tflite")])
+        exports.export(demo.model, tmp_path / "file" / "out", [Target("tflite")])
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("form", [Form("saved_model"), Form("tflite")])
+@pytest.mark.parametrize("form", [Target("saved_model"), Target("tflite")])
 def test_interrupted_what_was_there_stays(form, demo, tmp_path, monkeypatch):
     path = exported_before(demo, form, tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -1157,7 +1160,7 @@ def test_interrupted_what_was_there_stays(form, demo, tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Gate, "judge", stop)
+    monkeypatch.setattr(Gate, "check", stop)
     with pytest.raises(KeyboardInterrupt):
         exports.export(demo.model, tmp_path, [form], overwrite=True)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before and path.exists()
@@ -1271,7 +1274,7 @@ def test_mediapipe_finds_the_same(precision, demo, judged, tmp_path):
     """In a picture of the network's size, which both take as it is; mediapipe's boxes are whole pixels."""
     if importlib.util.find_spec("mediapipe") is None:
         pytest.skip("needs mediapipe, which is an extra: pip install 'tfyolo[mediapipe]'")
-    form = Form("tflite", precision, "task")
+    form = Target("tflite", precision, "task")
     path = exports.export(demo.model, tmp_path, [form], calibration=judged, max_drop=1.0)[form.name].path
     image = picture(*demo.detector.input_size)
     cv2.imwrite(str(tmp_path / "x.png"), image[..., ::-1])

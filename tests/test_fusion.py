@@ -303,7 +303,7 @@ def test_a_run_is_folded_when_it_is_loaded_and_exported_but_not_in_its_file(tmp_
     expected = Detector.of(model).network(images)
     np.testing.assert_allclose(detector.network(images).scores, expected.scores, atol=1e-5)
     paths = {
-        "saved_model": exports.export(model, tmp_path / "export", [targets.Form("saved_model")])["saved_model"].path
+        "saved_model": exports.export(model, tmp_path / "export", [targets.Target("saved_model")])["saved_model"].path
     }
     saved = tf.train.list_variables(str(paths["saved_model"] / "variables" / "variables"))
     count = sum(int(np.prod(shape)) for name, shape in saved if name.startswith("weights/"))

@@ -225,7 +225,7 @@ def test_detection_has_the_same_limit(tmp_path):
 
 
 def test_hidden_files_are_not_detected_in(tmp_path):
-    from tfyolo.predict.media import find_pictures
+    from tfyolo.predict.media import find_images
 
     for name in (
         "a.jpg",
@@ -239,9 +239,9 @@ def test_hidden_files_are_not_detected_in(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     os.mkfifo(tmp_path / "e.jpg")
-    assert find_pictures([tmp_path]) == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jfif")]
-    assert find_pictures([tmp_path / "*/*.*"]) == [str(tmp_path / "c/d.png")]
-    assert find_pictures([tmp_path / "@eaDir/*.jpg"]) == [str(tmp_path / "@eaDir/a.jpg")]
+    assert find_images([tmp_path]) == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jfif")]
+    assert find_images([tmp_path / "*/*.*"]) == [str(tmp_path / "c/d.png")]
+    assert find_images([tmp_path / "@eaDir/*.jpg"]) == [str(tmp_path / "@eaDir/a.jpg")]
 
 
 def test_fifos_and_devices_are_not_read(tmp_path):

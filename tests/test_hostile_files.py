@@ -24,7 +24,7 @@ from tfyolo.predict import load as loading
 from tfyolo.predict import media
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.media import SourceError
-from tfyolo.visualize import drawing, plots
+from tfyolo.visualize import image_files, plots
 from tfyolo.weights.runs import WeightsError, class_names
 
 RED = "\x1b[31mred"
@@ -146,7 +146,7 @@ def test_a_history_that_is_none(content, fifo, tmp_path):
         fifo("history.csv")
     else:
         (tmp_path / "history.csv").write_text(content)
-    with pytest.raises(drawing.PictureError, match=r"history\.csv: "):
+    with pytest.raises(image_files.DrawingError, match=r"history\.csv: "):
         plots.read_history(tmp_path / "history.csv")
 
 

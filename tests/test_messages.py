@@ -7,11 +7,12 @@ import sys
 import threading
 import warnings
 
+import numpy as np
 import pytest
 
 from tfyolo import libraries
 from tfyolo.libraries import libraries_silent
-from tfyolo.messages import counted
+from tfyolo.messages import counted, listed, plain
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,13 @@ def test_onednn_is_on_unless_the_user_says_otherwise(given, used):
     asks = "import tfyolo; tfyolo.load; from tensorflow.python.util._pywrap_util_port import IsMklEnabled as on; print(on())"
     ran = subprocess.run([sys.executable, "-c", asks], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == used
+
+
+def test_a_list_is_cut_where_more_follows():
+    assert listed("abc", 2) == "a, b, ..." and listed("abc", 3) == "a, b, c" and listed([], 3) == ""
+
+
+def test_plain_values_are_json_without_nan():
+    value = {"a": [np.nan, np.inf, 1.23456789], "b": np.array([1, 2]), "c": (np.float32(0.5), None, "x", True)}
+    assert plain(value) == {"a": [None, None, 1.23456789], "b": [1, 2], "c": [0.5, None, "x", True]}
+    assert plain(value, digits=2)["a"] == [None, None, 1.23]

@@ -12,7 +12,9 @@ from tfyolo import model as models
 from tfyolo.config import ConfigError
 from tfyolo.data import demo, readers, write_tfrecords
 from tfyolo.exports import export as exports
-from tfyolo.exports.targets import ExportError, Form
+from tfyolo.exports import tflite
+from tfyolo.exports.job import Job
+from tfyolo.exports.targets import ExportError, Target
 from tfyolo.graph import calibration, declarations, quantization
 from tfyolo.graph.calibration import equalized, observe
 from tfyolo.graph.fusion import fuse
@@ -288,10 +290,10 @@ FILES += [
 @pytest.mark.parametrize("name, per_channel", FILES)
 def test_the_int8_file_computes_what_the_rounding_network_does(name, per_channel, source, tmp_path):
     model = lively(name)
-    writer = exports._Writer(model, 1, per_channel, source)
-    writer.write(Form("tflite", "int8", "none"), tmp_path / "x.tflite")
+    writer = Job(model, 1, per_channel, source)
+    tflite.write(writer, Target("tflite", "int8", "none"), tmp_path / "x.tflite")
     detector = loading.load(tmp_path / "x.tflite")
-    rounding = Detector.of(writer.rounded)
+    rounding = Detector.of(writer.quantized())
     images = np.round(255 * pictures(model)) / np.float32(255)
     for image in images:
         mine, theirs = rounding.network(image[None]), detector.network(image[None])
@@ -312,15 +314,15 @@ def test_calibrated_from_shards_a_file_is_byte_for_byte_that_from_files(source, 
     again = readers.read(tmp_path / "records", "train")
     model = lively("demo")
     for precision in ("int8", "full-int8"):
-        form = Form("tflite", precision, "none")
+        form = Target("tflite", precision, "none")
         for name, data in (("files", source), ("shards", again)):
-            exports._Writer(model, 1, True, data).write(form, tmp_path / name)
+            tflite.write(Job(model, 1, True, data), form, tmp_path / name)
         assert (tmp_path / "files").read_bytes() == (tmp_path / "shards").read_bytes()
 
 
 def test_without_pictures_there_are_no_bounds(tmp_path):
-    with pytest.raises(ExportError, match=r"int8: expected pictures to find the bounds with, received none; --data"):
-        exports.export(lively("demo"), tmp_path, [Form("tflite", "int8")])
+    with pytest.raises(ExportError, match=r"int8: expected images to find the ranges with, received none; --data"):
+        exports.export(lively("demo"), tmp_path, [Target("tflite", "int8")])
     assert not list(tmp_path.iterdir())
 
 
@@ -351,7 +353,9 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learne
     bounds = {v.path: float(v) for v in model.network.variables if v.path.endswith(("/low", "/high"))}
     assert bounds and bounds.keys() == {v.path for v in found.network.variables if v.path.endswith(("/low", "/high"))}
     assert model.config.model.quantize and set(loading.load(run.folder).classes) == set(model.classes)
-    made = exports.export(model, tmp_path / "out", [Form("tflite", "int8"), Form("tflite")])  # no calibration is needed
+    made = exports.export(
+        model, tmp_path / "out", [Target("tflite", "int8"), Target("tflite")]
+    )  # no calibration is needed
     assert made["tflite-int8"].path.exists()
     scales = [
         detail["quantization"][0]

@@ -10,8 +10,9 @@ from matplotlib.text import Text
 
 from tfyolo.evaluation.report import Curves
 from tfyolo.structures import BACKGROUND, IGNORE
-from tfyolo.visualize import drawing, plots
-from tfyolo.visualize.drawing import FOUND, IGNORED, MISSED, WRONG, PictureError
+from tfyolo.visualize import drawing, image_files, plots
+from tfyolo.visualize.drawing import FOUND, IGNORED, MISSED, WRONG
+from tfyolo.visualize.image_files import DrawingError
 
 GREY = 90
 
@@ -132,12 +133,12 @@ def test_a_label_without_a_name_is_told_by_its_number():
     ],
 )
 def test_what_is_no_image_is_an_error(image, message):
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(DrawingError, match=message):
         drawing.draw(image, [], [], [], [])
 
 
 def test_a_figure_of_no_known_kind_is_an_error(tmp_path):
-    with pytest.raises(PictureError, match=r"\.xyz: expected a suffix .* received 'xyz'"):
+    with pytest.raises(DrawingError, match=r"\.xyz: expected a suffix .* received 'xyz'"):
         plots.confusion_matrix(np.ones((2, 2), int), 0.5, ["one"], tmp_path / "matrix.xyz")
     assert not list(tmp_path.iterdir())
 
@@ -251,7 +252,7 @@ def test_a_grid_shows_every_image_once():
         rows, columns = np.nonzero((sheet == 40 * i).all(axis=-1))
         assert len(rows) == image.shape[0] * image.shape[1]
         assert rows.min() // 17 == i // 3 and columns.min() // 22 == i % 3
-    with pytest.raises(PictureError, match="received 0 images"):
+    with pytest.raises(DrawingError, match="received 0 images"):
         drawing.grid([], 3)
 
 
@@ -273,18 +274,18 @@ def test_a_gallery_fills_its_width_with_every_image_in_shape():
         assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
         assert (np.ptp(columns) + 1) / (np.ptp(rows) + 1) == pytest.approx(width / height, rel=0.05)
     assert (sheet[:, :4] == 255).all() and not (sheet[4:-4, 4:8] == 255).all(axis=(1, 2)).all()
-    with pytest.raises(PictureError, match="received none"):
+    with pytest.raises(DrawingError, match="received none"):
         drawing.gallery([], 3, 400)
 
 
 def test_saved_is_what_is_read_back(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
-    drawing.save(tmp_path / "new" / "a.png", image)
+    image_files.save(tmp_path / "new" / "a.png", image)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1], image)
-    drawing.save(tmp_path / "b.jpg", blank())
+    image_files.save(tmp_path / "b.jpg", blank())
     assert (tmp_path / "b.jpg").read_bytes()[:2] == b"\xff\xd8"
-    with pytest.raises(PictureError, match=r"'\.txt'"):
-        drawing.save(tmp_path / "c.txt", image)
+    with pytest.raises(DrawingError, match=r"'\.txt'"):
+        image_files.save(tmp_path / "c.txt", image)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "b.jpg", "new"]
 
 
@@ -375,7 +376,7 @@ def test_training_curves_of_any_length(tmp_path, rows):
 
 def test_training_curves_of_nothing(tmp_path):
     (tmp_path / "history.csv").write_text(HISTORY.splitlines()[0])
-    with pytest.raises(PictureError, match=r"history.csv: expected a run's history.csv.*received 0 rows"):
+    with pytest.raises(DrawingError, match=r"history.csv: expected a run's history.csv.*received 0 rows"):
         plots.training_curves(tmp_path / "history.csv", tmp_path / "curves.png")
 
 

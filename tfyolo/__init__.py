@@ -16,10 +16,14 @@ __all__ = [
     "BACKBONES",
     "DATA_FORMATS",
     "DECODERS",
+    "EXPORTERS",
     "HEADS",
     "NECKS",
     "OBJECTIVES",
+    "RUNTIMES",
     "Error",
+    "Exporter",
+    "Runtime",
     "StopTraining",
     "build",
     "evaluate",
@@ -41,11 +45,15 @@ _HOMES = {
     "BACKBONES": ("backbones", "BACKBONES"),
     "DATA_FORMATS": ("data.sources.formats", "FORMATS"),
     "DECODERS": ("decoders", "DECODERS"),
+    "EXPORTERS": ("exports.targets", "EXPORTERS"),
     "Error": ("errors", "Error"),
+    "Exporter": ("exports.targets", "Exporter"),
     "HEADS": ("heads", "HEADS"),
     "NECKS": ("necks", "NECKS"),
     "OBJECTIVES": ("losses", "OBJECTIVES"),
     "StopTraining": ("training.callbacks", "StopTraining"),
+    "RUNTIMES": ("predict.runtimes", "RUNTIMES"),
+    "Runtime": ("predict.runtimes", "Runtime"),
     "build": ("model", "build"),
     "evaluate": ("evaluation.run", "evaluate"),
     "export": ("exports.export", "export"),
@@ -71,12 +79,14 @@ if TYPE_CHECKING:  # the same for those who read the source without running it
     from tfyolo.errors import Error
     from tfyolo.evaluation.run import evaluate
     from tfyolo.exports.export import export
+    from tfyolo.exports.targets import EXPORTERS, Exporter
     from tfyolo.graph.fusion import fuse
     from tfyolo.heads import HEADS
     from tfyolo.losses import OBJECTIVES
     from tfyolo.model import build, load_model
     from tfyolo.necks import NECKS
     from tfyolo.predict.load import load
+    from tfyolo.predict.runtimes import RUNTIMES, Runtime
     from tfyolo.training.callbacks import StopTraining
     from tfyolo.training.train import train
     from tfyolo.weights.darknet.importing import import_run as import_darknet

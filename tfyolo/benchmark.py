@@ -2,11 +2,11 @@
 
     benchmark("runs/yolov8n", ["runs/yolov8n/export/model-int8.tflite"], threads=2) -> a report
 
-Everything is one picture, ready for the network, to detections. "network" ends with decoded boxes and scores, as OpenCV's does;
-"postprocess" is the suppression; "total" is both. The competitors take turns, many times, so that what else the machine does hits
+Everything is one image, ready for the network, to detections. "network" ends with decoded boxes and scores, as OpenCV's does;
+"postprocess" is NMS; "total" is both. The competitors take turns, many times, so that what else the machine does hits
 all of them, and ratios are taken within a turn. OpenCV's network drops what scores below 0.2 (or its .cfg's thresh), ours hands the
 suppression all that the config's post-processing asks for: compare networks with networks first. A peer is any command that prints a
-line when it is ready and, for every line it then reads, looks at a picture and prints {"network": seconds}.
+line when it is ready and, for every line it then reads, looks at an image and prints {"network": seconds}.
 """
 
 import os
@@ -41,10 +41,8 @@ _MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from tfyolo.messages import import_tensorflow
-import_tensorflow()
-from tfyolo.detect import load
-detector = load(sys.argv[1])
+import tfyolo
+detector = tfyolo.load(sys.argv[1])
 image = np.zeros((*detector.input_size, 3), np.uint8)
 for _ in range(3):
     detector(image)
@@ -56,8 +54,8 @@ else:
 """
 
 
-def prepared_picture(model, path):
-    """[H, W, 3] float32 0..1 at the network's size. path: of a picture; None: noise, in which little is found."""
+def prepared_image(model, path):
+    """[H, W, 3] float32 0..1 at the network's size. path: of an image; None: noise, in which little is found."""
     size = model.config.model.input_size
     if path is None:
         return np.random.default_rng(0).random((*size, 3), dtype="float32")
@@ -113,7 +111,7 @@ def tflite_measure(model, image, threads, scratch):
     scratch.mkdir()
     path, bare = scratch / "model.tflite", scratch / "network.tflite"
     for file, nms in ((path, "builtin"), (bare, "none")):
-        file.write_bytes(tflite.to_tflite(model, tflite.ENDS[nms, False]))
+        file.write_bytes(tflite.to_tflite(model, tflite.OUTPUT_STAGES[nms, False]))
     with warnings.catch_warnings(), libraries_silent():  # the delegate's line of INFO
         warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
         runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
@@ -166,12 +164,15 @@ def competitors(run, paths, image_path, threads, scratch, unfused=False):
     import cv2
 
     model = load_model(run)
-    image = prepared_picture(model, image_path)
+    image = prepared_image(model, image_path)
     found = {"keras": keras_measure(fuse(model), image)}
     if not paths:
-        saved = exports.export(model, scratch / "export", [targets.Form("saved_model")])["saved_model"].path
+        saved = exports.export(model, scratch / "export", [targets.Target("saved_model")])["saved_model"].path
         found["saved_model"] = saved_model_measure(saved, image)
         found["tflite"] = tflite_measure(tflite.for_tflite(model), image, threads, scratch / "fused")
+        for name in [each for each in targets.EXPORTERS if each not in found]:  # those that users have added
+            (made,) = exports.export(model, scratch / "export", targets.asked_targets([name])[:1]).values()
+            found[name] = export_measure(made.path, image, threads)
     for name, path in named(paths).items():
         found[name] = export_measure(path, image, threads)
     if unfused:
@@ -245,11 +246,21 @@ def spread(values):
 
 
 def benchmark(
-    run, paths=(), *, threads=2, seconds=5.0, rounds=10, image=None, unfused=False, peers=(), baseline=None, judged=None
+    run,
+    paths=(),
+    *,
+    threads=2,
+    seconds=5.0,
+    rounds=10,
+    image=None,
+    unfused=False,
+    peers=(),
+    baseline=None,
+    validation=None,
 ):
     """The report of a run, and of its exports, as JSON takes it.
 
-    paths: exports; none: those that need no data are made for it. judged: a Source that each is judged by. peers: ("name", command).
+    paths: exports; none: those that need no data are made for it. validation: a Source that each is evaluated on. peers: ("name", command).
     """
     with tempfile.TemporaryDirectory() as scratch:
         found, model, notes = competitors(run, paths, image, threads, Path(scratch), unfused)
@@ -269,9 +280,9 @@ def benchmark(
                 peer.stop()
     files = {"keras": weights_file(run), **named(paths)}
     about = {name: {"bytes": targets.size_of(path), "peak_mb": peak_memory(path)} for name, path in files.items()}
-    if judged is not None:
+    if validation is not None:
         for name, path in files.items():
-            about[name]["AP"] = evaluate(load(path), judged, progress=False).metrics["AP"]
+            about[name]["AP"] = evaluate(load(path), validation, progress=False).metrics["AP"]
     return {
         "run": str(run),
         "input_size": list(model.config.model.input_size),
@@ -286,7 +297,7 @@ def benchmark(
 
 
 def peak_memory(path):
-    """MB that a process has held at most which loads it and detects in three pictures; None if it cannot be told."""
+    """MB that a process has held at most which loads it and detects in three images; None if it cannot be told."""
     done = subprocess.run([sys.executable, "-c", _MEMORY, str(path)], capture_output=True, text=True)
     return round(float(done.stdout), 1) if done.returncode == 0 else None
 
@@ -318,7 +329,7 @@ def table(told):
 
 
 def draw(told, path):
-    """AP over milliseconds of each file that was judged, into a picture's file."""
+    """AP over milliseconds of each file that was evaluated, drawn into a file."""
     points = {
         name: (told["competitors"][name]["total"]["median_ms"], row["AP"])
         for name, row in told["files"].items()

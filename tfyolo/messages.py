@@ -1,5 +1,6 @@
 """How this package writes text: what is printable, short enough, and counted."""
 
+import math
 import re
 
 # What acts on a terminal or hides what stands beside it: control characters, changes of direction, halves of surrogate
@@ -33,3 +34,27 @@ def _plural(noun):
     # After a vowel that is short by nature, ch sounds as k: epochs, techs; but batches, branches, brooches.
     hissing = re.search("(s|x|z|sh|ch)$", noun) and not re.search("(^|[^aeiou])(o|e)ch$", noun)
     return noun + ("es" if hissing else "s")
+
+
+def listed(names, most):
+    """The first names of a list, "a, b, c, ..." where more than `most` follow."""
+    names = list(names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def plain(value, digits=None):
+    """A value as JSON takes it: lists and dicts of plain numbers, null for NaN and infinity.
+
+    Args:
+        value: a dict, list, tuple, NumPy array or number, nested.
+        digits: after the point, to which floats are rounded; None: all.
+    """
+    if isinstance(value, dict):
+        return {key: plain(item, digits) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item, digits) for item in value]
+    if isinstance(value, float):
+        return None if not math.isfinite(value) else value if digits is None else round(value, digits)
+    return value

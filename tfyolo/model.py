@@ -22,7 +22,7 @@ from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import deferred_variables
 from tfyolo.heads import HEADS, can_read_aux
 from tfyolo.losses import OBJECTIVES
-from tfyolo.messages import printable
+from tfyolo.messages import listed, printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
 from tfyolo.postprocess import POSTPROCESS
@@ -348,20 +348,19 @@ def postprocess(config, **options):
     builder, own = resolve(config, "model.postprocess", part, POSTPROCESS)
     given = configs.Part(name=part.name, **options)
     options = parts.check_options(config, "model.postprocess", given, parts.options_of(builder))
-    if options.keys() & NMS_FORMS:  # they exclude each other
-        own = {name: value for name, value in own.items() if name not in NMS_FORMS}
+    if options.keys() & NMS_VARIANTS:  # they exclude each other
+        own = {name: value for name, value in own.items() if name not in NMS_VARIANTS}
     try:
         return builder(**{**own, **options})
     except ValueError as error:
         raise config.error("model.postprocess", str(error)) from error
 
 
-NMS_FORMS = {"soft_sigma", "soft_linear", "distance_power"}
+NMS_VARIANTS = {"soft_sigma", "soft_linear", "distance_power"}
 
 
 def _listed(names):
-    names = list(names)
-    return f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
+    return f"{len(names)} ({listed(names, 6)})"
 
 
 # --- saving and loading -----------------------------------------------------------------------------------------------

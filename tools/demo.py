@@ -26,7 +26,7 @@ def main(folder="demo", *overrides):
     from tfyolo.files import write_text
     from tfyolo.predict import load as loading
     from tfyolo.training.train import train
-    from tfyolo.visualize import drawing
+    from tfyolo.visualize import drawing, image_files
 
     folder, seconds = Path(folder), {}
 
@@ -49,7 +49,7 @@ def main(folder="demo", *overrides):
         lambda: evaluate(loading.load(run.folder), held_out, out=folder / "run" / "test", pictures=8),
     )
     print(report)
-    forms = [*targets.FORMS, targets.Form("tflite", "int8")]
+    forms = [*targets.DEFAULT_TARGETS, targets.Target("tflite", "int8")]
     options = {"calibration": readers.read(data, "train"), "progress": True}
     made = timed(
         "export", lambda: exports.export(models.load_model(run.folder), run.folder / "export", forms, **options)
@@ -71,9 +71,9 @@ def main(folder="demo", *overrides):
         several = [record for record in held_out.records if len(record.boxes) > 2][:8]
         found = [detector(record.path, score=0.5) for record in several]
         for each in found:
-            drawing.save(folder / "detections" / Path(each.file).name, each.draw())
+            image_files.save(folder / "detections" / Path(each.file).name, each.draw())
         sheet = drawing.gallery([drawn_large(each) for each in found], columns=4, width=1280)
-        drawing.save(folder / "detections.png", sheet)
+        image_files.save(folder / "detections.png", sheet)
 
     timed("detect with the TFLite file", draw)
     figures = {

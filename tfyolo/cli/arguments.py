@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tfyolo.messages import printable
+from tfyolo.messages import plain, printable
 
 # What other programs call the arguments of commands here.
 ELSEWHERE = {
@@ -78,6 +78,28 @@ class NamedIn(click.ParamType):
         from tfyolo.config import tables
 
         return tables.names(self.kind)
+
+
+class Choices(click.ParamType):
+    """A name in the table of exporters, or one of their "precisions" or kinds of "nms": asked when it matters."""
+
+    name = "choice"
+
+    def __init__(self, of):
+        self.of = of
+
+    def convert(self, value, param, context):
+        if value not in self._names():
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, self._names()))}.", param, context)
+        return value
+
+    def get_metavar(self, param, ctx=None):
+        return f"[{'|'.join(self._names())}]"
+
+    def _names(self):
+        from tfyolo.exports.targets import EXPORTERS, choices
+
+        return list(EXPORTERS) if self.of == "exporters" else choices(self.of)
 
 
 class _Device(click.ParamType):
@@ -193,10 +215,11 @@ def require_path(path, expected):
 def require_model(path, expected=None):
     """Ends the command unless there is a model at a path, or if it is another program's, to be imported first."""
     from tfyolo import config as configs
+    from tfyolo.predict.runtimes import titles
 
-    if problem := configs.foreign(path, expected or MODEL):
+    if problem := configs.foreign(path, expected or titles()):
         raise click.ClickException(problem)
-    require_path(path, expected or MODEL)
+    require_path(path, expected or titles())
 
 
 def _config_without_weights(name):
@@ -210,7 +233,6 @@ def _config_without_weights(name):
     return f"the name of a config, which has no weights; {hint}"
 
 
-MODEL = "a run's folder, a .h5 file, a SavedModel's folder or a .tflite file"
 DATA = "a data set's folder or file"
 
 
@@ -265,16 +287,7 @@ def require_run(folder, overrides):
 
 def print_json(value):
     """Prints JSON on standard output; what is not finite is null."""
-    click.echo(jsons.dumps(_plain(value), indent=2, allow_nan=False))
-
-
-def _plain(value):
-    """The value with null for what is not finite: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(jsons.dumps(plain(value), indent=2, allow_nan=False))
 
 
 @contextlib.contextmanager
@@ -290,5 +303,7 @@ def split_hint():
 
 def refuse_export(path, hint):
     """Ends the command if a path is an export."""
-    if path.endswith(".tflite") or os.path.exists(os.path.join(path, "saved_model.pb")):
+    from tfyolo.predict.runtimes import runtime_of
+
+    if runtime_of(path).exported:
         raise click.UsageError(f"{path} is an export; {hint}")

@@ -5,6 +5,7 @@ import click
 from tfyolo.cli.app import main
 from tfyolo.cli.arguments import (
     DATA,
+    Choices,
     Whole,
     data_options,
     device_option,
@@ -25,19 +26,17 @@ from tfyolo.devices import start as start_tensorflow
 
 @main.command()
 @click.argument("run", metavar="RUN")
-@click.option(
-    "--to", "--format", "targets", multiple=True, type=click.Choice(["saved_model", "tflite"]), help="[default: both]"
-)
+@click.option("--to", "--format", "targets", multiple=True, type=Choices("exporters"), help="[default: both]")
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
-    type=click.Choice(["float32", "float16", "dynamic", "int8", "full-int8"]),
+    type=Choices("precisions"),
     help="Of a TFLite file; repeat for several.  [default: the three that need no data]",
 )
 @click.option(
     "--nms",
-    type=click.Choice(["builtin", "task", "none"]),
+    type=Choices("nms"),
     default="builtin",
     show_default=True,
     help=(
@@ -106,20 +105,9 @@ def export(
         require_data(data)
     start_tensorflow(device)
     from tfyolo.exports import export as exports
-    from tfyolo.exports.targets import FORMS, Form
+    from tfyolo.exports.targets import asked_targets
 
-    asked = precisions or nms != "builtin" or size or batch != 1
-    if not asked and not targets:
-        forms = FORMS
-    else:
-        forms = [Form("saved_model")] if "saved_model" in targets else []
-        kinds = precisions or (["float32"] if asked else [form.precision for form in FORMS[1:]])
-        if "tflite" in targets or not targets:
-            # All in integers there is no NMS: what is there by default is left out.
-            forms += [
-                Form("tflite", kind, "none" if (kind, nms) == ("full-int8", "builtin") else nms) for kind in kinds
-            ]
-
+    forms = asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1)
     made = exports.export(
         run,
         out,
@@ -177,12 +165,13 @@ def benchmark(
     tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/pictures
     """
     from tfyolo.peers import Peer
+    from tfyolo.predict.runtimes import titles
 
     if plot and not path:
         raise click.UsageError("--plot shows AP, expected --data with it")
     require_model(run, "a run's folder or a .h5 file")
     for each in paths:
-        require_path(each, "a SavedModel's folder or a .tflite file")
+        require_path(each, titles(exported=True))
     given = [Peer.parsed(peer) for peer in peers]
     if path:
         require_path(path, DATA)
@@ -193,7 +182,7 @@ def benchmark(
     with split_hint():
         judged = readers.read(path, split) if path else None
     options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
-    figures = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, judged=judged)
+    figures = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, validation=judged)
     if plot:
         benchmarks.draw(figures, plot)
     if as_json:

@@ -133,7 +133,7 @@ def detect(
     from tfyolo.predict import media
     from tfyolo.predict import sources as detection
 
-    files = media.find_pictures(sources) if sources else []
+    files = media.find_images(sources) if sources else []
     if out is None:  # held until the command ends
         free = folders.new(None, "detections", inside="")
         out = "detections" if overwrite else click.get_current_context().with_resource(free)

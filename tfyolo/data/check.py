@@ -16,7 +16,7 @@ from tfyolo.data.check_plot import summary_figure
 from tfyolo.data.sources.place import meaning
 from tfyolo.data.sources.source import DataError, Problem
 from tfyolo.files import atomic_file, write_text
-from tfyolo.messages import counted
+from tfyolo.messages import counted, listed
 
 FEW = 20  # boxes of a class below which it can hardly be learned
 SHOWN = 30  # problems of a kind in the text; the JSON has them all
@@ -245,10 +245,8 @@ def _twins(sources, checked):
         (split, file, _), *others = twins
         if others:
             across = len({name for name, _, _ in twins}) > 1
-            listed = ", ".join(f"{where} in {name}" for name, _, where in others)
-            message = (
-                f"the same image in {'different splits' if across else 'one split'}: here in {split}, and {listed}"
-            )
+            others_named = ", ".join(f"{where} in {name}" for name, _, where in others)
+            message = f"the same image in {'different splits' if across else 'one split'}: here in {split}, and {others_named}"
             yield Problem(file, message, "error" if across else "warning")
 
 
@@ -260,7 +258,7 @@ def _classes(sources):
         if not set(source.classes) - set(first.classes):
             if missing:  # evaluated by name
                 message = (
-                    f"the split {other} knows no {', '.join(missing[:8])}, of the "
+                    f"the split {other} knows no {listed(missing, 8)}, of the "
                     f"{counted(len(first.classes), 'class')} of {name}"
                 )
                 yield Problem(source.name, message, "warning")
@@ -270,9 +268,8 @@ def _classes(sources):
             yield Problem(source.name, message, "error")
     few = {label: count for label, count in _split(first, first.classes).boxes.items() if count < FEW}
     if few:
-        fewest = sorted(few, key=few.get)[:10]
-        listed = ", ".join(f"{label} ({few[label]})" for label in fewest) + (", ..." if len(few) > len(fewest) else "")
-        message = f"{len(few)} of {len(first.classes)} classes have fewer than {FEW} boxes in {name}: {listed}"
+        fewest = listed([f"{label} ({few[label]})" for label in sorted(few, key=few.get)], 10)
+        message = f"{len(few)} of {len(first.classes)} classes have fewer than {FEW} boxes in {name}: {fewest}"
         yield Problem(first.name, message, "warning")
 
 

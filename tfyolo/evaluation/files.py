@@ -8,7 +8,7 @@ from tfyolo.evaluation.metrics import Found, match, xywh
 from tfyolo.files import write_text
 from tfyolo.messages import printable
 from tfyolo.structures import BACKGROUND
-from tfyolo.visualize import drawing, plots
+from tfyolo.visualize import drawing, image_files, plots
 
 # ------------------------------------------------------------------------------------------------ from figures to files
 
@@ -48,7 +48,9 @@ def write_report(out, report, source, found, pictures):
         image = drawing.draw_matches(
             image, truths, record.labels, record.ignored, boxes, one.labels, one.scores, source.classes, index
         )
-        drawing.save(out / "pictures" / f"{place:02d}_{printable(Path(str(record.image_id)).stem)[:100]}.jpg", image)
+        image_files.save(
+            out / "pictures" / f"{place:02d}_{printable(Path(str(record.image_id)).stem)[:100]}.jpg", image
+        )
 
 
 def _write_json(path, value):

@@ -9,12 +9,12 @@ from faster_coco_eval.core import mask
 
 from tfyolo.structures import BACKGROUND, IGNORE
 
-IOU = 0.5  # the overlap from which a box is right: in curves, confusion matrix and pictures; AP is a mean over ten
+IOU = 0.5  # the overlap from which a box is right: in curves, confusion matrix and images; AP is a mean over ten
 GRID = np.linspace(0, 1, 201)  # the scores at which F1 is looked at
 
 
 class Found(NamedTuple):
-    """What is found in one picture: boxes [D, 4] in pixels of the file, scores [D], labels [D] of the data set."""
+    """What is found in one image: boxes [D, 4] in pixels of the file, scores [D], labels [D] of the data set."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -25,10 +25,18 @@ class Found(NamedTuple):
 
 
 def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, difficult=False):
-    """[D] the truth each detection of a picture finds, BACKGROUND if it is wrong, IGNORE if it counts neither way.
+    """Matches the detections of an image to its ground truth, by COCO's rule.
 
-    truth_boxes [M, 4], truth_labels [M], crowd [M] bool; boxes [D, 4], labels [D], scores [D]; no rows of padding. difficult: [M] bool.
-    COCO's rule: in the order of scores, a detection takes the truth of its class that it overlaps most among those
+    Args:
+        truth_boxes, truth_labels, crowd: ground truth without padding: [M, 4] (y1, x1, y2, x2), [M], [M] bool.
+        boxes, labels, scores: detections without padding: [D, 4] (y1, x1, y2, x2), [D], [D].
+        iou: the least overlap, 0..1.
+        difficult: [M] bool, Pascal VOC's objects that count neither way.
+
+    Returns:
+        [D] in [0, M); BACKGROUND for a false positive, IGNORE for what counts neither way.
+
+    COCO's rule: in the order of scores, a detection takes the object of its class that it overlaps most among those
     still free, if by `iou` at least. One that finds none may take a difficult object in the same way, or lie in a crowd of its class, by as
     much of its own area, and is ignored. A crowd takes any number of them; a difficult object one, as every object (Pascal VOC's own script
     forgives any number of detections of one).
@@ -52,9 +60,15 @@ def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, d
 
 
 def coco_metrics(truths, found, num_classes):
-    """COCO's twelve metrics by name, as Report has them; nan where there are no truths.
+    """COCO's twelve metrics by name, as Report has them; nan where there are no ground truths.
 
-    truths: Records. found: a Found for each of them. num_classes: K.
+    Args:
+        truths: Records.
+        found: a Found for each of them.
+        num_classes: K.
+
+    Returns:
+        {name: value}, fractions in 0..1.
     """
     return coco_figures(truths, found, num_classes)[0]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfyolo.errors import Error
 from tfyolo.evaluation.metrics import GRID, coco_figures, confusion_counts, match, share
-from tfyolo.messages import counted
+from tfyolo.messages import counted, listed, plain
 from tfyolo.structures import BACKGROUND
 
 
@@ -24,7 +24,7 @@ _UNCOUNTED = {"crowds": "crowd", "difficult": "difficult object"}
 
 
 class Curves(NamedTuple):
-    """What the figures are drawn from; nan in the row of a class without truths.
+    """What the figures are drawn from; nan in the row of a class without ground truths.
 
     recall: [R]. precision: [K, R] at IoU 0.5, the best at that recall or a higher one: its mean is the class's AP50.
     scores: [S]. f1: [K, S], of the boxes with at least that score. f1_all: [S], all classes pooled.
@@ -65,11 +65,11 @@ class Report(NamedTuple):
     def unexpected(self) -> list[str]:
         """A line for the images that could not be read, and one for those of another size than annotated, if there are such."""
         files = {note: self.counts[kind] for kind, note in UNEXPECTED.items() if self.counts[kind]}
-        return [f"{note}: {counted(len(some), 'picture')}: {_first(some, 5)}" for note, some in files.items()]
+        return [f"{note}: {counted(len(some), 'picture')}: {listed(some, 5)}" for note, some in files.items()]
 
     def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
-        return _plain({**self._asdict(), "curves": self.curves._asdict()})
+        return plain({**self._asdict(), "curves": self.curves._asdict()}, digits=6)
 
     def __str__(self):
         counts, shown = self.counts, {name: _figure(value) for name, value in self.metrics.items()}
@@ -106,10 +106,17 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def judge(source, found, seconds=None, resized=()):
-    """Report of what was found: a Found for each of the source's records, None for a picture that could not be read.
+def evaluate_detections(source, found, seconds=None, resized=()):
+    """Evaluates detections that were made before.
 
-    resized: the places of those records whose boxes were scaled to the size of the file.
+    Args:
+        source: the Source.
+        found: a Found for each of its records, None for an image that could not be read.
+        seconds: of an image: {"read", "network", "postprocess", "total"}; None: not measured.
+        resized: the places of those records whose boxes were scaled to the size of the file.
+
+    Returns:
+        The Report.
     """
     skipped = [record.path for record, one in zip(source.records, found, strict=True) if one is None]
     truths = [record for record, one in zip(source.records, found, strict=True) if one is not None]
@@ -176,25 +183,7 @@ def title_of(source):
 
 
 def shortened_names(names):
-    return f"{len(names)} ({_first(names, 12)})"
-
-
-def _first(names, count):
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return (
-            [_plain(item) for item in np.asarray(value).tolist()]
-            if isinstance(value, np.ndarray)
-            else list(map(_plain, value))
-        )
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 6)
-    return value
+    return f"{len(names)} ({listed(names, 12)})"
 
 
 def _figure(value):

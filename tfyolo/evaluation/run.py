@@ -14,7 +14,7 @@ from tfyolo.data.geometry import restore
 from tfyolo.data.sources.source import Source
 from tfyolo.evaluation.files import write_report
 from tfyolo.evaluation.metrics import Found
-from tfyolo.evaluation.report import EvaluationError, Report, judge, shortened_names, title_of
+from tfyolo.evaluation.report import EvaluationError, Report, evaluate_detections, shortened_names, title_of
 from tfyolo.messages import counted
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.load import load
@@ -40,7 +40,7 @@ def evaluate(
         batch: images at a time; where they do not fit into memory, half of them is tried, and so on.
         out: a folder for metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and
             confusion.png.
-        pictures: how many to draw there, those with most errors first.
+        pictures: how many images to draw there, those with most errors first.
 
     Raises:
         EvaluationError: detector and data have no class in common, no data are named, batch is not above 0, or not one image fits
@@ -58,7 +58,7 @@ def evaluate(
             found, seconds = _find(detector, source, label_of, batch, progress, resized)
         except tf.errors.ResourceExhaustedError as error:
             batch = _smaller(batch, detector, error)
-    report = judge(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
+    report = evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
     if out is not None:
         write_report(Path(out), report, source, found, pictures)
     return report
@@ -93,7 +93,7 @@ def source_for(detector, path=None, split=None, *, images=None, format=None, **r
     return readers.read(path, split or named, images=images, format=format, **reading)
 
 
-# ----------------------------------------------------------------------------------------------- from pictures to boxes
+# ----------------------------------------------------------------------------------------------- from images to boxes
 
 
 # What Pascal VOC, and Darknet's list of COCO's classes after it, call some of COCO's.
@@ -152,13 +152,13 @@ def _find(detector, source, label_of, batch, progress, resized):
             detections = tf.nest.map_structure(np.asarray, detector.postprocess(outputs))
             postprocess = time.perf_counter()
             ids, transforms = np.asarray(sample.image_id), np.asarray(sample.transform)
-            # The margins are alike on both sides, and what lies between them is the file's picture.
+            # The margins are alike on both sides, and what lies between them is the file's image.
             files = np.rint((size - 2 * transforms[:, :2, 2]) / transforms[:, [0, 1], [0, 1]])
             in_files = np.asarray(restore(detections.boxes, transforms, files))
             for b in np.flatnonzero(ids >= 0):
                 kept = slice(detections.count[b])
                 boxes = in_files[b, kept]
-                inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # what lies wholly beside the picture goes
+                inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # what lies wholly beside the image goes
                 if ids[b] in resized:
                     boxes = boxes * geometry.scale_of(resized[ids[b]], source.records[ids[b]].size)
                 labels = label_of[detections.labels[b, kept]]
@@ -167,7 +167,7 @@ def _find(detector, source, label_of, batch, progress, resized):
             images = int((ids >= 0).sum())
             laps.append((images, read - started, network - read, postprocess - network))
             bar.update(images)
-    for i in skipped:  # what could not be read came as a grey picture
+    for i in skipped:  # what could not be read came as a grey image
         found[i] = None
     images, *spent = np.sum(laps[1:] or laps, axis=0)  # the first batch also pays for tracing
     names = ("read", "network", "postprocess")

@@ -14,69 +14,73 @@ from tfyolo.predict.detector import Detector
 from tfyolo.predict.load import load
 from tfyolo.structures import Detections
 
-# How far a file's best score, and its boxes (in pixels per 100 of the picture's side), may lie from the model's on pictures of noise.
-NUMERIC = {
-    "float32": (1e-3, 0.1),
-    "float16": (2e-2, 2.0),
-    "dynamic": (0.1, 5.0),
-    "int8": (0.25, 10.0),
-    "full-int8": (0.3, 15.0),
-}
-MAX_DROP = {"float32": 0.002, "float16": 0.002, "dynamic": 0.01, "int8": 0.01, "full-int8": 0.05}  # of AP
-
-
 # --- the gate ---------------------------------------------------------------------------------------------------------------------
 
 
 class Gate:
     """Runs what was written, beside the Model.
 
-    typical: gives a batch of images that int8's ranges were found in, if they were: it is not made for others.
+    Attributes:
+        model: the Model.
+        validation: the Source on which AP is compared, or None.
+        max_drop: the most AP that may be lost, 0..1; None: that of the target's precision.
+        typical: () -> a batch of the calibration's images or None; called for quantized targets alone.
     """
 
-    def __init__(self, model, judged, max_drop, typical):
+    def __init__(self, model, validation, max_drop, typical):
         self.typical = typical
-        self.model, self.judged, self.max_drop = model, judged, max_drop
-        # What was trained with rounding is exported without it where the file does not round.
-        plain, rounding = without_quantization(model), Detector.of(fuse(model))
-        self.detectors = {True: rounding, False: rounding if plain is model else Detector.of(fuse(plain))}
+        self.model, self.validation, self.max_drop = model, validation, max_drop
+        # After QAT, targets that are not quantized are compared with the model without fake quantization.
+        unquantized, own = without_quantization(model), Detector.of(fuse(model))
+        self.detectors = {True: own, False: own if unquantized is model else Detector.of(fuse(unquantized))}
         self.references = {}  # {Detector: its AP}
         height, width = model.config.model.input_size
-        # Noise of all sizes: what a picture is to a network. Rounded, because some files read whole numbers.
+        # Noise of all scales, as in images.
         rng = np.random.default_rng(0)
         layers = [tf.image.resize(rng.random((3, 2**k, 2**k, 3)), (height, width)).numpy() for k in (1, 3, 5, 8)]
         self.noise = _with_black(np.mean(layers, axis=0))
 
-    def judge(self, form, path):
-        """The report; ExportError if the file is not what it should be."""
-        rounds = "int8" in form.precision
-        own, detector = self.detectors[rounds], load(path)
-        typical = self.typical() if rounds else None
+    def check(self, target, path):
+        """Runs a file beside the Model.
+
+        Args:
+            target: its Target.
+            path: where it was written.
+
+        Returns:
+            The report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}; with data "AP", "keras_AP", "drop".
+
+        Raises:
+            ExportError: outputs lie too far from the model's, contradict themselves, or lose too much AP.
+        """
+        quantized = target.limits.quantized
+        own, detector = self.detectors[quantized], load(path)
+        typical = self.typical() if quantized else None
         images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the calibration")
-        report = {"bytes": size_of(path), **self._compared(form, own, detector, images, what)}
+        report = {"bytes": size_of(path), **self._compared(target, own, detector, images, what)}
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
-        if self.judged is not None and own not in self.references:
-            self.references[own] = evaluate(own, self.judged, progress=False).metrics["AP"]
-        if not np.isnan(self.references.get(own, np.nan)):  # as it is where there is no truth to judge by
-            reference, ap = self.references[own], evaluate(detector, self.judged, progress=False).metrics["AP"]
-            drop, most = reference - ap, self.max_drop if self.max_drop is not None else MAX_DROP[form.precision]
+        if self.validation is not None and own not in self.references:
+            self.references[own] = evaluate(own, self.validation, progress=False).metrics["AP"]
+        if not np.isnan(self.references.get(own, np.nan)):  # as it is where there is no ground truth to evaluate on
+            reference, ap = self.references[own], evaluate(detector, self.validation, progress=False).metrics["AP"]
+            drop, most = reference - ap, self.max_drop if self.max_drop is not None else target.limits.max_drop
             report |= {"AP": ap, "keras_AP": reference, "drop": drop}
             if not drop <= most:
                 raise ExportError(
-                    f"{form.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most {most:g} may be lost "
-                    f"(--max-drop). The file was not kept. {_advice(form)}"
+                    f"{target.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most {most:g} may be lost "
+                    f"(--max-drop). The file was not kept. {_advice(target)}"
                 )
         return report
 
-    def _compared(self, form, own, detector, images, what):
+    def _compared(self, target, own, detector, images, what):
         """How far every output of the file lies from the model's, at most; ExportError if that is too far."""
-        score, pixels = NUMERIC[form.precision]
+        score, pixels = target.limits.score_off, target.limits.boxes_off
         size = self.model.config.model.input_size
         pixels *= max(size) / 100
         every = []
         for image in images:
             outputs = [each.network(image[None]) for each in (own, detector)]
-            if form.precision == "full-int8":  # which knows no box beyond the image
+            if target.limits.integer:  # which knows no box beyond the image
                 outputs[0] = outputs[0]._replace(
                     boxes=tf.clip_by_value(outputs[0].boxes, 0.0, np.array([*size] * 2, "f4"))
                 )
@@ -85,12 +89,12 @@ class Gate:
                 for each, output in zip((own, detector), outputs, strict=True)
             ]
             if fault := _malformed(found[1], len(self.model.classes), self.model.postprocess.score):
-                raise ExportError(f"{form.name}: {fault}. The file was not kept. Please report it.")
-            pairs = [found, [_as_detections(each) for each in outputs]] if form.nms == "none" else [found]
+                raise ExportError(f"{target.name}: {fault}. The file was not kept. Please report it.")
+            pairs = [found, [_as_detections(each) for each in outputs]] if target.nms == "none" else [found]
             for mine, theirs in pairs:
                 if mine.boxes.shape != theirs.boxes.shape:
                     shapes = f"boxes {list(theirs.boxes.shape)} where the model has {list(mine.boxes.shape)}"
-                    raise ExportError(f"{form.name}: it gives {shapes}. The file was not kept. Please report it.")
+                    raise ExportError(f"{target.name}: it gives {shapes}. The file was not kept. Please report it.")
                 off = [abs(mine.best - theirs.best), 0.0, 0.0]
                 if image.any():  # in the black image cells are alike, and of boxes of one score it is chance which stay
                     off[1] = np.abs(mine.scores - theirs.scores).mean()
@@ -100,9 +104,9 @@ class Gate:
         off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
         if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):
             raise ExportError(
-                f"{form.name}: on pictures of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
+                f"{target.name}: on images of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
                 f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most {pixels:.3g}). "
-                f"The file was not kept. {_advice(form)}"
+                f"The file was not kept. {_advice(target)}"
             )
         return off
 
@@ -138,10 +142,10 @@ def _as_detections(candidates):
     return Detections(boxes[order], best[order], scores.argmax(axis=1)[order], len(order), best.max(initial=0.0))
 
 
-def _advice(form):
-    if "int8" not in form.precision:
+def _advice(target):
+    if not target.limits.quantized:
         return "Please report it."
-    return "More, or more typical, pictures for --data may help; training with rounding does: tfyolo train RUN model.quantize=true"
+    return "More, or more typical, images for --data may help; quantization-aware training does: tfyolo train RUN model.quantize=true"
 
 
 def _apart(mine, theirs, margin, least=0.3):
@@ -156,7 +160,7 @@ def _apart(mine, theirs, margin, least=0.3):
 
 
 def _milliseconds(detector, images, calls=12):
-    """The median of one picture, from pixels to detections."""
+    """The median of one image, from the network's input to detections."""
     taken = []
     for i in range(calls + 2):
         start = time.perf_counter()

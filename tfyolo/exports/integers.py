@@ -10,11 +10,11 @@ from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
 
 
-def in_integers(content, batches, *, per_channel=True):
+def to_full_integer(content, batches, *, per_channel=True):
     """A TFLite file whose every tensor is an integer, of one whose last part is float.
 
     The range of each float tensor is what it holds in images. TFLite's own calibrator does not do: it notes an operation's inputs after
-    the operation, when one that was computed in place holds the output, and gives a small number the steps of a large one.
+    the operation, when one that was computed in place holds the output, and gives a small number the scale of a large one.
 
     Args:
       content: bytes of a file of fake quantization, its input uint8.
@@ -33,8 +33,8 @@ def in_integers(content, batches, *, per_channel=True):
     floats = [index for index in made if graph.tensors[index].type == schema.TensorType.FLOAT32]
     ranges = _ranges(content, floats, batches)
     for index in floats:
-        graph.tensors[index].quantization = steps = schema.QuantizationParametersT()
-        steps.min, steps.max = ([float(bound)] for bound in ranges[index])
+        graph.tensors[index].quantization = parameters = schema.QuantizationParametersT()
+        parameters.min, parameters.max = ([float(bound)] for bound in ranges[index])
     content = bytes(flatbuffer_utils.convert_object_to_bytearray(file))
     return mlir_quantize(content, not per_channel, input_data_type=tf.uint8, output_data_type=tf.uint8)
 
@@ -44,7 +44,7 @@ def _dequantizes(file, operation):
 
 
 def _ranges(content, tensors, batches):
-    """{tensor's number: (least, largest value)} of a TFLite file in images; 0 is always within."""
+    """{tensor's number: (min, max)} of a TFLite file in images; 0 is always within."""
     operations = (
         tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     )  # which would hide what is inside

@@ -10,12 +10,12 @@ from tfyolo.data import decoding, geometry
 from tfyolo.data.geometry import restore
 from tfyolo.exports.targets import label_lines
 from tfyolo.graph.fusion import fuse
-from tfyolo.model import describe
+from tfyolo.model import describe, multiple, without_quantization
 from tfyolo.predict.exported import EXPORT_META
 from tfyolo.predict.saved_model import checksums
 from tfyolo.tflite import metadata
 
-MOST_PIXELS = 1 << 25  # of a picture that the SavedModel decodes: 100 MB
+MOST_PIXELS = 1 << 25  # of an image that the SavedModel decodes: 100 MB
 
 
 # --- the SavedModel ---------------------------------------------------------------------------------------------------------------
@@ -27,6 +27,14 @@ def save_module(module, path, signatures, options=None):
     except tf.errors.OpError as error:  # the disk's reason stands at its end
         reason = error.message.rpartition("; ")[2].removesuffix(" [Op:SaveV2]")
         raise OSError(errno.EIO, f"{reason}, writing in {Path(path).parent}") from error
+
+
+def write(job, target, path):
+    """Writes a Job's SavedModel into a folder; of images of any size where the Job has a network for them."""
+    open_network = job.open_network
+    model = job.model if open_network is None else job.model._replace(network=open_network)
+    write_saved_model(without_quantization(model), path, None if open_network is None else multiple(job.model))
+    return {}
 
 
 def write_saved_model(model, path, any_size):
@@ -43,9 +51,9 @@ def write_saved_model(model, path, any_size):
 
 
 def _signatures(model, any_size):
-    """The whole way from a picture to boxes, three times.
+    """The signatures, from prepared images, uint8 images and the bytes of files to boxes.
 
-    any_size: None, or what the sides of pictures must be multiples of, of which the first takes every size.
+    any_size: None, or what the sides of images must be multiples of: serving_default then takes every such size.
     """
     height, width = model.config.model.input_size
     prepared = (
@@ -69,7 +77,7 @@ def _signatures(model, any_size):
         return image, transform, tf.shape(picture)[:2]
 
     def prepare_contents(contents):
-        # A data set of one, whose error is nothing but its end: what follows then is an empty picture.
+        # A data set of one: an error ends it, and an empty image follows.
         nothing = (tf.zeros([height, width, 3]), tf.eye(3), tf.zeros([2], tf.int32), False)
         one = tf.data.Dataset.from_tensors(contents)
         one = one.map(lambda contents: (*prepare(decoding.decode_image(contents, MOST_PIXELS)), True)).ignore_errors()

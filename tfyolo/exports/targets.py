@@ -1,13 +1,17 @@
-"""What can be exported: target, precision, NMS."""
+"""What can be exported: the table of exporters, and one target of it. Nothing here imports TensorFlow.
 
+A user adds an export target with `EXPORTERS["npz"] = Exporter(...)`, and what reads its files with predict.runtimes.RUNTIMES.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tfyolo.errors import Error
+from tfyolo.predict.runtimes import RUNTIMES
 
-TARGETS = ("saved_model", "tflite")
-PRECISIONS = ("float32", "float16", "dynamic", "int8", "full-int8")
-SUPPRESSIONS = ("builtin", "task", "none")
 LABELMAP = "labelmap.txt"  # the classes, one a line, beside files for the task libraries
 
 
@@ -15,39 +19,187 @@ class ExportError(Error):
     """An export cannot be written, or is not as good as it should be. The message says why and what to do."""
 
 
-class Form(NamedTuple):
-    """What is written. to: of TARGETS. precision: of PRECISIONS; a SavedModel has float32. nms: of SUPPRESSIONS: "builtin" operations,
-    the "task" libraries' own operation for it, or "none": decoded boxes and scores of all candidates.
+class Precision(NamedTuple):
+    """What the gate allows a precision, and what it needs.
+
+    Attributes:
+        score_off: the most that scores may lie from the model's, 0..1.
+        boxes_off: the most that boxes may lie from the model's, in pixels per 100 of the image's longer side.
+        max_drop: the most AP that may be lost, 0..1.
+        quantized: int8, whose ranges come from calibration images or from quantization-aware training.
+        integer: no float tensor is left; boxes are 0..1 and NMS cannot be included.
     """
 
-    to: str
+    score_off: float
+    boxes_off: float
+    max_drop: float
+    quantized: bool = False
+    integer: bool = False
+
+
+PRECISIONS = {
+    "float32": Precision(1e-3, 0.1, 0.002),
+    "float16": Precision(2e-2, 2.0, 0.002),
+    "dynamic": Precision(0.1, 5.0, 0.01),
+    "int8": Precision(0.25, 10.0, 0.01, quantized=True),
+    "full-int8": Precision(0.3, 15.0, 0.05, quantized=True, integer=True),
+}
+
+
+class Exporter(NamedTuple):
+    """One export format.
+
+    Attributes:
+        title: the format in a sentence: "a SavedModel".
+        write: (Job, Target, Path) -> notes for the report; writes the file or folder. A string "module:function" is imported when needed.
+        stem, suffix: of the file's name; no suffix for a folder.
+        runtime: the key of predict.runtimes.RUNTIMES whose entry loads it.
+        precisions: {name: Precision} that it can have, the default ones first.
+        nms: kinds of NMS that it can include: "builtin", "task", "none".
+        defaults: names of the precisions that are written if none is asked for; they need no data.
+        any_size: whether it can take images of any size.
+    """
+
+    title: str
+    write: Callable | str
+    stem: str
+    suffix: str
+    runtime: str
+    precisions: Mapping[str, Precision] = MappingProxyType({"float32": PRECISIONS["float32"]})
+    nms: tuple[str, ...] = ("builtin",)
+    defaults: tuple[str, ...] = ("float32",)
+    any_size: bool = False
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "saved_model": Exporter(
+        title="a SavedModel",
+        write="tfyolo.exports.saved_model:write",
+        stem="saved_model",
+        suffix="",
+        runtime="saved_model",
+        any_size=True,
+    ),
+    "tflite": Exporter(
+        title="a TFLite file",
+        write="tfyolo.exports.tflite:write",
+        stem="model",
+        suffix=".tflite",
+        runtime="tflite",
+        precisions=PRECISIONS,
+        nms=("builtin", "task", "none"),
+        defaults=("float32", "float16", "dynamic"),
+    ),
+}
+
+
+def resolved(function: Callable | str) -> Callable:
+    """A function of a table's entry, imported if it is given as "module:function"."""
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class Target(NamedTuple):
+    """One file to export.
+
+    Attributes:
+        target: a key of EXPORTERS.
+        precision: one of that exporter's precisions.
+        nms: "builtin" operations, the "task" libraries' own outputs, or "none": decoded boxes and scores of all candidates.
+    """
+
+    target: str
     precision: str = "float32"
     nms: str = "builtin"
 
     @property
-    def name(self):
-        parts = [self.to, *([self.precision] if self.precision != "float32" else [])]
-        parts += [{"task": "task", "none": "raw"}[self.nms]] if self.nms != "builtin" else []
-        return "-".join(parts)
+    def exporter(self) -> Exporter:
+        return EXPORTERS[self.target]
 
     @property
-    def file(self):
-        return self.name if self.to == "saved_model" else f"{self.name.replace('tflite', 'model', 1)}.tflite"
+    def limits(self) -> Precision:
+        return self.exporter.precisions[self.precision]
+
+    @property
+    def name(self) -> str:
+        return self.target + self._ending
+
+    @property
+    def file(self) -> str:
+        return f"{self.exporter.stem}{self._ending}{self.exporter.suffix}"
+
+    @property
+    def _ending(self):
+        parts = [self.precision] if self.precision != "float32" else []
+        parts += [{"none": "raw"}.get(self.nms, self.nms)] if self.nms != "builtin" else []
+        return "".join(f"-{part}" for part in parts)
 
 
-FORMS = (Form("saved_model"), Form("tflite"), Form("tflite", "float16"), Form("tflite", "dynamic"))
+DEFAULT_TARGETS = tuple(Target(name, each) for name, exporter in EXPORTERS.items() for each in exporter.defaults)
 
 
-def label_lines(model):
+def choices(attribute: str) -> list[str]:
+    """All "precisions" or "nms" of all exporters, each once, in the order of the table."""
+    return list(dict.fromkeys(each for exporter in EXPORTERS.values() for each in getattr(exporter, attribute)))
+
+
+def asked_targets(names=(), precisions=(), nms="builtin", narrowed=False) -> list[Target]:
+    """The Targets of a command.
+
+    Args:
+        names: of EXPORTERS; none: all, or, of a narrowed command, those that have a choice of precisions.
+        precisions: of each that has a choice; none: its defaults, or float32 if narrowed.
+        nms: of each that has a choice; a precision that cannot include NMS leaves out the builtin one.
+        narrowed: whether options were given that only exporters with a choice of precisions take.
+    """
+    found = []
+    for name, exporter in EXPORTERS.items():
+        chooses = len(exporter.precisions) > 1
+        if name not in names and (names or (narrowed and not chooses)):
+            continue
+        if not chooses:
+            found.append(Target(name, *exporter.precisions))
+            continue
+        for precision in precisions or (("float32",) if narrowed else exporter.defaults):
+            limits = exporter.precisions.get(precision)
+            left_out = limits is not None and limits.integer and nms == "builtin"
+            found.append(Target(name, precision, "none" if left_out else nms))
+    return found
+
+
+def check_target(target: Target, batch: int = 1) -> None:
+    """Raises ExportError if no exporter writes a target, or not for so many images at once."""
+    known = (list(EXPORTERS), choices("precisions"), choices("nms"))
+    for value, names in zip(target, known, strict=True):
+        if value not in names:
+            raise ExportError(f"expected one of {', '.join(names)}, received {value!r}")
+    exporter = target.exporter
+    if target.precision not in exporter.precisions or target.nms not in exporter.nms:
+        raise ExportError(
+            f"{target.name}: {exporter.title} has {', '.join(exporter.precisions)} and NMS {', '.join(exporter.nms)}; "
+            f"received {target.precision} and {target.nms}"
+        )
+    if exporter.runtime not in RUNTIMES:
+        raise ExportError(
+            f"{target.name}: expected a runtime that loads it, one of {', '.join(RUNTIMES)}, received {exporter.runtime!r}"
+        )
+    if batch < 1:
+        raise ExportError(f"batch: expected a whole number above 0, received {batch}")
+    if target.nms == "task" and batch != 1:
+        raise ExportError("task: its operation takes one image at a time, expected --batch 1")
+    if target.limits.integer and target.nms != "none":
+        raise ExportError(f"{target.precision}: NMS has no integer version, expected --nms none")
+
+
+def label_lines(model) -> str:
     """The names of a Model's classes, one a line, in label order."""
     return "".join(f"{label}\n" for label in model.classes)
 
 
-def size_of(path):
+def size_of(path) -> int:
     """Bytes of a file, or of all files in a folder."""
     path = Path(path)
-    return (
-        path.stat().st_size
-        if path.is_file()
-        else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    )
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

@@ -1,6 +1,7 @@
-"""TFLite files: how they end, and their conversion."""
+"""TFLite files: their outputs, their conversion, their metadata."""
 
 import inspect
+import json
 import tempfile
 
 import numpy as np
@@ -8,15 +9,19 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfyolo.decoders import DECODERS
+from tfyolo.exports.integers import to_full_integer
 from tfyolo.exports.saved_model import save_module
+from tfyolo.exports.targets import LABELMAP, label_lines
 from tfyolo.graph.fusion import fuse
 from tfyolo.libraries import libraries_silent
-from tfyolo.model import resolve
+from tfyolo.model import describe, resolve, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
+from tfyolo.predict.exported import EXPORT_META
 from tfyolo.structures import Candidates
+from tfyolo.tflite import metadata
 
 
-def bounded_model(model):
+def with_bounded_boxes(model):
     """The Model whose boxes have sides of at most two images: the fewer pixels 256 steps are over, the finer they are.
 
     A box so long whose middle lies in the image reaches over both borders, where it is cut anyway.
@@ -32,18 +37,19 @@ def _candidates(model, boxes, scores):
     return Candidates(boxes, scores, None, None, np.array(model.config.model.input_size, "float32"))
 
 
-def _ends_builtin(model, boxes, scores):
-    """Picture by picture, written out: TFLite needs no loop."""
+def _with_nms(model, boxes, scores):
+    """Detections; NMS image by image, unrolled, so that TFLite needs no loop."""
     each = [model.postprocess(_candidates(model, boxes[i : i + 1], scores[i : i + 1])) for i in range(boxes.shape[0])]
     return {name: tf.concat([getattr(one, name) for one in each], 0) for name in each[0]._fields}
 
 
-def _ends_none(model, boxes, scores):
+def _raw(model, boxes, scores):
+    """All candidates: boxes [B, N, 4] in pixels, scores [B, N, K]."""
     return {"boxes": boxes, "scores": scores}
 
 
-def _ends_normalised(model, boxes, scores):
-    """Boxes as parts of the image, cut at its borders.
+def _raw_normalized(model, boxes, scores):
+    """All candidates, boxes in 0..1, clipped to the image.
 
     Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's range, and so has
     all of its 256 steps inside the image.
@@ -54,7 +60,7 @@ def _ends_normalised(model, boxes, scores):
     return {"boxes": tf.quantization.fake_quant_with_min_max_args(boxes_unit, 0.0, 1.0), "scores": scores}
 
 
-def _ends_task(model, boxes, scores):
+def _task_outputs(model, boxes, scores):
     """What TFLite_Detection_PostProcess gives, which the task libraries read: boxes in 0..1, and numbers as floats.
 
     That operation itself leaves behind its `count` whatever its memory held, and is no builtin one.
@@ -65,12 +71,12 @@ def _ends_task(model, boxes, scores):
     return dict(zip(OUTPUTS["task"], values, strict=True))
 
 
-# How a file ends: {(nms, in whole numbers): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
-ENDS = {
-    ("builtin", False): _ends_builtin,
-    ("none", False): _ends_none,
-    ("none", True): _ends_normalised,
-    ("task", False): _ends_task,
+# What follows the candidates: {(nms, integer): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
+OUTPUT_STAGES = {
+    ("builtin", False): _with_nms,
+    ("none", False): _raw,
+    ("none", True): _raw_normalized,
+    ("task", False): _task_outputs,
 }
 _FOUND = {
     "boxes": ("Top, left, bottom and right of each detection", "boxes"),
@@ -95,13 +101,50 @@ OUTPUTS = {
 }
 
 
+def write(job, target, path):
+    """Writes a Job's TFLite file; gives what its report says beside what the gate finds."""
+    content = _content(job, target)
+    path.write_bytes(content)
+    notes = {"labels": LABELMAP} if target.nms == "task" else {}
+    if target.limits.quantized:
+        notes["quantization"] = metadata.quantization(content)
+        notes |= {"skipped": list(job.skipped.values())} if job.skipped else {}
+        notes |= {"worst": job.worst} if job.worst else {}
+    return notes
+
+
+def _content(job, target):
+    model = for_tflite(without_quantization(job.model))
+    if target.limits.quantized:
+        model = with_bounded_boxes(job.quantized()) if target.limits.integer else job.quantized()
+    content = to_tflite(model, OUTPUT_STAGES[target.nms, target.limits.integer], target.precision, job.batch)
+    if target.limits.integer:
+        content = to_full_integer(content, job.images(), per_channel=job.per_channel)
+    outputs = [metadata.Output(name, *what) for name, what in OUTPUTS[target.nms].items()]
+    if target.limits.integer:
+        outputs = [each._replace(kind="boxes_unit") if each.name == "boxes" else each for each in outputs]
+    config = model.config
+    described = metadata.describe(
+        config.name,
+        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; {len(model.classes)} "
+        f"classes, pictures brought to {list(config.model.input_size)} by {config.model.preprocess}",
+        outputs,
+        model.postprocess.score,
+        target.limits.quantized,
+    )
+    content = metadata.attached(content, [each.name for each in outputs], described)
+    export = {"nms": target.nms, "precision": target.precision}
+    text = json.dumps(describe(job.model, export=export, sha256=metadata.checksum(content)))
+    return metadata.with_files(content, {EXPORT_META: text, metadata.LABELS: label_lines(job.model)})
+
+
 def for_tflite(model):
-    """The Model with its batch norms folded, in the words that TFLite's kernels are fast at."""
+    """The Model with its batch norms fused, in operations for which TFLite has fast kernels."""
     return fuse(model, {mish: mish_by_exp})
 
 
 def to_tflite(model, end, precision="float32", batch=1):
-    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. end: of ENDS. Of full-int8 the decoder is float still."""
+    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. end: of OUTPUT_STAGES."""
     height, width = model.config.model.input_size
     signature = tf.TensorSpec([batch, height, width, 3], tf.float32, "images")
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageShow
 
 from tfyolo.files import write_text
 from tfyolo.predict.media import SourceError
-from tfyolo.visualize import drawing
+from tfyolo.visualize import drawing, image_files
 
 if TYPE_CHECKING:
     import pandas
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Detection(NamedTuple):
-    """One object in a picture.
+    """One object in an image.
 
-    name: its class. label: the class's number. score: 0..1. box: (y1, x1, y2, x2) in pixels of the picture.
+    name: its class. label: the class's number. score: 0..1. box: (y1, x1, y2, x2) in pixels of the image.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Detection(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ImageDetections:
-    """What was found in one picture, best first: len() says how much, and iteration gives a Detection for each.
+    """What was found in one image, best first: len() says how much, and iteration gives a Detection for each.
 
-    boxes: [D, 4] float32 (y1, x1, y2, x2) in pixels of the picture. scores: [D] float32 in 0..1. labels: [D] int32.
+    boxes: [D, 4] float32 (y1, x1, y2, x2) in pixels of the image. scores: [D] float32 in 0..1. labels: [D] int32.
     classes: the names in label order. best: the highest score of any candidate, found or not. image: [H, W, 3] uint8 RGB.
-    file: the picture's path, None if it came from memory. frame: its number in the video `file`, else None.
+    file: the image's path, None if it came from memory. frame: its number in the video `file`, else None.
     """
 
     boxes: np.ndarray
@@ -94,7 +94,7 @@ class ImageDetections:
         return self.boxes[:, [1, 0, 3, 2]]
 
     def draw(self) -> np.ndarray:
-        """The picture with boxes, classes and scores: [H, W, 3] uint8 RGB."""
+        """The image with boxes, classes and scores: [H, W, 3] uint8 RGB."""
         return drawing.draw(self.image, self.boxes, self.labels, self.scores, self.classes)
 
     def to_json(self) -> dict[str, Any]:
@@ -119,20 +119,20 @@ class ImageDetections:
         }
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Writes the picture with its boxes as the suffix says (.jpg, .png, ...), or to_json() if it is .json: whole or not at all.
+        """Writes the image with its boxes as the suffix says (.jpg, .png, ...), or to_json() if it is .json: whole or not at all.
 
-        The folder is made. Returns the path. Raises PictureError for any other suffix.
+        The folder is made. Returns the path. Raises DrawingError for any other suffix.
         """
         path = Path(path)
         if path.suffix.lower() == ".json":
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False))
         else:
-            drawing.save(path, self.draw())
+            image_files.save(path, self.draw())
         return path
 
     def show(self) -> None:
-        """Shows the picture with its boxes: in a notebook below its cell, elsewhere in the system's viewer.
+        """Shows the image with its boxes: in a notebook below its cell, elsewhere in the system's viewer.
 
         Raises SourceError where there is none.
         """

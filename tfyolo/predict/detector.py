@@ -18,15 +18,15 @@ from tfyolo.devices import check_process
 from tfyolo.messages import counted, printable
 from tfyolo.model import Model, postprocess
 from tfyolo.predict.detections import ImageDetections
-from tfyolo.predict.media import each_image, find_pictures, is_many, read_one
-from tfyolo.predict.tta import merged_candidates, with_constants
+from tfyolo.predict.media import each_image, find_images, is_many, read_image_like
+from tfyolo.predict.tta import tta_candidates, with_constants
 
-# What is read as one picture: a path, the bytes of a file, a PIL image, or an array or tensor [H, W], [H, W, 3] or [H, W, 4] of uint8.
+# What is read as one image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W], [H, W, 3] or [H, W, 4] of uint8.
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | tf.Tensor
 
 
 class Detector:
-    """Pictures in, boxes out; from a run, a SavedModel or a TFLite file alike.
+    """Images in, boxes out; from a run, a SavedModel or a TFLite file alike.
 
         detector = tfyolo.load("runs/x")
         found = detector("photo.jpg")
@@ -86,7 +86,7 @@ class Detector:
         largest = max(models, key=lambda each: each.config.model.input_size)
         # Batches of a few sizes are traced once for all sizes.
         traced = functools.partial(tf.function, autograph=False, reduce_retracing=True)
-        candidates = traced(functools.partial(merged_candidates, models, flip))
+        candidates = traced(functools.partial(tta_candidates, models, flip))
         if constant:
             candidates = with_constants(candidates, largest.config.model.input_size)
         select = traced(postprocess(model.config, **options))
@@ -105,7 +105,7 @@ class Detector:
     def __call__(self, image: ImageLike, score: float = 0.25, *, batch: int = 8) -> "ImageDetections": ...
 
     def __call__(self, image, score=0.25, *, batch=8):
-        """Finds the objects in a picture, or in each of a list of them.
+        """Finds the objects in an image, or in each of a list of them.
 
         Args:
             image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3], [H, W] or [H, W, 4] of uint8 in RGB order
@@ -114,20 +114,20 @@ class Detector:
             batch: how many of a list go through the network at once.
 
         Returns:
-            ImageDetections, in pixels of the picture; a list of them for a list; an iterator of them for a folder, a video or a glob.
+            ImageDetections, in pixels of the image; a list of them for a list; an iterator of them for a folder, a video or a glob.
 
         Raises:
-            ImageError: something does not read as a picture.
+            ImageError: something does not read as an image.
             ValueError: score is not in 0..1, or batch not above 0.
         """
         _check_unit(score=score)
         _check_above_0(batch=batch)
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
-            pictures = ((*read_one(each, self.max_pixels), None) for each in image)
+            pictures = ((*read_image_like(each, self.max_pixels), None) for each in image)
             return list(self._in_batches(pictures, score, batch))
         if isinstance(image, str | os.PathLike) and is_many(os.fspath(image)):
             return self.stream(image, score, batch=batch)
-        return self._find([(*read_one(image, self.max_pixels), None)], score)[0]
+        return self._find([(*read_image_like(image, self.max_pixels), None)], score)[0]
 
     def stream(
         self,
@@ -137,13 +137,13 @@ class Detector:
         batch: int = 8,
         skipped: list | None = None,
     ) -> "Iterator[ImageDetections]":
-        """Finds the objects in many pictures, each read only when its turn comes.
+        """Finds the objects in many images, each read only when its turn comes.
 
         Args:
-            source: a folder (pictures and videos directly inside), a video, a glob, a camera's number, a picture, or any iterable of
+            source: a folder (images and videos directly inside), a video, a glob, a camera's number, an image, or any iterable of
                 these. Of a video or camera, every frame.
             score: the least score of a detection, 0..1.
-            batch: how many pictures go through the network at once; of a camera always one.
+            batch: how many images go through the network at once; of a camera always one.
             skipped: a list that takes (file, reason) of what cannot be read; None: that is an error.
 
         Returns:
@@ -151,13 +151,13 @@ class Detector:
 
         Raises:
             SourceError: a source is not there, at once or, of an iterable, when its turn comes.
-            ImageError: a picture cannot be read, when its turn comes.
+            ImageError: an image cannot be read, when its turn comes.
             ValueError: score is not in 0..1, or batch not above 0.
         """
         _check_unit(score=score)
         _check_above_0(batch=batch)
         if isinstance(source, str | os.PathLike):
-            source = find_pictures([source])
+            source = find_images([source])
         elif isinstance(source, int):
             source, batch = [source], 1
         elif not isinstance(source, Iterable) or isinstance(source, bytes | Image.Image | np.ndarray | tf.Tensor):

@@ -9,7 +9,18 @@ EXPORT_META = "tfyolo.json"
 
 
 def described_by(path, text):
-    """(config, classes, {"nms", "precision"} as of exports.Form, checksum or None) of what lies inside an export. text: bytes."""
+    """Reads what an export says about itself.
+
+    Args:
+        path: of the export, for errors.
+        text: bytes of its EXPORT_META.
+
+    Returns:
+        (config, classes, {"nms", "precision"} of its exports.Target, checksum or None).
+
+    Raises:
+        CheckpointError, ConfigError: it is not as tfyolo wrote it.
+    """
     try:
         meta = parse_json(text)
         config, classes, form = configs.from_json(meta["config"]), meta["classes"], meta.get("export", {})
@@ -19,7 +30,7 @@ def described_by(path, text):
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise checkpoint.CheckpointError(
-            f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it anew"
+            f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it again"
         ) from error
     return config, classes, {"nms": "builtin", "precision": "float32"} | form, meta.get("sha256")
 
@@ -31,4 +42,4 @@ def check_no_options(path, options):
         )
 
 
-OTHER_BYTES = "its bytes are not those that were exported: damaged, or changed since. Copy it again, or export it anew"
+OTHER_BYTES = "its bytes are not those that were exported: damaged, or changed since. Copy it again, or export it again"

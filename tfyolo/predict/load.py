@@ -10,8 +10,7 @@ from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
 from tfyolo.model import load_model
 from tfyolo.predict.detector import Detector
-from tfyolo.predict.saved_model import load_saved_model
-from tfyolo.predict.tflite import load_tflite
+from tfyolo.predict.runtimes import runtime_of
 from tfyolo.predict.tta import scaled_model
 
 
@@ -26,10 +25,11 @@ def load(
     """A Detector from what training, importing or exporting has left.
 
     Args:
-        path: a run's folder (its best.h5, else last.h5), a .h5 file, a SavedModel's folder or a .tflite file.
+        path: a run's folder (its best.h5, else last.h5), a .h5 file, or what another entry of RUNTIMES recognises: a
+            SavedModel's folder, a .tflite file.
         threads: of a TFLite file; None: as many as there are cores. TensorFlow's own are set in tf.config.threading.
-        flip: a run looks at the mirrored picture, too.
-        scales: a run looks at the picture in so many times the size that it was trained with, each; sides are rounded to what the
+        flip: a run looks at the flipped image, too.
+        scales: a run looks at the image in so many times the size that it was trained with, each; sides are rounded to what the
             network takes.
         options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its own inside.
 
@@ -42,13 +42,17 @@ def load(
         raise checkpoint.CheckpointError(f"expected the path of a run or an export, received {path!r}")
     check_process()
     path = Path(path)
-    exported = path.suffix == ".tflite" or (path.is_dir() and (path / "saved_model.pb").exists())
-    if exported and (flip or tuple(scales) != (1.0,)):
-        raise checkpoint.CheckpointError(f"{path}: an export looks once; to flip and to scale, name the run")
-    if path.is_dir() and (path / "saved_model.pb").exists():
-        return load_saved_model(path, options)
-    if path.suffix == ".tflite":
-        return load_tflite(path, threads or os.cpu_count(), options)
+    runtime = runtime_of(path)
+    if not runtime.exported:
+        options = {"flip": flip, "scales": scales, **options}
+    elif flip or tuple(scales) != (1.0,):
+        raise checkpoint.CheckpointError(f"{path}: an export has no TTA; to flip and to scale, name the run")
+    return runtime.detector(path, threads or os.cpu_count(), options)
+
+
+def load_run(path: Path, threads: int | None, options: dict[str, Any]) -> Detector:
+    """A Detector of a run or a .h5 file, batch norms fused. options: `flip` and `scales` of load(), and the post-processing's."""
+    flip, scales = options.pop("flip", False), options.pop("scales", (1.0,))
     if not scales or not all(0 < scale < float("inf") for scale in scales):
         raise checkpoint.CheckpointError(f"scales: expected numbers above 0, at least one, received {list(scales)}")
     model = load_model(path)

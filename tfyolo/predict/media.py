@@ -14,11 +14,22 @@ from tfyolo.errors import Error
 from tfyolo.files import what_is
 from tfyolo.libraries import libraries_silent
 
-# --- what is a picture ----------------------------------------------------------------------------------------------------------
+# --- what is an image ----------------------------------------------------------------------------------------------------------
 
 
-def read_one(image, most_pixels=MOST_PIXELS):
-    """(picture [H, W, 3] uint8 RGB upright, its path or None) of a ImageLike. ImageError if it is none, or a file of more pixels."""
+def read_image_like(image, most_pixels=MOST_PIXELS):
+    """Reads an ImageLike.
+
+    Args:
+        image: a path, the bytes of a file, a PIL image, or an array [H, W], [H, W, 3] or [H, W, 4] of uint8.
+        most_pixels: of a file.
+
+    Returns:
+        (image [H, W, 3] uint8 RGB, upright; its path or None).
+
+    Raises:
+        ImageError: it is no image, or a file of more pixels.
+    """
     if isinstance(image, str | os.PathLike):
         return decoding.read_image(image, most_pixels), os.fspath(image)
     if isinstance(image, bytes | bytearray | memoryview):
@@ -66,15 +77,15 @@ def _of_pil(image):
 
 
 def is_many(path):
-    """Whether a path means more than a picture."""
+    """Whether a path means more than an image."""
     return os.path.isdir(path) or path.lower().endswith(VIDEOS) or (glob.has_magic(path) and not os.path.exists(path))
 
 
 def each_image(sources, skipped, most_pixels):
-    """(image, file, frame) of every picture and frame of sources, as of Detector.stream, one after the other."""
+    """Yields (image, file, frame) of every image and frame of sources, with the arguments of Detector.stream."""
     for source in sources:
         many = isinstance(source, str | os.PathLike) and is_many(os.fspath(source))
-        for each in find_pictures([source]) if many else [source]:
+        for each in find_images([source]) if many else [source]:
             try:
                 yield from _frames_of(each, most_pixels)
             except (decoding.ImageError, SourceError) as error:
@@ -92,7 +103,7 @@ def _frames_of(source, most_pixels):
         if number < 0:
             raise SourceError(f"{source}: expected a video, not one frame could be read")
     else:
-        yield (*read_one(source, most_pixels), None)
+        yield (*read_image_like(source, most_pixels), None)
 
 
 # --- many files -----------------------------------------------------------------------------------------------------------------
@@ -105,8 +116,8 @@ class SourceError(Error):
     """What is to be looked at cannot be found or opened."""
 
 
-def find_pictures(sources):
-    """The files that sources mean, in order: files, folders (pictures and videos directly inside), globs.
+def find_images(sources):
+    """The files that sources mean, in order: files, folders (images and videos directly inside), globs.
 
     Raises SourceError for a source that means nothing.
     """
@@ -131,7 +142,7 @@ def find_pictures(sources):
 
 
 def check(source, most_pixels=MOST_PIXELS):
-    """Raises SourceError or ImageError if a file is no picture and no video, or a camera (its number) does not open."""
+    """Raises SourceError or ImageError if a file is no image and no video, or a camera (its number) does not open."""
     if isinstance(source, int) or source.lower().endswith(VIDEOS):
         frames(source, most_pixels)
     else:

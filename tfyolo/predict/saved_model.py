@@ -23,7 +23,8 @@ def checksums(folder):
     return found
 
 
-def load_saved_model(path, options):
+def load_saved_model(path, threads, options):
+    """A Detector of a SavedModel's folder. threads: TensorFlow's own are set in tf.config.threading."""
     described = path / "assets.extra" / EXPORT_META
     if any(not file.is_file() for file in path.rglob("*") if not file.is_dir()):
         raise checkpoint.CheckpointError(

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from tfyolo.data.decoding import ImageError
 from tfyolo.messages import counted
 from tfyolo.predict import media, video
-from tfyolo.visualize import drawing
+from tfyolo.visualize import image_files
 
 
 class Detected(NamedTuple):
@@ -63,7 +63,7 @@ def detect_each(
                 yield Detected(source, path, rows, _of_frames(rows, score))
             else:
                 found = detector(source, score)
-                drawing.save(path, found.draw())
+                image_files.save(path, found.draw())
                 yield Detected(source, path, [found.to_json()], _of_image(found, score))
         except (ImageError, media.SourceError) as error:
             yield Detected(source, path, [], error=str(error))

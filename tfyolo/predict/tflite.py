@@ -19,6 +19,7 @@ from tfyolo.tflite import flatbuffer, metadata
 
 
 def load_tflite(path, threads, options):
+    """A Detector of a TFLite file, run by so many threads."""
     if not path.is_file():
         raise checkpoint.CheckpointError(f"{path}: expected a TFLite file, found none")
     content = path.read_bytes()
@@ -50,7 +51,7 @@ def load_tflite(path, threads, options):
         raise _no_tflite(path, f"its inputs and outputs are not those of an export of {EXPORT_META}'s model")
 
     def run(images):
-        """{output: [B, ...]}: as many pictures at once as the file takes, whole numbers where it has them."""
+        """{output: [B, ...]}: as many images at once as the file takes, uint8 where it takes that."""
         images = np.asarray(images, "float32")
         if taken["dtype"] == np.uint8:
             images = np.round(255 * images).astype("uint8")
@@ -149,7 +150,7 @@ def _dequantized(values, details):
     return values if values.dtype.kind == "f" or not scale else (values.astype("float32") - zero) * np.float32(scale)
 
 
-# The outputs of a TFLite file, by exports.Form's nms.
+# The outputs of a TFLite file, by nms of exports.Target.
 _OUTPUTS = {
     "builtin": {*Detections._fields},
     "none": {"boxes", "scores"},
@@ -158,12 +159,12 @@ _OUTPUTS = {
 
 
 def _reading(form, run, config, options):
-    """(network, postprocess) of a Detector, from what a TFLite file gives. form: {"nms", "precision"}, as of exports.Form."""
+    """(network, postprocess) of a Detector, from what a TFLite file gives. form: {"nms", "precision"} of its exports.Target."""
     sides = np.array([*config.model.input_size] * 2, "float32")
 
     def candidates(images):
         found = run(images)
-        # In whole numbers boxes are parts of the picture.
+        # Of full-int8 boxes are 0..1.
         boxes = found["boxes"] * (sides if form["precision"] == "full-int8" else 1)
         return Candidates(tf.constant(boxes), tf.constant(found["scores"]), None, None, sides[:2])
 

@@ -9,14 +9,24 @@ from tfyolo.structures import Candidates
 
 
 def scaled_model(model, scale):
+    """The Model at `scale` times its input size, sides rounded to multiples that its network takes."""
     if scale == 1:
         return model
     step = multiple(model)
     return resized(model, tuple(max(1, round(scale * side / step)) * step for side in model.config.model.input_size))
 
 
-def merged_candidates(models, flip, images):
-    """The Candidates of all of Models, each for pictures of a size; of the mirrored ones, too. images: [B, H, W, 3], of the largest."""
+def tta_candidates(models, flip, images):
+    """The Candidates of test-time augmentation, all in one.
+
+    Args:
+        models: Models of one network for several input sizes.
+        flip: whether the horizontally flipped images are run, too.
+        images: [B, H, W, 3] float32 0..1, of the largest size.
+
+    Returns:
+        Candidates [B, N of all, ...] in pixels of the images.
+    """
     size, found = images.shape[1:3], []
     for model in models:
         own = model.config.model.input_size

@@ -13,10 +13,21 @@ from tfyolo.predict.media import SourceError, frames
 
 
 def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True):
-    """Draws what is found in a video or by a camera into the video file `out`; gives a row of to_json() per frame, with "frame".
+    """Draws detections into a video. Ctrl-C ends it; what was read until then is kept.
 
-    limit: the most frames to read. Ctrl-C ends it; what was read until then is kept. The folder of `out` is made; where nothing can be
-    read, nothing is left. Raises SourceError.
+    Args:
+        detector: a Detector.
+        source: a video's path, or a camera's number.
+        out: the video to write; its folder is made.
+        score: the least score of a detection, 0..1.
+        limit: the most frames to read; None: all.
+        progress: whether a bar is shown.
+
+    Returns:
+        For each frame the dict of ImageDetections.to_json(), with "frame".
+
+    Raises:
+        SourceError: nothing can be read, or `out` cannot be written as a video; then nothing is left.
     """
     pictures, rate = frames(source, detector.max_pixels)
     out, writer, rows = Path(out), None, []
@@ -31,6 +42,11 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
                     out.parent.mkdir(parents=True, exist_ok=True)
                     aside = written.enter_context(atomic_file(out))
                     writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+                    if not writer.isOpened():
+                        raise SourceError(
+                            f"{out}: expected a video's name that OpenCV can write {width} x {height} frames to as mp4v, such as "
+                            f"found.mp4; received the suffix {out.suffix!r} or a codec that is missing; name a .mp4 file"
+                        )
                     written.callback(writer.release)  # which completes the file, before it gets its name
                 writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))
                 if limit and number + 1 >= limit:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfyolo.data import datasets
 from tfyolo.evaluation.metrics import match
 from tfyolo.training.briefing import duration
-from tfyolo.visualize import drawing
+from tfyolo.visualize import drawing, image_files
 
 
 def better(metrics, best):
@@ -80,7 +80,7 @@ def draw_batch(sample, strategy, classes, path, most=16):
         real = labels[b] >= 0
         image, there = drawing.resized(image, boxes[b][real], side=320)
         sheets.append(drawing.draw_ground_truth(image, there, labels[b][real], crowd[b][real], classes))
-    drawing.save(path, drawing.grid(sheets, columns=4))
+    image_files.save(path, drawing.grid(sheets, columns=4))
 
 
 def draw_detections(model, detector, source, folder, writer, epoch, *, count, batch, score):
@@ -123,7 +123,7 @@ def draw_detections(model, detector, source, folder, writer, epoch, *, count, ba
             name = Path(str(record.image_id)).stem
             panels = {f"{name}, confidence from {score:.2f}": drawn, **heat}
             sheet = drawing.grid([drawing.titled(panel, title) for title, panel in panels.items()], len(panels))
-            drawing.save(folder / f"{number + 1:02d}_{name}.jpg", sheet)
+            image_files.save(folder / f"{number + 1:02d}_{name}.jpg", sheet)
             sheets.append(sheet)
     if sheets:
         with writer.as_default():

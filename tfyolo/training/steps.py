@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfyolo.messages import counted
+from tfyolo.messages import counted, listed
 from tfyolo.training.runs import TrainingError
 
 
@@ -179,7 +179,7 @@ def _check_connected(gradients, variables):
     if idle:
         raise TrainingError(
             "expected every trainable variable to change some term of the loss, "
-            f"{counted(len(idle), 'variable')} cannot: {', '.join(idle[:8])}{', ...' if len(idle) > 8 else ''}; "
+            f"{counted(len(idle), 'variable')} cannot: {listed(idle, 8)}; "
             "connect what they belong to with an output that the objective reads, or freeze it: "
             "train.stages.0.freeze=[...]"
         )

@@ -4,7 +4,6 @@ Images are [H, W, 3] uint8 RGB; grey ones ([H, W], [H, W, 1]) and floats in 0..1
 
 import os
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import matplotlib
@@ -12,17 +11,12 @@ import numpy as np
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-from tfyolo.errors import Error
-from tfyolo.files import atomic_file
 from tfyolo.structures import IGNORE
+from tfyolo.visualize.image_files import DrawingError, rgb_uint8
 
 FOUND, WRONG, MISSED, IGNORED = (32, 178, 90), (226, 48, 52), (255, 170, 20), (130, 140, 158)  # a match's colours
-COVERED = 0.25  # of a picture, by tags: after that, boxes have none, the least important first
+COVERED = 0.25  # of an image, by tags: after that, boxes have none, the least important first
 LEGEND = {"found": FOUND, "wrong": WRONG, "missed": MISSED, "ignored": IGNORED}
-
-
-class PictureError(Error):
-    """Something cannot be drawn or saved. The message says what was expected and what came."""
 
 
 # ------------------------------------------------------------------------------------------------------ boxes on images
@@ -31,7 +25,7 @@ class PictureError(Error):
 def draw(image, boxes, labels, scores, classes):
     """The image with a box, and its class and score on a tag, for every detection: [H, W, 3] uint8.
 
-    boxes: [D, 4] in pixels of the image. labels: [D], -1 for padding. scores: [D], None for truths. classes: names.
+    boxes: [D, 4] in pixels of the image. labels: [D], -1 for padding. scores: [D], None for ground truth. classes: names.
     """
     labels = np.asarray(labels, int)
     order = range(len(labels)) if scores is None else np.argsort(-np.asarray(scores), kind="stable")
@@ -75,13 +69,13 @@ def enlarged(image, *boxes, side=480):
 
     Tags have letters of a size that can be read: on 96 x 96 pixels they would cover all there is to see.
     """
-    canvas = _canvas(image)
+    canvas = rgb_uint8(image)
     return (canvas, *boxes) if max(canvas.shape) >= side else resized(canvas, *boxes, side=side)
 
 
 def resized(image, *boxes, side):
     """(image, *boxes), an image with its boxes [., 4] whose longer side then has `side` pixels."""
-    canvas = _canvas(image)
+    canvas = rgb_uint8(image)
     height, width = canvas.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -106,7 +100,7 @@ def _tag(label, score, classes):
 
 def _draw(image, marks, legend=None):
     """marks: (box, colour, text or None), the most important first."""
-    canvas = _canvas(image)
+    canvas = rgb_uint8(image)
     height, width = canvas.shape[:2]
     line = round(0.85 + (height + width) / 700)  # 1 on a thumbnail, 2 on 640 x 480, 6 on 2000 x 1500
     marks = [(corners, shade, text) for box, shade, text in marks if (corners := _corners(box, height, width))]
@@ -195,26 +189,12 @@ def _font(size):
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def _canvas(image):
-    """A copy as [H, W, 3] uint8."""
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
-        raise PictureError(f"expected an image [H, W, 3], [H, W, 1] or [H, W], received {list(image.shape)}")
-    if image.dtype != np.uint8:
-        if not np.issubdtype(image.dtype, np.floating):
-            raise PictureError(f"expected an image of uint8, or of floats in 0..1, received {image.dtype}")
-        image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
-
-
 # ------------------------------------------------------------------------------------------------------ maps and sheets
 
 
 def heatmap(image, values):
     """A map [h, w] in 0..1, such as objectness, laid over the image that it was made of: [H, W, 3] uint8."""
-    canvas = _canvas(image)
+    canvas = rgb_uint8(image)
     height, width = canvas.shape[:2]
     values = np.clip(np.nan_to_num(np.asarray(values, np.float32)), 0, 1)
     values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -226,7 +206,7 @@ def heatmap(image, values):
 
 def titled(image, title):
     """The image under a line that says what it is: [H + h, W, 3] uint8. A title that is too long is cut."""
-    canvas = _canvas(image)
+    canvas = rgb_uint8(image)
     height, width = canvas.shape[:2]
     font = _font(int(np.clip((height + width) / 60, 10, 60)))
     margin = font.size // 3
@@ -237,9 +217,9 @@ def titled(image, title):
 
 def grid(images, columns, *, padding=4):
     """The images as one sheet, row by row on white; smaller ones stand amid their places: [H, W, 3] uint8."""
-    images = [_canvas(image) for image in images]
+    images = [rgb_uint8(image) for image in images]
     if not images or columns < 1:
-        raise PictureError(
+        raise DrawingError(
             f"expected images for at least one column, received {len(images)} images for {columns} columns"
         )
     columns = min(columns, len(images))
@@ -256,10 +236,10 @@ def grid(images, columns, *, padding=4):
 
 def gallery(images, columns, width, *, padding=4):
     """The images as one sheet, so many in a row, each row scaled to fill the width: [H, width, 3] uint8."""
-    images = [_canvas(image) for image in images]
+    images = [rgb_uint8(image) for image in images]
     lines = [images[i : i + columns] for i in range(0, len(images), columns)]
     if not lines:
-        raise PictureError(f"expected images for a gallery, received none for {columns} columns")
+        raise DrawingError(f"expected images for a gallery, received none for {columns} columns")
     sheet = [np.full((padding, width, 3), 255, np.uint8)]
     for line in lines:
         room = width - padding * (len(line) + 1)
@@ -276,27 +256,3 @@ def gallery(images, columns, width, *, padding=4):
             )
         sheet.append(row)
     return np.concatenate(sheet)
-
-
-def save(path, image):
-    """Writes an image as its file's suffix says (.png, .jpg, ...): complete or not at all; the folder is made."""
-    path = Path(path)
-    try:
-        done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(_canvas(image), cv2.COLOR_RGB2BGR))
-    except cv2.error:
-        done = False
-    if not done:
-        raise PictureError(
-            f"{path}: expected a suffix that says how to write it, such as .png or .jpg, received {path.suffix!r}"
-        )
-    write_image(path, encoded.tobytes())
-
-
-def write_image(path, contents):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as aside:
-        aside.write_bytes(contents)
-
-
-MOST, WORST = 25, 20  # classes that a confusion matrix can show at most; of more, those with most errors

@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tfyolo.files import read_regular
-from tfyolo.visualize.drawing import MOST, WORST, PictureError, color, write_image
+from tfyolo.visualize.drawing import color
+from tfyolo.visualize.image_files import DrawingError, write_image
+
+MOST, WORST = 25, 20  # classes that a confusion matrix can show at most; of more, those with most errors
 
 # -------------------------------------------------------------------------------------------------------------- figures
 
@@ -48,7 +51,7 @@ def _axes(title, xlabel, ylabel):
 
 
 def _class_lines(axes, x, rows, classes, told, whole):
-    """A line for each class that has truths, with what is told of it; `whole` (name, row) is that of all classes."""
+    """A line for each class that has ground truths, with what is told of it; `whole` (name, row) is that of all classes."""
     known = [(color(k), name, row) for k, (name, row) in enumerate(zip(classes, rows, strict=True)) if row[0] == row[0]]
     few = len(known) <= FEW
     for n, (shade, name, row) in enumerate(known):
@@ -118,19 +121,19 @@ def read_history(path):
     """The rows of a run's history.csv: [{column: text}], of each an epoch, and of all else numbers where there are any.
 
     Raises:
-        PictureError: the file is something else, or damaged.
+        DrawingError: the file is something else, or damaged.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_regular(path, MOST_HISTORY).decode("utf-8-sig"), newline="")))
         for row in rows:
             int(row["epoch"]), [float(value) for value in row.values() if value]
     except OSError as error:
-        raise PictureError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DrawingError(f"{path}: cannot be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, csv.Error):
         rows = None
     if not rows:
         received = "a damaged file, or another" if rows is None else "0 rows"
-        raise PictureError(f"{path}: expected a run's history.csv with a row an epoch, received {received}")
+        raise DrawingError(f"{path}: expected a run's history.csv with a row an epoch, received {received}")
     return rows
 
 
@@ -240,7 +243,7 @@ def _style(axes, xlabel, ylabel):
 def _write_figure(figure, path):
     buffer, kind = io.BytesIO(), Path(path).suffix[1:].lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
-        raise PictureError(
+        raise DrawingError(
             f"{path}: expected a suffix that says how to write it, such as .png or .svg, received {kind!r}"
         )
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from tfyolo import checkpoint, hdf5
 from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
+from tfyolo.messages import listed
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.weights.darknet import files as darknet_files
@@ -161,7 +162,7 @@ def _check_depth(path, own, published, backbone):
     if more and mine & theirs:
         raise checkpoint.CheckpointError(
             f"{path}: expected the weights of {backbone} as the config has it, received those of a deeper network, with "
-            f"{', '.join(more[:3])}{', ...' if more[3:] else ''}"
+            f"{listed(more, 3)}"
         )
 
 

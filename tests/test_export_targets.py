@@ -1,0 +1,87 @@
+"""An export target from outside the package: export, gate, load, benchmark and the command line know it."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import lively
+
+import tfyolo
+from tfyolo import benchmark, cli, model
+from tfyolo.config import from_json
+from tfyolo.exports.targets import EXPORTERS, ExportError, Target
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.runtimes import RUNTIMES
+
+# --- what a user writes ---------------------------------------------------------------------------------------------------------
+
+
+def write_npz(job, target, path):
+    """The weights with batch norms fused, and what describes the model."""
+    fused = tfyolo.fuse(job.model)
+    arrays = [np.asarray(variable) for variable in fused.network.variables]
+    np.savez(path, *arrays, meta=json.dumps(model.describe(job.model)))
+    return {}
+
+
+def load_npz(path, threads, options):
+    """Keras runs it."""
+    with np.load(path) as file:
+        meta = json.loads(str(file["meta"]))
+        arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
+    fused = tfyolo.fuse(model.build(from_json(meta["config"]), meta["classes"]))
+    for variable, array in zip(fused.network.variables, arrays, strict=True):
+        variable.assign(array)
+    return Detector.of(fused, source=path, **options)
+
+
+NPZ = tfyolo.Exporter(title="an npz file", write=write_npz, stem="model", suffix=".npz", runtime="npz")
+NPZ_RUNTIME = tfyolo.Runtime("a .npz file", lambda path: path.suffix == ".npz", load_npz)
+
+
+# --- what it gets ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def npz(monkeypatch):
+    monkeypatch.setitem(EXPORTERS, "npz", NPZ)
+    monkeypatch.setitem(RUNTIMES, "npz", NPZ_RUNTIME)
+
+
+def test_an_export_target_from_outside(npz, tmp_path):
+    own = lively("demo")
+    run = tmp_path / "run.h5"
+    model.save_model(run, own)
+    made = tfyolo.export(run, tmp_path / "out", targets=[("npz",)])["npz"]
+    assert made.path == tmp_path / "out" / "model.npz" and made.report["boxes_off"] < 0.1
+    image = np.random.default_rng(0).integers(0, 256, (*own.config.model.input_size, 3), dtype="uint8")
+    found, expected = (tfyolo.load(each)(image, 0.0) for each in (made.path, run))
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
+    report = benchmark.benchmark(run, [made.path], seconds=0.01, rounds=2, baseline="keras")
+    assert report["competitors"]["model.npz"]["total"]["median_ms"] > 0
+    with pytest.raises(tfyolo.Error, match="has no TTA"):
+        tfyolo.load(made.path, flip=True)
+
+
+def test_the_gate_refuses_what_it_writes_wrongly(npz, monkeypatch, tmp_path):
+    def halved(job, target, path):
+        changed = job.model.network.variables[0]
+        kept = np.asarray(changed)
+        changed.assign(0.5 * kept)
+        write_npz(job, target, path)
+        changed.assign(kept)
+        return {}
+
+    monkeypatch.setitem(EXPORTERS, "npz", NPZ._replace(write=halved))
+    with pytest.raises(ExportError, match=r"npz: on images of noise .*The file was not kept"):
+        tfyolo.export(lively("demo"), tmp_path, targets=[Target("npz")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_knows_it(npz, tmp_path):
+    shown = CliRunner().invoke(cli.main, ["export", "--help"]).output
+    assert "npz" in shown
+    (tmp_path / "x.npz").touch()
+    result = CliRunner().invoke(cli.main, ["export", str(tmp_path / "x.npz")])
+    assert result.exit_code and "is an export" in result.output
