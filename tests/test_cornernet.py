@@ -184,7 +184,7 @@ def by_hand(raw, sample, targets):
                 terms["offset"] += np.where(error < 1, error**2 / 2, error - 0.5).sum()
             mean = sum(tags) / 2
             means.append(mean)
-            terms["pull"] += sum((tag - mean) ** 2 for tag in tags) / objects[b].sum() / 2  # of two pictures
+            terms["pull"] += sum((tag - mean) ** 2 for tag in tags) / objects[b].sum() / 2  # of two images
         for i, one in enumerate(means):
             for j, other in enumerate(means):
                 if i != j:
@@ -282,7 +282,7 @@ def test_stacks_lie_one_within_the_other_and_only_the_last_is_used():
     assert not any(".aux." in layer.name for layer in used.network.layers)
 
 
-def test_parts_that_do_not_fit_are_told():
+def test_parts_that_do_not_fit_are_errors():
     for override, message in (
         ("model.assigner=best_anchor", r"expected no assigner \(model.assigner: null\)"),
         ("model.input_size=[208, 192]", "expected an input size of multiples of 32"),

@@ -31,7 +31,7 @@ GRIDS = {"p4": (4, 6), "p5": (2, 3)}
 
 
 def noise(decoder, classes=3, spread=1.0):
-    """Raw outputs of two pictures, in float32."""
+    """Raw outputs of two images, in float32."""
     rng = np.random.default_rng(0)
     return {
         part: {level: rng.normal(0, spread, size=(2, *grid, 2, z)).astype("float32") for level, grid in GRIDS.items()}
@@ -175,7 +175,7 @@ def test_huge_logits_stay_finite(kind):
     assert np.isfinite(candidates.boxes).all() and np.isfinite(candidates.scores).all()
 
 
-def test_priors_cover_the_picture_once():
+def test_priors_cover_the_image_once():
     priors = make_priors({"p3": (2, 3)}, {"p3": [(5, 6)]})
     expected = [[4, 4], [4, 12], [4, 20], [12, 4], [12, 12], [12, 20]]
     np.testing.assert_array_equal(priors.centers, expected)

@@ -1,43 +1,19 @@
-"""An export target from outside the package: export, gate, load, benchmark and the command line know it."""
+"""The export target of docs/extending.md: export, gate, load, benchmark and the command line know it."""
 
-import json
+import re
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import lively
+from conftest import ROOT, lively
 
 import tfyolo
 from tfyolo import benchmark, cli, model
-from tfyolo.config import from_json
 from tfyolo.exports.targets import EXPORTERS, ExportError, Target
-from tfyolo.predict.detector import Detector
 from tfyolo.predict.runtimes import RUNTIMES
 
-# --- what a user writes ---------------------------------------------------------------------------------------------------------
-
-
-def write_npz(job, target, path):
-    """The weights with batch norms fused, and what describes the model."""
-    fused = tfyolo.fuse(job.model)
-    arrays = [np.asarray(variable) for variable in fused.network.variables]
-    np.savez(path, *arrays, meta=json.dumps(model.describe(job.model)))
-    return {}
-
-
-def load_npz(path, threads, options):
-    """Keras runs it."""
-    with np.load(path) as file:
-        meta = json.loads(str(file["meta"]))
-        arrays = [file[f"arr_{i}"] for i in range(len(file.files) - 1)]
-    fused = tfyolo.fuse(model.build(from_json(meta["config"]), meta["classes"]))
-    for variable, array in zip(fused.network.variables, arrays, strict=True):
-        variable.assign(array)
-    return Detector.of(fused, source=path, **options)
-
-
-NPZ = tfyolo.Exporter(title="an npz file", write=write_npz, stem="model", suffix=".npz", runtime="npz")
-NPZ_RUNTIME = tfyolo.Runtime("a .npz file", lambda path: path.suffix == ".npz", load_npz)
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+(WRITTEN,) = re.findall(r"## An export target\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 # --- what it gets ---------------------------------------------------------------------------------------------------------------
@@ -45,8 +21,12 @@ NPZ_RUNTIME = tfyolo.Runtime("a .npz file", lambda path: path.suffix == ".npz", 
 
 @pytest.fixture
 def npz(monkeypatch):
-    monkeypatch.setitem(EXPORTERS, "npz", NPZ)
-    monkeypatch.setitem(RUNTIMES, "npz", NPZ_RUNTIME)
+    """What the page's code has named; the tables are as before when the test is done."""
+    for table in (EXPORTERS, RUNTIMES):
+        monkeypatch.setitem(table, "npz", None)
+    names = {}
+    exec(WRITTEN, names)
+    return names
 
 
 def test_an_export_target_from_outside(npz, tmp_path):
@@ -69,11 +49,11 @@ def test_the_gate_refuses_what_it_writes_wrongly(npz, monkeypatch, tmp_path):
         changed = job.model.network.variables[0]
         kept = np.asarray(changed)
         changed.assign(0.5 * kept)
-        write_npz(job, target, path)
+        npz["write_npz"](job, target, path)
         changed.assign(kept)
         return {}
 
-    monkeypatch.setitem(EXPORTERS, "npz", NPZ._replace(write=halved))
+    monkeypatch.setitem(EXPORTERS, "npz", EXPORTERS["npz"]._replace(write=halved))
     with pytest.raises(ExportError, match=r"npz: on images of noise .*The file was not kept"):
         tfyolo.export(lively("demo"), tmp_path, targets=[Target("npz")])
     assert not list(tmp_path.iterdir())

@@ -177,11 +177,11 @@ def test_yolov1_sums_by_hand():
 
 
 @pytest.mark.parametrize("name", EACH_CONFIG)
-def test_padding_and_the_order_of_truths_change_nothing(name):
+def test_padding_and_the_order_of_ground_truths_change_nothing(name):
     model, sample, raw, candidates = forward(name)
     once = model.objective(raw, candidates, sample)
     order = [3, 1, 0, 4, 2]
-    cells = np.asarray(sample.boxes[:, :5, :2] + sample.boxes[:, :5, 2:]) // 128  # one truth a cell of any level
+    cells = np.asarray(sample.boxes[:, :5, :2] + sample.boxes[:, :5, 2:]) // 128  # one ground truth a cell of any level
     moved = sample._replace(
         **{key: tf.gather(getattr(sample, key), order, axis=1) for key in ("boxes", "labels", "crowd")}
     )
@@ -194,7 +194,7 @@ def test_padding_and_the_order_of_truths_change_nothing(name):
 
 
 @pytest.mark.parametrize("name", EACH_CONFIG)
-def test_a_picture_without_boxes_only_learns_that_it_holds_nothing(name):
+def test_an_image_without_boxes_only_learns_background(name):
     model, sample, raw, candidates = forward(name)
     empty = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1)
     terms = model.objective(raw, candidates, empty)
@@ -213,10 +213,10 @@ def test_a_perfect_prediction_has_no_box_term_and_the_gradient_leads_there(name)
     codes = model.decoder.encode(truths, candidates.priors)
     perfect = tf.where((index >= 0)[..., None], truths, candidates.boxes)
 
-    class Activated:  # the codes of the truths in place of the activated logits
+    class Activated:  # the codes of the ground truths in place of the activated logits
         activate = staticmethod(lambda _: codes)
         encode = model.decoder.encode
-        distributions = getattr(model.decoder, "distributions", None)
+        distributions = model.decoder.distributions if model.decoder.is_distribution else None
         levels = model.decoder.levels
 
     objective = copy.copy(model.objective)

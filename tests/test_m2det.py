@@ -113,7 +113,9 @@ def test_targets_of_known_boxes_decode_to_them(kind, seed):
 
 
 def assigned_by_hand(priors, boxes, match=0.5):
-    """The rest by overlap; each truth its best prior, of two that want one the better, and the other its best of what is left then."""
+    """The rest by overlap; each ground truth its best prior, of two that want one the better, and the other its
+    best of what is left then.
+    """
     stand = np.concatenate([priors[:, :2] - priors[:, 2:] / 2, priors[:, :2] + priors[:, 2:] / 2], 1)
     table = np.array([[overlap(p, b) for b in boxes] for p in stand]).reshape(len(stand), len(boxes))
     index = np.full(len(stand), -1)
@@ -247,7 +249,7 @@ def test_the_pyramid_goes_with_other_parts(backbone, head, decoder, assigner, ob
         models.build(load_config("yolov8n", "model.input_size=[96,64]", *overrides, "model.neck.valid=true"), "abc")
 
 
-def test_parts_that_do_not_fit_are_told():
+def test_parts_that_do_not_fit_are_errors():
     narrow = ["model.backbone.width=0.125", "model.neck={tums: 1, planes: 16}"]
     for override, message in (
         ("model.objective=aligned", "aligned: expected a decoder without a class for the background"),

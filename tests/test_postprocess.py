@@ -263,7 +263,7 @@ def class_by_class(boxes, scores, size, score, threshold):
 
 @pytest.mark.parametrize("classes", [1, 80, 1203])
 @pytest.mark.parametrize("sort", ["inside", "far outside", "one without bounds"])
-def test_any_number_of_classes_is_told_apart_to_the_pixel(classes, sort):
+def test_any_number_of_classes_is_kept_apart_to_the_pixel(classes, sort):
     """Small boxes, of which each pair has a partner that overlaps by a little more or a little less than the threshold."""
     rng = np.random.default_rng(classes)
     size, count = (1280, 960), 400 if classes > 1 else 60

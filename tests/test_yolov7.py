@@ -154,24 +154,24 @@ def terms_by_hand(raw, sample, assign, guide=None, bound=0.0):
 def scene(kind):
     sample = random_sample(SIZE, batch=2, truths=6)
     boxes, labels = sample.boxes.numpy(), sample.labels.numpy()
-    if kind == "an empty picture":
+    if kind == "an empty image":
         labels[1] = -1
-    elif kind == "no truth at all":
+    elif kind == "no ground truth":
         labels[:] = -1
-    elif kind == "two truths claim the same":
+    elif kind == "two ground truths claim the same":
         boxes[:, 1], labels[:, 1] = boxes[:, 0] + 1.5, (labels[:, 0] + 1) % K
     elif kind == "on the borders of cells":
         boxes[:, :3] = [22, 26, 42, 54], [38, 20, 58, 44], [48, 64, 80, 96]
         labels[:, 3:] = -1
-    elif kind == "on the picture's border":
+    elif kind == "on the image's border":
         boxes[:, :4] = [0, 0, 8, 7], [88, 118, 96, 128], [-15, 40, 17, 64], [80, 100, 110, 140]
         labels[:, 4:] = -1
     boxes[labels < 0] = 0
     return sample._replace(boxes=tf.constant(boxes), labels=tf.constant(labels), crowd=tf.zeros_like(sample.crowd))
 
 
-SCENES = ["padding", "an empty picture", "no truth at all", "two truths claim the same", "on the borders of cells"]
-SCENES += ["on the picture's border"]
+SCENES = ["padding", "an empty image", "no ground truth", "two ground truths claim the same", "on the borders of cells"]
+SCENES += ["on the image's border"]
 
 
 @pytest.mark.parametrize("cells, topk", [(3, 10), (5, 20), (3, 1)])
@@ -185,7 +185,7 @@ def test_ota_equals_the_loop(kind, cells, topk):
         np.testing.assert_array_equal(assignment.gt_index[b], owner)
         expected = [max(ciou_by_hand(rows[n][4], truths[m]), 0.0) if m >= 0 else 0.0 for n, m in enumerate(owner)]
         np.testing.assert_allclose(assignment.quality[b], expected, atol=1e-5)
-    assert kind in ("an empty picture", "no truth at all") or (owner >= 0).sum() >= 3
+    assert kind in ("an empty image", "no ground truth") or (owner >= 0).sum() >= 3
 
 
 @pytest.mark.parametrize("cells", [3, pytest.param(5, marks=pytest.mark.slow)])
@@ -213,7 +213,7 @@ def test_the_loss_equals_the_sums(kind):
 
 
 @pytest.mark.parametrize("guide, bound", [("lead", 0.0), ("lead", 0.9), ("own", 0.0)])
-def test_the_auxiliary_head_learns_more_candidates_by_the_leads_judgement_or_its_own(guide, bound):
+def test_the_auxiliary_head_learns_more_candidates_by_the_leads_predictions_or_its_own(guide, bound):
     raw, other, sample, boxes = random_raw(3), random_raw(4), scene("padding"), decoder()
     objective = Balanced(boxes, ota, balance=BALANCE, aux={"cells": 5, "topk": 20}, guide=guide, aux_bound=bound)
     terms = objective(raw | {"aux": other}, boxes(raw), sample)
@@ -227,7 +227,7 @@ def test_the_auxiliary_head_learns_more_candidates_by_the_leads_judgement_or_its
     assert tuple(terms) == objective.terms
 
 
-@pytest.mark.parametrize("kind", ["padding", "an empty picture"])
+@pytest.mark.parametrize("kind", ["padding", "an empty image"])
 def test_parts_add_up_to_the_batch_with_the_auxiliary_head_too(kind):
     """Each normalised by the positives of both, level by level, and the batch's images."""
     raw, other, sample, boxes = random_raw(2), random_raw(4), scene(kind), decoder()

@@ -142,11 +142,11 @@ def terms_by_hand(raw, sample, topk):
 def scene(kind):
     sample = random_sample(SIZE, truths=7, classes=K, seed=3)
     boxes, labels, crowd = (np.array(value) for value in (sample.boxes, sample.labels, sample.crowd))
-    if kind == "an empty picture":
+    if kind == "an empty image":
         boxes[1], labels[1] = 0, -1
-    elif kind == "no truth at all":
+    elif kind == "no ground truth":
         boxes[:], labels[:] = 0, -1
-    elif kind == "two truths claim the same":
+    elif kind == "two ground truths claim the same":
         boxes[:, 1] = boxes[:, 0] + 1.5
         labels[:, 1] = (labels[:, 0] + 1) % K
     elif kind == "smaller than a cell":
@@ -160,7 +160,7 @@ def scene(kind):
     return sample._replace(boxes=tf.constant(boxes), labels=tf.constant(labels), crowd=tf.constant(crowd))
 
 
-SCENES = ["padding", "an empty picture", "no truth at all", "two truths claim the same", "smaller than a cell"]
+SCENES = ["padding", "an empty image", "no ground truth", "two ground truths claim the same", "smaller than a cell"]
 SCENES += ["larger than 15 cells", "a crowd"]
 
 
@@ -200,7 +200,7 @@ def test_task_aligned_equals_the_loop(kind, topk):
         found = assignment.gt_index[b].numpy()
         np.testing.assert_array_equal(found, owner)
         np.testing.assert_allclose(assignment.quality[b], quality, rtol=1e-3, atol=1e-7)
-        assert kind in ("no truth at all", "an empty picture") or (found >= 0).sum() >= min(topk, 3)
+        assert kind in ("no ground truth", "an empty image") or (found >= 0).sum() >= min(topk, 3)
     if kind == "smaller than a cell":
         assert {cells()[n][:2] for n in np.flatnonzero(found == 0)} <= {(12.0, 12.0)} and 1 not in found
 
