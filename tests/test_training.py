@@ -349,11 +349,11 @@ FAMILIES = ("demo", "yolov7-tiny", "demo-yolov7", "yolov8n", "yolov8n-e2e", "dem
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_accumulated_parts_of_each_family_take_the_step_of_the_whole(name):
-    whole, figures, _ = one_step(name, overrides={}, frozen_norm=True, lr=0.1)
+    # Parts draw other dropout masks than the whole.
+    options = {"overrides": {"model.head.dropout": 0.0} if name == "yolov1" else {}, "frozen_norm": True, "lr": 0.1}
+    whole, figures, _ = one_step(name, **options)
     for replicas in (1, 2):
-        parts, figures_of_parts, _ = one_step(
-            name, replicas, overrides={}, accumulate=2 // replicas, frozen_norm=True, lr=0.1
-        )
+        parts, figures_of_parts, _ = one_step(name, replicas, accumulate=2 // replicas, **options)
         assert figures_of_parts == pytest.approx(figures, rel=1e-4)
         assert_close(whole, parts, 1e-5)
 
