@@ -639,7 +639,7 @@ TYPED = [
     (["train", "data=.", "model=yolov8n.pt"], "a YAML file; write yolov8n.pt data=."),
     (["train", "--model", "yolov8n", "--data=."], "--model: arguments have no dashes; write `tfyolo train CONFIG ["),
     (["summary", "--cfg", "yolov8n"], "--cfg: arguments have no dashes; write `tfyolo summary CONFIG [KEY=VALUE]...`"),
-    (["detect", "--weights", "a"], "write `tfyolo detect MODEL [PICTURE|VIDEO|FOLDER|GLOB]...`"),
+    (["detect", "--weights", "a"], "write `tfyolo detect MODEL [IMAGE|VIDEO|FOLDER|GLOB]...`"),
     (["predict", ".", "--source", "a"], "--source: arguments have no dashes; write `tfyolo detect MODEL [PICTURE"),
     (["export", "--model", "a"], "--model: arguments have no dashes; write `tfyolo export RUN`"),
     (["check-data", "--data", "."], "--data: arguments have no dashes; write `tfyolo check-data PATH`"),
