@@ -640,7 +640,7 @@ TYPED = [
     (["train", "--model", "yolov8n", "--data=."], "--model: arguments have no dashes; write `tfyolo train CONFIG ["),
     (["summary", "--cfg", "yolov8n"], "--cfg: arguments have no dashes; write `tfyolo summary CONFIG [KEY=VALUE]...`"),
     (["detect", "--weights", "a"], "write `tfyolo detect MODEL [IMAGE|VIDEO|FOLDER|GLOB]...`"),
-    (["predict", ".", "--source", "a"], "--source: arguments have no dashes; write `tfyolo detect MODEL [PICTURE"),
+    (["predict", ".", "--source", "a"], "--source: arguments have no dashes; write `tfyolo detect MODEL [IMAGE"),
     (["export", "--model", "a"], "--model: arguments have no dashes; write `tfyolo export RUN`"),
     (["check-data", "--data", "."], "--data: arguments have no dashes; write `tfyolo check-data PATH`"),
     (["predict", "model=a/b", "source=."], "found none; arguments have no names: write a/b"),
