@@ -671,7 +671,7 @@ TYPED = [
     ),
     (
         ["train", "yolov8n", "data=.", "init=theirs.pt"],
-        "PyTorch's weights; `tfyolo import theirs.pt` makes a run of them, with which",
+        "PyTorch's weights; `tfyolo import theirs.pt` makes a run of them, from which",
     ),
     (
         ["train", "yolov8n", "data=.", "init=theirs.cfg"],

@@ -834,7 +834,7 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
             + yolo(),
             r"before \[yolo\] expected a \[convolutional\] without share_index",
         ),
-        (net() + STEM + conv(16) + route(-2) + out() + yolo(), r":28: \[convolutional\]: no head reads what it gives"),
+        (net() + STEM + conv(16) + route(-2) + out() + yolo(), r":28: \[convolutional\]: no head reads its output"),
         (
             net() + section("crop", crop_height=32, crop_width=64) + STEM + out() + yolo(),
             r"crop\]: expected the whole map",
@@ -867,7 +867,7 @@ def test_what_a_cfg_cannot_say(text, message, tmp_path):
 def test_unknown_options_are_told_and_left_aside(tmp_path):
     (tmp_path / "odd.cfg").write_text(net() + STEM + conv(16, colour="red") + out() + yolo(nms_kind="cornersnms"))
     notes = read_cfg(tmp_path / "odd.cfg").notes
-    assert "colour is not known" in notes[0] and "nms_kind=cornersnms: greedy suppression" in notes[1]
+    assert "colour is not known" in notes[0] and "nms_kind=cornersnms: replaced by greedy NMS" in notes[1]
 
 
 @pytest.mark.parametrize(
