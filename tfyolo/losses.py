@@ -285,6 +285,8 @@ class _Deep(Objective):
 
     def without_aux(self):
         """The same objective for a network without its auxiliary head."""
+        if not self.aux_assigner:
+            return self
         other = copy.copy(self)
         other.aux_assigner, other.reads_aux, other.terms = None, False, tuple(self.gains)
         return other

@@ -36,7 +36,7 @@ def fuse(model: Model, activations: dict | None = None) -> Model:
     Raises:
         FusionError: a layer declares a fusion that does not exist.
     """
-    objective = model.objective.without_aux()
+    objective = model.objective and model.objective.without_aux()
     return model._replace(network=_fused(used(model.network), activations or {}), objective=objective)
 
 
