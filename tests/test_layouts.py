@@ -445,6 +445,25 @@ def test_the_format_that_reads_is_preferred_and_told(tmp_path):
     assert "read as yolo" in faults(source, "training")
 
 
+@pytest.mark.parametrize("stray", ["voc", "coco", "csv", "labelme"])
+def test_annotations_of_one_image_do_not_make_it_another_format(stray, tmp_path):
+    """What an annotation tool has left of one image, in a set of many in YOLO's text: most of the images are not in it."""
+    for number in range(5):
+        picture(tmp_path / f"{number}.jpg", (64, 64))
+        write_text(tmp_path / f"{number}.txt", "0 0.5 0.5 0.2 0.2")
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    left = {
+        "voc": ("1.xml", f"<annotation><filename>1.jpg</filename><object><name>cat</name>{box}</object></annotation>"),
+        "coco": ("one.json", json.dumps(coco_json(images=[{"id": 7, "file_name": "1.jpg"}]))),
+        "csv": ("one.csv", "filename,class,xmin,ymin,xmax,ymax\n1.jpg,cat,1,1,9,9"),
+        "labelme": ("1.json", json.dumps({"shapes": [{"label": "cat", "points": [[1, 1], [9, 9], [1, 9]]}]})),
+    }
+    write_text(tmp_path / left[stray][0], left[stray][1])
+    source = read(tmp_path, "all")
+    assert source.format == "yolo" and len(source.records) == 5
+    assert any(f"not as {stray}" in problem.message for problem in source.problems)
+
+
 def test_what_begins_well_but_cannot_be_read_gives_way(tmp_path):
     make_voc(tmp_path)
     shutil.rmtree(tmp_path / "ImageSets")

@@ -64,7 +64,11 @@ def find(place):
     splits = {split: functools.partial(read, place, split, tables, parsed) for split in tables}
     count = sum(map(len, tables.values()))
     why = f"{counted(count, 'CSV file')} of boxes; {found} of {counted(total, 'image')} looked for are there"
-    return Candidate(splits, found / total if total else 0.0, why)
+
+    def images():
+        return len({row["image"] for split in tables for *_, row in parsed(split)})
+
+    return Candidate(splits, found / total if total else 0.0, why, images=images)
 
 
 class _Table:

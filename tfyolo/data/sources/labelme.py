@@ -31,7 +31,8 @@ def find(place):
     sound = [(file, content) for file in likely if isinstance(content := parsed(file), dict)]
     score = sum(images.of(file, _image_name(content))[0] is not None for file, content in sound) / len(sample)
     splits = {split: functools.partial(read, images, files, members, parsed) for split, members in by_split.items()}
-    return Candidate(splits, score, f"{counted(len(files), 'JSON file')}, {len(likely)} of {len(sample)} with shapes")
+    why = f"{counted(len(files), 'JSON file')}, {len(likely)} of {len(sample)} with shapes"
+    return Candidate(splits, score, why, images=lambda: len(files))
 
 
 def _parse(file):

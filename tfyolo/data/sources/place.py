@@ -111,6 +111,7 @@ class Candidate(NamedTuple):
     score: float
     why: str
     note: str = ""
+    images: Callable[[], int] | None = None  # counts those with annotations, where formats compete
 
 
 class Format(NamedTuple):

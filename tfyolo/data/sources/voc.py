@@ -78,7 +78,7 @@ def find(place):
         splits = {split: reader(members) for split, members in by_split.items()}
         if strangers := [file for file in outside if isinstance(parsed(file), _Xml)]:
             note = f"{counted(len(strangers), 'XML file')} in no split's folder, such as {strangers[0]}; left out"
-    return Candidate(splits, score, why, note)
+    return Candidate(splits, score, why, note, images=lambda: len(files))
 
 
 def _folders_of_lists(place):

@@ -116,7 +116,9 @@ def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, 
         split: functools.partial(read, place, members, names, same_as=(same_as or {}).get(split, ""), **options)
         for split, members in parts.items()
     }
-    return Candidate(splits, score, why, note)
+    return Candidate(
+        splits, score, why, note, images=lambda: sum(1 for _ in _texts_of(place, itertools.chain(*parts.values())))
+    )
 
 
 def _by_folders(place, names=None):
