@@ -97,10 +97,10 @@ def one_step(
     return {name: after[name] - before[name] for name in before}, {k: float(v) for k, v in figures[-1].items()}, step
 
 
-def assert_close(left, right, tolerance):
+def assert_close(left, right, tolerance, least=0.0):
     scale = max(np.abs(value).max() for value in left.values())
     for name in left:
-        np.testing.assert_allclose(left[name], right[name], atol=tolerance * scale, err_msg=name)
+        np.testing.assert_allclose(left[name], right[name], atol=max(tolerance * scale, least), err_msg=name)
 
 
 def test_the_sizes_of_multi_scale_training():
@@ -145,7 +145,7 @@ def test_two_replicas_take_the_step_of_one(name):
     two, figures_of_two, _ = one_step(name, 2, clip=0.5, lr=0.1)
     assert figures_of_two == pytest.approx(figures, rel=1e-4)
     assert figures["gradient_norm"] > 0.5
-    assert_close(one, two, 5e-5)
+    assert_close(one, two, 2e-5, least=1e-6)  # eight steps of float32 at 1, where scales and variances begin
 
 
 @pytest.mark.slow
