@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -401,6 +402,54 @@ def test_an_xml_of_two_images_is_the_ones_that_it_names(named, tmp_path):
     assert any(left_out in problem.file or left_out in problem.message for problem in source.problems)
 
 
+# --- in which convention ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc", "labelme"])
+def test_parts_of_the_image_are_no_pixels(layout, tmp_path):
+    """Where pixels are expected, 0..1 would be boxes of nothing in the corner: an error, not a data set."""
+    x1, y1, x2, y2 = 0.25, 0.125, 0.75, 0.5
+    for stem in SIZES:
+        picture(tmp_path / f"{stem}.jpg", SIZES[stem])
+        if layout == "voc":
+            write_text(tmp_path / f"{stem}.xml", voc_xml(stem, objects=voc_object("cat", y1, x1, y2, x2)))
+        if layout == "labelme":
+            shapes = [{"label": "cat", "points": [[x1, y1], [x2, y2]], "shape_type": "rectangle"}]
+            write_json(tmp_path / f"{stem}.json", {"shapes": shapes})
+    if layout == "coco":
+        boxes = [{"id": n, "image_id": 7 + n, "category_id": 3, "bbox": [x1, y1, x2 - x1, y2 - y1]} for n in range(2)]
+        write_json(tmp_path / "all.json", coco_json(annotations=boxes))
+    with pytest.raises(DataError, match=r"in the first pixel, as all boxes of 2 images do: expected pixels"):
+        read(tmp_path, "all")
+
+
+@pytest.mark.parametrize("layout", ["coco", "yolo", "csv"])
+def test_corners_in_place_of_sides_are_an_error(layout, tmp_path):
+    """x1, y1, x2, y2 under the names of others: boxes that reach over the edge, which as corners none would."""
+    rng = np.random.default_rng(0)
+    near = rng.uniform(0.02, 0.6, [12, 2])
+    corners = np.concatenate([near, near + rng.uniform(0.1, 0.35, [12, 2])], axis=1)
+    sides = np.concatenate([near, corners[:, 2:] - near], axis=1)
+    centred = np.concatenate([(near + corners[:, 2:]) / 2, sides[:, 2:]], axis=1)
+
+    def write(folder, rows):
+        picture(folder / "one.jpg", SIZES["one"])
+        pixels = (rows * np.tile(SIZES["one"][::-1], 2)).tolist()
+        if layout == "yolo":
+            write_text(folder / "one.txt", *(" ".join(["0", *map(str, row)]) for row in rows))
+        elif layout == "csv":
+            write_text(folder / "all.csv", "image_id,bbox,class", *(f'one,"{row}",cat' for row in pixels))
+        else:
+            boxes = [{"id": n, "image_id": 7, "category_id": 3, "bbox": row} for n, row in enumerate(pixels)]
+            write_json(folder / "all.json", coco_json(images=[{"id": 7, "file_name": "one.jpg"}], annotations=boxes))
+        return read(folder, "all")
+
+    right = write(tmp_path / "right", centred if layout == "yolo" else sides)
+    np.testing.assert_allclose(right.records[0].boxes, corners[:, [1, 0, 3, 2]] * np.tile(SIZES["one"], 2), rtol=1e-5)
+    with pytest.raises(DataError, match=r"received what seems to be corners, x1, y1, x2, y2: \d+ of 12 boxes reach"):
+        write(tmp_path / "wrong", corners)
+
+
 # --- which format -----------------------------------------------------------------------------------------------------
 
 
@@ -792,6 +841,125 @@ def test_csv_with_other_columns(delimiter, tmp_path):
     for stem, size in SIZES.items():
         picture(tmp_path / f"{stem}.jpg", size)
     scene(read(tmp_path))
+
+
+def make_table(root, head, row):
+    """The scene as a table with such a row for each box; {bw} and {bh} are its sides, {cx} and {cy} its centre."""
+    lines = [head] if head else []
+    for stem, (height, width) in SIZES.items():
+        picture(root / "images" / f"{stem}.jpg", (height, width))
+        for (y1, x1, y2, x2), label in SCENE[stem]:
+            values = {
+                "stem": stem,
+                "name": CLASSES[label],
+                "width": width,
+                "height": height,
+                "bw": x2 - x1,
+                "bh": y2 - y1,
+            }
+            values |= {"y1": y1, "x1": x1, "y2": y2, "x2": x2, "cy": (y1 + y2) / 2, "cx": (x1 + x2) / 2, "label": label}
+            values |= {"px1": x1 / width, "py1": y1 / height, "px2": x2 / width, "py2": y2 / height}
+            lines.append(row.format(**values))
+    write_text(root / "labels.csv", *lines)
+
+
+TABLES = {
+    "corner and sides": ("image_name,x,y,w,h,label", "{stem}.jpg,{x1},{y1},{bw},{bh},{name}"),
+    "width is the box's": ("image,xmin,ymin,width,height,label", "{stem}.jpg,{x1},{y1},{bw},{bh},{name}"),
+    "centre and sides": ("filename,x_center,y_center,width,height,class", "{stem}.jpg,{cx},{cy},{bw},{bh},{name}"),
+    "a list in a cell": (
+        "image_id,width,height,bbox,label",
+        '{stem},{width},{height},"[{x1}, {y1}, {bw}, {bh}]",{name}',
+    ),
+    "from zero": ("Img-Path,X0,Y0,X1,Y1,Class Name", "{stem}.jpg,{x1},{y1},{x2},{y2},{name}"),
+    "AutoML": ("", "UNASSIGNED,gs://pets/{stem}.jpg,{name},{px1},{py1},,,{px2},{py2},,"),
+    "class before the box": ("", "{stem}.jpg,{name},{x1},{y1},{x2},{y2}"),
+    "Roboflow without names": ("", "{stem}.jpg,{width},{height},{name},{x1},{y1},{x2},{y2}"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_say_in_many_ways_where_a_box_is(kind, tmp_path):
+    make_table(tmp_path, *TABLES[kind])
+    source = read(tmp_path, "all")
+    scene(source)
+    assert all(re.search("parts of the image|of other folders", problem.message) for problem in source.problems)
+
+
+def test_width_and_height_of_the_boxes_are_not_the_images(tmp_path):
+    row = "{stem}.jpg,{x1},{y1},{x2},{y2},{bw},{bh},{name}"
+    make_table(tmp_path, "filename,xmin,ymin,xmax,ymax,width,height,class", row)
+    source = read(tmp_path, "all")
+    scene(source)
+    only(source.problems, "labels.csv", "those of the boxes", severity="warning")
+
+
+def test_a_table_without_classes_is_of_one_which_may_be_named(tmp_path):
+    make_table(tmp_path, "image_id,bbox", '{stem},"[{x1}, {y1}, {bw}, {bh}]"')
+    source = read(tmp_path, "all")
+    assert source.classes == ("0",) and [len(record.boxes) for record in source.records] == [2, 1]
+    only(source.problems, "labels.csv", "no column of classes", severity="warning")
+    assert read(tmp_path, "all", names=["wheat"]).classes == ("wheat",)
+
+
+def test_numbers_in_a_table_are_classes_in_their_order(tmp_path):
+    make_table(tmp_path, "filename,class,xmin,ymin,xmax,ymax", "{stem}.jpg,{label},{x1},{y1},{x2},{y2}")
+    with (tmp_path / "labels.csv").open("a") as file:
+        file.writelines(f"one.jpg,{number},{number},1,30,30\n" for number in range(2, 12))
+    assert read(tmp_path, "all").classes == tuple(map(str, range(12)))
+    names = [f"kind {number}" for number in range(12)]
+    named = read(tmp_path, "all", names=names)
+    write_text(tmp_path / "classes.txt", *names)
+    beside = read(tmp_path, "all")
+    for source in (named, beside):
+        assert source.classes == tuple(names)
+        assert source.records[0].labels.tolist() == [0, 1, *range(2, 12)]
+
+
+@pytest.mark.parametrize("words", [("train", "val"), ("TRAIN", "VALIDATION"), ("Training", "test")])
+def test_rows_may_name_their_split(words, tmp_path):
+    make_table(tmp_path, "filename,subset,class,xmin,ymin,xmax,ymax", "{stem}.jpg,{stem},{name},{x1},{y1},{x2},{y2}")
+    table = tmp_path / "labels.csv"
+    assert splits(tmp_path) == ("all",)  # a column of that name that means something else
+    table.write_text(table.read_text().replace(",one,", f",{words[0]},").replace(",two,", f",{words[1]},"))
+    assert set(splits(tmp_path)) == set(words)
+    first, second = (read(tmp_path, word) for word in words)
+    assert [*boxes_of(first)] == ["one"] and [*boxes_of(second)] == ["two"]
+    assert first.classes == second.classes == CLASSES
+
+
+def test_a_table_may_end_its_lines_with_cr_alone(tmp_path):
+    make_csv(tmp_path)
+    for file in tmp_path.glob("*.csv"):
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r"))
+    scene(read(tmp_path))
+
+
+def test_a_table_of_other_columns_is_named_with_those_that_are_read(tmp_path):
+    picture(tmp_path / "images" / "one.jpg", SIZES["one"])
+    write_text(tmp_path / "train.csv", "image_id,age,sex", "one,80,f")
+    with pytest.raises(
+        DataError, match=r"train.csv is a table of something else: expected columns filename.*'image_id,age"
+    ):
+        read(tmp_path)
+
+
+def test_lines_of_an_image_and_its_boxes(tmp_path):
+    """Roboflow's export for YOLOv4, and the lists of ports of YOLOv3 to Keras."""
+    for split in ("train", "valid"):
+        lines = []
+        for stem, size in SIZES.items():
+            picture(tmp_path / split / f"{stem} a.jpg", size)
+            lines.append(f"{stem} a.jpg" + "".join(f" {x1},{y1},{x2},{y2},{k}" for (y1, x1, y2, x2), k in SCENE[stem]))
+        picture(tmp_path / split / "empty.jpg", (30, 30))
+        write_text(tmp_path / split / "_annotations.txt", *lines, "empty.jpg")
+        write_text(tmp_path / split / "_classes.txt", *CLASSES)
+    assert splits(tmp_path) == ("train", "valid")
+    source = read(tmp_path, "val")
+    assert source.classes == CLASSES and source.problems == ()
+    expected = [[list(box) for box, _ in SCENE[stem]] for stem in SIZES]
+    assert [record.boxes.tolist() for record in source.records] == [*expected, []]
+    assert [record.labels.tolist() for record in source.records[:2]] == [[k for _, k in SCENE[s]] for s in SIZES]
 
 
 def test_several_tables_of_a_split_are_one(tmp_path):

@@ -295,6 +295,12 @@ def a_val_and_a_valid(root):
     yolo(root, splits=("train", "val", "valid"))
 
 
+@quirk(BOTH, words="beside the file")
+def ultralytics_path_to_the_folder_beside_the_file(root):
+    yolo(root / "mine", names=None)
+    encoded(root / "mine.yaml", "path: ../datasets/mine", "train: images/train", "val: images/val", "names: [cat, dog]")
+
+
 @quirk(BOTH)
 def what_systems_and_programs_leave_behind(root):
     yolo(root)
@@ -564,6 +570,12 @@ def createml(root):
     image(root / "train/a.jpg")
     box = {"label": "cat", "coordinates": {"x": 10, "y": 10, "width": 9, "height": 9}}
     write_json(root / "train/_annotations.createml.json", [{"image": "a.jpg", "annotations": [box]}])
+
+
+@refused(r"via\.csv is VGG Image Annotator's CSV")
+def vgg_image_annotators_table(root):
+    image(root / "images/a.jpg")
+    encoded(root / "via.csv", "filename,file_size,region_shape_attributes", 'a.jpg,1,"{""name"":""rect""}"')
 
 
 def counts(dataset):

@@ -16,8 +16,10 @@ from typing import Any
 
 from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.data.headers import MOST_PIXELS
+from tfyolo.data.sources.conventions import check_pixels
+from tfyolo.data.sources.csv_table import EXPECTED
 from tfyolo.data.sources.division import divide, read_division
-from tfyolo.data.sources.files import read_lines, some, starts
+from tfyolo.data.sources.files import head_text, read_lines, some, starts
 from tfyolo.data.sources.formats import FORMATS
 from tfyolo.data.sources.place import ORDER, Options, Place, meaning
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
@@ -120,6 +122,7 @@ class DataSet:
         (format, candidate), options = self._candidates[0], self.place.options
         name = _chosen(split, candidate.splits, f"this {format} data", self.path)
         source = candidate.splits[name]()
+        check_pixels(source.records)
         lines = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
         lines += [
             f"{counted(count, 'class')} are called {called!r}"
@@ -244,6 +247,7 @@ _OTHERS = (
     (".json", b'"shape_attributes"', "VGG Image Annotator's JSON"),
     (".json", b'"coordinates"', "CreateML's JSON"),
     (".json", b'"classTitle"', "Supervisely's JSON"),
+    (".csv", b"region_shape_attributes", "VGG Image Annotator's CSV"),
 )
 
 
@@ -255,6 +259,9 @@ def _of_others(place):
         for file in (*files, *(file for folder in folders[1:] for file in some(place.tree.files(folder, suffix), 3))):
             if file.lower().endswith(suffix) and mark in starts(file):
                 return f"; {file} is {called}: export the data as COCO, VOC or YOLO"
+    for file in (file for folder in folders for file in some(place.tree.files(folder, ".csv"), 1)):
+        head = shortened(head_text(file).partition("\n")[0])
+        return f"; {file} is a table of something else: expected {EXPECTED}, received {head}"
     return ""
 
 

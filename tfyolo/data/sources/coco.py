@@ -8,6 +8,7 @@ import math
 import os
 import re
 
+from tfyolo.data.sources.conventions import Corners
 from tfyolo.data.sources.files import Tree, locate, name_parts, read_bytes, read_json, some, starts, stem_of, text_link
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_among
 from tfyolo.data.sources.source import (
@@ -186,7 +187,7 @@ def read(place, split, file, together):
         )
     if located.word:
         findings.warning(file, located.word)
-    records = []
+    records, corners = [], Corners("`bbox` [x, y, width, height]")
     for image_id, entry in entries.items():
         name = entry["file_name"]
         if (image := located.files.get(name)) is None:
@@ -195,7 +196,10 @@ def read(place, split, file, together):
                 os.path.join(looked[0], name), f"image missing: it {located.missing[name]}; {file} has {boxes} for it"
             )
         elif size := upright_size((entry.get("height"), entry.get("width")), image, findings):
+            for y1, x1, y2, x2 in (each.box for each in boxes_of[image_id]):
+                corners.see((x1, y1, x2 - x1, y2 - y1), (y1, x1, y2, x2), size)
             records.append(record(entry["id"], image, size, boxes_of[image_id], file, findings))
+    corners.check(file)
     classes = [categories[category]["name"] for category in category_ids]
     return finish(records, classes, [categories[category]["id"] for category in category_ids], findings, "coco")
 

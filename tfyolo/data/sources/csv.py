@@ -1,66 +1,39 @@
-"""Boxes in a table: a row a box, corners x1, y1, x2, y2 in pixels of the image.
+"""Boxes in a table: a row a box, as csv_table reads it, corners x1, y1, x2, y2 in pixels of the image.
 
-The columns are named in the first row, in any order: filename, class, xmin, ymin, xmax, ymax, or bbox_x, bbox_y,
-bbox_width, bbox_height, and perhaps width and height; or they are keras-retinanet's, path, x1, y1, x2, y2, class,
-without a first row of names. A row of a path alone is an image without objects.
+A row of a path alone is an image without objects. Rows may name their split.
 """
 
 import csv
 import functools
-import io
 import operator
 import os
 
-from tfyolo.data.sources.files import IMAGES, head_text, locate, read_text, some, stem_of
+from tfyolo.data.sources.conventions import Corners
+from tfyolo.data.sources.csv_table import EXPECTED, look, rows_of
+from tfyolo.data.sources.files import head_text, locate, read_lines, some, stem_of
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole, with_ids
 from tfyolo.messages import counted, shortened
 
-MOST_CSV = 1 << 30  # bytes
-_COLUMNS = {
-    "image": (
-        "filename",
-        "file_name",
-        "image",
-        "image_path",
-        "path",
-        "file",
-        "img",
-        "image_name",
-        "image_id",
-        "imageid",
-    ),
-    "class": ("class", "label", "class_name", "category", "name", "classname", "label_name", "labelname"),
-    "x1": ("xmin", "x1", "x_min", "left", "bbox_x"),
-    "y1": ("ymin", "y1", "y_min", "top", "bbox_y"),
-    "x2": ("xmax", "x2", "x_max", "right"),
-    "y2": ("ymax", "y2", "y_max", "bottom"),
-    "w": ("bbox_width",),
-    "h": ("bbox_height",),
-    "height": ("height", "image_height", "img_height"),
-    "width": ("width", "image_width", "img_width"),
-}
-_RETINANET = ("image", "x1", "y1", "x2", "y2", "class")
-
 
 def find(place):
     """The Candidate of tables at a Place; None if there is none."""
-    if place.globbed or (place.file and not place.file.lower().endswith(".csv")):
+    if place.globbed or (place.file and not place.file.lower().endswith((".csv", ".txt"))):
         return None
-    tables = {
-        split: found for split, files in _files(place).items() if (found := list(filter(None, map(_look, files))))
-    }
+    tables = {}
+    for split, files in _files(place).items():
+        for table in filter(None, map(look, files)):
+            for own, part in _divided(table) if split == "all" else [(split, table)]:
+                tables.setdefault(own, []).append(part)
     if not tables:
-        if place.file:
-            received = shortened(head_text(place.file))
-            expected = "columns filename, class, xmin, ymin, xmax, ymax, or rows path,x1,y1,x2,y2,class"
-            raise DataError(f"{place.file}: expected {expected}; received {received}")
+        if place.file and place.file.lower().endswith(".csv"):
+            raise DataError(f"{place.file}: expected {EXPECTED}; received {shortened(head_text(place.file))}")
         return None
     found = total = 0
     for split, members in tables.items():
-        names = some([row["image"] for table in members for _, _, row in _rows(table, most=2000)])
+        names = some([row["image"] for table in members for _, _, row in rows_of(table, most=2000)])
         found, total = found + len(_located(place, split, names).files), total + len(set(names))
-    parsed = functools.cache(lambda split: [row for table in tables[split] for row in _rows(table)])
+    parsed = functools.cache(lambda split: [row for table in tables[split] for row in rows_of(table)])
     splits = {split: functools.partial(read, place, split, tables, parsed) for split in tables}
     count = sum(map(len, tables.values()))
     why = f"{counted(count, 'CSV file')} of boxes; {found} of {counted(total, 'image')} looked for are there"
@@ -69,13 +42,6 @@ def find(place):
         return len({row["image"] for split in tables for *_, row in parsed(split)})
 
     return Candidate(splits, found / total if total else 0.0, why, images=images)
-
-
-class _Table:
-    """A CSV file of boxes. columns: {what: its place in a row}. first: the line that the rows begin at."""
-
-    def __init__(self, file, delimiter, columns, first):
-        self.file, self.delimiter, self.columns, self.first = file, delimiter, columns, first
 
 
 def _files(place):
@@ -87,69 +53,27 @@ def _files(place):
         name = os.path.basename(folder)
         named = name if folder != place.root and meaning(name) in SPLITS else None
         if folder == place.root or named or name.lower() in ("annotations", "data", "labels"):
-            for file in tree.files(folder, ".csv"):
-                files.setdefault(named or _split_of(file), []).append(file)
+            for file in tree.files(folder, (".csv", ".txt")):
+                if file.lower().endswith(".csv") or _may_be_lines(file):
+                    files.setdefault(named or _split_of(file), []).append(file)
     return files
+
+
+def _may_be_lines(file):
+    """Whether a text is called as lists of boxes are; to look into every image's label file would take long."""
+    return stem_of(file).lower() in ("_annotations", "annotations") or meaning(stem_of(file)) in SPLITS
 
 
 def _split_of(file):
     return stem_of(file) if meaning(stem_of(file)) in SPLITS else "all"
 
 
-def _look(file):
-    """The _Table of a file; None if it is none of boxes."""
-    head = head_text(file).splitlines()
-    if not head:
-        return None
-    delimiter = max(",;\t", key=head[0].count)
-    try:
-        rows = [row for row in csv.reader(head[:20], delimiter=delimiter) if row]
-    except csv.Error:
-        return None
-    if not rows:
-        return None
-    names = [cell.strip().lower() for cell in rows[0]]
-    columns = {
-        what: next((names.index(word) for word in words if word in names), None) for what, words in _COLUMNS.items()
-    }
-    sides = {"x2": "w", "y2": "h"}  # which stand for the far corner
-    if all(columns[what] is not None or columns.get(sides.get(what)) is not None for what in _RETINANET):
-        return _Table(file, delimiter, {what: place for what, place in columns.items() if place is not None}, 1)
-    plain = [row for row in rows if any(cell.strip() for cell in row[1:])] or rows
-    fits = all(
-        len(row) == 6 and row[0].strip().lower().endswith(IMAGES) and all(map(_is_number, row[1:5])) for row in plain
-    )
-    if fits and any(cell.strip() for cell in plain[0][1:]):
-        return _Table(file, delimiter, {what: place for place, what in enumerate(_RETINANET)}, 0)
-    return None
-
-
-def _is_number(text):
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _rows(table, most=None):
-    """(file, line, {what: text}) of each row."""
-    try:
-        text = read_text(table.file, MOST_CSV) if most is None else head_text(table.file)
-        reader = csv.reader(io.StringIO(text.replace("\0", "")), delimiter=table.delimiter)
-        for row in reader:
-            if reader.line_num <= table.first or not any(cell.strip() for cell in row):
-                continue
-            cells = {what: row[place].strip() if place < len(row) else "" for what, place in table.columns.items()}
-            for near, side, far in (("x1", "w", "x2"), ("y1", "h", "y2")):
-                if far not in cells:
-                    ends = cells[near], cells[side]
-                    cells[far] = str(sum(map(float, ends))) if all(map(_is_number, ends)) else cells[side]
-            yield table.file, reader.line_num, cells
-            if most is not None and reader.line_num >= most:
-                return
-    except csv.Error as error:
-        raise DataError(f"{table.file}: not a CSV file: {error}") from None
+def _divided(table):
+    """[(split, Table)] of one whose rows name their splits; ("all", the Table) of another."""
+    names = {row["split"] for *_, row in rows_of(table)} if "split" in table.columns else ()
+    if names and all(meaning(name) in SPLITS for name in names):
+        return [(name, table._replace(split=name)) for name in sorted(names)]
+    return [("all", table)]
 
 
 def _located(place, split, names):
@@ -164,16 +88,14 @@ def _located(place, split, names):
 
 
 def read(place, split, tables, parsed):
-    """The Source of the tables of a split.
-
-    Classes are the sorted names in all tables, so that splits agree; or in the order of a list.
-    """
+    """The Source of the tables of a split. Classes are those of all tables, so that splits agree."""
     findings, where = Findings(), tables[split][0].file
     names = {row["class"] for other in tables for *_, row in parsed(other) if row["class"]}
-    classes = _ordered(place, names)
-    if not classes:
+    if not names:
         raise DataError(f"{where}: not one row with a class")
-    label_of = {name: label for label, name in enumerate(classes)}
+    label_of, classes, numbers = _classes(place, tables, names)
+    if not any("class" in table.columns for other in tables for table in tables[other]):
+        findings.warning(where, "no column of classes: all boxes are of one, 0. data.names=FILE gives it a name")
     boxes_of, sizes, seen = {}, {}, set()
     for file, line, row in parsed(split):
         image = row["image"]
@@ -203,13 +125,17 @@ def read(place, split, tables, parsed):
     in_parts = _in_parts(row for other in tables for *_, row in parsed(other))
     if in_parts:
         findings.warning(where, "all corners lie in 0..1, as parts of the image; taken for them")
+    if _of_boxes(row for other in tables for *_, row in parsed(other)):
+        message = "its width and height are those of the boxes; the images' own are read from their files"
+        findings.warning(where, message)
+        sizes = dict.fromkeys(sizes, (None, None))
     located = _located(place, split, boxes_of)
     if boxes_of and not located.files:
         first = shortened(next(iter(boxes_of)))[1:-1]
         raise DataError(f"{where}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
     if located.word:
         findings.warning(where, located.word)
-    records = []
+    records, corners = [], Corners("corner and sides")
     for name, boxes in boxes_of.items():
         if (image := located.files.get(name)) is None:
             message = f"image missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
@@ -218,8 +144,12 @@ def read(place, split, tables, parsed):
             if in_parts:
                 scale = (*size, *size)
                 boxes = [box._replace(box=tuple(map(operator.mul, box.box, scale))) for box in boxes]
+            for y1, x1, y2, x2 in (each.box for each in boxes):
+                corners.see((x1, y1, x2 - x1, y2 - y1), (y1, x1, y2, x2), size)
             records.append(record(None, image, size, boxes, where, findings))
-    return finish(with_ids(records), classes, range(len(classes)), findings, "csv")
+    if all(table.has_sides for table in tables[split]):
+        corners.check(where)
+    return finish(with_ids(records), classes, numbers, findings, "csv")
 
 
 def _in_parts(rows):
@@ -236,22 +166,57 @@ def _in_parts(rows):
     return fractions
 
 
-def _ordered(place, names):
-    """The classes in the order of keras-retinanet's list `class,number`, if there is one with all of them; else sorted."""
-    folder = os.path.dirname(place.file) if place.file else place.root
-    for file in place.tree.files(folder, ".csv"):
+def _of_boxes(rows):
+    """Whether the columns width and height are those of the boxes, not of their images: all are as large as they say,
+    and do not lie in the corner.
+    """
+    inside = False
+    for row in rows:
         try:
-            rows = [row for row in csv.reader(head_text(file).splitlines()) if row]
-        except csv.Error:
+            y1, x1, y2, x2, height, width = (float(row[key]) for key in ("y1", "x1", "y2", "x2", "height", "width"))
+        except (KeyError, ValueError):
             continue
-        numbers = {row[0].strip(): whole(row[1]) for row in rows if len(row) == 2}
-        if names <= set(numbers) and set(numbers.values()) == set(range(len(rows))):
-            return sorted(numbers, key=numbers.get)
-    return sorted(names)
+        if max(abs(y2 - y1 - height), abs(x2 - x1 - width)) > 1:
+            return False
+        inside |= y1 + x1 > 2
+    return inside
+
+
+def _classes(place, tables, words):
+    """({class in the rows: label}, names, numbers that the files use) of the classes in all rows.
+
+    In the order of a list, if there is one with all of them: keras-retinanet's `class,number`, or, where the rows have
+    numbers, one of names. Else numbers in their order, and names sorted.
+    """
+    files = [table.file for split in tables for table in tables[split]]
+    folders = list(dict.fromkeys([place.root, *map(os.path.dirname, files)]))
+    for file in (file for folder in folders for file in place.tree.files(folder, ".csv")):
+        if label_of := _listed_labels(file, words):
+            return label_of, sorted(label_of, key=label_of.get), range(len(label_of))
+    numbers = {word: whole(word) for word in words}
+    if None in numbers.values() or min(numbers.values()) < 0 or len(set(numbers.values())) < len(numbers):
+        names = sorted(words)
+        return {name: label for label, name in enumerate(names)}, names, range(len(names))
+    for file in (os.path.join(folder, name) for folder in folders for name in ("_classes.txt", "classes.txt")):
+        names = read_lines(file) if place.tree.has(file) else ()
+        if max(numbers.values()) < len(names):
+            return numbers, names, range(len(names))
+    names = sorted(words, key=numbers.get)
+    return {name: label for label, name in enumerate(names)}, names, [numbers[name] for name in names]
+
+
+def _listed_labels(file, words):
+    """{class: label} of keras-retinanet's list `class,number`, if a CSV file is one and has all of some classes."""
+    try:
+        rows = [row for row in csv.reader(head_text(file).splitlines()) if row]
+    except csv.Error:
+        return None
+    numbers = {row[0].strip(): whole(row[1]) for row in rows if len(row) == 2}
+    return numbers if words <= set(numbers) and set(numbers.values()) == set(range(len(rows))) else None
 
 
 FORMAT = Format(
     find,
     "csv       <split>.csv or <split>/_annotations.csv with columns filename,class,xmin,ymin,xmax,ymax; or rows "
-    "path,x1,y1,x2,y2,class",
+    "path,x1,y1,x2,y2,class; or <split>/_annotations.txt with lines `path x1,y1,x2,y2,class ...`",
 )

@@ -12,6 +12,7 @@ import re
 from typing import NamedTuple
 
 from tfyolo.config.ranges import MOST_CLASSES
+from tfyolo.data.sources.conventions import Corners
 from tfyolo.data.sources.files import (
     IMAGES,
     MOST_YAML,
@@ -342,7 +343,7 @@ def _resolve(place, file, key, entry, roots, kind="", notes=None):
             f"{file}: {key}: {beyond} lies outside of {place.root}, the data's folder; if that is meant: outside=true"
         )
         return _Part(error=DataError(message))
-    ends = name_parts(written)[-20:]
+    ends = name_parts(f"{roots[0]}/{written}".replace("\\", "/"))[-20:]
     for start in range(1, len(ends)):
         path = os.path.normpath(os.path.join(here, *ends[start:]))
         if not leads_outside(path, place.root) and (found := part(path)):
@@ -489,7 +490,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
         unnamed = True
     else:
         unnamed = False
-    records = []
+    records, corners = [], Corners("`class cx cy w h`")
     for image, rows in rows_of.items():
         if not (size := upright_size((None, None), image, findings)):
             continue
@@ -518,10 +519,13 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
                     file, f"line {line}: expected parts of the image, 0..1, received {shown}: pixels? Left out"
                 )
                 continue
+            if len(values) == 4:
+                corners.see(values, (y1, x1, y2, x2), (1, 1))
             annotations.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
         records.append(record(None, image, size, annotations, file or image, findings))
         if file and not len(records[-1].boxes) and not annotations and os.path.getsize(file) > 2:
             findings.emptied.append(image)
+    corners.check(parts[0].folder or parts[0].listed)
     source = finish(with_ids(records), names, range(len(names)), findings, "yolo")
     return source._replace(same_as=same_as)
 
