@@ -104,9 +104,8 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module 'tfyolo' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, attribute = _HOMES[name]
-    if module not in ("config", "errors") and importlib.util.find_spec(
-        "tensorflow"
-    ):  # what else imports it does so with a page of notices
+    # What imports TensorFlow by itself does so with a page of notices.
+    if module not in ("config", "errors") and importlib.util.find_spec("tensorflow"):
         from tfyolo.libraries import import_tensorflow
 
         import_tensorflow()

@@ -15,7 +15,7 @@ from tfyolo.errors import Error
 from tfyolo.files import atomic_file
 from tfyolo.messages import printable
 
-# What a model is used with: the moving averages, which training judges, where the file has them.
+# What a model is used with: the EMA, which training evaluates, where the file has it.
 FOR_USE = ("averages", "weights")
 # What a run goes on from.
 OF_A_RUN = ("weights", "averages", "optimizer", "random")
@@ -131,7 +131,7 @@ def assign(network, weights, source="the weights"):
 
 
 def assign_variables(variables, arrays, source):
-    """Puts arrays into Keras's variables {name: variable}. As of assign()."""
+    """Puts arrays into Keras's variables {name: variable}: all or nothing. Raises CheckpointError, as assign does."""
     faults = [f"missing: {name} {tuple(variables[name].shape)}" for name in variables if name not in arrays]
     faults += [f"left over: {printable(name)[:200]} {arrays[name].shape}" for name in arrays if name not in variables]
     faults += [

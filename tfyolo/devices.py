@@ -21,9 +21,8 @@ class ForkError(Error):
     """
 
 
-_forked_from = (
-    None  # the process in which TensorFlow had begun to work when this one was forked, or one that it comes from
-)
+# The process in which TensorFlow had begun to work when this one, or one that it comes from, was forked.
+_forked_from = None
 
 
 def _after_fork():

@@ -280,8 +280,7 @@ def require_run(folder, overrides):
     named = any(word.startswith("data") for word in overrides)
     raise click.UsageError(
         f"{folder}: expected a name of `tfyolo configs`, a YAML file or a run's folder, received a folder without "
-        "a run "
-        f"(config.yaml){'' if named else f'; data is named by data={folder}'}"
+        f"a run (config.yaml){'' if named else f'; data is named by data={folder}'}"
     )
 
 

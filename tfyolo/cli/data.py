@@ -21,8 +21,6 @@ from tfyolo.cli.arguments import (
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.messages import counted, printable
 
-# --- data -------------------------------------------------------------------------------------------------------------
-
 
 @main.command("check-data")
 @click.argument("path")

@@ -21,8 +21,6 @@ from tfyolo.cli.arguments import (
 )
 from tfyolo.devices import start as start_tensorflow
 
-# --- export -----------------------------------------------------------------------------------------------------------
-
 
 @main.command()
 @click.argument("run", metavar="RUN")

@@ -18,8 +18,6 @@ from tfyolo.cli.arguments import (
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.messages import counted
 
-# --- configs ----------------------------------------------------------------------------------------------------------
-
 
 @main.command("configs")
 @json_option
@@ -39,9 +37,6 @@ def configs_(as_json):
         print_json(rows)
     else:
         click.echo(configs.zoo_table(rows))
-
-
-# --- summary ----------------------------------------------------------------------------------------------------------
 
 
 @main.command()

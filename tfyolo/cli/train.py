@@ -25,8 +25,6 @@ from tfyolo.cli.arguments import (
 )
 from tfyolo.devices import start as start_tensorflow
 
-# --- train ------------------------------------------------------------------------------------------------------------
-
 
 class _Train(Command):
     """Its help ends with the short names of settings."""
@@ -76,8 +74,7 @@ def train(config, overrides, out, resume, overfit, device, as_json):
             require_run(config, overrides)
             raise click.UsageError(
                 f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a "
-                "new one with its "
-                f"weights by `tfyolo train {config} data=PATH`"
+                f"new one with its weights by `tfyolo train {config} data=PATH`"
             )
         out = config
         loaded = None

@@ -28,8 +28,6 @@ from tfyolo.cli.arguments import (
 from tfyolo.devices import start as start_tensorflow
 from tfyolo.messages import counted, printable
 
-# --- evaluate ---------------------------------------------------------------------------------------------------------
-
 
 @main.command()
 @click.argument("model", metavar="MODEL")
@@ -77,9 +75,6 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
 
 def _given(**options):
     return {name: value for name, value in options.items() if value is not None}
-
-
-# --- detect -----------------------------------------------------------------------------------------------------------
 
 
 @main.command()

@@ -9,8 +9,6 @@ from tfyolo.cli.app import main
 from tfyolo.cli.arguments import NamedIn, json_option, print_json, require_model, require_path
 from tfyolo.devices import start as start_tensorflow
 
-# --- import -----------------------------------------------------------------------------------------------------------
-
 
 @main.command("import")
 @click.argument("network", metavar="NET.cfg|NET.pt|RUN")

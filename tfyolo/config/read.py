@@ -1,9 +1,12 @@
-"""The config: one strict schema on one page, read from YAML with one `base:` and dotted overrides.
+"""A config read from YAML, with one `base:` and dotted overrides, and written again.
 
-    base: yolov3.yaml                       # beside this file, else tfyolo's own; its values hold where this file says
-    nothing data: ../bccd                           # short for {path: ../bccd}; paths count from the current directory
-    model: neck: {name: up_cat, spp: true}       # a part; `neck: up_cat` is short for {name: up_cat} train: stages: -
-    {epochs: 100, lr: 1e-3}
+    base: yolov3.yaml                   # beside this file, else tfyolo's own; its values hold where this file has none
+    data: ../bccd                       # short for {path: ../bccd}; paths count from the current directory
+    model:
+      neck: {name: up_cat, spp_pools: [5, 9, 13]}  # a part; `neck: up_cat` is short for {name: up_cat}
+    train:
+      stages:
+        - {epochs: 100, lr: 1e-3}
 
 Sections are merged key by key, all else is replaced: lists, and each option of a part, also where it is a mapping. A
 part of another name, and a `data` that is a bare path, drop what the base says about them. `name` is never inherited:
@@ -12,8 +15,8 @@ true and false are booleans. A name without a folder, yolov8n or yolov8n.yaml, i
 config that comes with tfyolo. What no config needs is an error at once: files above 1 MB, more than 20 levels, 20 bases
 on each other or 100,000 values, numbers of more than 18 digits.
 
-The skeleton is checked here; the options of a part (backbone, neck, ...) are checked against the signature of what they
-build, in tfyolo.model. A ConfigError names the place in the file, the value, and what would be right.
+What a config may hold, config.schema says; the options of its parts are checked in config.parts. A ConfigError names
+the place in the file, the value, and what would be right.
 """
 
 import contextlib

@@ -48,9 +48,6 @@ class ConfigError(Error):
         super().__init__(printable(message, keep="\n"))
 
 
-# --------------------------------------------------------------------------------------------------------------- schema
-
-
 class Strict(BaseModel):
     """The base of all sections: frozen, and without keys that the schema does not know."""
 

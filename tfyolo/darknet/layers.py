@@ -3,14 +3,12 @@
 import numpy as np
 from keras import initializers, layers, ops
 
-# --- layers that nobody else has ------------------------------------------------------------------------------------------------
-
 
 class LocallyConnected(layers.Layer):
     """A convolution with another kernel at every place: kernel [h, w, size * size * C, filters], bias [h, w, filters]."""
 
     quantization = "float"
-    undecayed = ("bias",)  # optim.py
+    undecayed = ("bias",)  # training.optim.undecayed
 
     def __init__(self, filters, size, stride, pad, **kwargs):
         super().__init__(**kwargs)
@@ -64,7 +62,7 @@ class WeightedSum(layers.Layer):
     """
 
     quantization = "float"
-    undecayed = ("weights_of_maps",)  # optim.py; a map that counts as it is has 1
+    undecayed = ("weights_of_maps",)  # training.optim.undecayed; a map that counts as it is has 1
 
     def __init__(self, per_channel, normalization, **kwargs):
         super().__init__(**kwargs)
@@ -113,9 +111,6 @@ class SpaceToDepth(layers.Layer):
     def compute_output_shape(self, shape):
         s = self.stride
         return (shape[0], shape[1] // s, shape[2] // s, shape[3] * s * s)
-
-
-# --- sections -------------------------------------------------------------------------------------------------------------------
 
 
 def windows(side, size, stride, pad):

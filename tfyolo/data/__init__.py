@@ -1,1 +1,1 @@
-"""Files to Samples: readers, augmentation, the pipeline. Knows no model and no anchors."""
+"""Files to Samples: readers, decoding, augmentation, batches. Knows no model and no anchors."""

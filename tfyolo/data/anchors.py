@@ -135,8 +135,7 @@ class AnchorFit(NamedTuple):
         height, width = self.input_size
         lines = [
             f"# {counted(self.boxes, 'box')} of {self.source} at {height} x {width}: mean best overlap "
-            f"{self.mean_iou:.3f}, "
-            f"with the config's anchors {self.mean_iou_of_config:.3f}",
+            f"{self.mean_iou:.3f}, with the config's anchors {self.mean_iou_of_config:.3f}",
             "anchors:  # (h, w)",
             *(f"  {level}: {anchors}" for level, anchors in self.anchors.items()),
             f"# on the command line: 'model.decoder.anchors={json.dumps(self.anchors)}'",

@@ -1,8 +1,8 @@
 """Random changes to training images, each a pure function of a seed.
 
 Geometry is 3x3 matrices on columns (y, x, 1), in pixels; pixel (0, 0) covers [0, 1) x [0, 1). They are multiplied first
-and applied once, by pipeline.paste. Colour is one 3x3 matrix too, on (r, g, b), for pipeline.recolour. A seed is two
-integers, as in tf.random.split.
+and applied once, by geometry.paste. Colour is one 3x3 matrix too, on (r, g, b), for recolour. A seed is two integers,
+as in tf.random.split.
 """
 
 import math

@@ -80,9 +80,8 @@ def _decode(records, most_pixels):
         try:
             return np.int32(read_image(write_tfrecords.contents(records[index]), most_pixels).shape[:2]), b""
         except ImageError as error:
-            return np.zeros(2, np.int32), str(error).partition(": ")[
-                2
-            ].encode()  # it speaks of bytes, the problem names the file
+            reason = str(error).partition(": ")[2]  # less the name: the problem has the file's
+            return np.zeros(2, np.int32), reason.encode()
         except OSError as error:
             return np.zeros(2, np.int32), f"cannot be read: {error.strerror}".encode()
 

@@ -48,8 +48,7 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixe
     if len(skipped) > len(records) / 2:
         raise DataError(
             f"expected at least half of {counted(len(records), 'image')} to be readable, received "
-            f"{len(records) - len(skipped)}; "
-            f"{next(iter(skipped.values()))}"
+            f"{len(records) - len(skipped)}; {next(iter(skipped.values()))}"
         )
 
 
@@ -68,9 +67,6 @@ def sampled(records, count, seed=0):
         return hashlib.blake2b(f"{seed} {record.image_id}".encode(), digest_size=8).digest()
 
     return sorted(records, key=number)[:count]
-
-
-# --- data sets --------------------------------------------------------------------------------------------------------
 
 
 _NUMBER, _SEED = tf.TensorSpec([], tf.int64), tf.TensorSpec([2], tf.int64)

@@ -25,9 +25,6 @@ class ImageError(Error):
         super().__init__(printable(message))
 
 
-# --- decoding ---------------------------------------------------------------------------------------------------------
-
-
 @functools.partial(tf.function, autograph=False)  # traced once for all data sets that decode
 def decode_image(contents, most_pixels=None):
     """Decodes JPEG, PNG, GIF (its first frame), WebP or BMP in the graph, upright as its EXIF orientation says.
@@ -215,10 +212,8 @@ def read_image(source, most_pixels=MOST_PIXELS):
         try:
             with _one_at_a_time, tf.device("CPU:0"):
                 return decode_image(tf.constant(contents), None if fits else most_pixels).numpy()
-        except (
-            tf.errors.OpError,
-            UnicodeDecodeError,
-        ) as error:  # the latter: a message of libpng with bytes of the file
+        # UnicodeDecodeError: a message of libpng that holds bytes of the file.
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
             state = "damaged" if contents.rstrip(b"\0").endswith(_ENDS[kind]) else "truncated"
             remedy = "Copy it anew, or remove it and its annotations"
             raise ImageError(f"{name}: {state} {kind} of {len(contents)} bytes. {remedy}") from error

@@ -153,9 +153,6 @@ def clip_boxes(boxes, labels, crowd, size):
     return tf.boolean_mask(clipped, keep), tf.boolean_mask(labels, keep), tf.boolean_mask(crowd, keep)
 
 
-# --- geometry ---------------------------------------------------------------------------------------------------------
-
-
 def warp(image, matrix, size, *, fill=GREY, antialias=True, replicate=False, rim=0.5):
     """Moves an image by a matrix onto a canvas, with bilinear interpolation.
 

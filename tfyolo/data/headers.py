@@ -1,6 +1,6 @@
 """What an image file says of itself before it is decoded: its kind, its size and how it is turned.
 
-This is the one place where Python reads it. pipeline.decode_image reads the orientation in the graph, and a test holds
+This is the one place where Python reads it. decoding.decode_image reads the orientation in the graph, and a test holds
 the two together.
 """
 

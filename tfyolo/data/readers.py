@@ -304,9 +304,8 @@ def _named(source, names, path):
             f"{path}: this data names its classes itself: {', '.join(source.classes[:8])}; data.names is for data "
             "without names"
         )
-    first = (
-        1 if len(names) == max(source.category_ids) and min(source.category_ids) > 0 else 0
-    )  # TFRecords count from 1
+    from_one = len(names) == max(source.category_ids) and min(source.category_ids) > 0  # as TFRecords count
+    first = 1 if from_one else 0
     if not all(first <= number < len(names) + first for number in source.category_ids):
         raise DataError(
             f"{path}: data.names: expected {max(source.category_ids) + 1} names or more, received {len(names)}"
@@ -361,8 +360,7 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
         if use == "train" and source.doubts and not data.background:
             raise DataError(
                 f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing "
-                "is to be found; if "
-                f"that is meant: {place or 'data'}.background=true"
+                f"is to be found; if that is meant: {place or 'data'}.background=true"
             )
         found.append(source)
     return tuple(found)

@@ -53,9 +53,6 @@ class Example(NamedTuple):
     damaged: bool = False
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
 def index(shard) -> list[Example]:
     """All Examples of a shard, without their images: of those only the place is noted, their bytes are not read.
 

@@ -20,9 +20,6 @@ class WriteError(Error):
     """Shards cannot be written. The message says why and what to do."""
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
 class Written(NamedTuple):
     """What was written.
 
@@ -38,9 +35,7 @@ class Written(NamedTuple):
 
 
 def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
-    """Writes a Source as <split>-00000-of-00004.tfrecord, ...
-
-    and <split>.json, with the bytes of its images as they are.
+    """Writes a Source as <split>-00000-of-00004.tfrecord, ..., and <split>.json.
 
     Each image is decoded once, to leave out the broken ones. The shards get their names only when all are complete;
     those of an earlier time are removed only then.
@@ -57,10 +52,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     """
     import tensorflow as tf  # which readers do without
 
-    from tfyolo.data.decoding import (
-        ImageError,
-        read_image,  # which imports readers, and they this file's index
-    )
+    from tfyolo.data.decoding import ImageError, read_image  # which imports it, too
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

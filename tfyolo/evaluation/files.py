@@ -10,8 +10,6 @@ from tfyolo.messages import printable
 from tfyolo.structures import BACKGROUND
 from tfyolo.visualize import drawing, image_files, plots
 
-# ------------------------------------------------------------------------------------------------ from figures to files
-
 
 def write_report(out, report, source, found, pictures):
     out.mkdir(parents=True, exist_ok=True)

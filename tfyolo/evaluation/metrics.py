@@ -21,11 +21,13 @@ class Found(NamedTuple):
     labels: np.ndarray
 
 
-# ------------------------------------------------------------------------------------------------ from boxes to figures
-
-
 def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, difficult=False):
     """Matches the detections of an image to its ground truth, by COCO's rule.
+
+    In the order of scores, a detection takes the object of its class that it overlaps most among those still free, if
+    by `iou` at least. One that finds none may take a difficult object in the same way, or lie in a crowd of its class,
+    by as much of its own area, and is ignored. A crowd takes any number of them; a difficult object one, as every
+    object (Pascal VOC's own script forgives any number of detections of one).
 
     Args:
         truth_boxes, truth_labels, crowd: ground truth without padding: [M, 4] (y1, x1, y2, x2), [M], [M] bool.
@@ -35,11 +37,6 @@ def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, d
 
     Returns:
         [D] in [0, M); BACKGROUND for a false positive, IGNORE for what counts neither way.
-
-    COCO's rule: in the order of scores, a detection takes the object of its class that it overlaps most among those
-    still free, if by `iou` at least. One that finds none may take a difficult object in the same way, or lie in a crowd of its class, by as
-    much of its own area, and is ignored. A crowd takes any number of them; a difficult object one, as every object (Pascal VOC's own script
-    forgives any number of detections of one).
     """
     gt_index = np.full(len(boxes), BACKGROUND)
     if not len(boxes) or not len(truth_boxes):

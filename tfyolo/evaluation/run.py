@@ -81,7 +81,7 @@ def _smaller(batch, detector, error):
 def source_for(detector, path=None, split=None, *, images=None, format=None, **reading):
     """The Source that a detector is evaluated on: a split of the data set at a path, or of what it was trained with.
 
-    split: None is the one that it was evaluated on while it trained, else "val". images, format, reading: as of readers.DataSet.
+    split: None is the one that it was evaluated on while it trained, else "val". images, format, reading: readers.DataSet's.
     """
     own = detector.config.data
     if path is None and own is None:
@@ -91,9 +91,6 @@ def source_for(detector, path=None, split=None, *, images=None, format=None, **r
         return readers.read_configured(own.model_copy(update=given), split or "val", None, run=detector.source)
     named = own.val if own and isinstance(own.val, str) else "val"
     return readers.read(path, split or named, images=images, format=format, **reading)
-
-
-# ----------------------------------------------------------------------------------------------- from images to boxes
 
 
 # What Pascal VOC, and Darknet's list of COCO's classes after it, call some of COCO's.

@@ -35,9 +35,6 @@ class Exported(NamedTuple):
     report: dict
 
 
-# --- export -----------------------------------------------------------------------------------------------------------------------
-
-
 def export(
     model: Model | str | os.PathLike,
     out: str | os.PathLike | None = None,

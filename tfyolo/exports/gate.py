@@ -14,8 +14,6 @@ from tfyolo.predict.detector import Detector
 from tfyolo.predict.load import load
 from tfyolo.structures import Detections
 
-# --- the gate ---------------------------------------------------------------------------------------------------------------------
-
 
 class Gate:
     """Runs what was written, beside the Model.

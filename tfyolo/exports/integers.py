@@ -26,9 +26,8 @@ def to_full_integer(content, batches, *, per_channel=True):
     """
     file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     (graph,) = file.subgraphs
-    computed = [
-        operation for operation in graph.operators if not _dequantizes(file, operation)
-    ]  # that has a scale already
+    # What is dequantized has a scale already.
+    computed = [operation for operation in graph.operators if not _dequantizes(file, operation)]
     made = [int(index) for operation in computed for index in operation.outputs]
     floats = [index for index in made if graph.tensors[index].type == schema.TensorType.FLOAT32]
     ranges = _ranges(content, floats, batches)
@@ -45,9 +44,8 @@ def _dequantizes(file, operation):
 
 def _ranges(content, tensors, batches):
     """{tensor's number: (min, max)} of a TFLite file in images; 0 is always within."""
-    operations = (
-        tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    )  # which would hide what is inside
+    # Delegates would hide what is inside.
+    operations = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
         interpreter = tf.lite.Interpreter(

@@ -18,9 +18,6 @@ from tfyolo.tflite import metadata
 MOST_PIXELS = 1 << 25  # of an image that the SavedModel decodes: 100 MB
 
 
-# --- the SavedModel ---------------------------------------------------------------------------------------------------------------
-
-
 def save_module(module, path, signatures, options=None):
     try:
         tf.saved_model.save(module, str(path), signatures=signatures, options=options)

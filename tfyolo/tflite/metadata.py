@@ -144,9 +144,8 @@ def files_behind(content):
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > MOST:
                 raise DamagedError(f"more than {MOST} bytes of files behind the model")
-            files = {
-                entry.filename: archive.read(entry) for entry in entries
-            }  # each against the sum that the zip has of it
+            # Each is checked by the checksum that the zip has of it.
+            files = {entry.filename: archive.read(entry) for entry in entries}
             return files, min((entry.header_offset for entry in entries), default=len(content))
     except DamagedError:
         raise

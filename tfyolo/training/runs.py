@@ -96,9 +96,6 @@ class Signals:
             raise KeyboardInterrupt
 
 
-# --- what the run is made of ------------------------------------------------------------------------------------------
-
-
 def run_folder(config, out, resume):
     """A context manager that holds the run's folder, a Path. No run is written over, nor by two at once.
 

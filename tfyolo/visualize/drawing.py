@@ -50,7 +50,7 @@ def draw_matches(image, truth_boxes, truth_labels, ignored, boxes, labels, score
     """The image with what was found, is wrong, was missed and does not count, in four colours with a legend.
 
     truth_boxes [M, 4], truth_labels [M], ignored [M] bool: those that count neither way; boxes [D, 4], labels [D], scores [D];
-    gt_index [D] is what evaluation.match says of them. No rows of padding.
+    gt_index [D] is from evaluation.metrics.match. No rows of padding.
     """
     gt_index = np.asarray(gt_index, int)
     missed = np.setdiff1d(np.flatnonzero(~np.asarray(ignored, bool)), gt_index)

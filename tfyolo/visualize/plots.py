@@ -16,13 +16,11 @@ from tfyolo.visualize.image_files import DrawingError, write_image
 
 MOST, WORST = 25, 20  # classes that a confusion matrix can show at most; of more, those with most errors
 
-# -------------------------------------------------------------------------------------------------------------- figures
-
 FEW = 12  # as many classes get a colour and a line in the legend; more are drawn thin and grey
 
 
 def pr_curves(curves, classes, path):
-    """Precision against recall at IoU 0.5, a line a class and their mean. curves: evaluation.Curves."""
+    """Precision against recall at IoU 0.5, a line a class and their mean. curves: evaluation.report.Curves."""
     figure, axes = _axes("Precision and recall at IoU 0.5", "recall", "precision")
     known = curves.precision[~np.isnan(curves.precision).any(axis=1)]
     mean = known.mean(axis=0) if len(known) else np.full(len(curves.recall), np.nan)
@@ -31,11 +29,11 @@ def pr_curves(curves, classes, path):
 
 
 def f1_curves(curves, classes, path):
-    """F1 at IoU 0.5 against the least score that counts, a line a class and all pooled. curves: evaluation.Curves."""
+    """F1 at IoU 0.5 against the least score that counts, a line a class and all pooled. curves: evaluation.report.Curves."""
     figure, axes = _axes("F1 and score at IoU 0.5", "least score that counts", "F1")
 
     def best(row):
-        places = np.flatnonzero(row == row.max())  # a plateau, as a rule: its middle, as in evaluation.Report
+        places = np.flatnonzero(row == row.max())  # a plateau, as a rule: its middle, as in evaluation.report
         return f"{row.max():.3f} at {curves.scores[places[len(places) // 2]]:.3f}"
 
     _class_lines(axes, curves.scores, curves.f1, classes, best, ("all", curves.f1_all))
@@ -64,7 +62,7 @@ def _class_lines(axes, x, rows, classes, told, whole):
 
 
 def confusion_matrix(matrix, score, classes, path):
-    """Ground truth (rows) against predictions (columns): [K+1, K+1] at a confidence threshold, as in evaluation.Report.
+    """Ground truth (rows) against predictions (columns): [K+1, K+1] at a confidence threshold, as evaluation.report.Report has it.
 
     Coloured by the share of a class's objects; in the last row, by the share of its predictions. Classes that do not occur are left out; of
     more than MOST, the WORST with most errors are shown.
@@ -170,12 +168,12 @@ def training_curves(history, path):
 PART_COLOURS = {"backbone": "#d7e3f4", "neck": "#dcefdc", "head": "#fbe3cf"}
 
 
-def stages(walk, path):
-    """A detector as boxes (its stages) and arrows (what each reads). walk: of tfyolo.walk.
+def stages(summary, path):
+    """A detector as boxes (its stages) and arrows (what each reads). summary: of graph.summary.summarize.
 
     From left to right the backbone, the neck, a column for each time it turns round, and the head; finer levels stand higher.
     """
-    rows = {row["stage"]: row for row in walk["stages"]}
+    rows = {row["stage"]: row for row in summary["stages"]}
     columns, column, previous, direction = {}, 0, None, 0
     for name, row in rows.items():
         part, stride = name.partition(".")[0], row["stride"] or 1e9
@@ -206,13 +204,13 @@ def stages(walk, path):
     axes.set(xlim=(-0.5, column + 0.5), ylim=(bottom + 0.2, -1.8))
     axes.axis("off")
     axes.set_title(
-        f"{walk['name']}: {walk['parameters']:,} parameters, {walk['flops'] / 1e9:.2f} GFLOPs at "
-        f"{walk['input_size'][0]} x {walk['input_size'][1]}; {walk['candidates']:,} candidates",
+        f"{summary['name']}: {summary['parameters']:,} parameters, {summary['flops'] / 1e9:.2f} GFLOPs at "
+        f"{summary['input_size'][0]} x {summary['input_size'][1]}; {summary['candidates']:,} candidates",
         fontsize=11,
     )
     boxes = {}
     for name, (x, y) in places.items():
-        row = rows.get(name, {"output": [*walk["input_size"], 3]})
+        row = rows.get(name, {"output": [*summary["input_size"], 3]})
         told = [" x ".join(map(str, row["output"]))]
         if row.get("parameters"):
             told.append(f"{row['parameters']:,}")

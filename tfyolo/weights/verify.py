@@ -262,9 +262,8 @@ def _suppression(model, candidates):
     Of the same, and in one order: a network of noise finds many boxes equally likely, and all that follows hangs on which comes first.
     """
     scores = candidates.scores[0].numpy()
-    order = np.argsort(-scores, axis=None, kind="stable")[
-        :MOST
-    ]  # the oracle's suppression takes the square of their number
+    # The oracle's NMS takes the square of their number.
+    order = np.argsort(-scores, axis=None, kind="stable")[:MOST]
     order = order[scores.flat[order] > LEAST]
     ranked = np.zeros_like(scores)
     ranked.flat[order] = np.linspace(1, 0.5, len(order))

@@ -96,8 +96,7 @@ def divide(source, shares, seed, root) -> Division:
     if parts["train"] <= 0 or len(groups) < len(parts):
         raise DataError(
             f"{source.name} {source.split}: expected shares that leave something to learn from and an image for "
-            "each part, received "
-            f"{', '.join(f'{name} {share:g}' for name, share in shares.items())} of {counted(len(groups), 'image')}"
+            f"each part, received {', '.join(f'{name} {share:g}' for name, share in shares.items())} of {counted(len(groups), 'image')}"
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(groups))

@@ -105,13 +105,14 @@ class Candidate(NamedTuple):
         score: how much of it the format accounts for, by a sample, in 0..1.
         why: the marks that speak for it.
         note: a warning of every split; "" for none.
+        images: a function that counts the images with annotations, asked where formats compete; None: not known.
     """
 
     splits: dict[str, Callable[[], Source]]
     score: float
     why: str
     note: str = ""
-    images: Callable[[], int] | None = None  # counts those with annotations, where formats compete
+    images: Callable[[], int] | None = None
 
 
 class Format(NamedTuple):

@@ -267,9 +267,7 @@ def whole(value):
 def flag(value):
     """Whether a value of a file means yes: (its meaning, whether it is a plain yes or no).
 
-    What is neither counts as no.
-
-    Only 1, true and yes mean yes: a word of another kind, such as "Unspecified", says nothing.
+    Only 1, true and yes mean yes. What is neither yes nor no, such as "Unspecified", counts as no.
     """
     if type(value) is int and 0 <= value <= 1:
         return bool(value), True

@@ -1,4 +1,4 @@
-"""Sharded tf.train.Examples, as tfyolo.data.records writes them, or the TensorFlow Object Detection API, or Roboflow.
+"""Sharded tf.train.Examples, as tfyolo, the TensorFlow Object Detection API or Roboflow write them.
 
 Images stay in the file: a Record's span says where. Classes come from a <split>.json or a label map .pbtxt beside the
 shards, else from what occurs in the shards of all splits.

@@ -574,6 +574,5 @@ def _orphans(place, parts, others, pairs, texts, findings):
 FORMAT = Format(
     find,
     "yolo      a data .yaml; obj.data and lists of images; images/<split>/ and labels/<split>/; <split>/images/ "
-    "and <split>/labels/; "
-    "<split>/ with images and texts; or undivided",
+    "and <split>/labels/; <split>/ with images and texts; or undivided",
 )

@@ -113,7 +113,7 @@ def read_rows(file, findings):
 
 
 def form_of(rows_of, points):
-    """(a function from a row's numbers to its box or None, what to say of it) for all rows of a split.
+    """(a function from a row's numbers to its box or None, the row that is expected, a note or None) of a split's rows.
 
     How long a row is does not say what it means: an outline of five points is as long as a box with three key points of
     two numbers.

@@ -7,8 +7,6 @@ import numpy as np
 
 from tfyolo.weights.darknet.text import DarknetError
 
-# --- the .weights file ----------------------------------------------------------------------------------------------------------
-
 
 class Header(NamedTuple):
     """What a .weights file begins with. seen: pictures that it was trained on; 8 bytes since version 0.2, 4 before."""

@@ -8,8 +8,6 @@ import numpy as np
 from tfyolo.darknet import sections as section_types
 from tfyolo.weights.darknet.as_config import head_cells
 
-# --- the floats -----------------------------------------------------------------------------------------------------------------
-
 
 class _Array(NamedTuple):
     """One array of the file. variable: the Keras path. shape: in the file. ours: that -> the variable's value; theirs: back."""

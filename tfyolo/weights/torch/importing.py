@@ -69,7 +69,7 @@ def load(path, names=None):
 
 
 def _read(path):
-    """As of unpickle.read; where what a network holds cannot be read, the error says what network it is."""
+    """What unpickle.read gives; where it cannot read what a network holds, the error says what network it is."""
     try:
         return read(path)
     except TorchError as error:

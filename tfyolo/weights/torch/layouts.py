@@ -23,10 +23,8 @@ class Layout(NamedTuple):
         """The name that a variable of ours has in their checkpoints."""
         layer, _, rest = variable.partition("/")
         name = max((name for name in self.blocks if name and f"{layer}.".startswith(f"{name}.")), key=len)
-        if layer.endswith(
-            (".out", ".implicit_add", ".implicit_multiply")
-        ):  # what comes last is in one block, of all levels
-            name = "head"
+        if layer.endswith((".out", ".implicit_add", ".implicit_multiply")):
+            name = "head"  # what comes last is in one block, of all levels
         inside = f"{layer.removeprefix(name)}/{rest}"
         for pattern, theirs in self.inside:
             inside = re.sub(pattern, theirs, inside)

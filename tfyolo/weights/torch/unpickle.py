@@ -420,9 +420,8 @@ def _tensors(module):
             for group in ("_parameters", "_buffers", "_modules")
         )
         visited += 1 + len(parameters) + len(buffers) + len(children)
-        if (
-            visited > 5 * MOST_MODULES or len(prefix) > LONGEST_NAME
-        ):  # of a convolution and its norm there are five arrays
+        # A convolution and its norm have five arrays.
+        if visited > 5 * MOST_MODULES or len(prefix) > LONGEST_NAME:
             raise TorchError("its modules hold each other without end")
         for name, value in (*_named(parameters, np.ndarray), *_named(buffers, np.ndarray)):
             yield f"{prefix}{name}", value
