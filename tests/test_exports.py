@@ -38,7 +38,7 @@ from tfyolo.exports import gate as gates
 from tfyolo.exports import targets, tflite
 from tfyolo.exports.gate import Gate, _malformed
 from tfyolo.exports.job import Job
-from tfyolo.exports.targets import DEFAULT_TARGETS, ExportError, Target, resolved
+from tfyolo.exports.targets import DEFAULT_TARGETS, ExportError, Target
 from tfyolo.model import build, describe, resized, save_model
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict import load as loading
@@ -47,6 +47,7 @@ from tfyolo.predict import tflite as tflite_file
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META
+from tfyolo.predict.runtimes import resolved
 from tfyolo.tflite import metadata
 
 CLASSES = ("a", "b", "größer")

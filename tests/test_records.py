@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfyolo.data import tfrecords, write_tfrecords
 from tfyolo.data.readers import read, splits
-from tfyolo.data.sources.source import Record, Source
+from tfyolo.data.sources.source import Record, Source, image_bytes
 
 SIZES = [(40, 80), (60, 50), (33, 47), (20, 20), (90, 30)]
 
@@ -59,7 +59,7 @@ def test_round_trip(source, shards, tmp_path):
         np.testing.assert_array_equal(other.crowd, record.crowd)
         np.testing.assert_array_equal(other.difficult, np.zeros_like(record.crowd) | record.difficult)
         assert other.size == record.size
-        assert write_tfrecords.contents(other) == Path(record.path).read_bytes()
+        assert image_bytes(other) == Path(record.path).read_bytes()
 
 
 def test_shards_of_shards(source, tmp_path):
@@ -68,7 +68,7 @@ def test_shards_of_shards(source, tmp_path):
     one, two = (sorted(read(tmp_path / name).records, key=lambda r: r.image_id) for name in ("out", "again"))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-4)
-        assert write_tfrecords.contents(a) == write_tfrecords.contents(b)
+        assert image_bytes(a) == image_bytes(b)
 
 
 def test_the_index_agrees_with_tensorflows_own_reader(source, tmp_path):

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import click
@@ -28,11 +27,11 @@ from tfyolo.evaluation.run import evaluate
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets, tflite
 from tfyolo.graph.fusion import fuse
-from tfyolo.libraries import libraries_silent
 from tfyolo.model import load_model, weights_file
 from tfyolo.peers import Peer
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.load import load
+from tfyolo.tflite.interpreter import interpreter
 from tfyolo.visualize import plots
 
 PARTS = ("network", "postprocess", "total")
@@ -112,9 +111,8 @@ def tflite_measure(model, image, threads, scratch):
     path, bare = scratch / "model.tflite", scratch / "network.tflite"
     for file, nms in ((path, "builtin"), (bare, "none")):
         file.write_bytes(tflite.to_tflite(model, tflite.OUTPUT_STAGES[nms, False]))
-    with warnings.catch_warnings(), libraries_silent():  # the delegate's line of INFO
-        warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
-        runners = [tf.lite.Interpreter(str(file), num_threads=threads).get_signature_runner() for file in (path, bare)]
+    files = (str(file) for file in (path, bare))
+    runners = [interpreter(model_path=file, num_threads=threads).get_signature_runner() for file in files]
     return in_one(*(lambda runner=runner: runner(images=image[None]) for runner in runners))
 
 

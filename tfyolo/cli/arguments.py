@@ -54,52 +54,44 @@ class Whole(click.ParamType):
             self.fail(f"{error}.", param, context)
 
 
-class NamedIn(click.ParamType):
-    """The name of an entry of a table that users may extend.
+class _Named(click.ParamType):
+    """A name in a table that users may extend: the table is asked when a name is converted."""
 
-    Args:
-        kind: a key of config.tables.CHOICES; the table is asked when a name is converted.
-    """
+    def __init__(self, table):
+        self.table = table
+
+    def convert(self, value, param, context):
+        if value not in self.names():
+            self.fail(f"{value!r} is not one of {', '.join(self.names())}.", param, context)
+        return value
+
+    def get_metavar(self, param, ctx=None):
+        return f"[{'|'.join(self.names())}]"
+
+    def names(self):
+        raise NotImplementedError
+
+
+class NamedIn(_Named):
+    """The name of an entry of config.tables.CHOICES[table]."""
 
     name = "name"
 
-    def __init__(self, kind):
-        self.kind = kind
-
-    def convert(self, value, param, context):
-        if value not in self._names():
-            self.fail(f"{value!r} is not one of {', '.join(self._names())}.", param, context)
-        return value
-
-    def get_metavar(self, param, ctx=None):
-        return f"[{'|'.join(self._names())}]"
-
-    def _names(self):
+    def names(self):
         from tfyolo.config import tables
 
-        return tables.names(self.kind)
+        return tables.names(self.table)
 
 
-class Choices(click.ParamType):
-    """A name in the table of exporters, or one of their "precisions" or kinds of "nms": asked when it matters."""
+class Choices(_Named):
+    """A name in the table of "exporters", or one of their "precisions" or kinds of "nms"."""
 
     name = "choice"
 
-    def __init__(self, of):
-        self.of = of
-
-    def convert(self, value, param, context):
-        if value not in self._names():
-            self.fail(f"{value!r} is not one of {', '.join(map(repr, self._names()))}.", param, context)
-        return value
-
-    def get_metavar(self, param, ctx=None):
-        return f"[{'|'.join(self._names())}]"
-
-    def _names(self):
+    def names(self):
         from tfyolo.exports.targets import EXPORTERS, choices
 
-        return list(EXPORTERS) if self.of == "exporters" else choices(self.of)
+        return list(EXPORTERS) if self.table == "exporters" else choices(self.table)
 
 
 class _Device(click.ParamType):

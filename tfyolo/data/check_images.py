@@ -9,11 +9,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfyolo.data import write_tfrecords
 from tfyolo.data.decoding import ImageError, decode_image, read_image
 from tfyolo.data.geometry import scale_of
 from tfyolo.data.headers import kind_of, surely_fits
-from tfyolo.data.sources.source import TOLERANCE, Problem
+from tfyolo.data.sources.source import TOLERANCE, Problem, image_bytes
 from tfyolo.messages import printable
 
 _SUFFIXES = {
@@ -69,7 +68,7 @@ def _decode(records, most_pixels):
 
     def fetch(index):
         try:
-            encoded = write_tfrecords.contents(records[index])
+            encoded = image_bytes(records[index])
         except OSError:
             encoded = b""
         shown = encoded if surely_fits(encoded, most_pixels) else b""
@@ -78,7 +77,7 @@ def _decode(records, most_pixels):
     def rescue(index):
         """What only read_image knows, or what is wrong."""
         try:
-            return np.int32(read_image(write_tfrecords.contents(records[index]), most_pixels).shape[:2]), b""
+            return np.int32(read_image(image_bytes(records[index]), most_pixels).shape[:2]), b""
         except ImageError as error:
             reason = str(error).partition(": ")[2]  # less the name: the problem has the file's
             return np.zeros(2, np.int32), reason.encode()

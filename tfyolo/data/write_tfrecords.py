@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from tfyolo.data.sources.source import image_bytes
 from tfyolo.data.tfrecords import split_of
 from tfyolo.errors import Error
-from tfyolo.files import atomic_replace, read_bytes, scratch_folder
+from tfyolo.files import atomic_replace, scratch_folder
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -76,7 +77,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
                 for record in source.records[shard::shards]:
                     bar.update()
                     try:
-                        encoded = contents(record)
+                        encoded = image_bytes(record)
                         read_image(encoded, source.max_pixels)
                         writer.write(_encode(record, encoded, source).SerializeToString())
                     except (OSError, ImageError) as error:
@@ -95,11 +96,6 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
             if file.name not in names:
                 file.unlink()
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
-
-
-def contents(record) -> bytes:
-    """The bytes of a Record's image file. Raises OSError."""
-    return read_bytes(record.path, record.span)
 
 
 def _numbers_of(source):

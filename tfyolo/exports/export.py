@@ -16,9 +16,10 @@ from tfyolo.data import readers
 from tfyolo.data.sources.source import Source
 from tfyolo.exports.gate import Gate
 from tfyolo.exports.job import Job
-from tfyolo.exports.targets import DEFAULT_TARGETS, LABELMAP, ExportError, Target, check_target, label_lines, resolved
+from tfyolo.exports.targets import DEFAULT_TARGETS, LABELMAP, ExportError, Target, check_target, label_lines
 from tfyolo.files import atomic_replace, parse_json, read_regular, scratch_folder, write_text
 from tfyolo.model import Model, load_model, network_for, resized, weights_file
+from tfyolo.predict.runtimes import resolved
 
 
 class Exported(NamedTuple):

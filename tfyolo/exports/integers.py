@@ -1,13 +1,14 @@
 """full-int8 TFLite files, whose ranges are found in the file itself."""
 
 import os
-import warnings
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
+
+from tfyolo.tflite.interpreter import interpreter
 
 
 def to_full_integer(content, batches, *, per_channel=True):
@@ -46,24 +47,21 @@ def _ranges(content, tensors, batches):
     """{tensor's number: (min, max)} of a TFLite file in images; 0 is always within."""
     # Delegates would hide what is inside.
     operations = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the interpreter's own end, announced at each start
-        interpreter = tf.lite.Interpreter(
-            model_content=content,
-            num_threads=os.cpu_count(),
-            experimental_op_resolver_type=operations,
-            experimental_preserve_all_tensors=True,
-        )
-    interpreter.allocate_tensors()
-    (taken,) = interpreter.get_input_details()
+    running = interpreter(
+        model_content=content,
+        num_threads=os.cpu_count(),
+        experimental_op_resolver_type=operations,
+        experimental_preserve_all_tensors=True,
+    )
+    (taken,) = running.get_input_details()
     found = np.zeros((len(tensors), 2))
     for images in batches:
         numbers = np.round(255 * np.asarray(images)).astype("uint8")
         for i in range(0, len(numbers), taken["shape"][0]):
             at_once = np.resize(numbers[i : i + taken["shape"][0]], taken["shape"])
-            interpreter.set_tensor(taken["index"], at_once)
-            interpreter.invoke()
-            values = [interpreter.get_tensor(index) for index in tensors]
+            running.set_tensor(taken["index"], at_once)
+            running.invoke()
+            values = [running.get_tensor(index) for index in tensors]
             found[:, 0] = np.minimum(found[:, 0], [value.min() for value in values])
             found[:, 1] = np.maximum(found[:, 1], [value.max() for value in values])
     return dict(zip(tensors, found.tolist(), strict=True))

@@ -3,7 +3,6 @@
 A user adds an export target with `EXPORTERS["npz"] = Exporter(...)`, and what reads its files with predict.runtimes.RUNTIMES.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -91,14 +90,6 @@ EXPORTERS: dict[str, Exporter] = {
         defaults=("float32", "float16", "dynamic"),
     ),
 }
-
-
-def resolved(function: Callable | str) -> Callable:
-    """A function of a table's entry, imported if it is given as "module:function"."""
-    if not isinstance(function, str):
-        return function
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 class Target(NamedTuple):

@@ -2,6 +2,7 @@
 
 What is fused: layers that declare it (graph.declarations), and Keras's own in FUSIONS at the file's foot, which users extend."""
 
+import collections
 import functools
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from keras import layers
 
 from tfyolo.errors import Error
 from tfyolo.graph.declarations import declared
-from tfyolo.graph.nodes import copied, input_like, nodes, used
+from tfyolo.graph.nodes import copied, input_like, nodes, take_weights, used
 
 Model = TypeVar("Model")  # that of tfyolo.model, which imports this file
 
@@ -86,8 +87,7 @@ class _Scaled:
         """The new network's tensor."""
         layer = type(self.layer).from_config(self.layer.get_config())
         output = layer(self.x)
-        for mine, theirs in zip(layer.variables, self.layer.variables, strict=True):
-            mine.assign(theirs)
+        take_weights(layer, self.layer)
         return output
 
 
@@ -106,9 +106,7 @@ def _float64(variable):
 
 def _fused(network, activations):
     order, readers = nodes(network)
-    calls = {}  # of each layer
-    for node in order:
-        calls[node.operation] = calls.get(node.operation, 0) + 1
+    calls = collections.Counter(node.operation for node in order)
     inputs = keras.tree.map_structure(input_like, network.input)
     pairs = zip(keras.tree.flatten(network.input), keras.tree.flatten(inputs), strict=True)
     values = {id(old): new for old, new in pairs}
@@ -131,8 +129,7 @@ def _fused(network, activations):
         values |= {id(old): new for old, new in zip(node.output_tensors, outputs, strict=True)}
     for layer, copy in copies.items():
         if isinstance(layer, layers.Layer):  # bare operations, such as a keras.ops.split, have no weights
-            for mine, theirs in zip(copy.variables, layer.variables, strict=True):
-                mine.assign(theirs)
+            take_weights(copy, layer)
     outputs = keras.tree.map_structure(lambda x: _tensor(values[id(x)]), network.output)
     return keras.Model(inputs, outputs, name=network.name)
 

@@ -106,6 +106,12 @@ def copied(layer, activations=None):
     return type(layer).from_config(layer.get_config())
 
 
+def take_weights(copy, layer):
+    """Gives a copy of a layer, built, the values of the layer's variables."""
+    for mine, theirs in zip(copy.variables, layer.variables, strict=True):
+        mine.assign(theirs)
+
+
 def map_name(tensor):
     """A tensor's name, the same in every network of one structure: its layer's, and where needed the call and the output."""
     layer, call, index = tensor._keras_history

@@ -16,7 +16,7 @@ from keras import layers, ops
 from tfyolo.errors import Error
 from tfyolo.graph.declarations import FUNCTION_KINDS, LAYER_KINDS, function_quantization, quantization_of
 from tfyolo.graph.fusion import fuse
-from tfyolo.graph.nodes import copied, map_name, nodes
+from tfyolo.graph.nodes import copied, input_like, map_name, nodes, take_weights
 
 
 class QuantizationError(Error):
@@ -222,7 +222,7 @@ class _Quantizer:
         layer, out = node.operation, node.output_tensors[0]
         kind = None if node.is_input else quantization_of(layer)
         if node.is_input:
-            self.inputs[id(out)] = keras.Input(batch_shape=out.shape, dtype=out.dtype, name=layer.name)
+            self.inputs[id(out)] = input_like(out)
             self._quantize(out, self.inputs[id(out)], FakeQuantize(0.0, 1.0, fixed=True, name=f"{layer.name}.int8"))
         elif kind == "skipped":
             self.values[id(out)] = self.values[id(node.input_tensors[0])]
@@ -257,8 +257,7 @@ class _Quantizer:
             self.twins[layer] = make(layer)
         outputs = keras.tree.flatten(self.twins[layer](*args, **kwargs))
         if not known and isinstance(layer, layers.Layer):  # bare operations have no weights
-            for mine, theirs in zip(self.twins[layer].variables, layer.variables, strict=True):
-                mine.assign(theirs)
+            take_weights(self.twins[layer], layer)
         return outputs
 
     def _with_quantized_kernel(self, layer):

@@ -5,13 +5,25 @@ import tensorflow as tf
 from keras import layers, ops
 
 
-def _merged_sum(x):
-    def reduce(strategy, x):
-        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(x, x)])[0]
+def merged_sums(values):
+    """The sums of tensors over all replicas of a tf.distribute strategy, by one reduction; no gradient flows back.
+
+    Args:
+        values: a nest of tensors, in replica context.
+
+    Returns:
+        The same nest of their sums.
+    """
+
+    def reduce(strategy, *values):
+        pairs = [(value, value) for value in values]
+        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
 
     # stop_gradient before and after: custom_gradient looks for variables behind its outputs, and would traverse the
     # graphs of all replicas at every layer. all_reduce does so, which takes minutes to trace for a deep network.
-    return tf.stop_gradient(tf.distribute.get_replica_context().merge_call(reduce, args=(tf.stop_gradient(x),)))
+    flat = tuple(tf.stop_gradient(value) for value in tf.nest.flatten(values))
+    sums = tf.distribute.get_replica_context().merge_call(reduce, args=flat) if flat else ()
+    return tf.nest.pack_sequence_as(values, [tf.stop_gradient(value) for value in sums])
 
 
 @tf.custom_gradient
@@ -24,7 +36,7 @@ def sum_over_replicas(x):
     Returns:
         A tensor of x's shape, the same on every replica.
     """
-    return _merged_sum(x), _merged_sum
+    return merged_sums(x), merged_sums
 
 
 class BatchNorm(layers.Layer):

@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+def resolved(function: Callable | str) -> Callable:
+    """A function of a table's entry, imported if it is given as "module:function"."""
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 class Runtime(NamedTuple):
     """One kind of path that load() takes.
 
@@ -24,11 +32,7 @@ class Runtime(NamedTuple):
 
     def detector(self, path, threads, options):
         """The Detector of a path that this runtime recognises."""
-        load = self.load
-        if isinstance(load, str):
-            module, _, name = load.partition(":")
-            load = getattr(importlib.import_module(module), name)
-        return load(path, threads, options)
+        return resolved(self.load)(path, threads, options)
 
 
 RUNTIMES: dict[str, Runtime] = {

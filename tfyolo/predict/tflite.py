@@ -3,19 +3,18 @@
 import ctypes
 import os
 import threading
-import warnings
 import weakref
 
 import numpy as np
 import tensorflow as tf
 
 from tfyolo import checkpoint
-from tfyolo.libraries import libraries_silent
 from tfyolo.model import postprocess
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
 from tfyolo.structures import Candidates, Detections
 from tfyolo.tflite import flatbuffer, metadata
+from tfyolo.tflite.interpreter import interpreter
 
 
 def load_tflite(path, threads, options):
@@ -39,12 +38,12 @@ def load_tflite(path, threads, options):
     del content, graph  # the interpreter maps the file
     if form["nms"] != "none":
         check_no_options(path, options)
-    interpreter = _Interpreter(path, threads)
-    told, taken = interpreter.outputs, interpreter.inputs.get("images")
+    network = _Network(path, threads)
+    outputs, taken = network.outputs, network.inputs.get("images")
     size = (*config.model.input_size, 3)
     if (
         form["nms"] not in _OUTPUTS
-        or set(told) != _OUTPUTS[form["nms"]]
+        or set(outputs) != _OUTPUTS[form["nms"]]
         or taken is None
         or tuple(taken["shape"][1:]) != size
     ):
@@ -59,9 +58,9 @@ def load_tflite(path, threads, options):
         for i in range(0, len(images), at_once):
             part = images[i : i + at_once]
             rest = at_once - len(part)
-            each = interpreter(np.concatenate([part, np.repeat(part[-1:], rest, 0)]) if rest else part)
+            each = network(np.concatenate([part, np.repeat(part[-1:], rest, 0)]) if rest else part)
             found.append({name: value[: len(part)] for name, value in each.items()})
-        return {name: _dequantized(np.concatenate([each[name] for each in found]), told[name]) for name in told}
+        return {name: _dequantized(np.concatenate([each[name] for each in found]), outputs[name]) for name in outputs}
 
     return Detector(config, classes, *_reading(form, run, config, options), path)
 
@@ -72,7 +71,7 @@ def _no_tflite(path, reason):
     )
 
 
-class _Interpreter:
+class _Network:
     """The network of a TFLite file: images as it takes them -> {output: array}.
 
     One thread at a time, since an interpreter writes every answer into the same memory. A process that was forked makes one of its own:
@@ -87,17 +86,11 @@ class _Interpreter:
         self.lock = threading.Lock()
         self.runner = self._started()
         self.inputs, self.outputs = self.runner.get_input_details(), self.runner.get_output_details()
-        _INTERPRETERS.add(self)
+        _NETWORKS.add(self)
 
     def _started(self):
         try:
-            with warnings.catch_warnings():
-                # The interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it.
-                warnings.simplefilter("ignore")
-                with libraries_silent():  # the delegate's line of INFO
-                    interpreter = tf.lite.Interpreter(str(self.path), num_threads=self.threads)
-                    interpreter.allocate_tensors()
-            return interpreter.get_signature_runner()
+            return interpreter(model_path=str(self.path), num_threads=self.threads).get_signature_runner()
         except (ValueError, RuntimeError, KeyError) as error:
             raise _no_tflite(self.path, _line(error)) from error
 
@@ -120,12 +113,12 @@ class _Interpreter:
         self.lock, self.runner = threading.Lock(), None
 
 
-_INTERPRETERS = weakref.WeakSet()
+_NETWORKS = weakref.WeakSet()
 
 
 def _after_fork():
-    for interpreter in _INTERPRETERS:
-        interpreter.renew()
+    for network in _NETWORKS:
+        network.renew()
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.messages import counted, listed
+from tfyolo.nn.norm import merged_sums
 from tfyolo.training.runs import TrainingError
 
 
@@ -87,7 +88,7 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
             for i in range(accumulate):
                 _, more = _loss_sums(model, _part(sample, i, accumulate, after=counts))
                 counts = more if counts is None else tf.nest.map_structure(tf.add, counts, more)
-        counts, summed = _summed(counts), None
+        counts, summed = merged_sums(counts), None
         for i in range(accumulate):
             part = _part(sample, i, accumulate, after=counts if summed is None else summed)
             more = gradients(part, lambda _: counts)
@@ -97,7 +98,7 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
     def on_replica(sample, size):
         sample = sample._replace(image=tf.image.convert_image_dtype(sample.image, tf.float32))
         sample = resize_sample(sample, size) if size else sample
-        summed, metrics = _summed(in_parts(sample) if accumulate > 1 else gradients(sample, _summed))
+        summed, metrics = merged_sums(in_parts(sample) if accumulate > 1 else gradients(sample, merged_sums))
         norm = tf.linalg.global_norm(summed)
         factor = tf.minimum(1.0, clip / (norm + 1e-6)) if clip else 1.0
         optimizer.apply([gradient * factor for gradient in summed], variables)
@@ -115,19 +116,6 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
         for size in sizes or [None]
     }
     return lambda sample, size=None: traced[size](sample)
-
-
-def _summed(values):
-    """The sums of a nest of tensors over all replicas, in replica context, by one reduction; no gradient flows back."""
-
-    def reduce(strategy, *values):
-        pairs = [(value, value) for value in values]
-        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
-
-    values = tf.nest.map_structure(tf.stop_gradient, values)
-    flat = tuple(tf.nest.flatten(values))
-    sums = tf.distribute.get_replica_context().merge_call(reduce, args=flat) if flat else ()
-    return tf.nest.map_structure(tf.stop_gradient, tf.nest.pack_sequence_as(values, list(sums)))
 
 
 def _sums_nothing(optimizer, strategy):

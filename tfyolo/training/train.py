@@ -17,7 +17,7 @@ from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.evaluation.run import evaluate
 from tfyolo.messages import counted
-from tfyolo.model import describe
+from tfyolo.model import describe, save_model
 from tfyolo.training.briefing import duration
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.job import prepared, requested
@@ -304,10 +304,7 @@ def _keep_epoch(job, at, trainee, row, evaluation):
     best = at.state["best"]
     if improved:
         best = {"epoch": row["epoch"], **evaluation.metrics}
-        meta = {"epoch": row["epoch"], "metrics": evaluation.metrics, **at.origin}
-        checkpoint.save(
-            job.folder / "best.h5", describe(job.model, **meta), weights=checkpoint.weights_of(job.model.network)
-        )
+        save_model(job.folder / "best.h5", job.model, epoch=row["epoch"], metrics=evaluation.metrics, **at.origin)
     _keep(job, at, trainee, stage=row["stage"], epoch=row["epoch"], best=best)
     if evaluation:
         plots.training_curves(job.folder / "history.csv", job.folder / "results.png")

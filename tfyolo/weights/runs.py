@@ -1,11 +1,10 @@
 """What importers share: a run's folder made of a network that was trained elsewhere."""
 
-from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.errors import Error
 from tfyolo.files import read_regular, write_text
 from tfyolo.messages import printable
-from tfyolo.model import describe
+from tfyolo.model import save_model
 
 MOST_NAMES = 4 << 20  # bytes
 
@@ -16,7 +15,7 @@ class WeightsError(Error):
 
 def write_run(model, out, **meta):
     """Writes a Model as a run: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
-    checkpoint.save(out / "best.h5", describe(model, **meta), weights=checkpoint.weights_of(model.network))
+    save_model(out / "best.h5", model, **meta)
     write_text(out / "config.yaml", configs.to_yaml(model.config))
 
 

@@ -11,7 +11,7 @@ import os
 from tfyolo.data.sources.conventions import Corners
 from tfyolo.data.sources.csv_table import EXPECTED, look, rows_of
 from tfyolo.data.sources.files import head_text, locate, read_lines, some, stem_of
-from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
+from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_named
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole, with_ids
 from tfyolo.messages import counted, shortened
 
@@ -47,7 +47,7 @@ def find(place):
 def _files(place):
     """{split: CSV files}."""
     if place.file:
-        return {_split_of(place.file): [place.file]}
+        return {split_named(place.file): [place.file]}
     tree, files = place.tree, {}
     for folder in (place.root, *tree.folders(place.root)):
         name = os.path.basename(folder)
@@ -55,17 +55,13 @@ def _files(place):
         if folder == place.root or named or name.lower() in ("annotations", "data", "labels"):
             for file in tree.files(folder, (".csv", ".txt")):
                 if file.lower().endswith(".csv") or _may_be_lines(file):
-                    files.setdefault(named or _split_of(file), []).append(file)
+                    files.setdefault(named or split_named(file), []).append(file)
     return files
 
 
 def _may_be_lines(file):
     """Whether a text is called as lists of boxes are; to look into every image's label file would take long."""
     return stem_of(file).lower() in ("_annotations", "annotations") or meaning(stem_of(file)) in SPLITS
-
-
-def _split_of(file):
-    return stem_of(file) if meaning(stem_of(file)) in SPLITS else "all"
 
 
 def _divided(table):

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfyolo.data import write_tfrecords
 from tfyolo.data.sources.files import read_json
-from tfyolo.data.sources.source import DataError, Problem, Source
+from tfyolo.data.sources.source import DataError, Problem, Source, image_bytes
 from tfyolo.messages import counted, shortened
 
 
@@ -154,7 +153,7 @@ def _groups(source):
         same = {}
         for index in members:
             try:
-                digest = hashlib.sha256(write_tfrecords.contents(source.records[index])).digest()
+                digest = hashlib.sha256(image_bytes(source.records[index])).digest()
             except OSError:
                 digest = index
             same.setdefault(digest, []).append(index)

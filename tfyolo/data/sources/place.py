@@ -143,6 +143,11 @@ def meaning(name):
     return next((word for word in words if word in SPLITS), name)
 
 
+def split_named(file):
+    """The split that a file is named for: its name without suffix, "all" if that means none."""
+    return stem_of(file) if meaning(stem_of(file)) in SPLITS else "all"
+
+
 def split_among(parts):
     """The folder among those of a path that is named for a split; None without one."""
     return next((part for part in parts if meaning(part) in SPLITS), None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfyolo.data.headers import MOST_PIXELS, image_size
 from tfyolo.errors import Error
+from tfyolo.files import read_bytes
 from tfyolo.messages import counted, printable
 
 TOLERANCE = 1.0  # pixels a box may reach over the image's edge before it is worth a word: 0-based VOC files, rounding
@@ -181,6 +182,11 @@ class Annotation(NamedTuple):
     crowd: bool = False
     area: float | None = None
     difficult: bool = False
+
+
+def image_bytes(record) -> bytes:
+    """The bytes of a Record's image file. Raises OSError."""
+    return read_bytes(record.path, record.span)
 
 
 def record(image_id, image, size, annotations, file, findings, span=None):

@@ -26,7 +26,7 @@ from tfyolo.data.sources.files import (
     some,
     stem_of,
 )
-from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
+from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_named
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -162,11 +162,7 @@ def _some_labels(place, tree, folder):
 def _by_list(place, file):
     if not _is_list(file):
         return None
-    return _candidate(place, {_split_of_list(file): [_Part(listed=file)]}, _names_beside(place), "a list of images")
-
-
-def _split_of_list(file):
-    return stem_of(file) if meaning(stem_of(file)) in SPLITS else "all"
+    return _candidate(place, {split_named(file): [_Part(listed=file)]}, _names_beside(place), "a list of images")
 
 
 def _by_lists(place):

@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from tfyolo.darknet import sections as section_types
+from tfyolo.structures import level_stride
 from tfyolo.weights.darknet.options import OTHER_ENDS, PREDICTIONS, SYNONYMS, refuse, section_of
 from tfyolo.weights.darknet.text import DarknetError, number_of, numbers_of, parse_text, read_text
 
@@ -118,7 +119,7 @@ def parse_cfg(text, path="a .cfg"):
         head, its_classes = _head(section, number, layer, shapes[number - 1], size, path, notes)
         if head.level in [other.level for other in heads]:
             raise DarknetError(
-                f"{path}:{section.line}: [{section.kind}]: a second head of stride {2 ** int(head.level[1:])}"
+                f"{path}:{section.line}: [{section.kind}]: a second head of stride {level_stride(head.level)}"
             )
         if classes not in (None, its_classes) or (heads and head.kind != heads[0].kind):
             raise DarknetError(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfyolo.files import what_is
 from tfyolo.weights.darknet.text import DarknetError
 
 
@@ -30,9 +31,7 @@ def open_weights(path):
     """(Header, the floats, not yet read)."""
     path = Path(path)
     if not path.is_file():
-        raise DarknetError(
-            f"{path}: expected a Darknet .weights file, found {'a folder' if path.is_dir() else 'no such file'}"
-        )
+        raise DarknetError(f"{path}: expected a Darknet .weights file, found {what_is(path)}")
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)
@@ -50,9 +49,9 @@ def open_weights(path):
         raise DarknetError(
             f"{path}: expected a Darknet .weights file, which begins with its version (0.1, 0.2, ..), received {major}.{minor}{hint}"
         )
-    wide = major * 10 + minor >= 2
-    seen = int(np.frombuffer(head[12 : 20 if wide else 16], "<u8" if wide else "<u4")[0])
-    header = Header(major, minor, revision, seen)
+    header = Header(major, minor, revision, seen=0)
+    seen = np.frombuffer(head[12:], "<u8" if header.wide else "<u4", count=1)
+    header = header._replace(seen=int(seen[0]))
     start = len(header.bytes)
     if (size - start) % 4:
         raise DarknetError(

@@ -21,6 +21,7 @@ from tfyolo.darknet import sections as section_types
 from tfyolo.files import atomic_file, write_text
 from tfyolo.graph.pairing import pair
 from tfyolo.model import Model, build, weights_file
+from tfyolo.structures import level_stride
 from tfyolo.weights.darknet.as_config import config_of, head_cells, readings
 from tfyolo.weights.darknet.cfg import parse_cfg, read_cfg
 from tfyolo.weights.darknet.files import Header, check_count, open_weights, read_arrays
@@ -231,7 +232,7 @@ def _adapted(text, config, classes):
         if anchors and [tuple(map(float, pair)) for pair in anchors] != [
             tuple(map(float, pair)) for pair in head.anchors
         ]:
-            stride = 2 ** int(head.level[1:]) if head.kind == "region" else 1
+            stride = level_stride(head.level) if head.kind == "region" else 1
             mask = (
                 [int(i) for i in section.options["mask"].split(",")]
                 if "mask" in section.options

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from tfyolo.files import what_is
 from tfyolo.weights.runs import WeightsError
 
 
@@ -27,7 +28,7 @@ def read_text(path):
     """The text of a .cfg file. Raises DarknetError if it is none."""
     path = Path(path)
     if not path.is_file():
-        raise DarknetError(f"{path}: expected a Darknet .cfg, found {'a folder' if path.is_dir() else 'no such file'}")
+        raise DarknetError(f"{path}: expected a Darknet .cfg, found {what_is(path)}")
     if path.stat().st_size > LARGEST_CFG:
         raise DarknetError(f"{path}: expected a Darknet .cfg, which is text, received {path.stat().st_size:,} bytes")
     contents = path.read_bytes()

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfyolo.files import what_is
 from tfyolo.messages import printable, shortened
 from tfyolo.weights.runs import WeightsError
 
@@ -300,9 +301,7 @@ def read(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise TorchError(
-            f"{path}: expected a PyTorch checkpoint, found {'a folder' if path.is_dir() else 'no such file'}"
-        )
+        raise TorchError(f"{path}: expected a PyTorch checkpoint, found {what_is(path)}")
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path.stat().st_size)
