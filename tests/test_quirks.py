@@ -12,7 +12,7 @@ from test_readers import write_json, write_text
 
 from tfyolo.data import readers
 from tfyolo.data.readers import DataSet
-from tfyolo.data.sources import files
+from tfyolo.data.sources import text as text_files
 from tfyolo.data.sources.source import DataError
 
 H, W = 48, 64
@@ -664,8 +664,8 @@ def many_labelme(root, stem, split):
 def test_recognition_reads_a_sample_and_reading_each_file_once(make, tmp_path, monkeypatch):
     for number in range(120):
         make(tmp_path, f"{number:03}", "train" if number < 90 else "val")
-    read, real = [], files.read_regular
-    monkeypatch.setattr(files, "read_regular", lambda path, most=None: read.append(str(path)) or real(path, most))
+    read, real = [], text_files.read_regular
+    monkeypatch.setattr(text_files, "read_regular", lambda path, most=None: read.append(str(path)) or real(path, most))
     dataset = DataSet(tmp_path)
     assert len(read) <= 45  # every format looks at some
     for split in dataset.splits:

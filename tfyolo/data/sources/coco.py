@@ -9,7 +9,8 @@ import os
 import re
 
 from tfyolo.data.sources.conventions import Corners
-from tfyolo.data.sources.files import Tree, locate, name_parts, read_bytes, read_json, some, starts, stem_of, text_link
+from tfyolo.data.sources.files import Tree, some, stem_of, text_link
+from tfyolo.data.sources.index import locate, name_parts
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_among
 from tfyolo.data.sources.source import (
     Annotation,
@@ -21,6 +22,7 @@ from tfyolo.data.sources.source import (
     upright_size,
     whole,
 )
+from tfyolo.data.sources.text import read_bytes, read_json, starts
 from tfyolo.files import open_regular, parse_json
 from tfyolo.messages import counted, shortened
 

@@ -10,9 +10,11 @@ import os
 
 from tfyolo.data.sources.conventions import Corners
 from tfyolo.data.sources.csv_table import EXPECTED, look, rows_of
-from tfyolo.data.sources.files import head_text, locate, read_lines, some, stem_of
+from tfyolo.data.sources.files import some, stem_of
+from tfyolo.data.sources.index import locate
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_named
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole, with_ids
+from tfyolo.data.sources.text import head_text, read_lines
 from tfyolo.messages import counted, shortened
 
 

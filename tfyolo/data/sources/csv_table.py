@@ -10,8 +10,9 @@ import io
 import re
 from typing import NamedTuple
 
-from tfyolo.data.sources.files import IMAGES, head_text, read_text
+from tfyolo.data.sources.index import IMAGES
 from tfyolo.data.sources.source import DataError
+from tfyolo.data.sources.text import head_text, read_text
 
 EXPECTED = "columns filename, class, xmin, ymin, xmax, ymax, or rows path,x1,y1,x2,y2,class"
 MOST_CSV = 1 << 30  # bytes

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfyolo.data.sources.files import read_json
 from tfyolo.data.sources.source import DataError, Problem, Source, image_bytes
+from tfyolo.data.sources.text import read_json
 from tfyolo.messages import counted, shortened
 
 

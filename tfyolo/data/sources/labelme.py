@@ -6,9 +6,10 @@ A rectangle is a box; polygons and circles are taken for the box round them.
 import functools
 import math
 
-from tfyolo.data.sources.files import read_json, some, starts
+from tfyolo.data.sources.files import some
 from tfyolo.data.sources.place import Candidate, Companions, Format
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, with_ids
+from tfyolo.data.sources.text import read_json, starts
 from tfyolo.messages import counted, shortened
 
 _SHAPES = ("rectangle", "polygon", "circle", "rotation")

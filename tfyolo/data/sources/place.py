@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tfyolo.data.headers import MOST_PIXELS
-from tfyolo.data.sources.files import Tree, leads_outside, name_parts, stem_of
+from tfyolo.data.sources.files import Tree, leads_outside, stem_of
+from tfyolo.data.sources.index import name_parts
 from tfyolo.data.sources.source import Source
 from tfyolo.messages import counted
 

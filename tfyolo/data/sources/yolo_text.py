@@ -3,8 +3,10 @@
 import functools
 import os
 
-from tfyolo.data.sources.files import IMAGES, leads_outside, read_text, stem_of
+from tfyolo.data.sources.files import leads_outside, stem_of
+from tfyolo.data.sources.index import IMAGES
 from tfyolo.data.sources.source import DataError
+from tfyolo.data.sources.text import read_text
 from tfyolo.messages import shortened
 
 IMAGE_FOLDERS = ("images", "imgs", "img", "image", "jpegimages")
