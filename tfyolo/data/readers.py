@@ -250,7 +250,7 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
         A Source for each use.
 
     Raises:
-        DataError: a split cannot be read, or most images to learn from have no labels and data.background does not say
+        DataError: a split cannot be read, or most images to train on have no labels and data.background does not say
             that this is meant.
     """
     dataset = DataSet(
@@ -275,8 +275,8 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
             source = _read_named(dataset, name, data, use, place)
         if use == "train" and source.doubts and not data.background:
             raise DataError(
-                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing "
-                f"is to be found; if that is meant: {place or 'data'}.background=true"
+                f"{source.name} {source.split}: {source.doubts}. They would be trained on as images of background "
+                f"alone; if that is meant: {place or 'data'}.background=true"
             )
         found.append(source)
     return tuple(found)
@@ -300,7 +300,11 @@ def _read_named(dataset, name, data, use, place):
 
 
 def _division(dataset, data, place, run):
-    """(the Division that the config asks for or its run has written, or None; a function that reads what is divided)."""
+    """The Division that a config asks for or its run has written.
+
+    Returns:
+        (the Division, or None; a function that reads the Source that is divided, or None).
+    """
     shares = {use: share for use in ("val", "test") if isinstance(share := getattr(data, use), float)}
     file = data.division
     if file is not None and run is not None:  # a run may have been moved
@@ -336,7 +340,7 @@ def class_names(config, count=None) -> tuple[str, ...]:
     return tuple(map(str, range(count or 80)))
 
 
-# --- what there is to say ---------------------------------------------------------------------------------------------
+# --- warnings ---------------------------------------------------------------------------------------------------------
 
 
 def alike(classes):
@@ -349,7 +353,7 @@ def alike(classes):
             listed = " and ".join(map(repr, names))
             yield (
                 f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is "
-                f"learned as {len(names)}"
+                f"trained as {len(names)}"
             )
 
 
@@ -371,13 +375,13 @@ def faults(source, purpose) -> str | None:
         purpose: what its images are left out of: "training".
     """
     lines = []
-    for severity, said in (("error", "{} in the data, left out of {}"), ("warning", "{} about the data of {}")):
+    for severity, phrase in (("error", "{} in the data, left out of {}"), ("warning", "{} about the data of {}")):
         problems = [problem for problem in source.problems if problem.severity == severity]
         if problems:
             noun = "fault" if severity == "error" else severity
             shown = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
             more = f"\n  and {len(problems) - 5} more; tfyolo check-data names them all" if len(problems) > 5 else ""
             lines.append(
-                f"{source.name} {source.split}: {said.format(counted(len(problems), noun), purpose)}:{shown}{more}"
+                f"{source.name} {source.split}: {phrase.format(counted(len(problems), noun), purpose)}:{shown}{more}"
             )
     return "\n".join(lines) or None

@@ -9,7 +9,7 @@ import operator
 import os
 
 from tfyolo.data.sources.conventions import Corners
-from tfyolo.data.sources.csv_table import EXPECTED, look, rows_of
+from tfyolo.data.sources.csv_table import EXPECTED, read_table, rows_of
 from tfyolo.data.sources.files import some, stem_of
 from tfyolo.data.sources.index import locate
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_named
@@ -24,7 +24,7 @@ def find(place):
         return None
     tables = {}
     for split, files in _files(place).items():
-        for table in filter(None, map(look, files)):
+        for table in filter(None, map(read_table, files)):
             for own, part in _divided(table) if split == "all" else [(split, table)]:
                 tables.setdefault(own, []).append(part)
     if not tables:
@@ -165,8 +165,9 @@ def _in_parts(rows):
 
 
 def _of_boxes(rows):
-    """Whether the columns width and height are those of the boxes, not of their images: all are as large as they say,
-    and do not lie in the corner.
+    """Whether the columns width and height are those of the boxes, not of their images.
+
+    They are if all boxes are as large as they say, and do not all lie in the corner.
     """
     inside = False
     for row in rows:

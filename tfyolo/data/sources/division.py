@@ -93,9 +93,10 @@ def divide(source, shares, seed, root) -> Division:
     groups = _groups(source)
     parts = {"train": 1 - sum(shares.values()), **shares}
     if parts["train"] <= 0 or len(groups) < len(parts):
+        received = ", ".join(f"{name} {share:g}" for name, share in shares.items())
         raise DataError(
-            f"{source.name} {source.split}: expected shares that leave something to learn from and an image for "
-            f"each part, received {', '.join(f'{name} {share:g}' for name, share in shares.items())} of {counted(len(groups), 'image')}"
+            f"{source.name} {source.split}: expected shares that leave something to train on and an image for each "
+            f"part, received {received} of {counted(len(groups), 'image')}"
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(groups))

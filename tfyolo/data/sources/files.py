@@ -131,7 +131,7 @@ def _identities_above(folder):
 
 
 def _kind(entry):
-    """ "folder", "file", or None for a FIFO, a device, a link that leads nowhere."""
+    """Returns "folder", "file", or None for a FIFO, a device, a link that leads nowhere."""
     try:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else None
     except OSError:  # links in a circle

@@ -37,7 +37,7 @@ _UNREAD = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".
 class Place:
     """A path that should hold a data set: a folder, a file, or a glob of files.
 
-    All formats look at the same listing of it.
+    All formats read the same listing of it.
 
     Attributes:
         path: as it was given.

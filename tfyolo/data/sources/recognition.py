@@ -27,7 +27,10 @@ def candidates_of(place, formats):
 
 
 def _by_score(candidates):
-    """The candidates, best first. One with annotations of a tenth of the images that another has them of counts a tenth."""
+    """The candidates, best first.
+
+    One with annotations of a tenth of the images that another has annotations of counts a tenth.
+    """
     counts = [_images_of(candidate) for _, candidate in candidates]
     most = max((count for count in counts if count), default=1)
     scores = [

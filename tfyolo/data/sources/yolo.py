@@ -59,9 +59,14 @@ def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, 
     """The Candidate of some splits.
 
     Args:
+        place: the Place of the data.
         parts: {split: [Part]}.
         names: of the classes, by number, or None.
+        why: what speaks for it, the beginning of a sentence.
+        note: a warning about how it was recognised.
         same_as: {split: the one before it of the same images}.
+        points: (key points a box, numbers a point), or None.
+        notes: (file, message) of warnings.
     """
     images, labelled, rows, sound = 0, 0, 0, 0
     for part in itertools.chain.from_iterable(parts.values()):
@@ -78,7 +83,7 @@ def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, 
             lines = read_rows(text, Findings())
             rows, sound = rows + 1, sound + (lines is not None and (bool(lines) or os.path.getsize(text) < 3))
     score = labelled / images * (sound / rows if rows else 0) if images else 0.0
-    why += f": {labelled} of {counted(images, 'image')} looked at have a text, {sound} of {rows} texts read as boxes"
+    why += f": {labelled} of {counted(images, 'image')} sampled have a text, {sound} of {rows} texts read as boxes"
     options = {"together": tuple(parts.values()), "points": points, "notes": notes}
     splits = {
         split: functools.partial(read, place, members, names, same_as=(same_as or {}).get(split, ""), **options)

@@ -30,7 +30,11 @@ NAMES = ("classes.txt", "_darknet.labels", "obj.names", "labels.txt")
 class Part(NamedTuple):
     """Images of one split: a folder, or a file that lists them; or the error that says why they are not there.
 
-    by_end: whether only the end of its name led to it.
+    Attributes:
+        folder: of the images.
+        listed: a file that lists them.
+        error: why they are not there.
+        by_end: whether only the end of its name led to it.
     """
 
     folder: str | None = None
@@ -40,6 +44,7 @@ class Part(NamedTuple):
 
 
 def is_list(file):
+    """Whether a text file lists images."""
     try:
         lines = read_lines(file)
     except DataError:
@@ -51,8 +56,17 @@ def images_of(place, part, findings, names_of=None, few=None):
     """The images of a part.
 
     Args:
+        place: the Place of the data.
+        part: a Part.
+        findings: Findings that get what is wrong.
         names_of: a dict that gets {image: what a list calls it}.
-        few: only about so many of a list.
+        few: only about so many of a list; None: all.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        DataError: they are not there, or their list cannot be read.
     """
     if part.error:
         raise part.error
@@ -110,6 +124,9 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
         points: of each box, or None.
         same_as: the split before it of the same images; else "".
         notes: (file, message) of warnings.
+
+    Raises:
+        DataError: the images of a part are not there, or the boxes are in another convention.
     """
     findings = Findings()
     for file, message in dict.fromkeys(notes):
@@ -122,34 +139,14 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
     others = [part for each in together for part in each if part not in parts]
     _orphans(place, parts, others, pairs, texts, findings)
 
-    rows_of, shared = {}, {}
-    for image, text in texts.items():
-        if text is None:
-            likely = os.path.join(pairs.folder(os.path.dirname(image)), f"{stem_of(image)}.txt")
-            findings.warning(likely, "no label file: an image without objects")
-            findings.unlabelled.append(image)
-            rows_of[image] = []
-            continue
-        if text in shared:
-            findings.warning(image, f"has the same label file as {shared[text]}: {text}; it counts for both")
-        shared.setdefault(text, image)
-        rows_of[image] = read_rows(text, findings)
+    rows_of = _labels_of(texts, pairs, findings)
     box_of, expected, note = form_of([rows for rows in rows_of.values() if rows], points)
     if note:
         findings.warning(parts[0].folder or parts[0].listed, note)
 
-    if names is None:
-        for image, rows in rows_of.items():
-            place.numbers[texts[image]] = {number for _, number, _ in rows or () if number < UNNAMED}
-        numbers = set().union(*(place.numbers[texts[image]] for image in rows_of))
-        numbers = numbers.union(*(_numbers_of(place, text) for text in texts_of(place, others)))
-        names = tuple(map(str, range(max(numbers, default=0) + 1)))
-        few = f", of which {len(numbers)} occur" if len(names) > 2 * len(numbers) + 2 else ""
-        message = f"nothing says what the classes are called; their numbers are their names: 0 to {len(names) - 1}{few}"
-        findings.warning(parts[0].folder or parts[0].listed, f"{message}. data.names=FILE gives them names")
-        unnamed = True
-    else:
-        unnamed = False
+    if unnamed := names is None:
+        names, message = _numbered(place, texts, rows_of, others)
+        findings.warning(parts[0].folder or parts[0].listed, message)
     records, corners = [], Corners("`class cx cy w h`")
     for image, rows in rows_of.items():
         if not (size := upright_size((None, None), image, findings)):
@@ -188,6 +185,35 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
     corners.check(parts[0].folder or parts[0].listed)
     source = finish(with_ids(records), names, range(len(names)), findings, "yolo")
     return source._replace(same_as=same_as)
+
+
+def _labels_of(texts, pairs, findings):
+    """{image: the rows of its label file}, of {image: its label file or None}."""
+    rows_of, shared = {}, {}
+    for image, text in texts.items():
+        if text is None:
+            likely = os.path.join(pairs.folder(os.path.dirname(image)), f"{stem_of(image)}.txt")
+            findings.warning(likely, "no label file: an image without objects")
+            findings.unlabelled.append(image)
+            rows_of[image] = []
+            continue
+        if text in shared:
+            findings.warning(image, f"has the same label file as {shared[text]}: {text}; it counts for both")
+        shared.setdefault(text, image)
+        rows_of[image] = read_rows(text, findings)
+    return rows_of
+
+
+def _numbered(place, texts, rows_of, others):
+    """(names of classes that are their numbers, of all splits; a message that says so)."""
+    for image, rows in rows_of.items():
+        place.numbers[texts[image]] = {number for _, number, _ in rows or () if number < UNNAMED}
+    numbers = set().union(*(place.numbers[texts[image]] for image in rows_of))
+    numbers = numbers.union(*(_numbers_of(place, text) for text in texts_of(place, others)))
+    names = tuple(map(str, range(max(numbers, default=0) + 1)))
+    few = f", of which {len(numbers)} occur" if len(names) > 2 * len(numbers) + 2 else ""
+    message = f"nothing says what the classes are called; their numbers are their names: 0 to {len(names) - 1}{few}"
+    return names, f"{message}. data.names=FILE gives them names"
 
 
 def texts_of(place, parts):
