@@ -12,7 +12,9 @@ from tfyolo import model as models
 from tfyolo.data.sources.source import Record, Source
 from tfyolo.graph.summary import summarize
 from tfyolo.training import briefing
-from tfyolo.training.briefing import Clock, bfloat16_notice, duration, gpu_notice
+from tfyolo.training import clock as clocks
+from tfyolo.training.briefing import bfloat16_notice, gpu_notice
+from tfyolo.training.clock import Clock, duration
 
 
 def source(split, images, boxes, ignored=0, classes=("cat", "dog", "emu")):
@@ -186,7 +188,7 @@ def test_where_the_processor_does_not_say_what_it_has_nothing_is_guessed(tmp_pat
 def test_the_clock_by_hand(monkeypatch):
     """Two stages, of 4 and 2 steps at 100 and 400 pixels; a second for 100 pixels, 10 more for the first of a stage, 7 an evaluation."""
     now = SimpleNamespace(monotonic=lambda: now.time, time=0.0)
-    monkeypatch.setattr(briefing, "time", now)
+    monkeypatch.setattr(clocks, "time", now)
     clock = Clock([(4, 100), (2, 400)], evaluations=2)
 
     def step(seconds, pixels):

@@ -1,5 +1,6 @@
 """Every config of configs/, by existing: published counts, contracts of the parts, gradients, and errors of options that do not fit."""
 
+import contextlib
 import functools
 import re
 
@@ -489,6 +490,28 @@ def test_sides_are_multiples_of_what_the_network_halves_to(built):
         model = models.resized(built, size)
         sample = random_sample(size)
         assert np.isfinite(built.decoder(model.network(sample.image)).boxes).all()
+
+
+@pytest.mark.parametrize(
+    "make, takes_one",
+    [
+        (lambda x: layers.Flatten(name="any")(x), True),
+        (lambda x: layers.Reshape((-1, x.shape[-1] * x.shape[1] * x.shape[2]), name="any")(x), False),
+        (lambda x: layers.Reshape((x.shape[1] * x.shape[2], x.shape[3]), name="any")(x), True),
+        (lambda x: LocallyConnected(2, 1, 1, 0, name="any")(x), True),
+        # As squeeze and excitation has it.
+        (lambda x: layers.Reshape((1, 1, 8), name="any")(layers.GlobalAveragePooling2D()(x)), False),
+        (lambda x: layers.Activation("relu", name="head.flatten")(x), False),
+    ],
+)
+def test_which_layers_take_one_size_is_seen_by_what_they_are(make, takes_one):
+    config = small("demo")
+    x = layers.Conv2D(8, 3)(images := keras.Input((*config.model.input_size, 3)))
+    model = models.build(config, NAMES)._replace(network=keras.Model(images, make(x)))
+    other = tuple(2 * side for side in config.model.input_size)
+    models.check_other_size(model, config.model.input_size)
+    with pytest.raises(ConfigError, match="the one size") if takes_one else contextlib.nullcontext():
+        models.check_other_size(model, other)
 
 
 def test_save_and_load_give_the_same_outputs(built, tmp_path):

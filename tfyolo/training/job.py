@@ -17,9 +17,10 @@ from tfyolo.files import write_text
 from tfyolo.graph.quantization import quantization_aware
 from tfyolo.model import Model, build
 from tfyolo.predict.detector import Detector
-from tfyolo.training.briefing import Clock, briefing
+from tfyolo.training.briefing import briefing
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.checks import check_batch, check_classes, check_quantize, check_stage
+from tfyolo.training.clock import Clock
 from tfyolo.training.log import TensorBoard
 from tfyolo.training.reading import overfit_config, read_stages, warnings_of, with_divisions, with_images_for
 from tfyolo.training.runs import History, Signals, differing, found_from_anywhere

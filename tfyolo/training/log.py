@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfyolo.data import datasets
 from tfyolo.evaluation.metrics import match
-from tfyolo.training.briefing import duration
+from tfyolo.training.clock import duration
 from tfyolo.visualize import drawing, image_files
 
 

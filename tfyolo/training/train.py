@@ -18,8 +18,8 @@ from tfyolo import config as configs
 from tfyolo.evaluation.run import evaluate
 from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
-from tfyolo.training.briefing import duration
 from tfyolo.training.callbacks import Callbacks
+from tfyolo.training.clock import duration
 from tfyolo.training.job import prepared, requested
 from tfyolo.training.log import better, draw_batch, draw_detections, epoch_line
 from tfyolo.training.memory import evaluated_at_once, too_many, what_fits
