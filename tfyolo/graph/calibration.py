@@ -21,7 +21,7 @@ PASS_SCALES = (layers.MaxPooling2D, layers.ZeroPadding2D)  # of each channel by 
 
 
 def equalized(model, batches):
-    """Equalizes a Model across layers: it computes the same, and all channels of a feature map use the 256 values alike.
+    """Equalizes a Model across layers: it computes the same, and all channels of a feature map use 256 values alike.
 
     Of two convolutions in a row, with nothing but homogeneous activations, pools and padding between, the first
     multiplies a channel and the second divides it. Before a depthwise convolution, whose kernels are quantized per

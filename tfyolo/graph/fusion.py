@@ -55,7 +55,7 @@ class _Convolution:
 
     def affine(self, scale, shift):
         """The convolution that outputs output * scale + shift: [channels] each."""
-        # A depthwise kernel is [h, w, channels read, outputs of each]; others end in all outputs, whatever their groups.
+        # A depthwise kernel is [h, w, channels read, outputs of each]; others end in all outputs, grouped or not.
         depthwise = isinstance(self.layer, layers.DepthwiseConv2D)
         kernel = self.kernel * (scale.reshape(self.kernel.shape[2:]) if depthwise else scale)
         bias = shift if self.bias is None else self.bias * scale + shift
@@ -205,7 +205,7 @@ def _add(layer, *sources):
 
 
 def _picked(layer, x):
-    """Fuses a convolution and the pick of every n-th cell: it strides, the holes of a dilated kernel filled with zeros."""
+    """Fuses a convolution and the pick of every n-th cell: it strides, a dilated kernel's holes filled with zeros."""
     if tuple(layer.pool_size) != (1, 1) or not isinstance(x, _Convolution) or x.layer.padding != "valid":
         return None
     rows, columns = x.kernel.shape[:2]

@@ -133,7 +133,7 @@ def take_weights(copy, layer):
 
 
 def map_name(tensor):
-    """The name of a feature map, the same in every network of one structure: its layer's, with call and output if any."""
+    """A feature map's name, equal in all networks of one structure: its layer's, and where needed call and output."""
     layer, call, index = tensor._keras_history
     name = f"{layer.name}.call{call}" if call else layer.name  # of a layer that is called more than once
     return f"{name}:{index}" if index else name

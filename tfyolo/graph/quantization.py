@@ -178,8 +178,8 @@ def _fault(layer):
         return (
             f"expected a layer that declares how int8 treats it, received {name}, which does not; {to_do} on the class "
             'quantization = "moves" (it only moves numbers: its output has the scale and zero point of its input), '
-            '"computes" (it runs in int8, its output has a range of its own) or "float" (it stays float32); for a class '
-            "that is not yours, set "
+            '"computes" (it runs in int8, its output has a range of its own) or "float" (it stays float32); for a '
+            "class that is not yours, set "
             f"tfyolo.graph.declarations.QUANTIZATION[{cls.__qualname__}]"
         )
     if kind not in LAYER_KINDS:

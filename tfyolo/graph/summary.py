@@ -6,14 +6,15 @@ import numpy as np
 from tfyolo.graph.nodes import nodes
 from tfyolo.messages import counted
 
-# Names of layers are paths, "backbone.p2.split.conv", whose first two parts are the stage, "backbone.p2". The first three
-# are, where the third is one of these: what stands between the blocks of a level, and the branches of a decoupled head.
+# Names of layers are paths, "backbone.p2.split.conv", whose first two parts are the stage, "backbone.p2". Where the
+# third is one of these, it belongs to the stage: what stands between the blocks of a level, and the branches of a
+# decoupled head.
 OWN = ("down", "up", "lateral", "merge", "box", "cls")
 PARTS = ("backbone", "neck", "head")
 
 
 def _named(name):
-    """The stage of a layer by its name: "backbone.p2.split.conv" -> "backbone.p2"; None for names that are no such path."""
+    """The stage of a layer by its name, "backbone.p2.split.conv" -> "backbone.p2"; None for a name that is no path."""
     part, *rest = name.split(".")
     if part not in PARTS or not rest:
         return None

@@ -19,14 +19,18 @@ SHOWN = 6  # classes, and stages, that are named one by one
 
 
 def briefing(config, model, sources, folder, state):
-    """The lines before the first step.
+    """Makes the lines before the first step.
 
     Args:
         config: the Config, as it is trained.
         model: the Model that is evaluated.
         sources: for each stage a pair of Sources, to train on and to evaluate on.
         folder: the run's.
-        state: {"epoch", "step", "best"}, how far the run is: epochs, and steps of the next one; 0 and 0 for a new one.
+        state: {"epoch", "step", "best"}: epochs done, steps done of the next one (0 and 0 for a new run), and the
+            metrics of the best epoch or None.
+
+    Returns:
+        The lines, as one string.
     """
     resumed = state["epoch"] or state["step"]
     rows = [("model", _model(config, model))]
@@ -126,7 +130,14 @@ def _details(gpu):
 
 
 def gpu_notice(root=Path("/")):
-    """A line about a GPU that TensorFlow does not use, or cannot use well; None if there is none. root: for tests."""
+    """Looks for a GPU that TensorFlow does not use, or cannot use well.
+
+    Args:
+        root: of the file system; another one for tests.
+
+    Returns:
+        A line about it; None if there is none.
+    """
     built = [
         int(re.search(r"\d+$", name)[0]) for name in tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
     ]
@@ -162,7 +173,15 @@ _BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 
 
 def bfloat16_notice(precision, root=Path("/")):
-    """A line about a precision for which the processor has no instructions; None if it has them. root: for tests."""
+    """Checks that the processor has instructions for a precision.
+
+    Args:
+        precision: "float32" or "bfloat16".
+        root: of the file system; another one for tests.
+
+    Returns:
+        A line about it if it has none; else None.
+    """
     cpuinfo = root / "proc/cpuinfo"
     if precision != "bfloat16" or tf.config.get_visible_devices("GPU") or not cpuinfo.is_file():
         return None
@@ -172,7 +191,7 @@ def bfloat16_notice(precision, root=Path("/")):
 
 
 def _nvidia(root):
-    """[(name, compute capability or None)] of the machine's NVIDIA GPUs, by its own word."""
+    """[(name, compute capability or None)] of the machine's NVIDIA GPUs, by nvidia-smi or the driver's files."""
     command = shutil.which("nvidia-smi") or shutil.which(root / "usr/lib/wsl/lib/nvidia-smi")
     if command:
         query = [command, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
