@@ -17,18 +17,7 @@ from tfyolo.config.ranges import BelowOne, Channels, Factor, Level, OpenProbabil
 from tfyolo.nn.activations import activate
 from tfyolo.nn.blocks import conv, repconv, silu_conv
 from tfyolo.nn.pooling import CornerPool
-from tfyolo.structures import level_stride
-
-
-def reads_aux(head):
-    """Decorates a head that makes raw["aux"] of features["aux"]; a head without the mark is never given any."""
-    head.reads_aux = True
-    return head
-
-
-def can_read_aux(head):
-    """Whether a head, an entry of HEADS, is decorated with reads_aux."""
-    return getattr(head, "reads_aux", False)
+from tfyolo.structures import level_stride, reads_aux
 
 
 class PerAnchor(layers.Layer):
@@ -168,7 +157,7 @@ def implicit(
 ):
     """YOLOv7's head: a 3x3 convolution to twice the channels, and a 1x1.
 
-    features["aux"], which a neck gives for an auxiliary head, are read by a head like it (section 4.2), without rep and
+    features.aux, which a neck gives for an auxiliary head, are read by a head like it (section 4.2), without rep and
     knowledge; it gives raw["aux"].
 
     Args:
@@ -197,9 +186,10 @@ def implicit(
         return raw
 
     plain = functools.partial(silu_conv, kernel=3)
-    aux = {"aux": head(features["aux"], plain, aux_width, False, f"{name}.aux")} if "aux" in features else {}
-    lead = {level: x for level, x in features.items() if level != "aux"}
-    return head(lead, repconv if rep else plain, 2, knowledge, name) | aux
+    aux = {}
+    if features.aux is not None:
+        aux["aux"] = head(features.aux.levels, plain, aux_width, False, f"{name}.aux")
+    return head(features.levels, repconv if rep else plain, 2, knowledge, name) | aux
 
 
 def linear(features, parts, num_anchors, *, prior: OpenProbability = 0.01, name="head"):
@@ -342,7 +332,7 @@ CORNERS = {"top_left": ("down", "right"), "bottom_right": ("up", "left")}
 def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: OpenProbability = 0.1, name="head"):
     """CornerNet's head: corner pooling, then branches for heatmaps, embeddings and offsets.
 
-    A = 2 are the two corners, top left and bottom right. Each stack's features, nested as features["aux"], have a head
+    A = 2 are the two corners, top left and bottom right. Each stack's features, nested as aux, have a head
     of their own.
 
     Args:
@@ -359,9 +349,7 @@ def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: Ope
     raw = {part: {} for part in parts}
     biases = _prior_biases(parts, prior)
     relu_conv = functools.partial(conv, activation="relu")
-    for level, x in features.items():
-        if level == "aux":
-            continue
+    for level, x in features.levels.items():
         both = {part: [] for part in parts}
         for which, directions in CORNERS.items():
             prefix = f"{name}.{level}.{which}"
@@ -381,9 +369,9 @@ def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: Ope
                 both[part].append(_outputs(branch, {part: size}, 1, biases, f"{prefix}.{part}")[part])
         for part, corners in both.items():
             raw[part][level] = layers.Concatenate(axis=3, name=f"{name}.{level}.{part}")(corners)
-    if "aux" in features:
+    if features.aux is not None:
         options = {"channels": channels, "prior": prior, "name": f"{name}.aux"}
-        raw["aux"] = corner(features["aux"], parts, num_anchors, **options)
+        raw["aux"] = corner(features.aux, parts, num_anchors, **options)
     return raw
 
 
