@@ -19,7 +19,7 @@ from tfyolo.graph.fusion import fuse
 from tfyolo.graph.quantization import FakeQuantize, quantization_aware
 from tfyolo.graph.summary import gradient_norms, summarize
 from tfyolo.nn.norm import BatchNorm
-from tfyolo.structures import level_stride
+from tfyolo.structures import as_raw, level_stride
 from tfyolo.training.optim import OPTIMIZERS, biases, build_for, undecayed
 from tfyolo.training.steps import loss_terms
 
@@ -217,13 +217,13 @@ def test_features_meet_as_in_the_published_networks(name, layer, inputs):
 
 def test_raw_has_the_contracts_shape(built):
     height, width = built.config.model.input_size
-    raw = dict(built.network.output)
+    raw = as_raw(built.network.output)
     parts = built.decoder.parts(len(NAMES))
     corners = built.config.model.decoder.name == "corner"
     assert (
         {"cls", "embed", "offset"} == set(parts) if corners else {"box", "cls"} <= set(parts) <= {"box", "obj", "cls"}
     )
-    for head in [raw.pop("aux"), raw] if "aux" in raw else [raw]:
+    for head in filter(None, (raw.aux and as_raw(raw.aux).parts, raw.parts)):
         assert set(head) == set(parts)
         for part, levels in head.items():
             assert set(levels) == set(built.decoder.levels)
@@ -442,7 +442,7 @@ def test_heads_that_read_auxiliary_features_declare_it(monkeypatch):
     with pytest.raises(ConfigError, match=r"features for an auxiliary head, which model\.head, mine, does not read"):
         models.build(config, NAMES, input_size=(128, 64))
     monkeypatch.setitem(heads.HEADS, "mine", structures.reads_aux(mine))
-    assert "aux" in models.build(config, NAMES, input_size=(128, 64)).network.output
+    assert isinstance(models.build(config, NAMES, input_size=(128, 64)).network.output, structures.Raw)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from tfyolo.messages import listed, printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
 from tfyolo.postprocess import POSTPROCESS
-from tfyolo.structures import as_features, can_read_aux
+from tfyolo.structures import as_features, as_raw, can_read_aux
 
 # 4 GB, of which training needs three to five times as much. The largest published detector has 0.3 billion.
 MOST_PARAMETERS = 1_000_000_000
@@ -136,7 +136,7 @@ def build(
         builder, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
         assigner = functools.partial(builder, **options)
     objective = _make(config, "objective", decoder, assigner)
-    has_aux = "aux" in network.output
+    has_aux = as_raw(network.output).aux is not None
     if objective.reads_aux not in (None, has_aux):
         raise config.error(
             "model.objective",

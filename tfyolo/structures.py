@@ -8,8 +8,7 @@ without a suffix, `boxes`, is float32 (y1, x1, y2, x2) in pixels of the image be
 [0, 1), so a box that covers a whole image is (0, 0, H, W). Labels are 0..K-1, -1 is padding.
 
     levels    {"p3": [B, H/8, W/8, C], ...}: level pL is 2^L times smaller than the image
-    Raw       {part: {level: [B, h, w, A, Z]}}, for example raw["cls"]["p3"]; raw["aux"] is the Raw of an auxiliary
-              head, which only training reads
+    parts     {part: {level: [B, h, w, A, Z]}}, what a head predicts: parts["cls"]["p3"]
 """
 
 from typing import Any, NamedTuple
@@ -44,6 +43,23 @@ class Features(NamedTuple):
 def as_features(given):
     """Features of what a builder returned: Features, or the levels alone."""
     return given if isinstance(given, Features) else Features(given)
+
+
+class Raw(NamedTuple):
+    """What a head with an auxiliary one predicts; where there is none, the parts alone stand for it.
+
+    Attributes:
+        parts: {part: {level: [B, h, w, A, Z]}}.
+        aux: the Raw of the auxiliary head, which only training reads; None: there is none.
+    """
+
+    parts: dict[str, dict[str, Array]]
+    aux: "Raw | dict | None" = None
+
+
+def as_raw(given):
+    """Raw of what a network or head returned: Raw, or the parts alone."""
+    return given if isinstance(given, Raw) else Raw(given)
 
 
 def reads_aux(builder):
