@@ -70,7 +70,7 @@ class Corner(keras.layers.Layer):
 
         first, second = paired(scores)
         (label, other), (tag, twin) = paired(labels), paired(tags)
-        (y1, x1), (y2, x2) = (ops.unstack(xy, 2, axis=-1) for xy in paired(points))
+        (y1, x1), (y2, x2) = (ops.unstack(yx, 2, axis=-1) for yx in paired(points))
         fits = [label == other, ops.absolute(tag - twin) < self.apart, y2 > y1, x2 > x1, first * second > 0]
         alike = ops.cast(ops.all(ops.stack(fits, axis=-1), axis=-1), "float32")
         score, pair = ops.top_k(

@@ -2,8 +2,10 @@
 
     def coupled(features, parts, num_anchors, *, name="head") -> Raw
 
-features: Features. parts: {part: channels Z}, in order, and num_anchors: A, the boxes a cell proposes, are the
-decoder's. name: a prefix of the layers' names. Docstrings name the options only.
+parts: {part: channels Z}, in order, and num_anchors: A, the boxes a cell proposes, are the decoder's. A head is called
+with the levels {level: [B, h, w, C]} alone; with Features if it is marked by structures.reads_aux.
+
+A new head is a function in a file of its family and a line in the dict below.
 """
 
 from tfyolo.heads.cornernet import corner

@@ -23,8 +23,15 @@ def corner(features, parts, num_anchors, *, channels: Channels = 128, prior: Ope
     of their own.
 
     Args:
+        features: Features.
+        parts: {part: channels Z}, of the decoder.
+        num_anchors: A, the corners of a box, 2.
         channels: of the maps that are pooled.
         prior: the score of every cell of an untrained head, 0..1.
+        name: a prefix of the layers' names.
+
+    Returns:
+        Raw parts {part: {level: [B, h, w, A, Z]}}; with an auxiliary head Raw, whose aux are that one's.
 
     Raises:
         ValueError: the decoder is not that of corners.

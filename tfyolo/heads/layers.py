@@ -21,9 +21,11 @@ class PerAnchor(layers.Layer):
         self.count = count
 
     def call(self, x):
+        """[B, h, w, count * Z] -> [B, h, w, count, Z]."""
         return ops.reshape(x, self.compute_output_shape(ops.shape(x)))
 
     def compute_output_shape(self, shape):
+        """(B, h, w, count, Z) of (B, h, w, count * Z)."""
         return (*shape[:-1], self.count, shape[-1] // self.count)
 
 
@@ -48,10 +50,12 @@ class Implicit(layers.Layer):
         self.operation = operation
 
     def build(self, shape):
+        """Makes the numbers of inputs of a shape (..., C)."""
         mean = 0.0 if self.operation == "add" else 1.0
         self.knowledge = self.add_weight((shape[-1],), keras.initializers.RandomNormal(mean, 0.02), name="knowledge")
 
     def call(self, x):
+        """[..., C] -> [..., C]."""
         knowledge = ops.cast(self.knowledge, x.dtype)
         return x + knowledge if self.operation == "add" else x * knowledge
 
@@ -63,6 +67,7 @@ class Implicit(layers.Layer):
         return knowledge, np.zeros_like(knowledge)
 
     def get_config(self):
+        """The options, for Keras."""
         return super().get_config() | {"operation": self.operation}
 
 

@@ -8,6 +8,15 @@ from tfyolo.heads.layers import PerAnchor
 def ssd(features, parts, num_anchors, *, name="head"):
     """SSD's head: a 3x3 convolution for boxes and one for classes, on each feature map.
 
+    Args:
+        features: {level: [B, h, w, C]}.
+        parts: {part: channels Z}, of the decoder.
+        num_anchors: A, the boxes a cell proposes.
+        name: a prefix of the layers' names.
+
+    Returns:
+        Raw parts {part: {level: [B, h, w, A, Z]}}.
+
     Source: Liu et al. 2016, arXiv:1512.02325, figure 2.
     """
     # It reads the channels of all levels of a pyramid: with Xavier's weights its first logits would be in the dozens.

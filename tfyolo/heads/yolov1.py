@@ -24,9 +24,16 @@ def grid(
     cells, then objectness, then boxes.
 
     Args:
+        features: {level: [B, h, w, C]}.
+        parts: {part: channels Z}, of the decoder.
+        num_anchors: A, the boxes a cell proposes.
         units: of the hidden layer with its dropout; None: there is neither.
         dropout: the share of units dropped in training, 0..1.
         side: of the grid, in cells; None: the feature's.
+        name: a prefix of the layers' names.
+
+    Returns:
+        Raw parts {part: {level: [B, h, w, A, Z]}}.
 
     Raises:
         ValueError: the input size is open.

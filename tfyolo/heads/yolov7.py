@@ -29,6 +29,9 @@ def implicit(
     knowledge; it gives Raw.aux.
 
     Args:
+        features: Features.
+        parts: {part: channels Z}, of the decoder.
+        num_anchors: A, the boxes a cell proposes.
         rep: the 3x3 convolution is re-parameterised (section 4.1); fuse() makes one convolution of its branches.
         knowledge: implicit knowledge is added before the last convolution and multiplied after it (YOLOR,
             arXiv:2105.04206); fuse() makes it part of the convolution.
@@ -37,6 +40,10 @@ def implicit(
         aux_width: the auxiliary head's 3x3 convolutions have so many times the features' channels.
         activation: one of nn.activations.ACTIVATIONS.
         epsilon: of the batch norms; Darknet's is 1e-5.
+        name: a prefix of the layers' names.
+
+    Returns:
+        Raw parts {part: {level: [B, h, w, A, Z]}}; with an auxiliary head Raw, whose aux are that one's.
 
     Source: Wang et al. 2022, arXiv:2207.02696.
     """

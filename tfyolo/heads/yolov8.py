@@ -28,6 +28,9 @@ def decoupled(
     max(C, min(K, 100)).
 
     Args:
+        features: {level: [B, h, w, C]}.
+        parts: {part: channels Z}, of the decoder.
+        num_anchors: A, the boxes a cell proposes.
         objects: how many an untrained head predicts in an image of 640 x 640, so that the many empty cells do not
             dominate the first steps.
         depthwise: the classes' 3x3 convolutions are a depthwise one and a 1x1 each, as in YOLO11.
@@ -35,6 +38,10 @@ def decoupled(
         dual: two heads, as in YOLOv10 (Wang et al. 2024, arXiv:2405.14458, section 3.1). The gradients of Raw.aux,
             with many candidates for each ground truth, train what lies before the head. The main head reads the same
             features through a stopped gradient, and can so learn to give each object once.
+        name: a prefix of the layers' names.
+
+    Returns:
+        Raw parts {part: {level: [B, h, w, A, Z]}}; with an auxiliary head Raw, whose aux are that one's.
     """
     if dual:
         options = {"objects": objects, "depthwise": depthwise, "activation": activation}

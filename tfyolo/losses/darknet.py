@@ -6,7 +6,7 @@ from tfyolo.boxes import OVERLAPS, area
 from tfyolo.config.ranges import BelowOne, Level, NonNegative
 from tfyolo.decoders.decoder import by_level, check_levels
 from tfyolo.losses.elementwise import TERMS, softmax_cross_entropy, squared
-from tfyolo.losses.objective import Objective, count_of_images, matched, required
+from tfyolo.losses.objective import Objective, count_of_images, required, targets_of
 from tfyolo.structures import IGNORE
 
 
@@ -67,13 +67,13 @@ class Dense(Objective):
 
     def sums(self, raw, candidates, sample):
         """What is summed and what divides it: Raw, Candidates, Sample -> (sums, counts), dictionaries of tensors."""
-        assignment, positive, boxes, labels, index = matched(self.assigner, candidates, sample)
+        positive, boxes, labels, index, quality = targets_of(self.assigner, candidates, sample)
         height, width = sample.image.shape[-3:-1]
         box = self._box_term(candidates, boxes)
         if self.small_boxes:
             box = box * (2 - area(boxes) / (height * width))
 
-        objectness = self.obj(ops.stop_gradient(assignment.quality), candidates.logits["obj"][..., 0])
+        objectness = self.obj(ops.stop_gradient(quality), candidates.logits["obj"][..., 0])
         gain = by_level(self.obj_gain, candidates.priors) * ops.where(positive, 1.0, self.noobj_gain)  # [B, N]
         gain = gain * ops.cast(index != IGNORE, "float32")
 

@@ -1,7 +1,8 @@
-"""What objectives share: targets, crowds, deep supervision. Their contract is at the head of tfyolo.losses."""
+"""What objectives share: their targets, and deep supervision."""
 
 import copy
 import functools
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -11,7 +12,7 @@ from tfyolo.structures import BACKGROUND, IGNORE, as_raw
 
 
 class Objective:
-    """What objectives share. Their contract is at the head of this file."""
+    """What objectives share. Their contract is at the head of tfyolo.losses."""
 
     def __call__(self, raw, candidates, sample):
         """The terms of a whole batch: Raw, Candidates, Sample -> {name: weighted scalar}."""
@@ -29,12 +30,36 @@ def required(assigner, name):
     return assigner
 
 
-def matched(assigner, candidates, sample, guide=None):
-    """Each candidate's targets: (Assignment, positive [B, N] bool, boxes [B, N, 4], labels [B, N], index [B, N]).
+class Targets(NamedTuple):
+    """What the candidates of a batch are trained towards.
 
-    index: the assignment's, with the background candidates inside a crowd ignored. Without a ground truth, boxes are
-    the candidates' own: every value stays finite, so nothing leaks through a mask's gradient. guide: other candidates,
-    in the same places, whose predictions the assigner reads.
+    Attributes:
+        positive: [B, N] bool, whether a candidate is matched to a ground truth.
+        boxes: [B, N, 4], the ground truth's; the candidate's own without one, so that every value stays finite and
+            nothing leaks through a mask's gradient.
+        labels: [B, N] int32, of the ground truth; any without one.
+        index: [B, N] int32, the Assignment's gt_index, with IGNORE for background candidates inside a crowd.
+        quality: [B, N], the Assignment's.
+    """
+
+    positive: Any
+    boxes: Any
+    labels: Any
+    index: Any
+    quality: Any
+
+
+def targets_of(assigner, candidates, sample, guide=None):
+    """The Targets of Candidates.
+
+    Args:
+        assigner: with its options bound.
+        candidates: Candidates.
+        sample: Sample with B in front.
+        guide: other Candidates in the same places, whose predictions the assigner reads; None: the same.
+
+    Returns:
+        Targets.
     """
     assignment = assigner(guide or candidates, sample.boxes, ops.where(sample.crowd, -1, sample.labels))
     index = assignment.gt_index
@@ -44,7 +69,7 @@ def matched(assigner, candidates, sample, guide=None):
     boxes = ops.where(positive[..., None], boxes, ops.stop_gradient(candidates.boxes))
     labels = ops.take_along_axis(sample.labels, gt, axis=1)
     in_crowd = ops.logical_and(index == BACKGROUND, _inside_crowd(candidates.boxes, sample))
-    return assignment, positive, boxes, labels, ops.where(in_crowd, IGNORE, index)
+    return Targets(positive, boxes, labels, ops.where(in_crowd, IGNORE, index), assignment.quality)
 
 
 def _inside_crowd(boxes, sample):
@@ -55,6 +80,7 @@ def _inside_crowd(boxes, sample):
 
 
 def count_of_images(sample):
+    """B of a Sample with B in front: [] float32."""
     return ops.cast(ops.shape(sample.image)[0], "float32")
 
 

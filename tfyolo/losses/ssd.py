@@ -4,7 +4,7 @@ from keras import ops
 
 from tfyolo.config.ranges import NonNegative
 from tfyolo.losses.elementwise import smooth_l1, softmax_cross_entropy
-from tfyolo.losses.objective import Objective, matched, required
+from tfyolo.losses.objective import Objective, required, targets_of
 from tfyolo.structures import BACKGROUND
 
 
@@ -44,7 +44,7 @@ class MultiBox(Objective):
 
     def sums(self, raw, candidates, sample):
         """What is summed and what divides it: Raw, Candidates, Sample -> (sums, counts), dictionaries of tensors."""
-        _, positive, boxes, labels, index = matched(self.assigner, candidates, sample)
+        positive, boxes, labels, index, _ = targets_of(self.assigner, candidates, sample)
         found = ops.sum(ops.cast(positive, "int32"), axis=1, keepdims=True)  # [B, 1]
 
         codes = self.decoder.encode(boxes, candidates.priors)

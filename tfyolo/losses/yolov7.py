@@ -6,7 +6,7 @@ from tfyolo.boxes import OVERLAPS, boxes_to_yxhw
 from tfyolo.config.ranges import BelowOne, Level, NonNegative
 from tfyolo.decoders.decoder import check_levels
 from tfyolo.losses.elementwise import bce
-from tfyolo.losses.objective import Deep, count_of_images, matched, required
+from tfyolo.losses.objective import Deep, count_of_images, required, targets_of
 from tfyolo.structures import IGNORE, level_stride
 
 
@@ -69,7 +69,7 @@ class Balanced(Deep):
         self.aux_bound = aux_bound
 
     def _sums(self, assigner, candidates, sample, guide=None):
-        _, positive, boxes, labels, index = matched(assigner, candidates, sample, guide)
+        positive, boxes, labels, index, _ = targets_of(assigner, candidates, sample, guide)
         height, width = sample.image.shape[-3:-1]
         K = candidates.logits["cls"].shape[-1]
         strides = ops.array([level_stride(level) for level in self.decoder.levels], "float32")

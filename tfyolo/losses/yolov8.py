@@ -5,7 +5,7 @@ from keras import ops
 from tfyolo.boxes import OVERLAPS
 from tfyolo.config.ranges import NonNegative
 from tfyolo.losses.elementwise import bce, distribution_focal
-from tfyolo.losses.objective import Deep, matched, required
+from tfyolo.losses.objective import Deep, required, targets_of
 from tfyolo.structures import IGNORE
 
 
@@ -60,8 +60,8 @@ class Aligned(Deep):
         super().__init__(aux)
 
     def _sums(self, assigner, candidates, sample, guide=None):
-        assignment, positive, boxes, labels, index = matched(assigner, candidates, sample, guide)
-        quality = ops.where(positive, assignment.quality, 0.0)  # [B, N]
+        positive, boxes, labels, index, quality = targets_of(assigner, candidates, sample, guide)
+        quality = ops.where(positive, quality, 0.0)  # [B, N]
 
         logits = candidates.logits["cls"]
         targets = ops.one_hot(labels, logits.shape[-1]) * quality[..., None]
