@@ -55,6 +55,21 @@ class Model(NamedTuple):
     objective: Any
     postprocess: Any
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) of the images that it is made for, in pixels."""
+        return tuple(self.config.model.input_size)
+
+    @property
+    def preprocess(self) -> str:
+        """How images are brought to that size, a key of data.geometry.FITS."""
+        return self.config.model.preprocess
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its network has fake quantization, learned by quantization-aware training."""
+        return self.config.model.quantize
+
 
 # --- building ---------------------------------------------------------------------------------------------------------
 
@@ -286,7 +301,7 @@ def check_other_size(model, size, place="model.input_size"):
     Raises:
         ConfigError: its sides are no multiples of the stride, or a layer takes one size alone.
     """
-    own = model.config.model.input_size
+    own = model.input_size
     if tuple(size) != own and any(map(_takes_one_size, model.network.layers)):
         raise model.config.error(
             place,
@@ -339,7 +354,7 @@ def network_for(model, size):
 
 def _with_quantization(model):
     """The Model with fake quantization if its config has it, as its weights then have."""
-    if not model.config.model.quantize:
+    if not model.is_quantized:
         return model
     from tfyolo.graph.quantization import quantization_aware
 
@@ -355,13 +370,29 @@ def without_quantization(model):
     Returns:
         A fused Model with a copy of its other weights; the given one if its config has no quantization.
     """
-    if not model.config.model.quantize:
+    if not model.is_quantized:
         return model
     size = model.network.input_shape[1:3]
     other = fuse(build(model.config, model.classes, input_size=size))
     weights = checkpoint.weights_of(model.network)
     checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
     return other
+
+
+def with_largest_box(model, side):
+    """Limits the sides of a Model's boxes.
+
+    Args:
+        model: a Model.
+        side: the longest, in pixels.
+
+    Returns:
+        A Model with the same network; the given one if its decoder has no such limit.
+    """
+    if not model.decoder.has_largest:
+        return model
+    builder, options = resolve(model.config, "model.decoder", model.config.model.decoder, DECODERS)
+    return model._replace(decoder=builder(**options | {"largest": side}))
 
 
 def postprocess(config, **options):
