@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -261,6 +262,15 @@ def test_each_gradient_is_summed_over_the_replicas_once(monkeypatch):
     shapes = sorted(str(tuple(strategy_of(2).experimental_local_results(value)[0].shape)) for value, _ in values)
     assert shapes == sorted([str(tuple(v.shape)) for v in variables] + ["()"] * (len(metrics) - 1))
     assert len(counts) < len(metrics) + 3
+
+
+def test_an_optimizer_that_sums_where_nobody_can_tell_takes_no_two_replicas():
+    """With another version of Keras: an error at once, at every call; one replica has nothing to sum."""
+    model, bare = SimpleNamespace(network=SimpleNamespace(trainable_variables=[])), type("Bare", (), {})()
+    for _ in range(2):
+        with pytest.raises(runs.TrainingError, match="Bare: expected an optimizer of Keras 3 .* train on one device"):
+            make_step(model, bare, None, strategy_of(2), None)
+    make_step(model, bare, None, strategy_of(1), None, eager=True)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

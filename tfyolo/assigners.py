@@ -159,7 +159,8 @@ def task_aligned(candidates, boxes, labels, *, topk: Count = 10, alpha: NonNegat
     score = ops.take(ops.reshape(scores, (-1,)), pairs.rows * K + pairs.labels)
     overlap = ops.maximum(ciou(pairs.predicted, pairs.gt_boxes), 0.0)
     alignment = ops.power(score, alpha) * ops.power(overlap, beta)
-    overlap, alignment = (ops.scatter(pairs.index, values, ops.shape(inside)) for values in (overlap, alignment))
+    overlap = ops.scatter(pairs.index, overlap, ops.shape(inside))  # [B, M, N]
+    alignment = ops.scatter(pairs.index, alignment, ops.shape(inside))  # [B, M, N]
 
     _, best = ops.top_k(alignment, min(topk, N))  # [B, M, k]
     claimed = ops.logical_and(_marked(best, inside), alignment > 0)

@@ -12,6 +12,6 @@ def take_summed_gradients(optimizer):
     Returns:
         Whether it has that method: False of a version of Keras that sums elsewhere, or not at all.
     """
-    known = hasattr(optimizer, "_all_reduce_sum_gradients")
+    known = hasattr(type(optimizer), "_all_reduce_sum_gradients")
     optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
     return known

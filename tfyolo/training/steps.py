@@ -23,7 +23,7 @@ def make_strategy():
 
 
 def _loss_sums(model, sample):
-    """(sums, counts) of the objective over a batch or a part of it, in training mode, as losses.py defines them."""
+    """(sums, counts) of the objective over a batch or a part of it, in training mode, as tfyolo.losses defines them."""
     raw = model.network(sample.image, training=True)
     sums, counts = model.objective.sums(raw, model.decoder(raw), sample)
     return sums, tf.nest.map_structure(tf.stop_gradient, counts)
