@@ -268,7 +268,7 @@ def test_an_optimizer_that_sums_where_nobody_can_tell_takes_no_two_replicas():
     """With another version of Keras: an error at once, at every call; one replica has nothing to sum."""
     model, bare = SimpleNamespace(network=SimpleNamespace(trainable_variables=[])), type("Bare", (), {})()
     for _ in range(2):
-        with pytest.raises(runs.TrainingError, match="Bare: expected an optimizer of Keras 3 .* train on one device"):
+        with pytest.raises(runs.TrainingError, match=r"Bare: expected an optimizer of Keras 3 .* train on one device"):
             make_step(model, bare, None, strategy_of(2), None)
     make_step(model, bare, None, strategy_of(1), None, eager=True)
 
