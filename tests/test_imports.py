@@ -216,6 +216,25 @@ def test_no_module_hides_a_public_name():
     assert not modules & set(tfyolo.__all__)
 
 
+# Prints the public names whose modules can be imported where there is neither TensorFlow nor Keras.
+FREE_NAMES = """
+import contextlib, importlib, sys, tfyolo
+sys.modules |= {"tensorflow": None, "keras": None}
+for name, (module, _) in tfyolo._HOMES.items():
+    with contextlib.suppress(ImportError):
+        importlib.import_module(f"tfyolo.{module}")
+        print(name)
+"""
+
+
+def test_names_that_need_no_tensorflow_do_not_import_it():
+    free = subprocess.run([sys.executable, "-c", FREE_NAMES], capture_output=True, text=True, check=True).stdout.split()
+    expected = {"DATA_FORMATS", "EXPORTERS", "RUNTIMES", "Exporter", "Runtime", "StopTraining", "read_data"}
+    assert expected | {"Error", "load_config"} == set(free)
+    code = f"import sys, tfyolo\nfor name in {free}: getattr(tfyolo, name)\nsys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_importing_tfyolo_does_not_import_tensorflow():
     code = "import sys, tfyolo, tfyolo.cli; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
