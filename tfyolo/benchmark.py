@@ -4,9 +4,9 @@
 
 Timed is the way of one image, ready for the network, to detections. "network" ends with decoded boxes and scores, as
 OpenCV's does; "postprocess" is NMS; "total" is both. The competitors take turns, many times, so that other work of the
-machine hits all of them; ratios are taken within a turn. OpenCV's network drops scores below 0.2 (or its .cfg's thresh),
-ours gives NMS all candidates that the config's post-processing asks for: compare networks with networks first. A peer is
-any command that prints a line when it is ready and, for every line it then reads, runs on an image and prints
+machine hits all of them; ratios are taken within a turn. OpenCV's network drops scores below 0.2 (or its .cfg's
+thresh), ours gives NMS all candidates that the config's post-processing asks for: compare networks with networks first.
+A peer is any command that prints a line when it is ready and, for every line it then reads, runs on an image and prints
 {"network": seconds}.
 """
 
@@ -293,9 +293,9 @@ def figures(times, baseline):
         baseline: the competitor that ratios are to.
 
     Returns:
-        {competitor: {part: {"median_ms", "iqr_ms", "fastest_ms", "calls", "ratio", "ratio_iqr"} or None}}. fastest_ms is
-        None for a postprocess, which may be a difference of two. ratio is to the baseline's same part, the median over
-        the rounds; None where the baseline has none.
+        {competitor: {part: {"median_ms", "iqr_ms", "fastest_ms", "calls", "ratio", "ratio_iqr"} or None}}. fastest_ms
+        is None for a postprocess, which may be a difference of two. ratio is to the baseline's same part, the median
+        over the rounds; None where the baseline has none.
     """
     result = {}
     for name, parts in times.items():
@@ -403,8 +403,8 @@ def peak_memory(path):
 def table(report):
     """The report as text."""
     lines = [
-        f"{report['run']} at {report['input_size']}, {report['threads']} threads, {report['rounds']} rounds; load average "
-        f"{report['load_average']:.1f}",
+        f"{report['run']} at {report['input_size']}, {report['threads']} threads, {report['rounds']} rounds; "
+        f"load average {report['load_average']:.1f}",
         f"{'':<24}{'':<13}{'median ms':>10}{'spread':>9}{'fastest':>9}{'calls':>7}"
         f"{'x ' + report['baseline']:>20}{'spread':>9}",
     ]
