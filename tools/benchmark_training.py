@@ -54,7 +54,7 @@ def noise(size, batch, classes, count=50):
     boxes = np.clip(boxes, 0, [*size, *size]).astype("float32")
     labels = rng.integers(0, classes, (batch, count)).astype("int32")
     images = rng.random((batch, *size, 3), dtype="float32")
-    crowd, ids = np.zeros((batch, truths), bool), np.arange(batch, dtype="int32")
+    crowd, ids = np.zeros((batch, count), bool), np.arange(batch, dtype="int32")
     return tf.nest.map_structure(
         tf.constant, Sample(images, boxes, labels, crowd, ids, np.tile(np.eye(3, dtype="float32"), (batch, 1, 1)))
     )
