@@ -1,4 +1,4 @@
-"""The command line as a user has it: what it prints, leaves and returns, and what it says when asked for the impossible."""
+"""The command line as a user has it: what it prints, leaves and returns; the same in Python; its help."""
 
 import importlib.metadata
 import json
@@ -56,7 +56,7 @@ def exported(demo_exports):
     return demo_exports
 
 
-# --- the whole way ----------------------------------------------------------------------------------------------------------------
+# --- the whole way ----------------------------------------------------------------------------------------------------
 
 
 def test_training_leaves_a_run(trained):
@@ -77,7 +77,7 @@ def test_a_run_that_is_finished_has_nothing_left_to_train(trained):
     assert result.stdout.startswith("best: epoch 1, ") and (trained[0] / "last.h5").read_bytes() == before
 
 
-def test_exports_are_told_with_their_sizes(trained, exported):
+def test_exports_are_reported_with_their_sizes(trained, exported):
     assert set(exported) == {"saved_model", "tflite"}
     path = exported["tflite"]["path"]
     assert path == str(trained[0] / "export" / "model.tflite") and os.path.getsize(path) == exported["tflite"]["bytes"]
@@ -85,7 +85,7 @@ def test_exports_are_told_with_their_sizes(trained, exported):
     assert again.exit_code == 1 and f"{path}: there already" in again.stderr
 
 
-def test_a_run_and_its_exports_are_evaluated_alike_without_being_told_the_data(trained, exported, tmp_path):
+def test_a_run_and_its_exports_are_evaluated_alike_without_naming_the_data(trained, exported, tmp_path):
     metrics = []
     for model in (trained[0], exported["saved_model"]["path"], exported["tflite"]["path"]):
         result = tfyolo("evaluate", model, "--split", "test", "--out", tmp_path / "out", "--draw-images", 1, "--json")
@@ -100,16 +100,16 @@ def test_a_run_and_its_exports_are_evaluated_alike_without_being_told_the_data(t
 
 
 def test_a_run_and_its_exports_detect_alike(trained, exported, data, tmp_path):
-    pictures = data / "test"
-    count = len(os.listdir(pictures))
+    images = data / "test"
+    count = len(os.listdir(images))
     rows = []
     for name, model in {"run": trained[0], **{name: entry["path"] for name, entry in exported.items()}}.items():
         out = tmp_path / name
-        result = tfyolo("detect", model, pictures, "--score", 0.001, "--out", out, "--json")
+        result = tfyolo("detect", model, images, "--score", 0.001, "--out", out, "--json")
         assert result.exit_code == 0, result.stderr
         rows.append(json.loads(result.stdout))
         assert rows[-1] == json.loads((out / "detections.json").read_text(encoding="utf-8"))
-        assert sorted(os.listdir(out)) == sorted([*os.listdir(pictures), "detections.json"])
+        assert sorted(os.listdir(out)) == sorted([*os.listdir(images), "detections.json"])
     assert len(rows[0]) == count and all(row["detections"] for row in rows[0])
     for row, *others in zip(*rows, strict=True):
         for other in others:
@@ -131,11 +131,11 @@ def test_detect_says_what_it_did_not_find(trained, data, tmp_path):
 
 
 def test_what_cannot_be_read_does_not_stop_the_others(trained, tmp_path):
-    files = [tmp_path / name for name in ("a.jpg", "empty.jpg", "film.mp4", "ü ü.png", "sub/a.jpg")]
+    files = [tmp_path / name for name in ("a.jpg", "empty.jpg", "video.mp4", "ü ü.png", "sub/a.jpg")]
     (tmp_path / "sub").mkdir()
-    files[0].write_text("no picture")
+    files[0].write_text("no image")
     files[1].touch()
-    files[2].write_text("no film")
+    files[2].write_text("no video")
     for path in files[3:]:
         path.write_bytes(cv2.imencode(path.suffix, picture(40, 60))[1].tobytes())
     result = tfyolo("detect", trained[0], *files, "--out", tmp_path / "out", "--json")
@@ -169,15 +169,15 @@ def test_detections_are_numbered_like_runs(trained, data, tmp_path, monkeypatch)
     assert sorted(os.listdir()) == ["detections", "detections-2"]
 
 
-def test_a_film_is_detected(trained, tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+def test_a_video_is_detected(trained, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "video.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for seed in range(4):
         writer.write(picture(48, 64, seed))
     writer.release()
-    result = tfyolo("detect", trained[0], tmp_path / "film.avi", "--frames", 3, "--out", tmp_path / "out")
+    result = tfyolo("detect", trained[0], tmp_path / "video.avi", "--frames", 3, "--out", tmp_path / "out")
     assert result.exit_code == 0
-    assert re.search(r"film\.avi: 3 frames, nothing above 0\.25; the highest score seen is 0\.\d+ ->", result.stdout)
-    assert sorted(os.listdir(tmp_path / "out")) == ["detections.json", "film.mp4"]
+    assert re.search(r"video\.avi: 3 frames, nothing above 0\.25; the highest score seen is 0\.\d+ ->", result.stdout)
+    assert sorted(os.listdir(tmp_path / "out")) == ["detections.json", "video.mp4"]
 
 
 def test_options_of_post_processing_are_for_runs(trained, exported, data, tmp_path):
@@ -192,7 +192,7 @@ def test_options_of_post_processing_are_for_runs(trained, exported, data, tmp_pa
     assert not (tmp_path / "refused").exists()
 
 
-# --- the same in Python ---------------------------------------------------------------------------------------------------------
+# --- the same in Python -----------------------------------------------------------------------------------------------
 
 
 def test_a_list_goes_through_exports_in_batches(trained, exported, data):
@@ -242,12 +242,12 @@ def test_exports_find_their_data(trained, data, records):
         assert tuple(each and (each.name, each.split) for each in sources) == expected
 
 
-# --- standard output, signals -----------------------------------------------------------------------------------------------------
+# --- standard output, signals -----------------------------------------------------------------------------------------
 
 
 QUICK = [
     ["detect", "RUN", "victim.png", "--out", "out", "--json"],
-    ["detect", "TFLITE", "victim.png", "film.mp4", "--out", "out2", "--json"],
+    ["detect", "TFLITE", "victim.png", "video.mp4", "--out", "out2", "--json"],
     ["evaluate", "SAVED_MODEL", "--split", "val", "--json"],
 ]
 THOROUGH = [
@@ -288,9 +288,9 @@ THOROUGH = [
 
 @pytest.mark.parametrize("commands", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"])
 def test_nothing_but_its_own_words_on_standard_error(commands, trained, exported, data, tmp_path):
-    """Down to the bytes that C++ writes, where the user has set nothing; and JSON is all that stands on standard output."""
+    """Down to the bytes that C++ writes, where the user has set nothing; standard output is JSON alone."""
     shutil.copy(next((data / "val").iterdir()), tmp_path / "victim.png")
-    (tmp_path / "film.mp4").write_text("no film")
+    (tmp_path / "video.mp4").write_text("no video")
     models = {"RUN": trained[0], "DATA": data, **{name.upper(): each["path"] for name, each in exported.items()}}
     commands = [[str(models.get(word, word)) for word in words] for words in commands]
     script = EACH.replace("contextlib.redirect_stderr(said), ", "").replace(
@@ -300,7 +300,7 @@ def test_nothing_but_its_own_words_on_standard_error(commands, trained, exported
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.stderr == "Error: film.mp4: expected a camera or a video that OpenCV can read, it does not open\n"
+    assert done.stderr == "Error: video.mp4: expected a camera or a video that OpenCV can read, it does not open\n"
     assert [code for code, _, _ in results] == [0, 1, *[0] * (len(commands) - 2)]
     printed = [json.loads(said) for _, said, _ in results]
     assert printed[0][0]["file"] == printed[1][0]["file"] == "victim.png"
@@ -325,7 +325,7 @@ def test_a_signal_to_a_whole_process_ends_it_with_what_to_go_on_with(number, cod
     assert checkpoint.read_meta(last)["state"]["epoch"] >= 1
 
 
-# --- help -----------------------------------------------------------------------------------------------------------------------
+# --- help -------------------------------------------------------------------------------------------------------------
 
 COMMANDS = sorted(app.main.commands)
 TOOLS = [
@@ -408,7 +408,7 @@ def test_the_version_is_the_packages():
 
 
 def test_no_drawing_takes_the_name_of_another():
-    """Two folders may hold files of one name, an image may have the name of a film, or a name that looks numbered."""
+    """Two folders may hold files of one name, an image may have the name of a video, or a name that looks numbered."""
     names = sources.drawing_paths(["a/x.jpg", "b/x.png", "x.mp4", "c/x.JPG", "x-2.jpg"], Path("out"))
     assert len(set(names)) == len(names) == 5
     assert {name.parent for name in names} == {Path("out")}

@@ -61,7 +61,7 @@ def test_tfrecords_hold_every_split_and_are_not_written_over(data, records):
     assert refused.exit_code == 1 and "overwrite" in refused.stderr
 
 
-def test_pictures_left_out_of_tfrecords_are_named(data, tmp_path):
+def test_images_left_out_of_tfrecords_are_named(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "copy")
     victim = next((copy / "val").iterdir())
     victim.write_bytes(b"")
@@ -69,7 +69,7 @@ def test_pictures_left_out_of_tfrecords_are_named(data, tmp_path):
     assert "val: 3 images in 1 shard in" in result.stdout and f"left out: {victim}: " in result.stderr
 
 
-def test_tfrecords_hold_a_picture_once_and_faults_are_told(tmp_path):
+def test_tfrecords_hold_an_image_once_and_faults_are_reported(tmp_path):
     """VOC's trainval joins train and val: it is written if it is asked for."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / "voc" / folder).mkdir(parents=True)
@@ -185,7 +185,7 @@ def test_a_config_is_no_model(command, trained, data):
     assert beside.stderr.strip().endswith(f": {trained[0]}")
 
 
-# --- configs by name ------------------------------------------------------------------------------------------------------------
+# --- configs by name --------------------------------------------------------------------------------------------------
 
 
 def test_configs_are_listed_with_what_tells_them_apart(tmp_path, monkeypatch):

@@ -65,17 +65,17 @@ def trained(demo_run):
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
-def test_the_impossible_is_told_in_a_line(arguments, code, message, tmp_path, monkeypatch):
+def test_the_impossible_is_an_error_of_one_line(arguments, code, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("some text")
-    (tmp_path / "picture.jpg").write_text("some picture")
+    (tmp_path / "picture.jpg").write_text("some image")
     result = tfyolo(*arguments)
     assert result.exit_code == code and result.stdout == ""
     assert message in result.stderr and "Traceback" not in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"file", "picture.jpg"}  # nothing is left behind
 
 
-# Each with the message, told before TensorFlow is there.
+# Each with its message, which comes before TensorFlow is imported.
 TYPED = [
     (["trian"], "No such command 'trian'"),
     (["train", "yolov8"], "did you mean yolov8"),
@@ -215,7 +215,7 @@ TYPED = [
     (["verify", ".", "--against", "nowhere.cfg", "nowhere.weights"], "nowhere.cfg: expected a file, found none"),
 ]
 WELL = [["--help"], ["--version"], ["train", "--help"], ["configs"], ["configs", "--json"]]
-# Every command line of a JSON list, in a process into which TensorFlow may come: [exit code, what it said, whether it came].
+# Runs every command line of a JSON list and prints [exit code, output, whether TensorFlow was imported] for each.
 EACH = """
 import contextlib, io, json, sys
 from tfyolo.cli import main
@@ -229,7 +229,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_what_is_typed_wrong_is_told_before_tensorflow_is_imported(tmp_path):
+def test_what_is_typed_wrong_is_an_error_before_tensorflow_is_imported(tmp_path):
     given = json.dumps([*(arguments for arguments, _ in TYPED), *WELL])
     for name in ("pt", "weights", "onnx", "tflite"):
         (tmp_path / f"theirs.{name}").write_bytes(b"PK\3\4\xff")
@@ -254,8 +254,8 @@ def test_data_of_other_classes_is_evaluated_on_those_that_both_know(trained, dat
     file = copy / "annotations" / "instances_val.json"
     file.write_text(file.read_text().replace('"disc"', '"disk"'))
     result = tfyolo("evaluate", trained[0], "--data", copy)
-    told = "left out: only the detector knows 1 (disc); only the data has 1 (disk)"
-    assert result.exit_code == 0 and told in result.stdout + result.stderr, result.stdout + result.stderr
+    notice = "left out: only the detector knows 1 (disc); only the data has 1 (disk)"
+    assert result.exit_code == 0 and notice in result.stdout + result.stderr, result.stdout + result.stderr
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+"""Configs: defaults, bases, overrides, errors with their place, names."""
+
 import re
 from pathlib import Path
 
@@ -96,7 +98,7 @@ def test_scalars_are_those_of_yaml_1_2_and_survive_writing(write, text, value):
     assert yaml.safe_load(to_yaml(config))["model"]["neck"]["option"] == value
 
 
-# ----------------------------------------------------------------------------------------------------------------- base
+# --- base -------------------------------------------------------------------------------------------------------------
 
 
 def test_base_is_merged_key_by_key(write):
@@ -192,7 +194,7 @@ def test_bad_bases(write, first, expected):
     assert message("a.yaml") == expected
 
 
-# ------------------------------------------------------------------------------------------------------------ overrides
+# --- overrides --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -280,12 +282,12 @@ def test_bad_overrides(write, override, expected):
     assert message("base.yaml", override) == f'override "{override}": ' + expected
 
 
-def test_all_bad_overrides_are_told_at_once(write):
+def test_all_bad_overrides_are_reported_at_once(write):
     lines = message("base.yaml", "train.stages.lr=1", "train", "train.seed=-1").splitlines()
     assert [line.split('"')[1] for line in lines] == ["train.stages.lr=1", "train", "train.seed=-1"]
 
 
-# --------------------------------------------------------------------------------------------------------------- errors
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -329,7 +331,8 @@ def test_all_bad_overrides_are_told_at_once(write):
         ("input_size: 416", "input_size: 416\n  classes:\n    - cat\n    - 5",
          "7: model.classes.1: expected text, received 5; quotes make it text"),
         ("input_size: 416", "input_size: 416\n  classes: []",
-         "5: model.classes: expected a list with at least one entry and at most 100,000, each text or null, received []"),
+         "5: model.classes: expected a list with at least one entry and at most 100,000, each text or null, "
+         "received []"),
         ("lr: 1e-3", "lr: 0", "19: train.stages.0.lr: expected a number > 0, received 0"),
         ("lr: 1e-3", "plain_epochs: 5", "18: train.stages.0.lr: missing, expected a number > 0"),
         ("lr: 1e-3", "lr: 1\n      loss_weights:\n        box: -1",
@@ -337,12 +340,15 @@ def test_all_bad_overrides_are_told_at_once(write):
         ("lr: 1e-3", "lr: 1\n      steps: 0.5",
          "20: train.stages.0.steps: expected a list, each a number from 0 to 1, received 0.5"),
         ("lr: 1e-3", "lr: 1\n      data: {format: coco}", "20: train.stages.0.data.path: missing, expected text"),
-        ("format: coco", "format: 5", "2: data.format: expected one of tfrecord, coco, voc, yolo, labelme, csv, null, received 5"),
+        ("format: coco", "format: 5",
+         "2: data.format: expected one of tfrecord, coco, voc, yolo, labelme, csv, null, received 5"),
         ("format: coco", "val: 1.5", f"2: data.val: expected {SHARE}, received 1.5"),
         ("format: coco", "test: 0.0", f"2: data.test: expected {SHARE}, received 0.0"),
-        ("format: coco", "names: []", "2: data.names: expected a file of class names, one a line, or a list of them, received []"),
+        ("format: coco", "names: []",
+         "2: data.names: expected a file of class names, one a line, or a list of them, received []"),
         ("path: pets", "path: ''", "2: data.path: expected text, received ''"),
-        ("name: base", "name: a/b", "1: name: expected text without slashes and control characters, of at most 200 bytes, received 'a/b'"),
+        ("name: base", "name: a/b",
+         "1: name: expected text without slashes and control characters, of at most 200 bytes, received 'a/b'"),
     ],
 )  # fmt: skip
 def test_errors_name_the_line_the_path_the_value_and_what_is_right(write, old, new, expected):
@@ -419,7 +425,7 @@ def test_a_config_does_not_change(write):
     assert isinstance(config, Config)
 
 
-# ----------------------------------------------------------------------------------------------- names, short names, habits
+# --- names, short names, habits ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolov8n.yaml"])
@@ -494,14 +500,14 @@ def test_of_a_plan_with_stages_the_stage_is_named(write, short):
         ("train.imgsz=64", "train.imgsz: unknown key; did you mean model.input_size?"),
     ],
 )
-def test_keys_out_of_their_place_are_told_where_it_is(write, override, expected):
+def test_the_place_of_a_misplaced_key_is_named(write, override, expected):
     plan = "train.stages=[{epochs: 1, lr: 1}]"
     assert message("base.yaml", plan, override).startswith(f'override "{override}": {expected}')
 
 
 def test_short_names_are_for_overrides_and_a_file_says_where(write):
-    told = message(write("x.yaml", "base: base.yaml\nepochs: 3\n"))
-    assert told.startswith("x.yaml:2: epochs: unknown key; did you mean train.stages.0.epochs?")
+    error = message(write("x.yaml", "base: base.yaml\nepochs: 3\n"))
+    assert error.startswith("x.yaml:2: epochs: unknown key; did you mean train.stages.0.epochs?")
 
 
 SPACE = "YAML wants a space after the colon"

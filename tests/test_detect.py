@@ -1,4 +1,4 @@
-"""The Detector against letterboxing and decoding by hand; what is found as pictures, JSON and film; sources found or named."""
+"""The Detector against letterboxing and decoding by hand; results as drawings, JSON and video; sources."""
 
 import dataclasses
 import io
@@ -49,7 +49,7 @@ def jpeg(image, orientation=None):
 
 
 def by_hand(model, image, score=0.25):
-    """Boxes in pixels of the picture, scores and labels, for a picture whose longer side is 64 or a multiple."""
+    """Boxes in pixels of the image, scores and labels, for an image whose longer side is 64 or a multiple."""
     factor = max(image.shape[:2]) // SIDE
     height, width = image.shape[0] // factor, image.shape[1] // factor
     small = image.reshape(height, factor, width, factor, 3).mean((1, 3)) / 255
@@ -76,7 +76,7 @@ def test_boxes_are_what_letterboxing_by_hand_gives(model, detector, size):
     assert found.best == pytest.approx(scores.max(), abs=1e-5)
 
 
-def test_boxes_lie_in_the_picture_and_have_an_area(detector):
+def test_boxes_lie_in_the_image_and_have_an_area(detector):
     for size in [(13, 200), (200, 13), (1, 1), (37, 41)]:
         boxes = detector(picture(*size), 0).boxes
         assert (boxes >= 0).all() and (boxes[:, 2:] <= size).all() and (boxes[:, 2:] > boxes[:, :2]).all()
@@ -89,7 +89,7 @@ def assert_same(left, right):
     assert len(left.boxes) > 5
 
 
-def test_a_path_bytes_and_an_array_are_the_same_picture(detector, tmp_path):
+def test_a_path_bytes_and_an_array_are_the_same_image(detector, tmp_path):
     image = picture(48, 80)
     contents = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     file = tmp_path / "ein Bild, größer.png"
@@ -108,7 +108,7 @@ def test_grey_is_the_colour_of_three_equal_channels(detector):
         assert_same(detector(image), detector(np.stack([grey] * 3, -1)))
 
 
-# What is the same picture as the array it is made of.
+# Each makes the same image of an array.
 MADE = {
     "bytearray": lambda image: bytearray(cv2.imencode(".png", image[..., ::-1])[1].tobytes()),
     "memoryview": lambda image: memoryview(cv2.imencode(".png", image[..., ::-1])[1].tobytes()),
@@ -121,7 +121,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_all_that_is_a_picture_is_the_same_picture(detector, kind):
+def test_all_that_is_an_image_is_the_same_image(detector, kind):
     image = picture(48, 80)
     found = detector(MADE[kind](image))
     np.testing.assert_array_equal(found.image, image)
@@ -129,7 +129,7 @@ def test_all_that_is_a_picture_is_the_same_picture(detector, kind):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
-def test_a_pil_image_of_any_mode_is_the_picture_of_its_file(detector, mode):
+def test_a_pil_image_of_any_mode_is_the_image_of_its_file(detector, mode):
     """Where a file can hold the mode; the others are PIL's own colours."""
     image = Image.fromarray(picture(48, 80))
     image = (
@@ -147,7 +147,7 @@ def test_a_pil_image_of_any_mode_is_the_picture_of_its_file(detector, mode):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_boxes_lie_in_the_upright_picture(detector, orientation):
+def test_boxes_lie_in_the_upright_image(detector, orientation):
     contents = jpeg(picture(48, 80), orientation)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
     for found in (detector(contents), detector(Image.open(io.BytesIO(contents)))):
@@ -175,7 +175,7 @@ def test_boxes_lie_in_the_upright_picture(detector, orientation):
         ([[np.zeros([8, 8, 3], "uint8")]], "list"),
     ],
 )
-def test_what_is_no_picture_is_told(detector, image, received):
+def test_what_is_no_image_is_an_error(detector, image, received):
     with pytest.raises(decoding.ImageError, match=f"expected an? (image|PIL image).*received {received}"):
         detector(image)
 
@@ -191,40 +191,40 @@ def test_scores_lie_between_0_and_1(detector, model, score):
 
 
 @pytest.mark.parametrize("batch", [0, -1, None, 2.0])
-def test_no_pictures_at_a_time_are_an_error_and_no_empty_result(detector, batch):
+def test_no_images_at_a_time_are_an_error_and_no_empty_result(detector, batch):
     for call in (detector, detector.stream):
         with pytest.raises(ValueError, match="batch: expected a whole number above 0, received"):
             call([picture(8, 8)], batch=batch)
 
 
-# --- many pictures ----------------------------------------------------------------------------------------------------------------
+# --- many images ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return [picture(*size, seed) for seed, size in enumerate([(64, 64), (40, 90), (90, 40), (13, 17), (200, 64)])]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-def test_a_list_is_each_of_its_pictures(detector, pictures, batch):
-    given = [pictures[0], Image.fromarray(pictures[1]), tf.constant(pictures[2]), *pictures[3:]]
+def test_a_list_is_each_of_its_images(detector, images, batch):
+    given = [images[0], Image.fromarray(images[1]), tf.constant(images[2]), *images[3:]]
     together = detector(given, 0.1, batch=batch)
     assert isinstance(together, list) and len(together) == 5
-    for one, image in zip(together, pictures, strict=True):
+    for one, image in zip(together, images, strict=True):
         assert_same(one, detector(image, 0.1))
         np.testing.assert_array_equal(one.image, image)
 
 
-def test_batches_of_all_sizes_share_a_trace(model, pictures):
+def test_batches_of_all_sizes_share_a_trace(model, images):
     detector = Detector.of(model)
     for count in (1, 2, 3, 4, 5):
-        detector(pictures[:count])
+        detector(images[:count])
     for traced in (detector.network, detector.postprocess):
         assert traced.experimental_get_tracing_count() == 2  # of the first size, and of any
 
 
-def test_a_batch_is_a_list_and_an_empty_list_is_one(detector, pictures):
-    batch = np.stack([pictures[0], picture(64, 64, 9)])
+def test_a_batch_is_a_list_and_an_empty_list_is_one(detector, images):
+    batch = np.stack([images[0], picture(64, 64, 9)])
     for found, image in zip(detector(batch), batch, strict=True):
         assert_same(found, detector(image))
     assert [*map(len, detector(tf.constant(batch)))] == [*map(len, detector(batch))]
@@ -232,13 +232,13 @@ def test_a_batch_is_a_list_and_an_empty_list_is_one(detector, pictures):
 
 
 @pytest.fixture
-def folder(tmp_path, pictures, film):
-    for number, image in enumerate(pictures):
+def folder(tmp_path, images, video_file):
+    for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     return tmp_path
 
 
-def test_a_folder_is_gone_through_as_it_is_asked_for(detector, pictures, folder, monkeypatch):
+def test_a_folder_is_gone_through_as_it_is_asked_for(detector, images, folder, monkeypatch):
     read, reader = [], decoding.read_image
     monkeypatch.setattr(decoding, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
     found = detector.stream(folder, batch=2)
@@ -246,35 +246,35 @@ def test_a_folder_is_gone_through_as_it_is_asked_for(detector, pictures, folder,
     first = next(found)
     assert read == [f"{folder}/0.png", f"{folder}/1.png"] == [first.file, next(found).file]
     rest = list(found)
-    assert [each.file for each in rest] == [*(f"{folder}/{n}.png" for n in (2, 3, 4)), *[f"{folder}/film.avi"] * 5]
+    assert [each.file for each in rest] == [*(f"{folder}/{n}.png" for n in (2, 3, 4)), *[f"{folder}/video.avi"] * 5]
     assert [each.frame for each in rest] == [None, None, None, 0, 1, 2, 3, 4]
-    assert_same(rest[2], detector(pictures[4]))
-    frames = frames_of(folder / "film.avi")
+    assert_same(rest[2], detector(images[4]))
+    frames = frames_of(folder / "video.avi")
     assert_same(rest[5], detector(frames[2]))
     # What means more than a picture is the same, called.
-    for source in (folder, f"{folder}/*", f"{folder}/film.avi"):
+    for source in (folder, f"{folder}/*", f"{folder}/video.avi"):
         assert [each.file for each in detector(source)] == [each.file for each in detector.stream(source)]
 
 
-def test_a_stream_is_made_of_anything(detector, pictures, folder):
-    sources = (source for source in (pictures[0], f"{folder}/1.png", folder / "film.avi", Image.fromarray(pictures[2])))
+def test_a_stream_is_made_of_anything(detector, images, folder):
+    sources = (source for source in (images[0], f"{folder}/1.png", folder / "video.avi", Image.fromarray(images[2])))
     found = list(detector.stream(sources))
     assert [each.frame for each in found] == [None, None, 0, 1, 2, 3, 4, None]
-    assert_same(found[-1], detector(pictures[2]))
-    for one in (pictures[0], f"{folder}/0.png", (folder / "0.png").read_bytes(), Image.fromarray(pictures[0])):
+    assert_same(found[-1], detector(images[2]))
+    for one in (images[0], f"{folder}/0.png", (folder / "0.png").read_bytes(), Image.fromarray(images[0])):
         (only,) = detector.stream(one)
-        assert_same(only, detector(pictures[0]))
+        assert_same(only, detector(images[0]))
 
 
 def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
     (folder / "1.png").write_bytes(b"no picture")
-    (folder / "film.avi").write_bytes(b"no film")
+    (folder / "video.avi").write_bytes(b"no video")
     with pytest.raises(decoding.ImageError, match=r"1\.png"):
         list(detector.stream(folder, batch=1))
     skipped = []
     found = list(detector.stream(folder, skipped=skipped))
     assert [each.file for each in found] == [f"{folder}/{n}.png" for n in (0, 2, 3, 4)]
-    assert [file for file, _ in skipped] == [f"{folder}/1.png", f"{folder}/film.avi"]
+    assert [file for file, _ in skipped] == [f"{folder}/1.png", f"{folder}/video.avi"]
     assert "no image" in skipped[0][1] and "it does not open" in skipped[1][1]
     with pytest.raises(SourceError, match="a name that no file has"):
         detector.stream(folder / "*.tif")
@@ -283,12 +283,12 @@ def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
         detector(folder / "empty")
 
 
-def test_a_camera_is_a_number(detector, pictures, monkeypatch):
-    monkeypatch.setattr(media, "frames", lambda source, most_pixels: (iter(pictures[:source]), 25.0))
+def test_a_camera_is_a_number(detector, images, monkeypatch):
+    monkeypatch.setattr(media, "frames", lambda source, most_pixels: (iter(images[:source]), 25.0))
     assert [(each.file, each.frame) for each in detector.stream(3)] == [(None, 0), (None, 1), (None, 2)]
 
 
-# --- results ----------------------------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 333), (333, 50), (7, 5)])
@@ -321,7 +321,7 @@ def test_options_go_over_the_configs_post_processing(model):
     assert len(Detector.of(model, iou=0.1)(image, 0).boxes) < len(Detector.of(model, iou=0.9)(image, 0).boxes)
 
 
-def test_what_is_found_as_names_json_and_a_picture():
+def test_what_is_found_as_names_json_and_an_image():
     image = np.zeros([60, 90, 3], np.uint8)
     boxes = np.array([[10, 20, 40, 80], [5.126, 6, 7, 8]], "float32")
     found = ImageDetections(boxes, np.float32([0.9, 0.25]), np.int32([1, 0]), ("cat", "dog"), 0.90004, image, "a/b.jpg")
@@ -365,8 +365,8 @@ def test_results_are_a_row_of_objects(found):
 
 def test_results_and_detectors_say_what_they_are_in_a_line(found, detector):
     assert repr(found) == "<ImageDetections a/b.jpg, 60 x 90: 2 dog, 1 cat; best score 0.95>"
-    frame = dataclasses.replace(found[:0], file="film.mp4", frame=7)
-    assert repr(frame) == "<ImageDetections film.mp4 frame 7, 60 x 90: nothing; best score 0.95>"
+    frame = dataclasses.replace(found[:0], file="video.mp4", frame=7)
+    assert repr(frame) == "<ImageDetections video.mp4 frame 7, 60 x 90: nothing; best score 0.95>"
     assert repr(detector) == "<Detector demo of a model in memory: 3 classes, 64 x 64>"
 
 
@@ -410,11 +410,11 @@ def test_results_go_into_other_libraries(found, monkeypatch):
     assert [*map(len, found[:0].to_pandas().values())] == [0] * 7
 
 
-# --- sources ------------------------------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def test_sources_are_files_folders_and_globs(tmp_path):
-    names = ("b.PNG", "a.jpg", "film.mp4", "notes.txt", "[1].jpg", "deep/c.jpg")
+    names = ("b.PNG", "a.jpg", "video.mp4", "notes.txt", "[1].jpg", "deep/c.jpg")
     (tmp_path / "deep").mkdir()
     for name in names:
         (tmp_path / name).touch()
@@ -424,7 +424,7 @@ def test_sources_are_files_folders_and_globs(tmp_path):
             str(file).removeprefix(f"{tmp_path}/") for file in media.find_images(tmp_path / name for name in sources)
         ]
 
-    assert found("") == ["[1].jpg", "a.jpg", "b.PNG", "film.mp4"]
+    assert found("") == ["[1].jpg", "a.jpg", "b.PNG", "video.mp4"]
     assert found("notes.txt", "a.jpg") == ["notes.txt", "a.jpg"]  # who names a file means it
     assert found("*.jpg") == ["[1].jpg", "a.jpg"]
     assert found("**/*.jpg") == ["[1].jpg", "a.jpg", "deep/c.jpg"]
@@ -440,12 +440,12 @@ def test_sources_that_mean_nothing_are_named(tmp_path):
         media.find_images([tmp_path / "*none.h5"])
 
 
-# --- films --------------------------------------------------------------------------------------------------------------------
+# --- videos ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def film(tmp_path):
-    path = tmp_path / "film.avi"
+def video_file(tmp_path):
+    path = tmp_path / "video.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 48))
     for seed in range(5):
         writer.write(picture(48, 80, seed)[..., ::-1])
@@ -457,13 +457,13 @@ def frames_of(path):
     return list(media.frames(str(path))[0])
 
 
-def test_a_film_is_its_frames(detector, film, tmp_path):
-    rows = video.detect_video(detector, str(film), tmp_path / "out.mp4", score=0.3, progress=False)
-    frames = frames_of(film)
+def test_a_video_is_its_frames(detector, video_file, tmp_path):
+    rows = video.detect_video(detector, str(video_file), tmp_path / "out.mp4", score=0.3, progress=False)
+    frames = frames_of(video_file)
     assert [row["frame"] for row in rows] == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(frames[2], picture(48, 80, 2), atol=40)  # RGB, in order
     for row, frame in zip(rows, frames, strict=True):
-        assert row == {**detector(frame, 0.3).to_json(), "file": str(film), "frame": row["frame"]}
+        assert row == {**detector(frame, 0.3).to_json(), "file": str(video_file), "frame": row["frame"]}
     drawn = frames_of(tmp_path / "out.mp4")
     assert len(drawn) == 5
     for frame, expected in zip(drawn, frames, strict=True):
@@ -472,12 +472,12 @@ def test_a_film_is_its_frames(detector, film, tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_the_first_frames_of_a_film(detector, film, tmp_path):
-    assert len(video.detect_video(detector, str(film), tmp_path / "out.mp4", limit=2, progress=False)) == 2
+def test_the_first_frames_of_a_video(detector, video_file, tmp_path):
+    assert len(video.detect_video(detector, str(video_file), tmp_path / "out.mp4", limit=2, progress=False)) == 2
     assert len(frames_of(tmp_path / "out.mp4")) == 2
 
 
-def test_ctrl_c_keeps_what_was_read(detector, film, tmp_path):
+def test_ctrl_c_keeps_what_was_read(detector, video_file, tmp_path):
     seen = []
 
     def stopped(picture, score):
@@ -487,11 +487,11 @@ def test_ctrl_c_keeps_what_was_read(detector, film, tmp_path):
         return detector(picture, score)
 
     stopped.max_pixels = detector.max_pixels
-    rows = video.detect_video(stopped, str(film), tmp_path / "out.mp4", progress=False)
+    rows = video.detect_video(stopped, str(video_file), tmp_path / "out.mp4", progress=False)
     assert len(rows) == len(frames_of(tmp_path / "out.mp4")) == 3
 
 
-def test_a_fault_amid_a_film_leaves_no_half_of_it(detector, film, tmp_path):
+def test_a_fault_amid_a_video_leaves_no_half_of_it(detector, video_file, tmp_path):
     (tmp_path / "out.mp4").write_text("old")
     seen = []
 
@@ -503,12 +503,12 @@ def test_a_fault_amid_a_film_leaves_no_half_of_it(detector, film, tmp_path):
 
     faulty.max_pixels = detector.max_pixels
     with pytest.raises(MemoryError):
-        video.detect_video(faulty, str(film), tmp_path / "out.mp4", progress=False)
+        video.detect_video(faulty, str(video_file), tmp_path / "out.mp4", progress=False)
     assert (tmp_path / "out.mp4").read_text() == "old" and not list(tmp_path.glob(".*"))
 
 
-def test_films_that_are_none_are_named(detector, tmp_path):
-    (tmp_path / "no.mp4").write_text("no film")
+def test_videos_that_are_none_are_named(detector, tmp_path):
+    (tmp_path / "no.mp4").write_text("no video")
     for name in ("no.mp4", "missing.mp4"):
         with pytest.raises(SourceError, match=rf"{name}: expected a camera or a video"):
             video.detect_video(detector, str(tmp_path / name), tmp_path / "out.mp4", progress=False)
@@ -527,6 +527,6 @@ class Stub:
 def test_a_video_that_opencv_cannot_write_is_an_error(tmp_path, monkeypatch):
     black = np.zeros((32, 32, 3), np.uint8)
     monkeypatch.setattr(video, "frames", lambda *_: ((black for _ in range(2)), 25.0))
-    with pytest.raises(SourceError, match=r"film\.xyz: expected a video's name .*received the suffix '\.xyz'"):
-        video.detect_video(Stub(), "in.mp4", tmp_path / "film.xyz", progress=False)
+    with pytest.raises(SourceError, match=r"video\.xyz: expected a video's name .*received the suffix '\.xyz'"):
+        video.detect_video(Stub(), "in.mp4", tmp_path / "video.xyz", progress=False)
     assert not list(tmp_path.iterdir())

@@ -184,7 +184,7 @@ def test_who_only_reads_the_source_finds_the_same_public_names():
 
 
 def signatures():
-    """(name, inspect.Signature) of every public function, and of the public methods of the classes that these return."""
+    """(name, inspect.Signature) of every public function, and of public methods of the classes that these return."""
     classes = set()
     for name in tfyolo.__all__:
         if inspect.isfunction(function := getattr(tfyolo, name)):

@@ -24,7 +24,7 @@ QUIRKS = {}
 
 
 def quirk(splits, classes=PETS, words=None):
-    """A function of a folder that makes a data set in it. words: a pattern that some Problem fits; None: there is no error."""
+    """Registers a function of a folder that makes a data set in it. words: a pattern of a Problem; None: no error."""
 
     def add(make):
         QUIRKS[make.__name__.replace("_", " ")] = make, splits, classes, words
@@ -98,7 +98,7 @@ def coco(
     )
 
 
-# --- texts --------------------------------------------------------------------------------------------------------------------
+# --- texts ------------------------------------------------------------------------------------------------------------
 
 
 @quirk(BOTH)
@@ -170,7 +170,7 @@ def one_class_without_a_name(root):
     yolo(root, rows=ROWS[:1], names=None)
 
 
-# --- what YAML and lists say ----------------------------------------------------------------------------------------------------
+# --- what YAML and lists say ------------------------------------------------------------------------------------------
 
 
 @quirk(BOTH, ("cat, big", "dog: small"))
@@ -232,7 +232,7 @@ def darknets_lists_of_another_machine(root):
     )
 
 
-# --- files and folders ------------------------------------------------------------------------------------------------------------
+# --- files and folders ------------------------------------------------------------------------------------------------
 
 
 @quirk({"train": (9, 9), "val": (2, 4)})
@@ -346,7 +346,7 @@ def a_page_that_a_server_sent_for_an_image(root):
     (root / "images/train/train0.jpg").write_text("<!DOCTYPE html><title>404</title>")
 
 
-# --- VOC ------------------------------------------------------------------------------------------------------------------------
+# --- VOC --------------------------------------------------------------------------------------------------------------
 
 
 @quirk({"all": (2, 2)}, ("cat",))
@@ -397,7 +397,7 @@ def an_encoding_that_is_not_declared(root):
     voc(root, thing("狗", 2, 2, 9, 9), encoding="gbk")
 
 
-# --- COCO -----------------------------------------------------------------------------------------------------------------------
+# --- COCO -------------------------------------------------------------------------------------------------------------
 
 
 @quirk({"train": (4, 4)}, ("cat",))
@@ -466,7 +466,7 @@ def json_with_a_byte_order_mark(root):
     encoded(file, file.read_text(), encoding="utf-16")
 
 
-# --- tables and labelme -------------------------------------------------------------------------------------------------------
+# --- tables and labelme -----------------------------------------------------------------------------------------------
 
 
 @quirk(ONE, ("cat, big", "dog"))
@@ -533,7 +533,7 @@ def counts(dataset):
 
 
 @pytest.mark.parametrize("name", QUIRKS)
-def test_what_others_leave_is_read_or_told(name, tmp_path):
+def test_data_of_other_programs_is_read_or_reported(name, tmp_path):
     make, splits, classes, words = QUIRKS[name]
     root = tmp_path / "pets"
     root.mkdir()

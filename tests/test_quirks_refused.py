@@ -1,4 +1,4 @@
-"""Data that cannot be read: other formats, results in place of annotations, broken files. Each error names what it is."""
+"""Data that cannot be read: other formats, results in place of annotations, broken files. Each error names it."""
 
 import pytest
 from test_quirks import ROWS, described, encoded, image
@@ -12,7 +12,7 @@ REFUSED = {}
 
 
 def refused(words):
-    """Registers a function of a folder that makes a data set in it, which cannot be read; words: a pattern of the error."""
+    """Registers a function of a folder that makes unreadable data in it. words: a pattern of the error."""
 
     def add(make):
         REFUSED[make.__name__.replace("_", " ")] = make, words
@@ -67,7 +67,7 @@ def vgg_image_annotators_table(root):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_is_told(name, tmp_path):
+def test_what_cannot_be_read_is_an_error(name, tmp_path):
     make, words = REFUSED[name]
     make(tmp_path)
     with pytest.raises(DataError, match=words):

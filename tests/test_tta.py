@@ -17,8 +17,8 @@ from tfyolo.predict.detector import Detector
 
 
 @pytest.mark.parametrize("name", ["demo", pytest.param("cornernet-small", marks=pytest.mark.slow)])
-def test_what_several_looks_propose_goes_into_one_suppression(name, tmp_path):
-    """By hand: each look by itself, its boxes moved back, all candidates beside each other."""
+def test_candidates_of_all_flips_and_scales_go_through_one_nms(name, tmp_path):
+    """By hand: each flip and scale by itself, its boxes moved back, all candidates beside each other."""
     model = lively(name)
     models.save_model(tmp_path / "run.h5", model)
     height, width = model.config.model.input_size
@@ -47,7 +47,7 @@ def test_what_several_looks_propose_goes_into_one_suppression(name, tmp_path):
     assert len(detector(picture(height, width)).boxes) > 0
 
 
-def test_looks_that_cannot_be_are_told(tmp_path):
+def test_impossible_tta_is_an_error(tmp_path):
     for name, options, message in (
         ("demo", {"scales": (1.0, 0.0)}, r"scales: expected numbers above 0, at least one, received \[1.0, 0.0\]"),
         ("demo", {"scales": (float("nan"),)}, r"scales: expected numbers above 0, at least one, received \[nan\]"),
@@ -60,14 +60,14 @@ def test_looks_that_cannot_be_are_told(tmp_path):
             loading.load(tmp_path / f"{name}.h5", **options)
 
 
-def test_a_flip_needs_a_post_processing_that_suppresses(model):
+def test_a_flip_needs_a_post_processing_with_nms(model):
     """Whatever the name is that it has in the config."""
     with pytest.raises(ConfigError, match=r"model\.postprocess: expected one with NMS"):
         Detector.of(model._replace(postprocess=Top()), flip=True)
     Detector.of(model, flip=True)
 
 
-def test_an_export_looks_once(tmp_path):
+def test_an_export_has_no_tta(tmp_path):
     path = exports.export(lively("demo"), tmp_path, [targets.Target("tflite")])["tflite"].path
     with pytest.raises(CheckpointError, match="an export has no TTA; to flip and to scale, name the run"):
         loading.load(path, flip=True)
@@ -82,7 +82,7 @@ def test_an_export_looks_once(tmp_path):
         (None, "expected the path of a run or an export, received None"),
     ],
 )
-def test_what_is_no_model_is_told(path, message, tmp_path):
+def test_what_is_no_model_is_an_error(path, message, tmp_path):
     if path and "." in path:
         (tmp_path / path).write_bytes(b"weights")
     with pytest.raises(CheckpointError, match=message):

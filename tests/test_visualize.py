@@ -26,7 +26,7 @@ def differs(picture, image):
     return np.argwhere((picture != image).any(axis=-1))
 
 
-# ------------------------------------------------------------------------------------------------------ boxes on images
+# --- boxes on images --------------------------------------------------------------------------------------------------
 
 
 def test_edges_lie_where_the_box_ends():
@@ -194,20 +194,20 @@ def test_colours_stay_and_differ():
 
 def test_matches_have_four_colours():
     image = blank(400, 400)
-    truths = [[10, 10, 60, 60], [110, 10, 160, 60], [210, 10, 260, 60]]
+    ground_truth = [[10, 10, 60, 60], [110, 10, 160, 60], [210, 10, 260, 60]]
     boxes = [[10, 110, 60, 160], [110, 110, 160, 160], [210, 110, 260, 160]]
     picture = drawing.draw_matches(
         image,
-        np.array(truths),
+        np.array(ground_truth),
         [0, 0, 0],
         [False, False, True],
         np.array(boxes),
         [0, 0, 0],
         [0.9, 0.8, 0.7],
         ["cat"],
-        [0, BACKGROUND, IGNORE],  # the first finds the first truth
+        [0, BACKGROUND, IGNORE],  # the first matches the first object
     )
-    corner = [tuple(picture[box[2] - 1, box[3] - 1]) for box in truths + boxes]
+    corner = [tuple(picture[box[2] - 1, box[3] - 1]) for box in ground_truth + boxes]
     assert corner == [(GREY,) * 3, MISSED, IGNORED, FOUND, WRONG, IGNORED]
     assert len({FOUND, WRONG, MISSED, IGNORED}) == 4 and (image == GREY).all()
     assert all((picture[-60:] == shade).all(axis=-1).any() for shade in (FOUND, WRONG, MISSED, IGNORED))  # the legend
@@ -227,7 +227,7 @@ def test_matches_of_nothing():
     assert picture.shape == blank().shape
 
 
-# ------------------------------------------------------------------------------------------------------ maps and sheets
+# --- maps and sheets --------------------------------------------------------------------------------------------------
 
 
 def test_a_heatmap_is_warm_where_the_map_is_high():
@@ -289,7 +289,7 @@ def test_saved_is_what_is_read_back(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "b.jpg", "new"]
 
 
-# -------------------------------------------------------------------------------------------------------------- figures
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def curves(K, empty=()):
@@ -315,7 +315,7 @@ def test_figures_are_drawn_for_any_number_of_classes(tmp_path, K, empty):
 
 
 def test_a_curve_has_the_colour_of_its_class(tmp_path):
-    """The one of the class without truths is missing, those after it keep their colours."""
+    """The one of the class without ground truth is missing, those after it keep their colours."""
     plots.pr_curves(curves(3, empty=(1,)), ["cat", "dog", "emu"], tmp_path / "pr.png")
     picture = cv2.imread(str(tmp_path / "pr.png"))[..., ::-1].astype(int)
     count = [(np.abs(picture - drawing.color(k)).max(axis=-1) < 8).sum() for k in range(3)]
@@ -336,13 +336,14 @@ def test_the_confusion_matrix_is_dark_where_the_truths_went(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "classes, occur, shown, told",
+    "classes, occur, shown, note",
     [(3, [0, 1, 2], [0, 1, 2], ""), (80, [3, 70], [3, 70], "2 of 80 classes occur"),
-     (80, range(25), range(25), "25 of 80 classes occur"), (80, range(60), range(40, 60), "the 20 with most errors of 80 classes"),
+     (80, range(25), range(25), "25 of 80 classes occur"),
+     (80, range(60), range(40, 60), "the 20 with most errors of 80 classes"),
      (2, [], [0, 1], "0 of 2 classes occur")],
 )  # fmt: skip
 def test_a_confusion_matrix_shows_the_classes_that_occur_or_the_worst(
-    classes, occur, shown, told, tmp_path, monkeypatch
+    classes, occur, shown, note, tmp_path, monkeypatch
 ):
     figures = []
     monkeypatch.setattr(plots, "_write_figure", lambda figure, path: figures.append(figure))
@@ -353,7 +354,7 @@ def test_a_confusion_matrix_shows_the_classes_that_occur_or_the_worst(
     axes = figures[0].axes[0]
     names = [[label.get_text() for label in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels())]
     assert names == [[*(f"class {k}" for k in shown), last] for last in ("background", "missed")]
-    assert axes.get_title().partition("\n")[2] == told
+    assert axes.get_title().partition("\n")[2] == note
     numbers = {tuple(map(int, text.get_position())): int(text.get_text()) for text in axes.texts}
     assert all(numbers[n, n] == 500 - k for n, k in enumerate(shown) if occur)
 

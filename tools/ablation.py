@@ -2,8 +2,8 @@
 
 python tools/ablation.py configs/ablations/yolov7.yaml
 
-The file names a config and, for each variant, its overrides. A run that is done is not repeated, one that was stopped is
-resumed: the command may be stopped and given again.
+The file names a config and, for each variant, its overrides. A run that is done is not repeated, one that was stopped
+is resumed: the command may be stopped and given again.
 """
 
 import json
@@ -56,7 +56,7 @@ def read_plan(path):
 
 
 def table(rows):
-    """Rows as Markdown: mean and standard deviation over the seeds, difference to the first row and its standard error."""
+    """Rows as Markdown: mean, standard deviation over seeds, difference to the first row with its standard error."""
     lines = ["| variant | parameters | GFLOPs | AP | AP50 | AP less the first's |", "|---|---|---|---|---|---|"]
     for row in rows:
         figures = " | ".join(_spread(values) for values in (row.AP, row.AP50))

@@ -1,7 +1,7 @@
 """Measures every config that comes with tfyolo and writes configs/index.csv, which `tfyolo configs` shows.
 
-It takes a quarter of an hour. The last column, the licence of published weights that fit, is kept; it is empty where there
-are none.
+It takes a quarter of an hour. The last column, the licence of published weights that fit, is kept; it is empty where
+there are none.
 """
 
 import csv
