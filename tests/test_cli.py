@@ -196,10 +196,10 @@ def test_options_of_post_processing_are_for_runs(trained, exported, data, tmp_pa
 
 
 def test_a_list_goes_through_exports_in_batches(trained, exported, data):
-    pictures = sorted((data / "test").iterdir())[:3]
+    images = sorted((data / "test").iterdir())[:3]
     for path in (trained[0], *(each["path"] for each in exported.values())):
         detector = tfyolo_package.load(path)
-        for one, file in zip(detector(pictures, 0.01, batch=2), pictures, strict=True):
+        for one, file in zip(detector(images, 0.01, batch=2), images, strict=True):
             alone = detector(file, 0.01)
             assert one.file == str(file) and one.names == alone.names
             np.testing.assert_allclose(one.boxes, alone.boxes, atol=1e-2)

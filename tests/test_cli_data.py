@@ -178,17 +178,17 @@ def test_a_run_serves_as_a_config(trained, data):
 
 @pytest.mark.parametrize("command", ["evaluate", "detect", "export"])
 def test_a_config_is_no_model(command, trained, data):
-    pictures = [data / "test"] if command == "detect" else []
-    result = tfyolo(command, DEMO, *pictures)
+    images = [data / "test"] if command == "detect" else []
+    result = tfyolo(command, DEMO, *images)
     assert result.exit_code == 1 and "this is a config; name the folder of the run" in result.stderr
-    beside = tfyolo(command, trained[0] / "config.yaml", *pictures)
+    beside = tfyolo(command, trained[0] / "config.yaml", *images)
     assert beside.stderr.strip().endswith(f": {trained[0]}")
 
 
 # --- configs by name --------------------------------------------------------------------------------------------------
 
 
-def test_configs_are_listed_with_what_tells_them_apart(tmp_path, monkeypatch):
+def test_configs_are_listed_with_their_differences(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = {row["name"]: row for row in json.loads(tfyolo("configs", "--json").stdout)}
     assert sorted(rows) == sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))

@@ -46,7 +46,7 @@ def trained(demo_run):
         (["evaluate", "."], 1, "expected a run's folder with best.h5 or last.h5"),
         (["evaluate", "file"], 1, "file: expected a file of weights that tfyolo has written"),
         (["evaluate", "file", "--iou", "1.5"], 2, "--iou"),
-        (["detect", "run.h5", "picture.jpg", "--score", "nan"], 2, "'nan' is not a number"),
+        (["detect", "run.h5", "image.jpg", "--score", "nan"], 2, "'nan' is not a number"),
         (["detect", "run.h5"], 2, "name images, videos, folders or globs, or a --camera"),
         (["detect", "file", "missing.jpg"], 1, "missing.jpg: expected an image"),
         (["detect", "file", "file", "--out", "file"], 1, "file"),
@@ -58,7 +58,7 @@ def trained(demo_run):
         (["kmeans-anchors", "nowhere"], 2, "Missing option '--config'"),
         (["demo-data", "."], 1, "holds something else already"),
         (["export", "model.tflite"], 2, "model.tflite is an export; name the run"),
-        (["detect", "file", "picture.jpg", "--out", ".", "--overwrite"], 2, "would replace the image itself"),
+        (["detect", "file", "image.jpg", "--out", ".", "--overwrite"], 2, "would replace the image itself"),
         (["summary", "model.tflite"], 2, "model.tflite is an export; summary takes a config, or the run"),
         (["summary", ".", "train.batch=3"], 2, "KEY=VALUE, --classes and --size are for configs"),
         (["summary", "no.h5"], 1, "no.h5: expected a run's folder or a .h5 file"),
@@ -68,11 +68,11 @@ def trained(demo_run):
 def test_the_impossible_is_an_error_of_one_line(arguments, code, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("some text")
-    (tmp_path / "picture.jpg").write_text("some image")
+    (tmp_path / "image.jpg").write_text("some image")
     result = tfyolo(*arguments)
     assert result.exit_code == code and result.stdout == ""
     assert message in result.stderr and "Traceback" not in result.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "picture.jpg"}  # nothing is left behind
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "image.jpg"}  # nothing is left behind
 
 
 # Each with its message, which comes before TensorFlow is imported.

@@ -251,7 +251,7 @@ def test_a_folder_is_gone_through_as_it_is_asked_for(detector, images, folder, m
     assert_same(rest[2], detector(images[4]))
     frames = frames_of(folder / "video.avi")
     assert_same(rest[5], detector(frames[2]))
-    # What means more than a picture is the same, called.
+    # A call with a source of several images is a stream.
     for source in (folder, f"{folder}/*", f"{folder}/video.avi"):
         assert [each.file for each in detector(source)] == [each.file for each in detector.stream(source)]
 
@@ -267,7 +267,7 @@ def test_a_stream_is_made_of_anything(detector, images, folder):
 
 
 def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
-    (folder / "1.png").write_bytes(b"no picture")
+    (folder / "1.png").write_bytes(b"no image")
     (folder / "video.avi").write_bytes(b"no video")
     with pytest.raises(decoding.ImageError, match=r"1\.png"):
         list(detector.stream(folder, batch=1))
@@ -480,11 +480,11 @@ def test_the_first_frames_of_a_video(detector, video_file, tmp_path):
 def test_ctrl_c_keeps_what_was_read(detector, video_file, tmp_path):
     seen = []
 
-    def stopped(picture, score):
-        seen.append(picture)
+    def stopped(image, score):
+        seen.append(image)
         if len(seen) == 4:
             raise KeyboardInterrupt
-        return detector(picture, score)
+        return detector(image, score)
 
     stopped.max_pixels = detector.max_pixels
     rows = video.detect_video(stopped, str(video_file), tmp_path / "out.mp4", progress=False)
@@ -495,11 +495,11 @@ def test_a_fault_amid_a_video_leaves_no_half_of_it(detector, video_file, tmp_pat
     (tmp_path / "out.mp4").write_text("old")
     seen = []
 
-    def faulty(picture, score):
-        seen.append(picture)
+    def faulty(image, score):
+        seen.append(image)
         if len(seen) == 3:
             raise MemoryError
-        return detector(picture, score)
+        return detector(image, score)
 
     faulty.max_pixels = detector.max_pixels
     with pytest.raises(MemoryError):

@@ -349,7 +349,7 @@ def test_every_number_in_the_schema_has_a_range():
         ("train.stages.0.epochs=1000000000000", "expected a whole number from 1 to 1000000"),
     ],
 )
-def test_options_out_of_their_ranges_are_told_with_them(override, words, written):
+def test_options_out_of_their_ranges_are_reported_with_them(override, words, written):
     assert words in refused(written(""), override)
 
 

@@ -70,7 +70,7 @@ def test_padding_and_boxes_elsewhere_leave_no_trace():
     np.testing.assert_array_equal(drawing.draw(blank(), boxes, [-1, 0, 0, 0], [0.9] * 4, ["cat"]), blank())
 
 
-def test_a_box_that_leaves_the_picture_is_cut():
+def test_a_box_that_leaves_the_image_is_cut():
     picture = drawing.draw(blank(), [[-50, -50, 60, 80]], [0], None, [""])
     drawn = differs(picture, blank())
     assert drawn.min(axis=0).tolist() == [0, 0] and drawn.max(axis=0).tolist() == [59, 79]
@@ -104,7 +104,7 @@ def test_tags_do_not_hide_each_other():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (8, 8), (16, 40)])
-def test_tiny_pictures(size):
+def test_tiny_images(size):
     picture = drawing.draw(blank(*size), [[0, 0, *size]], [0], [0.5], ["elephant"])
     assert picture.shape == (*size, 3) and tuple(picture[0, 0]) == drawing.color(0)
 
@@ -117,7 +117,7 @@ def test_names_in_any_script_show_their_letters():
     assert len(set(drawn)) == 6
 
 
-def test_a_label_without_a_name_is_told_by_its_number():
+def test_a_label_without_a_name_shows_its_number():
     np.testing.assert_array_equal(
         drawing.draw(blank(), [[60, 20, 110, 150]], [7], None, ["cat"]),
         drawing.draw(blank(), [[60, 20, 110, 150]], [7], None, ["cat"] * 7 + ["class 7"]),
@@ -143,7 +143,7 @@ def test_a_figure_of_no_known_kind_is_an_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_small_pictures_are_enlarged_with_their_boxes():
+def test_small_images_are_enlarged_with_their_boxes():
     image, boxes = blank(48, 96), np.array([[12, 24, 36, 48]])
     image[12:36, 24:48] = 250
     large, there, none = drawing.enlarged(image, boxes, np.zeros([0, 4]))
@@ -171,7 +171,7 @@ def test_labelled_boxes_have_their_classes_colours_and_ignored_ones_are_grey_bel
     assert corner == [drawing.color(0), drawing.color(1), IGNORED] and tuple(picture[60, 30]) == drawing.color(1)
 
 
-def test_tags_leave_most_of_the_picture_to_see():
+def test_tags_leave_most_of_the_image_visible():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 400, (300, 2))
     boxes = np.concatenate([corners, corners + 40], axis=1)
@@ -322,7 +322,7 @@ def test_a_curve_has_the_colour_of_its_class(tmp_path):
     assert count[0] > 200 and count[1] == 0 and count[2] > 200
 
 
-def test_the_confusion_matrix_is_dark_where_the_truths_went(tmp_path):
+def test_the_confusion_matrix_is_dark_where_ground_truth_was_predicted(tmp_path):
     def dark(matrix):
         plots.confusion_matrix(np.array(matrix), 0.25, ["cat", "dog"], tmp_path / "c.png")
         picture = cv2.imread(str(tmp_path / "c.png"))[..., ::-1].astype(int)
