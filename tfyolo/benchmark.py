@@ -64,10 +64,10 @@ def prepared_image(model, path):
     Returns:
         [H, W, 3] float32 0..1, at the network's size.
     """
-    size = model.config.model.input_size
+    size = model.input_size
     if path is None:
         return np.random.default_rng(0).random((*size, 3), dtype="float32")
-    return np.asarray(geometry.prepare(decoding.read_image(path), size, model.config.model.preprocess)[0])
+    return np.asarray(geometry.prepare(decoding.read_image(path), size, model.preprocess)[0])
 
 
 def in_two(network, postprocess):
@@ -383,7 +383,7 @@ def benchmark(
             about[name]["AP"] = evaluate(load(path), validation, progress=False).metrics["AP"]
     return {
         "run": str(run),
-        "input_size": list(model.config.model.input_size),
+        "input_size": list(model.input_size),
         "threads": threads,
         "rounds": rounds,
         "baseline": baseline,

@@ -131,7 +131,7 @@ def _find(detector, source, label_of, batch, progress, resized):
     """A Found, in pixels of the annotations, or None, for each record; and the seconds that an image took. resized: as in eval_dataset."""
     found, skipped = [None] * len(source.records), {}
     size = np.array(detector.input_size)
-    options = {"batch": batch, "preprocess": detector.config.model.preprocess, "skipped": skipped}
+    options = {"batch": batch, "preprocess": detector.preprocess, "skipped": skipped}
     options["resized"] = resized
     dataset = iter(datasets.eval_dataset(source, size=detector.input_size, **options))
     laps = []

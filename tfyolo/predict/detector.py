@@ -37,6 +37,7 @@ class Detector:
     Attributes:
         classes: names in label order.
         input_size: (H, W) of the network's input.
+        preprocess: how images are brought to it, a key of data.geometry.FITS.
         config: the Config that it was trained with.
         network: images [B, H, W, 3] float32 0..1 -> what postprocess takes.
         postprocess: that -> Detections in pixels of the network's input. An export with NMS included does all in
@@ -49,6 +50,7 @@ class Detector:
         self.config: configs.Config = config
         self.classes: tuple[str, ...] = tuple(map(printable, classes))
         self.input_size: tuple[int, int] = tuple(config.model.input_size)
+        self.preprocess: str = config.model.preprocess
         self.network, self.postprocess = network, postprocess
         self.source = str(source)
         self.max_pixels = MOST_PIXELS
@@ -87,12 +89,12 @@ class Detector:
                 "model.postprocess",
                 "expected one with NMS for test-time augmentation; top would repeat an object for each flip and scale",
             )
-        largest = max(models, key=lambda each: each.config.model.input_size)
+        largest = max(models, key=lambda each: each.input_size)
         # Batches of a few sizes are traced once for all sizes.
         traced = functools.partial(tf.function, autograph=False, reduce_retracing=True)
         candidates = traced(functools.partial(tta_candidates, models, flip))
         if constant:
-            candidates = with_constants(candidates, largest.config.model.input_size)
+            candidates = with_constants(candidates, largest.input_size)
         select = traced(postprocess(model.config, **options))
         return cls(largest.config, model.classes, candidates, select, source)
 
@@ -179,7 +181,7 @@ class Detector:
         """The ImageDetections of each row (image, file, frame) of a batch."""
         check_process()
         images = [image for image, _, _ in rows]
-        prepared = [geometry.prepare(image, self.input_size, self.config.model.preprocess) for image in images]
+        prepared = [geometry.prepare(image, self.input_size, self.preprocess) for image in images]
         batch, transforms = (tf.stack(each) for each in zip(*prepared, strict=True))
         found = self.postprocess(self.network(batch))
         boxes = restore(found.boxes, transforms, tf.constant([image.shape[:2] for image in images]))

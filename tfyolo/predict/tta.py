@@ -13,7 +13,7 @@ def scaled_model(model, scale):
     if scale == 1:
         return model
     step = multiple(model)
-    return resized(model, tuple(max(1, round(scale * side / step)) * step for side in model.config.model.input_size))
+    return resized(model, tuple(max(1, round(scale * side / step)) * step for side in model.input_size))
 
 
 def tta_candidates(models, flip, images):
@@ -29,7 +29,7 @@ def tta_candidates(models, flip, images):
     """
     size, found = images.shape[1:3], []
     for model in models:
-        own = model.config.model.input_size
+        own = model.input_size
         view = images if own == size else tf.image.resize(images, own, antialias=True)
         factor = np.array([*size] * 2, "float32") / np.array([*own] * 2, "float32")
         seen = model.decoder(model.network(view, training=False))

@@ -100,7 +100,7 @@ def draw_detections(model, detector, source, folder, writer, epoch, *, count, ba
     if not count:
         return
     first, skipped = source._replace(records=source.records[:count]), {}
-    options = {"batch": min(batch, len(first.records)), "preprocess": detector.config.model.preprocess}
+    options = {"batch": min(batch, len(first.records)), "preprocess": detector.preprocess}
     sheets = []
     for sample in datasets.eval_dataset(first, size=detector.input_size, skipped=skipped, **options):
         raw = model.network(sample.image, training=False)
