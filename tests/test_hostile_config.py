@@ -1,4 +1,4 @@
-"""Configs and overrides that are damaged or harmful: one clean error that names the place, at once and in little memory.
+"""Configs and overrides that are damaged or harmful: one clean error that names the place, at once, in little memory.
 
 The slow test at the end damages configs and overrides at random, in a process with a limit of memory and of time.
 """
