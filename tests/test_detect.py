@@ -21,7 +21,6 @@ from tfyolo.predict.media import SourceError
 from tfyolo.visualize import image_files
 
 SIDE = 64  # of the network's input
-ORANGE = [255, 128, 0]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ class Range(click.FloatRange):
 
 
 class Whole(click.ParamType):
-    """A whole number in a range of tfyolo.config.ranges.
+    """An integer in a range of tfyolo.config.ranges.
 
     Args:
         within: the range's name there; it is imported when a number is converted.
