@@ -185,7 +185,7 @@ def test_who_only_reads_the_source_finds_the_same_public_names():
 
 
 def signatures():
-    """(name, inspect.Signature) of every public function, and of the public methods of the classes that these return."""
+    """(name, inspect.Signature) of every public function, and of public methods of the classes that these return."""
     classes = set()
     for name in tfyolo.__all__:
         if inspect.isfunction(function := getattr(tfyolo, name)):
@@ -215,6 +215,25 @@ def test_no_module_hides_a_public_name():
     """Importing tfyolo.train, were there such a module, would put it in the function's place."""
     modules = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
     assert not modules & set(tfyolo.__all__)
+
+
+# Prints the public names whose modules can be imported where there is neither TensorFlow nor Keras.
+FREE_NAMES = """
+import contextlib, importlib, sys, tfyolo
+sys.modules |= {"tensorflow": None, "keras": None}
+for name, (module, _) in tfyolo._HOMES.items():
+    with contextlib.suppress(ImportError):
+        importlib.import_module(f"tfyolo.{module}")
+        print(name)
+"""
+
+
+def test_names_that_need_no_tensorflow_do_not_import_it():
+    free = subprocess.run([sys.executable, "-c", FREE_NAMES], capture_output=True, text=True, check=True).stdout.split()
+    expected = {"DATA_FORMATS", "EXPORTERS", "RUNTIMES", "Exporter", "Runtime", "StopTraining", "read_data"}
+    assert expected | {"Error", "load_config"} == set(free)
+    code = f"import sys, tfyolo\nfor name in {free}: getattr(tfyolo, name)\nsys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_importing_tfyolo_does_not_import_tensorflow():
