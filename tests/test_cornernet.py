@@ -1,4 +1,4 @@
-"""CornerNet's parts against NumPy, loop by loop: corner pooling, radius, heat, losses, pairing; and targets that decode to their boxes."""
+"""CornerNet's parts against loops in NumPy: pooling, radius, heat, losses, pairing; targets decode to their boxes."""
 
 import numpy as np
 import pytest
@@ -8,21 +8,21 @@ from test_m2det import SCENES, overlap, scene
 
 from tfyolo import model as models
 from tfyolo.config import ConfigError
-from tfyolo.decoders import Corner
-from tfyolo.losses import Corner as Objective
-from tfyolo.losses import corner_radius, corner_targets
+from tfyolo.decoders.cornernet import Corner
+from tfyolo.losses.cornernet import Corner as Objective
+from tfyolo.losses.cornernet import corner_radius, corner_targets
 from tfyolo.nn.pooling import CornerPool
-from tfyolo.structures import Sample
+from tfyolo.structures import Raw, Sample
 from tfyolo.weights.initial import initialise
 
 K = 3
-# What a cell looks along, and which way round: (axis of [h, w], from the end).
-LOOKS = {"down": (0, True), "right": (1, True), "up": (0, False), "left": (1, False)}
+# Where a cell takes its maximum from: (axis of [h, w], from the end).
+TOWARDS = {"down": (0, True), "right": (1, True), "up": (0, False), "left": (1, False)}
 
 
 def farthest_maximum(values, direction):
     """Of each cell [h, w] the place (i, j) of the largest of what lies in its direction; of equals the farthest."""
-    axis, onward = LOOKS[direction]
+    axis, onward = TOWARDS[direction]
     places = np.zeros((*values.shape, 2), int)
     for i, j in np.ndindex(values.shape):
         here = (i, j)[axis]
@@ -33,7 +33,7 @@ def farthest_maximum(values, direction):
     return places
 
 
-@pytest.mark.parametrize("direction", LOOKS)
+@pytest.mark.parametrize("direction", TOWARDS)
 @pytest.mark.parametrize("size", [(7, 13), (1, 5), (16, 1)])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("training", [False, True])
@@ -49,7 +49,7 @@ def test_corner_pooling_and_its_gradient_are_a_cumulative_maximums(direction, si
             at = (b, *places[i, j], c)
             expected[b, i, j, c] = x[at]
             gradient[at] += weights[b, i, j, c]
-    axis, onward = LOOKS[direction]
+    axis, onward = TOWARDS[direction]
     order = (slice(None),) * (axis + 1) + (slice(None, None, -1 if onward else 1),)
     np.testing.assert_array_equal(np.maximum.accumulate(x[order], axis=axis + 1)[order], expected)
     variable = tf.Variable(x)
@@ -150,7 +150,7 @@ def test_the_loss_equals_the_loops(kind, crowd):
     objective = Objective(decoder, None)
     both = [by_hand(each, sample, targets) for each in (raw, first)]
     alone = objective(raw, None, sample)
-    stacked = objective(raw | {"aux": first}, None, sample)
+    stacked = objective(Raw(raw, first), None, sample)
     for name, gain in {"heat": 1.0, "pull": 0.1, "push": 0.1, "offset": 1.0}.items():
         assert float(alone[name]) == pytest.approx(gain * both[0][name], rel=1e-4, abs=1e-7), name
         mean = (both[0][name] + both[1][name]) / 2
@@ -275,8 +275,8 @@ def test_stacks_lie_one_within_the_other_and_only_the_last_is_used():
         load_config("cornernet-small", f"model.backbone={backbone}", "model.input_size=64"), ("a", "b")
     )
     raw = model.network.output
-    assert set(raw["aux"]) == {"cls", "embed", "offset", "aux"} and "aux" not in raw["aux"]["aux"]
-    assert raw["cls"]["p2"].shape[1:] == (16, 16, 2, 2) and raw["aux"]["aux"]["cls"]["p2"].shape[1:] == (16, 16, 2, 2)
+    assert set(raw.aux.parts) == {"cls", "embed", "offset"} == set(raw.aux.aux)
+    assert raw.parts["cls"]["p2"].shape[1:] == (16, 16, 2, 2) and raw.aux.aux["cls"]["p2"].shape[1:] == (16, 16, 2, 2)
     used = fuse(model)
     assert set(used.network.output) == {"cls", "embed", "offset"}
     assert not any(".aux." in layer.name for layer in used.network.layers)

@@ -1,12 +1,17 @@
 """Decoders against the papers' formulas, written out in numpy, and against their own inverses."""
 
+import inspect
+
 import numpy as np
 import pytest
 from conftest import CONFIGS, small
 
 from tfyolo import model as models
 from tfyolo.boxes import iou
-from tfyolo.decoders import DECODERS, Anchor, Grid, Region, Wide, by_level, make_priors
+from tfyolo.decoders import DECODERS
+from tfyolo.decoders.anchors import Anchor, Region, Wide
+from tfyolo.decoders.decoder import by_level, make_priors
+from tfyolo.decoders.yolov1 import Grid
 from tfyolo.structures import level_stride
 
 
@@ -136,6 +141,7 @@ def test_parts_follow_from_the_capabilities(name):
     capabilities, parts = CAPABILITIES[name]
     found = decoder.has_boxes, decoder.has_objectness, decoder.has_background, decoder.is_distribution
     assert found == capabilities
+    assert decoder.has_largest == ("largest" in inspect.signature(DECODERS[name]).parameters)
     assert list(decoder.parts(3).items()) == list(parts.items()), "in this order: it is that of the weights"
 
 

@@ -459,7 +459,7 @@ def test_boxes_are_cut_to_the_image(records):
 
 
 def test_no_images_at_a_time_are_an_error(records):
-    with pytest.raises(EvaluationError, match="batch: expected a whole number above 0, received 0"):
+    with pytest.raises(EvaluationError, match="batch: expected an integer above 0, received 0"):
         evaluate(Planted(records), source(records), batch=0, progress=False)
 
 

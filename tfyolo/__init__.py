@@ -1,6 +1,6 @@
 """tfyolo: one-stage object detectors on TensorFlow and Keras.
 
-run = tfyolo.train(tfyolo.load_config("yolov3-tiny", ["data=my/pictures"]))
+run = tfyolo.train(tfyolo.load_config("yolov3-tiny", ["data=my/images"]))
 detector = tfyolo.load(run.folder)
 found = detector("photo.jpg")
 tfyolo.evaluate(run.folder, split="test")
@@ -20,6 +20,7 @@ __all__ = [
     "HEADS",
     "NECKS",
     "OBJECTIVES",
+    "POSTPROCESS",
     "RUNTIMES",
     "Error",
     "Exporter",
@@ -39,7 +40,7 @@ __all__ = [
     "verify",
 ]
 
-# TensorFlow takes seconds to import: what is public is fetched when it is first asked for.
+# TensorFlow takes seconds to import: a public name is fetched when it is first asked for.
 _HOMES = {
     "ASSIGNERS": ("assigners", "ASSIGNERS"),
     "BACKBONES": ("backbones", "BACKBONES"),
@@ -51,6 +52,7 @@ _HOMES = {
     "HEADS": ("heads", "HEADS"),
     "NECKS": ("necks", "NECKS"),
     "OBJECTIVES": ("losses", "OBJECTIVES"),
+    "POSTPROCESS": ("postprocess", "POSTPROCESS"),
     "StopTraining": ("training.callbacks", "StopTraining"),
     "RUNTIMES": ("predict.runtimes", "RUNTIMES"),
     "Runtime": ("predict.runtimes", "Runtime"),
@@ -66,6 +68,16 @@ _HOMES = {
     "read_data": ("data.readers", "read"),
     "train": ("training.train", "train"),
     "verify": ("weights.verify", "verify"),
+}
+# The modules of _HOMES that need no TensorFlow.
+_LIGHT = {
+    "config",
+    "data.readers",
+    "data.sources.formats",
+    "errors",
+    "exports.targets",
+    "predict.runtimes",
+    "training.callbacks",
 }
 
 
@@ -85,6 +97,7 @@ if TYPE_CHECKING:  # the same for those who read the source without running it
     from tfyolo.losses import OBJECTIVES
     from tfyolo.model import build, load_model
     from tfyolo.necks import NECKS
+    from tfyolo.postprocess import POSTPROCESS
     from tfyolo.predict.load import load
     from tfyolo.predict.runtimes import RUNTIMES, Runtime
     from tfyolo.training.callbacks import StopTraining
@@ -104,8 +117,8 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module 'tfyolo' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, attribute = _HOMES[name]
-    # What imports TensorFlow by itself does so with a page of notices.
-    if module not in ("config", "errors") and importlib.util.find_spec("tensorflow"):
+    # Imported by such a module, TensorFlow would print a page of notices.
+    if module not in _LIGHT and importlib.util.find_spec("tensorflow"):
         from tfyolo.libraries import import_tensorflow
 
         import_tensorflow()

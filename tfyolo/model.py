@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
+from keras import layers
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
@@ -16,16 +17,18 @@ from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
 from tfyolo.config import parts
 from tfyolo.config.ranges import MOST_CLASSES
+from tfyolo.darknet.layers import LocallyConnected
 from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import deferred_variables
-from tfyolo.heads import HEADS, can_read_aux
+from tfyolo.heads import HEADS
 from tfyolo.losses import OBJECTIVES
 from tfyolo.messages import listed, printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
 from tfyolo.postprocess import POSTPROCESS
+from tfyolo.structures import as_features, as_raw, can_read_aux
 
 # 4 GB, of which training needs three to five times as much. The largest published detector has 0.3 billion.
 MOST_PARAMETERS = 1_000_000_000
@@ -51,6 +54,21 @@ class Model(NamedTuple):
     decoder: keras.layers.Layer
     objective: Any
     postprocess: Any
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) of the images that it is made for, in pixels."""
+        return tuple(self.config.model.input_size)
+
+    @property
+    def preprocess(self) -> str:
+        """How images are brought to that size, a key of data.geometry.FITS."""
+        return self.config.model.preprocess
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its network has fake quantization, learned by quantization-aware training."""
+        return self.config.model.quantize
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -135,7 +153,7 @@ def build(
         builder, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
         assigner = functools.partial(builder, **options)
     objective = _make(config, "objective", decoder, assigner)
-    has_aux = "aux" in network.output
+    has_aux = as_raw(network.output).aux is not None
     if objective.reads_aux not in (None, has_aux):
         raise config.error(
             "model.objective",
@@ -148,33 +166,48 @@ def build(
 def _network(config, size, decoder, num_classes):
     """The Keras model of backbone, neck and head: images [B, H, W, 3] -> Raw. Raises ConfigError."""
     images = keras.Input((*size, 3), name="images")
-    features = _make(config, "backbone", images, name="backbone")
-    reads_aux = [name for name, head in HEADS.items() if can_read_aux(head)]
-    if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in reads_aux):
-        raise config.error(
-            "model.backbone",
-            "it gives features of earlier stacks, which no neck reads, and of the heads only "
-            f"{', '.join(sorted(reads_aux))}; expected stacks: 1",
-        )
-    features = _make(config, "neck", features, name="neck")
-    levels = sorted(features.keys() - {"aux"})
+    features = as_features(_make(config, "backbone", images, name="backbone"))
+    if features.aux is not None:
+        for kind in ("neck", "head"):
+            _check_reads_aux(config, kind, "model.backbone", "features of earlier stacks", "stacks: 1")
+    features = as_features(_make(config, "neck", _given(config, "neck", features), name="neck"))
+    levels = sorted(features.levels)
     if levels != sorted(decoder.levels):
         raise config.error(
             "model.decoder",
             f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
         )
-    if "aux" in features and config.model.head.name not in reads_aux:
-        raise config.error(
-            "model.neck",
-            f"it gives features for an auxiliary head, which {config.model.head.name} does not have; "
-            "expected aux: false",
-        )
-    raw = _make(config, "head", features, decoder.parts(num_classes), decoder.num_anchors, name="head")
+    if features.aux is not None:
+        _check_reads_aux(config, "head", "model.neck", "features for an auxiliary head", "aux: false")
+    raw = _make(
+        config, "head", _given(config, "head", features), decoder.parts(num_classes), decoder.num_anchors, name="head"
+    )
     try:
         decoder.check(raw)
     except ValueError as error:
         raise config.error("model.decoder", str(error)) from error
     return keras.Model(images, raw, name=config.name.replace("/", "."))
+
+
+def _reads_aux(config, kind):
+    builder, _ = resolve(config, f"model.{kind}", getattr(config.model, kind), TABLES[kind])
+    return can_read_aux(builder)
+
+
+def _given(config, kind, features):
+    """What the neck or head is called with: Features if it reads auxiliary ones, else the levels."""
+    return features if _reads_aux(config, kind) else features.levels
+
+
+def _check_reads_aux(config, kind, path, given, expected):
+    """Raises ConfigError unless the neck or head reads the auxiliary features that the part at a path gives."""
+    if not _reads_aux(config, kind):
+        choices = ", ".join(name for name, builder in sorted(TABLES[kind].items()) if can_read_aux(builder))
+        raise config.error(
+            path,
+            f"it gives {given}, which model.{kind}, {getattr(config.model, kind).name}, does not read; of its choices "
+            f"{choices} would; expected {expected}",
+        )
 
 
 def _bounded_network(config, size, decoder, num_classes):
@@ -203,7 +236,8 @@ def scaling(config, depth=1.0, width=1.0):
 
     Args:
         config: the Config.
-        depth, width: factors on the options that it has.
+        depth: factor on the option `depth` of every part that has it, above 0.
+        width: factor on the option `width`, above 0.
 
     Returns:
         ["model.backbone.depth=0.5", ...].
@@ -267,14 +301,21 @@ def check_other_size(model, size, place="model.input_size"):
     Raises:
         ConfigError: its sides are no multiples of the stride, or a layer takes one size alone.
     """
-    own = model.config.model.input_size
-    if tuple(size) != own and any(layer.name.endswith((".flatten", ".local")) for layer in model.network.layers):
+    own = model.input_size
+    if tuple(size) != own and any(map(_takes_one_size, model.network.layers)):
         raise model.config.error(
             place,
             f"expected {list(own)}, the one size that its fully or locally connected layers take, received "
             f"{list(size)}",
         )
     check_size(model.config, size, model.decoder.multiple, place)
+
+
+def _takes_one_size(layer):
+    """Whether a layer has weights for every cell of its grid, or hands all cells on to one that has."""
+    if isinstance(layer, layers.Reshape):  # of cells, and not of what a global pooling leaves
+        return len(layer.input.shape) == 4 and layer.input.shape[1:3] != (1, 1) and -1 not in layer.target_shape
+    return isinstance(layer, layers.Flatten | LocallyConnected)
 
 
 def resized(model, size):
@@ -313,7 +354,7 @@ def network_for(model, size):
 
 def _with_quantization(model):
     """The Model with fake quantization if its config has it, as its weights then have."""
-    if not model.config.model.quantize:
+    if not model.is_quantized:
         return model
     from tfyolo.graph.quantization import quantization_aware
 
@@ -321,14 +362,37 @@ def _with_quantization(model):
 
 
 def without_quantization(model):
-    """A Model, fused, without the fake quantization that it may have been trained with; itself if it was not."""
-    if not model.config.model.quantize:
+    """Takes away the fake quantization that a Model may have been trained with.
+
+    Args:
+        model: a Model.
+
+    Returns:
+        A fused Model with a copy of its other weights; the given one if its config has no quantization.
+    """
+    if not model.is_quantized:
         return model
     size = model.network.input_shape[1:3]
     other = fuse(build(model.config, model.classes, input_size=size))
     weights = checkpoint.weights_of(model.network)
     checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
     return other
+
+
+def with_largest_box(model, side):
+    """Limits the sides of a Model's boxes.
+
+    Args:
+        model: a Model.
+        side: the longest, in pixels.
+
+    Returns:
+        A Model with the same network; the given one if its decoder has no such limit.
+    """
+    if not model.decoder.has_largest:
+        return model
+    builder, options = resolve(model.config, "model.decoder", model.config.model.decoder, DECODERS)
+    return model._replace(decoder=builder(**options | {"largest": side}))
 
 
 def postprocess(config, **options):

@@ -170,7 +170,7 @@ def _find(detector, source, label_of, batch, progress, resized):
     """
     found, skipped = [None] * len(source.records), {}
     size = np.array(detector.input_size)
-    options = {"batch": batch, "preprocess": detector.config.model.preprocess, "skipped": skipped}
+    options = {"batch": batch, "preprocess": detector.preprocess, "skipped": skipped}
     options["resized"] = resized
     dataset = iter(datasets.eval_dataset(source, size=detector.input_size, **options))
     laps = []
