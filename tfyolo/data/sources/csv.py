@@ -12,7 +12,7 @@ from tfyolo.data.sources.conventions import Corners
 from tfyolo.data.sources.csv_table import EXPECTED, read_table, rows_of
 from tfyolo.data.sources.files import some, stem_of
 from tfyolo.data.sources.index import locate
-from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_named
+from tfyolo.data.sources.place import SPLITS, Candidate, Format, may_be_of, meaning, split_named
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole, with_ids
 from tfyolo.data.sources.text import head_text, read_lines
 from tfyolo.messages import counted, shortened
@@ -76,13 +76,11 @@ def _divided(table):
 
 def _located(place, split, names):
     trees = [tree for tree in (place.images, place.tree) if tree]
-    own = meaning(split) if meaning(split) in ("train", "val", "test") else None
-
-    def accepts(path):
-        other = place.split_of(path)
-        return not (own and other) or meaning(other) == own
-
-    return locate(names, [functools.partial(tree.index, tree.root) for tree in trees], accepts)
+    return locate(
+        names,
+        [functools.partial(tree.index, tree.root) for tree in trees],
+        lambda path: may_be_of(split, place.split_of(path)),
+    )
 
 
 def read(place, split, tables, parsed):

@@ -154,6 +154,12 @@ def split_among(parts):
     return next((part for part in parts if meaning(part) in SPLITS), None)
 
 
+def may_be_of(split, other) -> bool:
+    """Whether a file in a folder that is named for a split `other`, or for none, may be of `split`."""
+    own = meaning(split)
+    return not other or own not in ("train", "val", "test") or meaning(other) == own
+
+
 # Folders that only say what kind of file lies in them.
 _KINDS = {
     "annotations",

@@ -19,7 +19,7 @@ from tfyolo.data.sources.source import (
     with_ids,
 )
 from tfyolo.data.sources.text import read_lines
-from tfyolo.data.sources.yolo_text import Pairs, form_of, read_rows
+from tfyolo.data.sources.yolo_text import Pairs, read_rows, row_format
 from tfyolo.messages import counted, shortened
 
 UNNAMED = 10_000  # classes that data may have without saying what they are called: more is a stray number
@@ -140,7 +140,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
     _orphans(place, parts, others, pairs, texts, findings)
 
     rows_of = _labels_of(texts, pairs, findings)
-    box_of, expected, note = form_of([rows for rows in rows_of.values() if rows], points)
+    xyxy_of, expected, note = row_format([rows for rows in rows_of.values() if rows], points)
     if note:
         findings.warning(parts[0].folder or parts[0].listed, note)
 
@@ -162,15 +162,15 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
                 )
                 findings.error(file, f"line {line}: unknown class {shortened(number)}: {limit}; left out")
                 continue
-            if (box := box_of(values)) is None:
+            if (box_xyxy := xyxy_of(values)) is None:
                 findings.error(
                     file, f"line {line}: expected `{expected}`, received {counted(len(values) + 1, 'number')}; left out"
                 )
                 continue
             if points and len(values) == 4:
                 findings.tally(file, f"a row of 5 numbers, expected {expected}; taken for a box without key points")
-            x1, y1, x2, y2 = box
-            if max(map(abs, box)) > FARTHEST:
+            x1, y1, x2, y2 = box_xyxy
+            if max(map(abs, box_xyxy)) > FARTHEST:
                 shown = f"y {y1:g}..{y2:g}, x {x1:g}..{x2:g}"
                 findings.error(
                     file, f"line {line}: expected parts of the image, 0..1, received {shown}: pixels? Left out"
