@@ -269,4 +269,4 @@ def test_faults_in_the_data_leave_json_as_it_is(data, tmp_path):
     result = tfyolo("train", DEMO, f"data={copy}", *TINY, "--out", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert set(json.loads(result.stdout)) == {"run", "epoch", "AP", "AP50", "AP75"}
-    assert "1 fault in the data, left out of training" in result.stderr and "as unreadable: 1 picture" in result.stderr
+    assert "1 fault in the data, left out of training" in result.stderr and "as unreadable: 1 image" in result.stderr

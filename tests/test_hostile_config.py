@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_hostile_data import Worker, _type
+from test_damaged_data import Worker, _type
 
 from tfyolo import config as configs
 from tfyolo.config import ConfigError, from_json, load, parts, to_json

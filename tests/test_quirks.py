@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_readers import write_json
+from scenes import write_json
 
 from tfyolo.data import readers
 from tfyolo.data.readers import DataSet

@@ -1,8 +1,8 @@
 """Data that cannot be read: other formats, results in place of annotations, broken files. Each error names it."""
 
 import pytest
+from scenes import write_json
 from test_quirks import ROWS, described, encoded, image
-from test_readers import write_json
 
 from tfyolo.data import readers
 from tfyolo.data.readers import DataSet

@@ -1,11 +1,11 @@
 """How often files are read: recognition takes a sample, reading takes each file once."""
 
 import pytest
+from scenes import write_json, write_text
 from test_quirks import ROWS, encoded, image, thing
-from test_readers import write_json, write_text
 
 from tfyolo.data.readers import DataSet
-from tfyolo.data.sources import files
+from tfyolo.data.sources import text
 
 
 def many_yolo(root, stem, split):
@@ -31,10 +31,10 @@ def many_labelme(root, stem, split):
 def test_recognition_reads_a_sample_and_reading_each_file_once(make, tmp_path, monkeypatch):
     for number in range(120):
         make(tmp_path, f"{number:03}", "train" if number < 90 else "val")
-    read, real = [], files.read_regular
-    monkeypatch.setattr(files, "read_regular", lambda path, most=None: read.append(str(path)) or real(path, most))
+    read, real = [], text.read_regular
+    monkeypatch.setattr(text, "read_regular", lambda path, most=None: read.append(str(path)) or real(path, most))
     dataset = DataSet(tmp_path)
-    assert len(read) <= 45  # every format looks at some
+    assert len(read) <= 45  # every format samples some
     for split in dataset.splits:
         dataset.read(split)
     assert 120 <= len(read) <= 165

@@ -86,7 +86,7 @@ def test_images_that_are_broken_or_of_another_size_are_named(data, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "left out, as unreadable: 1 image, 1 so far" in result.stderr and victim.name in result.stderr
     assert f"not the one annotated: 1 image, 1 so far:\n  {shrunk}: 20 x 30, annotated " in result.stderr
-    assert result.stderr.count(f"evaluation: left out, as unreadable: 1 picture: {evaluated}") == 1
+    assert result.stderr.count(f"evaluation: left out, as unreadable: 1 image: {evaluated}") == 1
 
 
 @pytest.mark.slow

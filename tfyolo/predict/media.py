@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 
 from tfyolo.data import decoding
 from tfyolo.data.headers import MOST_PIXELS
-from tfyolo.data.sources.files import IMAGES, Tree, visible
+from tfyolo.data.sources.files import Tree, visible
+from tfyolo.data.sources.index import IMAGES
 from tfyolo.errors import Error
 from tfyolo.files import what_is
 from tfyolo.libraries import libraries_silent
