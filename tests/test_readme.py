@@ -204,7 +204,7 @@ def model_rows():
 
 @pytest.mark.parametrize("name, cells", model_rows())
 def test_the_models_figures_are_those_of_the_index(name, cells):
-    """Those of the networks as detect and exports run them, against index.csv; the others are in test_models."""
+    """Those of the networks as detect and exports run them, against index.csv; the others are in test_published."""
     (row,) = (row for row in configs.index() if row["name"] == name)
     _, _, size, parameters, gflops = cells
     assert configs.load(name).model.input_size == (int(size), int(size))

@@ -434,7 +434,7 @@ def test_one_trace_serves_batches_with_any_number_of_objects(monkeypatch):
     monkeypatch.setattr(steps_module, "loss_terms", lambda *args: traces.append(1) or terms(*args))
     strategy = strategy_of(1)
     samples = [
-        random_sample(config.model.input_size, batch=4, ground_truths=truths, padding=1) for truths in (2, 9, 5, 30)
+        random_sample(config.model.input_size, batch=4, ground_truths=count, padding=1) for count in (2, 9, 5, 30)
     ]
     dataset = tf.data.Dataset.from_generator(
         lambda: iter(samples),

@@ -230,6 +230,6 @@ def with_images_for(config, sources, unit):
             where = f"stage {number}: " if len(counts) > 1 else ""
             notes.append(
                 f"{where}a step of {counted(batch, 'image')} has but {count} to take, some of them more than "
-                "once, augmented anew"
+                "once, augmented differently"
             )
     return config, notes
