@@ -215,7 +215,8 @@ def tfyolo(*arguments):
     return result
 
 
-# --- exact in ---------------------------------------------------------------------------------------------------------------------
+# --- exact in
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def but_some_slow(names, slow):
@@ -408,7 +409,8 @@ def test_tflite_files_have_plain_operations(name, tmp_path):
         np.testing.assert_allclose(scores, expected, atol=slack)
 
 
-# --- by hand, where OpenCV has no such layer --------------------------------------------------------------------------------------
+# --- by hand, where OpenCV has no such layer
+# --------------------------------------------------------------------------------------
 
 
 def test_reorg_is_darknets_loop():
@@ -581,7 +583,8 @@ def test_yolov1_is_its_paper(name, tmp_path):
     np.testing.assert_allclose(candidates.boxes[0], expected, rtol=1e-4, atol=1e-3)
 
 
-# --- a published network on real pictures -----------------------------------------------------------------------------------------
+# --- a published network on real pictures
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -656,7 +659,8 @@ def test_its_average_precision_is_opencvs(fastest, shared):
     assert compared > 300 and lonely == 0, (lonely, compared)
 
 
-# --- what it is used for ----------------------------------------------------------------------------------------------------------
+# --- what it is used for
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_import_is_a_run(tmp_path):
@@ -779,7 +783,8 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
         initialise(models.build(conftest.small("yolov1"), ("a",)), tmp_path / "m.h5")
 
 
-# --- what it refuses ----------------------------------------------------------------------------------------------------------------
+# --- what it refuses
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,8 @@ def test_all_tensors_or_none(change, message, native, fake_torch, tmp_path, monk
     assert "x.pt" in str(error.value)
 
 
-# --- what a file must not do ----------------------------------------------------------------------------------------------------
+# --- what a file must not do
+# ----------------------------------------------------------------------------------------------------
 
 
 class Calls:
@@ -547,7 +548,8 @@ def test_a_large_yolov7_arrives(name, without, aux, fake_torch, tmp_path):
     assert isinstance(imported.model.network.output, Raw) == aux
 
 
-# The published descriptions of YOLOv7's networks: block after block, from where it reads and what it is; negative: so many back.
+# The published descriptions of YOLOv7's networks: block after block, from where it reads and what it is; negative: so
+# many back.
 def elan_there(convs, joined):
     links = [(-1, "conv")] * (convs - 1)
     return [(-1, "conv"), (-2, "conv"), (-1, "conv"), *links, (joined, "concat"), (-1, "conv")]
@@ -668,7 +670,8 @@ def test_yolov7_is_wired_as_it_is_published(name):
             np.testing.assert_allclose(ours, y, rtol=1e-3, atol=1e-3 * np.std(y))
 
 
-# --- checkpoints of other networks ------------------------------------------------------------------------------------------------
+# --- checkpoints of other networks
+# ------------------------------------------------------------------------------------------------
 
 OLD = {
     "model.0.conv.weight": (16, 3, 3, 3),
@@ -683,7 +686,8 @@ NEW = {
 ANCHORED = {"model.24.anchors": (3, 3, 2), "model.24.m.0.weight": (255, 128, 1, 1), "model.24.m.0.bias": (255,)}
 SEGMENT = {**OLD, "model.22.cv4.0.2.bias": (32,), "model.22.proto.cv1.conv.weight": (64, 64, 3, 3)}
 P2 = {"model.0.conv.weight": (16, 3, 3, 3), "model.28.cv3.0.2.bias": (80,)}
-# What is told; the classes of the model and its layers, "u." for Ultralytics' package; tensors; the file that it says to be described in.
+# What is told; the classes of the model and its layers, "u." for Ultralytics' package; tensors; the file that it says
+# to be described in.
 PICKLED = [
     ("YOLOv5 (C3, yolov5s.yaml)", "models.yolo.DetectionModel models.common.C3 models.yolo.Detect", ANCHORED, "yolov5s.yaml"),
     ("YOLOv5 (BottleneckCSP, Focus)", "models.yolo.Model models.common.Focus models.common.BottleneckCSP", ANCHORED, ""),
@@ -691,27 +695,33 @@ PICKLED = [
     ("YOLOv5u (C3)", "u.tasks.DetectionModel u.modules.block.C3 u.modules.head.Detect", OLD, ""),
     ("YOLOv3 (Bottleneck); import it from Darknet's", "models.yolo.Model models.common.Bottleneck", ANCHORED, ""),
     ("YOLOv9 (DualDDetect, RepNCSPELAN4)", "models.yolo.Model models.common.RepNCSPELAN4 models.yolo.DualDDetect", OLD, ""),
-    ("YOLOv9 (RepNCSPELAN4, SPPELAN, yolov9t.yaml)", "u.tasks.DetectionModel u.modules.block.SPPELAN u.modules.block.RepNCSPELAN4",
+    ("YOLOv9 (RepNCSPELAN4, SPPELAN, yolov9t.yaml)", "u.tasks.DetectionModel u.modules.block.SPPELAN "
+                                                     "u.modules.block.RepNCSPELAN4",
      OLD, "yolov9t.yaml"),
-    ("YOLOv10 (SCDown, v10Detect, yolov10n.yaml)", "u.tasks.DetectionModel u.modules.block.SCDown u.modules.head.v10Detect",
+    ("YOLOv10 (SCDown, v10Detect, yolov10n.yaml)", "u.tasks.DetectionModel u.modules.block.SCDown "
+                                                   "u.modules.head.v10Detect",
      NEW, "yolov10n.yaml"),
     ("YOLO12 (A2C2f, AAttn)", "u.tasks.DetectionModel u.modules.block.A2C2f u.modules.block.AAttn", OLD, ""),
-    ("YOLO26 (model.23.one2one_cv2.0.2.bias, yolo26n.yaml)", "u.tasks.DetectionModel u.modules.block.C3k2 u.modules.head.Detect",
+    ("YOLO26 (model.23.one2one_cv2.0.2.bias, yolo26n.yaml)", "u.tasks.DetectionModel u.modules.block.C3k2 "
+                                                             "u.modules.head.Detect",
      {**NEW, "model.23.one2one_cv2.0.2.bias": (4,)}, "yolo26n.yaml"),
     ("YOLO26 for pose (Pose26, PoseModel)", "u.tasks.PoseModel u.modules.block.C3k2 u.modules.head.Pose26", NEW, ""),
-    ("YOLOv8 for segmentation (Segment, SegmentationModel, yolov8m-seg.yaml); take the detector of that family, published as yolov8m.pt",
+    ("YOLOv8 for segmentation (Segment, SegmentationModel, yolov8m-seg.yaml); take the detector of that family, "
+     "published as yolov8m.pt",
      "u.tasks.SegmentationModel u.modules.block.C2f u.modules.head.Segment", SEGMENT, "yolov8m-seg.yaml"),
     ("YOLO11 for pose (Pose, PoseModel, yolo11-pose.yaml); take the detector of that family, published as yolo11s.pt",
      "u.tasks.PoseModel u.modules.block.C3k2 u.modules.head.Pose", NEW, "yolo11-pose.yaml"),
     ("YOLO11 for oriented boxes (OBB, OBBModel)", "u.tasks.OBBModel u.modules.block.C3k2 u.modules.head.OBB", NEW, ""),
     ("YOLOv8 for classification (", "u.tasks.ClassificationModel u.modules.block.C2f u.modules.head.Classify", OLD, ""),
     ("YOLOv7 for pose (IKeypoint)", "models.yolo.Model models.common.SPPCSPC models.yolo.IKeypoint", {"model.8.m_kpt.0.weight": (8,)}, ""),
-    ("YOLO-World (C2fAttn, WorldDetect, WorldModel)", "u.tasks.WorldModel u.modules.block.C2fAttn u.modules.head.WorldDetect", OLD, ""),
+    ("YOLO-World (C2fAttn, WorldDetect, WorldModel)", "u.tasks.WorldModel u.modules.block.C2fAttn "
+                                                      "u.modules.head.WorldDetect", OLD, ""),
     ("YOLOE for segmentation (", "u.tasks.YOLOESegModel u.modules.block.C3k2 u.modules.head.YOLOESegment", NEW, ""),
     ("RT-DETR (RTDETRDecoder, RTDETRDetectionModel)", "u.tasks.RTDETRDetectionModel u.modules.head.RTDETRDecoder", OLD, ""),
     ("YOLOv6 (Model, RepVGGBlock)", "yolov6.models.yolo.Model yolov6.layers.common.RepVGGBlock", OLD, ""),
     ("YOLO-NAS (YoloNAS_S)", "super_gradients.training.models.YoloNAS_S", OLD, ""),
-    ("YOLOv8 of another form (2 tensors, the first model.28.cv3.0.2.bias, model.0.conv.weight; layers CBAM; described in yolov8n-p2.yaml)",
+    ("YOLOv8 of another form (2 tensors, the first model.28.cv3.0.2.bias, model.0.conv.weight; layers CBAM; described "
+     "in yolov8n-p2.yaml)",
      "u.tasks.DetectionModel u.modules.block.C2f u.modules.conv.CBAM", P2, "yolov8n-p2.yaml"),
 ]  # fmt: skip
 # What is told of a state dict, by the names and shapes of its tensors.
@@ -886,7 +896,8 @@ def test_what_has_to_be_imported_first_is_said_before_anything_is_done(suffix, t
     assert not (tmp_path / "run").exists()
 
 
-# --- files that would take for ever -----------------------------------------------------------------------------------------------
+# --- files that would take for ever
+# -----------------------------------------------------------------------------------------------
 
 
 def _text(text):

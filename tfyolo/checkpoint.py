@@ -1,7 +1,7 @@
 """One file for a model: arrays by name, and a JSON text with everything that a later command would have to ask for.
 
-An HDF5 file with groups of arrays (`weights`, and in a file to resume from also the optimizer's and the EMA's) and the attribute-like
-dataset `meta`: {"config": ..., "classes": [...], ...}."""
+An HDF5 file with groups of arrays (`weights`, and in a file to resume from also the optimizer's and the EMA's) and the
+attribute-like dataset `meta`: {"config": ..., "classes": [...], ...}."""
 
 import contextlib
 import json
@@ -25,7 +25,8 @@ class CheckpointError(Error):
     """A file of weights cannot be read, or does not fit what it is loaded into."""
 
 
-# --- files of weights -------------------------------------------------------------------------------------------------------------
+# --- files of weights
+# -------------------------------------------------------------------------------------------------------------
 
 
 def save(path, meta, **groups):

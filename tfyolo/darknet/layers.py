@@ -57,8 +57,8 @@ class MeanInside(layers.Layer):
 class WeightedSum(layers.Layer):
     """Maps of one shape times learned weights, one a map or one a channel, and summed: weights [maps, 1 or C].
 
-    normalization: "none"; or the weights of the maps are brought to a sum of 1 by "relu" or "softmax" (EfficientDet, arXiv:1911.09070,
-    section 3.3).
+    normalization: "none"; or the weights of the maps are brought to a sum of 1 by "relu" or "softmax" (EfficientDet,
+    arXiv:1911.09070, section 3.3).
     """
 
     quantization = "float"
@@ -86,7 +86,8 @@ class WeightedSum(layers.Layer):
 class SpaceToDepth(layers.Layer):
     """Blocks of stride x stride pixels become channels (YOLOv2's passthrough, arXiv:1612.08242, section 2).
 
-    as_published: the order of Darknet's [reorg], which shuffles pixels because it takes the output's shape for the input's. Published
+    as_published: the order of Darknet's [reorg], which shuffles pixels because it takes the output's shape for the
+    input's. Published
     weights were trained with it. Otherwise that of [reorg3d]: row in the block, column in the block, channel.
     """
 

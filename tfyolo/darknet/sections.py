@@ -1,7 +1,7 @@
 """Any Darknet network: the sections of its .cfg, each a class that says its shape and builds its layers.
 
-Sections read what stands before them, or earlier sections by number: counted from 0, or back from themselves if negative, as in the
-.cfg. Shapes are (h, w, c). Layers are named by the section's number: "backbone.12.conv"."""
+Sections read what stands before them, or earlier sections by number: counted from 0, or back from themselves if
+negative, as in the .cfg. Shapes are (h, w, c). Layers are named by the section's number: "backbone.12.conv"."""
 
 from typing import Annotated, Literal
 
@@ -295,8 +295,8 @@ class Route(Section):
 @_section
 class Shortcut(_Joins):
     """The section before it, with earlier ones added. Maps may differ in channels: the sum has those of the first, the others are added
-    to as many of them as both have (Darknet's shortcut_multilayer_cpu). One without weights may be a whole number of times larger: of it
-    every so-many-th pixel is added (the first Darknet's shortcut_cpu, in ResNets).
+    to as many of them as both have (Darknet's shortcut_multilayer_cpu). One without weights may be a whole number of
+    times larger: of it every so-many-th pixel is added (the first Darknet's shortcut_cpu, in ResNets).
     """
 
     type: Literal["shortcut"] = "shortcut"
@@ -381,7 +381,8 @@ AnySection = Annotated[
 ]  # fmt: skip
 
 
-# --- the network ----------------------------------------------------------------------------------------------------------------
+# --- the network
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def owners(sections):
@@ -408,7 +409,8 @@ def _check_shared(section, channels, first, its_channels):
     (expected, its_norm), (received, norm) = first.kernel(its_channels), section.kernel(channels)
     if (expected, its_norm) != (received, norm):
         raise ValueError(
-            f"share_index: expected a kernel (filters, channels, rows, columns) of {expected} and batch_normalize={int(its_norm)}, "
+            f"share_index: expected a kernel (filters, channels, rows, columns) of {expected} and "
+            f"batch_normalize={int(its_norm)}, "
             f"received {received} and {int(norm)}"
         )
     if section.is_depthwise(channels) or first.is_depthwise(its_channels):

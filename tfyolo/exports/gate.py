@@ -46,7 +46,8 @@ class Gate:
             path: where it was written.
 
         Returns:
-            The report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}; with data "AP", "keras_AP", "drop".
+            The report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}; with data "AP",
+                "keras_AP", "drop".
 
         Raises:
             ExportError: outputs lie too far from the model's, contradict themselves, or lose too much AP.
@@ -65,7 +66,8 @@ class Gate:
             report |= {"AP": ap, "keras_AP": reference, "drop": drop}
             if not drop <= most:
                 raise ExportError(
-                    f"{target.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most {most:g} may be lost "
+                    f"{target.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most "
+                    f"{most:g} may be lost "
                     f"(--max-drop). The file was not kept. {_advice(target)}"
                 )
         return report
@@ -102,8 +104,10 @@ class Gate:
         off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
         if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):
             raise ExportError(
-                f"{target.name}: on images of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
-                f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most {pixels:.3g}). "
+                f"{target.name}: on images of {what} its best score is off by {off['best_score_off']:.3g}, its scores "
+                "by "
+                f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most "
+                f"{pixels:.3g}). "
                 f"The file was not kept. {_advice(target)}"
             )
         return off

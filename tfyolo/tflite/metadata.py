@@ -103,8 +103,9 @@ def describe(name, description, outputs, score, quantized):
 def attached(content, outputs, metadata):
     """A TFLite file's bytes, as programs find their way in it: by position, by name and by metadata.
 
-    outputs: the names of the outputs of its only signature, in the order that the file is to have them in; the converter's own order
-    and names are chance. Each input and output tensor is named as the signature names it. metadata: as describe gives it.
+    outputs: the names of the outputs of its only signature, in the order that the file is to have them in; the
+    converter's own order and names are chance. Each input and output tensor is named as the signature names it.
+    metadata: as describe gives it.
     """
     file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     (signature,) = file.signatureDefs
@@ -119,7 +120,8 @@ def attached(content, outputs, metadata):
     return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
 
 
-# --- the files behind it ------------------------------------------------------------------------------------------------------------
+# --- the files behind it
+# ------------------------------------------------------------------------------------------------------------
 
 MOST = 64 << 20  # bytes of the files behind a TFLite file
 

@@ -63,8 +63,9 @@ def verify(
 ) -> list[Check]:
     """[Check] of an imported run, or one trained from it.
 
-    against: (.cfg, .weights) that the oracle reads; None: those that the run itself gives, written back. image: a picture
-    [H, W, 3] uint8 RGB; None: noise. Without an OpenCV that reads Darknet networks (4.x), only what needs none is checked.
+    against: (.cfg, .weights) that the oracle reads; None: those that the run itself gives, written back. image: a
+    picture [H, W, 3] uint8 RGB; None: noise. Without an OpenCV that reads Darknet networks (4.x), only what needs none
+    is checked.
     """
     meta = checkpoint.read_meta(weights_file(run))
     if "darknet" not in meta:
@@ -80,7 +81,8 @@ def verify(
         darknet_files.check_count(net, against[1], slots, len(floats))
         if tuple(model.input_size) != net.size or len(model.classes) != net.classes:
             raise DarknetError(
-                f"{against[0]}: expected the run's {model.input_size} pixels and {len(model.classes)} classes, received "
+                f"{against[0]}: expected the run's {model.input_size} pixels and {len(model.classes)} classes, "
+                "received "
                 f"{net.size} and {net.classes}"
             )
         if not hasattr(cv2.dnn, "readNetFromDarknet"):
@@ -226,7 +228,8 @@ def _compare(model, net, layers, oracle, image):
     rows = np.concatenate([row.reshape(-1, 5 + net.classes) for row in rows])
     x, y, w, h = np.split(rows[:, :4] * np.tile(net.size[::-1], 2), 4, axis=1)
     boxes = np.concatenate([y - h / 2, x - w / 2, y + h / 2, x + w / 2], axis=1)
-    # What random weights propose may be many times larger than the picture, and so is a float's last digit; or beyond any measure.
+    # What random weights propose may be many times larger than the picture, and so is a float's last digit; or beyond
+    # any measure.
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / max(net.size)
     usual = sides < 100
     own = np.asarray(candidates.boxes[0])
@@ -259,7 +262,8 @@ def _ours(network, layers, net, number):
 def _suppression(model, candidates):
     """What our suppression leaves of our boxes, against what OpenCV's leaves of the same.
 
-    Of the same, and in one order: a network of noise finds many boxes equally likely, and all that follows hangs on which comes first.
+    Of the same, and in one order: a network of noise finds many boxes equally likely, and all that follows hangs on
+    which comes first.
     """
     scores = candidates.scores[0].numpy()
     # The oracle's NMS takes the square of their number.

@@ -47,7 +47,8 @@ def open_weights(path):
     if not (0 <= major < 100 and 0 <= minor < 100):
         hint = " (weights of networks turned on their side, by an old Darknet)" if major > 1000 or minor > 1000 else ""
         raise DarknetError(
-            f"{path}: expected a Darknet .weights file, which begins with its version (0.1, 0.2, ..), received {major}.{minor}{hint}"
+            f"{path}: expected a Darknet .weights file, which begins with its version (0.1, 0.2, ..), received "
+            f"{major}.{minor}{hint}"
         )
     header = Header(major, minor, revision, seen=0)
     seen = np.frombuffer(head[12:], "<u8" if header.wide else "<u4", count=1)
@@ -55,7 +56,8 @@ def open_weights(path):
     start = len(header.bytes)
     if (size - start) % 4:
         raise DarknetError(
-            f"{path}: expected whole floats of 4 bytes after a header of {start}, received {size - start:,} bytes{_mangled(path)}"
+            f"{path}: expected whole floats of 4 bytes after a header of {start}, received {size - start:,} "
+            f"bytes{_mangled(path)}"
         )
     return header, np.memmap(path, "<f4", "r", offset=start) if size > start else np.empty(0, "<f4")
 
@@ -79,7 +81,8 @@ def check_count(net, path, slots, received):
     message = f"{path}: {net.path} needs {expected:,} floats, the file has {received:,}; nothing was imported. "
     if received > expected:
         raise DarknetError(
-            f"{message}{received - expected:,} are left over after the last layer, {net.place(slots[-1][0])}: this is another "
+            f"{message}{received - expected:,} are left over after the last layer, {net.place(slots[-1][0])}: this is "
+            "another "
             f"network's .cfg{_mangled(path)}"
         )
     left = received
@@ -87,7 +90,8 @@ def check_count(net, path, slots, received):
         count = sum(array.count for array in arrays)
         if left < count:
             raise DarknetError(
-                f"{message}{expected - received:,} are missing: it ends in {net.place(number)}, after {left:,} of that layer's "
+                f"{message}{expected - received:,} are missing: it ends in {net.place(number)}, after {left:,} of "
+                "that layer's "
                 f"{count:,}: truncated, or of another .cfg{_mangled(path)}"
             )
         left -= count
@@ -102,7 +106,8 @@ def read_arrays(net, path, slots, floats):
             start += array.count
             if not np.isfinite(values).all():
                 raise DarknetError(
-                    f"{path}: {net.place(number)}: {array.variable.rpartition('/')[2]} holds numbers that are not finite: the file is "
+                    f"{path}: {net.place(number)}: {array.variable.rpartition('/')[2]} holds numbers that are not "
+                    "finite: the file is "
                     f"damaged{_mangled(path)}"
                 )
             weights[array.variable] = np.ascontiguousarray(array.ours(values))

@@ -3,8 +3,8 @@
     load("yolov3.cfg", "yolov3.weights") -> Imported(model, origin, ...)
     write("out.weights", "runs/x")                  the way back
 
-A .weights file is a header and then bare floats, layer after layer in the order of the .cfg. Nothing in it says which layer a float
-belongs to: if the two do not fit to the last byte, nothing is imported.
+A .weights file is a header and then bare floats, layer after layer in the order of the .cfg. Nothing in it says which
+layer a float belongs to: if the two do not fit to the last byte, nothing is imported.
 """
 
 import json
@@ -29,11 +29,13 @@ from tfyolo.weights.darknet.layout import layout
 from tfyolo.weights.darknet.text import DarknetError, parse_text
 from tfyolo.weights.runs import class_names, write_run
 
-# --- import ---------------------------------------------------------------------------------------------------------------------
+# --- import
+# ---------------------------------------------------------------------------------------------------------------------
 
 # YOLOv7 as Darknet has it: fused, with its own batch norm.
 _FUSED = ("head.rep=false", "head.knowledge=false", *(f"{part}.epsilon=1e-5" for part in ("backbone", "neck", "head")))
-# The published architectures that have builders of their own, by their number of convolutions: the first sign. Then the graphs decide.
+# The published architectures that have builders of their own, by their number of convolutions: the first sign. Then the
+# graphs decide.
 NATIVE = {
     13: ("yolov3-tiny", ()),
     75: ("yolov3", ()),
@@ -78,10 +80,11 @@ class Imported(NamedTuple):
 def load(cfg, weights, names=None, preprocess=None):
     """The Model of a Darknet network. names: a file of class names, one a line; None: COCO's if there are 80, else numbers.
 
-    preprocess: how pictures are brought to its size, as in a config; None: stretched, as OpenCV and most users of such files do it, or
-    with letter_box=1 in the .cfg as Darknet does it then.
+    preprocess: how pictures are brought to its size, as in a config; None: stretched, as OpenCV and most users of such
+    files do it, or with letter_box=1 in the .cfg as Darknet does it then.
 
-    Raises DarknetError if anything in the .cfg cannot be represented, or the .weights file does not fit it to the last float.
+    Raises DarknetError if anything in the .cfg cannot be represented, or the .weights file does not fit it to the last
+    float.
     """
     net = read_cfg(cfg)
     net = net._replace(preprocess=preprocess or net.preprocess)
@@ -168,7 +171,8 @@ def import_run(
         return imported._replace(folder=folder)
 
 
-# --- the way back ---------------------------------------------------------------------------------------------------------------
+# --- the way back
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def write(path, run, overwrite=False):

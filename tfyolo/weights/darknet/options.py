@@ -15,7 +15,8 @@ OTHER_ENDS = {
     "gaussian_yolo": "whose boxes have variances",
 }
 
-# Options beside those that the section's class in darknet.sections has. The value: the only one that can be represented.
+# Options beside those that the section's class in darknet.sections has. The value: the only one that can be
+# represented.
 _ONLY = {
     "net": {"channels": "3"},
     "convolutional": dict.fromkeys(
@@ -83,7 +84,8 @@ def refuse(section, path, notes, known=()):
     for key, value in section.options.items():
         if key in only and value != only[key]:
             raise DarknetError(
-                f"{path}:{section.lines[key]}: [{section.kind}]: {key}={value} cannot be represented, only {key}={only[key]}"
+                f"{path}:{section.lines[key]}: [{section.kind}]: {key}={value} cannot be represented, only "
+                f"{key}={only[key]}"
             )
         if section.kind in ("net", "network") or key in only or key in known or key in _TRAINING_ANY:
             continue
@@ -103,7 +105,8 @@ def section_of(raw, path, notes):
     for key in ("stride_x", "stride_y"):
         if key in options and options.pop(key) != given.get("stride", "1"):
             raise DarknetError(
-                f"{path}:{raw.lines[key]}: [{raw.kind}]: {key}={given[key]} cannot be represented, only that of both sides"
+                f"{path}:{raw.lines[key]}: [{raw.kind}]: {key}={given[key]} cannot be represented, only that of both "
+                "sides"
             )
     # From what Darknet writes to what the class calls it
     if raw.kind == "convolutional":
@@ -141,5 +144,6 @@ def section_of(raw, path, notes):
         key = str(first["loc"][0])
         line = raw.lines.get(key, raw.line)
         raise DarknetError(
-            f"{path}:{line}: [{raw.kind}]: {key}: {first['msg'][0].lower()}{first['msg'][1:]}, received {given.get(key)!r}"
+            f"{path}:{line}: [{raw.kind}]: {key}: {first['msg'][0].lower()}{first['msg'][1:]}, received "
+            f"{given.get(key)!r}"
         ) from None

@@ -1,7 +1,7 @@
 """What a checkpoint of PyTorch says that it is, where it is none that can be imported.
 
-A pickled model names the classes of its layers, its task and the file that describes it; a state dict has the names and shapes of its
-tensors. Both tell networks apart that a few tensors in the right places do not.
+A pickled model names the classes of its layers, its task and the file that describes it; a state dict has the names and
+shapes of its tensors. Both tell networks apart that a few tensors in the right places do not.
 """
 
 import re
@@ -83,7 +83,8 @@ _TASKS = (
     ),
 )
 _TASK_WORDS = {"segment": "segmentation", "pose": "pose", "obb": "oriented boxes", "classify": "classification"}
-# Which families a detector of can be imported, by what only they have; for other tasks there are networks of them that cannot.
+# Which families a detector of can be imported, by what only they have; for other tasks there are networks of them that
+# cannot.
 _OURS = (
     _Sign("YOLO11", r"\.(C3k2|C2PSA)$", r"^model\.(23\.(proto|cv[234])|10\.linear)\."),
     _Sign("YOLOv8", r"\.C2f$", r"^model\.(22\.(proto|cv[234])|9\.linear)\."),

@@ -37,8 +37,8 @@ class Imported(NamedTuple):
 def load(path, names=None):
     """The Model of a checkpoint. names: a file of class names, one a line; None: the checkpoint's own, else numbers.
 
-    Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of them each tensor
-    that is missing, left over or of another shape.
+    Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of
+    them each tensor that is missing, left over or of another shape.
     """
     loaded = _read(path)
     try:

@@ -1,6 +1,7 @@
 """How published PyTorch checkpoints number and name what our networks have: YOLOv7, YOLOv8, YOLO11.
 
-They number their blocks in the order of the networks' descriptions, those without weights too; a Layout has our names in that order.
+They number their blocks in the order of the networks' descriptions, those without weights too; a Layout has our names
+in that order.
 """
 
 import re
@@ -45,7 +46,8 @@ _CONVOLUTION = (
     (r"/bias$", ".bias"),
 )
 
-# --- YOLOv8, YOLO11 --------------------------------------------------------------------------------------------------------------
+# --- YOLOv8, YOLO11
+# --------------------------------------------------------------------------------------------------------------
 
 _BACKBONE = ("p1", "p2.down", "p2", "p3.down", "p3", "p4.down", "p4", "p5.down", "p5", "sppf")
 _NECK = (
@@ -103,7 +105,8 @@ def _decoupled(arrays):
     return None
 
 
-# --- YOLOv7 ----------------------------------------------------------------------------------------------------------------------
+# --- YOLOv7
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _each(levels, blocks):

@@ -1,13 +1,15 @@
 """What torch.save writes, read without PyTorch and without running what it says.
 
-    read("model.pt") -> plain dicts, lists, numbers and arrays       any checkpoint that torch.save wrote since PyTorch 1.6
+    read("model.pt") -> plain dicts, lists, numbers and arrays       any checkpoint that torch.save wrote since PyTorch
+    1.6
 
-A checkpoint is a zip with a pickle, which is a program: it may name any callable to be called. Here it can build containers, numbers
-and tensors; objects of any class become records of what they held; and a call of anything else is refused by name.
+A checkpoint is a zip with a pickle, which is a program: it may name any callable to be called. Here it can build
+containers, numbers and tensors; objects of any class become records of what they held; and a call of anything else is
+refused by name.
 
-What it builds, it may use as often as it likes, by a number of two bytes. So no step may take longer, or keep more, than what it takes
-from the pickle once: what copies something is counted (_Reader.spend), nothing is compared or hashed but texts and numbers, and
-nothing of the file's is shown but by messages.shortened.
+What it builds, it may use as often as it likes, by a number of two bytes. So no step may take longer, or keep more,
+than what it takes from the pickle once: what copies something is counted (_Reader.spend), nothing is compared or hashed
+but texts and numbers, and nothing of the file's is shown but by messages.shortened.
 """
 
 import collections
@@ -272,7 +274,8 @@ class _Dtype:
         self.kind = kind.lstrip("<=|") if isinstance(kind, str) else ""
 
 
-# What a pickle may call, by name, and what is called for it: nothing of theirs. Arguments have been counted, and are of any type.
+# What a pickle may call, by name, and what is called for it: nothing of theirs. Arguments have been counted, and are of
+# any type.
 _CALLED = {
     "collections.OrderedDict": _ordered,
     "collections.Counter": _counter,  # of a scheduler's milestones
@@ -350,7 +353,8 @@ def _read(archive, size):
     folder = pickles[0].removesuffix("data.pkl")
     if any(name.startswith(f"{folder}code/") for name in entries):
         raise TorchError(
-            "expected a PyTorch checkpoint, received a TorchScript program; take the checkpoint that it was exported from"
+            "expected a PyTorch checkpoint, received a TorchScript program; take the checkpoint that it was exported "
+            "from"
         )
     order = entries.get(f"{folder}byteorder")
     if order and order.file_size < 16 and archive.read(order).strip() != b"little":
