@@ -215,8 +215,7 @@ def tfyolo(*arguments):
     return result
 
 
-# --- exact in
-# ---------------------------------------------------------------------------------------------------------------------
+# --- exact in ---------------------------------------------------------------------------------------------------------
 
 
 def but_some_slow(names, slow):
@@ -409,8 +408,7 @@ def test_tflite_files_have_plain_operations(name, tmp_path):
         np.testing.assert_allclose(scores, expected, atol=slack)
 
 
-# --- by hand, where OpenCV has no such layer
-# --------------------------------------------------------------------------------------
+# --- by hand, where OpenCV has no such layer --------------------------------------------------------------------------
 
 
 def test_reorg_is_darknets_loop():
@@ -426,12 +424,12 @@ def test_reorg_is_darknets_loop():
                 column, row = i * stride + k // few % stride, j * stride + k // few // stride
                 expected[here] = memory[column + width * stride * (row + height * stride * (k % few))]
     expected = expected.reshape(channels * stride**2, height // stride, width // stride).transpose(1, 2, 0)
-    np.testing.assert_array_equal(layers.SpaceToDepth(stride, True)(x.transpose(1, 2, 0)[None])[0], expected)
+    np.testing.assert_array_equal(layers.Passthrough(stride)(x.transpose(1, 2, 0)[None])[0], expected)
 
 
 def test_reorg3d_is_space_to_depth():
     x = np.random.default_rng(0).random((2, 6, 4, 3)).astype("float32")
-    np.testing.assert_array_equal(layers.SpaceToDepth(2, False)(x), tf.nn.space_to_depth(x, 2))
+    np.testing.assert_array_equal(layers.Passthrough3d(2)(x), tf.nn.space_to_depth(x, 2))
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -583,8 +581,7 @@ def test_yolov1_is_its_paper(name, tmp_path):
     np.testing.assert_allclose(candidates.boxes[0], expected, rtol=1e-4, atol=1e-3)
 
 
-# --- a published network on real pictures
-# -----------------------------------------------------------------------------------------
+# --- a published network on real pictures -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -659,8 +656,7 @@ def test_its_average_precision_is_opencvs(fastest, shared):
     assert compared > 300 and lonely == 0, (lonely, compared)
 
 
-# --- what it is used for
-# ----------------------------------------------------------------------------------------------------------
+# --- what it is used for ----------------------------------------------------------------------------------------------
 
 
 def test_an_import_is_a_run(tmp_path):
@@ -783,8 +779,7 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
         initialise(models.build(conftest.small("yolov1"), ("a",)), tmp_path / "m.h5")
 
 
-# --- what it refuses
-# ----------------------------------------------------------------------------------------------------------------
+# --- what it refuses --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,7 @@ def test_an_exports_post_processing_is_fixed(exported):
             loading.load(exported.paths[form], iou=0.5)
 
 
-# --- all outputs, by position, in every program that runs TFLite files
-# --------------------------------------------------------------
+# --- all outputs, by position, in every program that runs TFLite files ------------------------------------------------
 
 
 def by_interpreter(interpreter, images):
@@ -468,8 +467,7 @@ def test_a_saved_models_outputs_are_named(signatures):
         assert set(signature.structured_outputs) == {*tflite.OUTPUTS["builtin"], *extra}
 
 
-# --- the SavedModel's signatures
-# ------------------------------------------------------------------------------------------------
+# --- the SavedModel's signatures --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -520,8 +518,7 @@ def test_floats_at_the_networks_size(exported, signatures):
         np.testing.assert_allclose(found[name], value, atol=1e-3, err_msg=name)
 
 
-# --- judged alike
-# ---------------------------------------------------------------------------------------------------------------
+# --- judged alike -----------------------------------------------------------------------------------------------------
 
 
 def test_an_export_is_judged_as_the_run_is(exported, tmp_path):
@@ -542,8 +539,7 @@ def test_an_export_is_judged_as_the_run_is(exported, tmp_path):
         assert metrics == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
 
-# --- files: whole or not at all
-# -------------------------------------------------------------------------------------------------
+# --- files: whole or not at all ---------------------------------------------------------------------------------------
 
 
 def test_what_is_refused_is_refused_before_data_are_read(demo, monkeypatch):
@@ -608,8 +604,7 @@ def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
         loading.load(broken)
 
 
-# --- damage
-# ---------------------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def flipped(data, rng, first, last, count):
@@ -761,8 +756,7 @@ def test_two_hundred_and_twenty_damages_of_each_kind_are_errors_or_harmless(chec
     assert total["refused"] >= 120
 
 
-# --- threads and forks
-# ----------------------------------------------------------------------------------------------------------
+# --- threads and forks ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["tflite", "saved_model", "run"])
@@ -876,8 +870,7 @@ def test_forked_processes_come_to_their_end(form, demo):
     assert done.stdout.split() == ["7", "ForkError"], done.stderr
 
 
-# --- the gate
-# -------------------------------------------------------------------------------------------------------------------
+# --- the gate ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch):
@@ -1010,8 +1003,7 @@ def test_forms_that_cannot_be_are_told_before_anything_is_written(form, options,
     assert not (tmp_path / "new").exists()
 
 
-# --- other forms
-# ----------------------------------------------------------------------------------------------------------------
+# --- other forms ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nms", ["none", "task"])
@@ -1230,8 +1222,7 @@ def test_metadata_is_what_the_libraries_read(demo):
     assert text(labels, 0) == "labels.txt"
 
 
-# --- pictures that are none
-# -----------------------------------------------------------------------------------------------------
+# --- pictures that are none -------------------------------------------------------------------------------------------
 
 
 def huge_png(side):
@@ -1280,8 +1271,7 @@ def test_memory_does_not_grow_with_broken_pictures(demo):
     assert resident() - before < 50e6
 
 
-# --- other people's programs
-# ----------------------------------------------------------------------------------------------------
+# --- other people's programs ------------------------------------------------------------------------------------------
 
 MEDIAPIPE = """
 import json, sys

@@ -261,8 +261,7 @@ def test_all_tensors_or_none(change, message, native, fake_torch, tmp_path, monk
     assert "x.pt" in str(error.value)
 
 
-# --- what a file must not do
-# ----------------------------------------------------------------------------------------------------
+# --- what a file must not do ------------------------------------------------------------------------------------------
 
 
 class Calls:
@@ -670,8 +669,7 @@ def test_yolov7_is_wired_as_it_is_published(name):
             np.testing.assert_allclose(ours, y, rtol=1e-3, atol=1e-3 * np.std(y))
 
 
-# --- checkpoints of other networks
-# ------------------------------------------------------------------------------------------------
+# --- checkpoints of other networks ------------------------------------------------------------------------------------
 
 OLD = {
     "model.0.conv.weight": (16, 3, 3, 3),
@@ -896,8 +894,7 @@ def test_what_has_to_be_imported_first_is_said_before_anything_is_done(suffix, t
     assert not (tmp_path / "run").exists()
 
 
-# --- files that would take for ever
-# -----------------------------------------------------------------------------------------------
+# --- files that would take for ever -----------------------------------------------------------------------------------
 
 
 def _text(text):

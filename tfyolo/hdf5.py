@@ -30,8 +30,7 @@ class HDF5Error(Error):
     """A file is no HDF5, or is damaged, or holds what no file of weights does. The message says what."""
 
 
-# --- writing
-# ------------------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write(path, contents):
@@ -63,8 +62,7 @@ def _checksum(file, size):
     return value
 
 
-# --- reading
-# ------------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -151,8 +149,9 @@ class Contents:
         return self._from_heap(*elsewhere.unpack(stored)) if kind.is_variable_str() else stored.rstrip(b"\0")
 
     def _from_heap(self, length, heap, number):
-        """A text of any length, which lies among others in a heap: HDF5's own reader makes room for all that it is said to have, up
-        to 4 GiB, and runs in circles in a heap that is damaged.
+        """A text of any length, which lies among others in a heap.
+
+        HDF5's own reader makes room for all that it is said to have, to 4 GiB, and runs in circles in a damaged heap.
         """
         self._file.seek(heap)
         mark, version, end = struct.unpack("<4sB3xQ", self._file.read(16))

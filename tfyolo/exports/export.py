@@ -1,6 +1,7 @@
-"""Exports: a SavedModel that serves images, and TFLite files with NMS included. None is kept that was not run and compared.
+"""Exports: a SavedModel that serves images, TFLite files with NMS included. None is kept that was not run and compared.
 
-export(model, "runs/x/export", [Target("tflite", "int8")], calibration=source, validation=source) -> {name: Exported}"""
+export(model, "runs/x/export", [Target("tflite", "int8")], calibration=source, validation=source) -> {name: Exported}
+"""
 
 import contextlib
 import json
@@ -73,6 +74,7 @@ def export(
         max_drop: None: that of the file's precision.
         overwrite: replaces what an earlier export has left; otherwise that is an error, before anything is written.
             Whatever goes wrong, what was there stays.
+        progress: shows a bar on standard error.
 
     Returns:
         {target's name: Exported}.
@@ -142,7 +144,10 @@ def _write(out, targets, job, gate, progress):
 
 
 def _sources(model, targets, data, calibration, validation, run=None):
-    """(calibration, validation) as export takes them, read where they are not given. run: where its division of the data may lie."""
+    """(calibration, validation) as export takes them, read where they are not given.
+
+    run: where its division of the data may lie.
+    """
     whole = any(target.limits.quantized for target in targets)
     if isinstance(data, str | os.PathLike):
         data = configs.Data(path=os.fspath(data))

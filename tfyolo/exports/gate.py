@@ -114,7 +114,10 @@ class Gate:
 
 
 def _with_black(images):
-    """[n, H, W, 3] float32, rounded, because some files read integers; the last one is black, to see what follows few detections."""
+    """The images [n, H, W, 3] and a black one, rounded to the integers that some files read.
+
+    The black one shows what follows few detections.
+    """
     images = np.concatenate([images, np.zeros_like(images[:1])])
     return (np.round(255 * np.clip(images, 0, 1)) / 255).astype("float32")
 
@@ -147,7 +150,10 @@ def _as_detections(candidates):
 def _advice(target):
     if not target.limits.quantized:
         return "Please report it."
-    return "More, or more typical, images for --data may help; quantization-aware training does: tfyolo train RUN model.quantize=true"
+    return (
+        "More, or more typical, images for --data may help; quantization-aware training does: tfyolo train RUN "
+        "model.quantize=true"
+    )
 
 
 def _apart(mine, theirs, margin, least=0.3):

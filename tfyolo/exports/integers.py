@@ -19,12 +19,12 @@ def to_full_integer(content, batches, *, per_channel=True):
     number the scale of a large one.
 
     Args:
-      content: bytes of a file of fake quantization, its input uint8.
-      batches: of images [B, H, W, 3] float32 0..1.
-      per_channel: whether kernels have a scale for each output.
+        content: bytes of a file of fake quantization, its input uint8.
+        batches: of images [B, H, W, 3] float32 0..1.
+        per_channel: whether kernels have a scale for each output.
 
     Returns:
-      The bytes of the file; its inputs and outputs are uint8.
+        The bytes of the file; its inputs and outputs are uint8.
     """
     file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     (graph,) = file.subgraphs

@@ -19,6 +19,14 @@ MOST_PIXELS = 1 << 25  # of an image that the SavedModel decodes: 100 MB
 
 
 def save_module(module, path, signatures, options=None):
+    """Writes a tf.Module as a SavedModel; what goes wrong with the disk is an OSError.
+
+    Args:
+        module: tf.Module.
+        path: of the folder.
+        signatures: {name: tf.function}.
+        options: tf.saved_model.SaveOptions.
+    """
     try:
         tf.saved_model.save(module, str(path), signatures=signatures, options=options)
     except tf.errors.OpError as error:  # the disk's reason stands at its end
@@ -35,6 +43,13 @@ def write(job, target, path):
 
 
 def write_saved_model(model, path, any_size):
+    """Writes a Model as a SavedModel, with its description and labels in assets.extra.
+
+    Args:
+        model: a Model without fake quantization.
+        path: of the folder.
+        any_size: what the sides of images must be multiples of, in pixels; None: they have the model's size.
+    """
     model = fuse(model)
     # Only the variables are handed over: with the Keras model beside them, each would be written twice.
     module = tf.Module()

@@ -110,18 +110,22 @@ class Target(NamedTuple):
 
     @property
     def exporter(self) -> Exporter:
+        """Its entry in EXPORTERS."""
         return EXPORTERS[self.target]
 
     @property
     def limits(self) -> Precision:
+        """What its precision allows and needs."""
         return self.exporter.precisions[self.precision]
 
     @property
     def name(self) -> str:
+        """What reports call it: "tflite-int8-task"."""
         return self.target + self._ending
 
     @property
     def file(self) -> str:
+        """The name of its file or folder: "model-int8-task.tflite"."""
         return f"{self.exporter.stem}{self._ending}{self.exporter.suffix}"
 
     @property

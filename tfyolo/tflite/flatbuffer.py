@@ -106,7 +106,7 @@ def check(content):
     say.
 
     Args:
-      content: the bytes, or a view of them, without what is appended to them.
+        content: the bytes, or a view of them, without what is appended to them.
     """
     if bytes(content[4:8]) != b"TFL3":
         raise FlatbufferError("it does not begin as a TFLite file does")
@@ -175,8 +175,10 @@ def _check_index(number, among, what):
 
 
 class _Reader:
-    """Reads tables into {field: value}: a number, the bytes of a string, an array, a table, a list of tables. What is left out is 0 or
-    empty."""
+    """Reads tables into {field: value}: a number, the bytes of a string, an array, a table, a list of tables.
+
+    What is left out is 0 or empty.
+    """
 
     def __init__(self, content):
         self.content, self.read = content, {}

@@ -1,4 +1,4 @@
-"""TFLite metadata (metadata_schema.fbs of tflite-support, identifier M001): what Android's and mediapipe's libraries ask a file.
+"""TFLite metadata: what Android's and mediapipe's libraries ask a file (tflite-support's metadata_schema.fbs, M001).
 
 A table of that schema is written as a list of its fields, in the schema's order; None where one is left out.
 """
@@ -71,8 +71,15 @@ class _Offset(NamedTuple):
 
 
 def describe(name, description, outputs, score, quantized):
-    """The bytes of a ModelMetadata. outputs: [Output] in the order of the file. score: the least that its detections have.
-    quantized: the picture is uint8, not float."""
+    """The bytes of a ModelMetadata.
+
+    Args:
+        name: of the model.
+        description: of the model.
+        outputs: [Output] in the order of the file.
+        score: the confidence threshold of its detections, 0..1.
+        quantized: whether images are uint8, not float.
+    """
     normalization = [_Byte(_NORMALIZATION), [(0.0,), (1.0 if quantized else 255.0,)]]
     picture = [
         "image",
@@ -120,8 +127,7 @@ def attached(content, outputs, metadata):
     return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
 
 
-# --- the files behind it
-# ------------------------------------------------------------------------------------------------------------
+# --- the files behind it ----------------------------------------------------------------------------------------------
 
 MOST = 64 << 20  # bytes of the files behind a TFLite file
 
@@ -140,7 +146,7 @@ def with_files(content, files):
 
 
 def files_behind(content):
-    """({name: bytes}, how many bytes stand before them) of a TFLite file's bytes. Raises DamagedError if they are not whole."""
+    """({name: bytes}, how many bytes stand before them) of a file's bytes; DamagedError if they are not whole."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
@@ -161,7 +167,7 @@ def checksum(content):
 
 
 def quantization(content):
-    """{input or output in integers: {"dtype", "scale", "zero_point"}} of a TFLite file: value = scale * (integer - zero_point)."""
+    """{integer input or output: {"dtype", "scale", "zero_point"}} of a TFLite file: scale * (integer - zero_point)."""
     graph = schema.Model.GetRootAs(content).Subgraphs(0)
     tensors = [graph.Tensors(i) for i in (*graph.InputsAsNumpy(), *graph.OutputsAsNumpy())]
     found = {}

@@ -155,7 +155,7 @@ def _vgg16(layers):
 
 
 def _check_depth(path, own, published, backbone):
-    """Raises CheckpointError if the file has more layers than the network in any of its stages: all that is here fits, and is not it."""
+    """Raises CheckpointError if the file has more layers in a stage than the network: all fits, and is not it."""
 
     def layers_and_stages(arrays):
         layers = {name.partition("/")[0] for name in arrays if name.startswith("backbone.")}
@@ -172,10 +172,9 @@ def _check_depth(path, own, published, backbone):
 
 
 def _counts_classes(name, other_number):
-    """Whether an array belongs to a head's last convolution, which tells classes; or, of another number of them, to a branch for them.
+    """Whether an array belongs to a head's last convolution of classes; or, of another number of them, to their branch.
 
-    A decoupled head's last convolution for boxes tells none, and its branch for classes may be as wide as they are
-    many.
+    A decoupled head's last convolution of boxes counts none; its branch of classes may be as wide as they are many.
     """
     layer = name.partition("/")[0]
     told = layer.endswith(".out") and layer.split(".")[-2] not in ("box", "embed", "offset")

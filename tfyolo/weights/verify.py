@@ -1,4 +1,4 @@
-"""Is an imported network the network it was? Counts against the published ones, and every layer against OpenCV's Darknet importer."""
+"""Is an imported network the network it was? Counts against the published, each layer against OpenCV's importer."""
 
 import math
 import os
@@ -140,7 +140,7 @@ def _oracle(net, weights, scratch):
 
 
 def _override(lines, start, **options):
-    """Gives a section other options, in the lines of a .cfg whose numbers stay. start: the number of the section's line, from 1."""
+    """Gives a section other options, in the lines of a .cfg whose numbers stay; start: the section's line, from 1."""
     for at in range(start, len(lines)):
         if lines[at].strip().startswith("["):
             break
@@ -150,8 +150,10 @@ def _override(lines, start, **options):
 
 
 def _spelled_out(net, weights, lines, path):
-    """Writes what OpenCV does not know of as what it knows, and returns the file's path: weights that are shared, once for each who has
-    them; kernels that are dilated, with zeros in their holes. lines: the .cfg's, changed accordingly.
+    """Writes weights that OpenCV does not know of as what it knows, and returns the file's path.
+
+    Shared weights come once for each section that has them, dilated kernels with zeros in their holes. lines: the
+    .cfg's, changed accordingly.
     """
     header, floats = darknet_files.open_weights(weights)
     held, start = {}, 0  # {section: its arrays, as one; the kernel's shape}

@@ -137,7 +137,7 @@ def parse_cfg(text, path="a .cfg"):
 
 
 def _unread(sections, outputs):
-    """The number of the first section with weights that none of the outputs (numbers of sections) comes from; None if there is none."""
+    """The number of the first section with weights that no output (a section's number) comes from; None without."""
     read, waiting = set(), list(outputs)
     while waiting:
         number = waiting.pop()

@@ -10,7 +10,12 @@ from tfyolo.weights.darknet.text import DarknetError
 
 
 class Header(NamedTuple):
-    """What a .weights file begins with. seen: pictures that it was trained on; 8 bytes since version 0.2, 4 before."""
+    """What a .weights file begins with.
+
+    Attributes:
+        major, minor, revision: of the format.
+        seen: images that it was trained on; 8 bytes since version 0.2, 4 before.
+    """
 
     major: int
     minor: int
@@ -19,11 +24,13 @@ class Header(NamedTuple):
 
     @property
     def bytes(self):
+        """As it stands in the file."""
         version = np.array([self.major, self.minor, self.revision], "<i4").tobytes()
         return version + np.array(self.seen, "<u8" if self.wide else "<u4").tobytes()
 
     @property
     def wide(self):
+        """Whether `seen` has 8 bytes."""
         return self.major * 10 + self.minor >= 2
 
 
@@ -75,6 +82,17 @@ def _mangled(path):
 
 
 def check_count(net, path, slots, received):
+    """Checks that a file has as many floats as a network.
+
+    Args:
+        net: weights.darknet.cfg.Net.
+        path: of the .weights file.
+        slots: layout.layout(net).
+        received: how many floats the file has.
+
+    Raises:
+        DarknetError: it has more or fewer; where they end, in words.
+    """
     expected = sum(array.count for _, arrays in slots for array in arrays)
     if received == expected:
         return

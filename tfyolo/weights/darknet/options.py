@@ -41,13 +41,13 @@ _TRAINING = {
     "route": {"stream", "wait_stream"},
     "crop": {"flip", "angle", "saturation", "exposure", "shift"},
     "dropout": {"dropblock", "dropblock_size_abs", "dropblock_size_rel", "dropblock_size"},
-    "yolo": {"num", "jitter", "random", "resize", "max", "max_delta", "objectness_smooth", "counters_per_class", "show_details"}
-    | {"uc_normalizer", "beta1", "delta_normalizer"}
-    | {"label_smooth_eps", "truth_thresh", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total", "nms_threshold"},
+    "yolo": {"num", "jitter", "random", "resize", "max", "max_delta", "objectness_smooth", "counters_per_class"}
+    | {"uc_normalizer", "beta1", "delta_normalizer", "show_details", "nms_threshold"}
+    | {"label_smooth_eps", "truth_thresh", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total"},
     "region": {"num", "bias_match", "jitter", "rescore", "object_scale", "noobject_scale", "class_scale", "coord_scale"}
     | {"mask_scale", "absolute", "thresh", "random", "log", "max", "focal_loss", "classfix", "nms_threshold"},
-    "detection": {"rescore", "jitter", "object_scale", "noobject_scale", "class_scale", "coord_scale", "forced", "random"}
-    | {"max", "reorg"},
+    "detection": {"rescore", "jitter", "object_scale", "noobject_scale", "class_scale", "coord_scale", "forced"}
+    | {"random", "max", "reorg"},
 }  # fmt: skip
 # The same of sections of any kind.
 _TRAINING_ANY = {"onlyforward", "dont_update", "burnin_update", "stopbackward", "train_only_bn"}
@@ -79,7 +79,7 @@ CLASSES = {
 
 
 def refuse(section, path, notes, known=()):
-    """Raises DarknetError for options that cannot be represented, and adds a line to notes for those that are not known."""
+    """Raises DarknetError for options that cannot be represented; adds a line to notes for those that are not known."""
     only = _ONLY.get(section.kind, {})
     for key, value in section.options.items():
         if key in only and value != only[key]:
@@ -95,7 +95,16 @@ def refuse(section, path, notes, known=()):
 
 
 def section_of(raw, path, notes):
-    """The section of darknet.sections for a Written one. notes: gets a line for every option that is not known. Raises DarknetError."""
+    """The section of darknet.sections for a Written one.
+
+    Args:
+        raw: Written.
+        path: of the .cfg, for errors.
+        notes: a list that gets a line for every option that is not known.
+
+    Raises:
+        DarknetError: the section, or an option of it, cannot be represented.
+    """
     if raw.kind in PREDICTIONS:
         return section_types.Prediction()
     if raw.kind not in CLASSES:

@@ -29,7 +29,11 @@ from tfyolo.weights.runs import WeightsError
 
 
 class TorchError(WeightsError):
-    """A file is no checkpoint that can be imported. The message says why. named: the classes that its pickle had named until then."""
+    """A file is no checkpoint that can be imported. The message says why.
+
+    Attributes:
+        named: the classes that its pickle had named until then.
+    """
 
     named = ()
 
@@ -82,7 +86,7 @@ class _Storage(NamedTuple):
 
 
 class _Reader(pickle._Unpickler):
-    """pickle's own reader, the one in Python: that in C allocates what a damaged file says, 64 GiB for one number of its memo."""
+    """pickle's reader in Python: that in C allocates what a damaged file says, 64 GiB for one number of its memo."""
 
     def __init__(self, file, storages):
         super().__init__(file)
@@ -223,7 +227,7 @@ def _listed(numbers):
 
 
 def _hashable(value):
-    """What may be a key, or an item of a set: a text or a number. Of all else, which nobody looks for, something that stands for it.
+    """What may be a key, or an item of a set: a text or a number; for all else, which nobody looks for, a stand-in.
 
     A tuple of tuples has as many parts as there are ways through it, and each is looked at to hash it.
     """
@@ -398,9 +402,16 @@ def _read(archive, size):
 
 
 def state_dict(loaded):
-    """{name: array} of a checkpoint that holds a whole model, or its state_dict, or a training state with either under "ema" or "model".
+    """Finds the weights in a checkpoint.
 
-    {} if it holds none. Raises TorchError if its modules hold each other without end.
+    Args:
+        loaded: what read() gave: a whole model, its state_dict, or a training state with either under "ema" or "model".
+
+    Returns:
+        {name: array}; {} if it holds none.
+
+    Raises:
+        TorchError: its modules hold each other without end.
     """
     if isinstance(loaded, dict):
         arrays = _named(loaded, np.ndarray)
