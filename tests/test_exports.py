@@ -118,7 +118,9 @@ def test_a_tflite_file_loads_without_a_word(demo, capfd):
 
 
 def unlike(found, expected, score=0.3):
-    """The share of the detections expected, from a score on, that have no partner found: of its class, overlapping by 0.8."""
+    """The share of the detections expected, from a score on, that have no partner found: of its class, overlapping by
+    0.8.
+    """
     partners = found.labels == expected.labels[:, None]
     top = np.maximum(expected.boxes[:, None, :2], found.boxes[:, :2])
     bottom = np.minimum(expected.boxes[:, None, 2:], found.boxes[:, 2:])
@@ -252,7 +254,9 @@ LEAST = 0.3  # score
 
 
 class Telling:
-    """A small Model that finds nothing in a black image, one object in another and many in a third; its exports, once each."""
+    """A small Model that finds nothing in a black image, one object in another and many in a third; its exports, once
+    each.
+    """
 
     def __init__(self, name, folder):
         extra = {"model.decoder": "{name: corner, apart: 100}"} if name == "cornernet-small" else {}
@@ -307,7 +311,9 @@ class Telling:
         return tuple(Record(n, str(self.folder / f"{n}.png"), *none, (1, 1)) for n in self.images)
 
     def expected(self, form, image):
-        """{output: array} of an image [H, W, 3] uint8: the SavedModel's; of a float16 file those of weights that float16 holds."""
+        """{output: array} of an image [H, W, 3] uint8: the SavedModel's; of a float16 file those of weights that
+        float16 holds.
+        """
         images = image[None].astype("float32") / 255
         if form.precision == "float16":
             found = self.halved.postprocess(self.halved.decoder(self.halved.network(images)))._asdict()
@@ -317,7 +323,9 @@ class Telling:
 
     @functools.cached_property
     def halved(self):
-        """The Model as it is converted, its weights rounded to float16: TFLite stores them so and computes in float32."""
+        """The Model as it is converted, its weights rounded to float16: TFLite stores them so and computes in
+        float32.
+        """
         halved = tflite.for_tflite(self.model)
         for variable in halved.network.variables:
             variable.assign(np.asarray(variable).astype("float16"))
@@ -631,7 +639,8 @@ DAMAGES = {
     "description": lambda data, end, rng: flipped(data, rng, end, len(data), 2),
     "zeros": lambda data, end, rng: block(data, rng, lambda rng, count, data: bytes(count), 0, len(data)),
     "noise": lambda data, end, rng: block(data, rng, lambda rng, count, data: rng.bytes(count), 0, len(data)),
-    "noise in tables": lambda data, end, rng: block(data, rng, lambda rng, count, data: rng.bytes(count), end - 60000, end),
+    "noise in tables": lambda data, end, rng: block(data, rng, lambda rng, count, data: rng.bytes(count), end - 60000,
+    end),
     "twice": lambda data, end, rng: block(data, rng, lambda rng, count, data: data[:count], 0, len(data)),
     "missing": lambda data, end, rng: block(data, rng, lambda rng, count, data: b"", 0, len(data)),
     "missing in tables": lambda data, end, rng: block(data, rng, lambda rng, count, data: b"", end - 60000, end),
@@ -730,7 +739,9 @@ for line in sys.stdin:
 @pytest.mark.slow
 @pytest.mark.parametrize("checksum", [True, False], ids=["with checksum", "without"])
 def test_two_hundred_and_twenty_damages_of_each_kind_are_errors_or_harmless(checksum, demo, tmp_path):
-    """Each in a process of its own. Without a checksum a damaged weight is no error that could be seen; that nothing breaks is."""
+    """Each in a process of its own. Without a checksum a damaged weight is no error that could be seen; that nothing
+    breaks is.
+    """
     data = demo.paths["tflite"].read_bytes()
     data = data if checksum else without_checksum(data)
     counts, file = {}, tmp_path / "x.tflite"
@@ -816,7 +827,9 @@ def test_a_forked_process_says_that_it_cannot_detect(form, demo):
 
 
 def test_a_forked_process_has_an_interpreter_of_its_own(demo, tmp_path):
-    """Also where another thread was in it at that moment; and the one that it had is left alone, whose threads are not there."""
+    """Also where another thread was in it at that moment; and the one that it had is left alone, whose threads are not
+    there.
+    """
     images = np.random.default_rng(0).random((3, 64, 64, 3), dtype="float32")
     path = tmp_path / "x.tflite"
     shutil.copy(demo.paths["tflite"], path)

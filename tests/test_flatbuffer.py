@@ -1,4 +1,6 @@
-"""What the interpreter would follow blindly is checked: a small file made by hand, and one thing wrong with it at a time."""
+"""What the interpreter would follow blindly is checked: a small file made by hand, and one thing wrong with it at a
+time.
+"""
 
 import numpy as np
 import pytest
@@ -168,7 +170,9 @@ def test_whatever_the_bytes_are_it_is_that_error_or_none():
 
 
 def test_tables_that_lead_to_each_other_a_million_times_are_refused_at_once():
-    """Every graph of a hostile file is one and the same, at an offset of its own: what is read grows with the bytes alone."""
+    """Every graph of a hostile file is one and the same, at an offset of its own: what is read grows with the bytes
+    alone.
+    """
     made = model()
     made.subgraphs[0].tensors *= 300
     made.subgraphs *= 3

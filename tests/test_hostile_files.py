@@ -1,4 +1,6 @@
-"""What lies where a command expects a file, and what is asked of a model: FIFOs, devices, control characters, networks of billions."""
+"""What lies where a command expects a file, and what is asked of a model: FIFOs, devices, control characters, networks
+of billions.
+"""
 
 import json
 import os

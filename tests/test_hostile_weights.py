@@ -1,4 +1,5 @@
-"""Files of weights (.h5) that are damaged or made to do harm: each is read as it was written, or one clean error names it.
+"""Files of weights (.h5) that are damaged or made to do harm: each is read as it was written, or one clean error names
+it.
 
 The slow test at the end damages and makes them by chance and reads them in a process of its own, with a limit of memory
 and of time; it prints how many of each kind it tried. TFYOLO_FUZZ_ROUNDS sets how often.
@@ -530,7 +531,9 @@ ROUNDS = int(os.environ.get("TFYOLO_FUZZ_ROUNDS", 150))
 
 @pytest.mark.slow
 def test_damaged_and_made_files_are_read_or_named(content, tmp_path, capsys):
-    """Of each kind: how many were tried, and how many ended well. What has a checksum is never read as anything else than was written."""
+    """Of each kind: how many were tried, and how many ended well. What has a checksum is never read as anything else
+    than was written.
+    """
     bare = (
         content[: content.rfind(b"tfyolo:1")] if b"tfyolo:1" in content else content[:]
     )  # as earlier versions wrote them
