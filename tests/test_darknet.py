@@ -258,7 +258,7 @@ def test_every_layer_equals_opencv(name, size, tmp_path):
     assert [str(check) for check in checks if not check.passed] == []
     names = [check.name.partition(":")[0] for check in checks]
     assert len([name for name in names if name.startswith("layer")]) >= 3
-    assert {"boxes decoded", "scores decoded"} <= set(names) and names[-1] == "suppression"
+    assert {"boxes decoded", "scores decoded"} <= set(names) and names[-1] == "NMS"
 
 
 @ORACLE
@@ -488,7 +488,7 @@ def test_local_means_are_darknets_loop(size, stride, padding):
             np.testing.assert_allclose(y[0, row, column], window.mean((0, 1)), rtol=1e-5)
 
 
-def test_a_crop_takes_pictures_to_both_sides_of_0():
+def test_a_crop_takes_images_to_both_sides_of_0():
     images = keras.Input((4, 6, 3))
     x = np.random.default_rng(0).random((1, 4, 6, 3)).astype("float32")
     for noadjust, expected in ((False, 2 * x - 1), (True, x)):
@@ -607,7 +607,7 @@ def test_yolov1_is_its_paper(name, tmp_path):
     np.testing.assert_allclose(candidates.boxes[0], expected, rtol=1e-4, atol=1e-3)
 
 
-# --- a published network on real pictures -----------------------------------------------------------------------------
+# --- a published network on real images -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -649,8 +649,8 @@ def test_the_dog_the_bicycle_and_the_car(fastest, shared):
     run, files = fastest
     found = loading.load(run)(shared / "data" / "photos" / "dog.jpg", 0.8)
     assert sorted(found.names) == ["bicycle", "car", "dog"]
-    picture = cv2.resize(decoding.read_image(shared / "data" / "photos" / "dog.jpg"), (320, 320))
-    labels, scores, boxes = opencv_detector(files, 0.8)(picture.astype("float32") / 255)
+    image = cv2.resize(decoding.read_image(shared / "data" / "photos" / "dog.jpg"), (320, 320))
+    labels, scores, boxes = opencv_detector(files, 0.8)(image.astype("float32") / 255)
     boxes = boxes * np.tile(found.image.shape[:2], 2) / 320
     assert sorted(labels) == sorted(found.labels)
     for label, score, box in zip(labels, scores, boxes, strict=True):
@@ -661,19 +661,19 @@ def test_the_dog_the_bicycle_and_the_car(fastest, shared):
 @pytest.mark.slow
 @ORACLE
 def test_its_average_precision_is_opencvs(fastest, shared):
-    """On the same pictures, brought to its size in the same way, at the same thresholds."""
+    """On the same images, brought to its size in the same way, at the same thresholds."""
     run, files = fastest
     source = readers.read(shared / "data" / "coco-tiny", "val")
     detector = loading.load(run, score=0.005)
     report = evaluation.evaluate(detector, source, progress=False)
     oracle, found, lonely, compared = opencv_detector(files, 0.005), [], 0, 0
     for record in source.records:
-        picture = decoding.read_image(record.path)
-        labels, scores, boxes = oracle(cv2.resize(picture.astype("float32") / 255, (320, 320)))
-        limits = np.tile(picture.shape[:2], 2)
+        image = decoding.read_image(record.path)
+        labels, scores, boxes = oracle(cv2.resize(image.astype("float32") / 255, (320, 320)))
+        limits = np.tile(image.shape[:2], 2)
         boxes = (boxes * limits / 320).clip(0, limits).astype("float32")
         found.append(metrics.Found(boxes, scores.astype("float32"), labels))
-        own = detector(picture, 0.05)
+        own = detector(image, 0.05)
         for label, score, box in zip(own.labels, own.scores, own.boxes, strict=True):
             near = (labels == label) & (np.abs(scores - score) < 0.01) & (np.abs(boxes - box).max(-1, initial=0) < 2)
             lonely, compared = lonely + (not near.any()), compared + 1

@@ -237,7 +237,7 @@ class Avgpool(Section):
 
 
 @_section
-class Enlarge(Section):
+class Upsampling(Section):
     """[upsample]: the nearest cell, `stride` times."""
 
     type: Literal["upsample"] = "upsample"
@@ -393,7 +393,7 @@ class Prediction(Section):
 
 HEADS = (Output, Prediction)
 AnySection = Annotated[
-    Crop | Convolutional | Connected | Local | Maxpool | LocalAvgpool | Avgpool | Enlarge | Reorg | Dropout | Route
+    Crop | Convolutional | Connected | Local | Maxpool | LocalAvgpool | Avgpool | Upsampling | Reorg | Dropout | Route
     | Shortcut | ScaleChannels | Sam | Output | Prediction,
     Field(discriminator="type"),
 ]  # fmt: skip
@@ -435,7 +435,7 @@ def _check_shared(section, channels, first, its_channels):
 
 
 def trace(sections, size):
-    """The shape (h, w, c) of every section's output for pictures of `size` (H, W), without building any.
+    """The shape (h, w, c) of every section's output for images of `size` (H, W), without building any.
 
     The sections of heads have the shape of what they read. Raises SectionError where sections do not fit each other.
     """

@@ -163,7 +163,7 @@ def _sources(model, targets, data, calibration, validation, run=None):
 
 @contextlib.contextmanager
 def _on_disk(out):
-    """What goes wrong with the disk is told as such."""
+    """What goes wrong with the disk is reported as such."""
     try:
         yield
     except OSError as error:

@@ -121,9 +121,8 @@ def _content(job, target):
     config = model.config
     described = metadata.describe(
         config.name,
-        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; "
-        f"{len(model.classes)} "
-        f"classes, pictures brought to {list(model.input_size)} by {model.preprocess}",
+        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'images unknown'}; "
+        f"{len(model.classes)} classes, images brought to {list(model.input_size)} by {model.preprocess}",
         outputs,
         model.postprocess.score,
         target.limits.quantized,

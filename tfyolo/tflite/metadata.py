@@ -81,9 +81,9 @@ def describe(name, description, outputs, score, quantized):
         quantized: whether images are uint8, not float.
     """
     normalization = [_Byte(_NORMALIZATION), [(0.0,), (1.0 if quantized else 255.0,)]]
-    picture = [
+    image = [
         "image",
-        "A picture, red before green before blue" + ("" if quantized else ", 0..1"),
+        "An image, red before green before blue" + ("" if quantized else ", 0..1"),
         None,
         [_Byte(_IMAGE), [_Byte(_RGB)]],
         (normalization,),
@@ -100,7 +100,7 @@ def describe(name, description, outputs, score, quantized):
         tensors.append([output.name, output.description, None, content, None, None, labels])
     thresholding = [_Byte(_THRESHOLDING), [_Float(score)]]
     group = ["detections", tuple(output.name for output in outputs)]
-    subgraph = [name, None, (picture,), tuple(tensors), None, None, (thresholding,), None, (group,)]
+    subgraph = [name, None, (image,), tuple(tensors), None, None, (thresholding,), None, (group,)]
     model = [name, description, "1", (subgraph,), None, "The weights' own", None, "1.2.0"]
     builder = flatbuffers.Builder(1024)
     builder.Finish(_put(builder, model), file_identifier=b"M001")
@@ -162,7 +162,7 @@ def files_behind(content):
 
 
 def checksum(content):
-    """By which bytes are told from all others: SHA-256, in hexadecimal digits."""
+    """By which bytes differ from all others: SHA-256, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

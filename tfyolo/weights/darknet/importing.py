@@ -102,7 +102,7 @@ def load(cfg, weights, names=None, preprocess=None):
     slots = layout(net)
     header, floats = open_weights(weights)
     check_count(net, weights, slots, len(floats))  # before anything is allocated that a .cfg may lie about
-    classes, told = _classes(net, names)
+    classes, found = _classes(net, names)
     arrays = read_arrays(net, weights, slots, floats)
     model, native, renamed, orders = build_model(net, classes, Path(cfg).stem)
     arrays = {_renamed(name, renamed): _reordered(name, array, orders) for name, array in arrays.items()}
@@ -112,7 +112,7 @@ def load(cfg, weights, names=None, preprocess=None):
     report = [
         *net.notes,
         f"{net.path}: {'the native ' + native if native else 'a network of its own'}, {convolutions} convolutions, "
-        f"{net.size[0]} x {net.size[1]} pixels, {told}",
+        f"{net.size[0]} x {net.size[1]} pixels, {found}",
         f"{weights}: all {len(floats):,} floats used, each once",
     ]
     return Imported(model, origin, native, report)

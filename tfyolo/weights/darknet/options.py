@@ -67,7 +67,7 @@ CLASSES = {
     "maxpool": section_types.Maxpool,
     "avgpool": section_types.Avgpool,
     "local_avgpool": section_types.LocalAvgpool,
-    "upsample": section_types.Enlarge,
+    "upsample": section_types.Upsampling,
     "reorg": section_types.Reorg,
     "reorg3d": section_types.Reorg,
     "dropout": section_types.Dropout,

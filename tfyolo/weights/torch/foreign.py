@@ -201,13 +201,13 @@ def received_nothing(found):
 
 def received_another(found, arrays):
     """The same of a network that fits none of those that are imported, and is none that is known."""
-    told = [f"{counted(len(arrays), 'tensor')}, the first {printable(', '.join(list(arrays)[:3]))[:150]}"]
+    parts = [f"{counted(len(arrays), 'tensor')}, the first {printable(', '.join(list(arrays)[:3]))[:150]}"]
     if classes := unusual(found):
-        told.append(f"layers {', '.join(classes[:5])}")
+        parts.append(f"layers {', '.join(classes[:5])}")
     if "yaml_file" in found.said:
-        told.append(f"described in {printable(found.said['yaml_file'])[:60]}")
+        parts.append(f"described in {printable(found.said['yaml_file'])[:60]}")
     name = _family_of(found.said.get("yaml_file"))
-    return f"{f'{name} of another form' if name else 'another network'} ({'; '.join(told)}); {_OTHERS}"
+    return f"{f'{name} of another layout' if name else 'another network'} ({'; '.join(parts)}); {_OTHERS}"
 
 
 def unusual(found):

@@ -123,7 +123,7 @@ def _translated(arrays, model, layout):
 
 
 def _yx_first(variable, array, model):
-    """What is told x before y there, in our order, along the last axis."""
+    """What is x before y there, in our order, along the last axis."""
     layer = variable.partition("/")[0]
     if layer.endswith(".box.out"):  # left, top, right, bottom -> top, left, bottom, right
         return array.reshape(*array.shape[:-1], 4, model.decoder.bins)[..., [1, 0, 3, 2], :].reshape(array.shape)

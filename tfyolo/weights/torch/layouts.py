@@ -86,12 +86,12 @@ _PAIRED = ((r"^\.p(\d)\.cls\.conv(\d)", lambda m: f".cv3.{int(m[1]) - 3}.{int(m[
 # (family, channels of the first convolution, whether a block of the backbone has a second link) -> the size.
 _SIZES = {
     **{
-        ("yolov8", *told): size
-        for told, size in {(16, 0): "n", (32, 0): "s", (48, 1): "m", (64, 1): "l", (80, 1): "x"}.items()
+        ("yolov8", *widths): size
+        for widths, size in {(16, 0): "n", (32, 0): "s", (48, 1): "m", (64, 1): "l", (80, 1): "x"}.items()
     },
     **{
-        ("yolo11", *told): size
-        for told, size in {(16, 0): "n", (32, 0): "s", (64, 0): "m", (64, 1): "l", (96, 1): "x"}.items()
+        ("yolo11", *widths): size
+        for widths, size in {(16, 0): "n", (32, 0): "s", (64, 0): "m", (64, 1): "l", (96, 1): "x"}.items()
     },
 }
 

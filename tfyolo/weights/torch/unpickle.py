@@ -194,7 +194,7 @@ class _Reader(pickle._Unpickler):
             *(("APPENDS", load_appends), ("ADDITEMS", load_additems), ("FROZENSET", load_frozenset)),
         )
     }
-    del dispatch[pickle.BYTEARRAY8[0]]  # it, too, fills as many bytes as it is told; PyTorch does not write it
+    del dispatch[pickle.BYTEARRAY8[0]]  # it, too, fills as many bytes as the file says; PyTorch does not write it
 
     def persistent_load(self, pid):
         if not isinstance(pid, tuple) or len(pid) != 5 or not isinstance(pid[1], _Uncalled):
