@@ -120,7 +120,8 @@ def test_grid_boxes_equal_the_formula():
     np.testing.assert_allclose(candidates.scores[0, n], scores, rtol=1e-5)
 
 
-# (has_boxes, has_objectness, has_background, is_distribution), and the parts for three classes, as the papers have them.
+# (has_boxes, has_objectness, has_background, is_distribution), and the parts for three classes, as the papers have
+# them.
 CAPABILITIES = {
     "anchor": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "wide": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),

@@ -45,8 +45,8 @@ def _raw(model, boxes, scores):
 def _raw_normalized(model, boxes, scores):
     """All candidates, boxes in 0..1, clipped to the image.
 
-    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's range, and so has
-    all of its 256 steps inside the image.
+    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's
+    range, and so has all of its 256 steps inside the image.
     """
     size = model.input_size
     boxes = tf.quantization.fake_quant_with_min_max_args(boxes, 0.0, float(max(size)))
@@ -79,7 +79,8 @@ _FOUND = {
     "count": ("How many were found; what follows is padding", "numbers"),
     "best": ("The highest score of all candidates", "numbers"),
 }
-# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its libraries know.
+# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its
+# libraries know.
 OUTPUTS = {
     "builtin": _FOUND,
     "none": {
@@ -120,8 +121,8 @@ def _content(job, target):
     config = model.config
     described = metadata.describe(
         config.name,
-        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; {len(model.classes)} "
-        f"classes, pictures brought to {list(model.input_size)} by {model.preprocess}",
+        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'images unknown'}; "
+        f"{len(model.classes)} classes, images brought to {list(model.input_size)} by {model.preprocess}",
         outputs,
         model.postprocess.score,
         target.limits.quantized,
@@ -147,7 +148,8 @@ def to_tflite(model, end, precision="float32", batch=1):
         found = model.decoder(model.network(images, training=False))
         return found.boxes, found.scores
 
-    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a word.
+    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a
+    # word.
     frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
     module = tf.Module()
 

@@ -37,8 +37,8 @@ class Imported(NamedTuple):
 def load(path, names=None):
     """The Model of a checkpoint. names: a file of class names, one a line; None: the checkpoint's own, else numbers.
 
-    Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of them each tensor
-    that is missing, left over or of another shape.
+    Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of
+    them each tensor that is missing, left over or of another shape.
     """
     loaded = _read(path)
     try:
@@ -80,7 +80,7 @@ def _read(path):
 
 
 def _misfits(wrong, unusual):
-    """What is wrong with the tensors of a network that is almost another: all of it, or where that is more than a slip how much."""
+    """What is wrong with the tensors of a network that is almost another: all, or how much if it is no slip."""
     if unusual or len(wrong) > MOST_SHOWN:
         why = (
             f", received one with other layers ({', '.join(unusual[:5])})"
@@ -123,7 +123,7 @@ def _translated(arrays, model, layout):
 
 
 def _yx_first(variable, array, model):
-    """What is told x before y there, in our order, along the last axis."""
+    """What is x before y there, in our order, along the last axis."""
     layer = variable.partition("/")[0]
     if layer.endswith(".box.out"):  # left, top, right, bottom -> top, left, bottom, right
         return array.reshape(*array.shape[:-1], 4, model.decoder.bins)[..., [1, 0, 3, 2], :].reshape(array.shape)
@@ -163,9 +163,19 @@ def _names_in(loaded):
 def import_run(
     path: str | os.PathLike, out: str | os.PathLike | None = None, names: str | os.PathLike | None = None
 ) -> Imported:
-    """Writes the run folder of a checkpoint: best.h5, with which detect, evaluate, train and export work, and config.yaml.
+    """Writes the run of a checkpoint: best.h5, with which detect, evaluate, train and export work, and config.yaml.
 
-    out: the folder, new or empty; None: runs/CHECKPOINT, numbered if it is taken.
+    Args:
+        path: of the checkpoint.
+        out: the folder, new or empty; None: runs/CHECKPOINT, numbered if it is taken.
+        names: as load() takes them.
+
+    Returns:
+        Imported.
+
+    Raises:
+        TorchError: from load().
+        FolderError: something else lies in `out`.
     """
     with folders.new(out, Path(path).stem) as folder:
         imported = load(path, names)
