@@ -731,7 +731,8 @@ PICKLED = [
     OLD, ""),
     ("YOLOv6 (Model, RepVGGBlock)", "yolov6.models.yolo.Model yolov6.layers.common.RepVGGBlock", OLD, ""),
     ("YOLO-NAS (YoloNAS_S)", "super_gradients.training.models.YoloNAS_S", OLD, ""),
-    ("YOLOv8 of another layout (2 tensors, the first model.28.cv3.0.2.bias, model.0.conv.weight; layers CBAM; described "
+    ("YOLOv8 of another layout (2 tensors, the first model.28.cv3.0.2.bias, model.0.conv.weight; layers CBAM; "
+     "described "
      "in yolov8n-p2.yaml)",
      "u.tasks.DetectionModel u.modules.block.C2f u.modules.conv.CBAM", P2, "yolov8n-p2.yaml"),
 ]  # fmt: skip
