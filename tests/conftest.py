@@ -22,6 +22,8 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
+from torch_files import fake_torch, named_classes  # noqa: F401  (fixtures)
+
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.cli import app
@@ -276,6 +278,21 @@ def lively(name, classes=("a", "b", "c"), **extra):
 
 
 TINY_RUN = [*TINY, "train.evaluate_every=2", "train.ema=0.9"]
+
+
+@pytest.fixture(scope="session", name="demo")
+def exported_demo(tmp_path_factory):
+    """The demo network of exporting.py with all its exports: half a minute, for several files of tests."""
+    from exporting import Exported  # which takes lively() from here
+
+    return Exported("demo", tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def evaluable_data(demo, tmp_path_factory):
+    from exporting import evaluable
+
+    return evaluable(demo, tmp_path_factory.mktemp("evaluable"))
 
 
 @pytest.fixture(scope="module")

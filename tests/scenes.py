@@ -16,6 +16,20 @@ SIZES = {"one": (40, 80), "two": (60, 50)}
 SCENE = {"one": [((10, 20, 30, 60), 0), ((0, 0, 20, 40), 1)], "two": [((15, 5, 45, 30), 1)]}
 
 
+def boxes_of(source):
+    return {Path(record.path).stem: record.boxes.tolist() for record in source.records}
+
+
+def scene(source):
+    """Asserts that a Source is the scene above, whatever its ids are."""
+    assert source.classes == CLASSES
+    for record in source.records:
+        boxes, labels = zip(*SCENE[Path(record.path).stem], strict=True)
+        np.testing.assert_allclose(record.boxes, boxes, atol=1e-4)
+        assert record.labels.tolist() == list(labels)
+    assert len(source.records) == len(SCENE)
+
+
 def write_image(path, size, suffix_of_content=".jpg"):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(sum(size)).integers(0, 255, [*size, 3], dtype=np.uint8)
