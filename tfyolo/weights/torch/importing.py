@@ -1,4 +1,4 @@
-"""PyTorch checkpoints of YOLOv7, YOLOv8 and YOLO11 become models of the zoo: all their tensors, or none.
+"""PyTorch checkpoints of YOLOv7, YOLOv8, YOLO11 and YOLOX become models of the zoo: all their tensors, or none.
 
 load("model.pt") -> Imported(model, native, report)
 """
@@ -14,6 +14,8 @@ from tfyolo import checkpoint, folders
 from tfyolo import config as configs
 from tfyolo.messages import printable, shortened
 from tfyolo.model import Model, build
+from tfyolo.nn.norm import BatchNorm
+from tfyolo.weights.darknet.importing import COCO
 from tfyolo.weights.runs import class_names, write_run
 from tfyolo.weights.torch import foreign
 from tfyolo.weights.torch.layouts import recognise
@@ -25,12 +27,14 @@ MOST_SHOWN = 20  # tensors that do not fit, each in a line
 class Imported(NamedTuple):
     """model: a tfyolo Model with the weights. native: the config's name. report: what was found and done, in lines.
 
-    folder: of the run, where one was written.
+    folded: whether the file has no batch norms, since they are part of its convolutions: those of the model do nothing, and have no
+    statistics that training could go on from. folder: of the run, where one was written.
     """
 
     model: Model
     native: str
     report: list[str]
+    folded: bool = False
     folder: Path | None = None
 
 
@@ -57,15 +61,19 @@ def load(path, names=None):
     layout, count = recognised
     try:
         config = configs.load(configs.zoo(layout.native), layout.overrides)
-        model = build(config, _classes(path, loaded, names, count))
+        classes, told = _classes(path, loaded, names, count)
+        model = build(config, classes)
     except configs.ConfigError as error:
         raise TorchError(f"{path}: expected {layout.native}, its anchors or classes cannot be: {error}") from error
     weights, wrong = _translated(arrays, model, layout)
     if wrong:
         raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, foreign.unusual(survey))}")
     checkpoint.assign(model.network, weights, source=f"{path}: its weights")
-    report = [f"{path}: {layout.native}, {count} classes, all {len(arrays)} tensors used"]
-    return Imported(model, layout.native, report)
+    folded = bool(_idle_norms(arrays, model, layout))
+    notes = [layout.note, "it has no batch norms: they are folded into its convolutions" if folded else None]
+    report = [f"{path}: {layout.native}, {count} classes{told}, all {len(arrays)} tensors used"]
+    report += [f"{path}: {note}" for note in notes if note]
+    return Imported(model, layout.native, report, folded)
 
 
 def _read(path):
@@ -100,9 +108,14 @@ def _translated(arrays, model, layout):
     if places in left and np.array_equal(arrays[places].ravel(), np.arange(model.decoder.bins)):
         left.remove(places)
     depthwise = {layer.name for layer in model.network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
-    weights, wrong = {}, []
+    idle, wrong = _idle_norms(arrays, model, layout), []
+    weights = dict(idle)
     for variable, own in checkpoint.weights_of(model.network).items():
+        if variable in idle:
+            continue
         name = layout.theirs(variable)
+        if variable.endswith("/beta") and variable.replace("/beta", "/gamma") in idle:
+            name = _folded_bias(name)
         array = arrays.get(name)
         if array is None:
             wrong.append(f"{name} is missing")
@@ -113,6 +126,7 @@ def _translated(arrays, model, layout):
             array = array.reshape(-1)  # [1, C, 1, 1]
         elif array.ndim == 4:
             array = array.transpose((2, 3, 0, 1) if variable.partition("/")[0] in depthwise else (2, 3, 1, 0))
+        array = layout.adapted(variable, array)
         if array.shape != own.shape:
             wrong.append(f"{name}: expected {list(own.shape)} (height, width, in, out), received {list(array.shape)}")
             continue
@@ -122,12 +136,31 @@ def _translated(arrays, model, layout):
     return weights, [*wrong, *(f"{printable(name)} is left over" for name in sorted(left))]
 
 
+def _folded_bias(shift):
+    """Their name of a convolution's bias, by that of the shift of a batch norm after it."""
+    return shift.removesuffix(".bn.bias") + ".conv.bias"
+
+
+def _idle_norms(arrays, model, layout):
+    """{our path: array} of the batch norms that are folded into convolutions with a bias there, all but their shift: they change nothing."""
+    weights = {}
+    for layer in model.network.layers:
+        shift = layout.theirs(f"{layer.name}/beta") if isinstance(layer, BatchNorm) else ""
+        if shift.endswith(".bn.bias") and shift not in arrays and _folded_bias(shift) in arrays:
+            ones = np.ones(layer.gamma.shape, "float32")
+            weights |= {f"{layer.name}/gamma": ones, f"{layer.name}/moving_mean": 0 * ones}
+            weights[f"{layer.name}/moving_variance"] = ones - np.float32(layer.epsilon)
+    return weights
+
+
 def _yx_first(variable, array, model):
     """What is told x before y there, in our order, along the last axis."""
     layer = variable.partition("/")[0]
-    if layer.endswith(".box.out"):  # left, top, right, bottom -> top, left, bottom, right
-        return array.reshape(*array.shape[:-1], 4, model.decoder.bins)[..., [1, 0, 3, 2], :].reshape(array.shape)
-    if layer.endswith((".out", ".implicit_multiply")) and ".cls." not in layer:  # of each anchor x, y, w, h, ...
+    if layer.endswith(".box.out"):  # left, top, right, bottom (or x, y, w, h) -> top, left, bottom, right (y, x, h, w)
+        return array.reshape(*array.shape[:-1], 4, -1)[..., [1, 0, 3, 2], :].reshape(array.shape)
+    if layer.endswith((".obj.out", ".cls.out")):
+        return array
+    if layer.endswith((".out", ".implicit_multiply")):  # of each anchor x, y, w, h, ...
         order = np.arange(array.shape[-1]).reshape(model.decoder.num_anchors, -1)
         order[:, :4] = order[:, [1, 0, 3, 2]]
         return array[..., order.ravel()]
@@ -135,16 +168,19 @@ def _yx_first(variable, array, model):
 
 
 def _classes(path, loaded, names, count):
+    """(the class names in label order, what is to be said of them)."""
     if names is not None:
-        return class_names(names, count)
+        return class_names(names, count), ""
     found = _names_in(loaded)
     if found is None:
-        return [str(i) for i in range(count)]
+        if count == len(COCO):
+            return list(COCO), ", taken for COCO's (--names FILE has others)"
+        return [str(i) for i in range(count)], " without names (--names FILE gives them)"
     if len(found) != count or len(set(found)) != count:
         raise TorchError(
             f"{path}: expected {count} different class names, received {len(found)}; --names FILE gives others"
         )
-    return found
+    return found, ""
 
 
 def _names_in(loaded):
@@ -169,5 +205,5 @@ def import_run(
     """
     with folders.new(out, Path(path).stem) as folder:
         imported = load(path, names)
-        write_run(imported.model, folder)
+        write_run(imported.model, folder, **({"folded": True} if imported.folded else {}))
         return imported._replace(folder=folder)
