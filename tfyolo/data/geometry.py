@@ -121,10 +121,10 @@ class Fit(NamedTuple):
 # config is read.
 FITS = {
     "letterbox": Fit(letterbox, keeps_aspect=True),
-    "letterbox_top_left": Fit(letterbox_top_left, antialias=False, keeps_aspect=True),
     "stretch": Fit(stretch, antialias=False),
     "darknet": Fit(darknet_stretch, 0.5, antialias=False, rim=0.0),
     "darknet_letterbox": Fit(darknet_letterbox, 0.5, antialias=False, rim=0.0, keeps_aspect=True),
+    "letterbox_top_left": Fit(letterbox_top_left, antialias=False, keeps_aspect=True),
 }
 
 

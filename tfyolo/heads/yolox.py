@@ -3,9 +3,9 @@
 import math
 
 from tfyolo.backbones.yolox import dense_or_depthwise
-from tfyolo.config.ranges import Channels, OpenProbability
+from tfyolo.config.ranges import Factor, OpenProbability
 from tfyolo.heads.layers import outputs
-from tfyolo.nn.blocks import silu_conv
+from tfyolo.nn.blocks import scaled, silu_conv
 
 
 def decoupled_stem(
@@ -13,7 +13,7 @@ def decoupled_stem(
     parts,
     num_anchors,
     *,
-    channels: Channels = 256,
+    width: Factor = 1.0,
     depthwise: bool = False,
     activation: str = "silu",
     prior: OpenProbability = 0.01,
@@ -27,7 +27,7 @@ def decoupled_stem(
         features: {level: [B, h, w, C]}.
         parts: {part: channels Z}, of the decoder.
         num_anchors: A, the boxes a cell proposes.
-        channels: of the branches.
+        width: factor on the channels of the branches, which are 256.
         depthwise: whether the 3x3 convolutions are depthwise, as in nano.
         activation: one of nn.activations.ACTIVATIONS; relu or relu6 for accelerators without SiLU.
         prior: the objectness and the scores of an untrained head, 0..1, so that the many empty cells do not dominate
@@ -41,7 +41,7 @@ def decoupled_stem(
     """
     biases = dict.fromkeys(("obj", "cls"), math.log(prior / (1 - prior)))
     branches = {"cls": ["cls"], "box": [part for part in parts if part != "cls"]}
-    options = {"depthwise": depthwise, "activation": activation}
+    channels, options = scaled(256, width), {"depthwise": depthwise, "activation": activation}
     raw = {part: {} for part in parts}
     for level, x in features.items():
         x = silu_conv(x, channels, 1, activation=activation, name=f"{name}.{level}.stem")

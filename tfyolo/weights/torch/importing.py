@@ -12,15 +12,17 @@ import numpy as np
 
 from tfyolo import checkpoint, folders
 from tfyolo import config as configs
-from tfyolo.messages import printable, shortened
+from tfyolo.graph.nodes import nodes
+from tfyolo.messages import counted, listed, printable, shortened
 from tfyolo.model import Model, build
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.weights.darknet.importing import COCO
 from tfyolo.weights.runs import class_names, write_run
-from tfyolo.weights.torch import foreign
-from tfyolo.weights.torch.layouts import recognise
+from tfyolo.weights.torch import foreign, onnx
+from tfyolo.weights.torch.layouts import recognise, recognise_run
 from tfyolo.weights.torch.unpickle import Record, TorchError, read, state_dict
 
+_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 MOST_SHOWN = 20  # tensors that do not fit, each in a line
 
 
@@ -39,11 +41,15 @@ class Imported(NamedTuple):
 
 
 def load(path, names=None):
-    """The Model of a checkpoint. names: a file of class names, one a line; None: the checkpoint's own, else numbers.
+    """The Model of a checkpoint, or of an ONNX file that one of YOLOX was exported to.
+
+    names: a file of class names, one a line; None: the checkpoint's own, else COCO's if there are 80, else numbers.
 
     Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of them each tensor
     that is missing, left over or of another shape.
     """
+    if os.fspath(path).lower().endswith(".onnx"):
+        return _load_onnx(path, names)
     loaded = _read(path)
     try:
         arrays = {name.removeprefix("module."): array for name, array in state_dict(loaded).items()}
@@ -59,19 +65,70 @@ def load(path, names=None):
     if received:
         raise TorchError(f"{path}: expected {foreign.IMPORTED}, received {received}")
     layout, count = recognised
+    model, told = _built(path, layout, _names_in(loaded), names, count)
+    return _filled(path, model, layout, arrays, told, foreign.unusual(survey))
+
+
+def _load_onnx(path, names):
+    """load, of an ONNX file, which names few of its tensors: they are told apart by their order, which has to lead to the same network."""
+    found = onnx.graph(path)
+    recognised = recognise_run([convolution.kernel for convolution in found.convolutions])
+    if recognised is None or found.operations & {"Relu", "LeakyRelu", "BatchNormalization"}:
+        told = (
+            f"{counted(len(found.convolutions), 'convolution')}, {listed(sorted(map(printable, found.operations)), 8)}"
+        )
+        raise TorchError(
+            f"{path}: expected an export of YOLOX, with its batch norms folded, received another network ({told})"
+        )
+    layout, count = recognised
+    model, told = _built(path, layout, None, names, count)
+    order = _in_their_order(model.network, layout)
+    if [sources for _, sources in order] != [convolution.sources for convolution in found.convolutions]:
+        raise TorchError(
+            f"{path}: expected {layout.native}, received one whose convolutions are connected in another way"
+        )
+    arrays = {}
+    for (name, _), convolution in zip(order, found.convolutions, strict=True):
+        arrays |= {name: convolution.kernel, name.removesuffix("weight") + "bias": convolution.bias}
+    return _filled(path, model, layout, arrays, told, ())
+
+
+def _in_their_order(network, layout):
+    """A network's convolutions in the order in which theirs run: [(their name of the kernel, the places of those that it reads)]."""
+    order = nodes(network)[0]
+    convolutions = [node.operation for node in order if isinstance(node.operation, _CONVOLUTIONS)]
+    names = {layer: layout.theirs(f"{layer.name}/kernel") for layer in convolutions}
+    place = {layer: i for i, layer in enumerate(sorted(convolutions, key=lambda layer: layout.turn(names[layer])))}
+    sources, found = {}, {}
+    for node in order:
+        read = dict.fromkeys(index for x in node.input_tensors for index in sources[id(x)])
+        read = tuple(sorted(read) if isinstance(node.operation, keras.layers.Add) else read)
+        if node.operation in place:
+            found[node.operation] = read
+            read = (place[node.operation],)
+        sources |= {id(x): read for x in node.output_tensors}
+    return [(names[layer], found[layer]) for layer in place]
+
+
+def _built(path, layout, found, names, count):
+    """(Model of a layout, what is to be said of its classes)."""
     try:
         config = configs.load(configs.zoo(layout.native), layout.overrides)
-        classes, told = _classes(path, loaded, names, count)
-        model = build(config, classes)
+        classes, told = _classes(path, found, names, count)
+        return build(config, classes), f"{count} classes{told}"
     except configs.ConfigError as error:
         raise TorchError(f"{path}: expected {layout.native}, its anchors or classes cannot be: {error}") from error
+
+
+def _filled(path, model, layout, arrays, told, unusual):
+    """The Imported of a Model and their arrays. told: of its classes. unusual: classes of layers that are in no network of the zoo."""
     weights, wrong = _translated(arrays, model, layout)
     if wrong:
-        raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, foreign.unusual(survey))}")
+        raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, unusual)}")
     checkpoint.assign(model.network, weights, source=f"{path}: its weights")
     folded = bool(_idle_norms(arrays, model, layout))
     notes = [layout.note, "it has no batch norms: they are folded into its convolutions" if folded else None]
-    report = [f"{path}: {layout.native}, {count} classes{told}, all {len(arrays)} tensors used"]
+    report = [f"{path}: {layout.native}, {told}, all {len(arrays)} tensors used"]
     report += [f"{path}: {note}" for note in notes if note]
     return Imported(model, layout.native, report, folded)
 
@@ -142,7 +199,7 @@ def _folded_bias(shift):
 
 
 def _idle_norms(arrays, model, layout):
-    """{our path: array} of the batch norms that are folded into convolutions with a bias there, all but their shift: they change nothing."""
+    """{our path: array} of the batch norms that are part of convolutions with a bias there, all but the shift: they change nothing."""
     weights = {}
     for layer in model.network.layers:
         shift = layout.theirs(f"{layer.name}/beta") if isinstance(layer, BatchNorm) else ""
@@ -167,11 +224,10 @@ def _yx_first(variable, array, model):
     return array
 
 
-def _classes(path, loaded, names, count):
-    """(the class names in label order, what is to be said of them)."""
+def _classes(path, found, names, count):
+    """(the class names in label order, what is to be said of them). found: those in the file, or None."""
     if names is not None:
         return class_names(names, count), ""
-    found = _names_in(loaded)
     if found is None:
         if count == len(COCO):
             return list(COCO), ", taken for COCO's (--names FILE has others)"

@@ -285,6 +285,21 @@ _YOLOX = {
 }
 
 
+# In the order in which their forward pass runs.
+_RUN = (
+    *(
+        "backbone.backbone.stem.",
+        "backbone.backbone.",
+        "backbone.lateral_conv0.",
+        "backbone.C3_p4.",
+        "backbone.reduce_conv1.",
+        "backbone.C3_p3.",
+    ),
+    *("backbone.bu_conv2.", "backbone.C3_n3.", "backbone.bu_conv1.", "backbone.C3_n4.", "head."),
+)
+_IN_HEAD = ("stems", "cls_convs", "cls_preds", "reg_convs", "reg_preds", "obj_preds")
+
+
 class YoloxLayout(NamedTuple):
     """As Layout, of a YOLOX."""
 
@@ -301,6 +316,19 @@ class YoloxLayout(NamedTuple):
         for pattern, theirs in _IN_YOLOX:
             variable = re.sub(pattern, theirs, variable)
         return variable.replace("/", ".")
+
+    @staticmethod
+    def turn(name):
+        """Where a tensor's convolution stands in the order in which theirs run: a key to sort their names by."""
+        part = next(part for part in _RUN if name.startswith(part))
+        inside = [
+            "z" if each == "conv3" else each for each in name.removeprefix(part).split(".")
+        ]  # after the bottlenecks, m
+        inside = [f"{int(each):03d}" if each.isdigit() else each for each in inside]
+        if part == "head.":  # level by level
+            kind, level, *inside = inside
+            inside = [level, f"{_IN_HEAD.index(kind)}", *inside]
+        return _RUN.index(part), inside
 
     def adapted(self, variable, array):
         """The first convolution's kernel [3, 3, 12, C] of 2x2 pixels side by side -> [6, 6, 3, C] of the image's own.
@@ -320,6 +348,19 @@ def _yolox(arrays):
         return None
     size = _YOLOX.get((len(stem), any(".dconv." in name for name in arrays)))
     return size and (YoloxLayout(f"yolox-{size}"), len(last))
+
+
+def recognise_run(kernels):
+    """(YoloxLayout, number of classes) of convolutions' kernels [out, in / groups, h, w] in the order in which they ran; None: no YOLOX.
+
+    At each of three levels the head ends in a 1x1 convolution, two pairs of 3x3 and three predictions.
+    """
+    if len(kernels) < 40 or kernels[0].shape[1:] != (12, 3, 3):
+        return None
+    depthwise = kernels[1].shape[1] == 1
+    size = _YOLOX.get((len(kernels[0]), depthwise))
+    pair = 4 if depthwise else 2
+    return size and (YoloxLayout(f"yolox-{size}"), len(kernels[-3 - pair]))
 
 
 def recognise(arrays):
