@@ -8,18 +8,20 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import load_config, random_sample, small
+from conftest import SHARED, load_config, random_sample, small
 from test_torch import fake_torch, saved, tensors  # noqa: F401, a fixture
 
 from tfyolo import checkpoint
 from tfyolo import model as models
 from tfyolo.assigners import simota
 from tfyolo.data import geometry
+from tfyolo.data.decoding import read_image
 from tfyolo.decoders import DECODERS
 from tfyolo.losses import OBJECTIVES
+from tfyolo.predict.detector import Detector
 from tfyolo.training.checks import loss_weights
 from tfyolo.training.optim import Schedule
-from tfyolo.weights.torch import importing, layouts, unpickle
+from tfyolo.weights.torch import importing, layouts, onnx, unpickle
 
 SIZE, K = (64, 96), 3
 GRIDS = {"p3": (8, 12, 8), "p4": (4, 6, 16), "p5": (2, 3, 32)}
@@ -252,12 +254,14 @@ def golden(shared, name):
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     images = made.images(160, 128).transpose(0, 2, 3, 1)[..., ::-1]  # theirs read blue, green, red in 0..255
-    layout = shared / "weights" / "layouts" / f"yolox-{name}.txt"
-    return made.state(layout), np.load(shared / "goldens" / f"yolox-{name}.npz"), images
+    lines = [line.split() for line in (shared / "weights" / "layouts" / f"yolox-{name}.txt").read_text().splitlines()]
+    state = {key: made.tensor(key, tuple(map(int, shape.split("x")))) for key, shape in lines}
+    return state, np.load(shared / "goldens" / f"yolox-{name}.npz"), images
 
 
 @pytest.mark.parametrize("name", ["nano", pytest.param("s", marks=pytest.mark.slow)])
-def test_a_checkpoint_gives_what_their_network_gives(name, shared, fake_torch, tmp_path):  # noqa: F811
+def test_a_checkpoint_gives_what_their_network_gives(name, shared, fake_torch, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(importing, "build", functools.partial(models.build, input_size=(160, 128)))
     theirs, expected, images = golden(shared, name)
     theirs |= {f"{n[:-12]}num_batches_tracked": np.array(7) for n in theirs if n.endswith("running_mean")}
     state = tensors(theirs)
@@ -265,7 +269,7 @@ def test_a_checkpoint_gives_what_their_network_gives(name, shared, fake_torch, t
     assert imported.native == f"yolox-{name}" and not imported.folded
     assert (len(imported.model.classes), imported.model.classes[16]) == (80, "dog")
     assert f"all {len(theirs)} tensors used" in imported.report[0]
-    raw = models.resized(imported.model, (160, 128)).network(images, training=False)
+    raw = imported.model.network(images, training=False)
     for level in ("p3", "p4", "p5"):
         ours = [np.asarray(raw[part][level])[..., 0, :] for part in ("box", "obj", "cls")]
         ours[0] = ours[0][..., [1, 0, 3, 2]]
@@ -278,7 +282,7 @@ def test_a_checkpoint_gives_what_their_network_gives(name, shared, fake_torch, t
     np.testing.assert_allclose(candidates.scores, published[..., 4:5] * published[..., 5:], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["nano", "s"])
+@pytest.mark.parametrize("name", ["nano", pytest.param("s", marks=pytest.mark.slow)])
 def test_names_are_theirs(name, shared):
     lines = [line.split() for line in (shared / "weights" / "layouts" / f"yolox-{name}.txt").read_text().splitlines()]
     network = models.build(load_config(f"yolox-{name}", "model.input_size=64"), [str(i) for i in range(80)]).network
@@ -309,10 +313,11 @@ def their_state(model, seed=0):
     """Random weights under their names, in their layout: the way back of what an import does."""
     rng, layout, theirs = np.random.default_rng(seed), layouts.YoloxLayout("yolox-nano"), {}
     for path, value in checkpoint.weights_of(model.network).items():
-        value = rng.uniform(0.2, 1, value.shape).astype("float32")
-        if path == "backbone.stem.conv/kernel":
-            value = rng.uniform(0.2, 1, (3, 3, 12, value.shape[-1])).astype("float32")
+        shape = (3, 3, 12, value.shape[-1]) if path == "backbone.stem.conv/kernel" else value.shape
+        value = rng.uniform(0.5, 1.5, shape).astype("float32")
         if value.ndim == 4:
+            fan_in = np.prod(shape[:2]) * (1 if ".depth." in path else shape[2])
+            value = rng.normal(0, fan_in**-0.5, shape).astype("float32")
             value = value.transpose((2, 3, 0, 1) if ".depth." in path else (3, 2, 0, 1))
         theirs[layout.theirs(path)] = value
     return theirs
@@ -324,9 +329,10 @@ def test_folded_checkpoints_compute_the_same(nano, fake_torch, tmp_path, monkeyp
     whole, folded = their_state(nano), {}
     image = np.random.default_rng(1).random((1, 64, 64, 3), dtype="float32")
     for name, value in whole.items():
-        prefix = name.rpartition(".bn.")[0] or name.removesuffix(".conv.weight")
+        prefix = name.removesuffix(".conv.weight")
         if f"{prefix}.bn.weight" not in whole:
-            folded[name] = value
+            if ".bn." not in name:
+                folded[name] = value
             continue
         gamma, beta, mean, variance = (
             whole[f"{prefix}.bn.{each}"] for each in ("weight", "bias", "running_mean", "running_var")
@@ -336,7 +342,7 @@ def test_folded_checkpoints_compute_the_same(nano, fake_torch, tmp_path, monkeyp
         folded[f"{prefix}.conv.bias"] = beta - mean * scale
     outputs = []
     for given in (whole, folded):
-        state = tensors({name: value * 0.1 if name.endswith("conv.weight") else value for name, value in given.items()})
+        state = tensors(given)
         imported = importing.load(saved(tmp_path / "x.pth", {"model": state}, state.values()))
         assert imported.folded == (given is folded)
         assert any("no batch norms" in line for line in imported.report) == imported.folded
@@ -379,7 +385,7 @@ def test_all_tensors_or_none(change, message, nano, fake_torch, tmp_path, monkey
     assert "x.pth" in str(error.value)
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_damaged_states_are_read_or_named(count, nano, fake_torch, tmp_path, monkeypatch):  # noqa: F811
     """Tensors renamed, of other shapes and types, taken out, or of what is no number: all of them arrive, or one error says why not."""
     monkeypatch.setattr(importing, "build", lambda *_: nano)
@@ -408,3 +414,164 @@ def test_damaged_states_are_read_or_named(count, nano, fake_torch, tmp_path, mon
             importing.load(saved(tmp_path / "x.pth", {"model": state}, state.values()))
     for path, value in checkpoint.weights_of(nano.network).items():
         np.testing.assert_array_equal(value, before[path])  # nothing was loaded in part
+
+
+# --- ONNX files ---------------------------------------------------------------------------------------------------------
+
+
+def varint(number):
+    content = bytearray()
+    while number > 0x7F:
+        content.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*content, number])
+
+
+def field(number, value):
+    """A field of a protocol buffer: a number, or bytes with their length."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    value = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def node(kind, inputs, output):
+    return field(1, b"".join(field(1, name) for name in inputs) + field(2, output) + field(4, kind))
+
+
+def tensor(name, array, kind=1):
+    dims = b"".join(field(1, size) for size in array.shape)
+    return field(5, dims + field(2, kind) + field(8, name) + field(9, array.tobytes()))
+
+
+def onnx_file(model, change=lambda sources: sources):
+    """An ONNX file of a YOLOX nano: its convolutions and what joins them, as protocol buffers."""
+    layout, rng, content = layouts.YoloxLayout("yolox-nano"), np.random.default_rng(0), b""
+    variables = {layout.theirs(path): value for path, value in checkpoint.weights_of(model.network).items()}
+    order = importing._in_their_order(model.network, layout)
+    for i, (name, sources) in enumerate(change(order)):
+        *kernel, read, made = variables[name].shape
+        shape = (read, 1, *kernel) if ".dconv." in name else (made, read, *kernel)
+        shape = (made, 12, 3, 3) if i == 0 else shape
+        fan_in = int(np.prod(shape[1:]))
+        content += tensor(f"w{i}", rng.normal(0, fan_in**-0.5, shape).astype("float32"))
+        content += tensor(f"b{i}", rng.normal(size=shape[0]).astype("float32"))
+        content += node("Concat", [f"y{source}" for source in sources] or ["images"], f"x{i}")
+        content += node("Conv", [f"x{i}", f"w{i}", f"b{i}"], f"c{i}") + node("Sigmoid", [f"c{i}"], f"y{i}")
+    return field(1, 8) + field(2, "pytorch") + field(7, content)
+
+
+def test_an_onnx_file_is_imported_by_the_order_of_its_convolutions(nano, tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "build", lambda *_: nano)
+    path = tmp_path / "x.onnx"
+    path.write_bytes(onnx_file(nano))
+    imported = importing.load(path)
+    assert imported.folded and imported.native == "yolox-nano" and "2 classes" in imported.report[0]
+    given = onnx.graph(path).convolutions
+    weights = checkpoint.weights_of(nano.network)
+    np.testing.assert_array_equal(
+        weights["backbone.p2.down.depth.conv/kernel"][..., 0], given[1].kernel[:, 0].transpose(1, 2, 0)
+    )
+    np.testing.assert_array_equal(weights["head.p5.obj.out/bias"], given[-1].bias)
+    np.testing.assert_array_equal(weights["head.p5.box.out/bias"], given[-2].bias[[1, 0, 3, 2]])
+    np.testing.assert_array_equal(weights["head.p5.cls.out/bias"], given[-7].bias)
+
+
+def swapped(order):
+    """The branches of the first block read each other's input further on."""
+    return [(name, tuple({3: 4, 4: 3}.get(source, source) for source in sources)) for name, sources in order]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (lambda model: onnx_file(model, swapped), "received one whose convolutions are connected in another way"),
+        (lambda model: onnx_file(model, lambda order: order[:60]), "connected in another way"),
+        (
+            lambda model: onnx_file(model, lambda order: order[:5]),
+            r"received another network \(5 convolutions, Concat, Conv, Sigmoid",
+        ),
+        (lambda model: onnx_file(model)[:-5], r"does not read as one \(it ends within a field\)"),
+        (
+            lambda model: field(7, node("Conv", ["x", "w"], "y")),
+            r"has no weights, or no bias; export it in evaluation mode",
+        ),
+        (lambda model: field(7, tensor("w", np.zeros(4, "f4"))[:-1] + field(1, 9)), "does not read as one"),
+        (
+            lambda model: field(7, field(5, field(1, 1 << 62) + field(2, 1) + field(9, b"1234"))),
+            "not those of its shape",
+        ),
+        (lambda model: field(7, field(5, field(2, 1) + field(8, "w") + field(14, 1))), "w lies in another file"),
+        (lambda model: b"", "it has no nodes"),
+        (lambda model: b"\x0b", "a field of type 3"),
+        (lambda model: b"\xff" * 40, "within a number"),
+    ],
+)
+def test_other_onnx_files(content, message, nano, tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "build", lambda *_: nano)
+    (tmp_path / "x.onnx").write_bytes(content(nano))
+    with pytest.raises(unpickle.TorchError, match=message) as error:
+        importing.load(tmp_path / "x.onnx")
+    assert "x.onnx" in str(error.value)
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(2000, marks=pytest.mark.slow)])
+def test_damaged_onnx_files_are_read_or_named(count, nano, tmp_path):
+    """As far as to the Graph, of whose arrays all that a checkpoint's must pass is asked later."""
+    whole, rng = onnx_file(nano), np.random.default_rng(count)
+    described = [at for at in range(len(whole)) if whole[at : at + 2] in (b"\x12\x01", b"\x0a\x02")][:2000] or [0]
+    for _ in range(count):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 5)):
+            at = int(rng.choice(described)) + int(rng.integers(-8, 8))
+            data[max(at, 0) : max(at, 0) + int(rng.integers(0, 4))] = rng.bytes(int(rng.integers(0, 4)))
+        data = data[: rng.integers(len(data))] if rng.random() < 0.2 else data
+        (tmp_path / "m.onnx").write_bytes(data)
+        try:
+            found = onnx.graph(tmp_path / "m.onnx")
+        except unpickle.TorchError as error:
+            assert "m.onnx" in str(error)
+        else:
+            assert all(
+                each.kernel.ndim == 4 and max(each.sources, default=-1) < i for i, each in enumerate(found.convolutions)
+            )
+
+
+@pytest.fixture(scope="module")
+def published():
+    if not (SHARED / "weights" / "yolox_nano.onnx").exists():
+        pytest.skip("needs yolox_nano.onnx in ../shared, which is not beside this clone")
+    return importing.load(SHARED / "weights" / "yolox_nano.onnx")
+
+
+def test_the_published_network_sees_what_is_on_a_photograph(published, shared):
+    """A dog, a bicycle and a truck, where they are."""
+    assert "all 226 tensors used" in published.report[0] and published.folded
+    found = Detector.of(published.model)(str(shared / "data" / "photos" / "dog.jpg"))
+    seen = {
+        found.classes[label]: box
+        for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
+        if score > 0.5
+    }
+    expected = {"dog": [224, 131, 538, 312], "bicycle": [130, 124, 420, 568], "truck": [75, 467, 172, 692]}
+    assert seen.keys() == expected.keys()
+    for name, box in expected.items():
+        np.testing.assert_allclose(seen[name], box, atol=25)
+
+
+@pytest.mark.slow
+def test_the_published_network_is_onnxruntimes(published, shared):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, which reads the same file by itself")
+    session = onnxruntime.InferenceSession(shared / "weights" / "yolox_nano.onnx")
+    corners = [(x * s, y * s, s) for s in (8, 16, 32) for y in range(416 // s) for x in range(416 // s)]
+    x0, y0, stride = np.array(corners, "float64").T
+    model = published.model
+    for path in [*(shared / "data" / "photos").glob("*.jpg"), *sorted((shared / "data" / "bccd").rglob("*.jpg"))[:3]]:
+        image, _ = geometry.prepare(read_image(path.read_bytes()), (416, 416), "letterbox_top_left")
+        bgr = 255 * image.numpy()[..., ::-1].transpose(2, 0, 1)
+        x, y, w, h, objectness, *classes = session.run(None, {"images": bgr[None].astype("float32")})[0][0].T
+        x, y, w, h = x * stride + x0, y * stride + y0, np.exp(w) * stride, np.exp(h) * stride
+        candidates = model.decoder(model.network(image[None], training=False))
+        expected = np.stack([y - h / 2, x - w / 2, y + h / 2, x + w / 2], -1)
+        np.testing.assert_allclose(candidates.boxes[0], expected, rtol=0, atol=0.05)
+        np.testing.assert_allclose(candidates.scores[0], (objectness * np.array(classes)).T, rtol=0, atol=1e-4)
