@@ -187,6 +187,8 @@ def test_a_preprocess_of_ones_own_prepares_images(monkeypatch):
 
 
 def test_the_command_line_names_the_choices_of_preprocess():
-    assert "[letterbox|stretch|darknet|darknet_letterbox]" in "".join(succeed("import", "--help").split())
+    assert "[letterbox|stretch|darknet|darknet_letterbox|letterbox_top_left]" in "".join(
+        succeed("import", "--help").split()
+    )
     refused = command("import", "x.cfg", "x.weights", "--preprocess", "letter")
     assert refused.exit_code == 2 and "'letter' is not one of letterbox, stretch" in refused.stderr
