@@ -70,9 +70,9 @@ class _Offset(NamedTuple):
     value: int
 
 
-def describe(name, description, outputs, score, quantized):
+def describe(name, description, outputs, score, quantized, licence):
     """The bytes of a ModelMetadata. outputs: [Output] in the order of the file. score: the least that its detections have.
-    quantized: the picture is uint8, not float."""
+    quantized: the picture is uint8, not float. licence: of the weights, in words."""
     normalization = [_Byte(_NORMALIZATION), [(0.0,), (1.0 if quantized else 255.0,)]]
     picture = [
         "image",
@@ -94,7 +94,7 @@ def describe(name, description, outputs, score, quantized):
     thresholding = [_Byte(_THRESHOLDING), [_Float(score)]]
     group = ["detections", tuple(output.name for output in outputs)]
     subgraph = [name, None, (picture,), tuple(tensors), None, None, (thresholding,), None, (group,)]
-    model = [name, description, "1", (subgraph,), None, "The weights' own", None, "1.2.0"]
+    model = [name, description, "1", (subgraph,), None, licence, None, "1.2.0"]
     builder = flatbuffers.Builder(1024)
     builder.Finish(_put(builder, model), file_identifier=b"M001")
     return bytes(builder.Output())

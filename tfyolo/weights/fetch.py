@@ -283,8 +283,7 @@ def _take(name, file, path, part, response, total, progress):
             if part.tell() > most:
                 part.truncate(0)
                 raise FetchError(
-                    f"{name}: {file.url}: expected {most:,} bytes, received more; nothing was kept. "
-                    f"{_by_hand(name)}"
+                    f"{name}: {file.url}: expected {most:,} bytes, received more; nothing was kept. {_by_hand(name)}"
                 )
     part.flush()
     if total is not None and part.tell() < total:
@@ -335,12 +334,12 @@ def recognised(path) -> str | None:
 
 
 def _by_hand(name):
-    """Which files to put where, for a machine without a network."""
+    """Which files to put where, such as on a machine without a network."""
     missing = []
     for file in PUBLISHED[name].files:
         path = cache_folder() / file.name
         if _wrong_size(file, path) is not None or _wrong(file, path) is not None:
             facts = [f"{file.size:,} bytes"] if file.size else []
             facts += [file.checksum.replace(":", " ", 1)] if file.checksum else []
-            missing.append(f"{file.url} as {path}" + (f" ({', '.join(facts)})" if facts else ""))
-    return f"Without a network here, fetch it elsewhere and put {' and '.join(missing)}"
+            missing.append(f"{file.url} at {path}" + (f" ({', '.join(facts)})" if facts else ""))
+    return f"To do so by hand, put {' and '.join(missing)}"

@@ -14,9 +14,9 @@ from tfyolo import checkpoint, folders
 from tfyolo import config as configs
 from tfyolo.messages import printable, shortened
 from tfyolo.model import Model, build
-from tfyolo.weights.runs import class_names, write_run
+from tfyolo.weights.runs import class_names, origin_of_file, write_run
 from tfyolo.weights.torch import foreign
-from tfyolo.weights.torch.layouts import recognise
+from tfyolo.weights.torch.layouts import licence_of, recognise
 from tfyolo.weights.torch.unpickle import Record, TorchError, read, state_dict
 
 MOST_SHOWN = 20  # tensors that do not fit, each in a line
@@ -64,7 +64,8 @@ def load(path, names=None):
     if wrong:
         raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, foreign.unusual(survey))}")
     checkpoint.assign(model.network, weights, source=f"{path}: its weights")
-    report = [f"{path}: {layout.native}, {count} classes, all {len(arrays)} tensors used"]
+    model = model._replace(origin=origin_of_file(path, licence_of(layout.native)))
+    report = [f"{path}: {layout.native}, {count} classes, all {len(arrays)} tensors used", f"licence: {model.origin}"]
     return Imported(model, layout.native, report)
 
 

@@ -236,6 +236,21 @@ def _implicit(arrays):
     return None
 
 
+# Of the weights of each family, and of what is trained from them with its programs.
+LICENCES = {
+    "yolov7": "GPL-3.0",
+    "yolov8": "AGPL-3.0",
+    "yolo11": "AGPL-3.0",
+    "yolox": "Apache-2.0",
+    "yolov9": "MIT",
+}
+
+
+def licence_of(native):
+    """The licence of published weights that fit a config, by its family; None: not known."""
+    return next((licence for family, licence in LICENCES.items() if native.startswith(family)), None)
+
+
 def recognise(arrays):
     """(Layout, number of classes) of a checkpoint's tensors {name: array}; None if they are of no network here."""
     return _decoupled(arrays) or _implicit(arrays)
