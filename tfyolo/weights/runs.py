@@ -9,7 +9,7 @@ from tfyolo.messages import printable
 from tfyolo.model import save_model
 from tfyolo.origin import Origin
 from tfyolo.weights.fetch import recognised
-from tfyolo.weights.published import PUBLISHED
+from tfyolo.weights.published import origin_of
 
 MOST_NAMES = 4 << 20  # bytes
 
@@ -24,12 +24,6 @@ def write_run(model, out, **meta):
     write_text(out / "config.yaml", configs.to_yaml(model.config))
 
 
-def published_origin(name):
-    """The Origin of an entry of PUBLISHED."""
-    published = PUBLISHED[name]
-    return Origin(name, published.licence, published.source)
-
-
 def origin_of_file(path, licence=None):
     """The Origin of a file of weights: that of the published weights which it holds, else its name.
 
@@ -38,7 +32,7 @@ def origin_of_file(path, licence=None):
         licence: that of weights of its kind; None: they may be anybody's.
     """
     name = recognised(path)
-    return Origin(printable(Path(path).name), licence) if name is None else published_origin(name)
+    return Origin(printable(Path(path).name), licence) if name is None else origin_of(name)
 
 
 def class_names(file, count):
