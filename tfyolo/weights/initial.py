@@ -1,6 +1,7 @@
-"""Weights to begin training with: those of a run or an import, or a Darknet backbone alone."""
+"""Weights to begin training with: those of a run or an import, published ones, or a backbone alone."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,92 +9,104 @@ from tfyolo import checkpoint, hdf5
 from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
-from tfyolo.messages import listed
+from tfyolo.messages import listed, printable
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
+from tfyolo.origin import Origin, to_meta
+from tfyolo.weights import named
 from tfyolo.weights.darknet import files as darknet_files
 from tfyolo.weights.darknet import layout
 from tfyolo.weights.darknet.text import DarknetError
+from tfyolo.weights.fetch import fetched
+from tfyolo.weights.published import is_backbone, origin_of
+from tfyolo.weights.runs import origin_of_file
+from tfyolo.weights.transfer import transferred
+
+
+class _Given(NamedTuple):
+    """Weights to begin with.
+
+    Attributes:
+        arrays: {variable's path: array}.
+        classes: names in label order; None: they are of a backbone.
+        origin: their Origin; None: they began at random.
+        darknet: what the way back to Darknet needs; None without.
+        left: how many floats of the file were left aside.
+    """
+
+    arrays: dict
+    classes: tuple | None
+    origin: Origin | None
+    darknet: dict | None = None
+    left: int = 0
 
 
 def initialise(model, path):
-    """Puts what fits into a Model, part by part (backbone, neck, head), each wholly or not at all; (report, origin).
+    """Puts what fits into a Model, part by part (backbone, neck, head), as transfer.transferred does.
 
-    path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5, vgg16_..._kernels.h5),
-    or of Darknet (darknet53.conv.74). The convolutions whose channels count classes are kept only if the classes are
-    the same. report: lines that say
-    what was kept and what begins anew. origin: what the way back to Darknet needs, if the weights came from there; else
-    {}. Raises CheckpointError or DarknetError if nothing fits.
+    Args:
+        model: the Model.
+        path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5,
+            vgg16_..._kernels.h5), or of Darknet (darknet53.conv.74); or a name of published weights.
+
+    Returns:
+        (report, meta). report: lines that say what was kept and what was re-initialised. meta: for the files of the
+        run: "origin", and "darknet", which the way back needs, if all parts came from there.
+
+    Raises:
+        CheckpointError, DarknetError, TorchError, FetchError: it cannot be read, or nothing fits.
     """
-    left, published = 0, _of_keras(path)
-    if published is not None:
-        theirs, classes, origin = published, None, {}
-    elif Path(path).is_dir() or Path(path).suffix == ".h5":
-        file = weights_file(path)
-        meta, theirs = checkpoint.load(file, checkpoint.FOR_USE)
-        classes = tuple(meta["classes"])
-        origin = {"darknet": meta["darknet"]} if "darknet" in meta else {}
-    elif Path(path).suffix != ".weights" and (told := configs.foreign(path, "a run's folder or a file of weights")):
-        raise checkpoint.CheckpointError(told)
-    else:
-        if "darknet" not in model.config.model.backbone.name:
-            raise DarknetError(
-                f"{path}: a file without its .cfg begins a backbone of Darknet's own, not "
-                f"{model.config.model.backbone.name}; import "
-                "the whole network with its .cfg (tfyolo import), and begin with that run"
-            )
-        theirs, left = _backbone(model.network, path)
-        classes, origin = None, {}
-    own = checkpoint.weights_of(model.network)
-    if published is not None:
-        _check_depth(path, own, theirs, model.config.model.backbone.name)
-    report, kept = [], {}
-    for part in dict.fromkeys(name.partition(".")[0] for name in own):
-        other_number = len(classes or ()) != len(model.classes)
-        counted = {name for name in own if name.startswith(f"{part}.") and _counts_classes(name, other_number)}
-        mine = {name: own[name].shape for name in own if name.startswith(f"{part}.") and name not in counted}
-        misfits = [name for name, shape in mine.items() if name not in theirs or theirs[name].shape != shape]
-        if classes is None and part != "backbone":
-            report.append(f"{part}: begins anew, the file is of a backbone")
-            continue
-        if misfits:
-            found = theirs[misfits[0]].shape if misfits[0] in theirs else "nothing"
-            report.append(
-                f"{part}: begins anew; {len(misfits)} of its {len(mine)} arrays do not fit, the first {misfits[0]}: "
-                f"{mine[misfits[0]]} "
-                f"here, {found} there"
-            )
-            continue
-        told = [f"{len(mine)} arrays kept"] if mine else []
-        if classes == model.classes and all(
-            name in theirs and theirs[name].shape == own[name].shape for name in counted
-        ):
-            mine |= {name: own[name].shape for name in counted}
-            told = [f"{len(mine)} arrays kept"]
-        elif counted:
-            layers = {name.partition("/")[0] for name in counted}
-            if other_number:  # a branch for classes is new as a whole
-                layers = {name.partition(".cls.")[0] + ".cls" if ".cls." in name else name for name in layers}
-            layers = sorted(layers)
-            why = f"{len(classes)} classes there, {len(model.classes)} here"
-            if len(classes) == len(model.classes):
-                why = "the classes have other names"
-            told.append(f"{', '.join(layers)} begin anew: {why}")
-        kept |= {name: theirs[name] for name in mine}
-        report.append(f"{part}: {'; '.join(told)}")
-    if not kept:
+    given = _given(model, path)
+    transfer = transferred(model, given.arrays, given.classes)
+    if not transfer.arrays:
         raise checkpoint.CheckpointError(
-            f"{path}: expected weights for {model.config.name}, nothing fits: " + "; ".join(report)
+            f"{path}: expected weights for {model.config.name}, nothing fits: " + "; ".join(transfer.report)
         )
-    checkpoint.assign(model.network, own | kept, source=str(path))
-    if classes is None and left:
-        report.append(f"{left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg")
-    complete = not any(line.partition(": ")[2].startswith("begins anew") for line in report)
-    return report, origin if complete else {}
+    checkpoint.assign(model.network, checkpoint.weights_of(model.network) | transfer.arrays, source=str(path))
+    report = list(transfer.report)
+    if given.left:
+        report.append(
+            f"{given.left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg"
+        )
+    if given.origin:
+        report.append(f"licence: {given.origin}")
+    meta = {"origin": to_meta(given.origin)}
+    return report, meta | ({"darknet": given.darknet} if given.darknet and transfer.complete else {})
+
+
+def _given(model, path):
+    """The _Given at a path, or of a name."""
+    if configs.is_published(str(path)) and is_backbone(str(path)):
+        return _darknet_backbone(model, fetched(str(path))[0])._replace(origin=origin_of(str(path)))
+    if configs.is_published(str(path)):
+        found, meta, _ = named.load(str(path))
+        return _Given(checkpoint.weights_of(found.network), found.classes, found.origin, meta.get("darknet"))
+    published = _of_keras(path)
+    if published is not None:
+        arrays, origin = published
+        _check_depth(path, checkpoint.weights_of(model.network), arrays, model.config.model.backbone.name)
+        return _Given(arrays, None, origin)
+    if Path(path).is_dir() or Path(path).suffix == ".h5":
+        meta, arrays = checkpoint.load(weights_file(path), checkpoint.FOR_USE)
+        return _Given(arrays, tuple(meta["classes"]), checkpoint.origin_of(meta), meta.get("darknet"))
+    if Path(path).suffix != ".weights" and (told := configs.foreign(path, "a run's folder or a file of weights")):
+        raise checkpoint.CheckpointError(told)
+    return _darknet_backbone(model, path)
+
+
+def _darknet_backbone(model, path):
+    if "darknet" not in model.config.model.backbone.name:
+        raise DarknetError(
+            f"{path}: a file without its .cfg begins a backbone of Darknet's own, not "
+            f"{model.config.model.backbone.name}; import "
+            "the whole network with its .cfg (tfyolo import), and begin with that run"
+        )
+    arrays, left = _backbone(model.network, path)
+    return _Given(arrays, None, origin_of_file(path), left=left)
 
 
 def _of_keras(path):
-    """{name of ours: array} of a file of weights as keras.applications publishes them; None if it is no such file."""
+    """({name of ours: array}, Origin) of a file of weights as keras.applications publishes them; None if it is none."""
     if Path(path).suffix != ".h5" or not Path(path).is_file():
         return None
     try:
@@ -117,15 +130,17 @@ def _of_keras(path):
                 "file without (notop), take vgg16_weights_tf_dim_ordering_tf_kernels.h5"
             )
         try:
-            return _vgg16({name: sorted(arrays, key=np.ndim, reverse=True) for name, arrays in layers.items()})
+            arrays = _vgg16({name: sorted(arrays, key=np.ndim, reverse=True) for name, arrays in layers.items()})
+            return arrays, Origin(printable(Path(path).name), "CC BY 4.0")
         except (KeyError, IndexError, ValueError) as error:
             raise checkpoint.CheckpointError(
                 f"{path}: expected the layers of VGG-16, received others ({error})"
             ) from error
-    return {
+    arrays = {
         f"backbone.{name.partition('/')[0]}/{name.rpartition('/')[2].removesuffix(':0')}": values
         for name, values in published.items()
     }
+    return arrays, Origin(printable(Path(path).name), "MIT" if "conv2_block1_1_conv" in layers else None)
 
 
 def _vgg16(layers):
@@ -169,16 +184,6 @@ def _check_depth(path, own, published, backbone):
             "with "
             f"{listed(more, 3)}"
         )
-
-
-def _counts_classes(name, other_number):
-    """Whether an array belongs to a head's last convolution of classes; or, of another number of them, to their branch.
-
-    A decoupled head's last convolution of boxes counts none; its branch of classes may be as wide as they are many.
-    """
-    layer = name.partition("/")[0]
-    told = layer.endswith(".out") and layer.split(".")[-2] not in ("box", "embed", "offset")
-    return told or (other_number and ".cls." in layer)
 
 
 def _backbone(network, path):

@@ -17,9 +17,9 @@ from tfyolo.messages import counted, listed, printable, shortened
 from tfyolo.model import Model, build
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.weights.darknet.importing import COCO
-from tfyolo.weights.runs import class_names, write_run
+from tfyolo.weights.runs import class_names, origin_of_file, write_run
 from tfyolo.weights.torch import foreign, onnx
-from tfyolo.weights.torch.layouts import recognise, recognise_run
+from tfyolo.weights.torch.layouts import licence_of, recognise, recognise_run
 from tfyolo.weights.torch.unpickle import Record, TorchError, read, state_dict
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
@@ -140,10 +140,11 @@ def _filled(path, model, layout, arrays, note, unusual):
     if wrong:
         raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, unusual)}")
     checkpoint.assign(model.network, weights, source=f"{path}: its weights")
+    model = model._replace(origin=origin_of_file(path, licence_of(layout.native)))
     folded = bool(_idle_norms(arrays, model, layout))
     notes = [layout.note, "it has no batch norms: they are folded into its convolutions" if folded else None]
     report = [f"{path}: {layout.native}, {note}, all {len(arrays)} tensors used"]
-    report += [f"{path}: {note}" for note in notes if note]
+    report += [*(f"{path}: {note}" for note in notes if note), f"licence: {model.origin}"]
     return Imported(model, layout.native, report, folded)
 
 

@@ -247,8 +247,7 @@ def _implicit(arrays):
     return None
 
 
-# --- YOLOX
-# ---------------------------------------------------------------------------------------------------------------------
+# --- YOLOX ------------------------------------------------------------------------------------------------------------
 
 _IN_YOLOX = (
     (r"^backbone\.stem\.", "backbone.backbone.stem.conv."),
@@ -366,6 +365,23 @@ def recognise_run(kernels):
     size = _YOLOX.get((len(kernels[0]), depthwise))
     pair = 4 if depthwise else 2
     return size and (YoloxLayout(f"yolox-{size}"), len(kernels[-3 - pair]))
+
+
+# --- licences ---------------------------------------------------------------------------------------------------------
+
+# Of the weights of each family, and of what is trained from them with its programs.
+LICENCES = {
+    "yolov7": "GPL-3.0",
+    "yolov8": "AGPL-3.0",
+    "yolo11": "AGPL-3.0",
+    "yolox": "Apache-2.0",
+    "yolov9": "MIT",
+}
+
+
+def licence_of(native):
+    """The licence of published weights that fit a config, by its family; None: not known."""
+    return next((licence for family, licence in LICENCES.items() if native.startswith(family)), None)
 
 
 def recognise(arrays):
