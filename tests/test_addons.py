@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfyolo import boxes, losses
+from tfyolo import boxes
 from tfyolo.data import geometry
+from tfyolo.losses import elementwise
 from tfyolo.nn import activations
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "addons.json").read_text(encoding="utf-8"))
@@ -32,9 +33,9 @@ def test_giou_is_one_minus_giou_loss():
 @pytest.mark.parametrize("index, alpha, gamma", [(i, *pair) for i, pair in enumerate(GOLDENS["focal"]["alpha_gamma"])])
 def test_focal_is_sigmoid_focal_cross_entropy(index, alpha, gamma):
     targets, logits, p = (golden("focal", name) for name in ("targets", "logits", "probabilities"))
-    of_logits = numpy(losses.focal(targets, logits, alpha=alpha, gamma=gamma))
+    of_logits = numpy(elementwise.focal(targets, logits, alpha=alpha, gamma=gamma))
     np.testing.assert_allclose(of_logits, golden("focal", "loss_of_logits")[index], rtol=1e-3, atol=1e-6)
-    of_probabilities = numpy(losses.focal(targets, np.log(p) - np.log1p(-p), alpha=alpha, gamma=gamma))
+    of_probabilities = numpy(elementwise.focal(targets, np.log(p) - np.log1p(-p), alpha=alpha, gamma=gamma))
     # Its form for probabilities adds 1e-7 inside the logarithms.
     np.testing.assert_allclose(of_probabilities, golden("focal", "loss_of_probabilities")[index], rtol=1e-4, atol=1e-6)
 
@@ -43,7 +44,7 @@ def test_focal_defaults_are_its_defaults():
     assert GOLDENS["focal"]["alpha_gamma"][0] == [0.25, 2.0]
     targets, logits = golden("focal", "targets"), golden("focal", "logits")
     expected = golden("focal", "loss_of_logits")[0]
-    np.testing.assert_allclose(numpy(losses.focal(targets, logits)), expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(numpy(elementwise.focal(targets, logits)), expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("mish", [keras.activations.mish, activations.ACTIVATIONS["mish"]], ids=["keras", "tfyolo"])

@@ -8,11 +8,11 @@ from test_m2det import SCENES, overlap, scene
 
 from tfyolo import model as models
 from tfyolo.config import ConfigError
-from tfyolo.decoders import Corner
-from tfyolo.losses import Corner as Objective
-from tfyolo.losses import corner_radius, corner_targets
+from tfyolo.decoders.cornernet import Corner
+from tfyolo.losses.cornernet import Corner as Objective
+from tfyolo.losses.cornernet import corner_radius, corner_targets
 from tfyolo.nn.pooling import CornerPool
-from tfyolo.structures import Sample
+from tfyolo.structures import Raw, Sample
 from tfyolo.weights.initial import initialise
 
 K = 3
@@ -150,7 +150,7 @@ def test_the_loss_equals_the_loops(kind, crowd):
     objective = Objective(decoder, None)
     both = [by_hand(each, sample, targets) for each in (raw, first)]
     alone = objective(raw, None, sample)
-    stacked = objective(raw | {"aux": first}, None, sample)
+    stacked = objective(Raw(raw, first), None, sample)
     for name, gain in {"heat": 1.0, "pull": 0.1, "push": 0.1, "offset": 1.0}.items():
         assert float(alone[name]) == pytest.approx(gain * both[0][name], rel=1e-4, abs=1e-7), name
         mean = (both[0][name] + both[1][name]) / 2
@@ -275,8 +275,8 @@ def test_stacks_lie_one_within_the_other_and_only_the_last_is_used():
         load_config("cornernet-small", f"model.backbone={backbone}", "model.input_size=64"), ("a", "b")
     )
     raw = model.network.output
-    assert set(raw["aux"]) == {"cls", "embed", "offset", "aux"} and "aux" not in raw["aux"]["aux"]
-    assert raw["cls"]["p2"].shape[1:] == (16, 16, 2, 2) and raw["aux"]["aux"]["cls"]["p2"].shape[1:] == (16, 16, 2, 2)
+    assert set(raw.aux.parts) == {"cls", "embed", "offset"} == set(raw.aux.aux)
+    assert raw.parts["cls"]["p2"].shape[1:] == (16, 16, 2, 2) and raw.aux.aux["cls"]["p2"].shape[1:] == (16, 16, 2, 2)
     used = fuse(model)
     assert set(used.network.output) == {"cls", "embed", "offset"}
     assert not any(".aux." in layer.name for layer in used.network.layers)

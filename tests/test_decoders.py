@@ -6,7 +6,10 @@ from conftest import CONFIGS, small
 
 from tfyolo import model as models
 from tfyolo.boxes import iou
-from tfyolo.decoders import DECODERS, Anchor, Grid, Region, Wide, by_level, make_priors
+from tfyolo.decoders import DECODERS
+from tfyolo.decoders.anchors import Anchor, Region, Wide
+from tfyolo.decoders.decoder import by_level, make_priors
+from tfyolo.decoders.yolov1 import Grid
 from tfyolo.structures import level_stride
 
 

@@ -12,8 +12,9 @@ from conftest import CONFIGS, EACH_CONFIG, random_sample, small
 from tfyolo import model as models
 from tfyolo.assigners import best_anchor, responsible_cell
 from tfyolo.boxes import area, iou
-from tfyolo.decoders import Anchor, Region, Wide
-from tfyolo.losses import TERMS, Dense, bce, focal, softmax_cross_entropy
+from tfyolo.decoders.anchors import Anchor, Region, Wide
+from tfyolo.losses.darknet import Dense
+from tfyolo.losses.elementwise import TERMS, bce, focal, softmax_cross_entropy
 from tfyolo.structures import BACKGROUND
 
 NAMES = ("a", "b", "c")

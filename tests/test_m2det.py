@@ -13,8 +13,8 @@ from tfyolo.assigners import max_iou
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.checkpoint import CheckpointError
 from tfyolo.config import ConfigError
-from tfyolo.decoders import Ssd
-from tfyolo.losses import MultiBox
+from tfyolo.decoders.ssd import Ssd
+from tfyolo.losses.ssd import MultiBox
 from tfyolo.nn.resample import Resize
 from tfyolo.training.steps import loss_terms
 from tfyolo.weights.initial import initialise

@@ -10,7 +10,7 @@ import tensorflow as tf
 from conftest import EACH_CONFIG, load_config, of_all_scales, random_sample, small, strategy_of
 from keras import layers
 
-from tfyolo import heads
+from tfyolo import heads, structures
 from tfyolo import model as models
 from tfyolo.backbones import BACKBONES
 from tfyolo.config import ConfigError
@@ -19,7 +19,7 @@ from tfyolo.graph.fusion import fuse
 from tfyolo.graph.quantization import FakeQuantize, quantization_aware
 from tfyolo.graph.summary import gradient_norms, summarize
 from tfyolo.nn.norm import BatchNorm
-from tfyolo.structures import level_stride
+from tfyolo.structures import as_raw, level_stride
 from tfyolo.training.optim import OPTIMIZERS, biases, build_for, undecayed
 from tfyolo.training.steps import loss_terms
 
@@ -217,13 +217,13 @@ def test_features_meet_as_in_the_published_networks(name, layer, inputs):
 
 def test_raw_has_the_contracts_shape(built):
     height, width = built.config.model.input_size
-    raw = dict(built.network.output)
+    raw = as_raw(built.network.output)
     parts = built.decoder.parts(len(NAMES))
     corners = built.config.model.decoder.name == "corner"
     assert (
         {"cls", "embed", "offset"} == set(parts) if corners else {"box", "cls"} <= set(parts) <= {"box", "obj", "cls"}
     )
-    for head in [raw.pop("aux"), raw] if "aux" in raw else [raw]:
+    for head in filter(None, (raw.aux and as_raw(raw.aux).parts, raw.parts)):
         assert set(head) == set(parts)
         for part, levels in head.items():
             assert set(levels) == set(built.decoder.levels)
@@ -403,7 +403,8 @@ def test_auxiliary_outputs_and_their_loss_come_together(name, override):
 def test_a_head_without_an_auxiliary_one_says_so():
     overrides = ["model.head={name: coupled}", "model.objective={name: dense}", "model.assigner={name: best_anchor}"]
     with pytest.raises(
-        ConfigError, match=r"model\.neck: .*auxiliary head, which coupled does not have; expected aux: false"
+        ConfigError,
+        match=r"model\.neck: .*auxiliary head, which model\.head, coupled, does not read; .* expected aux: false",
     ):
         models.build(load_config("yolov7-w6", *overrides), NAMES, input_size=(128, 64))
     models.build(load_config("yolov7-w6", *overrides, "model.neck.aux=false"), NAMES, input_size=(128, 64))
@@ -435,13 +436,13 @@ def test_heads_that_read_auxiliary_features_declare_it(monkeypatch):
     def mine(features, parts, num_anchors, *, name="head"):
         return heads.implicit(features, parts, num_anchors, name=name)
 
-    assert {name for name, head in heads.HEADS.items() if heads.can_read_aux(head)} == {"implicit", "corner"}
+    assert {name for name, head in heads.HEADS.items() if structures.can_read_aux(head)} == {"implicit", "corner"}
     monkeypatch.setitem(heads.HEADS, "mine", mine)
     config = load_config("yolov7-w6", "model.head={name: mine}", "model.backbone.width=0.125", "model.neck.width=0.125")
-    with pytest.raises(ConfigError, match="features for an auxiliary head, which mine does not have"):
+    with pytest.raises(ConfigError, match=r"features for an auxiliary head, which model\.head, mine, does not read"):
         models.build(config, NAMES, input_size=(128, 64))
-    monkeypatch.setitem(heads.HEADS, "mine", heads.reads_aux(mine))
-    assert "aux" in models.build(config, NAMES, input_size=(128, 64)).network.output
+    monkeypatch.setitem(heads.HEADS, "mine", structures.reads_aux(mine))
+    assert isinstance(models.build(config, NAMES, input_size=(128, 64)).network.output, structures.Raw)
 
 
 @pytest.mark.slow

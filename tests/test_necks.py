@@ -4,6 +4,7 @@ import keras
 import pytest
 
 from tfyolo.necks import NECKS
+from tfyolo.structures import as_features
 
 SMALL = {
     "elan_pan": {"width": 0.125, "hidden": 8},
@@ -21,9 +22,9 @@ def features_of(*levels, channels=8):
 def test_a_neck_returns_the_levels_and_grids_of_any_backbone(neck, levels):
     features = features_of(*levels)
     outputs = NECKS[neck](features, **SMALL.get(neck, {}))
-    both = [outputs, outputs.pop("aux")] if "aux" in outputs else [outputs]
-    for found in both:
-        grids = {level: x.shape[1:3] for level, x in found.items()}
+    outputs = as_features(outputs)
+    for found in filter(None, (outputs, outputs.aux)):
+        grids = {level: x.shape[1:3] for level, x in found.levels.items()}
         assert grids == {level: x.shape[1:3] for level, x in features.items()}
 
 

@@ -24,6 +24,7 @@ from tfyolo import model as models
 from tfyolo.cli import app
 from tfyolo.folders import FolderError
 from tfyolo.predict.load import load as load_detector
+from tfyolo.structures import Raw, as_raw
 from tfyolo.training import train as training
 from tfyolo.weights.initial import initialise
 from tfyolo.weights.torch import importing as torch_importing
@@ -598,7 +599,7 @@ def test_a_large_yolov7_arrives(name, without, aux, fake_torch, tmp_path):
     assert imported.native == name and weights.keys() == ours.keys()
     for path, array in weights.items():
         np.testing.assert_array_equal(array, ours[path], err_msg=path)
-    assert ("aux" in imported.model.network.output) == aux
+    assert isinstance(imported.model.network.output, Raw) == aux
 
 
 # The published descriptions of YOLOv7's networks: block after block, from where it reads and what it is; negative: so many back.
@@ -707,7 +708,7 @@ def test_yolov7_is_wired_as_it_is_published(name):
     rows = DESCRIBED[name]
     maps = as_described(rows, theirs, images, activation)
     raw, head = model.network(images, training=False), f"model.{len(rows)}"
-    outputs = [(raw, "m", True)] + ([(raw["aux"], "m2", False)] if "aux" in raw else [])
+    outputs = [(as_raw(raw).parts, "m", True)] + ([(raw.aux, "m2", False)] if isinstance(raw, Raw) else [])
     levels = sorted(model.decoder.levels)
     lasts = iter(maps[-len(outputs) * len(levels) :])
     for told, kind, implicit in outputs:

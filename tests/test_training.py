@@ -34,14 +34,17 @@ from tfyolo.config import ConfigError, Stage
 from tfyolo.data import datasets, demo
 from tfyolo.data.readers import read
 from tfyolo.data.sources.source import SplitError
-from tfyolo.decoders import Anchor, Corner, Dfl, Ssd, Wide
+from tfyolo.decoders.anchors import Anchor, Wide
+from tfyolo.decoders.cornernet import Corner
+from tfyolo.decoders.ssd import Ssd
+from tfyolo.decoders.yolov8 import Dfl
 from tfyolo.evaluation import run as evaluation
 from tfyolo.graph.calibration import calibrated
-from tfyolo.heads import PerAnchor
+from tfyolo.heads.layers import PerAnchor
 from tfyolo.losses import OBJECTIVES
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict.detector import Detector
-from tfyolo.structures import level_stride
+from tfyolo.structures import Raw, level_stride
 from tfyolo.training import checks, job, log, memory, reading, runs
 from tfyolo.training import stages as stages_module
 from tfyolo.training import steps as steps_module
@@ -208,11 +211,12 @@ def lightest(kind, *, frozen_norm=True, dropout=0.0, unread=False):
 
     raw = head("head")
     if "aux" in options:
-        raw["aux"] = head("aux")
+        raw = Raw(raw, head("aux"))
     if unread:
+        raw["unread"] = {}
         for level in decoder.levels:
             x = layers.Conv2D(1, level_stride(level), level_stride(level), name=f"unread.{level}")(images)
-            raw.setdefault("unread", {})[level] = PerAnchor(1)(x)
+            raw["unread"][level] = PerAnchor(1)(x)
     return models.Model(None, NAMES, keras.Model(images, raw), decoder, objective, None)
 
 

@@ -9,8 +9,9 @@ import tensorflow as tf
 from conftest import random_sample
 
 from tfyolo.assigners import anchor_ratio, ota
-from tfyolo.decoders import Wide
-from tfyolo.losses import Balanced
+from tfyolo.decoders.anchors import Wide
+from tfyolo.losses.yolov7 import Balanced
+from tfyolo.structures import Raw
 
 SIZE, K = (96, 128), 3
 GRIDS = {"p3": (12, 16, 8), "p4": (6, 8, 16), "p5": (3, 4, 32)}
@@ -216,7 +217,7 @@ def test_the_loss_equals_the_sums(kind):
 def test_the_auxiliary_head_learns_more_candidates_by_the_leads_predictions_or_its_own(guide, bound):
     raw, other, sample, boxes = random_raw(3), random_raw(4), scene("padding"), decoder()
     objective = Balanced(boxes, ota, balance=BALANCE, aux={"cells": 5, "topk": 20}, guide=guide, aux_bound=bound)
-    terms = objective(raw | {"aux": other}, boxes(raw), sample)
+    terms = objective(Raw(raw, other), boxes(raw), sample)
     expected = terms_by_hand(raw, sample, functools.partial(assign_by_hand, cells=3, topk=10))
     coarse = functools.partial(assign_by_hand, cells=5, topk=20)
     aux = terms_by_hand(other, sample, coarse, guide=raw if guide == "lead" else None, bound=bound)
@@ -232,13 +233,13 @@ def test_parts_add_up_to_the_batch_with_the_auxiliary_head_too(kind):
     """Each normalised by the positives of both, level by level, and the batch's images."""
     raw, other, sample, boxes = random_raw(2), random_raw(4), scene(kind), decoder()
     objective = Balanced(boxes, ota, balance=BALANCE, aux={"cells": 5, "topk": 20})
-    both = objective(raw | {"aux": other}, boxes(raw), sample)
-    _, counts = objective.sums(raw | {"aux": other}, boxes(raw), sample)
+    both = objective(Raw(raw, other), boxes(raw), sample)
+    _, counts = objective.sums(Raw(raw, other), boxes(raw), sample)
     assert counts["images"] == 2 and sum(counts["positives"]) < sum(counts["aux"]["positives"])
     added = dict.fromkeys(both, 0.0)
     for b in range(2):
-        part, given = tf.nest.map_structure(lambda x, b=b: x[b : b + 1], (raw | {"aux": other}, sample))
-        sums, _ = objective.sums(part, boxes({name: part[name] for name in raw}), given)
+        part, given = tf.nest.map_structure(lambda x, b=b: x[b : b + 1], (Raw(raw, other), sample))
+        sums, _ = objective.sums(part, boxes(part), given)
         for name, value in objective.normalised(sums, counts).items():
             added[name] += value
     for name in both:

@@ -9,8 +9,10 @@ import tensorflow as tf
 from conftest import random_sample
 
 from tfyolo.assigners import task_aligned
-from tfyolo.decoders import Dfl
-from tfyolo.losses import Aligned, distribution_focal
+from tfyolo.decoders.yolov8 import Dfl
+from tfyolo.losses.elementwise import distribution_focal
+from tfyolo.losses.yolov8 import Aligned
+from tfyolo.structures import Raw
 
 SIZE, K, BINS = (64, 96), 3, 16
 GRIDS = {"p3": (8, 12, 8), "p4": (4, 6, 16), "p5": (2, 3, 32)}
@@ -236,7 +238,7 @@ def test_the_auxiliary_head_answers_with_its_own_number_of_candidates():
     raw, sample, decoder = random_raw(3), scene("padding"), Dfl()
     objective = Aligned(decoder, functools.partial(task_aligned, topk=1), aux={"topk": 5})
     other = random_raw(4)
-    terms = objective(raw | {"aux": other}, decoder(raw), sample)
+    terms = objective(Raw(raw, other), decoder(raw), sample)
     expected = terms_by_hand(raw, sample, topk=1)
     expected |= {f"aux_{name}": value for name, value in terms_by_hand(other, sample, topk=5).items()}
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)

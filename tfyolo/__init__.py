@@ -20,6 +20,7 @@ __all__ = [
     "HEADS",
     "NECKS",
     "OBJECTIVES",
+    "POSTPROCESS",
     "RUNTIMES",
     "Error",
     "Exporter",
@@ -51,6 +52,7 @@ _HOMES = {
     "HEADS": ("heads", "HEADS"),
     "NECKS": ("necks", "NECKS"),
     "OBJECTIVES": ("losses", "OBJECTIVES"),
+    "POSTPROCESS": ("postprocess", "POSTPROCESS"),
     "StopTraining": ("training.callbacks", "StopTraining"),
     "RUNTIMES": ("predict.runtimes", "RUNTIMES"),
     "Runtime": ("predict.runtimes", "Runtime"),
@@ -85,6 +87,7 @@ if TYPE_CHECKING:  # the same for those who read the source without running it
     from tfyolo.losses import OBJECTIVES
     from tfyolo.model import build, load_model
     from tfyolo.necks import NECKS
+    from tfyolo.postprocess import POSTPROCESS
     from tfyolo.predict.load import load
     from tfyolo.predict.runtimes import RUNTIMES, Runtime
     from tfyolo.training.callbacks import StopTraining

@@ -20,12 +20,13 @@ from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import deferred_variables
-from tfyolo.heads import HEADS, can_read_aux
+from tfyolo.heads import HEADS
 from tfyolo.losses import OBJECTIVES
 from tfyolo.messages import listed, printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
 from tfyolo.postprocess import POSTPROCESS
+from tfyolo.structures import as_features, as_raw, can_read_aux
 
 # 4 GB, of which training needs three to five times as much. The largest published detector has 0.3 billion.
 MOST_PARAMETERS = 1_000_000_000
@@ -135,7 +136,7 @@ def build(
         builder, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
         assigner = functools.partial(builder, **options)
     objective = _make(config, "objective", decoder, assigner)
-    has_aux = "aux" in network.output
+    has_aux = as_raw(network.output).aux is not None
     if objective.reads_aux not in (None, has_aux):
         raise config.error(
             "model.objective",
@@ -148,33 +149,48 @@ def build(
 def _network(config, size, decoder, num_classes):
     """The Keras model of backbone, neck and head: images [B, H, W, 3] -> Raw. Raises ConfigError."""
     images = keras.Input((*size, 3), name="images")
-    features = _make(config, "backbone", images, name="backbone")
-    reads_aux = [name for name, head in HEADS.items() if can_read_aux(head)]
-    if "aux" in features and (config.model.neck.name != "identity" or config.model.head.name not in reads_aux):
-        raise config.error(
-            "model.backbone",
-            "it gives features of earlier stacks, which no neck reads, and of the heads only "
-            f"{', '.join(sorted(reads_aux))}; expected stacks: 1",
-        )
-    features = _make(config, "neck", features, name="neck")
-    levels = sorted(features.keys() - {"aux"})
+    features = as_features(_make(config, "backbone", images, name="backbone"))
+    if features.aux is not None:
+        for kind in ("neck", "head"):
+            _check_reads_aux(config, kind, "model.backbone", "features of earlier stacks", "stacks: 1")
+    features = as_features(_make(config, "neck", _given(config, "neck", features), name="neck"))
+    levels = sorted(features.levels)
     if levels != sorted(decoder.levels):
         raise config.error(
             "model.decoder",
             f"expected the levels {_listed(levels)} that the neck gives, received {_listed(decoder.levels)}",
         )
-    if "aux" in features and config.model.head.name not in reads_aux:
-        raise config.error(
-            "model.neck",
-            f"it gives features for an auxiliary head, which {config.model.head.name} does not have; "
-            "expected aux: false",
-        )
-    raw = _make(config, "head", features, decoder.parts(num_classes), decoder.num_anchors, name="head")
+    if features.aux is not None:
+        _check_reads_aux(config, "head", "model.neck", "features for an auxiliary head", "aux: false")
+    raw = _make(
+        config, "head", _given(config, "head", features), decoder.parts(num_classes), decoder.num_anchors, name="head"
+    )
     try:
         decoder.check(raw)
     except ValueError as error:
         raise config.error("model.decoder", str(error)) from error
     return keras.Model(images, raw, name=config.name.replace("/", "."))
+
+
+def _reads_aux(config, kind):
+    builder, _ = resolve(config, f"model.{kind}", getattr(config.model, kind), TABLES[kind])
+    return can_read_aux(builder)
+
+
+def _given(config, kind, features):
+    """What the neck or head is called with: Features if it reads auxiliary ones, else the levels."""
+    return features if _reads_aux(config, kind) else features.levels
+
+
+def _check_reads_aux(config, kind, path, given, expected):
+    """Raises ConfigError unless the neck or head reads the auxiliary features that the part at a path gives."""
+    if not _reads_aux(config, kind):
+        choices = ", ".join(name for name, builder in sorted(TABLES[kind].items()) if can_read_aux(builder))
+        raise config.error(
+            path,
+            f"it gives {given}, which model.{kind}, {getattr(config.model, kind).name}, does not read; of its choices "
+            f"{choices} would; expected {expected}",
+        )
 
 
 def _bounded_network(config, size, decoder, num_classes):

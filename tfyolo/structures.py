@@ -7,10 +7,8 @@ y before x, everywhere inside the package: sizes (H, W), points (y, x), anchors 
 without a suffix, `boxes`, is float32 (y1, x1, y2, x2) in pixels of the image beside it; pixel (0, 0) covers [0, 1) x
 [0, 1), so a box that covers a whole image is (0, 0, H, W). Labels are 0..K-1, -1 is padding.
 
-    Features  {"p3": [B, H/8, W/8, C], ...}: level pL is 2^L times smaller than the image; features["aux"] are the
-              Features of an auxiliary head
-    Raw       {part: {level: [B, h, w, A, Z]}}, for example raw["cls"]["p3"]; raw["aux"] is the Raw of an auxiliary
-              head, which only training reads
+    levels    {"p3": [B, H/8, W/8, C], ...}: level pL is 2^L times smaller than the image
+    parts     {part: {level: [B, h, w, A, Z]}}, what a head predicts: parts["cls"]["p3"]
 """
 
 from typing import Any, NamedTuple
@@ -28,6 +26,51 @@ def level_stride(level):
         2 ** 3 = 8 for "p3".
     """
     return 2 ** int(level[1:])
+
+
+class Features(NamedTuple):
+    """What a backbone or neck gives; where there is no auxiliary head, the levels alone may stand for it.
+
+    Attributes:
+        levels: {level: [B, h, w, C]}, for the neck or the head.
+        aux: Features for an auxiliary head, which only training reads; None: there is none.
+    """
+
+    levels: dict[str, Array]
+    aux: "Features | None" = None
+
+
+def as_features(given):
+    """Features of what a builder returned: Features, or the levels alone."""
+    return given if isinstance(given, Features) else Features(given)
+
+
+class Raw(NamedTuple):
+    """What a head with an auxiliary one predicts; where there is none, the parts alone stand for it.
+
+    Attributes:
+        parts: {part: {level: [B, h, w, A, Z]}}.
+        aux: the Raw of the auxiliary head, which only training reads; None: there is none.
+    """
+
+    parts: dict[str, dict[str, Array]]
+    aux: "Raw | dict | None" = None
+
+
+def as_raw(given):
+    """Raw of what a network or head returned: Raw, or the parts alone."""
+    return given if isinstance(given, Raw) else Raw(given)
+
+
+def reads_aux(builder):
+    """Decorates a neck or head that is called with Features; one without the mark is called with the levels alone."""
+    builder.reads_aux = True
+    return builder
+
+
+def can_read_aux(builder):
+    """Whether a neck or head is decorated with reads_aux."""
+    return getattr(builder, "reads_aux", False)
 
 
 class Sample(NamedTuple):

@@ -8,6 +8,7 @@ from tfyolo.config.ranges import Channels, ChannelsEach, Repeats, RepeatsEach
 from tfyolo.nn.activations import activate
 from tfyolo.nn.blocks import conv
 from tfyolo.nn.resample import Upsample
+from tfyolo.structures import Features
 
 relu_conv = functools.partial(conv, activation="relu")
 linear_conv = functools.partial(conv, activation="linear")
@@ -75,8 +76,8 @@ def hourglass(
         name: of the layers.
 
     Returns:
-        {"p2": [B, H / 4, W / 4, dims[0]]} of the last stack. If there are more, its "aux" holds the features of the
-        stack before, which hold those of the one before that, and so on.
+        Features of {"p2": [B, H / 4, W / 4, dims[0]]}, those of the last stack. If there are more, aux are the Features
+        of the stack before, whose aux are those of the one before that, and so on.
 
     Raises:
         ValueError: dims and modules differ in length or have fewer than two numbers, or the size is no such multiple.
@@ -96,7 +97,7 @@ def hourglass(
         prefix = f"{name}.stack{i}"
         y = _hourglass(x, dims, modules, name=prefix)
         y = relu_conv(y, channels, 3, name=f"{prefix}.out")
-        features = {"p2": y} if features is None else {"p2": y, "aux": features}
+        features = Features({"p2": y}, features)
         if i < stacks:
             prefix = f"{name}.next{i}"
             x = linear_conv(x, channels, 1, name=f"{name}.skip{i}")
@@ -114,7 +115,7 @@ def hourglass104(images, *, name="backbone"):
         name: of the layers.
 
     Returns:
-        {"p2": [B, H / 4, W / 4, 256], "aux": {"p2": [B, H / 4, W / 4, 256]}}.
+        Features of {"p2": [B, H / 4, W / 4, 256]}, and as aux those of the first stack.
 
     Source: Law and Deng 2018, arXiv:1808.01244, section 3.5.
     """

@@ -8,20 +8,21 @@ import keras
 from keras import layers
 from keras.src.backend.common import global_state
 
+from tfyolo.structures import Raw
+
 
 def used(network):
-    """A network without what only training reads, raw["aux"].
+    """A network without what only training reads, Raw.aux.
 
     Args:
         network: keras.Model, images [B, H, W, 3] -> Raw.
 
     Returns:
-        keras.Model with the same weights; the given one if it has nothing of the kind.
+        keras.Model with the same weights, images -> parts; the given one if it has nothing of the kind.
     """
-    raw = network.output
-    if not isinstance(raw, dict) or "aux" not in raw:
+    if not isinstance(network.output, Raw):
         return network
-    return keras.Model(network.input, {part: raw[part] for part in raw if part != "aux"}, name=network.name)
+    return keras.Model(network.input, network.output.parts, name=network.name)
 
 
 def nodes(network):

@@ -14,13 +14,15 @@ from tfyolo.necks.yolov3 import up_cat, up_cat_tiny
 from tfyolo.necks.yolov4 import csp_pan, spp_pan, up_cat_tiny_3l
 from tfyolo.necks.yolov7 import elan_pan, elan_pan_p6, elan_pan_tiny
 from tfyolo.necks.yolov8 import c3k2_pan, pan
+from tfyolo.structures import reads_aux
 
 
+@reads_aux
 def identity(features, *, name="neck"):
     """No neck: the backbone's features unchanged.
 
     Args:
-        features: {level: [B, h, w, C]}, and "aux" if the backbone has auxiliary features.
+        features: Features, auxiliary ones included.
         name: unused; every neck takes one.
 
     Returns:

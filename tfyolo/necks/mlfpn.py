@@ -162,12 +162,12 @@ def mlfpn(
         {level: [B, h, w, tums * planes]}, `scales` levels, from the finest of the backbone on.
 
     Raises:
-        ValueError: the features have fewer than two levels, auxiliary features or an open size, or the numbers do not
+        ValueError: the features have fewer than two levels or an open size, or the numbers do not
             fit.
 
     Source: arXiv:1811.04533, section 3.1.
     """
-    if "aux" in features or len(features) < 2:
+    if len(features) < 2:
         raise ValueError(f"mlfpn: expected two levels of a backbone, received {', '.join(sorted(features))}")
     if min(tums, scales - 1, planes // 2) < 1 or tums * planes < reduction:
         raise ValueError(

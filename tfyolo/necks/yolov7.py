@@ -11,6 +11,7 @@ from tfyolo.backbones.yolov7 import e_elan, elan_block, pooled_down, sppcspc
 from tfyolo.config.ranges import Channels, Factor, OpenProbability, Repeats
 from tfyolo.nn.blocks import scaled, silu_conv
 from tfyolo.nn.resample import Upsample
+from tfyolo.structures import Features
 
 
 def elan_pan(
@@ -41,7 +42,7 @@ def elan_pan(
 
     Returns:
         {level: [B, h, w, C]}, the finest first; C is width times 128 at the finest level, 256, 512, ... at the next.
-        With aux, "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
+        With aux, Features of these, whose aux are the top-down path, the coarsest first.
 
     Source: Wang et al. 2022, arXiv:2207.02696; the block is figure 2c.
     """
@@ -68,7 +69,7 @@ def elan_pan(
         x = pooled_down(x, 2 * x.shape[-1], **options, name=f"{prefix}.down")  # [B, h / 2, w / 2, C]
         x = layers.Concatenate(name=f"{prefix}.merge")([x, top_down[level]])  # [B, h / 2, w / 2, 2C]
         x = outputs[level] = elan_block(x, channels[level], **blocks[level], name=prefix)  # [B, h / 2, w / 2, C]
-    return outputs | {"aux": top_down} if aux else outputs
+    return Features(outputs, Features(top_down)) if aux else outputs
 
 
 def elan_pan_p6(
@@ -99,7 +100,7 @@ def elan_pan_p6(
 
     Returns:
         {level: [B, h, w, C]}, the finest first; C is width times 128 at the finest level, 256, 384, 512, ... at the
-        next. With aux, "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
+        next. With aux, Features of these, whose aux are the top-down path, the coarsest first.
 
     Source: Wang et al. 2022, arXiv:2207.02696; the blocks are figures 2c and 2d.
     """
@@ -130,7 +131,7 @@ def elan_pan_p6(
             x = silu_conv(x, channels[level], 3, 2, **options, name=f"{prefix}.down")  # [B, h / 2, w / 2, C]
         x = layers.Concatenate(name=f"{prefix}.merge")([x, top_down[level]])  # [B, h / 2, w / 2, 2C]
         x = outputs[level] = e_elan(x, channels[level], **blocks[level], name=prefix)  # [B, h / 2, w / 2, C]
-    return outputs | {"aux": top_down} if aux else outputs
+    return Features(outputs, Features(top_down)) if aux else outputs
 
 
 def elan_pan_tiny(
@@ -154,7 +155,7 @@ def elan_pan_tiny(
 
     Returns:
         {level: [B, h, w, C]}, the finest first; C is width times 64 at the finest level, 128, 256, ... at the next.
-        With aux, "aux" is {level: [B, h, w, C]} of the top-down path, the coarsest first.
+        With aux, Features of these, whose aux are the top-down path, the coarsest first.
 
     Source: Wang et al. 2022, arXiv:2207.02696, and the configuration published with the model.
     """
@@ -178,7 +179,7 @@ def elan_pan_tiny(
         x = silu_conv(x, channels[level], 3, 2, **options, name=f"{prefix}.down")  # [B, h / 2, w / 2, C]
         x = layers.Concatenate(name=f"{prefix}.merge")([x, top_down[level]])  # [B, h / 2, w / 2, 2C]
         x = outputs[level] = elan_block(x, channels[level], **blocks[level], name=prefix)  # [B, h / 2, w / 2, C]
-    return outputs | {"aux": top_down} if aux else outputs
+    return Features(outputs, Features(top_down)) if aux else outputs
 
 
 def _merge_up(x, skip, channels, *, name, **options):
