@@ -24,6 +24,7 @@ from tfyolo.training.log import TensorBoard
 from tfyolo.training.reading import overfit_config, read_stages, warnings_of, with_divisions, with_images_for
 from tfyolo.training.runs import History, Signals, differing, found_from_anywhere
 from tfyolo.training.steps import make_strategy
+from tfyolo.weights.initial import find_pretrained
 
 
 @dataclasses.dataclass
@@ -112,6 +113,7 @@ def requested(config, folder, overfit):
     if not (folder / "last.h5").exists():
         parts.check(config)
         configs.check_init(config)
+        find_pretrained(config)
         return given, overfit, configs.to_json(given), Progress()
     meta, saved = checkpoint.load_run(folder / "last.h5")
     asked, state = meta.get("asked"), meta["state"]

@@ -8,21 +8,26 @@ from tfyolo import checkpoint, hdf5
 from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
+from tfyolo.graph.unfusing import renormalised
 from tfyolo.messages import listed
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.weights.darknet import files as darknet_files
 from tfyolo.weights.darknet import layout
 from tfyolo.weights.darknet.text import DarknetError
+from tfyolo.weights.imagenet import PRETRAINED
 
 
-def initialise(model, path):
+def initialise(model, path, images=None):
     """Puts what fits into a Model, part by part (backbone, neck, head), each wholly or not at all; (report, origin).
 
     path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5, vgg16_..._kernels.h5), or of Darknet
     (darknet53.conv.74). The convolutions whose channels count classes are kept only if the classes are the same. report: lines that say
     what was kept and what begins anew. origin: what the way back to Darknet needs, if the weights came from there; else {}. Raises
     CheckpointError or DarknetError if nothing fits.
+
+    images: () -> batches of training images [B, H, W, 3] in 0..1, from which batch norms get statistics that were published fused; None:
+    they stay without.
     """
     left, published = 0, _of_keras(path)
     if published is not None:
@@ -83,10 +88,63 @@ def initialise(model, path):
             f"{path}: expected weights for {model.config.name}, nothing fits: " + "; ".join(report)
         )
     checkpoint.assign(model.network, own | kept, source=str(path))
+    kept_layers = {name.partition("/")[0] for name in kept}
+    if images is not None and (count := renormalised(model.network, images, kept_layers)):
+        report.append(
+            f"batch norms: {count} came fused with their convolutions; they have statistics of training images now, and the network "
+            "computes the same"
+        )
     if classes is None and left:
         report.append(f"{left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg")
     complete = not any(line.partition(": ")[2].startswith("begins anew") for line in report)
     return report, origin if complete else {}
+
+
+def find_pretrained(config):
+    """The file of published weights that a backbone's option `weights` names; it may be fetched now.
+
+    Args:
+        config: a Config that training begins with.
+
+    Returns:
+        pathlib.Path; None where nothing is named, or train.init names weights for the whole network.
+
+    Raises:
+        ConfigError: it is not here, with what to put where.
+    """
+    part = config.model.backbone
+    if config.train.init or part.name not in PRETRAINED or part.options.get("weights") is None:
+        return None
+    try:
+        return PRETRAINED[part.name].find(part.options)
+    except ValueError as error:
+        raise config.error("model.backbone.weights", str(error)) from error
+
+
+def initialise_backbone(model):
+    """Puts published weights into a Model's backbone, if its option `weights` names some.
+
+    Args:
+        model: a Model.
+
+    Returns:
+        One line that says what they are and what was left aside; None where nothing is named.
+
+    Raises:
+        ConfigError: from find_pretrained.
+        CheckpointError, TorchError: they are another backbone's, or damaged.
+    """
+    path, part = find_pretrained(model.config), model.config.model.backbone
+    if path is None:
+        return None
+    arrays, line = PRETRAINED[part.name].read(path, part.options)
+    own = checkpoint.weights_of(model.network)
+    backbone = {name for name in own if name.startswith("backbone.")}
+    if missing := sorted(backbone - arrays.keys()):
+        raise checkpoint.CheckpointError(f"{path}: expected weights of {part.name}, missing: {listed(missing, 4)}")
+    # What a model has behind the last feature map belongs to its classifier.
+    checkpoint.assign(model.network, own | {name: arrays[name] for name in backbone}, source=str(path))
+    return line
 
 
 def _of_keras(path):
