@@ -12,6 +12,14 @@ from tfyolo.backbones.applications import application, entry, layer_names
 from tfyolo.graph.nodes import readers_of
 from tfyolo.weights.runs import WeightsError
 
+# By the beginnings of the models' names; of the weights, which are not all of Keras's own training.
+LICENCES = {
+    **dict.fromkeys(("MobileNet", "EfficientNet", "Inception", "NASNet"), "Apache-2.0"),
+    **dict.fromkeys(("ResNet", "ConvNeXt", "Xception"), "MIT"),
+    "DenseNet": "BSD-3-Clause",
+    "VGG": "CC BY 4.0",
+}
+
 
 def find(options):
     """The file of weights that the option `weights` names; Keras fetches "imagenet" if it is not in its cache.
