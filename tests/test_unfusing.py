@@ -69,6 +69,7 @@ def test_a_network_with_norms_computes_as_the_fused_one_and_then_has_its_statist
     checkpoint.assign(model.network, weights)
     assert off(outputs(model.network, images[0]), wanted) < 1e-5
     assert off(outputs(model.network, images[0], training=True), wanted) > 0.1  # it could not be trained
+    checkpoint.assign(model.network, weights)
     norms = without_statistics(model.network)
     assert norms and set(norms) == {layer for layer in model.network.layers if hasattr(layer, "moving_mean")}
 

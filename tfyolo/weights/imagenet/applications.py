@@ -98,10 +98,9 @@ def read(path, options):
             if layer.name in firsts and array.ndim == 4:
                 array = np.einsum("hwjo,ji->hwio", array, start.matrix).astype("float32")
             arrays[f"{ours}/{variable.path.removeprefix(f'{layer.name}/')}"] = array
-    return (
-        arrays,
-        f"weights of {model} as keras.applications publishes them, without the classifier; their licence: keras.io",
-    )
+    licence = next((licence for start, licence in LICENCES.items() if model.startswith(start)), "see keras.io")
+    origin = "ImageNet weights" if weights == "imagenet" else "weights"
+    return arrays, f"{origin} of {model}, of keras.applications (licence: {licence}), without the classifier"
 
 
 def _first_convolutions(tensor):
