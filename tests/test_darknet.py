@@ -359,7 +359,7 @@ def test_every_network_learns(name, tmp_path):
     cfg, weights = written(tmp_path, net() + EVERY[name])
     model = importing.load(cfg, weights).model
     with tf.GradientTape() as tape:
-        loss = tf.add_n(list(loss_terms(model, random_sample((64, 64), batch=3, truths=8)).values()))
+        loss = tf.add_n(list(loss_terms(model, random_sample((64, 64), batch=3, ground_truths=8)).values()))
     gradients = tape.gradient(loss, model.network.trainable_variables)
     still = [
         variable.path

@@ -1,5 +1,7 @@
 """Decoders against the papers' formulas, written out in numpy, and against their own inverses."""
 
+import inspect
+
 import numpy as np
 import pytest
 from conftest import CONFIGS, small
@@ -139,6 +141,7 @@ def test_parts_follow_from_the_capabilities(name):
     capabilities, parts = CAPABILITIES[name]
     found = decoder.has_boxes, decoder.has_objectness, decoder.has_background, decoder.is_distribution
     assert found == capabilities
+    assert decoder.has_largest == ("largest" in inspect.signature(DECODERS[name]).parameters)
     assert list(decoder.parts(3).items()) == list(parts.items()), "in this order: it is that of the weights"
 
 

@@ -820,7 +820,7 @@ def test_a_forked_process_has_an_interpreter_of_its_own(demo, tmp_path):
     shutil.copy(demo.paths["tflite"], path)
     network = loading.load(path, threads=2).network
     expected = network(images)
-    (interpreter,) = (each for each in tflite_file._INTERPRETERS if each.path == path)
+    (interpreter,) = (each for each in tflite_file._NETWORKS if each.path == path)
 
     def work():
         found = network(images)

@@ -1,4 +1,4 @@
-"""Backbones with ImageNet weights: EfficientNet-Lite against an implementation in tf.nn, keras.applications against itself."""
+"""Backbones with ImageNet weights: EfficientNet-Lite against tf.nn, keras.applications against itself."""
 
 import sys
 
@@ -21,7 +21,7 @@ from tfyolo.weights.imagenet import applications as applications_weights
 from tfyolo.weights.runs import WeightsError
 from tfyolo.weights.torch import unpickle
 
-# Tan and Le 2019, table 1: kernel, repeats, channels, expansion, stride of the first; and the Lite forms' channels and repeats.
+# Tan and Le 2019, table 1: kernel, repeats, channels, expansion, stride of the first; and of the Lite networks.
 ROWS = ((3, 1, 16, 1, 1), (3, 2, 24, 6, 2), (5, 2, 40, 6, 2), (3, 3, 80, 6, 2), (5, 3, 112, 6, 1), (5, 4, 192, 6, 2))
 ROWS += ((3, 1, 320, 6, 1),)
 CHANNELS = ((16, 24, 40, 80, 112, 192, 320),) * 2 + ((16, 24, 48, 88, 120, 208, 352),)

@@ -30,7 +30,8 @@ def blocks(width, depth):
     """The blocks in order.
 
     Args:
-        width, depth: factors on the channels and repeats of STAGES, as in SCALES.
+        width: factor on the channels of STAGES, as in SCALES.
+        depth: factor on their repeats.
 
     Yields:
         (name, below the backbone's, kernel, stride, channels, expansion).

@@ -21,6 +21,7 @@ class Centred(layers.Layer):
         self.colour = tuple(map(float, colour))
 
     def call(self, x):
+        """[B, H, W, 3] -> the same less the colour."""
         return x - ops.convert_to_tensor(np.array(self.colour, "float32"), dtype=x.dtype)
 
     def affine(self):
@@ -28,7 +29,9 @@ class Centred(layers.Layer):
         return np.ones(3), -np.array(self.colour)
 
     def compute_output_shape(self, shape):
+        """That of the input."""
         return shape
 
     def get_config(self):
+        """The arguments."""
         return super().get_config() | {"colour": self.colour}

@@ -102,7 +102,7 @@ def _check_options(model, out, targets, any_size, batch, per_channel, overwrite)
     """Raises ExportError if what is asked for cannot be written, or is there already."""
     for target in targets:
         check_target(target, batch)
-    if model.config.model.quantize and not per_channel:
+    if model.is_quantized and not per_channel:
         raise ExportError(
             "--per-tensor: the run was trained with a scale for each output; train it again with model.quantize=false"
         )
@@ -178,7 +178,7 @@ def _earlier(out):
 
 def _check_calibration(target, model, calibration):
     """Raises ExportError if a Target needs images to find its ranges in, and the calibration's Source has none."""
-    needed = target.limits.quantized and (target.limits.integer or not model.config.model.quantize)
+    needed = target.limits.quantized and (target.limits.integer or not model.is_quantized)
     if needed and (calibration is None or not calibration.records):
         raise ExportError(
             f"{target.precision}: expected images to find the ranges with, received none; --data names a data set like the one it was "

@@ -32,7 +32,7 @@ class Gate:
         unquantized, own = without_quantization(model), Detector.of(fuse(model))
         self.detectors = {True: own, False: own if unquantized is model else Detector.of(fuse(unquantized))}
         self.references = {}  # {Detector: its AP}
-        height, width = model.config.model.input_size
+        height, width = model.input_size
         # Noise of all scales, as in images.
         rng = np.random.default_rng(0)
         layers = [tf.image.resize(rng.random((3, 2**k, 2**k, 3)), (height, width)).numpy() for k in (1, 3, 5, 8)]
@@ -73,7 +73,7 @@ class Gate:
     def _compared(self, target, own, detector, images, what):
         """How far every output of the file lies from the model's, at most; ExportError if that is too far."""
         score, pixels = target.limits.score_off, target.limits.boxes_off
-        size = self.model.config.model.input_size
+        size = self.model.input_size
         pixels *= max(size) / 100
         every = []
         for image in images:

@@ -52,7 +52,7 @@ def _signatures(model, any_size):
 
     any_size: None, or what the sides of images must be multiples of: serving_default then takes every such size.
     """
-    height, width = model.config.model.input_size
+    height, width = model.input_size
     prepared = (
         tf.TensorSpec([height, width, 3], tf.float32),
         tf.TensorSpec([3, 3], tf.float32),
@@ -70,7 +70,7 @@ def _signatures(model, any_size):
         return found, valid
 
     def prepare(picture):
-        image, transform = geometry.prepare(picture, (height, width), model.config.model.preprocess)
+        image, transform = geometry.prepare(picture, (height, width), model.preprocess)
         return image, transform, tf.shape(picture)[:2]
 
     def prepare_contents(contents):

@@ -1,4 +1,4 @@
-"""Batch norms for networks whose weights are published with them fused: the networks compute the same, and can be trained.
+"""Batch norms for networks whose weights are published with them fused, which compute the same and can be trained.
 
     arrays = unfused(model, published)       # an importer's: the weights of a Model, from those of its fused twin
     renormalised(model, batches)             # training's: its norms get statistics of images
@@ -72,8 +72,8 @@ def _check(model, arrays, published):
             wanted = published[variable.path]
             if not np.allclose(variable, wanted, rtol=0, atol=TOLERANCE * max(np.abs(wanted).max(initial=0), 1e-9)):
                 raise ValueError(
-                    f"{variable.path}: expected layers that fuse into convolutions alone, received others before or behind it; "
-                    "leave them out of the config (such as head.rep and head.knowledge)"
+                    f"{variable.path}: expected convolutions with batch norms behind them alone, received other layers "
+                    "that fuse; leave them out of the config, as model.head.knowledge=false does"
                 )
     finally:
         _assign(model.network, own)

@@ -78,9 +78,9 @@ def verify(
         checks = _counts(model, net, slots, meta["darknet"])
         _, floats = darknet_files.open_weights(against[1])
         darknet_files.check_count(net, against[1], slots, len(floats))
-        if tuple(model.config.model.input_size) != net.size or len(model.classes) != net.classes:
+        if tuple(model.input_size) != net.size or len(model.classes) != net.classes:
             raise DarknetError(
-                f"{against[0]}: expected the run's {model.config.model.input_size} pixels and {len(model.classes)} classes, received "
+                f"{against[0]}: expected the run's {model.input_size} pixels and {len(model.classes)} classes, received "
                 f"{net.size} and {net.classes}"
             )
         if not hasattr(cv2.dnn, "readNetFromDarknet"):
@@ -267,7 +267,7 @@ def _suppression(model, candidates):
     order = order[scores.flat[order] > LEAST]
     ranked = np.zeros_like(scores)
     ranked.flat[order] = np.linspace(1, 0.5, len(order))
-    height, width = model.config.model.input_size
+    height, width = model.input_size
     # Noise also proposes boxes many times larger than the picture.
     boxes = tf.clip_by_value(candidates.boxes, [-height, -width] * 2, [2.0 * height, 2.0 * width] * 2)
     options = {"score": LEAST, "limit": MOST, "candidates_limit": MOST, "distance_power": None}

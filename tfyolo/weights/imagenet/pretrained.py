@@ -12,8 +12,8 @@ class Pretrained(NamedTuple):
     """Where the published weights of a backbone come from, and how they are read.
 
     Attributes:
-        find: (options) -> pathlib.Path of their file, which may be fetched for it. options: the backbone's, as the config
-            has them. Raises ValueError, whose message says what to put where.
+        find: (options) -> pathlib.Path of their file, which may be fetched for it. options: the backbone's, as in the
+            config. Raises ValueError, whose message says what to put where.
         read: (path, options) -> ({"backbone.layer/variable": array} of the whole backbone, one line that says what they
             are, under which licence, and what of the file is left aside). Raises tfyolo.Error.
     """

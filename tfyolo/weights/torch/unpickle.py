@@ -405,8 +405,14 @@ def _widened(values, described):
 
 
 def _read_old(file, size):
-    """What torch.save wrote until PyTorch 1.5: pickles of a number, of a version, of the machine, of what was saved and of the storages'
-    keys; then for each key how many numbers it has, and the numbers. file: open behind the first pickle. size: bytes of the file.
+    """What torch.save wrote until PyTorch 1.5.
+
+    Pickles of a number, of a version, of the machine, of what was saved and of the storages' keys; then for each key
+    how many numbers it has, and the numbers.
+
+    Args:
+        file: open behind the first pickle.
+        size: bytes of the file.
     """
     left, kept = size, {}
 
