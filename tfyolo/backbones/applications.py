@@ -120,8 +120,8 @@ def _feature_maps(model, published, start):
     missing = [stride for stride in STRIDES.values() if stride not in found]
     if missing:
         raise ValueError(
-            "model: expected one that has, at each of the strides 8, 16 and 32, a feature map that all later layers depend "
-            f"on, received {model} without one at {missing[0]}"
+            "model: expected one that has, at each of the strides 8, 16 and 32, a feature map that all later layers "
+            f"depend on, received {model} without one at {missing[0]}"
         )
     return {level: _before_expansion(found[stride]) for level, stride in STRIDES.items()}
 

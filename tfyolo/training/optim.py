@@ -113,7 +113,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class PerVariable:
-    """What the optimizers below add to Keras's: a factor on the learning rate of a variable, and so on its weight decay.
+    """What the optimizers below add to Keras's: a factor on the learning rate of a variable and its weight decay.
 
     They decay a variable as they update it; Keras does before, at one rate for all.
     """

@@ -50,8 +50,8 @@ def find(options):
         if address is None:
             raise
         raise ValueError(
-            f"expected the ImageNet weights of {model} in Keras's cache, or a network to fetch them from, received neither; "
-            f"put {address[0]} at {cache / address[0].rpartition('/')[2]}, or train from scratch: "
+            f"expected the ImageNet weights of {model} in Keras's cache, or a network to fetch them from, received "
+            f"neither; put {address[0]} at {cache / address[0].rpartition('/')[2]}, or train from scratch: "
             "model.backbone.weights=null"
         ) from error
     return cache

