@@ -6,12 +6,14 @@ import pytest
 from conftest import TINY, lively, load_config
 
 from tfyolo import checkpoint
+from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.data import demo
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.unfusing import renormalised, unfused, without_statistics
 from tfyolo.training.train import train
-from tfyolo.weights.initial import initialise
+from tfyolo.weights.darknet import importing as darknet_importing
+from tfyolo.weights.initial import initialise, normalising
 
 CLASSES = tuple(demo.CLASSES)
 
@@ -153,3 +155,36 @@ def test_training_from_a_run_that_was_imported_fused(imported, demo_data, tmp_pa
             np.testing.assert_allclose(array, before[name], atol=1e-4, err_msg=name)
     train(load_config("demo", *options, f"train.init={run.folder}"), tmp_path / "again", progress=False)
     assert "came fused" not in capsys.readouterr().err
+
+
+def test_a_darknet_network_without_norms_is_trained_with_them(tmp_path):
+    """Behind each convolution but the last; what it computes stays, with the bias of each as a shift."""
+    hidden = "".join(
+        f"[convolutional]\nfilters={filters}\nsize=3\nstride=2\npad=1\nactivation=leaky\n" for filters in (8, 16, 24)
+    )
+    text = "[net]\nwidth=64\nheight=64\nchannels=3\n" + hidden
+    text += "[convolutional]\nfilters=16\nsize=1\nactivation=linear\n"
+    text += "[yolo]\nmask=0,1\nanchors=8,9,20,16\nclasses=3\nnum=2\n"
+    (tmp_path / "x.cfg").write_text(text)
+    floats = 8 * (27 + 1) + 16 * (72 + 1) + 24 * (144 + 1) + 16 * (24 + 1)
+    values = np.random.default_rng(0).normal(0, 0.3, floats).astype("<f4")
+    header = np.array([0, 2, 0], "<i4").tobytes() + bytes(8)
+    (tmp_path / "x.weights").write_bytes(header + values.tobytes())
+    imported = darknet_importing.load(tmp_path / "x.cfg", tmp_path / "x.weights").model
+    (tmp_path / "run").mkdir()
+    models.save_model(tmp_path / "run" / "best.h5", imported)
+    assert normalising(imported.config) is imported.config  # not from scratch
+
+    train_section = imported.config.train.model_copy(update={"init": str(tmp_path / "run")})
+    config = normalising(imported.config.model_copy(update={"train": train_section}))
+    assert normalising(config) is config
+    model = models.build(configs.from_json(configs.to_json(config)), imported.classes)
+    images = np.random.default_rng(1).uniform(size=(4, 64, 64, 3)).astype("f4")
+    report, origin = initialise(model, tmp_path / "run", lambda: [images])
+    assert any("batch norms: 3 came fused" in line for line in report) and origin == {}
+    wanted = outputs(imported.network, images)
+    assert off(outputs(model.network, images), wanted) < 1e-5
+    assert off(outputs(model.network, images, training=True), wanted) < 1e-3
+    assert all(
+        layer.use_bias == layer.name.startswith("head.") for layer in model.network.layers if "conv" in layer.name
+    )

@@ -1,7 +1,8 @@
 """Batch norms for networks whose weights are published with them fused, which compute the same and can be trained.
 
-    arrays = unfused(model, published)       # an importer's: the weights of a Model, from those of its fused twin
-    renormalised(model, batches)             # training's: its norms get statistics of images
+    arrays = unfused(model, published)      # an importer's: the weights of a Model, from those of its fused twin
+    arrays = with_norms(network, arrays)    # training's: those of a network that has none, for one that has
+    renormalised(network, batches)          # training's: the norms get statistics of images
 
 What an importer writes is an ordinary run. Its norms are without statistics, and a step of training, which normalises
 by those of the batch, would make another network of it: so they get some first.
@@ -46,21 +47,48 @@ def unfused(model, published):
     for norm, source in _norms(used(model.network)):
         if norm.gamma.path in published:
             continue
-        scale, shift = 1.0, 0.0
+        bias = published.get(f"{source.name}/bias")
         if isinstance(source, CONVOLUTIONS):
-            shift = published.get(f"{source.name}/bias")
-            scale, shift = (0.0, 0.0) if shift is None else (1.0, shift)
-        elif any(isinstance(reader, keras.layers.Add) for reader in readers_of(norm.output)):
-            scale = 0.0
-        for variable, value in (
-            (norm.gamma, scale),
-            (norm.beta, shift),
-            (norm.moving_mean, 0.0),
-            (norm.moving_variance, 1.0 - norm.epsilon),
-        ):
-            arrays[variable.path] = np.broadcast_to(np.asarray(value, "float32"), variable.shape)
+            arrays |= _plain_norm(norm, bias is not None, 0.0 if bias is None else bias)
+        else:
+            adds = any(isinstance(reader, keras.layers.Add) for reader in readers_of(norm.output))
+            arrays |= _plain_norm(norm, not adds, 0.0)
     _check(model, arrays, published)
     return arrays
+
+
+def with_norms(network, arrays):
+    """The weights of a network without batch norms, or some of them, as those of one that has norms.
+
+    Args:
+        network: keras.Model with norms, whose convolutions in front of them have no bias.
+        arrays: {"layer/variable": array} of the other network, whose layers have the same names.
+
+    Returns:
+        {"layer/variable": array}: where a convolution has a bias and no norm, the norm gets it as its shift, as unfused
+        does it; `arrays` itself where there is nothing to do.
+    """
+    found = arrays
+    for norm, source in _norms(network):
+        bias = arrays.get(f"{source.name}/bias")
+        if (
+            isinstance(source, CONVOLUTIONS)
+            and not source.use_bias
+            and bias is not None
+            and norm.gamma.path not in arrays
+        ):
+            found = {name: array for name, array in found.items() if name != f"{source.name}/bias"}
+            found |= _plain_norm(norm, True, bias) if bias.shape == norm.gamma.shape else {}
+    return found
+
+
+def _plain_norm(norm, scale, shift):
+    """{variable: array} of a batch norm without statistics that scales by 1 or (False) by 0, and shifts."""
+    values = {"gamma": scale, "beta": shift, "moving_mean": 0.0, "moving_variance": 1.0 - norm.epsilon}
+    shape = norm.gamma.shape
+    return {
+        getattr(norm, name).path: np.broadcast_to(np.asarray(value, "float32"), shape) for name, value in values.items()
+    }
 
 
 def _check(model, arrays, published):

@@ -25,7 +25,7 @@ from tfyolo.training.log import TensorBoard
 from tfyolo.training.reading import overfit_config, read_stages, warnings_of, with_divisions, with_images_for
 from tfyolo.training.runs import History, Signals, differing, found_from_anywhere
 from tfyolo.training.steps import make_strategy
-from tfyolo.weights.initial import find_pretrained
+from tfyolo.weights.initial import find_pretrained, normalising
 
 
 @dataclasses.dataclass
@@ -115,7 +115,7 @@ def requested(config, folder, overfit):
         parts.check(config)
         configs.check_init(config)
         find_pretrained(config)
-        return given, overfit, configs.to_json(given), Progress()
+        return normalising(given), overfit, configs.to_json(given), Progress()
     meta, saved = checkpoint.load_run(folder / "last.h5")
     asked, state = meta.get("asked"), meta["state"]
     if (

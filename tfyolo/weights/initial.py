@@ -8,7 +8,7 @@ from tfyolo import checkpoint, hdf5
 from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
-from tfyolo.graph.unfusing import renormalised
+from tfyolo.graph.unfusing import renormalised, with_norms
 from tfyolo.messages import listed
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
@@ -48,6 +48,9 @@ def initialise(model, path, images=None):
         theirs, left = _backbone(model.network, path)
         classes, origin = None, {}
     own = checkpoint.weights_of(model.network)
+    normed = with_norms(model.network, theirs)
+    if normed is not theirs:  # Darknet's .cfg knows nothing of the norms
+        theirs, origin = normed, {}
     if published is not None:
         _check_depth(path, own, theirs, model.config.model.backbone.name)
     report, kept = [], {}
@@ -98,6 +101,25 @@ def initialise(model, path, images=None):
         report.append(f"{left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg")
     complete = not any(line.partition(": ")[2].startswith("begins anew") for line in report)
     return report, origin if complete else {}
+
+
+def normalising(config):
+    """The Config to train a Darknet network of whose convolutions none has a batch norm: behind each there is one.
+
+    Args:
+        config: a Config that training begins with.
+
+    Returns:
+        A Config: the given one, unless its backbone is such a network and train.init names its weights.
+    """
+    part = config.model.backbone
+    sections = part.options.get("sections") if part.name == "darknet_cfg" else None
+    convolutions = [each for each in sections or () if each.get("type") == "convolutional"]
+    if not config.train.init or not convolutions or any(each.get("batch_normalize") for each in convolutions):
+        return config
+    sections = [each | {"batch_normalize": True} if each in convolutions else each for each in sections]
+    backbone = part.model_copy(update={"sections": sections})
+    return config.model_copy(update={"model": config.model.model_copy(update={"backbone": backbone})})
 
 
 def find_pretrained(config):
