@@ -27,6 +27,7 @@ from tfyolo.training.reading import overfit_config, read_stages, warnings_of, wi
 from tfyolo.training.runs import History, Signals, differing, found_from_anywhere
 from tfyolo.training.steps import make_strategy
 from tfyolo.weights.fetch import fetched
+from tfyolo.weights.initial import find_pretrained, normalising
 from tfyolo.weights.published import PUBLISHED
 
 
@@ -118,7 +119,8 @@ def requested(config, folder, overfit):
         parts.check(config)
         configs.check_init(config)
         _bring_init(config.train.init)
-        return given, overfit, configs.to_json(given), Progress()
+        find_pretrained(config)
+        return normalising(given), overfit, configs.to_json(given), Progress()
     meta, saved = checkpoint.load_run(folder / "last.h5")
     asked, state = meta.get("asked"), meta["state"]
     if (

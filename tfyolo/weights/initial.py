@@ -9,6 +9,7 @@ from tfyolo import checkpoint, hdf5
 from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
+from tfyolo.graph.unfusing import renormalised, with_norms
 from tfyolo.messages import listed, printable
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
@@ -18,6 +19,7 @@ from tfyolo.weights.darknet import files as darknet_files
 from tfyolo.weights.darknet import layout
 from tfyolo.weights.darknet.text import DarknetError
 from tfyolo.weights.fetch import fetched
+from tfyolo.weights.imagenet import PRETRAINED
 from tfyolo.weights.published import is_backbone, origin_of
 from tfyolo.weights.runs import origin_of_file
 from tfyolo.weights.transfer import transferred
@@ -41,13 +43,15 @@ class _Given(NamedTuple):
     left: int = 0
 
 
-def initialise(model, path):
+def initialise(model, path, images=None):
     """Puts what fits into a Model, part by part (backbone, neck, head), as transfer.transferred does.
 
     Args:
         model: the Model.
         path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5,
             vgg16_..._kernels.h5), or of Darknet (darknet53.conv.74); or a name of published weights.
+        images: () -> batches of training images [B, H, W, 3] in 0..1, from which batch norms get statistics that were
+            published fused; None: they stay without.
 
     Returns:
         (report, meta). report: lines that say what was kept and what was re-initialised. meta: for the files of the
@@ -57,6 +61,9 @@ def initialise(model, path):
         CheckpointError, DarknetError, TorchError, FetchError: it cannot be read, or nothing fits.
     """
     given = _given(model, path)
+    normed = with_norms(model.network, given.arrays)
+    if normed is not given.arrays:  # Darknet's .cfg knows nothing of the norms
+        given = given._replace(arrays=normed, darknet=None)
     transfer = transferred(model, given.arrays, given.classes)
     if not transfer.arrays:
         raise checkpoint.CheckpointError(
@@ -64,6 +71,12 @@ def initialise(model, path):
         )
     checkpoint.assign(model.network, checkpoint.weights_of(model.network) | transfer.arrays, source=str(path))
     report = list(transfer.report)
+    kept_layers = {name.partition("/")[0] for name in transfer.arrays}
+    if images is not None and (count := renormalised(model.network, images, kept_layers)):
+        report.append(
+            f"batch norms: {count} came fused with their convolutions; they have statistics of training images now, "
+            "and the network computes the same"
+        )
     if given.left:
         report.append(
             f"{given.left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg"
@@ -103,6 +116,73 @@ def _darknet_backbone(model, path):
         )
     arrays, left = _backbone(model.network, path)
     return _Given(arrays, None, origin_of_file(path), left=left)
+
+
+def normalising(config):
+    """The Config to train a Darknet network of whose convolutions none has a batch norm: behind each there is one.
+
+    Args:
+        config: a Config that training begins with.
+
+    Returns:
+        A Config: the given one, unless its backbone is such a network and train.init names its weights.
+    """
+    part = config.model.backbone
+    sections = part.options.get("sections") if part.name == "darknet_cfg" else None
+    convolutions = [each for each in sections or () if each.get("type") == "convolutional"]
+    if not config.train.init or not convolutions or any(each.get("batch_normalize") for each in convolutions):
+        return config
+    sections = [each | {"batch_normalize": True} if each in convolutions else each for each in sections]
+    backbone = part.model_copy(update={"sections": sections})
+    return config.model_copy(update={"model": config.model.model_copy(update={"backbone": backbone})})
+
+
+def find_pretrained(config):
+    """The file of published weights that a backbone's option `weights` names; it may be fetched now.
+
+    Args:
+        config: a Config that training begins with.
+
+    Returns:
+        pathlib.Path; None where nothing is named, or train.init names weights for the whole network.
+
+    Raises:
+        ConfigError: it is not here, with what to put where.
+    """
+    part = config.model.backbone
+    if config.train.init or part.name not in PRETRAINED or part.options.get("weights") is None:
+        return None
+    try:
+        return PRETRAINED[part.name].find(part.options)
+    except ValueError as error:
+        raise config.error("model.backbone.weights", str(error)) from error
+
+
+def initialise_backbone(model):
+    """Puts published weights into a Model's backbone, if its option `weights` names some.
+
+    Args:
+        model: a Model.
+
+    Returns:
+        (report, meta), as initialise gives them; ([], {}) where nothing is named.
+
+    Raises:
+        ConfigError: from find_pretrained.
+        CheckpointError, TorchError: they are another backbone's, or damaged.
+    """
+    path, part = find_pretrained(model.config), model.config.model.backbone
+    if path is None:
+        return [], {}
+    arrays, line = PRETRAINED[part.name].read(path, part.options)
+    own = checkpoint.weights_of(model.network)
+    backbone = {name for name in own if name.startswith("backbone.")}
+    if missing := sorted(backbone - arrays.keys()):
+        raise checkpoint.CheckpointError(f"{path}: expected weights of {part.name}, missing: {listed(missing, 4)}")
+    # What a model has behind the last feature map belongs to its classifier.
+    checkpoint.assign(model.network, own | {name: arrays[name] for name in backbone}, source=str(path))
+    origin = PRETRAINED[part.name].origin(part.options)
+    return [line, f"licence: {origin}"], {"origin": to_meta(origin)}
 
 
 def _of_keras(path):
