@@ -429,7 +429,7 @@ def test_other_files(content, message, tmp_path):
 
 
 def test_files_of_before_zips(fake_torch, tmp_path):
-    """torch.save's format until PyTorch 1.5, of published ImageNet weights; its storages come in any order, also shared."""
+    """torch.save's format until PyTorch 1.5, of published ImageNet weights; storages come in any order, also shared."""
     rng = np.random.default_rng(0)
     state = tensors({"a.weight": rng.normal(size=(4, 3)).astype("f4"), "b": rng.normal(size=5).astype("f2")})
     state["steps"] = _Tensor(np.array(7), "2")
@@ -811,7 +811,7 @@ STATES = {
     "RT-DETR (decoder.dec_score_head.0.weight)": {"backbone.conv1.conv1_1.conv.weight": (8,),
     "decoder.dec_score_head.0.weight": (80, 256)},
     "D-FINE or DEIM (": {"decoder.pre_bbox_head.layers.0.weight": (4, 4), "decoder.dec_score_head.0.bias": (80,)},
-    "YOLOX of another form (2 tensors": {"backbone.backbone.stem.conv.conv.weight": (16, 12, 3, 3),
+    "YOLOX of another layout (2 tensors": {"backbone.backbone.stem.conv.conv.weight": (16, 12, 3, 3),
                                          "head.cls_preds.0.weight": (80, 64, 1, 1)},
     "YOLOX with Darknet-53 (": {"backbone.backbone.stem.0.conv.weight": (32, 3, 3, 3),
                                 "head.cls_preds.0.weight": (80, 64, 1, 1)},
