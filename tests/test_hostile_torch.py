@@ -17,6 +17,7 @@ from torch_files import (
     _Tensor,
     as_module,
     saved,
+    saved_old,
     tensors,
     zipped,
 )
@@ -127,7 +128,8 @@ def test_compressed_numbers_are_refused(fake_torch, tmp_path):
     "content, message",
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer to the file"),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "older than PyTorch 1.6"),
+        (unpickle.OLD_START, "its pickle cannot be read"),
+        (unpickle.OLD_START + b"K\x01." + pickle.dumps({"little_endian": True}), "expected version 1001"),
         (b"", "which is a zip"),
         (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file, of Keras or of tfyolo"),
         (b"\x1c\0\0\0TFL3", "it is a TFLite file"),
@@ -145,6 +147,39 @@ def test_other_files(content, message, tmp_path):
         unpickle.read(tmp_path / "x.pt")
     with pytest.raises(unpickle.TorchError, match="no such file"):
         unpickle.read(tmp_path / "y.pt")
+
+
+def test_files_of_before_zips(fake_torch, tmp_path):
+    """torch.save's format until PyTorch 1.5, of published ImageNet weights; storages come in any order, also shared."""
+    rng = np.random.default_rng(0)
+    state = tensors({"a.weight": rng.normal(size=(4, 3)).astype("f4"), "b": rng.normal(size=5).astype("f2")})
+    state["steps"] = _Tensor(np.array(7), "2")
+    assert saved_old(tmp_path / "x.pt", {}).read_bytes().startswith(unpickle.OLD_START)
+    shared = {**state, "again": state["b"], "turned": _Tensor(state["a.weight"].array.T, "0")}
+    for keys in (None, ["2", "0", "1"]):
+        found = unpickle.read(saved_old(tmp_path / "x.pt", shared, state.values(), keys))
+        assert found.keys() == shared.keys()
+        for name, tensor in shared.items():
+            np.testing.assert_array_equal(found[name], tensor.array)
+            assert found[name].dtype == tensor.array.dtype
+    whole = (tmp_path / "x.pt").read_bytes()
+    for content, message in (
+        (whole[:-1], "the file is cut off"),
+        (whole[:-30], "the file is cut off"),
+        (whole + b"x", "expected its end behind the last storage"),
+        (
+            saved_old(tmp_path / "x.pt", state, state.values(), ["2", "0"]).read_bytes(),
+            "the numbers of each storage once",
+        ),
+        (
+            saved_old(tmp_path / "x.pt", state, state.values(), [*"2010"]).read_bytes(),
+            "the numbers of each storage once",
+        ),
+        (saved_old(tmp_path / "x.pt", {}, machine={"little_endian": False}).read_bytes(), "little-endian"),
+    ):
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(unpickle.TorchError, match=rf"x\.pt: .*{message}"):
+            unpickle.read(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize(
@@ -184,11 +219,12 @@ def test_damaged_files_are_read_or_named(count, fake_torch, tmp_path):
     state = tensors({"a.weight": rng.normal(size=(4, 3)).astype("f4"), "b": rng.normal(size=5).astype("f2")})
     path = saved(tmp_path / "x.pt", {"model": as_module(state, ("red",)), "names": ["x"]}, state.values())
     whole = path.read_bytes()
+    old = saved_old(tmp_path / "o.pt", {"model": as_module(state, ("red",))}, state.values()).read_bytes()
     with zipfile.ZipFile(path) as archive:
         program = archive.read("archive/data.pkl")
     opcodes = [opcode.code.encode("latin1") for opcode in pickletools.opcodes if opcode.code != "."]
     for _ in range(count):
-        data = bytearray(program if rng.random() < 0.7 else whole)
+        data = bytearray((program, program, whole, old)[rng.integers(4)])
         inside = len(data) == len(program)
         for _ in range(rng.integers(1, 4)):
             at = int(rng.integers(len(data)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch_files import Calls, as_module, reported, saved, tensors
 
-from tfyolo.weights.torch import unpickle
+from tfyolo.weights.torch import foreign, unpickle
 
 OLD = {
     "model.0.conv.weight": (16, 3, 3, 3),
@@ -85,7 +85,10 @@ STATES = {
     "RT-DETR (decoder.dec_score_head.0.weight)": {"backbone.conv1.conv1_1.conv.weight": (8,),
     "decoder.dec_score_head.0.weight": (80, 256)},
     "D-FINE or DEIM (": {"decoder.pre_bbox_head.layers.0.weight": (4, 4), "decoder.dec_score_head.0.bias": (80,)},
-    "YOLOX (": {"backbone.backbone.stem.conv.conv.weight": (16, 12, 3, 3), "head.cls_preds.0.weight": (80, 64, 1, 1)},
+    "YOLOX of another layout (2 tensors": {"backbone.backbone.stem.conv.conv.weight": (16, 12, 3, 3),
+                                         "head.cls_preds.0.weight": (80, 64, 1, 1)},
+    "YOLOX with Darknet-53 (": {"backbone.backbone.stem.0.conv.weight": (32, 3, 3, 3),
+                                "head.cls_preds.0.weight": (80, 64, 1, 1)},
     "YOLO-NAS (": {"heads.head1.cls_pred.weight": (80, 64, 1, 1)},
     "YOLOv6 (": {"detect.cls_preds.0.weight": (80, 64, 1, 1)},
     "PP-YOLOE (": {"head.pred_cls.0.weight": (80, 96, 3, 3)},
@@ -119,14 +122,14 @@ def test_a_model_of_another_network_is_named(expected, names, shapes, described,
     if described:
         model.yaml = {"nc": 80, "yaml_file": f"/home/me/{described}", "scale": "s"}
     message = reported({"epoch": -1, "model": model, "train_args": {"imgsz": 640}}, state.values(), tmp_path)
-    assert message.startswith(f"a detector of YOLOv7, YOLOv8 or YOLO11, received {expected}")
+    assert message.startswith(f"{foreign.IMPORTED}, received {expected}")
 
 
 @pytest.mark.parametrize("expected", STATES)
 def test_a_state_dict_of_another_network_is_named(expected, fake_torch, tmp_path):
     state = zeros(STATES[expected])
     message = reported(dict(state), state.values(), tmp_path)
-    assert message.startswith(f"a detector of YOLOv7, YOLOv8 or YOLO11, received {expected}")
+    assert message.startswith(f"{foreign.IMPORTED}, received {expected}")
 
 
 def test_a_task_is_named_though_nothing_else_shows_it(classes, tmp_path):

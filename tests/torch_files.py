@@ -3,6 +3,7 @@
 import collections
 import io
 import pickle
+import struct
 import sys
 import types
 import zipfile
@@ -72,6 +73,26 @@ def saved(path, value, arrays=(), folder="archive", compress=zipfile.ZIP_STORED)
         archive.writestr(f"{folder}/byteorder", "little")
         for tensor in arrays:
             archive.writestr(f"{folder}/data/{tensor.key}", np.ascontiguousarray(tensor.array).tobytes())
+    return path
+
+
+def saved_old(path, value, arrays=(), keys=None, machine=None):
+    """What torch.save made of the same until PyTorch 1.5; keys: in their numbers' order, None: that of `arrays`."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing):
+            if isinstance(thing, _Storage):
+                array = thing.tensor.array
+                kind = getattr(sys.modules["torch"], SETTERS[array.dtype])
+                return ("storage", kind, thing.tensor.key, "cpu", array.size, None)
+
+    by_key = {tensor.key: np.ascontiguousarray(tensor.array) for tensor in arrays}
+    keys = list(by_key) if keys is None else keys
+    with path.open("wb") as file:
+        for part in (0x1950A86A20F9469CFC6C, 1001, machine or {"little_endian": True}, value, keys):
+            Pickler(file, protocol=2).dump(part)
+        for key in keys:
+            file.write(struct.pack("<q", by_key[key].size) + by_key[key].tobytes())
     return path
 
 

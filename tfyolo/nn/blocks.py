@@ -122,8 +122,9 @@ def conv(
         activation: one of nn.activations.ACTIVATIONS.
         groups: of channels, each convolved by itself; as many as channels make it depthwise.
         dilation: in cells.
-        pad: cells of padding on every side, before dilation. None: kernel // 2, as Darknet pads; "same" would shift a
-            strided convolution by one cell on even sizes.
+        pad: cells of padding on every side, before dilation. None: kernel // 2, as Darknet pads. "same": inside the
+            convolution, without an operation of its own, as TensorFlow's networks are trained; strided, on even sizes,
+            it reads one cell further down and to the right.
         initializer: of the kernel, as Keras takes it.
         owner: the output of another such convolution, whose weights this one shares; None: its own.
         name: of the layers.
@@ -131,11 +132,11 @@ def conv(
     Returns:
         [B, h / stride, w / stride, filters], with the default pad.
     """
-    pad = kernel // 2 if pad is None else pad
+    inside, pad = pad == "same", kernel // 2 if pad in (None, "same") else pad
     # Keras has no strided dilation: it convolves at every cell, and every stride-th is picked. fuse() restores it.
     stride, picked = (1, stride) if dilation > 1 else (stride, 1)
     # On all sides alike, "same" pads only where nothing is strided and the kernel has a middle.
-    same = stride == picked == 1 and kernel % 2 and pad == kernel // 2
+    same = inside or (stride == picked == 1 and kernel % 2 and pad == kernel // 2)
     if pad and not same:
         x = layers.ZeroPadding2D(pad * dilation, data_format="channels_last", name=f"{name}.pad")(x)
     options = {
@@ -178,7 +179,7 @@ def spp(x, sizes=(5, 9, 13), *, name):
     return layers.Concatenate(name=f"{name}.concat")([*pools, x])
 
 
-def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", epsilon=1e-3, name):
+def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, pad=None, activation="silu", epsilon=1e-3, name):
     """The convolution of YOLOv7, YOLOv8 and their line.
 
     Its kernel is initialised as small as PyTorch's, 0.4 of he_normal's. The output of the batch norm does not depend on
@@ -190,15 +191,16 @@ def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", ep
         kernel: size of the kernel, in cells.
         stride: in cells.
         groups: of channels, each convolved by itself; as many as channels make it depthwise.
+        pad: cells of padding on every side; None: kernel // 2.
         activation: one of nn.activations.ACTIVATIONS.
         epsilon: of the batch norm.
         name: of the layers.
 
     Returns:
-        [B, h / stride, w / stride, filters].
+        [B, h / stride, w / stride, filters], with the default pad.
     """
     small = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    options = {"activation": activation, "epsilon": epsilon, "initializer": small, "groups": groups}
+    options = {"activation": activation, "epsilon": epsilon, "initializer": small, "groups": groups, "pad": pad}
     return conv(x, filters, kernel, stride, **options, name=name)
 
 

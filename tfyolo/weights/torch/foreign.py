@@ -13,7 +13,7 @@ import numpy as np
 from tfyolo.messages import counted, printable
 from tfyolo.weights.torch.unpickle import LONGEST_NAME, Record
 
-IMPORTED = "a detector of YOLOv7, YOLOv8 or YOLO11"
+IMPORTED = "a detector of YOLOv7, YOLOv8, YOLO11 or YOLOX"
 _OTHERS = "take a checkpoint of one of these, or train one of `tfyolo configs`"
 _DARKNET = "import it from Darknet's own files, `tfyolo import NET.cfg NET.weights`"
 _MOST_LOOKED_AT = 200_000  # objects; a checkpoint with two models and an optimizer has some 30,000
@@ -51,7 +51,11 @@ _FAMILIES = (
     _Sign("D-FINE or DEIM", "", r"(^|\.)decoder\.pre_bbox_head\."),
     _Sign("RT-DETR", r"\.RTDETR\w*$", r"(^|\.)(dec|enc)_score_head\."),
     _Sign("YOLO-NAS", r"^super_gradients\.", r"^heads\.head\d\.(cls|reg|pose)_pred\."),
-    _Sign("YOLOX", r"^yolox\.", r"^backbone\.backbone\.stem\.conv\.conv\.weight |^head\.cls_preds\.\d\."),
+    _Sign(
+        "YOLOX with Darknet-53",
+        "",
+        r"^backbone\.backbone\.stem\.0\.conv\.weight |^backbone\.backbone\.stem\.1\.0\.conv\.weight ",
+    ),
     _Sign("YOLOv6", r"^yolov6\.", r"^detect\.cls_preds\.\d\."),
     _Sign("PP-YOLOE", "", r"^head\.pred_cls\.\d\."),
     _Sign("NanoDet or PicoDet", r"^nanodet\.", r"(^|\.)gfl_cls\.\d\."),
@@ -96,6 +100,7 @@ _OURS = (
     _Sign("YOLO11", r"\.(C3k2|C2PSA)$", r"^model\.(23\.(proto|cv[234])|10\.linear)\."),
     _Sign("YOLOv8", r"\.C2f$", r"^model\.(22\.(proto|cv[234])|9\.linear)\."),
     _Sign("YOLOv7", r"^models\.common\.(SPPCSPC|MP|ReOrg|RepConv|Implicit[AM])$", ""),
+    _Sign("YOLOX", r"^yolox\.", r"^backbone\.backbone\.stem\.conv\.conv\.weight |^head\.cls_preds\.\d\."),
 )
 # The classes that these are made of, less PyTorch's own.
 _KNOWN = {
@@ -184,7 +189,7 @@ def received(found, arrays):
         evidence.append(found.said["yaml_file"])
     shown = f" ({printable(', '.join(evidence))[:120]})" if evidence else ""
     to_do = family.to_do if family else _OTHERS
-    if ours and ours.what != "YOLOv7":
+    if ours and ours.what not in ("YOLOv7", "YOLOX"):
         to_do = f"take the detector of that family, published as {ours.what.lower()}{_size(found.said)}.pt"
     return f"{name}{f' for {task}' if task else ''}{shown}; {to_do}"
 
@@ -206,7 +211,8 @@ def received_another(found, arrays):
         parts.append(f"layers {', '.join(classes[:5])}")
     if "yaml_file" in found.said:
         parts.append(f"described in {printable(found.said['yaml_file'])[:60]}")
-    name = _family_of(found.said.get("yaml_file"))
+    ours, _ = _first(_OURS, found.classes, [f"{name} " for name in arrays if len(name) < LONGEST_NAME])
+    name = _family_of(found.said.get("yaml_file")) or (ours and ours.what)
     return f"{f'{name} of another layout' if name else 'another network'} ({'; '.join(parts)}); {_OTHERS}"
 
 
