@@ -1,4 +1,4 @@
-"""What users add from a file outside the package: a data format, a schedule, a preprocess; and wrong names, which are early errors."""
+"""What users add from outside the package: a data format, a schedule, a preprocess; wrong names are early errors."""
 
 import importlib.util
 import json
@@ -110,7 +110,7 @@ def test_a_format_from_outside_trains_and_evaluates(from_outside, boxes_data, tm
     assert report["metrics"]["AP"] >= 0
 
 
-# --- wrong names ----------------------------------------------------------------------------------------------------------------
+# --- wrong names ------------------------------------------------------------------------------------------------------
 
 
 KEYS = {"preprocess": "model.preprocess", "schedule": "train.stages.0.schedule", "data format": "data.format"}

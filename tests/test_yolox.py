@@ -1,4 +1,4 @@
-"""YOLOX: its network against published outputs, names and loops in float64 NumPy; its recipe, its letterbox, its checkpoints."""
+"""YOLOX against published outputs, names and loops in float64 NumPy; its recipe, its letterbox, its checkpoints."""
 
 import functools
 import importlib.util
@@ -245,7 +245,7 @@ def test_a_letterbox_at_the_top_left_is_cv2s_resize_on_grey(size):
     np.testing.assert_allclose(restored, [[0, 0, *size], [0, 0, size[0] / 2, size[1] / 4]], rtol=1e-5)
 
 
-# --- published outputs, names and checkpoints ---------------------------------------------------------------------------
+# --- published outputs, names and checkpoints -----------------------------------------------------------------------
 
 
 def golden(shared, name):
@@ -301,7 +301,7 @@ def test_the_stem_is_space_to_depth_and_a_convolution():
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-2)
 
 
-# --- one network for what follows: nano of two classes ------------------------------------------------------------------
+# --- one network for what follows: nano of two classes ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -364,10 +364,10 @@ def test_folded_checkpoints_compute_the_same(nano, fake_torch, tmp_path, monkeyp
             lambda s: s["head.reg_preds.1.bias"].fill(np.nan),
             "head.reg_preds.1.bias holds numbers that are not finite",
         ),
-        (lambda s: s.pop("head.cls_preds.0.bias"), r"received YOLOX of another form \(\d+ tensors"),
+        (lambda s: s.pop("head.cls_preds.0.bias"), r"received YOLOX of another layout \(\d+ tensors"),
         (
             lambda s: s.update({"backbone.backbone.stem.conv.conv.weight": np.zeros((17, 12, 3, 3), "f4")}),
-            "received YOLOX of another form",
+            "received YOLOX of another layout",
         ),
         (
             lambda s: s.update({"backbone.backbone.stem.0.conv.weight": np.zeros((32, 3, 3, 3), "f4")}),
@@ -387,7 +387,7 @@ def test_all_tensors_or_none(change, message, nano, fake_torch, tmp_path, monkey
 
 @pytest.mark.parametrize("count", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_damaged_states_are_read_or_named(count, nano, fake_torch, tmp_path, monkeypatch):  # noqa: F811
-    """Tensors renamed, of other shapes and types, taken out, or of what is no number: all of them arrive, or one error says why not."""
+    """Tensors renamed, of other shapes and types, taken out, or not finite: one error says what is wrong."""
     monkeypatch.setattr(importing, "build", lambda *_: nano)
     rng, whole = np.random.default_rng(count), their_state(nano)
     names, before = list(whole), checkpoint.weights_of(nano.network)
@@ -416,7 +416,7 @@ def test_damaged_states_are_read_or_named(count, nano, fake_torch, tmp_path, mon
         np.testing.assert_array_equal(value, before[path])  # nothing was loaded in part
 
 
-# --- ONNX files ---------------------------------------------------------------------------------------------------------
+# --- ONNX files -------------------------------------------------------------------------------------------------------
 
 
 def varint(number):

@@ -41,7 +41,8 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
         )
     if not (weights or checkpoint) and not (write and os.path.exists(network) and not network.endswith(".cfg")):
         raise click.UsageError(
-            "name NET.cfg and NET.weights, or NET.pt or NET.onnx; or a RUN, and --write OUT.weights for the way back to Darknet"
+            "name NET.cfg and NET.weights, or NET.pt or NET.onnx; or a RUN, and --write OUT.weights for the way back "
+            "to Darknet"
         )
     require_path(network, "a .cfg file, a .pt file, an .onnx file or a run")
     if weights is not None:

@@ -57,7 +57,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, value):
-        """A bare string is a section of one key, where the class names that key; options alone are the default part's."""
+        """Expands a bare string to a section of the key that the class names, and bare options to the default part."""
         short = cls.model_config.get("json_schema_extra", {}).get("short")
         if short and isinstance(value, str):
             return {short: value}

@@ -191,7 +191,7 @@ def warp(image, matrix, size, *, fill=GREY, antialias=True, replicate=False, rim
     first, last = tf.split(transform_boxes(reach[None], matrix)[0], 2)
     first = tf.clip_by_value(tf.cast(tf.math.ceil(first - 0.501), tf.int32), 0, tf.subtract(size, 1))
     last = tf.clip_by_value(tf.cast(tf.floor(last - 0.499), tf.int32) + 1, first + 1, size)
-    # The operation wants the way back, in (x, y), with pixel centres at whole numbers.
+    # The operation wants the way back, in (x, y), with pixel centres at integers.
     y, x = tf.unstack(tf.cast(first, tf.float32) + 0.5)
     back = translation(-0.5, -0.5) @ tf.linalg.inv(matrix) @ translation(y, x)
     back_xy = tf.gather(tf.gather(back, [1, 0], axis=0), [1, 0, 2], axis=1)

@@ -28,14 +28,15 @@ class SharedConv2D(layers.Conv2D):
         self._owner = lambda: owner  # as an attribute it would be a part of this layer to Keras
 
     def build(self, shape):
+        """Takes the owner's weights."""
         owner = self._owner()
         self._kernel, self.bias = owner.kernel, owner.bias
 
 
 class FitChannels(layers.Layer):
-    """The first channels of a map, padded with zeros if it has fewer; Darknet adds maps of unequal channels so.
+    """The first channels of a feature map, padded with zeros if it has fewer.
 
-    [B, h, w, any] -> [B, h, w, count].
+    Darknet adds feature maps of unequal channels so.
 
     Args:
         count: channels of the output.
@@ -48,19 +49,19 @@ class FitChannels(layers.Layer):
         self.count = count
 
     def call(self, x):
+        """[B, h, w, any] -> [B, h, w, count]."""
         missing = self.count - x.shape[-1]
         if missing <= 0:
             return x[..., : self.count]
         return ops.pad(x, [(0, 0), (0, 0), (0, 0), (0, missing)])
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return (*shape[:-1], self.count)
 
 
 class ChannelGroup(layers.Layer):
-    """One of several equal groups of a map's channels: Darknet's `[route] groups=2 group_id=1` is the second half.
-
-    [B, h, w, C] -> [B, h, w, C / groups].
+    """One of several equal groups of channels: Darknet's `[route] groups=2 group_id=1` is the second half.
 
     Args:
         groups: number of groups, a divisor of C.
@@ -79,10 +80,12 @@ class ChannelGroup(layers.Layer):
         self.groups, self.index = groups, index
 
     def call(self, x):
+        """[B, h, w, C] -> [B, h, w, C / groups]."""
         self._size(x.shape)
         return ops.split(x, self.groups, axis=-1)[self.index]  # a slice's gradient is much slower
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return (*shape[:-1], self._size(shape))
 
     def _size(self, shape):
@@ -159,7 +162,7 @@ def conv(
 
 
 def spp(x, sizes=(5, 9, 13), *, name):
-    """Spatial pyramid pooling: a map joined to its maxima over windows, the largest first.
+    """Spatial pyramid pooling: a feature map joined to its maxima over windows, the largest first.
 
     Args:
         x: [B, h, w, C].

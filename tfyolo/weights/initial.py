@@ -19,10 +19,11 @@ from tfyolo.weights.darknet.text import DarknetError
 def initialise(model, path):
     """Puts what fits into a Model, part by part (backbone, neck, head), each wholly or not at all; (report, origin).
 
-    path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5, vgg16_..._kernels.h5), or of Darknet
-    (darknet53.conv.74). The convolutions whose channels count classes are kept only if the classes are the same. report: lines that say
-    what was kept and what begins anew. origin: what the way back to Darknet needs, if the weights came from there; else {}. Raises
-    CheckpointError or DarknetError if nothing fits.
+    path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5, vgg16_..._kernels.h5),
+    or of Darknet (darknet53.conv.74). The convolutions whose channels count classes are kept only if the classes are
+    the same. report: lines that say
+    what was kept and what begins anew. origin: what the way back to Darknet needs, if the weights came from there; else
+    {}. Raises CheckpointError or DarknetError if nothing fits.
     """
     left, published = 0, _of_keras(path)
     if published is not None:
@@ -37,7 +38,8 @@ def initialise(model, path):
     else:
         if "darknet" not in model.config.model.backbone.name:
             raise DarknetError(
-                f"{path}: a file without its .cfg begins a backbone of Darknet's own, not {model.config.model.backbone.name}; import "
+                f"{path}: a file without its .cfg begins a backbone of Darknet's own, not "
+                f"{model.config.model.backbone.name}; import "
                 "the whole network with its .cfg (tfyolo import), and begin with that run"
             )
         theirs, left = _backbone(model.network, path)
@@ -57,7 +59,8 @@ def initialise(model, path):
         if misfits:
             found = theirs[misfits[0]].shape if misfits[0] in theirs else "nothing"
             report.append(
-                f"{part}: begins anew; {len(misfits)} of its {len(mine)} arrays do not fit, the first {misfits[0]}: {mine[misfits[0]]} "
+                f"{part}: begins anew; {len(misfits)} of its {len(mine)} arrays do not fit, the first {misfits[0]}: "
+                f"{mine[misfits[0]]} "
                 f"here, {found} there"
             )
             continue
@@ -109,7 +112,8 @@ def _of_keras(path):
     if "block1_conv1" in layers:
         if "fc1" not in layers:
             raise checkpoint.CheckpointError(
-                f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are made; this is the "
+                f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are "
+                "made; this is the "
                 "file without (notop), take vgg16_weights_tf_dim_ordering_tf_kernels.h5"
             )
         try:
@@ -127,9 +131,9 @@ def _of_keras(path):
 def _vgg16(layers):
     """{name of ours: array} of VGG-16's layers, {name: [kernel, bias]}.
 
-    Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth (Liu et al.
-    2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the first convolution takes all
-    that in, which differs only where its window reaches over the picture's edge.
+    Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth
+    (Liu et al. 2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the
+    first convolution takes all that in, which differs only where its window reaches over the picture's edge.
     """
     convolutions = {}
     for name, arrays in layers.items():
@@ -151,7 +155,7 @@ def _vgg16(layers):
 
 
 def _check_depth(path, own, published, backbone):
-    """Raises CheckpointError if the file has more layers than the network in any of its stages: all that is here fits, and is not it."""
+    """Raises CheckpointError if the file has more layers in a stage than the network: all fits, and is not it."""
 
     def layers_and_stages(arrays):
         layers = {name.partition("/")[0] for name in arrays if name.startswith("backbone.")}
@@ -161,15 +165,16 @@ def _check_depth(path, own, published, backbone):
     more = sorted(layer for layer in theirs - mine if their_stages[layer] in my_stages.values())
     if more and mine & theirs:
         raise checkpoint.CheckpointError(
-            f"{path}: expected the weights of {backbone} as the config has it, received those of a deeper network, with "
+            f"{path}: expected the weights of {backbone} as the config has it, received those of a deeper network, "
+            "with "
             f"{listed(more, 3)}"
         )
 
 
 def _counts_classes(name, other_number):
-    """Whether an array belongs to a head's last convolution, which tells classes; or, of another number of them, to a branch for them.
+    """Whether an array belongs to a head's last convolution of classes; or, of another number of them, to their branch.
 
-    A decoupled head's last convolution for boxes tells none, and its branch for classes may be as wide as they are many.
+    A decoupled head's last convolution of boxes counts none; its branch of classes may be as wide as they are many.
     """
     layer = name.partition("/")[0]
     told = layer.endswith(".out") and layer.split(".")[-2] not in ("box", "embed", "offset")
@@ -188,14 +193,16 @@ def _backbone(network, path):
         for array in layout.convolution(convolution.name, norm and norm.name, filters, channels, kernel):
             if start + array.count > len(floats):
                 raise DarknetError(
-                    f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in {array.variable}"
+                    f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in "
+                    f"{array.variable}"
                 )
             values = np.asarray(floats[start : start + array.count]).reshape(array.shape)
             start += array.count
             # No .cfg says that this file is of this backbone; a variance that is none says that it is not.
             if not np.isfinite(values).all() or (array.variable.endswith("variance") and values.min() < 0):
                 raise DarknetError(
-                    f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it another network's?"
+                    f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it "
+                    "another network's?"
                 )
             arrays[array.variable] = array.ours(values)
     if not arrays:

@@ -27,10 +27,15 @@ MOST_SHOWN = 20  # tensors that do not fit, each in a line
 
 
 class Imported(NamedTuple):
-    """model: a tfyolo Model with the weights. native: the config's name. report: what was found and done, in lines.
+    """A network that was read.
 
-    folded: whether the file has no batch norms, since they are part of its convolutions: those of the model do nothing, and have no
-    statistics that training could go on from. folder: of the run, where one was written.
+    Attributes:
+        model: a tfyolo Model with the weights.
+        native: the config's name.
+        report: what was found and done, in lines.
+        folded: whether the file has no batch norms, as they are part of its convolutions. Those of the model change
+            nothing, and have no statistics.
+        folder: of the run, where one was written.
     """
 
     model: Model
@@ -45,8 +50,8 @@ def load(path, names=None):
 
     names: a file of class names, one a line; None: the checkpoint's own, else COCO's if there are 80, else numbers.
 
-    Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of them each tensor
-    that is missing, left over or of another shape.
+    Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of
+    them each tensor that is missing, left over or of another shape.
     """
     if os.fspath(path).lower().endswith(".onnx"):
         return _load_onnx(path, names)
@@ -65,23 +70,22 @@ def load(path, names=None):
     if received:
         raise TorchError(f"{path}: expected {foreign.IMPORTED}, received {received}")
     layout, count = recognised
-    model, told = _built(path, layout, _names_in(loaded), names, count)
-    return _filled(path, model, layout, arrays, told, foreign.unusual(survey))
+    model, classes = _built(path, layout, _names_in(loaded), names, count)
+    return _filled(path, model, layout, arrays, classes, foreign.unusual(survey))
 
 
 def _load_onnx(path, names):
-    """load, of an ONNX file, which names few of its tensors: they are told apart by their order, which has to lead to the same network."""
+    """Does what load does, for an ONNX file. Few tensors have names there: it goes by their order and the wiring."""
     found = onnx.graph(path)
     recognised = recognise_run([convolution.kernel for convolution in found.convolutions])
     if recognised is None or found.operations & {"Relu", "LeakyRelu", "BatchNormalization"}:
-        told = (
-            f"{counted(len(found.convolutions), 'convolution')}, {listed(sorted(map(printable, found.operations)), 8)}"
-        )
+        operations = listed(sorted(map(printable, found.operations)), 8)
         raise TorchError(
-            f"{path}: expected an export of YOLOX, with its batch norms folded, received another network ({told})"
+            f"{path}: expected an export of YOLOX, with its batch norms folded, received another network "
+            f"({counted(len(found.convolutions), 'convolution')}, {operations})"
         )
     layout, count = recognised
-    model, told = _built(path, layout, None, names, count)
+    model, classes = _built(path, layout, None, names, count)
     order = _in_their_order(model.network, layout)
     if [sources for _, sources in order] != [convolution.sources for convolution in found.convolutions]:
         raise TorchError(
@@ -90,11 +94,11 @@ def _load_onnx(path, names):
     arrays = {}
     for (name, _), convolution in zip(order, found.convolutions, strict=True):
         arrays |= {name: convolution.kernel, name.removesuffix("weight") + "bias": convolution.bias}
-    return _filled(path, model, layout, arrays, told, ())
+    return _filled(path, model, layout, arrays, classes, ())
 
 
 def _in_their_order(network, layout):
-    """A network's convolutions in the order in which theirs run: [(their name of the kernel, the places of those that it reads)]."""
+    """A network's convolutions as theirs run: [(their name of the kernel, the places of those that it reads)]."""
     order = nodes(network)[0]
     convolutions = [node.operation for node in order if isinstance(node.operation, _CONVOLUTIONS)]
     names = {layer: layout.theirs(f"{layer.name}/kernel") for layer in convolutions}
@@ -111,24 +115,24 @@ def _in_their_order(network, layout):
 
 
 def _built(path, layout, found, names, count):
-    """(Model of a layout, what is to be said of its classes)."""
+    """(Model of a layout, what the report says of its classes)."""
     try:
         config = configs.load(configs.zoo(layout.native), layout.overrides)
-        classes, told = _classes(path, found, names, count)
-        return build(config, classes), f"{count} classes{told}"
+        classes, note = _classes(path, found, names, count)
+        return build(config, classes), f"{count} classes{note}"
     except configs.ConfigError as error:
         raise TorchError(f"{path}: expected {layout.native}, its anchors or classes cannot be: {error}") from error
 
 
-def _filled(path, model, layout, arrays, told, unusual):
-    """The Imported of a Model and their arrays. told: of its classes. unusual: classes of layers that are in no network of the zoo."""
+def _filled(path, model, layout, arrays, classes, unusual):
+    """The Imported of a Model and their arrays. classes: for the report. unusual: layers of no network of the zoo."""
     weights, wrong = _translated(arrays, model, layout)
     if wrong:
         raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, unusual)}")
     checkpoint.assign(model.network, weights, source=f"{path}: its weights")
     folded = bool(_idle_norms(arrays, model, layout))
     notes = [layout.note, "it has no batch norms: they are folded into its convolutions" if folded else None]
-    report = [f"{path}: {layout.native}, {told}, all {len(arrays)} tensors used"]
+    report = [f"{path}: {layout.native}, {classes}, all {len(arrays)} tensors used"]
     report += [f"{path}: {note}" for note in notes if note]
     return Imported(model, layout.native, report, folded)
 
@@ -145,7 +149,7 @@ def _read(path):
 
 
 def _misfits(wrong, unusual):
-    """What is wrong with the tensors of a network that is almost another: all of it, or where that is more than a slip how much."""
+    """What is wrong with the tensors of a network that is almost another: all, or how much if it is no slip."""
     if unusual or len(wrong) > MOST_SHOWN:
         why = (
             f", received one with other layers ({', '.join(unusual[:5])})"
@@ -162,8 +166,8 @@ def _translated(arrays, model, layout):
     # The anchors have become the decoder's; the places of the bins are no weights.
     left -= {f"{layout.detection}.{name}" for name in ("anchors", "anchor_grid")}
     places = f"{layout.detection}.dfl.conv.weight"
-    if places in left and np.array_equal(arrays[places].ravel(), np.arange(model.decoder.bins)):
-        left.remove(places)
+    if places in left and model.decoder.is_distribution:
+        left -= {places} if np.array_equal(arrays[places].ravel(), np.arange(model.decoder.bins)) else set()
     depthwise = {layer.name for layer in model.network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
     idle, wrong = _idle_norms(arrays, model, layout), []
     weights = dict(idle)
@@ -199,19 +203,19 @@ def _folded_bias(shift):
 
 
 def _idle_norms(arrays, model, layout):
-    """{our path: array} of the batch norms that are part of convolutions with a bias there, all but the shift: they change nothing."""
+    """{our path: array} of all but the shift of batch norms that convolutions there include: they change nothing."""
     weights = {}
     for layer in model.network.layers:
         shift = layout.theirs(f"{layer.name}/beta") if isinstance(layer, BatchNorm) else ""
         if shift.endswith(".bn.bias") and shift not in arrays and _folded_bias(shift) in arrays:
             ones = np.ones(layer.gamma.shape, "float32")
             weights |= {f"{layer.name}/gamma": ones, f"{layer.name}/moving_mean": 0 * ones}
-            weights[f"{layer.name}/moving_variance"] = ones - np.float32(layer.epsilon)
+            weights[f"{layer.name}/moving_variance"] = np.float32(1.0 - layer.epsilon) * ones
     return weights
 
 
 def _yx_first(variable, array, model):
-    """What is told x before y there, in our order, along the last axis."""
+    """What is x before y there, in our order, along the last axis."""
     layer = variable.partition("/")[0]
     if layer.endswith(".box.out"):  # left, top, right, bottom (or x, y, w, h) -> top, left, bottom, right (y, x, h, w)
         return array.reshape(*array.shape[:-1], 4, -1)[..., [1, 0, 3, 2], :].reshape(array.shape)
@@ -225,7 +229,7 @@ def _yx_first(variable, array, model):
 
 
 def _classes(path, found, names, count):
-    """(the class names in label order, what is to be said of them). found: those in the file, or None."""
+    """(the class names in label order, what the report says of them). found: those in the file, or None."""
     if names is not None:
         return class_names(names, count), ""
     if found is None:
@@ -255,11 +259,21 @@ def _names_in(loaded):
 def import_run(
     path: str | os.PathLike, out: str | os.PathLike | None = None, names: str | os.PathLike | None = None
 ) -> Imported:
-    """Writes the run folder of a checkpoint: best.h5, with which detect, evaluate, train and export work, and config.yaml.
+    """Writes the run of a checkpoint: best.h5, with which detect, evaluate, train and export work, and config.yaml.
 
-    out: the folder, new or empty; None: runs/CHECKPOINT, numbered if it is taken.
+    Args:
+        path: of the checkpoint.
+        out: the folder, new or empty; None: runs/CHECKPOINT, numbered if it is taken.
+        names: as load() takes them.
+
+    Returns:
+        Imported.
+
+    Raises:
+        TorchError: from load().
+        FolderError: something else lies in `out`.
     """
     with folders.new(out, Path(path).stem) as folder:
         imported = load(path, names)
-        write_run(imported.model, folder, **({"folded": True} if imported.folded else {}))
+        write_run(imported.model, folder)
         return imported._replace(folder=folder)

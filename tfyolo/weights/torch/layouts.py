@@ -1,7 +1,7 @@
 """How published PyTorch checkpoints number and name what our networks have: YOLOv7, YOLOv8, YOLO11, YOLOX.
 
-Most number their blocks in the order of the networks' descriptions, those without weights too; a Layout has our names in that order.
-YOLOX names its blocks.
+Most number their blocks in the order of the networks' descriptions, those without weights too; a Layout has our names
+in that order. YOLOX names its blocks.
 """
 
 import re
@@ -11,8 +11,13 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-    """Of one network. native: our config. overrides: what it is built with. blocks: our name of each of theirs, None where there are no
-    weights. inside: patterns for what is inside a block, ours -> theirs, applied one after the other.
+    """Where the weights of one network stand in its checkpoints.
+
+    Attributes:
+        native: our config.
+        overrides: of the config.
+        blocks: our name of each of their blocks; None where there are no weights.
+        inside: patterns for what is inside a block, ours -> theirs, applied one after the other.
     """
 
     native: str
@@ -52,7 +57,7 @@ _CONVOLUTION = (
     (r"/bias$", ".bias"),
 )
 
-# --- YOLOv8, YOLO11 --------------------------------------------------------------------------------------------------------------
+# --- YOLOv8, YOLO11 ---------------------------------------------------------------------------------------------------
 
 _BACKBONE = ("p1", "p2.down", "p2", "p3.down", "p3", "p4.down", "p4", "p5.down", "p5", "sppf")
 _NECK = (
@@ -87,12 +92,12 @@ _PAIRED = ((r"^\.p(\d)\.cls\.conv(\d)", lambda m: f".cv3.{int(m[1]) - 3}.{int(m[
 # (family, channels of the first convolution, whether a block of the backbone has a second link) -> the size.
 _SIZES = {
     **{
-        ("yolov8", *told): size
-        for told, size in {(16, 0): "n", (32, 0): "s", (48, 1): "m", (64, 1): "l", (80, 1): "x"}.items()
+        ("yolov8", *widths): size
+        for widths, size in {(16, 0): "n", (32, 0): "s", (48, 1): "m", (64, 1): "l", (80, 1): "x"}.items()
     },
     **{
-        ("yolo11", *told): size
-        for told, size in {(16, 0): "n", (32, 0): "s", (64, 0): "m", (64, 1): "l", (96, 1): "x"}.items()
+        ("yolo11", *widths): size
+        for widths, size in {(16, 0): "n", (32, 0): "s", (64, 0): "m", (64, 1): "l", (96, 1): "x"}.items()
     },
 }
 
@@ -110,7 +115,7 @@ def _decoupled(arrays):
     return None
 
 
-# --- YOLOv7 ----------------------------------------------------------------------------------------------------------------------
+# --- YOLOv7 -----------------------------------------------------------------------------------------------------------
 
 
 def _each(levels, blocks):
@@ -225,7 +230,7 @@ _DEPLOYED = {
 
 
 def _implicit(arrays):
-    """(Layout, number of classes) of a YOLOv7, as it trains or, implicit knowledge and auxiliary head taken away, as it is used."""
+    """(Layout, number of classes) of a YOLOv7: as trained; or as used, without implicit knowledge and auxiliary."""
     for aux, table in ((True, _YOLOV7), (False, _DEPLOYED)):
         for native, blocks in table.items():
             last, anchors = (arrays.get(f"model.{len(blocks) - 1}.{name}") for name in ("m.0.bias", "anchors"))
@@ -236,14 +241,13 @@ def _implicit(arrays):
             overrides += [] if aux else ["model.neck.aux=false", "model.objective.aux=null"]
             strides = 8 * 2 ** np.arange(len(anchors))
             pixels = anchors.astype("float64")[:, :, ::-1] * strides[:, None, None]  # width, height in cells there
-            overrides.append(
-                f"model.decoder.anchors={ {f'p{i + 3}': np.round(level, 4).tolist() for i, level in enumerate(pixels)} }"
-            )
+            anchors_of = {f"p{i + 3}": np.round(level, 4).tolist() for i, level in enumerate(pixels)}
+            overrides.append(f"model.decoder.anchors={anchors_of}")
             return Layout(native, tuple(overrides), blocks, _IN_ELAN), len(last) // anchors.shape[1] - 5
     return None
 
 
-# --- YOLOX ---------------------------------------------------------------------------------------------------------------------
+# --- YOLOX ------------------------------------------------------------------------------------------------------------
 
 _IN_YOLOX = (
     (r"^backbone\.stem\.", "backbone.backbone.stem.conv."),
@@ -351,9 +355,10 @@ def _yolox(arrays):
 
 
 def recognise_run(kernels):
-    """(YoloxLayout, number of classes) of convolutions' kernels [out, in / groups, h, w] in the order in which they ran; None: no YOLOX.
+    """(YoloxLayout, number of classes) of convolutions in the order in which they run; None if it is no YOLOX.
 
-    At each of three levels the head ends in a 1x1 convolution, two pairs of 3x3 and three predictions.
+    kernels: [out, in / groups, h, w] each. A level of the head is a 1x1 convolution, two 3x3 and the prediction of the
+    classes, two 3x3 and two predictions.
     """
     if len(kernels) < 40 or kernels[0].shape[1:] != (12, 3, 3):
         return None
