@@ -29,8 +29,8 @@ from tfyolo.predict.load import load as load_detector
 from tfyolo.structures import Raw, as_raw
 from tfyolo.training import train as training
 from tfyolo.weights.initial import initialise
+from tfyolo.weights.torch import foreign, layouts, unpickle
 from tfyolo.weights.torch import importing as torch_importing
-from tfyolo.weights.torch import layouts, unpickle
 
 SETTERS = {np.dtype("f4"): "FloatStorage", np.dtype("f2"): "HalfStorage", np.dtype("i8"): "LongStorage"}
 
@@ -821,14 +821,14 @@ def test_a_model_of_another_network_is_named(expected, names, shapes, described,
     if described:
         model.yaml = {"nc": 80, "yaml_file": f"/home/me/{described}", "scale": "s"}
     told = told_of({"epoch": -1, "model": model, "train_args": {"imgsz": 640}}, state.values(), tmp_path)
-    assert told.startswith(f"a detector of YOLOv7, YOLOv8 or YOLO11, received {expected}")
+    assert told.startswith(f"{foreign.IMPORTED}, received {expected}")
 
 
 @pytest.mark.parametrize("expected", STATES)
 def test_a_state_dict_of_another_network_is_named(expected, fake_torch, tmp_path):
     state = zeros(STATES[expected])
     told = told_of(dict(state), state.values(), tmp_path)
-    assert told.startswith(f"a detector of YOLOv7, YOLOv8 or YOLO11, received {expected}")
+    assert told.startswith(f"{foreign.IMPORTED}, received {expected}")
 
 
 def test_a_task_is_told_though_nothing_else_tells_it(classes, tmp_path):
