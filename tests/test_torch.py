@@ -251,7 +251,7 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
         ),
         (
             lambda s: s.pop("model.0.conv.weight"),
-            r"received another network \(\d+ tensors, the first|model.0.conv.weight is missing",
+            r"received YOLOv8 of another layout \(\d+ tensors, the first|model.0.conv.weight is missing",
         ),
         (lambda s: s.clear(), "received nothing; save the model, or its state_dict"),
     ],
