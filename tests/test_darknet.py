@@ -710,7 +710,7 @@ def test_an_import_is_trained_on_with_other_classes_and_written_back(tmp_path):
     options = [stage, "train.batch=2", "model.input_size=96", "model.decoder.anchors.p3=[[7, 8], [15, 17.5]]"]
     result = tfyolo("train", tmp_path / "run", f"data={data}", *options, "--out", tmp_path / "tuned")
     assert result.exit_code == 0, result.stderr
-    assert "head.p3.out, head.p4.out begin anew: 3 classes there, 5 here" in result.stderr
+    assert "head.p3.out, head.p4.out: the rows of all classes re-initialised, none there has" in result.stderr
     back, back_cfg = importing.write(tmp_path / "tuned.weights", tmp_path / "tuned")
     understood = read_cfg(back_cfg)
     classes = len(checkpoint.read_meta(tmp_path / "tuned" / "best.h5")["classes"])
@@ -766,7 +766,8 @@ def test_a_backbones_file_begins_a_network(tmp_path):
     path.write_bytes(header + np.array(floats + [1.0, 2.0], "<f4").tobytes())
     before = checkpoint.weights_of(model.network)
     report, _ = initialise(model, path)
-    assert "neck: begins anew, the file is of a backbone" in report and "2 floats after the backbone" in report[-1]
+    assert "neck: re-initialised, the file holds a backbone" in report and "2 floats after the backbone" in report[-2]
+    assert report[-1].startswith("licence: darknet53.conv.74, licence not known")
     for name, value in checkpoint.weights_of(model.network).items():
         np.testing.assert_array_equal(value, values.get(name, before[name]), err_msg=name)
     path.write_bytes(header + np.array(floats[:-1], "<f4").tobytes())
@@ -795,12 +796,12 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
         np.testing.assert_array_equal(value, weights[name])
     renamed = models.build(conftest.small("demo"), ("x", "y", "z"))
     report, _ = initialise(renamed, tmp_path / "m.h5")
-    assert "head.p4.out, head.p5.out begin anew: the classes have other names" in report[-1]
+    assert "head.p4.out, head.p5.out: the rows of all classes re-initialised, none there" in report[-1]
     other = models.build(conftest.small("demo", **{"model.neck.width": 0.25}), ("a", "b", "c"))
     before = checkpoint.weights_of(other.network)
     report, _ = initialise(other, tmp_path / "m.h5")
     assert report[0].startswith("backbone: ") and report[0].endswith("kept")
-    assert report[1].startswith("neck: begins anew") and report[2].startswith("head: begins anew")
+    assert report[1].startswith("neck: re-initialised") and report[2].startswith("head: re-initialised")
     after = checkpoint.weights_of(other.network)
     for name in before:
         expected = checkpoint.weights_of(source.network)[name] if name.startswith("backbone.") else before[name]

@@ -94,6 +94,26 @@ def saved(path, value, arrays=(), folder="archive", compress=zipfile.ZIP_STORED)
     return path
 
 
+def saved_old(path, value, arrays=(), keys=None, machine=None):
+    """What torch.save made of the same until PyTorch 1.5; keys: in their numbers' order, None: that of `arrays`."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing):
+            if isinstance(thing, _Storage):
+                array = thing.tensor.array
+                kind = getattr(sys.modules["torch"], SETTERS[array.dtype])
+                return ("storage", kind, thing.tensor.key, "cpu", array.size, None)
+
+    by_key = {tensor.key: np.ascontiguousarray(tensor.array) for tensor in arrays}
+    keys = list(by_key) if keys is None else keys
+    with path.open("wb") as file:
+        for part in (0x1950A86A20F9469CFC6C, 1001, machine or {"little_endian": True}, value, keys):
+            Pickler(file, protocol=2).dump(part)
+        for key in keys:
+            file.write(struct.pack("<q", by_key[key].size) + by_key[key].tobytes())
+    return path
+
+
 def tensors(arrays):
     return {name: _Tensor(np.ascontiguousarray(array), str(i)) for i, (name, array) in enumerate(arrays.items())}
 
@@ -251,7 +271,7 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
         ),
         (
             lambda s: s.pop("model.0.conv.weight"),
-            r"received YOLOv8 of another layout \(\d+ tensors, the first|model.0.conv.weight is missing",
+            r"received \w+( of another layout| network) \(\d+ tensors, the first|model.0.conv.weight is missing",
         ),
         (lambda s: s.clear(), "received nothing; save the model, or its state_dict"),
     ],
@@ -387,7 +407,8 @@ def test_compressed_numbers_are_refused(fake_torch, tmp_path):
     "content, message",
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer to the file"),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "older than PyTorch 1.6"),
+        (unpickle.OLD_START, "its pickle cannot be read"),
+        (unpickle.OLD_START + b"K\x01." + pickle.dumps({"little_endian": True}), "expected version 1001"),
         (b"", "which is a zip"),
         (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file, of Keras or of tfyolo"),
         (b"\x1c\0\0\0TFL3", "it is a TFLite file"),
@@ -405,6 +426,39 @@ def test_other_files(content, message, tmp_path):
         unpickle.read(tmp_path / "x.pt")
     with pytest.raises(unpickle.TorchError, match="no such file"):
         unpickle.read(tmp_path / "y.pt")
+
+
+def test_files_of_before_zips(fake_torch, tmp_path):
+    """torch.save's format until PyTorch 1.5, of published ImageNet weights; storages come in any order, also shared."""
+    rng = np.random.default_rng(0)
+    state = tensors({"a.weight": rng.normal(size=(4, 3)).astype("f4"), "b": rng.normal(size=5).astype("f2")})
+    state["steps"] = _Tensor(np.array(7), "2")
+    assert saved_old(tmp_path / "x.pt", {}).read_bytes().startswith(unpickle.OLD_START)
+    shared = {**state, "again": state["b"], "turned": _Tensor(state["a.weight"].array.T, "0")}
+    for keys in (None, ["2", "0", "1"]):
+        found = unpickle.read(saved_old(tmp_path / "x.pt", shared, state.values(), keys))
+        assert found.keys() == shared.keys()
+        for name, tensor in shared.items():
+            np.testing.assert_array_equal(found[name], tensor.array)
+            assert found[name].dtype == tensor.array.dtype
+    whole = (tmp_path / "x.pt").read_bytes()
+    for content, message in (
+        (whole[:-1], "the file is cut off"),
+        (whole[:-30], "the file is cut off"),
+        (whole + b"x", "expected its end behind the last storage"),
+        (
+            saved_old(tmp_path / "x.pt", state, state.values(), ["2", "0"]).read_bytes(),
+            "the numbers of each storage once",
+        ),
+        (
+            saved_old(tmp_path / "x.pt", state, state.values(), [*"2010"]).read_bytes(),
+            "the numbers of each storage once",
+        ),
+        (saved_old(tmp_path / "x.pt", {}, machine={"little_endian": False}).read_bytes(), "little-endian"),
+    ):
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(unpickle.TorchError, match=rf"x\.pt: .*{message}"):
+            unpickle.read(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize(
@@ -444,11 +498,12 @@ def test_damaged_files_are_read_or_named(count, fake_torch, tmp_path):
     state = tensors({"a.weight": rng.normal(size=(4, 3)).astype("f4"), "b": rng.normal(size=5).astype("f2")})
     path = saved(tmp_path / "x.pt", {"model": as_module(state, ("red",)), "names": ["x"]}, state.values())
     whole = path.read_bytes()
+    old = saved_old(tmp_path / "o.pt", {"model": as_module(state, ("red",))}, state.values()).read_bytes()
     with zipfile.ZipFile(path) as archive:
         program = archive.read("archive/data.pkl")
     opcodes = [opcode.code.encode("latin1") for opcode in pickletools.opcodes if opcode.code != "."]
     for _ in range(count):
-        data = bytearray(program if rng.random() < 0.7 else whole)
+        data = bytearray((program, program, whole, old)[rng.integers(4)])
         inside = len(data) == len(program)
         for _ in range(rng.integers(1, 4)):
             at = int(rng.integers(len(data)))
@@ -485,14 +540,14 @@ def test_fine_tuning_keeps_all_but_what_tells_classes(fake_torch, tmp_path):
     models.save_model(tmp_path / "there.h5", there)
     here = models.build(there.config, ("red", "green"))
     report, _ = initialise(here, tmp_path / "there.h5")
-    assert (
-        report[2] == "head: 36 arrays kept; head.p3.cls, head.p4.cls, head.p5.cls begin anew: 80 classes there, 2 here"
-    )
+    anew = [f"head.p{level}.cls.{layer}" for level in (3, 4, 5) for layer in ("conv1.conv", "conv1.norm", "conv2.conv")]
+    assert report[2].startswith("head: 36 arrays kept; ") and report[2].endswith("80 classes there, 2 here")
+    assert all(layer in report[2] for layer in anew[:3])
     kept, given = checkpoint.weights_of(here.network), checkpoint.weights_of(there.network)
     assert all(np.array_equal(kept[name], given[name]) for name in kept if ".cls." not in name)
     others = models.build(there.config, [f"class {i}" for i in range(80)])
     assert (
-        "head.p3.cls.out, head.p4.cls.out, head.p5.cls.out begin anew: the classes have other names"
+        "head.p3.cls.out, head.p4.cls.out, head.p5.cls.out: the rows of all classes re-initialised"
         in (initialise(others, tmp_path / "there.h5")[0][2])
     )
 
@@ -757,7 +812,7 @@ STATES = {
     "decoder.dec_score_head.0.weight": (80, 256)},
     "D-FINE or DEIM (": {"decoder.pre_bbox_head.layers.0.weight": (4, 4), "decoder.dec_score_head.0.bias": (80,)},
     "YOLOX of another layout (2 tensors": {"backbone.backbone.stem.conv.conv.weight": (16, 12, 3, 3),
-                                           "head.cls_preds.0.weight": (80, 64, 1, 1)},
+                                         "head.cls_preds.0.weight": (80, 64, 1, 1)},
     "YOLOX with Darknet-53 (": {"backbone.backbone.stem.0.conv.weight": (32, 3, 3, 3),
                                 "head.cls_preds.0.weight": (80, 64, 1, 1)},
     "YOLO-NAS (": {"heads.head1.cls_pred.weight": (80, 64, 1, 1)},

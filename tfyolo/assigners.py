@@ -233,7 +233,7 @@ def simota(
     the paper also lets a ground truth take a candidate that is eligible for another alone.
 
     Args:
-        candidates: Candidates of N boxes.
+        candidates: Candidates, N of each image.
         boxes: [B, M, 4] ground truths, in pixels of the network's input.
         labels: [B, M], -1 for rows that are padding or are not learned.
         radius: half the side of the square, in the candidate's cells.
@@ -250,7 +250,7 @@ def simota(
     inside = _holds(gt_boxes, priors.centers)  # [B, M, N]
     reach = radius * ops.expand_dims(priors.strides, -1)  # [N, 1]
     yx = boxes_to_yxhw(gt_boxes)[..., :2]
-    central = _holds(ops.concatenate([yx - reach, yx + reach], axis=-1), priors.centers)
+    central = _holds(ops.concatenate([yx - reach, yx + reach], axis=-1), priors.centers)  # [B, M, N]
     eligible = ops.logical_and(ops.logical_or(inside, central), ops.expand_dims(labels >= 0, 2))
     cost = ops.where(ops.logical_and(inside, central), 0.0, outside_cost)
     gt_index = _cheapest(candidates, boxes, labels, eligible, topk, overlap_cost, cost)
@@ -277,7 +277,7 @@ def _cheapest(candidates, boxes, labels, eligible, topk, overlap_cost, more=None
     p = ops.clip(ops.sqrt(ops.take(ops.reshape(scores, (-1, K)), pairs.rows, axis=0)), 1e-6, 1 - 1e-6)  # [P, K]
     cost = -ops.sum(right * ops.log(p) + (1 - right) * ops.log(1 - p), axis=-1) - overlap_cost * ops.log(overlap + 1e-8)
     if more is not None:
-        b, m, n = ops.unstack(pairs.index, 3, axis=-1)  # [P]
+        b, m, n = ops.unstack(pairs.index, 3, axis=-1)
         cost = cost + ops.take(ops.reshape(more, (-1,)), (b * ops.shape(boxes)[1] + m) * N + n)
     # The cheapest is worth most; what is not eligible, nothing.
     worth = ops.scatter(pairs.index, 1 / (1 + cost), ops.shape(eligible))  # [B, M, N]

@@ -12,8 +12,9 @@ import numpy as np
 
 from tfyolo import config as configs
 from tfyolo import hdf5
+from tfyolo import origin as origins
 from tfyolo.errors import Error
-from tfyolo.files import atomic_file
+from tfyolo.files import atomic_file, parse_json
 from tfyolo.messages import printable
 
 # What a model is used with: the EMA, which training evaluates, where the file has it.
@@ -82,6 +83,22 @@ def config_of(path, meta):
         return configs.from_json(meta["config"])
 
 
+def origin_of(meta):
+    """The Origin of the weights beside a meta; None if they began at random.
+
+    A file of a version that recorded none is known to have begun so if it was trained without train.init.
+    """
+    if "origin" in meta:
+        return origins.from_meta(meta["origin"])
+    if "epoch" in meta or "state" in meta:
+        try:
+            if parse_json(meta["config"])["train"]["init"] is None:
+                return None
+        except (ValueError, KeyError, TypeError):
+            pass
+    return origins.Origin(origins.UNRECORDED)
+
+
 @contextlib.contextmanager
 def fits_this_version(path):
     """What is wrong with the config in a file, in the `with`, is a CheckpointError that names the file."""
@@ -123,6 +140,10 @@ def _description(text):
     classes = meta.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise hdf5.HDF5Error("its description has no names of classes")
+    try:
+        origins.from_meta(meta.get("origin"))
+    except ValueError as error:
+        raise hdf5.HDF5Error(f"its description is wrong: {error}") from None
     return meta
 
 

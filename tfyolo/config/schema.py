@@ -243,10 +243,14 @@ class Train(Strict):
     batch: Batch = 16  # images a step, over all replicas
     accumulate: Batch = 1  # parts a step is computed in, to save memory; must divide batch
     optimizer: Part = Part(name="adamw")
+    # Factor on the learning rate, and so on the weight decay, of the backbone: below 1 where it is pretrained.
+    backbone_rate: Positive = 1.0
     clip: Positive | None = 10.0  # largest global norm of the gradient; null: as it comes
     ema: BelowOne = 0.998  # decay of the moving average of the weights, a step; 0: none
     precision: Literal["float32", "bfloat16"] = "float32"
-    init: Text | None = None  # weights to initialise from: a run, an import, a .h5 file, or a Darknet backbone's file
+    # Weights to initialise from: a run, an import, a .h5 file, a Darknet backbone's file, or a name of `tfyolo
+    # weights`, which is fetched.
+    init: Text | None = None
     seed: Seed = 0
     evaluate_every: Count = 5  # epochs
     # Images at a time in evaluation, which one device does; null: a replica's part of the batch, at most 16.

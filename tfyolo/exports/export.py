@@ -20,6 +20,7 @@ from tfyolo.exports.job import Job
 from tfyolo.exports.targets import DEFAULT_TARGETS, LABELMAP, ExportError, Target, check_target, label_lines
 from tfyolo.files import atomic_replace, parse_json, read_regular, scratch_folder, write_text
 from tfyolo.model import Model, load_model, network_for, resized, weights_file
+from tfyolo.origin import to_meta
 from tfyolo.predict.runtimes import resolved
 
 
@@ -28,9 +29,10 @@ class Exported(NamedTuple):
 
     Attributes:
         path: of the file or folder.
-        report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}. With data also "AP",
-            "keras_AP", "drop"; of int8 "worst": [(feature map, SQNR in dB)] and "quantization": {integer input or
-            output: {"dtype", "scale", "zero_point"}}; of
+        report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms", "origin": of the weights,
+            {"weights", "licence", "source"} or None if they began at random}. With data also "AP", "keras_AP", "drop";
+            of int8 "worst": [(feature map, SQNR in dB)] and "quantization": {integer input or output: {"dtype",
+            "scale", "zero_point"}}; of
             calibration images that cannot be read "skipped": [why]; of "task" "labels": the file of class names.
     """
 
@@ -133,7 +135,9 @@ def _write(out, targets, job, gate, progress):
             aside, path = scratch / target.file, out / target.file
             with _on_disk(out):
                 notes = resolved(target.exporter.write)(job, target, aside)
-            made[target.name] = Exported(path, gate.check(target, aside) | notes)
+            made[target.name] = Exported(
+                path, gate.check(target, aside) | notes | {"origin": to_meta(job.model.origin)}
+            )
             with _on_disk(out):
                 if target.nms == "task":
                     write_text(out / LABELMAP, label_lines(job.model))

@@ -14,6 +14,7 @@ from tfyolo.graph.fusion import fuse
 from tfyolo.libraries import libraries_silent
 from tfyolo.model import describe, with_largest_box, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
+from tfyolo.origin import initialised_line
 from tfyolo.predict.exported import EXPORT_META
 from tfyolo.structures import Candidates
 from tfyolo.tflite import metadata
@@ -126,6 +127,7 @@ def _content(job, target):
         outputs,
         model.postprocess.score,
         target.limits.quantized,
+        initialised_line(model.origin) or "The weights' own: they were initialised at random",
     )
     content = metadata.attached(content, [each.name for each in outputs], described)
     export = {"nms": target.nms, "precision": target.precision}

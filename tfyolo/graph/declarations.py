@@ -39,7 +39,7 @@ from keras import layers, ops
 
 # Operations have no public names as classes.
 from keras.src.ops.core import StopGradient
-from keras.src.ops.numpy import Flip, Split
+from keras.src.ops.numpy import Add, Flip, Multiply, Split
 
 LAYER_KINDS = ("moves", "computes", "float", "skipped", "kernel", "function")
 FUNCTION_KINDS = ("computes", "float", "clips", "sigmoid", "gated")
@@ -59,6 +59,7 @@ QUANTIZATION = {
     **dict.fromkeys((layers.Permute, layers.Cropping2D, layers.SpatialDropout2D, layers.Identity), "float"),
     **dict.fromkeys((layers.Subtract, layers.Average, layers.Maximum, layers.Minimum, layers.Dot), "float"),
     **dict.fromkeys((layers.GlobalMaxPooling2D, layers.GaussianNoise, layers.GaussianDropout, Flip), "float"),
+    **dict.fromkeys((Add, Multiply), "float"),  # bare operations, of hard sigmoids in keras.applications
     # Before a head beside another, which inference does without: what is left may learn through it.
     StopGradient: "skipped",
 }

@@ -10,7 +10,7 @@ from tfyolo.structures import IGNORE
 
 
 class IouAware(Objective):
-    """YOLOX's box, objectness, class and L1 terms: sums over the batch, divided by its positives.
+    """YOLOX's terms: box, objectness, classes and an L1 of the codes, sums over the batch divided by its positives.
 
     box: 1 - IoU^2. obj: binary cross-entropy of all candidates, whose target is 1 for the positives. cls: binary
     cross-entropy of the positives, whose target is the IoU for the right class and 0 for the others. l1: the absolute

@@ -122,8 +122,9 @@ def conv(
         activation: one of nn.activations.ACTIVATIONS.
         groups: of channels, each convolved by itself; as many as channels make it depthwise.
         dilation: in cells.
-        pad: cells of padding on every side, before dilation. None: kernel // 2, as Darknet pads; "same" would shift a
-            strided convolution by one cell on even sizes.
+        pad: cells of padding on every side, before dilation. None: kernel // 2, as Darknet pads. "same": inside the
+            convolution, without an operation of its own, as TensorFlow's networks are trained; strided, on even sizes,
+            it reads one cell further down and to the right.
         initializer: of the kernel, as Keras takes it.
         owner: the output of another such convolution, whose weights this one shares; None: its own.
         name: of the layers.
@@ -131,11 +132,11 @@ def conv(
     Returns:
         [B, h / stride, w / stride, filters], with the default pad.
     """
-    pad = kernel // 2 if pad is None else pad
+    inside, pad = pad == "same", kernel // 2 if pad in (None, "same") else pad
     # Keras has no strided dilation: it convolves at every cell, and every stride-th is picked. fuse() restores it.
     stride, picked = (1, stride) if dilation > 1 else (stride, 1)
     # On all sides alike, "same" pads only where nothing is strided and the kernel has a middle.
-    same = stride == picked == 1 and kernel % 2 and pad == kernel // 2
+    same = inside or (stride == picked == 1 and kernel % 2 and pad == kernel // 2)
     if pad and not same:
         x = layers.ZeroPadding2D(pad * dilation, data_format="channels_last", name=f"{name}.pad")(x)
     options = {

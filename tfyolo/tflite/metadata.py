@@ -70,7 +70,7 @@ class _Offset(NamedTuple):
     value: int
 
 
-def describe(name, description, outputs, score, quantized):
+def describe(name, description, outputs, score, quantized, licence):
     """The bytes of a ModelMetadata.
 
     Args:
@@ -79,6 +79,7 @@ def describe(name, description, outputs, score, quantized):
         outputs: [Output] in the order of the file.
         score: the confidence threshold of its detections, 0..1.
         quantized: whether images are uint8, not float.
+        licence: of the weights, in words.
     """
     normalization = [_Byte(_NORMALIZATION), [(0.0,), (1.0 if quantized else 255.0,)]]
     image = [
@@ -101,7 +102,7 @@ def describe(name, description, outputs, score, quantized):
     thresholding = [_Byte(_THRESHOLDING), [_Float(score)]]
     group = ["detections", tuple(output.name for output in outputs)]
     subgraph = [name, None, (image,), tuple(tensors), None, None, (thresholding,), None, (group,)]
-    model = [name, description, "1", (subgraph,), None, "The weights' own", None, "1.2.0"]
+    model = [name, description, "1", (subgraph,), None, licence, None, "1.2.0"]
     builder = flatbuffers.Builder(1024)
     builder.Finish(_put(builder, model), file_identifier=b"M001")
     return bytes(builder.Output())

@@ -1,6 +1,7 @@
 """Optimizers, their schedules, and the EMA of the weights."""
 
 import math
+from types import MappingProxyType
 
 import keras
 import tensorflow as tf
@@ -39,14 +40,26 @@ def biases(network):
     return [variable for variable in held if isinstance(variable, keras.Variable)]
 
 
-def build_for(network, optimizer):
+def build_for(network, optimizer, backbone_rate=1.0):
     """Builds an optimizer for the trainable variables of a Keras model or layer, and names those without weight decay.
 
     Args:
         network: the model or layer.
         optimizer: a Keras optimizer, fresh.
+        backbone_rate: the factor on the learning rate of variables of the backbone, above 0.
+
+    Raises:
+        ConfigError: the optimizer, of somebody's own, has one learning rate for all variables.
     """
     optimizer.exclude_from_weight_decay(var_list=undecayed(network))
+    if backbone_rate != 1:
+        if not isinstance(optimizer, PerVariable):
+            raise ConfigError(
+                f"train.backbone_rate: expected 1 with {type(optimizer).__name__}, which has one learning rate for all "
+                f"variables, received {backbone_rate}"
+            )
+        own = [variable for variable in network.trainable_variables if variable.path.startswith("backbone.")]
+        optimizer.factors = dict.fromkeys(map(id, own), backbone_rate)
     if isinstance(optimizer, WarmingSGD):
         optimizer.biases = frozenset(map(id, biases(network)))
     optimizer.build(network.trainable_variables)
@@ -99,7 +112,27 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return stage.lr * warmup * SCHEDULES[stage.schedule](stage, step, self.warmup, self.total)
 
 
-class WarmingSGD(keras.optimizers.SGD):
+class PerVariable:
+    """What the optimizers below add to Keras's: a factor on the learning rate of a variable and its weight decay.
+
+    They decay a variable as they update it; Keras does before, at one rate for all.
+    """
+
+    factors = MappingProxyType({})  # {id of a variable: factor}, 1 where unnamed; build_for knows them
+
+    def own_rate(self, variable, learning_rate):
+        """The learning rate of a variable, which is decayed at it."""
+        factor = self.factors.get(id(self._trainable_variables[self._get_variable_index(variable)]), 1.0)
+        rate = learning_rate if factor == 1 else learning_rate * factor
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * rate)
+        return rate
+
+    def _apply_weight_decay(self, variables):
+        pass
+
+
+class WarmingSGD(PerVariable, keras.optimizers.SGD):
     """SGD in whose warm-up the momentum rises too, and the rate of biases falls from a large one to that of the others.
 
     A detector first learns, in its biases, how rare objects are; YOLOv5 and its successors warm up so.
@@ -119,6 +152,7 @@ class WarmingSGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable, as Keras asks for it."""
+        learning_rate = self.own_rate(variable, learning_rate)
         if not self.momentum:
             return super().update_step(gradient, variable, learning_rate)
         index = self._get_variable_index(variable)
@@ -163,11 +197,12 @@ def sgd(
     )
 
 
-class FusedAdamW(keras.optimizers.AdamW):
+class FusedAdamW(PerVariable, keras.optimizers.AdamW):
     """Keras's AdamW with TensorFlow's kernel for it: one pass over a variable in place of eleven."""
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable, as Keras asks for it."""
+        learning_rate = self.own_rate(variable, learning_rate)
         index, step = self._get_variable_index(variable), tf.cast(self.iterations.value + 1, tf.float32)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,

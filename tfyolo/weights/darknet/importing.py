@@ -27,7 +27,7 @@ from tfyolo.weights.darknet.cfg import parse_cfg, read_cfg
 from tfyolo.weights.darknet.files import Header, check_count, open_weights, read_arrays
 from tfyolo.weights.darknet.layout import layout
 from tfyolo.weights.darknet.text import DarknetError, parse_text
-from tfyolo.weights.runs import class_names, write_run
+from tfyolo.weights.runs import class_names, origin_of_file, write_run
 
 # --- import -----------------------------------------------------------------------------------------------------------
 
@@ -107,6 +107,7 @@ def load(cfg, weights, names=None, preprocess=None):
     model, native, renamed, orders = build_model(net, classes, Path(cfg).stem)
     arrays = {_renamed(name, renamed): _reordered(name, array, orders) for name, array in arrays.items()}
     checkpoint.assign(model.network, arrays, source=f"{weights}: its weights")
+    model = model._replace(origin=origin_of_file(weights))
     origin = {"cfg": net.text, "header": list(header), "native": native, "layers": renamed, "orders": orders}
     convolutions = sum(isinstance(section, section_types.Convolutional) for section in net.sections) + len(net.heads)
     report = [
@@ -114,6 +115,7 @@ def load(cfg, weights, names=None, preprocess=None):
         f"{net.path}: {'the native ' + native if native else 'a network of its own'}, {convolutions} convolutions, "
         f"{net.size[0]} x {net.size[1]} pixels, {found}",
         f"{weights}: all {len(floats):,} floats used, each once",
+        f"licence: {model.origin}",
     ]
     return Imported(model, origin, native, report)
 

@@ -17,9 +17,9 @@ from tfyolo.messages import counted, listed, printable, shortened
 from tfyolo.model import Model, build
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.weights.darknet.importing import COCO
-from tfyolo.weights.runs import class_names, write_run
+from tfyolo.weights.runs import class_names, origin_of_file, write_run
 from tfyolo.weights.torch import foreign, onnx
-from tfyolo.weights.torch.layouts import recognise, recognise_run
+from tfyolo.weights.torch.layouts import licence_of, recognise, recognise_run
 from tfyolo.weights.torch.unpickle import Record, TorchError, read, state_dict
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
@@ -27,14 +27,14 @@ MOST_SHOWN = 20  # tensors that do not fit, each in a line
 
 
 class Imported(NamedTuple):
-    """A network that was read.
+    """A network that was imported.
 
     Attributes:
         model: a tfyolo Model with the weights.
         native: the config's name.
         report: what was found and done, in lines.
-        folded: whether the file has no batch norms, as they are part of its convolutions. Those of the model change
-            nothing, and have no statistics.
+        folded: whether the file has no batch norms, since they are fused into its convolutions: those of the model do
+            nothing, and have no statistics that training could go on from.
         folder: of the run, where one was written.
     """
 
@@ -46,12 +46,18 @@ class Imported(NamedTuple):
 
 
 def load(path, names=None):
-    """The Model of a checkpoint, or of an ONNX file that one of YOLOX was exported to.
+    """Reads a checkpoint, or an ONNX file that a YOLOX was exported to.
 
-    names: a file of class names, one a line; None: the checkpoint's own, else COCO's if there are 80, else numbers.
+    Args:
+        path: of the file.
+        names: a file of class names, one a line; None: the checkpoint's own, else COCO's if there are 80, else numbers.
 
-    Raises TorchError if it is not of a network of the zoo: in one line what it is, or of a network almost like one of
-    them each tensor that is missing, left over or of another shape.
+    Returns:
+        Imported.
+
+    Raises:
+        TorchError: it is not of a network of the zoo: in one line what it is, or of a network almost like one of them
+            each tensor that is missing, left over or of another shape.
     """
     if os.fspath(path).lower().endswith(".onnx"):
         return _load_onnx(path, names)
@@ -70,22 +76,23 @@ def load(path, names=None):
     if received:
         raise TorchError(f"{path}: expected {foreign.IMPORTED}, received {received}")
     layout, count = recognised
-    model, classes = _built(path, layout, _names_in(loaded), names, count)
-    return _filled(path, model, layout, arrays, classes, foreign.unusual(survey))
+    model, note = _built(path, layout, _names_in(loaded), names, count)
+    return _filled(path, model, layout, arrays, note, foreign.unusual(survey))
 
 
 def _load_onnx(path, names):
-    """Does what load does, for an ONNX file. Few tensors have names there: it goes by their order and the wiring."""
+    """load() of an ONNX file, which names few of its tensors: their order has to lead to the same network."""
     found = onnx.graph(path)
     recognised = recognise_run([convolution.kernel for convolution in found.convolutions])
     if recognised is None or found.operations & {"Relu", "LeakyRelu", "BatchNormalization"}:
-        operations = listed(sorted(map(printable, found.operations)), 8)
+        parts = (
+            f"{counted(len(found.convolutions), 'convolution')}, {listed(sorted(map(printable, found.operations)), 8)}"
+        )
         raise TorchError(
-            f"{path}: expected an export of YOLOX, with its batch norms folded, received another network "
-            f"({counted(len(found.convolutions), 'convolution')}, {operations})"
+            f"{path}: expected an export of YOLOX, with its batch norms folded, received another network ({parts})"
         )
     layout, count = recognised
-    model, classes = _built(path, layout, None, names, count)
+    model, note = _built(path, layout, None, names, count)
     order = _in_their_order(model.network, layout)
     if [sources for _, sources in order] != [convolution.sources for convolution in found.convolutions]:
         raise TorchError(
@@ -94,11 +101,11 @@ def _load_onnx(path, names):
     arrays = {}
     for (name, _), convolution in zip(order, found.convolutions, strict=True):
         arrays |= {name: convolution.kernel, name.removesuffix("weight") + "bias": convolution.bias}
-    return _filled(path, model, layout, arrays, classes, ())
+    return _filled(path, model, layout, arrays, note, ())
 
 
 def _in_their_order(network, layout):
-    """A network's convolutions as theirs run: [(their name of the kernel, the places of those that it reads)]."""
+    """A network's convolutions in the order in which theirs run: [(their name of the kernel, places that it reads)]."""
     order = nodes(network)[0]
     convolutions = [node.operation for node in order if isinstance(node.operation, _CONVOLUTIONS)]
     names = {layer: layout.theirs(f"{layer.name}/kernel") for layer in convolutions}
@@ -115,7 +122,7 @@ def _in_their_order(network, layout):
 
 
 def _built(path, layout, found, names, count):
-    """(Model of a layout, what the report says of its classes)."""
+    """(Model of a layout, what is to be reported of its classes)."""
     try:
         config = configs.load(configs.zoo(layout.native), layout.overrides)
         classes, note = _classes(path, found, names, count)
@@ -124,16 +131,20 @@ def _built(path, layout, found, names, count):
         raise TorchError(f"{path}: expected {layout.native}, its anchors or classes cannot be: {error}") from error
 
 
-def _filled(path, model, layout, arrays, classes, unusual):
-    """The Imported of a Model and their arrays. classes: for the report. unusual: layers of no network of the zoo."""
+def _filled(path, model, layout, arrays, note, unusual):
+    """The Imported of a Model and their arrays.
+
+    note: what is to be reported of its classes. unusual: classes of layers that are in no network of the zoo.
+    """
     weights, wrong = _translated(arrays, model, layout)
     if wrong:
         raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, unusual)}")
     checkpoint.assign(model.network, weights, source=f"{path}: its weights")
+    model = model._replace(origin=origin_of_file(path, licence_of(layout.native)))
     folded = bool(_idle_norms(arrays, model, layout))
     notes = [layout.note, "it has no batch norms: they are folded into its convolutions" if folded else None]
-    report = [f"{path}: {layout.native}, {classes}, all {len(arrays)} tensors used"]
-    report += [f"{path}: {note}" for note in notes if note]
+    report = [f"{path}: {layout.native}, {note}, all {len(arrays)} tensors used"]
+    report += [*(f"{path}: {note}" for note in notes if note), f"licence: {model.origin}"]
     return Imported(model, layout.native, report, folded)
 
 
@@ -203,7 +214,7 @@ def _folded_bias(shift):
 
 
 def _idle_norms(arrays, model, layout):
-    """{our path: array} of all but the shift of batch norms that convolutions there include: they change nothing."""
+    """{our path: array} of batch norms that are part of convolutions there; all but the shift changes nothing."""
     weights = {}
     for layer in model.network.layers:
         shift = layout.theirs(f"{layer.name}/beta") if isinstance(layer, BatchNorm) else ""
@@ -229,7 +240,7 @@ def _yx_first(variable, array, model):
 
 
 def _classes(path, found, names, count):
-    """(the class names in label order, what the report says of them). found: those in the file, or None."""
+    """(the class names in label order, what is to be reported of them). found: those in the file, or None."""
     if names is not None:
         return class_names(names, count), ""
     if found is None:

@@ -355,10 +355,9 @@ def _yolox(arrays):
 
 
 def recognise_run(kernels):
-    """(YoloxLayout, number of classes) of convolutions in the order in which they run; None if it is no YOLOX.
+    """(YoloxLayout, number of classes) of convolutions' kernels [out, in / groups, h, w], as they ran; None: no YOLOX.
 
-    kernels: [out, in / groups, h, w] each. A level of the head is a 1x1 convolution, two 3x3 and the prediction of the
-    classes, two 3x3 and two predictions.
+    At each of three levels the head ends in a 1x1 convolution, two pairs of 3x3 and three predictions.
     """
     if len(kernels) < 40 or kernels[0].shape[1:] != (12, 3, 3):
         return None
@@ -366,6 +365,23 @@ def recognise_run(kernels):
     size = _YOLOX.get((len(kernels[0]), depthwise))
     pair = 4 if depthwise else 2
     return size and (YoloxLayout(f"yolox-{size}"), len(kernels[-3 - pair]))
+
+
+# --- licences ---------------------------------------------------------------------------------------------------------
+
+# Of the weights of each family, and of what is trained from them with its programs.
+LICENCES = {
+    "yolov7": "GPL-3.0",
+    "yolov8": "AGPL-3.0",
+    "yolo11": "AGPL-3.0",
+    "yolox": "Apache-2.0",
+    "yolov9": "MIT",
+}
+
+
+def licence_of(native):
+    """The licence of published weights that fit a config, by its family; None: not known."""
+    return next((licence for family, licence in LICENCES.items() if native.startswith(family)), None)
 
 
 def recognise(arrays):

@@ -1,9 +1,9 @@
-"""ONNX files that PyTorch exported, read without ONNX's own packages: their convolutions, in their order.
+"""ONNX files that PyTorch exported, read without ONNX's own packages: their convolutions, as they ran.
 
     graph("yolox_nano.onnx") -> Graph
 
-A file is a message of protocol buffers: fields, each a number, a type and a value. Its nodes and its arrays of floats
-are read, the rest is passed over. Every length is checked against what is there before it is used.
+A file is a message of protocol buffers: fields, each a number, a type and a value. What is read of it are the nodes and
+the arrays of floats; the rest is passed over. Every length is checked against what is there before it is used.
 """
 
 import math
@@ -31,8 +31,8 @@ class Convolution(NamedTuple):
     Attributes:
         kernel: [out, in / groups, h, w] float32.
         bias: [out] float32.
-        sources: the places of the convolutions that its input comes from, in the order in which they are joined; () if
-            that is the image.
+        sources: (index, ..) of the convolutions that its input comes from, in the order in which they are joined; ()
+            for the image's.
     """
 
     kernel: np.ndarray
@@ -53,7 +53,11 @@ class Graph(NamedTuple):
 
 
 def graph(path):
-    """The Graph of a file. Raises TorchError unless it is an ONNX file whose convolutions have their weights inside."""
+    """Reads the Graph of a file.
+
+    Raises:
+        TorchError: it is no ONNX file whose convolutions have their weights, and a bias, inside.
+    """
     try:
         content = memoryview(read_regular(path, LARGEST))
     except OSError as error:
