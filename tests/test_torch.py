@@ -29,8 +29,8 @@ from tfyolo.predict.load import load as load_detector
 from tfyolo.structures import Raw, as_raw
 from tfyolo.training import train as training
 from tfyolo.weights.initial import initialise
+from tfyolo.weights.torch import foreign, layouts, unpickle
 from tfyolo.weights.torch import importing as torch_importing
-from tfyolo.weights.torch import layouts, unpickle
 
 SETTERS = {np.dtype("f4"): "FloatStorage", np.dtype("f2"): "HalfStorage", np.dtype("i8"): "LongStorage"}
 
@@ -41,6 +41,10 @@ class _Module:
 
 @pytest.fixture
 def fake_torch(monkeypatch):
+    fake_modules(monkeypatch)
+
+
+def fake_modules(monkeypatch):
     """Modules with the names that a checkpoint mentions, for pickle to find while it writes; nothing of them is
     called.
     """
@@ -743,8 +747,9 @@ STATES = {
         **{**OLD, "model.4.cv2.0.cv1.conv.weight": (8,)},
         **{"model.22.cv4.0.2.bias": (64,), "model.22.cv5.0.2.bias": (80,)},
     },
-    "YOLOv9 (22.heads.0.class_conv.2.weight)": {"0.conv.weight": (16, 3, 3, 3), "22.heads.0.class_conv.2.weight": (80,
-    80, 1, 1)},
+    "YOLOv9 of another layout (2 tensors, the first model.0.conv.weight": {
+        "0.conv.weight": (16, 3, 3, 3), "24.heads.0.class_conv.2.weight": (80, 80, 1, 1)
+    },
     "YOLOv10 (model.23.one2one_cv2.0.2.bias)": {**NEW, "model.23.one2one_cv2.0.2.bias": (64,)},
     "YOLO26 (model.23.one2one_cv2.0.2.bias)": {**NEW, "model.23.one2one_cv2.0.2.bias": (4,)},
     "YOLO12 (model.6.m.0.0.attn.qkv.conv.weight)": {**OLD, "model.6.m.0.0.attn.qkv.conv.weight": (192, 64, 1, 1)},
@@ -818,14 +823,14 @@ def test_a_model_of_another_network_is_named(expected, names, shapes, described,
     if described:
         model.yaml = {"nc": 80, "yaml_file": f"/home/me/{described}", "scale": "s"}
     told = told_of({"epoch": -1, "model": model, "train_args": {"imgsz": 640}}, state.values(), tmp_path)
-    assert told.startswith(f"a detector of YOLOv7, YOLOv8 or YOLO11, received {expected}")
+    assert told.startswith(f"{foreign.IMPORTED}, received {expected}")
 
 
 @pytest.mark.parametrize("expected", STATES)
 def test_a_state_dict_of_another_network_is_named(expected, fake_torch, tmp_path):
     state = zeros(STATES[expected])
     told = told_of(dict(state), state.values(), tmp_path)
-    assert told.startswith(f"a detector of YOLOv7, YOLOv8 or YOLO11, received {expected}")
+    assert told.startswith(f"{foreign.IMPORTED}, received {expected}")
 
 
 def test_a_task_is_told_though_nothing_else_tells_it(classes, tmp_path):

@@ -16,6 +16,7 @@ from tfyolo.backbones.resnet import resnet
 from tfyolo.backbones.vgg import vgg16
 from tfyolo.backbones.yolov7 import elan, elan_p6, elan_tiny
 from tfyolo.backbones.yolov8 import c2f, c3k2
+from tfyolo.backbones.yolov9 import gelan, gelan_c
 
 BACKBONES = {
     "darknet_v1": darknet_v1,
@@ -32,6 +33,8 @@ BACKBONES = {
     "resnext": resnext,
     "c2f": c2f,
     "c3k2": c3k2,
+    "gelan": gelan,
+    "gelan_c": gelan_c,
     "vgg16": vgg16,
     "resnet": resnet,
     "hourglass": hourglass,

@@ -14,12 +14,14 @@ from tfyolo.heads.yolov1 import grid
 from tfyolo.heads.yolov3 import coupled, linear
 from tfyolo.heads.yolov7 import implicit
 from tfyolo.heads.yolov8 import decoupled
+from tfyolo.heads.yolov9 import grouped
 
 HEADS = {
     "coupled": coupled,
     "implicit": implicit,
     "linear": linear,
     "decoupled": decoupled,
+    "grouped": grouped,
     "grid": grid,
     "ssd": ssd,
     "corner": corner,

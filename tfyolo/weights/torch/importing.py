@@ -1,9 +1,10 @@
-"""PyTorch checkpoints of YOLOv7, YOLOv8 and YOLO11 become models of the zoo: all their tensors, or none.
+"""PyTorch checkpoints of YOLOv7, YOLOv8, YOLOv9 and YOLO11 become models of the zoo: all their tensors, or none.
 
 load("model.pt") -> Imported(model, native, report)
 """
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ def load(path, names=None):
     """
     loaded = _read(path)
     try:
-        arrays = {name.removeprefix("module."): array for name, array in state_dict(loaded).items()}
+        arrays = _named(state_dict(loaded))
     except TorchError as error:
         raise TorchError(f"{path}: {error}") from None
     survey = foreign.survey(loaded)
@@ -64,7 +65,10 @@ def load(path, names=None):
     if wrong:
         raise TorchError(f"{path}: expected {layout.native}{_misfits(wrong, foreign.unusual(survey))}")
     checkpoint.assign(model.network, weights, source=f"{path}: its weights")
-    report = [f"{path}: {layout.native}, {count} classes, all {len(arrays)} tensors used"]
+    aside, used = len(_aside(arrays, layout)), f"all {len(arrays)} tensors used"
+    if aside:
+        used = f"{len(arrays) - aside} tensors used, {aside} left aside: an auxiliary branch, which only training reads"
+    report = [f"{path}: {layout.native}, {count} classes, {used}"]
     return Imported(model, layout.native, report)
 
 
@@ -77,6 +81,19 @@ def _read(path):
         if not received:
             raise
         raise TorchError(f"{path}: expected {foreign.IMPORTED}, received {received}") from error
+
+
+def _named(arrays):
+    """Their tensors under the names of a Layout; a YOLOv9's are published with and without "model." before them."""
+    arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+    if "0.conv.weight" in arrays:
+        return {f"model.{name}": array for name, array in arrays.items()}
+    return arrays
+
+
+def _aside(arrays, layout):
+    """The names of their tensors that our network has no use for."""
+    return {name for name in arrays if re.fullmatch(layout.aside, name)}
 
 
 def _misfits(wrong, unusual):
@@ -96,9 +113,9 @@ def _translated(arrays, model, layout):
     left = {name for name in arrays if not name.endswith(".num_batches_tracked")}
     # The anchors have become the decoder's; the places of the bins are no weights.
     left -= {f"{layout.detection}.{name}" for name in ("anchors", "anchor_grid")}
-    places = f"{layout.detection}.dfl.conv.weight"
-    if places in left and np.array_equal(arrays[places].ravel(), np.arange(model.decoder.bins)):
-        left.remove(places)
+    left -= _aside(arrays, layout)
+    places = [name for name in left if re.fullmatch(layout.places, name)]
+    left -= {name for name in places if np.array_equal(arrays[name].ravel(), np.arange(model.decoder.bins))}
     depthwise = {layer.name for layer in model.network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
     weights, wrong = {}, []
     for variable, own in checkpoint.weights_of(model.network).items():
@@ -118,15 +135,15 @@ def _translated(arrays, model, layout):
             continue
         if not np.isfinite(array).all():
             wrong.append(f"{name} holds numbers that are not finite")
-        weights[variable] = _yx_first(variable, array, model)
+        weights[variable] = _yx_first(variable, array, model, layout)
     return weights, [*wrong, *(f"{printable(name)} is left over" for name in sorted(left))]
 
 
-def _yx_first(variable, array, model):
+def _yx_first(variable, array, model, layout):
     """What is x before y there, in our order, along the last axis."""
     layer = variable.partition("/")[0]
-    if layer.endswith(".box.out"):  # left, top, right, bottom -> top, left, bottom, right
-        return array.reshape(*array.shape[:-1], 4, model.decoder.bins)[..., [1, 0, 3, 2], :].reshape(array.shape)
+    if re.search(layout.sides, variable):  # left, top, right, bottom -> top, left, bottom, right
+        return array.reshape(*array.shape[:-1], 4, -1)[..., [1, 0, 3, 2], :].reshape(array.shape)
     if layer.endswith((".out", ".implicit_multiply")) and ".cls." not in layer:  # of each anchor x, y, w, h, ...
         order = np.arange(array.shape[-1]).reshape(model.decoder.num_anchors, -1)
         order[:, :4] = order[:, [1, 0, 3, 2]]
