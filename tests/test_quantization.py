@@ -283,7 +283,17 @@ def source(tmp_path_factory):
 FILES = [("demo", False)]
 FILES += [
     pytest.param(name, True, marks=pytest.mark.slow)
-    for name in ("demo", "yolov8n", "yolov7-tiny", "yolo11n", "yolov4-tiny", "demo-yolov1", "demo-m2det")
+    for name in (
+        "demo",
+        "yolov8n",
+        "yolov7-tiny",
+        "yolo11n",
+        "yolov9t",
+        "yolov9c",
+        "yolov4-tiny",
+        "demo-yolov1",
+        "demo-m2det",
+    )
 ]
 
 

@@ -238,6 +238,46 @@ def test_all_tensors_or_none(change, message, golden, imported, tmp_path, monkey
         importing.load(written(state, tmp_path / "x.pt"))
 
 
+@pytest.mark.parametrize("count", [0, 200_000])
+def test_a_number_of_classes_that_cannot_be_is_named(count, golden, tmp_path):
+    state = dict(golden[0])
+    for i in range(3):
+        state[f"model.22.heads.{i}.class_conv.2.bias"] = np.zeros(count, "f4")
+    with pytest.raises(unpickle.TorchError, match=r"x\.pt: expected yolov9t, its anchors or classes cannot be"):
+        importing.load(written(state, tmp_path / "x.pt"))
+
+
+def _damaged(rng, state):
+    """A state dict in which one to three tensors are lost, doubled, renamed, or have another shape or type."""
+    state = dict(state)
+    for name in rng.choice([name for name in state if "num_batches" not in name], rng.integers(1, 4), replace=False):
+        array = state[name]
+        state |= {
+            "cut": lambda array=array: {name: array[: len(array) // 2]},
+            "flat": lambda array=array: {name: array.reshape(-1)[None]},
+            "empty": lambda array=array: {name: array[:0]},
+            "number": lambda array=array: {name: np.float32(1).reshape(())},
+            "not finite": lambda array=array: {name: array * np.float32(np.inf)},
+            "double": lambda array=array: {f"{name}.{name}": array},
+            "far": lambda array=array: {f"model.{10**9}.conv.weight": array},
+            "strange": lambda array=array: {"model.\n\0\ud800".encode("utf-8", "replace").decode(): array},
+        }[rng.choice(["cut", "flat", "empty", "number", "not finite", "double", "far", "strange"])]()
+    for name in rng.choice(list(state), rng.integers(0, 3)):
+        state.pop(name, None)
+    return state
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_damaged_state_dicts_are_named(rounds, golden, imported, tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "build", lambda *_: imported.model)
+    rng = np.random.default_rng(rounds)
+    for _ in range(rounds):
+        monkeypatch.setattr(importing, "read", lambda _, state=_damaged(rng, golden[0]): state)
+        with pytest.raises(unpickle.TorchError, match=r"x\.pt: expected ") as error:
+            importing.load(tmp_path / "x.pt")
+        assert str(error.value).isprintable() or "\n  " in str(error.value)
+
+
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
