@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 
-import keras
 import numpy as np
 import pytest
 from conftest import SHARED, load_config
@@ -165,13 +164,15 @@ def deployed(golden):
 
 
 def test_names_without_the_prefix_are_the_same(golden, imported, tmp_path, monkeypatch):
-    blank = fuse(imported.model)._replace(network=keras.models.clone_model(imported.model.network))
-    monkeypatch.setattr(importing, "build", lambda *_: blank)
+    assigned = {}
+    monkeypatch.setattr(importing, "build", lambda *_: imported.model)
+    monkeypatch.setattr(checkpoint, "assign", lambda _, weights, source: assigned.update(weights))
     state = {key.removeprefix("model."): array for key, array in golden[0].items()}
     found = importing.load(written(state, tmp_path / "x.pt"))
     assert found.native == "yolov9t" and f"80 classes, all {len(state)} tensors used" in found.report[0]
     same = checkpoint.weights_of(imported.model.network)
-    for path, array in checkpoint.weights_of(blank.network).items():
+    assert assigned.keys() == same.keys()
+    for path, array in assigned.items():
         np.testing.assert_array_equal(array, same[path], err_msg=path)
 
 
@@ -247,35 +248,37 @@ def test_a_number_of_classes_that_cannot_be_is_named(count, golden, tmp_path):
         importing.load(written(state, tmp_path / "x.pt"))
 
 
-def _damaged(rng, state):
-    """A state dict in which one to three tensors are lost, doubled, renamed, or have another shape or type."""
+def damaged(rng, state):
+    """A state dict in which some tensors are lost, doubled, renamed, or have another shape or values."""
     state = dict(state)
-    for name in rng.choice([name for name in state if "num_batches" not in name], rng.integers(1, 4), replace=False):
+    for name in rng.choice(list(state), rng.integers(1, 4), replace=False):
         array = state[name]
-        state |= {
-            "cut": lambda array=array: {name: array[: len(array) // 2]},
-            "flat": lambda array=array: {name: array.reshape(-1)[None]},
-            "empty": lambda array=array: {name: array[:0]},
-            "number": lambda array=array: {name: np.float32(1).reshape(())},
-            "not finite": lambda array=array: {name: array * np.float32(np.inf)},
-            "double": lambda array=array: {f"{name}.{name}": array},
-            "far": lambda array=array: {f"model.{10**9}.conv.weight": array},
-            "strange": lambda array=array: {"model.\n\0\ud800".encode("utf-8", "replace").decode(): array},
-        }[rng.choice(["cut", "flat", "empty", "number", "not finite", "double", "far", "strange"])]()
+        changes = [
+            {name: array[: len(array) // 2]},
+            {name: array.reshape(-1)[None]},
+            {name: array[:0]},
+            {name: np.array(1, "float32")},
+            {name: array * np.float32(np.nan)},
+            {f"{name}.{name}": array},
+            {f"model.{10**9}.conv.weight": array},
+            {"model.\n\0\ud800": array},
+        ]
+        state |= changes[rng.integers(len(changes))]
     for name in rng.choice(list(state), rng.integers(0, 3)):
         state.pop(name, None)
     return state
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_damaged_state_dicts_are_named(rounds, golden, imported, tmp_path, monkeypatch):
     monkeypatch.setattr(importing, "build", lambda *_: imported.model)
     rng = np.random.default_rng(rounds)
     for _ in range(rounds):
-        monkeypatch.setattr(importing, "read", lambda _, state=_damaged(rng, golden[0]): state)
+        state = damaged(rng, golden[0])
+        monkeypatch.setattr(importing, "read", lambda _, state=state: state)
         with pytest.raises(unpickle.TorchError, match=r"x\.pt: expected ") as error:
             importing.load(tmp_path / "x.pt")
-        assert str(error.value).isprintable() or "\n  " in str(error.value)
+        assert all(line.isprintable() for line in str(error.value).splitlines())
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
