@@ -1,4 +1,4 @@
-"""CornerNet's parts against NumPy, loop by loop: corner pooling, radius, heat, losses, pairing; and targets that decode to their boxes."""
+"""CornerNet's parts against loops in NumPy: pooling, radius, heat, losses, pairing; targets decode to their boxes."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ from tfyolo.structures import Raw, Sample
 from tfyolo.weights.initial import initialise
 
 K = 3
-# What a cell looks along, and which way round: (axis of [h, w], from the end).
-LOOKS = {"down": (0, True), "right": (1, True), "up": (0, False), "left": (1, False)}
+# Where a cell takes its maximum from: (axis of [h, w], from the end).
+TOWARDS = {"down": (0, True), "right": (1, True), "up": (0, False), "left": (1, False)}
 
 
 def farthest_maximum(values, direction):
     """Of each cell [h, w] the place (i, j) of the largest of what lies in its direction; of equals the farthest."""
-    axis, onward = LOOKS[direction]
+    axis, onward = TOWARDS[direction]
     places = np.zeros((*values.shape, 2), int)
     for i, j in np.ndindex(values.shape):
         here = (i, j)[axis]
@@ -33,7 +33,7 @@ def farthest_maximum(values, direction):
     return places
 
 
-@pytest.mark.parametrize("direction", LOOKS)
+@pytest.mark.parametrize("direction", TOWARDS)
 @pytest.mark.parametrize("size", [(7, 13), (1, 5), (16, 1)])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("training", [False, True])
@@ -49,7 +49,7 @@ def test_corner_pooling_and_its_gradient_are_a_cumulative_maximums(direction, si
             at = (b, *places[i, j], c)
             expected[b, i, j, c] = x[at]
             gradient[at] += weights[b, i, j, c]
-    axis, onward = LOOKS[direction]
+    axis, onward = TOWARDS[direction]
     order = (slice(None),) * (axis + 1) + (slice(None, None, -1 if onward else 1),)
     np.testing.assert_array_equal(np.maximum.accumulate(x[order], axis=axis + 1)[order], expected)
     variable = tf.Variable(x)

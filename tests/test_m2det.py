@@ -1,4 +1,4 @@
-"""M2Det's parts against NumPy, loop by loop: priors, codes, who answers for whom, hard negatives, the pyramid's shapes."""
+"""M2Det's parts against loops in NumPy: priors, codes, the assignment, hard negatives, the pyramid's shapes."""
 
 import h5py
 import keras
@@ -151,11 +151,11 @@ def test_who_answers_equals_the_loops(kind):
     different = np.flatnonzero(index != expected)
     # Of equal overlaps, any.
     for n in different:
-        truths = [m for m in (index[n], expected[n]) if m >= 0]
-        if len(truths) == 2:
-            assert table[n, truths[0]] == pytest.approx(table[n, truths[1]], abs=1e-5)
+        rows = [m for m in (index[n], expected[n]) if m >= 0]
+        if len(rows) == 2:
+            assert table[n, rows[0]] == pytest.approx(table[n, rows[1]], abs=1e-5)
         else:  # priors may be alike as well
-            assert table[n, truths[0]] == pytest.approx(table[:, truths[0]].max(), abs=1e-5)
+            assert table[n, rows[0]] == pytest.approx(table[:, rows[0]].max(), abs=1e-5)
     assert set(range(len(boxes))) <= set(index)
     np.testing.assert_array_equal(found.quality[0], index >= 0)
 
@@ -165,7 +165,7 @@ def test_the_loss_equals_the_loops(kind):
     grids = [10, 5, 3, 2, 1, 1]
     decoder, raw = raw_of(grids, batch=2, seed=5)
     candidates = decoder(raw)
-    sample = random_sample((80, 80), truths=4, padding=1, seed=2, crowd=True)
+    sample = random_sample((80, 80), ground_truths=4, padding=1, seed=2, crowd=True)
     if kind == "empty":
         sample = sample._replace(labels=tf.fill([2, 4], -1), crowd=tf.zeros([2, 4], bool))
     objective = MultiBox(decoder, max_iou, negatives=3.0)
@@ -325,9 +325,9 @@ def test_vgg16_is_initialised_from_kerass_file(tmp_path):
             file.attrs["layer_names"] = [name.encode() for name in names]
             for name in names:
                 group = file.create_group(name)
-                told = [f"{name}_W_1:0", f"{name}_b_1:0"]  # as the published file names them
-                group.attrs["weight_names"] = [each.encode() for each in told]
-                for each, values in zip(told, arrays[name], strict=True):
+                names = [f"{name}_W_1:0", f"{name}_b_1:0"]  # as the published file names them
+                group.attrs["weight_names"] = [each.encode() for each in names]
+                for each, values in zip(names, arrays[name], strict=True):
                     group[each] = values
 
     write(tmp_path / "vgg16.h5", list(arrays))

@@ -26,6 +26,7 @@ OF_EACH_HEAD = [
     ("demo", "linear"),
     ("demo", "decoupled"),
     ("demo", "implicit"),
+    ("yolox-nano", "decoupled_stem"),
     ("demo-yolov1", "grid"),
     *(
         pytest.param(name, head, marks=pytest.mark.slow)

@@ -1,7 +1,8 @@
 """One file for a model: arrays by name, and a JSON text with everything that a later command would have to ask for.
 
-An HDF5 file with groups of arrays (`weights`, and in a file to resume from also the optimizer's and the EMA's) and the attribute-like
-dataset `meta`: {"config": ..., "classes": [...], ...}."""
+An HDF5 file with groups of arrays (`weights`, and in a file to resume from also the optimizer's and the EMA's) and the
+attribute-like dataset `meta`: {"config": ..., "classes": [...], ...}.
+"""
 
 import contextlib
 import json
@@ -26,7 +27,7 @@ class CheckpointError(Error):
     """A file of weights cannot be read, or does not fit what it is loaded into."""
 
 
-# --- files of weights -------------------------------------------------------------------------------------------------------------
+# --- files of weights -------------------------------------------------------------------------------------------------
 
 
 def save(path, meta, **groups):
@@ -46,7 +47,17 @@ def load(path, *groups):
 
 
 def load_run(path):
-    """(meta, {name: {array's name: array}} of OF_A_RUN) of a file to resume from: the arrays, and the "state" that goes with them."""
+    """What a file to resume from holds.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        (meta, {name: {array's name: array}}): the meta with the "state" that goes with the arrays; the groups OF_A_RUN.
+
+    Raises:
+        CheckpointError: it is no such file, or parts of it are missing.
+    """
     meta, *groups = _read(path, OF_A_RUN)
     saved, state = dict(zip(OF_A_RUN, groups, strict=True)), meta.get("state")
     counts = [state.get(name) for name in ("stage", "epoch")] if isinstance(state, dict) else [None]
@@ -173,6 +184,7 @@ def random_states(network):
 
 
 def assign_random(network, states):
+    """Puts the random states of random_states() into a Keras model's dropout; what it has none of stays."""
     for variable in network.variables:
         if not _is_weight(variable) and variable.path in states:
             variable.assign(states[variable.path])

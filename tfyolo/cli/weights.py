@@ -43,7 +43,7 @@ def weights_(name, as_json):
 
 
 @main.command("import")
-@click.argument("network", metavar="NET.cfg|NET.pt|NAME|RUN")
+@click.argument("network", metavar="NET.cfg|NET.pt|NET.onnx|NAME|RUN")
 @click.argument("weights", required=False, metavar="[NET.weights]")
 @click.option("--names", help="File of class names, one a line.  [default: COCO's for 80 classes, else numbers]")
 @click.option(
@@ -56,13 +56,14 @@ def weights_(name, as_json):
 @click.option("--overwrite", is_flag=True, help="Let --write replace what is there.")
 @json_option
 def import_(network, weights, names, preprocess, out, write, overwrite, as_json):
-    """Make a run of a Darknet network or a PyTorch checkpoint: exactly, or not at all.
+    """Make a run of a Darknet network, a PyTorch checkpoint or an ONNX file of YOLOX: exactly, or not at all.
 
     NAME is one of `tfyolo weights`, which is fetched. Or write a RUN back that came from Darknet.
 
     \b
     tfyolo import yolov4-tiny.cfg yolov4-tiny.weights --out runs/yolov4-tiny
     tfyolo import yolov8n.pt --out runs/yolov8n
+    tfyolo import yolox_nano.onnx --out runs/yolox-nano
     tfyolo import yolox-s --out runs/yolox-s
     tfyolo import runs/fine-tuned --write fine-tuned.weights
     """
@@ -73,16 +74,17 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
             raise click.UsageError(f"{network} is imported by itself: --names, --preprocess and --write are for files")
         _import_published(network, out, as_json)
         return
-    checkpoint = network.endswith((".pt", ".pth"))
+    checkpoint = network.endswith((".pt", ".pth", ".onnx"))
     if checkpoint and (weights or preprocess or write):
         raise click.UsageError(
             f"{network} is imported by itself: NET.weights, --preprocess and --write are for Darknet's networks"
         )
     if not (weights or checkpoint) and not (write and os.path.exists(network) and not network.endswith(".cfg")):
         raise click.UsageError(
-            "name NET.cfg and NET.weights, or NET.pt; or a RUN, and --write OUT.weights for the way back to Darknet"
+            "name NET.cfg and NET.weights, or NET.pt or NET.onnx; or a RUN, and --write OUT.weights for the way back "
+            "to Darknet"
         )
-    require_path(network, "a .cfg file, a .pt file or a run")
+    require_path(network, "a .cfg file, a .pt file, an .onnx file or a run")
     if weights is not None:
         require_path(weights, "a .weights file")
     start_tensorflow()

@@ -18,14 +18,16 @@ from tfyolo.graph.quantization import quantization_aware
 from tfyolo.model import Model, build
 from tfyolo.origin import to_meta
 from tfyolo.predict.detector import Detector
-from tfyolo.training.briefing import Clock, briefing
+from tfyolo.training.briefing import briefing
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.checks import check_batch, check_classes, check_quantize, check_stage
+from tfyolo.training.clock import Clock
 from tfyolo.training.log import TensorBoard
 from tfyolo.training.reading import overfit_config, read_stages, warnings_of, with_divisions, with_images_for
 from tfyolo.training.runs import History, Signals, differing, found_from_anywhere
 from tfyolo.training.steps import make_strategy
 from tfyolo.weights.fetch import fetched
+from tfyolo.weights.initial import find_pretrained, normalising
 from tfyolo.weights.published import PUBLISHED
 
 
@@ -88,21 +90,21 @@ class Job(NamedTuple):
 
     @property
     def epochs(self):
-        """Those of all stages."""
+        """How many epochs all stages have."""
         return self.epochs_before(len(self.config.train.stages))
 
     def epochs_before(self, stage_index):
-        """Those of the stages before one."""
+        """How many epochs the stages before one have."""
         return sum(stage.epochs for stage in self.config.train.stages[:stage_index])
 
 
 def requested(config, folder, overfit):
-    """Finds out what to train: a new run, or the rest of the one in a folder.
+    """Determines what to train: a new run, or the rest of the one in a folder.
 
     Args:
         config: the Config that was asked for; None with a run to resume.
         folder: the run's, a Path.
-        overfit: as of train(); a run that goes on has its own.
+        overfit: as for train(); a run that goes on has its own.
 
     Returns:
         The Config, overfit, the config as it was given when the run began (JSON; None in old runs), and the Progress.
@@ -117,7 +119,8 @@ def requested(config, folder, overfit):
         parts.check(config)
         configs.check_init(config)
         _bring_init(config.train.init)
-        return given, overfit, configs.to_json(given), Progress()
+        find_pretrained(config)
+        return normalising(given), overfit, configs.to_json(given), Progress()
     meta, saved = checkpoint.load_run(folder / "last.h5")
     asked, state = meta.get("asked"), meta["state"]
     if (
@@ -150,8 +153,11 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
     """Reads all data and builds the model to evaluate by, so that what is wrong shows now and not at hour three.
 
     Args:
-        config, overfit, asked, at: from requested().
+        config: the Config, from requested() as the next three.
         folder: the run's; its config.yaml is written.
+        overfit: how many images to overfit; None: all are trained on.
+        asked: the config as it was given when the run began, as JSON.
+        at: the Progress.
         callbacks: the user's Callbacks.
         signals: the Signals that ask training to stop.
         progress: whether the plan is printed, and later lines and a bar.

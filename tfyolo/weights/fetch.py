@@ -34,7 +34,7 @@ NOT_SATISFIABLE = 416
 
 
 class FetchError(Error):
-    """Published weights are not here and cannot be fetched, or are not what was published. The message says what to do."""
+    """Published weights are not here and cannot be fetched, or not what was published. The message says what to do."""
 
 
 class _CutOffError(Exception):
@@ -232,7 +232,7 @@ def _attempt(name, file, path, part, tag, progress):
 
 
 def _offered(name, file, path, response, start):
-    """How many bytes the whole file has, as the server says; None: it does not. FetchError if that is not what was published."""
+    """How many bytes the whole file has, as the server says; None: it does not. FetchError if others were published."""
     length, total = response.headers.get("Content-Length"), None
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))

