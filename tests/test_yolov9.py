@@ -169,7 +169,7 @@ def test_names_without_the_prefix_are_the_same(golden, imported, tmp_path, monke
     monkeypatch.setattr(checkpoint, "assign", lambda _, weights, source: assigned.update(weights))
     state = {key.removeprefix("model."): array for key, array in golden[0].items()}
     found = importing.load(written(state, tmp_path / "x.pt"))
-    assert found.native == "yolov9t" and f"80 classes, all {len(state)} tensors used" in found.report[0]
+    assert found.native == "yolov9t" and f"all {len(state)} tensors used" in found.report[0]
     same = checkpoint.weights_of(imported.model.network)
     assert assigned.keys() == same.keys()
     for path, array in assigned.items():
@@ -180,7 +180,8 @@ def test_names_without_the_prefix_are_the_same(golden, imported, tmp_path, monke
 def test_what_is_published_for_use_has_no_auxiliary_branch_and_any_number_of_classes(deployed, imported, tmp_path):
     state = {key: array[:70] if ".class_conv.2." in key else array for key, array in deployed.items()}
     found = importing.load(written(state, tmp_path / "x.pt"))
-    assert f"yolov9t, 70 classes, all {len(state)} tensors used" in found.report[0]
+    assert "yolov9t, 70 classes without names" in found.report[0]
+    assert f"all {len(state)} tensors used" in found.report[0]
     assert as_raw(found.model.network.output).aux is None
     same = checkpoint.weights_of(imported.model.network)
     for path, array in checkpoint.weights_of(found.model.network).items():
@@ -204,8 +205,8 @@ def test_an_auxiliary_branch_that_only_training_reads_is_left_aside_and_reported
     for path, value in checkpoint.weights_of(small.network).items():
         state[layout.theirs(path)] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
     branch = {f"model.{i}.conv.weight": np.full((4, 4, 1, 1), np.nan, "float32") for i in (23, 41, 100)}
-    (report,) = importing.load(written(state | branch, tmp_path / "c.pt")).report
-    assert f"{len(state)} tensors used, 3 left aside: an auxiliary branch" in report
+    report, licence = importing.load(written(state | branch, tmp_path / "c.pt")).report
+    assert f"{len(state)} tensors used, 3 left aside: an auxiliary branch" in report and "MIT" in licence
     with pytest.raises(unpickle.TorchError, match=r"model\.10\.conv\.weight is left over"):
         importing.load(written(state | {"model.10.conv.weight": np.zeros(3, "float32")}, tmp_path / "c.pt"))
 

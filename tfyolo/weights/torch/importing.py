@@ -194,8 +194,9 @@ def _translated(arrays, model, layout):
     # The anchors have become the decoder's; the places of the bins are no weights.
     left -= {f"{layout.detection}.{name}" for name in ("anchors", "anchor_grid")}
     left -= _aside(arrays, layout)
-    places = [name for name in left if re.fullmatch(layout.places, name)]
-    left -= {name for name in places if np.array_equal(arrays[name].ravel(), np.arange(model.decoder.bins))}
+    if model.decoder.is_distribution:
+        places = [name for name in left if re.fullmatch(layout.places, name)]
+        left -= {name for name in places if np.array_equal(arrays[name].ravel(), np.arange(model.decoder.bins))}
     depthwise = {layer.name for layer in model.network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
     idle, wrong = _idle_norms(arrays, model, layout), []
     weights = dict(idle)
