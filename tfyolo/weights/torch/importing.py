@@ -239,7 +239,7 @@ def _idle_norms(arrays, model, layout):
         if shift.endswith(".bn.bias") and shift not in arrays and _folded_bias(shift) in arrays:
             ones = np.ones(layer.gamma.shape, "float32")
             weights |= {f"{layer.name}/gamma": ones, f"{layer.name}/moving_mean": 0 * ones}
-            weights[f"{layer.name}/moving_variance"] = ones - np.float32(layer.epsilon)
+            weights[f"{layer.name}/moving_variance"] = np.float32(1.0 - layer.epsilon) * ones
     return weights
 
 
@@ -304,5 +304,5 @@ def import_run(
     """
     with folders.new(out, Path(path).stem) as folder:
         imported = load(path, names)
-        write_run(imported.model, folder, **({"folded": True} if imported.folded else {}))
+        write_run(imported.model, folder)
         return imported._replace(folder=folder)
