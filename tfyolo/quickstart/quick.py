@@ -1,5 +1,6 @@
 """quick: looks at the data, chooses a model and a plan, trains, evaluates, exports, and writes what it did."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,25 +14,19 @@ from tfyolo.data.readers import DataSet
 from tfyolo.errors import Error
 from tfyolo.evaluation.run import evaluate
 from tfyolo.exports.export import export
-from tfyolo.exports.targets import ExportError, Target
+from tfyolo.exports.targets import ExportError
 from tfyolo.files import write_text
 from tfyolo.messages import counted
 from tfyolo.model import load_model
 from tfyolo.predict.load import load
-from tfyolo.quick import plan as plans
-from tfyolo.quick.budget import Budget
-from tfyolo.quick.kept_aside import fewer, shares_of
-from tfyolo.quick.sheet import draw_detections, written_sheet
-from tfyolo.quick.starts import best_start
+from tfyolo.quickstart import plan as plans
+from tfyolo.quickstart.budget import Budget
+from tfyolo.quickstart.kept_aside import fewer, shares_of
+from tfyolo.quickstart.sheet import draw_detections, written_sheet
+from tfyolo.quickstart.starts import best_start
+from tfyolo.quickstart.targets import SHORTEST, TARGETS
 from tfyolo.training.callbacks import StopTraining
 from tfyolo.training.train import train
-
-# What each target is exported as, the file that is meant for it last.
-TARGETS = {
-    "android-cpu": (Target("tflite", "float32", "task"), Target("tflite", "int8", "task")),
-    "tfserving": (Target("saved_model"),),
-}
-SHORTEST = 2.0  # minutes
 
 
 class QuickError(Error):
@@ -120,6 +115,7 @@ def _quick(data, folder, budget, target, seed, progress, report):
         common = [
             f"data.path={_quoted(data)}",
             f"data.train={_quoted(shares.split)}",
+            f"data.val={_quoted(shares.val_split)}",
             f"data.division={_quoted(os.path.abspath(folder / 'division.json'))}",
             f"train.seed={seed}",
             *start.overrides,
@@ -177,14 +173,12 @@ def _quick(data, folder, budget, target, seed, progress, report):
     result = Quick(folder, file, metrics, made, dict(budget.phases), budget.left >= 0)
     write_text(folder / "quick.md", written_sheet(result, budget, start, plan, speed, shares, faults, target))
     report(
-        f"{budget.used / 60:.1f} of {budget.seconds / 60:g} minutes; everything is in {folder}, told in {folder / 'quick.md'}"
+        f"{budget.used / 60:.1f} of {budget.seconds / 60:g} minutes; everything is in {folder}, read {folder / 'quick.md'}"
     )
     return result
 
 
 def _quoted(text):
-    import json
-
     return json.dumps(text)
 
 
@@ -203,8 +197,6 @@ def _recipe(config, plan, steps):
     ]
     # An EMA over a tenth of the steps: over more it would hold what training has long left behind.
     ema = min(0.9998, max(0.9, 1 - 10 / max(steps, 1)))
-    import json
-
     return [
         f"model.input_size={plan.size}",
         f"train.stages={json.dumps(stages)}",

@@ -22,6 +22,7 @@ class Shares(NamedTuple):
         val: the Source that decides which epoch is kept.
         aside: the Source that the final figures come from: of no image in it was anything learned.
         split: the name of the data's split that is trained on.
+        val_split: that of the split that val is; "val" for a part of the division.
         division: the Division of that split.
         notes: lines on how it was done.
     """
@@ -30,6 +31,7 @@ class Shares(NamedTuple):
     val: Source
     aside: Source
     split: str
+    val_split: str
     division: Division
     notes: tuple[str, ...]
 
@@ -52,7 +54,7 @@ def shares_of(path, seed=0, **options) -> Shares:
         DataError: the data cannot be read, or has too few images.
     """
     dataset = DataSet(path, **options)
-    splits = {}
+    root, splits = dataset.place.root, {}
     for name in dataset.splits:
         splits.setdefault(meaning(name), name)
     split = splits.get("train") or (dataset.splits[0] if len(dataset.splits) == 1 else None)
@@ -61,14 +63,18 @@ def shares_of(path, seed=0, **options) -> Shares:
     whole = dataset.read(split)
     if whole.doubts:
         raise DataError(f"{whole.name} {whole.split}: {whole.doubts}")
-    aside = next((found for found in map(_labelled(dataset, whole), _others(splits)) if found), None)
-    images = len(whole.records)
-    shares = {"val": min(0.15, VALIDATION / images)}
+    test, val = (_labelled(dataset, splits.get(name), whole.classes) for name in ("test", "val"))
+    aside = test or val
+    images, shares = len(whole.records), {}
+    own = test and val and len(val.records) <= VALIDATION  # no image of it is then lost to training
+    if not own:
+        shares["val"] = min(0.15, VALIDATION / images)
     if aside is None:
         shares["test"] = min(0.15, ASIDE / images)
-    division = divide(whole, shares, seed, dataset.place.root)
-    parts = {name: division.part(whole, name, dataset.place.root) for name in division.parts}
-    notes = [f"{counted(len(parts['val'].records), 'image')} of {split!r} decide which epoch is kept"]
+    division = divide(whole, shares, seed, root) if shares else Division(split, seed, {"train": _keys(whole, root)})
+    parts = {name: division.part(whole, name, root) for name in division.parts}
+    val, held = (val, val.split) if own else (parts["val"], split)
+    notes = [f"{counted(len(val.records), 'image')} of {held!r} decide which epoch is kept"]
     if aside is None:
         aside = parts["test"]
         notes.append(f"{counted(len(aside.records), 'image')} of {split!r} are kept aside for the final figures")
@@ -79,7 +85,7 @@ def shares_of(path, seed=0, **options) -> Shares:
             f"{len(aside.records)} of its {every:,} images" if len(aside.records) < every else counted(every, "image")
         )
         notes.append(f"the final figures come from the split {aside.split!r}, {chosen}")
-    return Shares(parts["train"], parts["val"], aside, split, division, tuple(notes))
+    return Shares(parts["train"], val, aside, split, val.split if own else "val", division, tuple(notes))
 
 
 def fewer(shares, count, root, seed=0) -> Shares:
@@ -102,23 +108,21 @@ def fewer(shares, count, root, seed=0) -> Shares:
     return shares._replace(train=train, division=shares.division._replace(parts=parts), notes=(*shares.notes, note))
 
 
-def _others(splits):
-    return [splits[name] for name in ("test", "val") if name in splits]
+def _labelled(dataset, name, classes):
+    """The Source of a split; None if there is none, or nothing can be measured on it: no boxes, or other classes."""
+    if name is None:
+        return None
+    try:
+        source = dataset.read(name)
+    except DataError:
+        return None
+    if not any(len(record.boxes) for record in source.records) or not set(source.classes) <= set(classes):
+        return None
+    return source if source.classes == classes else source.with_classes(classes)
 
 
-def _labelled(dataset, whole):
-    """A function that reads a split, or gives None if it has no boxes or other classes: nothing can be measured on it."""
-
-    def read(name):
-        try:
-            source = dataset.read(name)
-        except DataError:
-            return None
-        if not any(len(record.boxes) for record in source.records) or not set(source.classes) <= set(whole.classes):
-            return None
-        return source if source.classes == whole.classes else source.with_classes(whole.classes)
-
-    return read
+def _keys(source, root):
+    return tuple(key_of(record, root) for record in source.records)
 
 
 def _some(source, count, seed):

@@ -67,16 +67,15 @@ def measured(config, source) -> Speed:
         trainee = build_stage(job, Progress(), 0)
         float(trainee.step(next(trainee.batches))["loss"])  # traced; waits until it is done
         start = time.monotonic() - began
-        steps = 0
-        began = time.monotonic()
-        while steps < 3 or (steps < 12 and time.monotonic() - began < 6):
+        steps, began = 0, time.monotonic()
+        while steps < 3 or (steps < 10 and time.monotonic() - began < 3):
             float(trainee.step(next(trainee.batches))["loss"])
             steps += 1
         train = (time.monotonic() - began) / steps / job.config.train.batch
-        few = source._replace(records=source.records[:32])
-        evaluate(job.detector, few._replace(records=few.records[:8]), progress=False)
+        few = source._replace(records=source.records[:16])
+        evaluate(job.detector, few, batch=8, progress=False)  # traced
         began = time.monotonic()
-        evaluate(job.detector, few, progress=False)
+        evaluate(job.detector, few, batch=8, progress=False)
         return Speed(train, (time.monotonic() - began) / len(few.records), start)
 
 
