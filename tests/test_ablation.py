@@ -1,4 +1,4 @@
-"""The ablation's table, by hand, and its plans: every variant is a network that can be trained, of as many FLOPs as it says."""
+"""The ablation's table, by hand, and its plans: every variant is a network that trains, of as many FLOPs as it says."""
 
 import click
 import pytest
@@ -46,7 +46,7 @@ def test_every_variant_is_a_network_and_backbones_have_as_many_flops(path):
 @pytest.mark.parametrize(
     "text", ["variants: {a: []}", "config: x\nvariants: [a]", "config: x\nvariants: {}\nmore: 1", "[", ""]
 )
-def test_a_plan_that_is_none_is_told_so(text, tmp_path):
+def test_a_plan_that_is_none_is_an_error(text, tmp_path):
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(click.UsageError, match=r"plan\.yaml: expected `config` and `variants`"):
         ablation.read_plan(tmp_path / "plan.yaml")

@@ -12,7 +12,7 @@ from tfyolo.structures import BACKGROUND, IGNORE
 
 def candidates_of(name, sample):
     model = models.build(small(name), ("a", "b", "c"))
-    sample = sample or random_sample(model.config.model.input_size, truths=8)
+    sample = sample or random_sample(model.config.model.input_size, ground_truths=8)
     return model.decoder(model.network(sample.image)), sample
 
 
@@ -24,7 +24,7 @@ def shape_overlap(a, b):
 @pytest.mark.parametrize("match, crowded", [(1.0, True), (0.3, False), pytest.param(0.3, True, marks=pytest.mark.slow)])
 def test_best_anchor_equals_the_loop(match, crowded):
     """crowded: all boxes have one middle, so that they want the same anchors."""
-    sample = random_sample(small("yolov3").model.input_size, truths=8)
+    sample = random_sample(small("yolov3").model.input_size, ground_truths=8)
     if crowded:
         half = (sample.boxes[..., 2:] - sample.boxes[..., :2]) / 2
         sample = sample._replace(boxes=np.concatenate([20.0 - half, 20.0 + half], -1))
@@ -32,7 +32,7 @@ def test_best_anchor_equals_the_loop(match, crowded):
     found = best_anchor(candidates, sample.boxes, sample.labels, ignore=0.5, match=match).gt_index.numpy()
     centers, strides, anchors = candidates.priors
     for b in range(2):
-        fits = {}  # of each truth with the anchors of its cells
+        fits = {}  # of each ground truth with the anchors of its cells
         for m in np.flatnonzero(sample.labels[b] >= 0):
             y1, x1, y2, x2 = np.asarray(sample.boxes[b, m])
             center, size = np.array([(y1 + y2) / 2, (x1 + x2) / 2]), (y2 - y1, x2 - x1)
@@ -74,13 +74,13 @@ def test_responsible_cell_equals_the_loop():
     centers, strides, _ = candidates.priors
     for b in range(2):
         expected, quality = np.full(len(centers), BACKGROUND), np.zeros(len(centers))
-        for m in reversed(np.flatnonzero(sample.labels[b] >= 0)):  # the first truth of a cell has the last word
-            truth = np.asarray(sample.boxes[b, m])
-            center = (truth[:2] + truth[2:]) / 2
+        for m in reversed(np.flatnonzero(sample.labels[b] >= 0)):  # the first ground truth of a cell has the last word
+            gt = np.asarray(sample.boxes[b, m])
+            center = (gt[:2] + gt[2:]) / 2
             cell = [n for n in range(len(centers)) if (np.abs(center - centers[n]) <= strides[n] / 2).all()]
             boxes = candidates.boxes.numpy()[b, cell]
-            overlaps = np.asarray(iou(boxes, truth[None]))
-            best = np.argmax(overlaps) if overlaps.max() > 0 else np.argmin(((boxes - truth) ** 2).sum(-1))
+            overlaps = np.asarray(iou(boxes, gt[None]))
+            best = np.argmax(overlaps) if overlaps.max() > 0 else np.argmin(((boxes - gt) ** 2).sum(-1))
             expected[cell], quality[cell] = BACKGROUND, 0
             expected[cell[best]], quality[cell[best]] = m, overlaps[best]
         np.testing.assert_array_equal(assignment.gt_index[b], expected)

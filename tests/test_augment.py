@@ -16,7 +16,7 @@ RECTANGLE = np.array([[30, 52, 50, 82]], np.float32)
 SEEDS = [(7, n) for n in range(6)]
 
 
-def picture(size, boxes, labels, seed=0):
+def drawn(size, boxes, labels, seed=0):
     """[H, W, 3] uint8: grey noise, and filled rectangles in the colours of their labels."""
     image = np.random.default_rng(seed).integers(90, 140, (*size, 1)).repeat(3, axis=2).astype(np.uint8)
     for (y1, x1, y2, x2), label in zip(np.asarray(boxes).astype(int), labels, strict=True):
@@ -50,7 +50,7 @@ GEOMETRY = {
 
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_box_moves_with_what_it_surrounds(name):
-    image = picture(SIZE, RECTANGLE, [3])
+    image = drawn(SIZE, RECTANGLE, [3])
     canvas = CANVAS if name == "letterbox" else SIZE
     turned = name in ("rotate", "shear", "affine", "all")
 
@@ -76,31 +76,31 @@ def test_geometry_is_a_function_of_its_seed(name):
 
 
 @pytest.mark.parametrize("seed, preprocess", [*((seed, "letterbox") for seed in SEEDS), (SEEDS[0], "stretch")])
-def test_mosaic_moves_boxes_with_their_pictures(seed, preprocess):
+def test_mosaic_moves_boxes_with_their_images(seed, preprocess):
     sizes = [(60, 90), (90, 60), (50, 50), (200, 300)]
     boxes = [np.array([[h * 0.3, w * 0.3, h * 0.8, w * 0.7]], np.float32).round() for h, w in sizes]
-    images = [picture(size, box, [label]) for label, (size, box) in enumerate(zip(sizes, boxes, strict=True))]
-    truths, centers = {}, []
+    images = [drawn(size, box, [label]) for label, (size, box) in enumerate(zip(sizes, boxes, strict=True))]
+    gt_boxes, centers = {}, []
     matrices = augment.mosaic(seed, sizes, SIZE, geometry.FITS[preprocess].matrix)
     for label, matrix in enumerate(matrices):
         moved, _, _ = geometry.clip_boxes(geometry.transform_boxes(boxes[label], matrix), [label], [False], SIZE)
-        truths.update((label, box) for box in moved.numpy())
+        gt_boxes.update((label, box) for box in moved.numpy())
         frame = geometry.transform_boxes(np.array([[0, 0, *sizes[label]]], np.float32), matrix).numpy()[0]
         centers.append(frame[[(2, 3), (2, 1), (0, 3), (0, 1)][label],])  # the corner at the common point
     np.testing.assert_allclose(centers, np.tile(centers[0], (4, 1)), atol=1e-3)
     assert (centers[0] >= np.array(SIZE) / 4).all() and (centers[0] <= np.array(SIZE) * 3 / 4).all()
 
     joined = geometry.paste(images, matrices, SIZE, geometry.FITS[preprocess])
-    for label, box in truths.items():
+    for label, box in gt_boxes.items():
         np.testing.assert_allclose(find(joined, label), box, atol=1.5)
-    for label in set(range(4)) - set(truths):  # what is dropped is hardly to be seen
+    for label in set(range(4)) - set(gt_boxes):  # what is dropped is hardly to be seen
         left = find(joined, label)
         area = np.prod(boxes[label][0, 2:] - boxes[label][0, :2]) * float(tf.linalg.det(matrices[label]))
         assert left is None or np.prod(left[2:] - left[:2]) < 0.2 * area or (left[2:] - left[:2]).min() <= 3
 
 
 def test_mosaic_has_no_seam():
-    """Four pictures of one colour that cover the canvas are one picture of that colour."""
+    """Four images of one colour that cover the canvas are one image of that colour."""
     size = (96, 96)
     white = np.full((96, 96, 3), 255, np.uint8)
     turn = geometry.rotation(20, (48, 48)) @ geometry.about((48, 48), geometry.scaling(2.0))
@@ -125,7 +125,7 @@ def test_what_is_pasted_beside_the_canvas_leaves_it_grey():
 
 
 @pytest.mark.parametrize("size", [(40_000, 20), (20, 70_000)])
-def test_a_picture_longer_than_cv2_can_warp(size):
+def test_an_image_longer_than_cv2_can_warp(size):
     fit = geometry.FITS["stretch"]
     ramp = np.linspace(0, 255, max(size)).astype(np.uint8).reshape(np.where(np.array(size) > 100, -1, 1))
     image = np.broadcast_to(ramp[..., None], (*size, 3)).copy()
@@ -177,10 +177,10 @@ def test_rotation_is_counter_clockwise():
     np.testing.assert_allclose(turned, np.rot90(image) / 255, atol=1e-3)
 
 
-@pytest.mark.parametrize("flip, mirror", [(augment.flip, np.fliplr), (augment.flip_vertical, np.flipud)])
-def test_flips_are_exact(flip, mirror):
+@pytest.mark.parametrize("flip, flipped", [(augment.flip, np.fliplr), (augment.flip_vertical, np.flipud)])
+def test_flips_are_exact(flip, flipped):
     image = np.random.default_rng(0).integers(0, 256, (21, 34, 3), np.uint8)
-    for probability, expected in ((1.0, mirror(image)), (0.0, image)):
+    for probability, expected in ((1.0, flipped(image)), (0.0, image)):
         moved = geometry.warp(image, flip((1, 2), (21, 34), probability), (21, 34))
         np.testing.assert_allclose(moved, expected / 255, atol=1e-6)
 
@@ -282,7 +282,7 @@ def test_mixup_keeps_both():
 def test_warp_is_cv2_warp_affine(seed, zoom):
     smooth = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)
     matrix = augment.affine(seed, (60, 80), Augment(scale=0.3, translate=0.2, rotate=90, shear=10)).numpy()
-    if zoom > 1:  # a small picture, enlarged: its soft edge is wide
+    if zoom > 1:  # a small image, enlarged: its soft edge is wide
         smooth = smooth[:11, :14]
         matrix = matrix @ geometry.translation(20, 20).numpy() @ geometry.scaling(zoom).numpy()
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # cv2 counts from the pixels' centres, and x first

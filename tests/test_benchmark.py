@@ -17,6 +17,8 @@ from tfyolo.data import demo
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets
 from tfyolo.peers import Peer
+from tfyolo.predict.detector import Detector
+from tfyolo.predict.runtimes import RUNTIMES, Runtime
 from tfyolo.weights.darknet import cfg, importing, layout
 from tfyolo.weights.darknet import files as darknet_files
 
@@ -83,14 +85,14 @@ def imported(tmp_path):
 def test_all_competitors_are_measured(imported):
     done = benchmark(imported, "--seconds", 0.1, "--rounds", 2, "--threads", 1, "--baseline", "tflite", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["threads"], told["rounds"], told["baseline"]) == (1, 2, "tflite")
-    rows = told["competitors"]
+    report = json.loads(done.stdout)
+    assert (report["threads"], report["rounds"], report["baseline"]) == (1, 2, "tflite")
+    rows = report["competitors"]
     expected = {"keras", "saved_model", "tflite"}
-    if any("reads no Darknet networks" in note for note in told["notes"]):
+    if any("reads no Darknet networks" in note for note in report["notes"]):
         assert set(rows) == expected
     else:
-        assert set(rows) == expected | {"opencv"} and told["notes"] == []
+        assert set(rows) == expected | {"opencv"} and report["notes"] == []
     for name, parts in rows.items():
         assert parts.keys() == {"network", "postprocess", "total"}
         total, network, postprocess = (parts[part] for part in ("total", "network", "postprocess"))
@@ -114,33 +116,54 @@ def test_what_is_no_darknet_network_has_no_oracle(tmp_path):
 
 
 @pytest.mark.slow
-def test_exports_are_measured_and_judged_beside_the_run(tmp_path):
+def test_exports_are_measured_and_evaluated_beside_the_run(tmp_path):
     data = demo.write(tmp_path / "data", train=4, val=2, test=1, size=(64, 96), progress=False)
     model = lively("demo", demo.CLASSES)
     models.save_model(tmp_path / "run.h5", model)
-    forms = [targets.Target("tflite"), targets.Target("tflite", nms="none")]
-    paths = [each.path for each in exports.export(model, tmp_path / "out", forms).values()]
+    asked = [targets.Target("tflite"), targets.Target("tflite", nms="none")]
+    paths = [each.path for each in exports.export(model, tmp_path / "out", asked).values()]
     options = ["--seconds", 0.1, "--rounds", 2, "--data", data, "--plot", tmp_path / "speed.png", "--json"]
     done = benchmark(tmp_path / "run.h5", *paths, *options)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert set(told["competitors"]) == {"keras", "model.tflite", "model-raw.tflite"} == set(told["files"])
-    for name, row in told["files"].items():
+    report = json.loads(done.stdout)
+    assert set(report["competitors"]) == {"keras", "model.tflite", "model-raw.tflite"} == set(report["files"])
+    for name, row in report["files"].items():
         assert row["bytes"] > 1000 and row["peak_mb"] > 50, name
-        assert row["AP"] == pytest.approx(told["files"]["keras"]["AP"], abs=1e-3)
+        assert row["AP"] == pytest.approx(report["files"]["keras"]["AP"], abs=1e-3)
     assert (tmp_path / "speed.png").stat().st_size > 1000
 
 
-def test_exports_of_one_name_are_told_apart():
+def test_an_exporter_from_outside_is_made_and_measured(tmp_path, monkeypatch):
+    """The formats are those of the tables: an entry that is taken out is not made, one that is put in is."""
+    models.save_model(tmp_path / "run.h5", lively("demo"))
+
+    def write(job, target, path):
+        models.save_model(path, job.model)
+        return {}
+
+    def load(path, threads, options):
+        return Detector.of(models.load_model(path), source=path, **options)
+
+    for name in list(targets.EXPORTERS):
+        monkeypatch.delitem(targets.EXPORTERS, name)
+    exporter = targets.Exporter(title="a copy", write=write, stem="model", suffix=".copy", runtime="copy")
+    monkeypatch.setitem(targets.EXPORTERS, "copy", exporter)
+    monkeypatch.setitem(RUNTIMES, "copy", Runtime("a .copy file", lambda path: path.suffix == ".copy", load))
+    measures, _, _ = bench.competitors(tmp_path / "run.h5", (), None, 1, tmp_path / "scratch")
+    assert list(measures) == ["keras", "copy"] and (tmp_path / "scratch" / "copy" / "model.copy").exists()
+    measured = measures["copy"]()
+    assert measured.keys() == {"network", "postprocess", "total"} and measured["total"] > 0
+
+
+def test_exports_of_one_name_have_names_of_their_own():
     assert set(bench.named(["a/model.tflite", "b/x.tflite", "b/x.tflite"])) == {"model.tflite", "x.tflite"}
     assert set(bench.named(["a/model.tflite", "b/model.tflite"])) == {"a/model.tflite", "b/model.tflite"}
 
 
 def test_ratios_are_taken_within_a_turn():
     """In the second of three turns the machine was ten times slower, for both."""
-    tool = bench
     base, other = [[0.1, 0.1], [1.0], [0.1, 0.1, 0.3]], [[0.2], [2.0, 2.0], [0.3]]
-    rows = tool.figures({"keras": {"total": base}, "tflite": {"total": other, "network": other}}, "keras")
+    rows = bench.figures({"keras": {"total": base}, "tflite": {"total": other, "network": other}}, "keras")
     assert rows["keras"]["total"]["ratio"] == 1 and rows["keras"]["total"]["ratio_iqr"] == 0
     assert rows["keras"]["network"] is None
     total = rows["tflite"]["total"]
@@ -166,14 +189,14 @@ def test_training_takes_turns_with_a_peer(what, tmp_path):
     command = [sys.executable, ROOT / "tools" / "benchmark_training.py", ROOT / "configs" / "demo.yaml", "--what", what]
     command += ["--size", "64", "--batch", "2", "--rounds", "2", "--precision", "float32", "--json"]
     command += ["--data", tmp_path / "data", "--peer", f"asleep={sys.executable} {tmp_path / 'peer.py'}"]
-    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    ours, peer = told["competitors"]["tfyolo float32"], told["competitors"]["asleep"]
+    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    ours, peer = report["competitors"]["tfyolo float32"], report["competitors"]["asleep"]
     assert peer["images_per_second"] == 2 / 100 and peer["peak_mb"] == 7 and ours["ratio"] == 1
     assert peer["ratio"] == pytest.approx(peer["images_per_second"] / ours["images_per_second"], rel=0.5)
     assert ours["images_per_second"] > 0.1 and ours["peak_mb"] > 100
 
 
-def test_a_peer_that_ends_is_told():
+def test_a_peer_that_ends_is_an_error():
     gone = Peer("gone", [sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(click.ClickException, match="gone: it ended with exit code 3"):
         gone.line()

@@ -1,4 +1,4 @@
-"""What training says at its start, by data and machines made for it; and its guess of how long the rest takes."""
+"""What training prints at its start, for data and machines made for it; and its estimate of how long the rest takes."""
 
 import os
 from types import SimpleNamespace
@@ -12,7 +12,9 @@ from tfyolo import model as models
 from tfyolo.data.sources.source import Record, Source
 from tfyolo.graph.summary import summarize
 from tfyolo.training import briefing
-from tfyolo.training.briefing import Clock, bfloat16_notice, duration, gpu_notice
+from tfyolo.training import clock as clocks
+from tfyolo.training.briefing import bfloat16_notice, gpu_notice
+from tfyolo.training.clock import Clock, duration
 
 
 def source(split, images, boxes, ignored=0, classes=("cat", "dog", "emu")):
@@ -30,7 +32,7 @@ def built():
     return models.build(small("demo"), ("cat", "dog", "emu"))
 
 
-def said(config, built, sources, **state):
+def briefed(config, built, sources, **state):
     text = briefing.briefing(config, built, sources, "runs/zoo", {"epoch": 0, "step": 0, "best": None} | state)
     rows, name = {}, None
     for line in text.splitlines():
@@ -42,10 +44,10 @@ def said(config, built, sources, **state):
 def test_a_new_run_says_what_is_trained_on_what_and_where_to(built, monkeypatch):
     monkeypatch.setattr(briefing, "gpu_notice", lambda: None)
     config = load_config("demo", "train.batch=4", "train.evaluate_every=5")
-    text, rows = said(config, built, [(source("train", 9, 4, ignored=3), source("val", 3, 2))])
+    text, rows = briefed(config, built, [(source("train", 9, 4, ignored=3), source("val", 3, 2))])
     assert len(text.splitlines()) <= 12 and max(map(len, text.splitlines())) <= 120
-    told = summarize(built)
-    figures = f"{told['parameters']:,} parameters, {told['flops'] / 1e9:.4g} GFLOPs at 64 x 64"
+    summary = summarize(built)
+    figures = f"{summary['parameters']:,} parameters, {summary['flops'] / 1e9:.4g} GFLOPs at 64 x 64"
     assert rows["model"] == [f"demo, 3 classes: {figures}"]
     assert rows["train"] == ["zoo train: 10 images, 36 boxes (3 of them crowds or difficult, 1 image without any)"]
     assert rows["val"] == ["zoo val: 4 images, 6 boxes (1 image without any)"]
@@ -59,18 +61,18 @@ def test_a_new_run_says_what_is_trained_on_what_and_where_to(built, monkeypatch)
 def test_what_is_overfit_is_counted_once(built):
     few = source("train", 7, 4)
     learned = few._replace(records=few.records * 25)
-    _, rows = said(load_config("demo", "train.batch=8"), built, [(learned, few)])
+    _, rows = briefed(load_config("demo", "train.batch=8"), built, [(learned, few)])
     assert rows["train"] == ["zoo train: 8 images, 28 boxes, each 25 times an epoch (1 image without any)"]
     assert rows["val"] == ["zoo train: 8 images, 28 boxes (1 image without any)"]
     assert rows["classes"] == ["cat 14, dog 14; 1 class without a box"]
     assert rows["plan"][1].startswith("34 epochs of 25 steps")
 
 
-@pytest.mark.parametrize("every, told", [(1, ""), (2, "; evaluated every 2 epochs"), (3, "; evaluated at the end")])
-def test_when_a_short_run_is_evaluated_is_said(every, told):
+@pytest.mark.parametrize("every, line_end", [(1, ""), (2, "; evaluated every 2 epochs"), (3, "; evaluated at the end")])
+def test_when_a_short_run_is_evaluated_is_printed(every, line_end):
     config = load_config("demo", "epochs=3", f"train.evaluate_every={every}")
     (_, line), *_ = briefing._plan(config, [(source("train", 7, 4), source("val", 3, 2))])
-    assert line == "3 epochs, 8 images a step, adamw, EMA 0.998" + told
+    assert line == "3 epochs, 8 images a step, adamw, EMA 0.998" + line_end
 
 
 def test_stages_and_where_a_run_goes_on_are_said(built, monkeypatch):
@@ -78,7 +80,7 @@ def test_stages_and_where_a_run_goes_on_are_said(built, monkeypatch):
     stages = "[{epochs: 3, lr: 0.1, freeze: [backbone]}, {epochs: 1, lr: 0.01, image_size: [64, 96]}]"
     config = load_config("demo", f"train.stages={stages}", "train.accumulate=2", "train.ema=0", "train.init=runs/old")
     pairs = [(source("train", 9, 4), source("val", 3, 2)), (source("extra", 19, 4), source("val", 3, 2))]
-    _, rows = said(config, built, pairs)
+    _, rows = briefed(config, built, pairs)
     assert rows["model"][1] == "initialised from runs/old" and rows["device"][1] == "buy one"
     assert len(rows["train"]) == 2 and len(rows["val"]) == 1
     assert rows["plan"] == [
@@ -86,13 +88,13 @@ def test_stages_and_where_a_run_goes_on_are_said(built, monkeypatch):
         "stage 1: 3 epochs of 2 steps at 192 x 192, lr 0.1, cosine, frozen: backbone",
         "stage 2: 1 epoch of 3 steps at 64 x 96, lr 0.01, cosine",
     ]
-    _, rows = said(config, built, pairs, epoch=3, best={"epoch": 2, "AP": 0.25})
+    _, rows = briefed(config, built, pairs, epoch=3, best={"epoch": 2, "AP": 0.25})
     assert rows["resumes"] == ["after epoch 3 of 4; best so far: epoch 2, AP 0.250"] and len(rows["model"]) == 1
-    _, rows = said(config, built, pairs, step=1)
+    _, rows = briefed(config, built, pairs, step=1)
     assert rows["resumes"] == ["after epoch 0 of 4 and 1 step of the next"] and len(rows["model"]) == 1
 
 
-# --- GPUs ---------------------------------------------------------------------------------------------------------------------
+# --- GPUs -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -130,7 +132,8 @@ def test_a_gpu_that_tensorflow_does_not_see_is_said(card, words, machine, monkey
 
 @pytest.mark.parametrize(
     "file, content, name",
-    [("proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: \t\t Tesla T4\nIRQ: 1\n", "Tesla T4"), ("dev/nvidia0", "", "NVIDIA GPU")],
+    [("proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: \t\t Tesla T4\nIRQ: 1\n", "Tesla T4"),
+     ("dev/nvidia0", "", "NVIDIA GPU")],
 )  # fmt: skip
 def test_a_gpu_without_its_command_is_found_by_the_drivers_files(file, content, name, machine):
     (machine / file).parent.mkdir(parents=True)
@@ -147,7 +150,7 @@ def play_gpus(monkeypatch, visible, capability):
 
 @pytest.mark.parametrize("visible, named", [(["a GPU"], "A"), ([], "CPU, ")])
 def test_a_run_names_the_devices_that_it_uses(visible, named, machine, monkeypatch):
-    """With --device 0 and --device cpu: nothing is said of what is left unused, and bfloat16 is that of the processor."""
+    """With --device 0 and --device cpu: no line about unused devices, and bfloat16 is the processor's."""
     play_gpus(monkeypatch, visible, (12, 0) if not visible else (8, 9))
     assert briefing._devices().startswith(named) and gpu_notice(machine) is None
     (machine / "proc").mkdir()
@@ -180,13 +183,16 @@ def test_where_the_processor_does_not_say_what_it_has_nothing_is_guessed(tmp_pat
     assert bfloat16_notice("bfloat16", tmp_path) is None
 
 
-# --- time ---------------------------------------------------------------------------------------------------------------------
+# --- time -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_clock_by_hand(monkeypatch):
-    """Two stages, of 4 and 2 steps at 100 and 400 pixels; a second for 100 pixels, 10 more for the first of a stage, 7 an evaluation."""
+    """Two stages, of 4 and 2 steps at 100 and 400 pixels.
+
+    100 pixels take a second, the first step of a stage 10 more, an evaluation 7.
+    """
     now = SimpleNamespace(monotonic=lambda: now.time, time=0.0)
-    monkeypatch.setattr(briefing, "time", now)
+    monkeypatch.setattr(clocks, "time", now)
     clock = Clock([(4, 100), (2, 400)], evaluations=2)
 
     def step(seconds, pixels):

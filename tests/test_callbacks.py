@@ -19,7 +19,7 @@ from tfyolo.training import train as training
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.metrics import EpochMetrics
 
-# --- callbacks ----------------------------------------------------------------------------------------------------------------
+# --- callbacks --------------------------------------------------------------------------------------------------------
 
 
 class Recorder:
@@ -56,7 +56,7 @@ def config(demo_records):
 
 
 def same(row, written):
-    """Whether a row is that of history.csv, but for its rounding to six digits."""
+    """Whether a row is that of history.csv, but for six digits."""
     assert set(row) <= set(written) and all(written[name] == "" for name in set(written) - set(row))
     return all(float(written[name]) == pytest.approx(value, rel=1e-5, nan_ok=True) for name, value in row.items())
 
@@ -132,7 +132,7 @@ def test_an_object_with_hooks_that_can_be_called_is_not_called_itself():
     assert Callbacks([Both()]).epoch_end({"epoch": 1}) and not Callbacks([print]).epoch_end({})
 
 
-# --- metrics ------------------------------------------------------------------------------------------------------------------
+# --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 STRATEGY = SimpleNamespace(experimental_local_results=lambda value: (value[:1], value[1:]))

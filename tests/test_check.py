@@ -23,7 +23,7 @@ def noise(path, seed, size=(40, 60), content=".jpg"):
 
 
 def annotate(root, split, change=None):
-    """Annotations of 4 pictures of 40 x 60, each with 10 boxes of each of two classes; `change` may spoil them."""
+    """Annotations of 4 images of 40 x 60, each with 10 boxes of each of two classes; `change` may spoil them."""
     images = [{"id": n, "file_name": f"{n}.jpg", "height": 40, "width": 60} for n in range(4)]
     annotations = [
         {"id": n, "image_id": n % 4, "category_id": 1 + n // 4 % 2, "bbox": [n % 30, n % 20, 10 + n % 7, 12]}
@@ -73,7 +73,7 @@ def test_the_demo_data_is_right(tmp_path):
     assert all("fewer than" in problem.message for problem in report.warnings)
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
 def cut(file):
@@ -112,7 +112,7 @@ def sideways(file):
         (turned, "warning", ["is 60 x 40", "stored turned, by its EXIF orientation"]),
     ],
 )
-def test_pictures_that_are_wrong(spoil, severity, words, clean):
+def test_images_that_are_wrong(spoil, severity, words, clean):
     if box := {turned: [1, 1, 9, 9], sideways: [48, 1, 9, 9]}.get(spoil):
         annotate(clean, "train", lambda content: [a.update(bbox=box) for a in content["annotations"]])
     spoil(clean / "train/2.jpg")
@@ -122,7 +122,7 @@ def test_pictures_that_are_wrong(spoil, severity, words, clean):
     assert report.splits["val"].pictures == 4
 
 
-def test_the_same_picture_twice(clean):
+def test_the_same_image_twice(clean):
     (clean / "val/0.jpg").write_bytes((clean / "train/3.jpg").read_bytes())
     (clean / "train/1.jpg").write_bytes((clean / "train/2.jpg").read_bytes())
     report = check(clean, progress=False)
@@ -130,7 +130,7 @@ def test_the_same_picture_twice(clean):
     only(report.warnings, "train/1.jpg", "one split", "train/2.jpg in train")
 
 
-def test_pictures_inside_shards(clean, tmp_path):
+def test_images_inside_shards(clean, tmp_path):
     write_tfrecords.write(read(clean), tmp_path / "shards", 2, progress=False)
     only(check(tmp_path / "shards", progress=False).problems, "shards", "no split to validate on", "data.val=0.1")
     record = read(tmp_path / "shards").records[1]
@@ -193,13 +193,13 @@ def test_a_split_that_cannot_be_read_is_an_error_of_the_others(clean):
         check(clean, progress=False)
 
 
-def test_a_split_without_boxes_is_no_split_to_judge_by(clean):
+def test_a_split_without_boxes_is_no_split_to_evaluate_on(clean):
     annotate(clean, "val", lambda content: content.update(annotations=[]))
     only(check(clean, progress=False).warnings, "data", "the split val has no boxes")
 
 
 def test_a_split_that_is_another_by_the_datas_own_word_is_one_warning(tmp_path):
-    """Not an error of every picture."""
+    """Not an error of every image."""
     for folder in ("images", "labels"):
         (tmp_path / folder / "train").mkdir(parents=True)
     for number in range(3):
@@ -232,7 +232,7 @@ def test_sizes_and_anchors(clean):
     assert "20 x 40 100%, 8 x 8 0%" in str(report)
 
 
-def test_text_and_json_and_picture(clean, tmp_path):
+def test_text_and_json_and_image(clean, tmp_path):
     cut(clean / "train/2.jpg")
     report = check(clean, anchors=[(30, 30)], out=tmp_path / "out", progress=False)
     text = str(report)

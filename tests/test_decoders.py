@@ -1,5 +1,7 @@
 """Decoders against the papers' formulas, written out in numpy, and against their own inverses."""
 
+import inspect
+
 import numpy as np
 import pytest
 from conftest import CONFIGS, small
@@ -118,7 +120,8 @@ def test_grid_boxes_equal_the_formula():
     np.testing.assert_allclose(candidates.scores[0, n], scores, rtol=1e-5)
 
 
-# (has_boxes, has_objectness, has_background, is_distribution), and the parts for three classes, as the papers have them.
+# (has_boxes, has_objectness, has_background, is_distribution), and the parts for three classes, as the papers have
+# them.
 CAPABILITIES = {
     "anchor": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "wide": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
@@ -139,6 +142,7 @@ def test_parts_follow_from_the_capabilities(name):
     capabilities, parts = CAPABILITIES[name]
     found = decoder.has_boxes, decoder.has_objectness, decoder.has_background, decoder.is_distribution
     assert found == capabilities
+    assert decoder.has_largest == ("largest" in inspect.signature(DECODERS[name]).parameters)
     assert list(decoder.parts(3).items()) == list(parts.items()), "in this order: it is that of the weights"
 
 

@@ -77,9 +77,9 @@ def bare(monkeypatch):
 @pytest.mark.parametrize("label", range(len(demo.CLASSES)))
 def test_box_is_round_what_is_drawn(label, bare):
     for seed in range(10):
-        picture, figures = demo.draw(np.random.default_rng(seed), [label], (200, 300))
+        image, figures = demo.draw(np.random.default_rng(seed), [label], (200, 300))
         ((found, box, area),) = figures
-        drawn = picture.reshape(*picture.shape[:2], -1)[..., 0] == 255
+        drawn = image.reshape(*image.shape[:2], -1)[..., 0] == 255
         rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
         assert found == label
         assert box == (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
@@ -89,9 +89,9 @@ def test_box_is_round_what_is_drawn(label, bare):
 def test_most_of_each_figure_is_seen(bare):
     disc = demo.CLASSES.index("disc")
     for seed in range(20):
-        picture, figures = demo.draw(np.random.default_rng(seed), [disc] * 6, (180, 220))
+        image, figures = demo.draw(np.random.default_rng(seed), [disc] * 6, (180, 220))
         assert len(figures) > 3
-        assert sum(area for _, _, area in figures) == (picture.reshape(*picture.shape[:2], -1)[..., 0] == 255).sum()
+        assert sum(area for _, _, area in figures) == (image.reshape(*image.shape[:2], -1)[..., 0] == 255).sum()
         for _, (y1, x1, y2, x2), area in figures:  # a whole ellipse, turned or not, fills at most pi / 4 of its box
             assert area > 0.8 * demo.VISIBLE * np.pi / 4 * (y2 - y1) * (x2 - x1)
 

@@ -1,4 +1,4 @@
-"""The Detector against letterboxing and decoding by hand; what is found as pictures, JSON and film; sources found or named."""
+"""The Detector against letterboxing and decoding by hand; results as drawings, JSON and video; sources."""
 
 import dataclasses
 import io
@@ -13,14 +13,7 @@ import tensorflow as tf
 from conftest import lively
 from PIL import Image, ImageOps, ImageShow
 
-from tfyolo import model as models
-from tfyolo.checkpoint import CheckpointError
-from tfyolo.config import ConfigError
 from tfyolo.data import decoding, geometry
-from tfyolo.exports import export as exports
-from tfyolo.exports import targets
-from tfyolo.postprocess import Top
-from tfyolo.predict import load as loading
 from tfyolo.predict import media, video
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.predict.detector import Detector
@@ -28,7 +21,6 @@ from tfyolo.predict.media import SourceError
 from tfyolo.visualize import image_files
 
 SIDE = 64  # of the network's input
-ORANGE = [255, 128, 0]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +48,7 @@ def jpeg(image, orientation=None):
 
 
 def by_hand(model, image, score=0.25):
-    """Boxes in pixels of the picture, scores and labels, for a picture whose longer side is 64 or a multiple."""
+    """Boxes in pixels of the image, scores and labels, for an image whose longer side is 64 or a multiple."""
     factor = max(image.shape[:2]) // SIDE
     height, width = image.shape[0] // factor, image.shape[1] // factor
     small = image.reshape(height, factor, width, factor, 3).mean((1, 3)) / 255
@@ -83,7 +75,7 @@ def test_boxes_are_what_letterboxing_by_hand_gives(model, detector, size):
     assert found.best == pytest.approx(scores.max(), abs=1e-5)
 
 
-def test_boxes_lie_in_the_picture_and_have_an_area(detector):
+def test_boxes_lie_in_the_image_and_have_an_area(detector):
     for size in [(13, 200), (200, 13), (1, 1), (37, 41)]:
         boxes = detector(picture(*size), 0).boxes
         assert (boxes >= 0).all() and (boxes[:, 2:] <= size).all() and (boxes[:, 2:] > boxes[:, :2]).all()
@@ -96,7 +88,7 @@ def assert_same(left, right):
     assert len(left.boxes) > 5
 
 
-def test_a_path_bytes_and_an_array_are_the_same_picture(detector, tmp_path):
+def test_a_path_bytes_and_an_array_are_the_same_image(detector, tmp_path):
     image = picture(48, 80)
     contents = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     file = tmp_path / "ein Bild, größer.png"
@@ -115,7 +107,7 @@ def test_grey_is_the_colour_of_three_equal_channels(detector):
         assert_same(detector(image), detector(np.stack([grey] * 3, -1)))
 
 
-# What is the same picture as the array it is made of.
+# Each makes the same image of an array.
 MADE = {
     "bytearray": lambda image: bytearray(cv2.imencode(".png", image[..., ::-1])[1].tobytes()),
     "memoryview": lambda image: memoryview(cv2.imencode(".png", image[..., ::-1])[1].tobytes()),
@@ -128,7 +120,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_all_that_is_a_picture_is_the_same_picture(detector, kind):
+def test_all_that_is_an_image_is_the_same_image(detector, kind):
     image = picture(48, 80)
     found = detector(MADE[kind](image))
     np.testing.assert_array_equal(found.image, image)
@@ -136,7 +128,7 @@ def test_all_that_is_a_picture_is_the_same_picture(detector, kind):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
-def test_a_pil_image_of_any_mode_is_the_picture_of_its_file(detector, mode):
+def test_a_pil_image_of_any_mode_is_the_image_of_its_file(detector, mode):
     """Where a file can hold the mode; the others are PIL's own colours."""
     image = Image.fromarray(picture(48, 80))
     image = (
@@ -154,7 +146,7 @@ def test_a_pil_image_of_any_mode_is_the_picture_of_its_file(detector, mode):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_boxes_lie_in_the_upright_picture(detector, orientation):
+def test_boxes_lie_in_the_upright_image(detector, orientation):
     contents = jpeg(picture(48, 80), orientation)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
     for found in (detector(contents), detector(Image.open(io.BytesIO(contents)))):
@@ -182,8 +174,8 @@ def test_boxes_lie_in_the_upright_picture(detector, orientation):
         ([[np.zeros([8, 8, 3], "uint8")]], "list"),
     ],
 )
-def test_what_is_no_picture_is_told(detector, image, received):
-    with pytest.raises(decoding.ImageError, match=f"expected a (picture|PIL image).*received {received}"):
+def test_what_is_no_image_is_an_error(detector, image, received):
+    with pytest.raises(decoding.ImageError, match=f"expected an? (image|PIL image).*received {received}"):
         detector(image)
 
 
@@ -198,40 +190,40 @@ def test_scores_lie_between_0_and_1(detector, model, score):
 
 
 @pytest.mark.parametrize("batch", [0, -1, None, 2.0])
-def test_no_pictures_at_a_time_are_an_error_and_no_empty_result(detector, batch):
+def test_no_images_at_a_time_are_an_error_and_no_empty_result(detector, batch):
     for call in (detector, detector.stream):
         with pytest.raises(ValueError, match="batch: expected a whole number above 0, received"):
             call([picture(8, 8)], batch=batch)
 
 
-# --- many pictures ----------------------------------------------------------------------------------------------------------------
+# --- many images ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return [picture(*size, seed) for seed, size in enumerate([(64, 64), (40, 90), (90, 40), (13, 17), (200, 64)])]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-def test_a_list_is_each_of_its_pictures(detector, pictures, batch):
-    given = [pictures[0], Image.fromarray(pictures[1]), tf.constant(pictures[2]), *pictures[3:]]
+def test_a_list_is_each_of_its_images(detector, images, batch):
+    given = [images[0], Image.fromarray(images[1]), tf.constant(images[2]), *images[3:]]
     together = detector(given, 0.1, batch=batch)
     assert isinstance(together, list) and len(together) == 5
-    for one, image in zip(together, pictures, strict=True):
+    for one, image in zip(together, images, strict=True):
         assert_same(one, detector(image, 0.1))
         np.testing.assert_array_equal(one.image, image)
 
 
-def test_batches_of_all_sizes_share_a_trace(model, pictures):
+def test_batches_of_all_sizes_share_a_trace(model, images):
     detector = Detector.of(model)
     for count in (1, 2, 3, 4, 5):
-        detector(pictures[:count])
+        detector(images[:count])
     for traced in (detector.network, detector.postprocess):
         assert traced.experimental_get_tracing_count() == 2  # of the first size, and of any
 
 
-def test_a_batch_is_a_list_and_an_empty_list_is_one(detector, pictures):
-    batch = np.stack([pictures[0], picture(64, 64, 9)])
+def test_a_batch_is_a_list_and_an_empty_list_is_one(detector, images):
+    batch = np.stack([images[0], picture(64, 64, 9)])
     for found, image in zip(detector(batch), batch, strict=True):
         assert_same(found, detector(image))
     assert [*map(len, detector(tf.constant(batch)))] == [*map(len, detector(batch))]
@@ -239,13 +231,13 @@ def test_a_batch_is_a_list_and_an_empty_list_is_one(detector, pictures):
 
 
 @pytest.fixture
-def folder(tmp_path, pictures, film):
-    for number, image in enumerate(pictures):
+def folder(tmp_path, images, video_file):
+    for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     return tmp_path
 
 
-def test_a_folder_is_gone_through_as_it_is_asked_for(detector, pictures, folder, monkeypatch):
+def test_a_folder_is_gone_through_as_it_is_asked_for(detector, images, folder, monkeypatch):
     read, reader = [], decoding.read_image
     monkeypatch.setattr(decoding, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
     found = detector.stream(folder, batch=2)
@@ -253,49 +245,49 @@ def test_a_folder_is_gone_through_as_it_is_asked_for(detector, pictures, folder,
     first = next(found)
     assert read == [f"{folder}/0.png", f"{folder}/1.png"] == [first.file, next(found).file]
     rest = list(found)
-    assert [each.file for each in rest] == [*(f"{folder}/{n}.png" for n in (2, 3, 4)), *[f"{folder}/film.avi"] * 5]
+    assert [each.file for each in rest] == [*(f"{folder}/{n}.png" for n in (2, 3, 4)), *[f"{folder}/video.avi"] * 5]
     assert [each.frame for each in rest] == [None, None, None, 0, 1, 2, 3, 4]
-    assert_same(rest[2], detector(pictures[4]))
-    frames = frames_of(folder / "film.avi")
+    assert_same(rest[2], detector(images[4]))
+    frames = frames_of(folder / "video.avi")
     assert_same(rest[5], detector(frames[2]))
-    # What means more than a picture is the same, called.
-    for source in (folder, f"{folder}/*", f"{folder}/film.avi"):
+    # A call with a source of several images is a stream.
+    for source in (folder, f"{folder}/*", f"{folder}/video.avi"):
         assert [each.file for each in detector(source)] == [each.file for each in detector.stream(source)]
 
 
-def test_a_stream_is_made_of_anything(detector, pictures, folder):
-    sources = (source for source in (pictures[0], f"{folder}/1.png", folder / "film.avi", Image.fromarray(pictures[2])))
+def test_a_stream_is_made_of_anything(detector, images, folder):
+    sources = (source for source in (images[0], f"{folder}/1.png", folder / "video.avi", Image.fromarray(images[2])))
     found = list(detector.stream(sources))
     assert [each.frame for each in found] == [None, None, 0, 1, 2, 3, 4, None]
-    assert_same(found[-1], detector(pictures[2]))
-    for one in (pictures[0], f"{folder}/0.png", (folder / "0.png").read_bytes(), Image.fromarray(pictures[0])):
+    assert_same(found[-1], detector(images[2]))
+    for one in (images[0], f"{folder}/0.png", (folder / "0.png").read_bytes(), Image.fromarray(images[0])):
         (only,) = detector.stream(one)
-        assert_same(only, detector(pictures[0]))
+        assert_same(only, detector(images[0]))
 
 
 def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
-    (folder / "1.png").write_bytes(b"no picture")
-    (folder / "film.avi").write_bytes(b"no film")
+    (folder / "1.png").write_bytes(b"no image")
+    (folder / "video.avi").write_bytes(b"no video")
     with pytest.raises(decoding.ImageError, match=r"1\.png"):
         list(detector.stream(folder, batch=1))
     skipped = []
     found = list(detector.stream(folder, skipped=skipped))
     assert [each.file for each in found] == [f"{folder}/{n}.png" for n in (0, 2, 3, 4)]
-    assert [file for file, _ in skipped] == [f"{folder}/1.png", f"{folder}/film.avi"]
+    assert [file for file, _ in skipped] == [f"{folder}/1.png", f"{folder}/video.avi"]
     assert "no image" in skipped[0][1] and "it does not open" in skipped[1][1]
-    with pytest.raises(SourceError, match="a name that no file answers to"):
+    with pytest.raises(SourceError, match="a name that no file has"):
         detector.stream(folder / "*.tif")
-    with pytest.raises(SourceError, match="folder without pictures"):
+    with pytest.raises(SourceError, match="folder without images"):
         (folder / "empty").mkdir()
         detector(folder / "empty")
 
 
-def test_a_camera_is_a_number(detector, pictures, monkeypatch):
-    monkeypatch.setattr(media, "frames", lambda source, most_pixels: (iter(pictures[:source]), 25.0))
+def test_a_camera_is_a_number(detector, images, monkeypatch):
+    monkeypatch.setattr(media, "frames", lambda source, most_pixels: (iter(images[:source]), 25.0))
     assert [(each.file, each.frame) for each in detector.stream(3)] == [(None, 0), (None, 1), (None, 2)]
 
 
-# --- results ----------------------------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 333), (333, 50), (7, 5)])
@@ -328,7 +320,7 @@ def test_options_go_over_the_configs_post_processing(model):
     assert len(Detector.of(model, iou=0.1)(image, 0).boxes) < len(Detector.of(model, iou=0.9)(image, 0).boxes)
 
 
-def test_what_is_found_as_names_json_and_a_picture():
+def test_what_is_found_as_names_json_and_an_image():
     image = np.zeros([60, 90, 3], np.uint8)
     boxes = np.array([[10, 20, 40, 80], [5.126, 6, 7, 8]], "float32")
     found = ImageDetections(boxes, np.float32([0.9, 0.25]), np.int32([1, 0]), ("cat", "dog"), 0.90004, image, "a/b.jpg")
@@ -372,8 +364,8 @@ def test_results_are_a_row_of_objects(found):
 
 def test_results_and_detectors_say_what_they_are_in_a_line(found, detector):
     assert repr(found) == "<ImageDetections a/b.jpg, 60 x 90: 2 dog, 1 cat; best score 0.95>"
-    frame = dataclasses.replace(found[:0], file="film.mp4", frame=7)
-    assert repr(frame) == "<ImageDetections film.mp4 frame 7, 60 x 90: nothing; best score 0.95>"
+    frame = dataclasses.replace(found[:0], file="video.mp4", frame=7)
+    assert repr(frame) == "<ImageDetections video.mp4 frame 7, 60 x 90: nothing; best score 0.95>"
     assert repr(detector) == "<Detector demo of a model in memory: 3 classes, 64 x 64>"
 
 
@@ -417,11 +409,11 @@ def test_results_go_into_other_libraries(found, monkeypatch):
     assert [*map(len, found[:0].to_pandas().values())] == [0] * 7
 
 
-# --- sources ------------------------------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def test_sources_are_files_folders_and_globs(tmp_path):
-    names = ("b.PNG", "a.jpg", "film.mp4", "notes.txt", "[1].jpg", "deep/c.jpg")
+    names = ("b.PNG", "a.jpg", "video.mp4", "notes.txt", "[1].jpg", "deep/c.jpg")
     (tmp_path / "deep").mkdir()
     for name in names:
         (tmp_path / name).touch()
@@ -431,7 +423,7 @@ def test_sources_are_files_folders_and_globs(tmp_path):
             str(file).removeprefix(f"{tmp_path}/") for file in media.find_images(tmp_path / name for name in sources)
         ]
 
-    assert found("") == ["[1].jpg", "a.jpg", "b.PNG", "film.mp4"]
+    assert found("") == ["[1].jpg", "a.jpg", "b.PNG", "video.mp4"]
     assert found("notes.txt", "a.jpg") == ["notes.txt", "a.jpg"]  # who names a file means it
     assert found("*.jpg") == ["[1].jpg", "a.jpg"]
     assert found("**/*.jpg") == ["[1].jpg", "a.jpg", "deep/c.jpg"]
@@ -439,20 +431,20 @@ def test_sources_are_files_folders_and_globs(tmp_path):
 
 
 def test_sources_that_mean_nothing_are_named(tmp_path):
-    with pytest.raises(SourceError, match=r"nowhere\.jpg: .* no file answers to"):
+    with pytest.raises(SourceError, match=r"nowhere\.jpg: .* no file has"):
         media.find_images([tmp_path / "nowhere.jpg"])
-    with pytest.raises(SourceError, match="folder without pictures"):
+    with pytest.raises(SourceError, match="folder without images"):
         media.find_images([tmp_path])
     with pytest.raises(SourceError, match=r"none\.h5"):
         media.find_images([tmp_path / "*none.h5"])
 
 
-# --- films --------------------------------------------------------------------------------------------------------------------
+# --- videos -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def film(tmp_path):
-    path = tmp_path / "film.avi"
+def video_file(tmp_path):
+    path = tmp_path / "video.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 48))
     for seed in range(5):
         writer.write(picture(48, 80, seed)[..., ::-1])
@@ -464,13 +456,13 @@ def frames_of(path):
     return list(media.frames(str(path))[0])
 
 
-def test_a_film_is_its_frames(detector, film, tmp_path):
-    rows = video.detect_video(detector, str(film), tmp_path / "out.mp4", score=0.3, progress=False)
-    frames = frames_of(film)
+def test_a_video_is_its_frames(detector, video_file, tmp_path):
+    rows = video.detect_video(detector, str(video_file), tmp_path / "out.mp4", score=0.3, progress=False)
+    frames = frames_of(video_file)
     assert [row["frame"] for row in rows] == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(frames[2], picture(48, 80, 2), atol=40)  # RGB, in order
     for row, frame in zip(rows, frames, strict=True):
-        assert row == {**detector(frame, 0.3).to_json(), "file": str(film), "frame": row["frame"]}
+        assert row == {**detector(frame, 0.3).to_json(), "file": str(video_file), "frame": row["frame"]}
     drawn = frames_of(tmp_path / "out.mp4")
     assert len(drawn) == 5
     for frame, expected in zip(drawn, frames, strict=True):
@@ -479,123 +471,47 @@ def test_a_film_is_its_frames(detector, film, tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_the_first_frames_of_a_film(detector, film, tmp_path):
-    assert len(video.detect_video(detector, str(film), tmp_path / "out.mp4", limit=2, progress=False)) == 2
+def test_the_first_frames_of_a_video(detector, video_file, tmp_path):
+    assert len(video.detect_video(detector, str(video_file), tmp_path / "out.mp4", limit=2, progress=False)) == 2
     assert len(frames_of(tmp_path / "out.mp4")) == 2
 
 
-def test_ctrl_c_keeps_what_was_read(detector, film, tmp_path):
+def test_ctrl_c_keeps_what_was_read(detector, video_file, tmp_path):
     seen = []
 
-    def stopped(picture, score):
-        seen.append(picture)
+    def stopped(image, score):
+        seen.append(image)
         if len(seen) == 4:
             raise KeyboardInterrupt
-        return detector(picture, score)
+        return detector(image, score)
 
     stopped.max_pixels = detector.max_pixels
-    rows = video.detect_video(stopped, str(film), tmp_path / "out.mp4", progress=False)
+    rows = video.detect_video(stopped, str(video_file), tmp_path / "out.mp4", progress=False)
     assert len(rows) == len(frames_of(tmp_path / "out.mp4")) == 3
 
 
-def test_a_fault_amid_a_film_leaves_no_half_of_it(detector, film, tmp_path):
+def test_a_fault_amid_a_video_leaves_no_half_of_it(detector, video_file, tmp_path):
     (tmp_path / "out.mp4").write_text("old")
     seen = []
 
-    def faulty(picture, score):
-        seen.append(picture)
+    def faulty(image, score):
+        seen.append(image)
         if len(seen) == 3:
             raise MemoryError
-        return detector(picture, score)
+        return detector(image, score)
 
     faulty.max_pixels = detector.max_pixels
     with pytest.raises(MemoryError):
-        video.detect_video(faulty, str(film), tmp_path / "out.mp4", progress=False)
+        video.detect_video(faulty, str(video_file), tmp_path / "out.mp4", progress=False)
     assert (tmp_path / "out.mp4").read_text() == "old" and not list(tmp_path.glob(".*"))
 
 
-def test_films_that_are_none_are_named(detector, tmp_path):
-    (tmp_path / "no.mp4").write_text("no film")
+def test_videos_that_are_none_are_named(detector, tmp_path):
+    (tmp_path / "no.mp4").write_text("no video")
     for name in ("no.mp4", "missing.mp4"):
         with pytest.raises(SourceError, match=rf"{name}: expected a camera or a video"):
             video.detect_video(detector, str(tmp_path / name), tmp_path / "out.mp4", progress=False)
     assert not (tmp_path / "out.mp4").exists()
-
-
-# --- more than one look -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["demo", pytest.param("cornernet-small", marks=pytest.mark.slow)])
-def test_what_several_looks_propose_goes_into_one_suppression(name, tmp_path):
-    """By hand: each look by itself, its boxes moved back, all candidates beside each other."""
-    model = lively(name)
-    models.save_model(tmp_path / "run.h5", model)
-    height, width = model.config.model.input_size
-    detector = loading.load(tmp_path / "run.h5", flip=True, scales=(1.0, 2.0))
-    assert detector.input_size == (2 * height, 2 * width)
-    images = np.random.default_rng(0).random((1, 2 * height, 2 * width, 3)).astype("float32")
-    found = detector.network(images)
-    boxes, scores = [], []
-    for factor, view in ((2, tf.image.resize(images, (height, width), antialias=True).numpy()), (1, images)):
-        each = models.resized(model, view.shape[1:3])
-        for flipped in (False, True):
-            seen = each.decoder(each.network(view[:, :, ::-1] if flipped else view))
-            moved = factor * seen.boxes.numpy()
-            boxes.append(
-                np.stack([moved[..., 0], 2 * width - moved[..., 3], moved[..., 2], 2 * width - moved[..., 1]], -1)
-                if flipped
-                else moved
-            )
-            scores.append(seen.scores)
-    order = [np.lexsort(np.asarray(x)[0].sum(-1, keepdims=True).T) for x in (found.scores, np.concatenate(scores, 1))]
-    np.testing.assert_allclose(
-        np.asarray(found.scores)[0][order[0]], np.concatenate(scores, 1)[0][order[1]], rtol=1e-3, atol=1e-5
-    )
-    if name == "demo":  # corners' pairs of equal scores change places
-        np.testing.assert_allclose(found.boxes, np.concatenate(boxes, 1), rtol=1e-3, atol=2e-2)
-    assert len(detector(picture(height, width)).boxes) > 0
-
-
-def test_looks_that_cannot_be_are_told(tmp_path):
-    for name, options, message in (
-        ("demo", {"scales": (1.0, 0.0)}, r"scales: expected numbers above 0, at least one, received \[1.0, 0.0\]"),
-        ("demo", {"scales": (float("nan"),)}, r"scales: expected numbers above 0, at least one, received \[nan\]"),
-        ("demo", {"scales": ()}, "scales: expected numbers above 0, at least one"),
-        ("demo-yolov1", {"scales": (2.0,)}, "the one size that its fully or locally connected layers take"),
-        ("yolov8n-e2e", {"flip": True}, r"model\.postprocess: expected one that suppresses, for more than one look"),
-    ):
-        models.save_model(tmp_path / f"{name}.h5", lively(name))
-        with pytest.raises((CheckpointError, ConfigError), match=message):
-            loading.load(tmp_path / f"{name}.h5", **options)
-
-
-def test_a_flip_needs_a_post_processing_that_suppresses(model):
-    """Whatever the name is that it has in the config."""
-    with pytest.raises(ConfigError, match=r"model\.postprocess: expected one that suppresses"):
-        Detector.of(model._replace(postprocess=Top()), flip=True)
-    Detector.of(model, flip=True)
-
-
-def test_an_export_looks_once(tmp_path):
-    path = exports.export(lively("demo"), tmp_path, [targets.Target("tflite")])["tflite"].path
-    with pytest.raises(CheckpointError, match="an export has no TTA; to flip and to scale, name the run"):
-        loading.load(path, flip=True)
-
-
-@pytest.mark.parametrize(
-    "path, message",
-    [
-        ("yolov8n.pt", "PyTorch's weights; `tfyolo import .*yolov8n.pt` makes a run of them"),
-        ("yolov4.weights", "Darknet's weights; `tfyolo import NET.cfg .*yolov4.weights` makes a run of them"),
-        ("nowhere", "expected a file of weights"),
-        (None, "expected the path of a run or an export, received None"),
-    ],
-)
-def test_what_is_no_model_is_told(path, message, tmp_path):
-    if path and "." in path:
-        (tmp_path / path).write_bytes(b"weights")
-    with pytest.raises(CheckpointError, match=message):
-        loading.load(path and tmp_path / path)
 
 
 class Stub:
@@ -610,6 +526,6 @@ class Stub:
 def test_a_video_that_opencv_cannot_write_is_an_error(tmp_path, monkeypatch):
     black = np.zeros((32, 32, 3), np.uint8)
     monkeypatch.setattr(video, "frames", lambda *_: ((black for _ in range(2)), 25.0))
-    with pytest.raises(SourceError, match=r"film\.xyz: expected a video's name .*received the suffix '\.xyz'"):
-        video.detect_video(Stub(), "in.mp4", tmp_path / "film.xyz", progress=False)
+    with pytest.raises(SourceError, match=r"video\.xyz: expected a video's name .*received the suffix '\.xyz'"):
+        video.detect_video(Stub(), "in.mp4", tmp_path / "video.xyz", progress=False)
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import TINY, load_config
-from test_readers import CLASSES, make_voc, make_yolo, picture, write_text
+from scenes import CLASSES, make_voc, make_yolo, write_image, write_text
 
 from tfyolo.config import Data
 from tfyolo.data.check import check
@@ -22,7 +22,7 @@ def flat(tmp_path_factory):
     root = tmp_path_factory.mktemp("flat")
     for number in range(60):
         source = number if number < 54 else number - 54
-        picture(root / f"images/{number:02d}.jpg", (20 + source, 30))
+        write_image(root / f"images/{number:02d}.jpg", (20 + source, 30))
         rows = ["0 .5 .5 .2 .2"] * (source % 4 > 0) + ["1 .3 .3 .2 .2"] * (source % 6 == 0)
         rows += ["2 .7 .7 .2 .2"] * (source in (10, 20, 30))
         write_text(root / f"labels/{number:02d}.txt", *rows)
@@ -87,7 +87,7 @@ def test_a_split_that_is_there_is_divided_where_val_is_not(tmp_path):
 
 @pytest.mark.parametrize("shares", [{"val": 0.5, "test": 0.5}, {"val": 0.6, "test": 0.6}])
 def test_shares_that_leave_nothing_to_learn_from(flat, shares):
-    with pytest.raises(DataError, match="leave something to learn from"):
+    with pytest.raises(DataError, match="leave something to train on"):
         read_parts(flat, "train", **shares)
 
 
@@ -113,7 +113,7 @@ def test_what_a_run_has_written_counts(flat, tmp_path):
     assert keys(read_configured(written, "val")) == keys(val)
 
     for number in (90, 91):
-        picture(root / f"images/{number}.jpg", (90, number))
+        write_image(root / f"images/{number}.jpg", (90, number))
         write_text(root / f"labels/{number}.txt", "0 .5 .5 .2 .2")
     moved = tmp_path / "elsewhere"
     root.rename(moved)
@@ -192,7 +192,7 @@ def test_a_run_that_is_moved_is_resumed_and_evaluated_on_what_it_held_back(flat,
     run = training.train(config, tmp_path / "run", progress=False)
     assert (run.folder / "division.json").is_file()
     moved = run.folder.rename(tmp_path / "moved")
-    picture(root / "images/99.jpg", (99, 99))
+    write_image(root / "images/99.jpg", (99, 99))
     write_text(root / "labels/99.txt", "0 .5 .5 .2 .2")
     result = CliRunner().invoke(main, ["evaluate", str(moved), "--json", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
@@ -204,28 +204,28 @@ def test_a_run_that_is_moved_is_resumed_and_evaluated_on_what_it_held_back(flat,
 
 def test_a_split_that_knows_fewer_classes_is_evaluated_by_name(tmp_path):
     """And one that knows others is an error, as is one to learn from."""
-    from test_readers import coco_json, make_coco_plain, write_json
+    from scenes import coco_json, make_coco_plain, write_json
 
     make_coco_plain(tmp_path)
     content = coco_json(categories=[{"id": 1, "name": "dog"}])
     content["annotations"] = [{**content["annotations"][1], "category_id": 1}]
     write_json(tmp_path / "val.json", content)
     config = load_config("demo", *TINY, f"data={tmp_path}")
-    learned, judged = reading.read_stage(config, 0, None)
-    assert judged.classes == learned.classes == CLASSES
-    assert [record.labels.tolist() for record in judged.records] == [[1], []]
+    learned, evaluated = reading.read_stage(config, 0, None)
+    assert evaluated.classes == learned.classes == CLASSES
+    assert [record.labels.tolist() for record in evaluated.records] == [[1], []]
     report = check(tmp_path, progress=False)
     assert any("the split val knows no cat" in problem.message for problem in report.warnings)
     assert not any("different classes" in problem.message for problem in report.problems)
     content["categories"][0]["name"] = "fox"
     write_json(tmp_path / "val.json", content)
-    learned, judged = reading.read_stage(config, 0, None)
-    assert judged.classes == ("fox",)  # which training refuses
+    learned, evaluated = reading.read_stage(config, 0, None)
+    assert evaluated.classes == ("fox",)  # which training refuses
 
 
 def test_what_is_wrong_with_the_data_reaches_training(tmp_path):
     make_yolo(tmp_path)
     write_text(tmp_path / "labels/train/one.txt", "0 .95 .5 .2 .1", "7 .5 .5 .1 .1")
-    told = "\n".join(reading.warnings_of(read(tmp_path, "train"), read(tmp_path, "val")))
-    assert "1 fault in the data, left out of training:\n" in told and "unknown class 7" in told
-    assert "1 warning about the data of training:\n" in told and "reaches over the edge" in told
+    shown = "\n".join(reading.warnings_of(read(tmp_path, "train"), read(tmp_path, "val")))
+    assert "1 fault in the data, left out of training:\n" in shown and "unknown class 7" in shown
+    assert "1 warning about the data of training:\n" in shown and "reaches over the edge" in shown

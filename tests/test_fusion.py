@@ -191,7 +191,7 @@ class _Doubling(layers.Conv2D):
 
 
 def test_what_cannot_be_folded_stays():
-    """Because others read the convolution too, it is given out, it is used twice, it is none, or one of another kind."""
+    """Because others read the convolution too, it is an output, it is used twice, it is none, or of another kind."""
 
     def norm(x, name):
         return BatchNorm(name=f"norm.{name}")(x)

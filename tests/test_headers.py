@@ -1,4 +1,4 @@
-"""Headers of image files against the decoders: one answer, by the header, by the graph and by read_image; and what is not decoded."""
+"""Headers of image files: header, graph and read_image give one answer; and what is not decoded."""
 
 import io
 import os
@@ -88,7 +88,7 @@ def test_a_bmp_whose_rows_run_down():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
 def test_damage_is_read_alike(kind):
-    """Damaged EXIF: whatever stands there, header and graph say the same; a header that is damaged elsewhere is an OSError."""
+    """Damaged EXIF: header and graph give the same orientation; a header damaged elsewhere is an OSError."""
     rng, compared = np.random.default_rng(0), 0
     contents = bytearray(encoded(kind, 6))
     at = max(contents.find(mark) for mark in (b"Exif", b"eXIf", b"EXIF"))

@@ -1,6 +1,6 @@
-"""Configs and overrides that are damaged or made to do harm: one clean error that names the place, at once and in little memory.
+"""Configs and overrides that are damaged or harmful: one clean error that names the place, at once, in little memory.
 
-The slow test at the end damages configs and overrides by chance, in a process of its own with a limit of memory and of time.
+The slow test at the end damages configs and overrides at random, in a process with a limit of memory and of time.
 """
 
 import inspect
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_hostile_data import Worker, _type
+from test_damaged_data import Worker, _type
 
 from tfyolo import config as configs
 from tfyolo.config import ConfigError, from_json, load, parts, to_json
@@ -349,7 +349,7 @@ def test_every_number_in_the_schema_has_a_range():
         ("train.stages.0.epochs=1000000000000", "expected a whole number from 1 to 1000000"),
     ],
 )
-def test_options_out_of_their_ranges_are_told_with_them(override, words, written):
+def test_options_out_of_their_ranges_are_reported_with_them(override, words, written):
     assert words in refused(written(""), override)
 
 
@@ -361,9 +361,10 @@ def test_the_shipped_configs_are_within_the_ranges():
 # --- by chance --------------------------------------------------------------------------------------------------------
 
 _VALUES = [
-    *HUGE.values(), "-1", "0", "1e999", ".nan", "null", "true", "x", "''", "[]", "{}", "[[]]", "{a: 1}", "2024-02-31", "*a", "&a [*a]",
-    "!!binary x", "!!int x", "!!set {a}", "!x y", '"\\ud800"', '"\\0"', '"\\e[31m"', "../../etc/passwd", "/dev/zero", "1000000000", "0x10",
-    "1_0", "٣", "1:30", "[" * 3000, "{a: " * 50, "- x", "|", "'", "x" * 5000, "[" + "1, " * 5000 + "]", "{name: nms, iou: -1}",
+    *HUGE.values(), "-1", "0", "1e999", ".nan", "null", "true", "x", "''", "[]", "{}", "[[]]", "{a: 1}", "2024-02-31",
+    "*a", "&a [*a]", "!!binary x", "!!int x", "!!set {a}", "!x y", '"\\ud800"', '"\\0"', '"\\e[31m"',
+    "../../etc/passwd", "/dev/zero", "1000000000", "0x10", "1_0", "٣", "1:30", "[" * 3000, "{a: " * 50, "- x", "|", "'",
+    "x" * 5000, "[" + "1, " * 5000 + "]", "{name: nms, iou: -1}",
     "999999999999999999", "1e308", "-1e-308", "1e-400", "0.5", "16", "yolov8n", "\u202ex",
 ]  # fmt: skip
 _PIECES = [bytes([octet]) for octet in b":-[]{}#&*!|>'\"%@`,? \t\n0.\\\x00\xff\xc3"] + [

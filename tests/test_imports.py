@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room, which is a folder or a file of the package, imports only from the lines above its own, and from itself.
 ORDER = [
     {"errors"},
-    {"structures", "messages", "files", "peers", "folders", "libraries"},
+    {"structures", "messages", "files", "peers", "folders", "libraries", "origin"},
     {"config", "hdf5", "tflite", "devices"},
     {"checkpoint"},
     {"boxes"},
@@ -121,12 +121,12 @@ def test_no_module_needs_itself():
 
 
 def private_attributes():
-    """The names that Keras keeps to itself, of what networks are made of."""
+    """The names that Keras keeps to itself, of what networks are made of and trained by."""
     import keras
 
     images = keras.Input((4, 4, 1))
     network = keras.Model(images, keras.layers.Conv2D(1, 1)(images))
-    parts = (network, network.layers[1], network.output, network.layers[1]._inbound_nodes[0])
+    parts = (network, network.layers[1], network.output, network.layers[1]._inbound_nodes[0], keras.optimizers.SGD())
     return {name for part in parts for name in dir(part) if re.match("_[a-z]", name)}
 
 
@@ -140,7 +140,8 @@ def private_uses(source, private):
 
 def test_private_parts_of_keras_are_used_in_graph_alone():
     private = private_attributes()
-    assert {"_keras_history", "_inbound_nodes", "_outbound_nodes", "_flatten_layers"} <= private
+    known = {"_keras_history", "_inbound_nodes", "_outbound_nodes", "_flatten_layers", "_all_reduce_sum_gradients"}
+    assert known <= private
     found = {
         str(path.relative_to(PACKAGE)): uses
         for path in FILES
@@ -184,7 +185,7 @@ def test_who_only_reads_the_source_finds_the_same_public_names():
 
 
 def signatures():
-    """(name, inspect.Signature) of every public function, and of the public methods of the classes that these return."""
+    """(name, inspect.Signature) of every public function, and of public methods of the classes that these return."""
     classes = set()
     for name in tfyolo.__all__:
         if inspect.isfunction(function := getattr(tfyolo, name)):
@@ -214,6 +215,25 @@ def test_no_module_hides_a_public_name():
     """Importing tfyolo.train, were there such a module, would put it in the function's place."""
     modules = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
     assert not modules & set(tfyolo.__all__)
+
+
+# Prints the public names whose modules can be imported where there is neither TensorFlow nor Keras.
+FREE_NAMES = """
+import contextlib, importlib, sys, tfyolo
+sys.modules |= {"tensorflow": None, "keras": None}
+for name, (module, _) in tfyolo._HOMES.items():
+    with contextlib.suppress(ImportError):
+        importlib.import_module(f"tfyolo.{module}")
+        print(name)
+"""
+
+
+def test_names_that_need_no_tensorflow_do_not_import_it():
+    free = subprocess.run([sys.executable, "-c", FREE_NAMES], capture_output=True, text=True, check=True).stdout.split()
+    expected = {"DATA_FORMATS", "EXPORTERS", "RUNTIMES", "Exporter", "Runtime", "StopTraining", "read_data"}
+    assert expected | {"Error", "load_config"} == set(free)
+    code = f"import sys, tfyolo\nfor name in {free}: getattr(tfyolo, name)\nsys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_importing_tfyolo_does_not_import_tensorflow():

@@ -92,7 +92,7 @@ def test_convolutions_pad_as_darknet(size, kernel, stride):
 
 @pytest.mark.parametrize("groups, dilation, filters", [(1, 2, 4), (2, 1, 6), (4, 1, 4), (4, 3, 4)])
 def test_grouped_and_dilated_convolutions(groups, dilation, filters):
-    """The filters of a group see its channels alone, with dilation - 1 pixels between those they look at."""
+    """The filters of a group see its channels alone, with dilation - 1 pixels between those they read."""
     images = keras.Input((7, 9, 4))
     options = {"groups": groups, "dilation": dilation, "norm": False, "activation": "linear", "name": "c"}
     model = keras.Model(images, conv(images, filters, 3, **options))

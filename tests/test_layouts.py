@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_readers import (
+from scenes import (
     CLASSES,
     CSV,
     MAKERS,
@@ -30,10 +30,10 @@ from test_readers import (
     make_yolo_obj_data,
     make_yolo_roboflow,
     only,
-    picture,
     shape,
     voc_object,
     voc_xml,
+    write_image,
     write_json,
     write_text,
     yolo_lines,
@@ -53,7 +53,7 @@ def boxes_of(source):
 
 
 def scene(source):
-    """Asserts that a Source is the scene of test_readers, whatever its ids are."""
+    """Asserts that a Source is the scene of scenes.py, whatever its ids are."""
     assert source.classes == CLASSES
     for record in source.records:
         boxes, labels = zip(*SCENE[Path(record.path).stem], strict=True)
@@ -382,7 +382,7 @@ def test_a_link_that_git_wrote_as_text_is_told(tmp_path):
 
 def test_images_of_one_stem_are_both_there(tmp_path):
     make_yolo_flat(tmp_path)
-    picture(tmp_path / "images/one.png", SIZES["one"], ".png")
+    write_image(tmp_path / "images/one.png", SIZES["one"], ".png")
     source = read(tmp_path, "all")
     assert [Path(record.path).name for record in source.records] == ["one.jpg", "one.png", "two.jpg"]
     assert [len(record.boxes) for record in source.records] == [2, 2, 1]
@@ -393,7 +393,7 @@ def test_images_of_one_stem_are_both_there(tmp_path):
 @pytest.mark.parametrize("named", ["one.png", "one.jpg", "other.jpg"])
 def test_an_xml_of_two_images_is_the_ones_that_it_names(named, tmp_path):
     make_voc_roboflow(tmp_path)
-    picture(tmp_path / "train/one.png", SIZES["one"], ".png")
+    write_image(tmp_path / "train/one.png", SIZES["one"], ".png")
     write_text(tmp_path / "train/one.xml", voc_xml("one", filename=named))
     source = read(tmp_path)
     taken = "one.jpg" if named == "other.jpg" else named
@@ -410,7 +410,7 @@ def test_parts_of_the_image_are_no_pixels(layout, tmp_path):
     """Where pixels are expected, 0..1 would be boxes of nothing in the corner: an error, not a data set."""
     x1, y1, x2, y2 = 0.25, 0.125, 0.75, 0.5
     for stem in SIZES:
-        picture(tmp_path / f"{stem}.jpg", SIZES[stem])
+        write_image(tmp_path / f"{stem}.jpg", SIZES[stem])
         if layout == "voc":
             write_text(tmp_path / f"{stem}.xml", voc_xml(stem, objects=voc_object("cat", y1, x1, y2, x2)))
         if layout == "labelme":
@@ -433,7 +433,7 @@ def test_corners_in_place_of_sides_are_an_error(layout, tmp_path):
     centred = np.concatenate([(near + corners[:, 2:]) / 2, sides[:, 2:]], axis=1)
 
     def write(folder, rows):
-        picture(folder / "one.jpg", SIZES["one"])
+        write_image(folder / "one.jpg", SIZES["one"])
         pixels = (rows * np.tile(SIZES["one"][::-1], 2)).tolist()
         if layout == "yolo":
             write_text(folder / "one.txt", *(" ".join(["0", *map(str, row)]) for row in rows))
@@ -485,7 +485,9 @@ def test_a_stray_file_does_not_make_it_another_format(layout, stray, tmp_path):
 
 
 def test_the_format_that_reads_is_preferred_and_told(tmp_path):
-    """COCO's JSON beside a set in YOLO's text: its images are not there, so it gives way; that is a word, not silence."""
+    """COCO's JSON beside a set in YOLO's text: its images are not there, so it gives way; that is a word, not
+    silence.
+    """
     make_yolo(tmp_path)
     write_json(tmp_path / "result.json", coco_json(images=[{"id": 7, "file_name": "gone.jpg"}]))
     source = read(tmp_path)
@@ -496,9 +498,11 @@ def test_the_format_that_reads_is_preferred_and_told(tmp_path):
 
 @pytest.mark.parametrize("stray", ["voc", "coco", "csv", "labelme"])
 def test_annotations_of_one_image_do_not_make_it_another_format(stray, tmp_path):
-    """What an annotation tool has left of one image, in a set of many in YOLO's text: most of the images are not in it."""
+    """What an annotation tool has left of one image, in a set of many in YOLO's text: most of the images are not in
+    it.
+    """
     for number in range(5):
-        picture(tmp_path / f"{number}.jpg", (64, 64))
+        write_image(tmp_path / f"{number}.jpg", (64, 64))
         write_text(tmp_path / f"{number}.txt", "0 0.5 0.5 0.2 0.2")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     left = {
@@ -588,8 +592,8 @@ def test_names_of_another_machine_are_found_by_their_ends(path, tmp_path):
         return path.format(f"{stem}.jpg")
 
     for stem, size in SIZES.items():
-        picture(tmp_path / "coco/images" / f"{stem}.jpg", size)
-        picture(tmp_path / "csv/images" / f"{stem}.jpg", size)
+        write_image(tmp_path / "coco/images" / f"{stem}.jpg", size)
+        write_image(tmp_path / "csv/images" / f"{stem}.jpg", size)
     content = coco_json()
     for image, stem in zip(content["images"], SIZES, strict=True):
         image["file_name"] = elsewhere(stem)
@@ -620,7 +624,7 @@ def test_absolute_names_of_this_machine_are_no_others(tmp_path):
 def test_a_name_whose_folder_is_not_there_is_not_another_folders_image(tmp_path):
     """Where names fit as they are, cam2/one.jpg does not mean cam1/one.jpg."""
     for stem, size in SIZES.items():
-        picture(tmp_path / "images/cam1" / f"{stem}.jpg", size)
+        write_image(tmp_path / "images/cam1" / f"{stem}.jpg", size)
     content = coco_json()
     for image, name in zip(content["images"], ("cam1/one.jpg", "cam2/two.jpg"), strict=True):
         image["file_name"] = name
@@ -639,7 +643,7 @@ def test_the_image_of_another_split_is_none_of_this_one(tmp_path):
 def test_names_that_fit_two_images_are_told(tmp_path):
     make_coco_plain(tmp_path)
     for folder in ("a", "b"):
-        picture(tmp_path / "images" / folder / "two.jpg", SIZES["two"])
+        write_image(tmp_path / "images" / folder / "two.jpg", SIZES["two"])
     (tmp_path / "images/two.jpg").unlink()
     only(read(tmp_path).problems, "two.jpg", "image missing", "may be")
 
@@ -661,7 +665,7 @@ def test_a_data_yaml_of_another_machine_means_the_folders_beside_it(absolute, tm
 
 def test_two_splits_are_never_the_same_images_by_the_ends_of_their_names(tmp_path):
     for stem, size in SIZES.items():
-        picture(tmp_path / "images" / f"{stem}.jpg", size)
+        write_image(tmp_path / "images" / f"{stem}.jpg", size)
         write_text(tmp_path / "labels" / f"{stem}.txt", *yolo_lines(stem))
     write_text(tmp_path / "data.yaml", "train: /x/train/images", "val: /x/valid/images", "names: [cat, dog]")
     assert len(read(tmp_path, "train").records) == 2
@@ -719,7 +723,7 @@ def test_texts_with_a_byte_order_mark(encoding, tmp_path):
 def doubtful(root, kind):
     """A folder of 6 images of which 4 end up without boxes."""
     for number in range(6):
-        picture(root / "images/train" / f"{number}.jpg", (40 + number, 50))
+        write_image(root / "images/train" / f"{number}.jpg", (40 + number, 50))
         name = f"frame_{number}" if kind == "labels of other names" and number > 1 else str(number)
         line = "Car 0.00 0 -1.58 587.01 173.33 614.12" if kind == "foreign rows" and number > 1 else "0 .5 .5 .2 .2"
         if kind != "no labels" or number < 2:
@@ -754,7 +758,7 @@ def test_images_with_an_empty_label_file_are_meant(tmp_path):
 def test_warnings_are_counted_and_the_first_are_shown(tmp_path):
     make_yolo(tmp_path)
     for number in range(7):
-        picture(tmp_path / "images/train" / f"{number}.jpg", (40, 50))
+        write_image(tmp_path / "images/train" / f"{number}.jpg", (40, 50))
         write_text(tmp_path / f"labels/train/{number}.txt", "0 .95 .5 .2 .1", f"{number} .5 .5 0 .1")
     told = faults(read(tmp_path), "training")
     assert "7 faults in the data, left out of training" in told and "7 warnings about the data of training" in told
@@ -839,7 +843,7 @@ def test_csv_with_other_columns(delimiter, tmp_path):
     rows = [row.replace(",", delimiter) for row in csv_rows(columns)]
     write_text(tmp_path / "train.csv", delimiter.join(("Label", "X1", "Image", "Y1", "X2", "Y2")), *rows)
     for stem, size in SIZES.items():
-        picture(tmp_path / f"{stem}.jpg", size)
+        write_image(tmp_path / f"{stem}.jpg", size)
     scene(read(tmp_path))
 
 
@@ -847,7 +851,7 @@ def make_table(root, head, row):
     """The scene as a table with such a row for each box; {bw} and {bh} are its sides, {cx} and {cy} its centre."""
     lines = [head] if head else []
     for stem, (height, width) in SIZES.items():
-        picture(root / "images" / f"{stem}.jpg", (height, width))
+        write_image(root / "images" / f"{stem}.jpg", (height, width))
         for (y1, x1, y2, x2), label in SCENE[stem]:
             values = {
                 "stem": stem,
@@ -936,7 +940,7 @@ def test_a_table_may_end_its_lines_with_cr_alone(tmp_path):
 
 
 def test_a_table_of_other_columns_is_named_with_those_that_are_read(tmp_path):
-    picture(tmp_path / "images" / "one.jpg", SIZES["one"])
+    write_image(tmp_path / "images" / "one.jpg", SIZES["one"])
     write_text(tmp_path / "train.csv", "image_id,age,sex", "one,80,f")
     with pytest.raises(
         DataError, match=r"train.csv is a table of something else: expected columns filename.*'image_id,age"
@@ -949,9 +953,9 @@ def test_lines_of_an_image_and_its_boxes(tmp_path):
     for split in ("train", "valid"):
         lines = []
         for stem, size in SIZES.items():
-            picture(tmp_path / split / f"{stem} a.jpg", size)
+            write_image(tmp_path / split / f"{stem} a.jpg", size)
             lines.append(f"{stem} a.jpg" + "".join(f" {x1},{y1},{x2},{y2},{k}" for (y1, x1, y2, x2), k in SCENE[stem]))
-        picture(tmp_path / split / "empty.jpg", (30, 30))
+        write_image(tmp_path / split / "empty.jpg", (30, 30))
         write_text(tmp_path / split / "_annotations.txt", *lines, "empty.jpg")
         write_text(tmp_path / split / "_classes.txt", *CLASSES)
     assert splits(tmp_path) == ("train", "valid")
@@ -964,7 +968,7 @@ def test_lines_of_an_image_and_its_boxes(tmp_path):
 
 def test_several_tables_of_a_split_are_one(tmp_path):
     for stem, size in SIZES.items():
-        picture(tmp_path / f"{stem}.jpg", size)
+        write_image(tmp_path / f"{stem}.jpg", size)
         rows = [row for row in csv_rows() if row.startswith(stem)]
         write_text(tmp_path / f"part_{stem}.csv", ",".join(CSV), *rows)
     scene(read(tmp_path, "all"))
@@ -972,7 +976,7 @@ def test_several_tables_of_a_split_are_one(tmp_path):
 
 def test_retinanets_rows_without_objects(tmp_path):
     for stem in (*SIZES, "empty"):
-        picture(tmp_path / f"{stem}.jpg", SIZES.get(stem, (30, 30)))
+        write_image(tmp_path / f"{stem}.jpg", SIZES.get(stem, (30, 30)))
     write_text(
         tmp_path / "train.csv", *csv_rows(("filename", "xmin", "ymin", "xmax", "ymax", "class")), "empty.jpg,,,,,"
     )

@@ -53,7 +53,7 @@ def test_terms_have_finite_gradients_everywhere(name):
 @functools.cache
 def forward(name, crowd=False):
     model = models.build(small(name), NAMES)
-    sample = random_sample(model.config.model.input_size, truths=7, crowd=crowd)
+    sample = random_sample(model.config.model.input_size, ground_truths=7, crowd=crowd)
     raw = model.network(sample.image)
     return model, sample, raw, model.decoder(raw)
 
@@ -102,7 +102,7 @@ def test_gains_by_level_and_a_softmax_sum_by_hand(kind, cls):
     """YOLOv4-CSP's objectness counts 4, 1 and 0.4 at p3, p4, p5; YOLOv2's classes are one out of K."""
     gains = {"p3": 4.0, "p4": 1.0, "p5": 0.4}
     decoder = kind(anchors={"p3": [[12, 9]], "p4": [[24, 32]], "p5": [[60, 50]]})
-    sample, rng = random_sample((64, 96), truths=7), np.random.default_rng(0)
+    sample, rng = random_sample((64, 96), ground_truths=7), np.random.default_rng(0)
     raw = {
         part: {f"p{i}": rng.normal(size=(2, 64 >> i, 96 >> i, 1, z)).astype("float32") for i in (3, 4, 5)}
         for part, z in decoder.parts(3).items()
@@ -230,7 +230,8 @@ def test_a_perfect_prediction_has_no_box_term_and_the_gradient_leads_there(name)
 
 def test_crowds_are_neither_learned_nor_background():
     model, sample, _, _ = forward("yolov3", crowd=True)
-    # Normalised by the batch: an untrained network's moving statistics give boxes without any area, which lie in nothing.
+    # Normalised by the batch: an untrained network's moving statistics give boxes without any area, which lie in
+    # nothing.
     raw = model.network(sample.image, training=True)
     candidates = model.decoder(raw)
     whole = tf.concat([tf.constant([[[-1e7, -1e7, 1e7, 1e7]]] * 2), sample.boxes[:, 1:]], axis=1)

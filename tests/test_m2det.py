@@ -1,4 +1,4 @@
-"""M2Det's parts against NumPy, loop by loop: priors, codes, who answers for whom, hard negatives, the pyramid's shapes."""
+"""M2Det's parts against loops in NumPy: priors, codes, the assignment, hard negatives, the pyramid's shapes."""
 
 import h5py
 import keras
@@ -151,11 +151,11 @@ def test_who_answers_equals_the_loops(kind):
     different = np.flatnonzero(index != expected)
     # Of equal overlaps, any.
     for n in different:
-        truths = [m for m in (index[n], expected[n]) if m >= 0]
-        if len(truths) == 2:
-            assert table[n, truths[0]] == pytest.approx(table[n, truths[1]], abs=1e-5)
+        rows = [m for m in (index[n], expected[n]) if m >= 0]
+        if len(rows) == 2:
+            assert table[n, rows[0]] == pytest.approx(table[n, rows[1]], abs=1e-5)
         else:  # priors may be alike as well
-            assert table[n, truths[0]] == pytest.approx(table[:, truths[0]].max(), abs=1e-5)
+            assert table[n, rows[0]] == pytest.approx(table[:, rows[0]].max(), abs=1e-5)
     assert set(range(len(boxes))) <= set(index)
     np.testing.assert_array_equal(found.quality[0], index >= 0)
 
@@ -165,7 +165,7 @@ def test_the_loss_equals_the_loops(kind):
     grids = [10, 5, 3, 2, 1, 1]
     decoder, raw = raw_of(grids, batch=2, seed=5)
     candidates = decoder(raw)
-    sample = random_sample((80, 80), truths=4, padding=1, seed=2, crowd=True)
+    sample = random_sample((80, 80), ground_truths=4, padding=1, seed=2, crowd=True)
     if kind == "empty":
         sample = sample._replace(labels=tf.fill([2, 4], -1), crowd=tf.zeros([2, 4], bool))
     objective = MultiBox(decoder, max_iou, negatives=3.0)
@@ -295,7 +295,7 @@ def test_a_residual_network_equals_kerass_and_is_initialised_from_its_file(tmp_p
     ]
     model = models.build(load_config("m2det320-vgg", *overrides), ("a", "b"))
     report, origin = initialise(model, tmp_path / "resnet50_notop.h5")
-    assert report[0].startswith("backbone: ") and "arrays kept" in report[0] and not origin
+    assert report[0].startswith("backbone: ") and "arrays kept" in report[0] and origin["origin"]["licence"] == "MIT"
     image = rng.random((1, 128, 128, 3)).astype("float32")
     bgr = 255 * image[..., ::-1] - np.array(IMAGENET_MEAN[::-1], "float32")
     ends = [published.get_layer(name).output for name in ("conv3_block4_out", "conv4_block6_out")]
@@ -325,9 +325,9 @@ def test_vgg16_is_initialised_from_kerass_file(tmp_path):
             file.attrs["layer_names"] = [name.encode() for name in names]
             for name in names:
                 group = file.create_group(name)
-                told = [f"{name}_W_1:0", f"{name}_b_1:0"]  # as the published file names them
-                group.attrs["weight_names"] = [each.encode() for each in told]
-                for each, values in zip(told, arrays[name], strict=True):
+                names = [f"{name}_W_1:0", f"{name}_b_1:0"]  # as the published file names them
+                group.attrs["weight_names"] = [each.encode() for each in names]
+                for each, values in zip(names, arrays[name], strict=True):
                     group[each] = values
 
     write(tmp_path / "vgg16.h5", list(arrays))
@@ -341,8 +341,8 @@ def test_vgg16_is_initialised_from_kerass_file(tmp_path):
         initialise(model, tmp_path / "vgg16_notop.h5")
     with pytest.raises(CheckpointError, match=r"those of a deeper network, with backbone\.p2\.conv4\.conv"):
         initialise(model, tmp_path / "vgg19.h5")
-    report, _ = initialise(model, tmp_path / "vgg16.h5")
-    assert report[0] == "backbone: 30 arrays kept"
+    report, origin = initialise(model, tmp_path / "vgg16.h5")
+    assert report[0] == "backbone: 30 arrays kept" and origin["origin"]["licence"] == "CC BY 4.0"
 
     image = rng.random((1, 160, 160, 3)).astype("float32")
     y = 255 * image[..., ::-1] - np.array(IMAGENET_MEAN[::-1], "float32")

@@ -34,7 +34,7 @@ def test_libraries_are_silent_and_errors_are_not(capfd):
 
 
 def test_what_other_threads_write_meanwhile_is_heard(capfd):
-    """Standard error is one for all threads; two that hold it back at once, and let it go crosswise, leave it as it was."""
+    """All threads share standard error: two that hold it back at once, and release it crosswise, leave it as it was."""
     entered, left, steps = threading.Semaphore(0), threading.Semaphore(0), [threading.Event() for _ in range(2)]
 
     def load(step):
@@ -82,7 +82,7 @@ def test_a_process_that_is_forked_meanwhile_is_not_held_up_and_is_heard(capfd, m
 
 
 def test_python_is_as_quiet_as_the_command_line_and_leaves_a_host_programs_log_level_as_it_is():
-    """TensorFlow greets on standard error as soon as it is imported, and reads at that moment how much it may say later."""
+    """TensorFlow writes on standard error at its import, and reads its log level at that moment."""
     code = """
 import sys, tfyolo
 tfyolo.load
@@ -102,7 +102,8 @@ def test_onednn_is_on_unless_the_user_says_otherwise(given, used):
     """On processors without AVX-512 TensorFlow leaves it off."""
     environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
     environment |= {} if given is None else {"TF_ENABLE_ONEDNN_OPTS": given}
-    asks = "import tfyolo; tfyolo.load; from tensorflow.python.util._pywrap_util_port import IsMklEnabled as on; print(on())"
+    asks = "import tfyolo; tfyolo.load; from tensorflow.python.util._pywrap_util_port import IsMklEnabled as on\n"
+    asks += "print(on())"
     ran = subprocess.run([sys.executable, "-c", asks], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == used
 

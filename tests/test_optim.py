@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfyolo.config import Stage
+from tfyolo.config import ConfigError, Stage
 from tfyolo.training.optim import Schedule, adamw, build_for, sgd
 
 
@@ -55,3 +55,36 @@ def test_adamw_equals_keras():
         results.append([np.asarray(variable) for variable in [*layer.trainable_variables, *optimizer.variables]])
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_the_backbone_has_a_learning_rate_of_its_own(make):
+    """A factor on the rate, weight decay and biases' warm-up included: each half of the network steps as by itself."""
+
+    def trained(names, lr, backbone_rate=1.0):
+        schedule = Schedule(Stage(epochs=6, lr=lr, warmup=2.0, schedule="cosine", final=0.1), steps_per_epoch=3)
+        inputs = keras.Input((3,))
+        halves = {
+            name: keras.layers.Dense(2, kernel_initializer="ones", name=f"{name}.dense")(inputs) for name in names
+        }
+        network = keras.Model(inputs, halves)
+        optimizer = make(schedule, weight_decay=0.5)
+        build_for(network, optimizer, backbone_rate)
+        for step in range(12):
+            rng = np.random.default_rng(step)
+            gradients = {shape: rng.normal(size=shape).astype("f4") for shape in ((3, 2), (2,))}
+            optimizer.apply([gradients[tuple(variable.shape)] for variable in network.trainable_variables])
+        return {variable.path: np.asarray(variable) for variable in network.trainable_variables}
+
+    both = trained(("backbone", "backbones"), 0.1, backbone_rate=0.25)
+    alone = trained(("backbone",), 0.025) | trained(("backbones",), 0.1)
+    for path, values in both.items():
+        np.testing.assert_allclose(values, alone[path], rtol=1e-5, err_msg=path)
+    assert not np.allclose(both["backbone.dense/kernel"], both["backbones.dense/kernel"], rtol=1e-2)
+
+
+def test_an_optimizer_of_somebodys_own_has_one_learning_rate():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    with pytest.raises(ConfigError, match=r"train\.backbone_rate: expected 1 with Lion"):
+        build_for(layer, keras.optimizers.Lion(0.1), 0.5)

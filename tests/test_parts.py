@@ -1,4 +1,4 @@
-"""Names and options of parts, as they are checked before TensorFlow is imported, against the tables and builders themselves."""
+"""Names and options of parts, as checked before TensorFlow is imported, against the tables and builders themselves."""
 
 import importlib
 import inspect

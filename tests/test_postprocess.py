@@ -153,7 +153,7 @@ def test_top_is_the_sorted_pairs(batch, limit):
         assert not found.boxes[b, n:].numpy().any()
 
 
-# --- shapes and padding ---------------------------------------------------------------------------------------------------------
+# --- shapes and padding -----------------------------------------------------------------------------------------------
 
 FORMS = {
     "hard": Nms(score=0.1, iou=0.4),
@@ -237,12 +237,13 @@ def test_of_equal_scores_the_first_stands_first():
         np.testing.assert_array_equal(found.boxes[0, :40], boxes)
 
 
-# --- classes apart --------------------------------------------------------------------------------------------------------------
+# --- classes apart ----------------------------------------------------------------------------------------------------
 
 
 def class_by_class(boxes, scores, size, score, threshold):
-    """({(row, class)} that stay, how near an overlap comes to the threshold): each class by itself, in float64; a box ends a side's
-    length off the image.
+    """({(row, class)} that stay, how near an overlap comes to the threshold): each class by itself, in float64.
+
+    A box ends a side's length off the image.
     """
     height, width = size
     boxes = np.clip(boxes.astype("float64"), [-height, -width] * 2, [2 * height, 2 * width] * 2)
@@ -264,7 +265,7 @@ def class_by_class(boxes, scores, size, score, threshold):
 @pytest.mark.parametrize("classes", [1, 80, 1203])
 @pytest.mark.parametrize("sort", ["inside", "far outside", "one without bounds"])
 def test_any_number_of_classes_is_kept_apart_to_the_pixel(classes, sort):
-    """Small boxes, of which each pair has a partner that overlaps by a little more or a little less than the threshold."""
+    """Small boxes, each with a partner that overlaps it by a little more or a little less than the threshold."""
     rng = np.random.default_rng(classes)
     size, count = (1280, 960), 400 if classes > 1 else 60
     corners = rng.uniform(0, 0.95, (count, 2)) * size

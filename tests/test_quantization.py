@@ -1,4 +1,4 @@
-"""Rounding to eight bits: against NumPy, against the int8 file that comes of it, and what it must leave as it is."""
+"""Fake quantization: against NumPy, against the int8 file made of it, and what it must leave as it is."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ from tfyolo.training import train as training
 CLASSES = ("a", "b", "c")
 
 
-def pictures(model, count=4):
+def images_for(model, count=4):
     height, width = model.config.model.input_size
     return np.stack([picture(height, width, seed) for seed in range(count)]).astype("float32") / 255
 
@@ -42,7 +42,7 @@ def by_hand(x, low, high):
 
 
 @pytest.mark.parametrize("low, high", [(-1.0, 3.0), (0.0, 6.0), (-0.3, 0.01), (-2.0, 0.0)])
-def test_rounding_is_to_256_steps_of_which_0_is_one(low, high):
+def test_feature_maps_take_256_values_of_which_0_is_one(low, high):
     x = np.random.default_rng(0).normal(0, 2, 4000).astype("float32")
     layer = FakeQuantize(low, high)
     rounded = layer(x).numpy()
@@ -102,10 +102,10 @@ QUICK = ("demo", "yolov8n")
 def test_a_network_that_rounds_has_a_gradient_for_every_weight_and_nearly_the_outputs(name):
     model = lively(name)
     fused = fuse(model)
-    images = pictures(model)
+    images = images_for(model)
     ranges = observe(fused, [images])
-    rounding = quantize(fused, ranges)
-    mine, theirs = (keras.tree.flatten(each.network(images, training=False)) for each in (fused, rounding))
+    quantized_model = quantize(fused, ranges)
+    mine, theirs = (keras.tree.flatten(each.network(images, training=False)) for each in (fused, quantized_model))
     for a, b in zip(mine, theirs, strict=True):
         a, b = np.asarray(a), np.asarray(b)
         # What is deep and has learned nothing makes much of small differences.
@@ -113,8 +113,8 @@ def test_a_network_that_rounds_has_a_gradient_for_every_weight_and_nearly_the_ou
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(mine, theirs, strict=True))
     sample = of_all_scales(model.config.model.input_size)._replace(image=tf.constant(images[:2]))
     with tf.GradientTape() as tape:
-        loss = sum(steps.loss_terms(rounding, sample).values())
-    variables = rounding.network.trainable_variables
+        loss = sum(steps.loss_terms(quantized_model, sample).values())
+    variables = quantized_model.network.trainable_variables
     gradients = tape.gradient(loss, variables)
     assert all(g is not None and np.isfinite(g).all() for g in gradients)
     kernels = [(v, g) for v, g in zip(variables, gradients, strict=True) if "kernel" in v.path]
@@ -131,7 +131,7 @@ def test_a_network_that_rounds_has_a_gradient_for_every_weight_and_nearly_the_ou
 )
 def test_equalizing_changes_nothing_but_the_ranges(name, least):
     model = fuse(lively(name))
-    images = pictures(model)
+    images = images_for(model)
     other = equalized(model, [images])
     pairs = calibration.in_a_row(model.network)
     assert len(pairs) >= least
@@ -160,25 +160,25 @@ def test_equalized_channels_of_a_depthwise_convolution_have_one_range():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-# --- what layers declare ----------------------------------------------------------------------------------------------------------
+# --- what layers declare ----------------------------------------------------------------------------------------------
 
 
-class Mirrored(keras.layers.Layer):
+class Flipped(keras.layers.Layer):
     """A user's own layer, which declares nothing."""
 
     def call(self, x):
         return x[:, :, ::-1]
 
 
-class Moving(Mirrored):
+class Moving(Flipped):
     quantization = "moves"
 
 
-class Computing(Mirrored):
+class Computing(Flipped):
     quantization = "computes"
 
 
-class Floating(Mirrored):
+class Floating(Flipped):
     quantization = "float"
 
 
@@ -205,8 +205,8 @@ def one_layer(layer):
     "layer, message",
     [
         (
-            Mirrored(name="own"),
-            r"own: expected a layer that declares .*Mirrored, which does not; declare on the class quantiz",
+            Flipped(name="own"),
+            r"own: expected a layer that declares .*Flipped, which does not; declare on the class quantiz",
         ),
         (
             Derived(name="own"),
@@ -225,11 +225,11 @@ def one_layer(layer):
             "own: expected Conv2D without an activation, received one",
         ),
         (
-            type("Odd", (Mirrored,), {"quantization": "int4"})(name="own"),
+            type("Odd", (Flipped,), {"quantization": "int4"})(name="own"),
             r"own: \S*Odd.quantization: expected one of moves, .*'int4'",
         ),
         (
-            type("Odd", (Mirrored,), {"quantization": "kernel"})(name="own"),
+            type("Odd", (Flipped,), {"quantization": "kernel"})(name="own"),
             r'own: \S*Odd.quantization: expected "kernel" for Keras\'s Conv2D, Dep',
         ),
     ],
@@ -251,9 +251,9 @@ def test_a_users_layer_is_quantized_as_it_declares(layer, follows):
 
 
 def test_users_can_extend_the_tables(monkeypatch):
-    monkeypatch.setitem(declarations.QUANTIZATION, Mirrored, "moves")
+    monkeypatch.setitem(declarations.QUANTIZATION, Flipped, "moves")
     monkeypatch.setitem(declarations.FUNCTIONS, doubled, "computes")
-    assert any(type(layer) is Mirrored for layer in quantize(one_layer(Mirrored(name="own"))).network.layers)
+    assert any(type(layer) is Flipped for layer in quantize(one_layer(Flipped(name="own"))).network.layers)
     network = quantize(one_layer(keras.layers.Activation(doubled, name="act"))).network
     assert {"act", "act.int8"} <= {layer.name for layer in network.layers}
 
@@ -271,7 +271,7 @@ def test_every_layer_and_activation_of_the_package_declares():
     assert all(declarations.function_quantization(function) in declarations.FUNCTION_KINDS for function in functions)
 
 
-# --- the file -------------------------------------------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -283,21 +283,31 @@ def source(tmp_path_factory):
 FILES = [("demo", False)]
 FILES += [
     pytest.param(name, True, marks=pytest.mark.slow)
-    for name in ("demo", "yolov8n", "yolov7-tiny", "yolo11n", "yolov4-tiny", "demo-yolov1", "demo-m2det")
+    for name in (
+        "demo",
+        "yolov8n",
+        "yolov7-tiny",
+        "yolo11n",
+        "yolov4-tiny",
+        "demo-yolov1",
+        "demo-m2det",
+        "lite0",
+        "mobilenetv3",
+    )
 ]
 
 
 @pytest.mark.parametrize("name, per_channel", FILES)
-def test_the_int8_file_computes_what_the_rounding_network_does(name, per_channel, source, tmp_path):
+def test_the_int8_file_computes_what_the_fake_quantized_network_does(name, per_channel, source, tmp_path):
     model = lively(name)
     writer = Job(model, 1, per_channel, source)
     tflite.write(writer, Target("tflite", "int8", "none"), tmp_path / "x.tflite")
     detector = loading.load(tmp_path / "x.tflite")
-    rounding = Detector.of(writer.quantized())
-    images = np.round(255 * pictures(model)) / np.float32(255)
+    quantized_model = Detector.of(writer.quantized())
+    images = np.round(255 * images_for(model)) / np.float32(255)
     for image in images:
-        mine, theirs = rounding.network(image[None]), detector.network(image[None])
-        assert np.abs(mine.scores - theirs.scores).max() < 0.05  # some maps round to the other side of a half
+        mine, theirs = quantized_model.network(image[None]), detector.network(image[None])
+        assert np.abs(mine.scores - theirs.scores).max() < 0.05  # some feature maps go to the other side of a half
         assert np.abs(mine.scores - theirs.scores).mean() < 0.005
     interpreter = tf.lite.Interpreter(str(tmp_path / "x.tflite"))
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8
@@ -326,11 +336,11 @@ def test_without_pictures_there_are_no_bounds(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# --- learning with it -----------------------------------------------------------------------------------------------------------
+# --- quantization-aware training --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learned(tmp_path):
+def test_training_goes_on_from_a_run_and_its_file_takes_the_ranges_it_has_learned(tmp_path):
     data = demo.write(tmp_path / "data", train=8, val=4, test=1, size=(64, 96), progress=False)
     stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
     config = load_config("demo", *TINY, stage, f"data={data}")
@@ -349,7 +359,7 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_bounds_it_has_learne
         )
     run = training.train(config, tmp_path / "tuned", progress=False)
     model = models.load_model(run.folder)
-    found = calibration.calibrated(models.load_model(first.folder), lambda: [pictures(model)])[0]
+    found = calibration.calibrated(models.load_model(first.folder), lambda: [images_for(model)])[0]
     bounds = {v.path: float(v) for v in model.network.variables if v.path.endswith(("/low", "/high"))}
     assert bounds and bounds.keys() == {v.path for v in found.network.variables if v.path.endswith(("/low", "/high"))}
     assert model.config.model.quantize and set(loading.load(run.folder).classes) == set(model.classes)

@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_readers import write_json, write_text
+from scenes import write_json
 
 from tfyolo.data import readers
 from tfyolo.data.readers import DataSet
-from tfyolo.data.sources import files
 from tfyolo.data.sources.source import DataError
 
 H, W = 48, 64
@@ -21,24 +20,14 @@ BOTH = {"train": (2, 4), "val": (2, 4)}  # {split: images, boxes}
 ONE = {"train": (2, 2)}
 PETS = ("cat", "dog")
 
-QUIRKS, REFUSED = {}, {}
+QUIRKS = {}
 
 
 def quirk(splits, classes=PETS, words=None):
-    """A function of a folder that makes a data set in it. words: a pattern that some Problem fits; None: there is no error."""
+    """Registers a function of a folder that makes a data set in it. words: a pattern of a Problem; None: no error."""
 
     def add(make):
         QUIRKS[make.__name__.replace("_", " ")] = make, splits, classes, words
-        return make
-
-    return add
-
-
-def refused(words):
-    """The same of what cannot be read, with a message that says these words."""
-
-    def add(make):
-        REFUSED[make.__name__.replace("_", " ")] = make, words
         return make
 
     return add
@@ -109,7 +98,7 @@ def coco(
     )
 
 
-# --- texts --------------------------------------------------------------------------------------------------------------------
+# --- texts ------------------------------------------------------------------------------------------------------------
 
 
 @quirk(BOTH)
@@ -181,7 +170,7 @@ def one_class_without_a_name(root):
     yolo(root, rows=ROWS[:1], names=None)
 
 
-# --- what YAML and lists say ----------------------------------------------------------------------------------------------------
+# --- what YAML and lists say ------------------------------------------------------------------------------------------
 
 
 @quirk(BOTH, ("cat, big", "dog: small"))
@@ -243,7 +232,7 @@ def darknets_lists_of_another_machine(root):
     )
 
 
-# --- files and folders ------------------------------------------------------------------------------------------------------------
+# --- files and folders ------------------------------------------------------------------------------------------------
 
 
 @quirk({"train": (9, 9), "val": (2, 4)})
@@ -357,7 +346,7 @@ def a_page_that_a_server_sent_for_an_image(root):
     (root / "images/train/train0.jpg").write_text("<!DOCTYPE html><title>404</title>")
 
 
-# --- VOC ------------------------------------------------------------------------------------------------------------------------
+# --- VOC --------------------------------------------------------------------------------------------------------------
 
 
 @quirk({"all": (2, 2)}, ("cat",))
@@ -408,7 +397,7 @@ def an_encoding_that_is_not_declared(root):
     voc(root, thing("狗", 2, 2, 9, 9), encoding="gbk")
 
 
-# --- COCO -----------------------------------------------------------------------------------------------------------------------
+# --- COCO -------------------------------------------------------------------------------------------------------------
 
 
 @quirk({"train": (4, 4)}, ("cat",))
@@ -477,7 +466,7 @@ def json_with_a_byte_order_mark(root):
     encoded(file, file.read_text(), encoding="utf-16")
 
 
-# --- tables and labelme -------------------------------------------------------------------------------------------------------
+# --- tables and labelme -----------------------------------------------------------------------------------------------
 
 
 @quirk(ONE, ("cat, big", "dog"))
@@ -530,54 +519,6 @@ def labelme_on_windows(root):
         )
 
 
-# --- what cannot be read --------------------------------------------------------------------------------------------------------
-
-
-@refused("3 .heic files: expected images that TensorFlow and OpenCV read")
-def photographs_of_a_telephone(root):
-    for number in range(3):
-        encoded(root / f"labels/{number}.txt", ROWS[0])
-        encoded(root / f"images/{number}.heic", "ftypheic")
-
-
-@refused("not valid YAML")
-def tabs_in_yaml(root):
-    described(root, "train: images/train", "val: images/val", "names:", "\t- cat", "\t- dog")
-
-
-@refused("not recognised as")
-def results_in_place_of_annotations(root):
-    image(root / "images/a.jpg")
-    write_json(root / "results.json", [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.9}])
-
-
-@refused("not recognised as")
-def images_alone(root):
-    image(root / "train/a.jpg")
-
-
-@refused(r"annotations\.xml is CVAT's XML for images: export the data as COCO, VOC or YOLO")
-def cvats_own_format(root):
-    image(root / "images/a.jpg")
-    encoded(
-        root / "annotations.xml",
-        '<?xml version="1.0"?><annotations><version>1.1</version><image id="0"/></annotations>',
-    )
-
-
-@refused(r"_annotations\.createml\.json is CreateML's JSON")
-def createml(root):
-    image(root / "train/a.jpg")
-    box = {"label": "cat", "coordinates": {"x": 10, "y": 10, "width": 9, "height": 9}}
-    write_json(root / "train/_annotations.createml.json", [{"image": "a.jpg", "annotations": [box]}])
-
-
-@refused(r"via\.csv is VGG Image Annotator's CSV")
-def vgg_image_annotators_table(root):
-    image(root / "images/a.jpg")
-    encoded(root / "via.csv", "filename,file_size,region_shape_attributes", 'a.jpg,1,"{""name"":""rect""}"')
-
-
 def counts(dataset):
     """{split: (images, boxes), or the error}."""
     found = {}
@@ -592,7 +533,7 @@ def counts(dataset):
 
 
 @pytest.mark.parametrize("name", QUIRKS)
-def test_what_others_leave_is_read_or_told(name, tmp_path):
+def test_data_of_other_programs_is_read_or_reported(name, tmp_path):
     make, splits, classes, words = QUIRKS[name]
     root = tmp_path / "pets"
     root.mkdir()
@@ -616,14 +557,6 @@ def test_what_others_leave_is_read_or_told(name, tmp_path):
             assert (record.boxes >= 0).all() and (record.boxes <= np.tile(record.size, 2)).all()
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_is_told(name, tmp_path):
-    make, words = REFUSED[name]
-    make(tmp_path)
-    with pytest.raises(DataError, match=words):
-        readers.read(tmp_path, DataSet(tmp_path).splits[0])
-
-
 @pytest.mark.parametrize("make", [open_images_table, a_table_of_corners_and_sides], ids=lambda make: make.__name__)
 def test_boxes_of_tables_that_are_written_otherwise(make, tmp_path):
     make(tmp_path)
@@ -636,38 +569,3 @@ def test_boxes_with_a_confidence_are_the_boxes_without(tmp_path):
     yolo(tmp_path / "without")
     for one, other in zip(*(readers.read(tmp_path / name).records for name in ("with", "without")), strict=True):
         np.testing.assert_array_equal(one.boxes, other.boxes)
-
-
-# --- how often files are read -------------------------------------------------------------------------------------------------
-
-
-def many_yolo(root, stem, split):
-    image(root / f"images/{split}/{stem}.jpg")
-    write_text(root / f"labels/{split}/{stem}.txt", *ROWS)
-
-
-def many_voc(root, stem, split):
-    image(root / f"{split}/{stem}.jpg")
-    encoded(
-        root / f"{split}/{stem}.xml",
-        f"<annotation><filename>{stem}.jpg</filename>{thing('cat', 2, 2, 9, 9)}</annotation>",
-    )
-
-
-def many_labelme(root, stem, split):
-    image(root / f"{split}/{stem}.jpg")
-    shape = {"label": "cat", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}
-    write_json(root / f"{split}/{stem}.json", {"shapes": [shape], "imagePath": f"{stem}.jpg"})
-
-
-@pytest.mark.parametrize("make", [many_yolo, many_voc, many_labelme], ids=lambda make: make.__name__)
-def test_recognition_reads_a_sample_and_reading_each_file_once(make, tmp_path, monkeypatch):
-    for number in range(120):
-        make(tmp_path, f"{number:03}", "train" if number < 90 else "val")
-    read, real = [], files.read_regular
-    monkeypatch.setattr(files, "read_regular", lambda path, most=None: read.append(str(path)) or real(path, most))
-    dataset = DataSet(tmp_path)
-    assert len(read) <= 45  # every format looks at some
-    for split in dataset.splits:
-        dataset.read(split)
-    assert 120 <= len(read) <= 165

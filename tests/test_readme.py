@@ -53,7 +53,7 @@ def test_five_lines_train_and_detect(tmp_path, monkeypatch, capsys):
     assert str(found.boxes_xyxy) in capsys.readouterr().out
 
 
-def test_lines_on_many_pictures_detect(demo_run, demo_data, tmp_path, monkeypatch):
+def test_lines_on_many_images_detect(demo_run, demo_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "yolov8n").symlink_to(demo_run[0])
@@ -66,7 +66,7 @@ def test_lines_on_many_pictures_detect(demo_run, demo_data, tmp_path, monkeypatc
     )
 
 
-# --- the shell --------------------------------------------------------------------------------------------------------------------
+# --- the shell --------------------------------------------------------------------------------------------------------
 
 # Other people's programs, and pip.
 FOREIGN = ("mkdir ", "cp ", "tensorflow_model_server ", "echo ", "pip install ", "python -m pip install ")
@@ -81,7 +81,7 @@ def shell_lines():
 
 
 def parsed(group, words):
-    """The context of the command that words are for, as click makes it before it runs one: the error, if there is one, is raised."""
+    """The context of the command that words are for, as click makes it before it runs one, or its error."""
     if not isinstance(group, click.Group):
         return group.make_context("tool", list(words))
     name, command, rest = group.resolve_command(group.make_context("tfyolo", list(words)), list(words))
@@ -143,7 +143,7 @@ def test_a_shell_line_that_cannot_be_typed_is_found(line):
 
 
 def test_a_photo_of_any_size_is_sent_to_the_server_that_is_started_first(tmp_path):
-    """The block runs as it stands, but for the root of its paths; an argument of a program is at most 128 KiB on Linux."""
+    """The block runs as it is, but for the root of its paths; an argument of a program is at most 128 KiB on Linux."""
     (block,) = (block for block in blocks("sh") if "tensorflow_model_server" in block)
     (tmp_path / "bin").mkdir()
     for program in ("tensorflow_model_server", "curl"):
@@ -167,7 +167,7 @@ def test_data_that_python_trains_on_is_drawn_before():
     assert f"`tfyolo demo-data {data}`" in before.splitlines()[-3]
 
 
-# --- names and figures ------------------------------------------------------------------------------------------------------------
+# --- names and figures ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", blocks("python"))
@@ -189,10 +189,10 @@ def test_names_in_sentences_are_there(name):
 
 def test_short_names_are_in_the_readme():
     (table,) = re.findall(r"\| short \| stands for \|\n(.*?)\n\n", README, re.DOTALL)
-    told = {
+    names = {
         name.partition("=")[0] for row in table.splitlines()[1:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])
     }
-    assert told == {name for name in configs.SHORT if "." not in name} | {"device"}
+    assert names == {name for name in configs.SHORT if "." not in name} | {"device"}
 
 
 def model_rows():
@@ -204,7 +204,7 @@ def model_rows():
 
 @pytest.mark.parametrize("name, cells", model_rows())
 def test_the_models_figures_are_those_of_the_index(name, cells):
-    """Those of the networks as detect and exports run them, which are measured against index.csv; the others are in test_models."""
+    """Those of the networks as detect and exports run them, against index.csv; the others are in test_published."""
     (row,) = (row for row in configs.index() if row["name"] == name)
     _, _, size, parameters, gflops = cells
     assert configs.load(name).model.input_size == (int(size), int(size))

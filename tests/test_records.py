@@ -17,7 +17,7 @@ SIZES = [(40, 80), (60, 50), (33, 47), (20, 20), (90, 30)]
 
 @pytest.fixture
 def source(tmp_path):
-    """Five pictures, JPEG and PNG, with 0..4 boxes; the third of three classes is seen nowhere."""
+    """Five images, JPEG and PNG, with 0..4 boxes; the third of three classes is seen nowhere."""
     rng = np.random.default_rng(0)
     made = []
     for number, size in enumerate(SIZES):
@@ -84,7 +84,7 @@ def test_the_index_agrees_with_tensorflows_own_reader(source, tmp_path):
         assert feature["image/encoded"].bytes_list.value[0] == content[start : start + length]
 
 
-def test_broken_pictures_are_left_out_and_named(source, tmp_path):
+def test_broken_images_are_left_out_and_named(source, tmp_path):
     cut, gone = source.records[0].path, source.records[1].path
     Path(cut).write_bytes(Path(cut).read_bytes()[:500])
     Path(gone).unlink()
@@ -215,7 +215,7 @@ def test_things_that_are_wrong_are_named(tmp_path):
         foreign(encoded=[PNG], source_id=[b"2"], **bbox(0.5, 0.5, 0.5, 0.75), object__class__label=[1]),
         foreign(encoded=[PNG], source_id=[b"3"], **bbox(0.5, 0.5, 0.6, 0.75), object__class__label=[8]),
         foreign(source_id=[b"4"]),
-        foreign(encoded=[b"no picture"], source_id=[b"5"]),
+        foreign(encoded=[b"no image"], source_id=[b"5"]),
         good,
     ]
     write_foreign(tmp_path / "train.tfrecord", *examples)
@@ -223,9 +223,9 @@ def test_things_that_are_wrong_are_named(tmp_path):
     source = read(tmp_path)
     assert [record.image_id for record in source.records] == [1, 2, 3, 1]
     assert [len(record.boxes) for record in source.records] == [1, 0, 0, 1]
-    said = [problem.message for problem in source.problems]
+    messages = [problem.message for problem in source.problems]
     for message, words in zip(
-        said,
+        messages,
         [
             "record 1 (2): box 1: .* no area",
             "unknown class 8",

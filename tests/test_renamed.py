@@ -1,4 +1,4 @@
-"""Keys of the config and options of the command line that have a new name: the old one works, with a notice; saved, without."""
+"""Renamed keys of the config and options of the command line: the old name works, with a notice; saved, without."""
 
 import json
 

@@ -1,7 +1,6 @@
-"""The training loop's laws: replicas, accumulation, traces, resuming, EMA, schedules, and stopping with a reason."""
+"""Whole runs: stages, data, memory, and every stop with a reason."""
 
 import csv
-import functools
 import json
 import math
 import os
@@ -16,782 +15,32 @@ from types import SimpleNamespace
 
 import conftest
 import cv2
-import h5py
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
-from conftest import CONFIGS, ROOT, load_config, process, random_sample, small, strategy_of
-from keras import layers
+from conftest import ROOT, TINY_RUN, load_config, process, small, stages, strategy_of, tfyolo, tfyolo_here
 
 from tfyolo import checkpoint, folders
 from tfyolo import config as configs
 from tfyolo import model as models
-from tfyolo.assigners import best_anchor, max_iou, ota, task_aligned
-from tfyolo.cli import app, train
-from tfyolo.config import ConfigError, Stage
-from tfyolo.data import datasets, demo
+from tfyolo.config import ConfigError
 from tfyolo.data.readers import read
 from tfyolo.data.sources.source import SplitError
-from tfyolo.decoders.anchors import Anchor, Wide
-from tfyolo.decoders.cornernet import Corner
-from tfyolo.decoders.ssd import Ssd
-from tfyolo.decoders.yolov8 import Dfl
 from tfyolo.evaluation import run as evaluation
-from tfyolo.graph.calibration import calibrated
-from tfyolo.heads.layers import PerAnchor
-from tfyolo.losses import OBJECTIVES
-from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict.detector import Detector
-from tfyolo.structures import Raw, level_stride
 from tfyolo.training import checks, job, log, memory, reading, runs
 from tfyolo.training import stages as stages_module
-from tfyolo.training import steps as steps_module
 from tfyolo.training import train as training
 from tfyolo.training.log import draw_detections
-from tfyolo.training.optim import EMA, OPTIMIZERS, Schedule, build_for
-from tfyolo.training.steps import _loss_sums, make_step, scales
+from tfyolo.training.optim import EMA
 
 NAMES = ("a", "b", "c")
-SPEC_FREE = {"boxes", "labels", "crowd"}
-
-
-SMOOTH = {"model.objective.box": "giou"}  # CIoU's gradient of a box that is one point is noise
-
-
-def one_step(
-    name,
-    replicas=1,
-    *,
-    overrides=SMOOTH,
-    accumulate=1,
-    clip=None,
-    steps=1,
-    lr=1.0,
-    frozen_norm=False,
-    weights=None,
-    rounds=False,
-):
-    """The change of every weight after steps of plain SGD on one global batch of 4."""
-    config = small(name, **overrides)
-    keras.utils.set_random_seed(0)
-    strategy = strategy_of(replicas)
-    sample = random_sample(config.model.input_size, batch=4, truths=6)
-    dataset = tf.data.Dataset.from_tensors(sample).repeat(steps).unbatch().batch(4, drop_remainder=True)
-    with strategy.scope():
-        model = models.build(config, NAMES)
-        if rounds:
-            model, _ = calibrated(model, lambda: [sample.image.numpy()])
-        if frozen_norm:
-            for layer in model.network.layers:
-                if isinstance(layer, BatchNorm):
-                    layer.trainable = False
-        optimizer = keras.optimizers.SGD(lr)
-        optimizer.build(model.network.trainable_variables)
-        ema = EMA(model.network, 0.0)
-    batches = iter(strategy.experimental_distribute_dataset(dataset))
-    step = make_step(
-        model, optimizer, ema, strategy, batches.element_spec, accumulate=accumulate, clip=clip, weights=weights
-    )
-    before = checkpoint.weights_of(model.network)
-    figures = [step(next(batches)) for _ in range(steps)]
-    after = checkpoint.weights_of(model.network)
-    return {name: after[name] - before[name] for name in before}, {k: float(v) for k, v in figures[-1].items()}, step
-
-
-def assert_close(left, right, tolerance, least=0.0):
-    scale = max(np.abs(value).max() for value in left.values())
-    for name in left:
-        np.testing.assert_allclose(left[name], right[name], atol=max(tolerance * scale, least), err_msg=name)
-
-
-def test_the_sizes_of_multi_scale_training():
-    assert scales((320, 320), 0.5, 32)[0] == (160, 160) and scales((320, 320), 0.5, 32)[-1] == (
-        480,
-        480,
-    )
-    assert all(side % 64 == 0 for size in scales((448, 640), 0.3, 64) for side in size)
-    assert scales((32, 32), 0.9, 32)[0] == (32, 32)
-
-
-def test_a_step_at_another_size_is_the_step_of_images_of_that_size():
-    size, other = (64, 64), (96, 128)
-    sample = random_sample(size, batch=4)
-    factor = np.array(other * 2) / np.array(size * 2)
-    enlarged = sample._replace(
-        image=tf.image.resize(sample.image, other), boxes=sample.boxes * factor.astype("float32")
-    )
-    changes = []
-    for given, built_for, sizes in ((sample, (None, None), [size, other]), (enlarged, other, ())):
-        keras.utils.set_random_seed(0)
-        strategy = strategy_of(1)
-        with strategy.scope():
-            model = models.build(small("demo"), NAMES, input_size=built_for)
-            optimizer = keras.optimizers.SGD(0.1)
-            optimizer.build(model.network.trainable_variables)
-            ema = EMA(model.network, 0.0)
-        spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), given)
-        step = make_step(model, optimizer, ema, strategy, spec, sizes=sizes)
-        before = checkpoint.weights_of(model.network)
-        step(given, other if sizes else None)
-        after = checkpoint.weights_of(model.network)
-        changes.append({name: after[name] - before[name] for name in before})
-    assert_close(*changes, 1e-3)
-
-
-@pytest.mark.slow  # quick ones of every objective: test_parts_and_replicas_take_the_step_of_the_whole
-@pytest.mark.parametrize("name", ["demo", "yolov3", "yolov7-tiny", "yolov7-w6", "yolov8n"])
-def test_two_replicas_take_the_step_of_one(name):
-    """Also batch norm's statistics, the clipped norm and every figure."""
-    one, figures, _ = one_step(name, 1, clip=0.5, lr=0.1)
-    two, figures_of_two, _ = one_step(name, 2, clip=0.5, lr=0.1)
-    assert figures_of_two == pytest.approx(figures, rel=1e-4)
-    assert figures["gradient_norm"] > 0.5
-    assert_close(one, two, 2e-5, least=1e-6)  # eight steps of float32 at 1, where scales and variances begin
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["demo-m2det", "cornernet-small", "cornernet-hg104"])
-def test_two_replicas_take_the_step_of_one_where_parts_count_otherwise(name):
-    """Hard negatives and corners: each picture's, divided by counts over all. Gradients are near each other alone: of demo-m2det's pools
-    and batch norms over few cells, pictures that differ by 3e-7 already change the norm by 6e-3."""
-    figures, figures_of_two = (one_step(name, n, overrides={}, lr=0.01)[1] for n in (1, 2))
-    assert figures_of_two.pop("gradient_norm") == pytest.approx(figures.pop("gradient_norm"), rel=1e-2)
-    assert figures_of_two == pytest.approx(figures, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_two_replicas_take_the_step_of_one_in_quantization_aware_training():
-    """The ranges are learned alike, too."""
-    one, two = (one_step("demo", replicas, lr=0.1, rounds=True)[0] for replicas in (1, 2))
-    assert any(name.endswith("/high") and np.any(change) for name, change in one.items())
-    assert_close(one, two, 1e-5)
-
-
-# Of each objective, and of those with an auxiliary head, too: decoder, assigner, options, and counts that depend on the predictions.
-ANCHORS = {f"p{i}": [[3 << i, 2 << i], [1 << i, 2 << i]] for i in (3, 4, 5)}
-KINDS = {
-    "dense": (Anchor(anchors=ANCHORS), best_anchor, {}, False),
-    "balanced": (Wide(anchors=ANCHORS), ota, {"box": "giou"}, True),
-    "balanced with aux": (Wide(anchors=ANCHORS), ota, {"box": "giou", "aux": {"cells": 5, "topk": 20}}, True),
-    "aligned": (Dfl(bins=4), task_aligned, {}, True),
-    "aligned with aux": (Dfl(bins=4), functools.partial(task_aligned, topk=2), {"aux": {"topk": 5}}, True),
-    "multibox": (Ssd(sizes=[0.1, 0.3, 0.6, 0.9], levels=("p3", "p4", "p5")), max_iou, {}, False),
-    "corner": (Corner(), None, {}, False),
-}
-
-# With an auxiliary head there is all that there is without; both count what depends on the predictions.
-LONG = ("balanced", "balanced with aux", "aligned")
-EACH_KIND = [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in KINDS]
-
-
-def lightest(kind, *, frozen_norm=True, dropout=0.0, unread=False):
-    """A Model of one convolution and one batch norm a level, with a decoder and an objective of KINDS."""
-    decoder, assigner, options, _ = KINDS[kind]
-    objective = OBJECTIVES[kind.split()[0]](decoder, assigner, **options)
-    parts = decoder.parts(len(NAMES))
-    images = keras.Input((64, 96, 3), name="images")
-
-    def head(name):
-        raw = {part: {} for part in parts}
-        for level in decoder.levels:
-            channels = decoder.num_anchors * sum(parts.values())
-            stride = level_stride(level)
-            x = layers.Conv2D(8, stride, stride, kernel_initializer="he_normal", name=f"{name}.{level}.stem")(images)
-            x = BatchNorm(trainable=not frozen_norm, name=f"{name}.{level}.norm")(x)
-            x = layers.Dropout(dropout, name=f"{name}.{level}.dropout")(x) if dropout else x
-            x = layers.Conv2D(channels, 1, name=f"{name}.{level}.out")(x)
-            x = PerAnchor(decoder.num_anchors, name=f"{name}.{level}.per_anchor")(x)
-            for part, values in zip(
-                parts, keras.ops.split(x, np.cumsum(list(parts.values()))[:-1], axis=-1), strict=True
-            ):
-                raw[part][level] = values
-        return raw
-
-    raw = head("head")
-    if "aux" in options:
-        raw = Raw(raw, head("aux"))
-    if unread:
-        raw["unread"] = {}
-        for level in decoder.levels:
-            x = layers.Conv2D(1, level_stride(level), level_stride(level), name=f"unread.{level}")(images)
-            raw["unread"][level] = PerAnchor(1)(x)
-    return models.Model(None, NAMES, keras.Model(images, raw), decoder, objective, None)
-
-
-def uneven(size=(64, 96), batch=4):
-    """A batch whose images hold seven boxes, none, a crowd and one, and three."""
-    sample = random_sample(size, batch=batch, truths=7, padding=0)
-    kept = np.resize([7, 0, 2, 3], batch)[:, None] > np.arange(7)
-    crowd = (np.arange(batch)[:, None] % 4 == 2) & (np.arange(7) == 0)
-    return sample._replace(
-        boxes=tf.where(kept[..., None], sample.boxes, 0.0), labels=tf.where(kept, sample.labels, -1), crowd=crowd
-    )
-
-
-def lightest_step(kind, sample, replicas=1, accumulate=1, eager=False, **options):
-    """The change of every weight by a step of SGD, with its figures, and the model."""
-    keras.utils.set_random_seed(0)
-    strategy = strategy_of(replicas)
-    with strategy.scope():
-        model = lightest(kind, **options)
-        optimizer = keras.optimizers.SGD(1.0)
-        optimizer.build(model.network.trainable_variables)
-        ema = EMA(model.network, 0.0)
-    batches = iter(
-        strategy.experimental_distribute_dataset(
-            tf.data.Dataset.from_tensors(sample).unbatch().batch(len(sample.image))
-        )
-    )
-    step = make_step(model, optimizer, ema, strategy, batches.element_spec, accumulate=accumulate, eager=eager)
-    before = checkpoint.weights_of(model.network)
-    figures = {name: float(value) for name, value in step(next(batches)).items()}
-    after = checkpoint.weights_of(model.network)
-    return {name: after[name] - before[name] for name in before}, figures, model
-
-
-@pytest.mark.parametrize("kind", EACH_KIND)
-def test_parts_and_replicas_take_the_step_of_the_whole(kind):
-    """Of every objective, by SGD, whatever each part holds. Batch norm looks at a part at a time by its nature, so it stands still."""
-    assert {kind.split()[0] for kind in KINDS} == set(OBJECTIVES)
-    sample = uneven()
-    _, counts = _loss_sums(lightest(kind), sample)
-    assert min(np.min(count) for count in tf.nest.flatten(counts)) > 1  # else all would be divided by 1
-    whole, figures, _ = lightest_step(kind, sample, eager=True)
-    parts, figures_of_parts, _ = lightest_step(kind, sample, replicas=2, accumulate=2, eager=True)
-    assert figures_of_parts == pytest.approx(figures, rel=1e-5)
-    assert_close(whole, parts, 1e-5)
-
-
-def test_each_gradient_is_summed_over_the_replicas_once(monkeypatch):
-    """All of them by one reduction, with the metrics; before it another of the counts."""
-    extended, reductions = tf.distribute.StrategyExtended, []
-    for name in ("reduce_to", "batch_reduce_to"):
-        real = getattr(extended, name)
-
-        def counted(self, op, values, *rest, real=real, **options):
-            reductions.append(values if isinstance(values, list) else [(values, None)])
-            return real(self, op, values, *rest, **options)
-
-        monkeypatch.setattr(extended, name, counted)
-    _, metrics, model = lightest_step("dense", uneven(), replicas=2)
-    variables = model.network.trainable_variables
-    counts, values = reductions
-    assert len(values) == len(variables) + len(metrics) - 1  # the norm is that of the sums
-    shapes = sorted(str(tuple(strategy_of(2).experimental_local_results(value)[0].shape)) for value, _ in values)
-    assert shapes == sorted([str(tuple(v.shape)) for v in variables] + ["()"] * (len(metrics) - 1))
-    assert len(counts) < len(metrics) + 3
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_three_steps_of_each_optimizer_are_the_same_on_two_replicas(name):
-    """Weights, and what the optimizer keeps; with the norm clipped."""
-    sample, results = uneven(), []
-    for replicas in (1, 2):
-        keras.utils.set_random_seed(0)
-        strategy = strategy_of(replicas)
-        with strategy.scope():
-            model = lightest("dense")
-            schedule = Schedule(Stage(epochs=1, lr=0.001, warmup=0.0), steps_per_epoch=3)
-            optimizer = OPTIMIZERS[name](schedule, weight_decay=0.01)
-            build_for(model.network, optimizer)
-            ema = EMA(model.network, 0.5)
-        dataset = tf.data.Dataset.from_tensors(sample).unbatch().batch(4).repeat(3)
-        batches = iter(strategy.experimental_distribute_dataset(dataset))
-        step = make_step(model, optimizer, ema, strategy, batches.element_spec, clip=1.0, eager=True)
-        norms = [float(step(batch)["gradient_norm"]) for batch in batches]
-        assert len(norms) == 3 and norms[0] > 1  # clipped
-        results.append([checkpoint.weights_of(model.network), {v.name: np.asarray(v) for v in optimizer.variables}])
-    for one, two in zip(*results, strict=True):
-        assert one.keys() == two.keys()
-        for key in one:
-            np.testing.assert_allclose(two[key], one[key], rtol=0, atol=1e-6, err_msg=key)
-
-
-@pytest.mark.parametrize("kind", EACH_KIND)
-def test_a_batch_without_boxes_has_finite_terms_in_parts_too(kind):
-    sample = uneven()
-    sample = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1, crowd=np.zeros_like(sample.crowd))
-    changes, figures, _ = lightest_step(kind, sample, accumulate=2, eager=True)
-    assert np.isfinite(list(figures.values())).all() and figures["loss"] > 0
-    assert all(np.isfinite(change).all() for change in changes.values())
-
-
-@pytest.mark.slow
-def test_what_is_counted_first_leaves_no_trace():
-    """Batch norm's statistics take in each part once, and dropout's masks are those that were counted with."""
-    sample = uneven()
-    changes, _, model = lightest_step("aligned", sample, accumulate=2, frozen_norm=False, dropout=0.5)
-    keras.utils.set_random_seed(0)
-    again = lightest("aligned", frozen_norm=False, dropout=0.5)
-    before = checkpoint.weights_of(again.network)
-    for half in (sample.image[:2], sample.image[2:]):
-        again.network(half, training=True)
-    after = checkpoint.weights_of(again.network)
-    moved = [name for name in before if "moving" in name]
-    assert moved
-    for name in moved:
-        np.testing.assert_allclose(changes[name], after[name] - before[name], rtol=1e-4, atol=1e-6)
-    states, expected = (list(checkpoint.random_states(one.network).values()) for one in (model, again))
-    assert len(expected) == 3  # one a level
-    np.testing.assert_array_equal(states, expected)
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_variable_that_no_term_of_the_loss_depends_on_is_named(accumulate):
-    with pytest.raises(
-        runs.TrainingError,
-        match=r"6 variables cannot: unread\.p3/kernel, unread\.p3/bias, .*; connect .* or freeze",
-    ):
-        lightest_step("dense", uneven(), accumulate=accumulate, unread=True)
-
-
-FAMILIES = ("demo", "yolov7-tiny", "demo-yolov7", "yolov8n", "yolov8n-e2e", "demo-m2det", "cornernet-small", "yolov1")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_accumulated_parts_of_each_family_take_the_step_of_the_whole(name):
-    # Parts draw other dropout masks than the whole.
-    options = {"overrides": {"model.head.dropout": 0.0} if name == "yolov1" else {}, "frozen_norm": True, "lr": 0.1}
-    whole, figures, _ = one_step(name, **options)
-    for replicas in (1, 2):
-        parts, figures_of_parts, _ = one_step(name, replicas, accumulate=2 // replicas, **options)
-        assert figures_of_parts == pytest.approx(figures, rel=1e-4)
-        assert_close(whole, parts, 1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("frozen_norm", [True, False])
-@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov8n"])
-def test_twenty_accumulated_steps_are_those_of_the_whole_batch(name, frozen_norm, data):
-    """Batches of 16 of the demo's images, whole and as 4 x 4, by SGD: they part as far as batch norm does, which sees 4 or 16.
-
-    With frozen norms they do not, but for steps at which a candidate of many is as good as another and the last digit decides.
-    """
-    losses, moves = [], []
-    for accumulate in (1, 4):
-        keras.utils.set_random_seed(0)
-        config = small(name)
-        source = read(data, "train")
-        dataset, _ = datasets.train_dataset(
-            source, size=config.model.input_size, batch=16, augment=config.augment, seed=0, epochs=20
-        )
-        model = models.build(config, source.classes)
-        if frozen_norm:
-            for layer in model.network.layers:
-                layer.trainable = not isinstance(layer, BatchNorm)
-        optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
-        optimizer.build(model.network.trainable_variables)
-        strategy, ema = tf.distribute.get_strategy(), EMA(model.network, 0.0)
-        step = make_step(model, optimizer, ema, strategy, dataset.element_spec, accumulate=accumulate)
-        variables = model.network.trainable_variables
-        before = [variable.numpy() for variable in variables]
-        losses.append([float(step(sample)["loss"]) for sample in dataset.take(20)])
-        moves.append(np.concatenate([np.ravel(v.numpy() - old) for v, old in zip(variables, before, strict=True)]))
-    whole, parts = np.array(losses)
-    apart, moved = np.linalg.norm(moves[1] - moves[0]), np.linalg.norm(moves[0])
-    if frozen_norm:
-        assert np.median(np.abs(parts / whole - 1)) < 1e-5
-        np.testing.assert_allclose(parts, whole, rtol=0.02)
-        assert apart < 0.02 * moved
-    else:
-        assert parts.mean() == pytest.approx(whole.mean(), rel=0.2)
-        assert np.linalg.norm(moves[1]) == pytest.approx(moved, rel=0.5)
-
-
-# What balanced and aligned have to be learned grows with what is learned, and their sums with it.
-STEADY = [name for name in CONFIGS if load_config(name).model.objective.name not in ("balanced", "aligned")]
-QUICK = ("demo-m2det",)
-
-
-@pytest.mark.parametrize(
-    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in STEADY if name not in QUICK)]
-)
-def test_twenty_steps_on_one_batch_lower_its_loss(name):
-    config = small(name)
-    model = models.build(config, NAMES)
-    optimizer = OPTIMIZERS["adamw"](1e-3)
-    optimizer.build(model.network.trainable_variables)
-    sample = random_sample(config.model.input_size)
-    spec = tf.data.Dataset.from_tensors(sample).element_spec
-    step = make_step(model, optimizer, EMA(model.network, 0.0), tf.distribute.get_strategy(), spec)
-    losses = [float(step(sample)["loss"]) for _ in range(21)]
-    assert losses[-1] < 0.8 * losses[0], losses
-
-
-def test_clipping_shortens_the_step_to_the_norm():
-    free, figures, _ = one_step("demo", lr=1.0)
-    clipped, _, _ = one_step("demo", lr=1.0, clip=figures["gradient_norm"] / 4)
-    moved = [name for name in free if "moving" not in name]
-    for name in moved:
-        np.testing.assert_allclose(clipped[name], free[name] / 4, rtol=1e-2, atol=1e-5)
-
-
-def test_loss_weights_scale_their_terms():
-    _, figures, _ = one_step("demo")
-    _, weighted, _ = one_step("demo", weights={"box": 3.0, "cls": 0.0})
-    expected = 3 * figures["box"] + figures["obj"]
-    assert weighted["loss"] == pytest.approx(expected, rel=1e-5) and weighted["cls"] == 0
-
-
-@pytest.mark.slow
-def test_one_trace_serves_batches_with_any_number_of_objects(monkeypatch):
-    config, traces = small("demo"), []
-    terms = steps_module.loss_terms
-    monkeypatch.setattr(steps_module, "loss_terms", lambda *args: traces.append(1) or terms(*args))
-    strategy = strategy_of(1)
-    samples = [random_sample(config.model.input_size, batch=4, truths=truths, padding=1) for truths in (2, 9, 5, 30)]
-    dataset = tf.data.Dataset.from_generator(
-        lambda: iter(samples),
-        output_signature=type(samples[0])(
-            *(
-                tf.TensorSpec([4, None, *x.shape[2:]] if name in SPEC_FREE else x.shape, x.dtype)
-                for name, x in samples[0]._asdict().items()
-            )
-        ),
-    )
-    with strategy.scope():
-        model = models.build(config, NAMES)
-        optimizer = keras.optimizers.AdamW(1e-3)
-        optimizer.build(model.network.trainable_variables)
-        ema = EMA(model.network, 0.9)
-    batches = iter(strategy.experimental_distribute_dataset(dataset))
-    step = make_step(model, optimizer, ema, strategy, batches.element_spec)
-    for batch in batches:
-        step(batch)
-    assert len(traces) == 1
-
-
-def test_the_ema_holds_all_weights_batch_norm_too_and_follows_the_formula():
-    network = models.build(small("demo"), NAMES).network
-    ema = EMA(network, 0.9)
-    expected = checkpoint.weights_of(network)
-    assert any("moving_mean" in name for name in expected) and set(ema.arrays()) == set(expected)
-    for n in (1, 2, 50):
-        for weight in network.weights:
-            weight.assign_add(keras.ops.ones_like(weight) * n)
-        keep = min(0.9, (1 + n) / (10 + n))
-        expected = {
-            name: keep * value + (1 - keep) * checkpoint.weights_of(network)[name] for name, value in expected.items()
-        }
-        ema.steps.assign(n - 1)
-        ema.update(tf.distribute.get_strategy())
-    for name, value in ema.arrays().items():
-        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
-    other = EMA(network, 0.9)  # a later stage's goes on where this one ended
-    other.load(ema.arrays(), ema.steps.numpy())
-    for each in (ema, other):
-        each.update(tf.distribute.get_strategy())
-    assert int(other.steps) == 51
-    for name, value in ema.arrays().items():
-        np.testing.assert_array_equal(value, other.arrays()[name])
-
-
-def test_schedules_by_hand():
-    cosine = Schedule(Stage(epochs=10, lr=0.1, warmup=2.0, final=0.1), steps_per_epoch=10)
-    assert float(cosine(0)) == pytest.approx(0.1 / 20) and float(cosine(19)) == pytest.approx(0.1)
-    middle = 0.1 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
-    assert float(cosine(60)) == pytest.approx(middle) and float(cosine(100)) == pytest.approx(0.01)
-    steps = Schedule(
-        Stage(epochs=10, lr=1.0, warmup=0.0, schedule="step", final=0.1, steps=(0.5, 0.8)), steps_per_epoch=1
-    )
-    assert [float(steps(i)) for i in (0, 4, 5, 7, 8)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
-    constant = Schedule(Stage(epochs=3, lr=1.0, warmup=30.0, schedule="constant"), steps_per_epoch=5)
-    assert float(constant(5)) == 1.0  # the warm-up takes a third of the stage at most
-
-
-# --- whole runs, each in a process of its own, as a user has them ---------------------------------------------------------------
-
-TINY = [*conftest.TINY, "train.evaluate_every=2", "train.ema=0.9"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "demo"
-    demo.write(folder, train=10, val=4, test=2)
-    return folder
-
-
-def tfyolo(*arguments):
-    """The command in a process of its own, to its end; stdout has everything that it printed."""
-    with process(*arguments, cwd=ROOT, stderr=subprocess.STDOUT) as command:
-        printed, _ = command.communicate()
-    return subprocess.CompletedProcess(arguments, command.returncode, printed)
-
-
-def tfyolo_here(*arguments):
-    """The command in this process, which starts faster."""
-    return CliRunner().invoke(app.main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
-def stages(*epochs):
-    return f"train.stages=[{', '.join(f'{{epochs: {n}, lr: 0.002, warmup: 1, plain_epochs: 1}}' for n in epochs)}]"
-
-
-def test_a_signal_raises_or_waits_and_is_not_lost(capfd):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with runs.Signals() as signals:
-            signals.check()
-            with pytest.raises(KeyboardInterrupt):  # which something may swallow, such as a __del__
-                os.kill(os.getpid(), number)
-                time.sleep(1)
-            with pytest.raises(KeyboardInterrupt):
-                signals.check()
-            assert signals.received == number
-        assert not capfd.readouterr().err
-        with runs.Signals() as signals:
-            with signals.finishing():
-                for _ in range(3 if number == signal.SIGTERM else 1):
-                    os.kill(os.getpid(), number)
-                    time.sleep(0.01)
-                # A first step may take minutes: who waits for it is told so, once.
-                told = "\nstopping when the running step is done; Ctrl-C again stops at once\n"
-                assert capfd.readouterr() == ("", told)
-                with pytest.raises(KeyboardInterrupt):  # Ctrl-C, once more
-                    os.kill(os.getpid(), signal.SIGINT)
-                    time.sleep(1)
-            assert signals.received == number
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-# --- stopped and gone on with ---------------------------------------------------------------------------------------------------
-
-
-GROUPS = ("weights", "averages", "optimizer", "random")
-
-
-def assert_same_run(left, right):
-    """Two runs' folders hold the same, to the last bit; only times differ."""
-    metas, files = [], []
-    for folder in (left, right):
-        meta, *groups = checkpoint.load(folder / "last.h5", *GROUPS)
-        metas.append({name: meta[name] for name in ("state", "overfit", "classes")})
-        files.append({f"{group}/{name}": array for group, arrays in zip(GROUPS, groups, strict=True)
-                      for name, array in arrays.items()})  # fmt: skip
-        _, best = checkpoint.load(folder / "best.h5", "weights")
-        files[-1] |= {f"best/{name}": array for name, array in best.items()}
-    assert metas[0] == metas[1] and files[0].keys() == files[1].keys()
-    for name, array in files[0].items():
-        np.testing.assert_array_equal(array, files[1][name], err_msg=name)
-    rows = [list(csv.DictReader((folder / "history.csv").read_text().splitlines())) for folder in (left, right)]
-    for row in (*rows[0], *rows[1]):
-        assert float(row.pop("seconds")) > 0 and float(row.pop("images_per_second")) > 0
-    assert rows[0] == rows[1]
-
-
-def signalled(monkeypatch, what, count, *numbers):
-    """This process gets signals at the so-manieth call of a function of training's; "step": when so many steps are done."""
-    calls = []
-
-    def tell():
-        calls.append(True)
-        for number in numbers if len(calls) == count else ():
-            os.kill(os.getpid(), number)
-
-    def called(*args, **kwargs):
-        tell()
-        return real(*args, **kwargs)
-
-    def made(*args, **kwargs):
-        step = real(*args, **kwargs)
-        return lambda *sample: (step(*sample), tell())[0]
-
-    place, name = (stages_module, "make_step") if what == "step" else (training, what)
-    real = getattr(place, name)
-    monkeypatch.setattr(place, name, made if what == "step" else called)
-
-
-def test_the_command_that_a_scheduler_repeats_ends_with_the_run_that_was_never_stopped(
-    demo_run, demo_records, tmp_path, monkeypatch
-):
-    """Of one epoch of two steps; the process is told twice, as schedulers do, to end after the first."""
-    whole, _ = demo_run
-    stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
-    settings = [f"data={demo_records[0]}", *conftest.TINY, stage]
-    again = ["train", ROOT / "configs" / "demo.yaml", *settings, "--out", tmp_path / "run", "--resume"]
-    with monkeypatch.context() as patch:
-        signalled(patch, "step", 1, signal.SIGTERM, signal.SIGTERM)
-        stopped = tfyolo_here(*again)
-    assert stopped.exit_code == train.RESUME == 75 and f"{tmp_path / 'run'} --resume` goes on" in stopped.stderr
-    state = checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]
-    assert (state["epoch"], state["running"]["step"]) == (0, 1) and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    models.load_model(tmp_path / "run")  # it can be used meanwhile
-    again[again.index(stage)] = stage.replace("0.001", "0.002")
-    resumed = tfyolo_here(*again)
-    assert resumed.exit_code == 0 and "after epoch 0 of 1 and 1 step of the next" in resumed.stdout
-    assert "other now, and not used: train.stages.0.lr\n" in resumed.stderr
-    assert_same_run(whole, tmp_path / "run")
-    finished = tfyolo_here(*again)
-    assert finished.exit_code == 0 and "nothing is left to train" in finished.stderr
-
-
-# Where a signal comes: (what is waited for, how often), which signal, and what is then kept: (epochs, steps of the next).
-PLACES = {
-    "first step": ("step", 1, signal.SIGTERM, (0, 1)),
-    "last step of an epoch": ("step", 3, signal.SIGINT, (0, 3)),
-    "second epoch": ("step", 5, signal.SIGTERM, (1, 2)),
-    "second stage": ("step", 1 + 6, signal.SIGTERM, (2, 1)),
-    "evaluation": ("evaluate", 1, signal.SIGTERM, (1, 3)),
-    "pictures": ("draw_detections", 1, signal.SIGTERM, (1, 3)),
-    "what is kept": ("_keep_epoch", 2, signal.SIGINT, (2, 0)),
-    "the second Ctrl-C": ("step", 5, "twice", (1, 0)),
-}
-KINDS_STOPPED = {
-    "plain": PLACES,
-    "two replicas": ["second epoch", "evaluation"],
-    "eager, in parts": ["second stage"],
-    "all sizes": ["first step", "second epoch"],
-}
-SETTINGS = {
-    "eager, in parts": ["train.eager=true", "train.optimizer={name: sgd, warmup_momentum: 0.5}", "train.accumulate=2"],
-    "all sizes": ["train.ema=0"],
-}
-
-
-@pytest.fixture(scope="module")
-def never_stopped(data, tmp_path_factory):
-    """A kind of KINDS_STOPPED -> (its config, its run, which was never stopped)."""
-
-    @functools.cache
-    def trained(kind):
-        plan = stages(2, 1).replace("plain", "multi_scale: 0.5, plain") if kind == "all sizes" else stages(2, 1)
-        config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, plan, *SETTINGS.get(kind, ())])
-        return config, training.train(config, tmp_path_factory.mktemp("whole") / "run", progress=False)
-
-    return trained
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind, place", [(kind, place) for kind, places in KINDS_STOPPED.items() for place in places])
-def test_wherever_it_is_stopped_it_goes_on_to_the_run_that_was_never_stopped(
-    kind, place, never_stopped, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(job, "make_strategy", lambda: strategy_of(2 if kind == "two replicas" else 1))
-    config, whole = never_stopped(kind)
-    what, count, number, kept = PLACES[place]
-    out, numbers = tmp_path / "run", (signal.SIGINT,) * 2 if number == "twice" else (number,)
-    with monkeypatch.context() as patch:
-        signalled(patch, what, count, *numbers)
-        with pytest.raises(runs.Stopped) as stop:
-            training.train(config, out, resume=True, progress=False)
-    assert (stop.value.folder, stop.value.epochs, stop.value.signal) == (out, kept[0], numbers[0])
-    state = checkpoint.read_meta(out / "last.h5")["state"]
-    assert (state["epoch"], state.get("running", {}).get("step", 0)) == kept
-    assert training.train(config, out, resume=True, progress=False).metrics == whole.metrics
-    assert_same_run(whole.folder, out)
-    assert not list(out.rglob(".*"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_loop_that_is_killed_at_any_moment_comes_to_the_run_that_was_never_stopped(seed, data, tmp_path):
-    """By SIGTERM and SIGKILL in turns, from before TensorFlow's start to after the last epoch; seeded."""
-    rng = np.random.default_rng(seed)
-    arguments = ["train", "configs/demo.yaml", f"data={data}", *TINY, stages(2, 2)]
-    whole = tfyolo(*arguments, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stdout
-    codes, begun = [], time.monotonic()
-    alone = tfyolo(*arguments, "--out", tmp_path / "timed")
-    assert alone.returncode == 0
-    longest = time.monotonic() - begun
-    while not codes or codes[-1] != 0:
-        assert len(codes) < 40, codes
-        command = process(*arguments, "--out", tmp_path / "run", "--resume", cwd=ROOT, stderr=subprocess.STDOUT)
-        try:
-            command.communicate(timeout=rng.uniform(0.1, 1.2) * longest)
-        except subprocess.TimeoutExpired:
-            command.send_signal((signal.SIGTERM, signal.SIGKILL)[len(codes) % 2])
-            printed, _ = command.communicate(timeout=60)
-            assert "Traceback" not in printed
-        codes.append(command.returncode)
-    assert set(codes) <= {0, train.RESUME, -signal.SIGTERM, -signal.SIGKILL}, codes
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
-    assert not list((tmp_path / "run").rglob(".*"))
-
-
-def test_what_a_killed_run_has_begun_is_begun_anew_and_nothing_else(data, tmp_path, monkeypatch):
-    """As kill -9 leaves it in the first epoch. Where somebody may want what lies there, it is not touched."""
-    begun = ["config.yaml", "train_batch.png", ".config.99999.tmp.yaml", ".last.99999.tmp.h5", folders.LOCK]
-
-    def leave(name, *more, but=()):
-        (tmp_path / name / "tensorboard").mkdir(parents=True)
-        for file in {*begun, *more} - set(but):
-            (tmp_path / name / file).write_text("left")
-        return tmp_path / name
-
-    def reached(config, folder, *_):
-        raise runs.TrainingError(f"begun with {sorted(os.listdir(folder))}")
-
-    monkeypatch.setattr(training, "_train", reached)
-    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY])
-    with pytest.raises(runs.TrainingError, match=rf"begun with \['{folders.LOCK}'\]"):
-        training.train(config, leave("killed"), resume=True)
-    assert not os.listdir(tmp_path / "killed")
-    for name, more, but in (
-        ("with notes", ["notes.txt"], []),
-        ("an import", ["best.h5"], ["train_batch.png", *begun[2:]]),  # which holds no lock, and is whole
-        ("somebody's config", [], [folders.LOCK]),
-    ):
-        folder = leave(name, *more, but=but)
-        before = sorted(os.listdir(folder))
-        with pytest.raises(folders.Taken, match="expected a new or empty folder, it holds something already"):
-            training.train(config, folder, resume=True)
-        assert sorted(os.listdir(folder)) == before
-    with folders.held(leave("running")), pytest.raises(folders.Taken, match=f"process {os.getpid()} on "):
-        training.train(config, tmp_path / "running", resume=True)
-    with pytest.raises(folders.Taken, match="go on with its run by --resume"):
-        training.train(config, leave("not asked"))
-    with pytest.raises(runs.TrainingError, match=r"no run there to resume; expected .* or the config with it"):
-        training.train(None, tmp_path / "nothing", resume=True)
-
-
-def test_sigterm_is_the_handlers_that_somebody_has_set(data, tmp_path, monkeypatch):
-    heard = []
-    monkeypatch.setattr(training, "_train", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
-    try:
-        training.train(configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}"]), tmp_path / "run")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert heard == [True]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("epochs, kill_after", [((3,), 1), pytest.param((2, 3), 3, marks=pytest.mark.slow)])
-def test_a_killed_run_resumes_to_the_very_run_that_was_never_stopped(epochs, kill_after, data, tmp_path):
-    """With kill -9; the second time in the second of two stages."""
-    arguments = ["train", "configs/demo.yaml", f"data={data}", *TINY, stages(*epochs)]
-    whole = tfyolo(*arguments, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stdout
-    killed = process(*arguments, "--out", tmp_path / "killed", cwd=ROOT)
-    last = tmp_path / "killed" / "last.h5"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        done = checkpoint.read_meta(last)["state"]["epoch"] if last.exists() else 0
-        if done >= kill_after or killed.poll() is not None:
-            break
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    if len(epochs) == 1:  # as earlier versions wrote it, which did not know how many steps the EMA holds
-        with h5py.File(last, "r+") as file:
-            meta = json.loads(file["meta"][()])
-            assert meta["state"].pop("averaged") > 0
-            file["meta"][()] = json.dumps(meta)
-    resumed = tfyolo("train", tmp_path / "killed", "--resume")
-    assert resumed.returncode == 0, resumed.stdout
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
-    again = tfyolo_here(*arguments, "--out", tmp_path / "whole")
-    assert again.exit_code == 1 and "holds something already" in again.output
 
 
 @pytest.mark.slow
 def test_what_is_used_of_last_h5_is_what_training_evaluated(data, tmp_path):
     """The EMA; the weights beside it, another model, are there to go on from."""
-    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1), "train.ema=0.99"])
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY_RUN, stages(1), "train.ema=0.99"])
     run = training.train(config, tmp_path / "run", progress=False)
     _, weights, averages = checkpoint.load(run.folder / "last.h5", "weights", "averages")
     assert any(not np.array_equal(weights[name], averages[name]) for name in weights)
@@ -809,7 +58,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_images(
         "train",
         "configs/demo.yaml",
         f"data={data}",
-        *TINY,
+        *TINY_RUN,
         stage,
         optimizer,
         "train.clip=null",
@@ -829,20 +78,20 @@ def test_images_that_are_broken_or_of_another_size_are_named(data, tmp_path):
     victim, shrunk = sorted((copy / "train").glob("*.jpg"))[:2]
     victim.write_bytes(victim.read_bytes()[:200])
     cv2.imwrite(str(shrunk), np.zeros([20, 30, 3], np.uint8))
-    judged = sorted((copy / "val").glob("*.jpg"))[0]
-    judged.write_bytes(b"")
+    evaluated = sorted((copy / "val").glob("*.jpg"))[0]
+    evaluated.write_bytes(b"")
     result = tfyolo_here(
-        "train", ROOT / "configs/demo.yaml", f"data={copy}", *TINY, stages(2), "--out", tmp_path / "run"
+        "train", ROOT / "configs/demo.yaml", f"data={copy}", *TINY_RUN, stages(2), "--out", tmp_path / "run"
     )
     assert result.exit_code == 0, result.stderr
     assert "left out, as unreadable: 1 image, 1 so far" in result.stderr and victim.name in result.stderr
     assert f"not the one annotated: 1 image, 1 so far:\n  {shrunk}: 20 x 30, annotated " in result.stderr
-    assert result.stderr.count(f"evaluation: left out, as unreadable: 1 picture: {judged}") == 1
+    assert result.stderr.count(f"evaluation: left out, as unreadable: 1 image: {evaluated}") == 1
 
 
 @pytest.mark.slow
 def test_a_second_stage_goes_on_with_the_ema_of_the_first_whose_model_is_gone(data, tmp_path, monkeypatch):
-    """Against the formula, from the weights of every step of both: (1 + n) / (10 + n) counts on. n is kept in last.h5."""
+    """Against the formula, from the weights after every step of both: n of (1 + n) / (10 + n) goes on, by last.h5."""
     seen, networks = [], []
     make, update, build = EMA.__init__, EMA.update, models.build
 
@@ -865,7 +114,7 @@ def test_a_second_stage_goes_on_with_the_ema_of_the_first_whose_model_is_gone(da
     monkeypatch.setattr(EMA, "__init__", started)
     monkeypatch.setattr(EMA, "update", updated)
     monkeypatch.setattr(stages_module, "build", built)
-    options = [f"data={data}", *TINY, stages(1, 1), "train.ema=0.998", "train.eager=true"]
+    options = [f"data={data}", *TINY_RUN, stages(1, 1), "train.ema=0.998", "train.eager=true"]
     config = configs.load(ROOT / "configs" / "demo.yaml", options)
     run = training.train(config, tmp_path / "run", progress=False)
     steps = 3  # ten images by four
@@ -901,8 +150,8 @@ def test_an_epoch_of_what_is_overfit_has_at_least_25_steps_however_many_replicas
     config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}"])
     for replicas in (1, 8):
         chosen = reading.overfit_config(config, 4, replicas)
-        learned, judged = reading.read_stage(chosen, 0, 4)
-        assert len(learned.records) == 25 * chosen.train.batch and len(judged.records) == 4
+        trained, evaluated = reading.read_stage(chosen, 0, 4)
+        assert len(trained.records) == 25 * chosen.train.batch and len(evaluated.records) == 4
 
 
 @pytest.mark.slow
@@ -910,7 +159,7 @@ def test_without_a_box_to_evaluate_on_the_last_epoch_is_the_best_and_the_reason_
     copy = shutil.copytree(data, tmp_path / "data")
     file = copy / "annotations" / "instances_val.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
-    arguments = [f"data={copy}", *TINY, stages(2), "train.evaluate_every=1", "--out", tmp_path / "run", "--json"]
+    arguments = [f"data={copy}", *TINY_RUN, stages(2), "train.evaluate_every=1", "--out", tmp_path / "run", "--json"]
     result = tfyolo_here("train", ROOT / "configs" / "demo.yaml", *arguments)
     assert "data: the split 'val' has no boxes: there will be no AP" in result.stderr
     assert json.loads(result.stdout, parse_constant=pytest.fail) == {
@@ -936,7 +185,7 @@ def test_eager_takes_the_same_steps(data, tmp_path):
             "train",
             "configs/demo.yaml",
             f"data={data}",
-            *TINY,
+            *TINY_RUN,
             stages(1),
             f"train.eager={eager}",
             "--out",
@@ -958,7 +207,7 @@ def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
         training, "evaluate", lambda *a, batch, **b: batches.append(batch) or evaluate(*a, batch=batch, **b)
     )
     stage = "train.stages=[{epochs: 1, lr: 0.01, freeze: [backbone, neck.p5]}]"
-    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stage])
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY_RUN, stage])
     run = training.train(config, tmp_path / "run", progress=False)
     _, after = checkpoint.load(run.folder / "last.h5", "weights")
     model = models.build(config, checkpoint.read_meta(run.folder / "last.h5")["classes"])
@@ -974,7 +223,8 @@ def test_frozen_parts_stay_and_the_others_move(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "settings, replicas, expected",
-    [(["train.batch=8"], 1, 8), (["train.batch=64"], 2, 16), (["train.batch=64", "train.accumulate=8"], 2, 4), (["train.batch=2"], 8, 1)],
+    [(["train.batch=8"], 1, 8), (["train.batch=64"], 2, 16), (["train.batch=64", "train.accumulate=8"], 2, 4),
+     (["train.batch=2"], 8, 1)],
 )  # fmt: skip
 def test_evaluation_takes_as_many_images_as_a_replica_learns_from_at_a_time(settings, replicas, expected):
     assert memory.evaluated_at_once(load_config("demo", *settings), replicas) == expected
@@ -982,9 +232,12 @@ def test_evaluation_takes_as_many_images_as_a_replica_learns_from_at_a_time(sett
 
 @pytest.mark.parametrize(
     "batch, counts, unit, expected, words",
-    [(8, [20], 1, 8, []), (16, [10], 1, 10, ["train.batch=16 is more than the 10 images to train on: a step takes 10 images"]),
-     (16, [10], 4, 8, ["a step takes 8 images"]), (8, [3], 8, 8, ["a step of 8 images has but 3 to take, some of them more than once"]),
-     (16, [3], 8, 8, ["a step takes 8 images", "has but 3 to take"]), (16, [100, 4], 2, 16, ["stage 2: a step of 16 images has but 4"])],
+    [(8, [20], 1, 8, []),
+     (16, [10], 1, 10, ["train.batch=16 is more than the 10 images to train on: a step takes 10 images"]),
+     (16, [10], 4, 8, ["a step takes 8 images"]),
+     (8, [3], 8, 8, ["a step of 8 images has but 3 to take, some of them more than once"]),
+     (16, [3], 8, 8, ["a step takes 8 images", "has but 3 to take"]),
+     (16, [100, 4], 2, 16, ["stage 2: a step of 16 images has but 4"])],
 )  # fmt: skip
 def test_no_step_takes_more_images_than_there_are_where_that_can_be(batch, counts, unit, expected, words):
     sources = [(SimpleNamespace(records=range(count)), None) for count in counts]
@@ -994,13 +247,13 @@ def test_no_step_takes_more_images_than_there_are_where_that_can_be(batch, count
 
 
 @pytest.mark.parametrize(
-    "replicas, said",
+    "replicas, message",
     [
         (1, "4 images of 64 x 64 at a time do not fit .* 1 image did.*accumulate=4 .*batch=1 "),
         pytest.param(2, "2 images .* 1 image did.*accumulate=2 .*batch=2 ", marks=pytest.mark.slow),
     ],
 )
-def test_out_of_memory_says_what_would_fit(replicas, said, data, tmp_path, monkeypatch):
+def test_out_of_memory_reports_what_would_fit(replicas, message, data, tmp_path, monkeypatch):
     """A device has room for one image."""
     convert = tf.image.convert_image_dtype  # of a step's images, the first that is done with them
 
@@ -1011,8 +264,8 @@ def test_out_of_memory_says_what_would_fit(replicas, said, data, tmp_path, monke
 
     monkeypatch.setattr(tf.image, "convert_image_dtype", tight)
     monkeypatch.setattr(job, "make_strategy", lambda: strategy_of(replicas))
-    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, stages(1)])
-    with pytest.raises(runs.TrainingError, match=f"epoch 1, step 1: {said}"):
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY_RUN, stages(1)])
+    with pytest.raises(runs.TrainingError, match=f"epoch 1, step 1: {message}"):
         training.train(config, tmp_path / "run", progress=False)
     assert not os.listdir(tmp_path)
 
@@ -1029,18 +282,20 @@ def test_a_model_that_does_not_fit_is_no_traceback(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "whole, replicas, accumulate, fits, words",
-    [(16, 1, 1, 4, "16 images .*train.accumulate=4 .*train.batch=4 "), (32, 2, 2, 2, "8 images .*train.accumulate=8 .*train.batch=8 "),
-     (6, 1, 1, 1, "train.accumulate=6 .*train.batch=1 "), (12, 1, 1, 3, "3 images did.* train.accumulate=4 .*train.batch=3 ")],
+    [(16, 1, 1, 4, "16 images .*train.accumulate=4 .*train.batch=4 "),
+     (32, 2, 2, 2, "8 images .*train.accumulate=8 .*train.batch=8 "),
+     (6, 1, 1, 1, "train.accumulate=6 .*train.batch=1 "),
+     (12, 1, 1, 3, "3 images did.* train.accumulate=4 .*train.batch=3 ")],
 )  # fmt: skip
-def test_what_fits_is_said_as_settings(whole, replicas, accumulate, fits, words):
+def test_what_fits_is_reported_as_settings(whole, replicas, accumulate, fits, words):
     config = load_config("demo", f"train.batch={whole}", f"train.accumulate={accumulate}")
     strategy = SimpleNamespace(num_replicas_in_sync=replicas)
-    said = memory.too_many(config, strategy, (64, 96), fits)
+    message = memory.too_many(config, strategy, (64, 96), fits)
     assert "of 64 x 96 at a time do not fit into a device's memory, nor does one" in memory.too_many(
         config, strategy, (64, 96), 0
     )
-    assert re.search(words, said), said
-    parts = int(re.search(r"train\.accumulate=(\d+)", said)[1])
+    assert re.search(words, message), message
+    parts = int(re.search(r"train\.accumulate=(\d+)", message)[1])
     assert whole % (replicas * parts) == 0 and whole // replicas // parts <= fits  # a setting that is allowed, and fits
 
 
@@ -1076,7 +331,7 @@ def second(option):
 )
 def test_plans_that_cannot_be_are_errors_of_the_config(data, tmp_path, monkeypatch, override, message):
     monkeypatch.setattr(job, "make_strategy", lambda: strategy_of(2))
-    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY, override])
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={data}", *TINY_RUN, override])
     with pytest.raises(ConfigError) as error:
         training.train(config, tmp_path / "run", progress=False)
     assert message in str(error.value)
@@ -1105,21 +360,21 @@ def test_data_that_stages_share_are_read_once(data, tmp_path, monkeypatch):
 def test_a_val_split_that_is_missing_is_no_reason_to_evaluate_on_the_training_data(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     (copy / "annotations" / "instances_val.json").unlink()
-    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", *TINY])
+    config = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", *TINY_RUN])
     with pytest.raises(SplitError, match=r"'val' does not exist .*: data\.val=.*data\.val=train evaluates on"):
         training.train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()  # a failed start leaves nothing
-    knowing = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", "data.val=train", *TINY])
-    learned, judged = reading.read_stage(knowing, 0, None)
-    assert judged.split == "train" and len(judged.records) == len(learned.records)
-    assert not list(reading.warnings_of(learned, judged))
+    knowing = configs.load(ROOT / "configs" / "demo.yaml", [f"data={copy}", "data.val=train", *TINY_RUN])
+    trained, evaluated = reading.read_stage(knowing, 0, None)
+    assert evaluated.split == "train" and len(evaluated.records) == len(trained.records)
+    assert not list(reading.warnings_of(trained, evaluated))
 
 
 def test_images_both_trained_and_evaluated_on_are_reported(data):
-    learned, judged = read(data, "train"), read(data, "val")
-    assert not list(reading.warnings_of(learned, judged))
-    both = judged._replace(records=(*judged.records, *learned.records[:3]))
-    (warning,) = reading.warnings_of(learned, both)
+    trained, evaluated = read(data, "train"), read(data, "val")
+    assert not list(reading.warnings_of(trained, evaluated))
+    both = evaluated._replace(records=(*evaluated.records, *trained.records[:3]))
+    (warning,) = reading.warnings_of(trained, both)
     assert "demo val: 3 of its 7 images are also trained on, as 'train'" in warning
 
 
@@ -1127,7 +382,7 @@ def test_other_classes_in_val_are_reported_by_data_set_and_split(data, tmp_path)
     copy = shutil.copytree(data, tmp_path / "data")
     file = copy / "annotations" / "instances_val.json"
     file.write_text(file.read_text().replace('"disc"', '"disk"'))
-    overrides = [f"data={copy}", *TINY]
+    overrides = [f"data={copy}", *TINY_RUN]
     with pytest.raises(ConfigError) as error:
         training.train(configs.load(ROOT / "configs" / "demo.yaml", overrides), tmp_path / "run", progress=False)
     assert "train.stages" not in str(error.value)
@@ -1144,7 +399,7 @@ def test_other_classes_in_val_are_reported_by_data_set_and_split(data, tmp_path)
 
 
 def test_what_fails_before_its_first_step_leaves_nothing(data, tmp_path):
-    overrides = [f"data={data}", *TINY, "train.stages=[{epochs: 1, lr: 0.1, freeze: [bakbone]}]"]
+    overrides = [f"data={data}", *TINY_RUN, "train.stages=[{epochs: 1, lr: 0.1, freeze: [bakbone]}]"]
     with pytest.raises(ConfigError):
         training.train(
             configs.load(ROOT / "configs" / "demo.yaml", overrides), tmp_path / "new" / "run", progress=False
@@ -1177,14 +432,14 @@ def test_a_run_that_is_being_trained_is_not_gone_on_with_by_another(data, tmp_pa
 
 @pytest.mark.slow
 def test_two_trainings_that_start_together_are_two_runs(data, tmp_path):
-    arguments = ["train", ROOT / "configs" / "demo.yaml", f"data={data}", *TINY, stages(1), "train.seed=1"]
+    arguments = ["train", ROOT / "configs" / "demo.yaml", f"data={data}", *TINY_RUN, stages(1), "train.seed=1"]
     both = [process(*arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)]
     assert [(command.communicate(), command.returncode)[1] for command in both] == [0, 0]
     for name in ("demo", "demo-2"):
         assert len((tmp_path / "runs" / name / "history.csv").read_text().splitlines()) == 2
 
 
-# Of each family the largest, as it is but for the pictures' size.
+# Of each family the largest, as it is but for the images' size.
 LARGEST = {
     "yolov1": 128,
     "yolov3-spp": 96,
@@ -1209,10 +464,12 @@ built = model.build(loaded, ("a", "b", "c"))
 optimizer = OPTIMIZERS["adamw"](1e-3)
 optimizer.build(built.network.trainable_variables)
 sample = conftest.of_all_scales(loaded.model.input_size, batch=2)
-step = steps.make_step(built, optimizer, EMA(built.network, 0.0), strategy, tf.data.Dataset.from_tensors(sample).element_spec)
+spec = tf.data.Dataset.from_tensors(sample).element_spec
+step = steps.make_step(built, optimizer, EMA(built.network, 0.0), strategy, spec)
 before = built.network.trainable_variables[0].numpy()
 figures = {name: float(value) for name, value in step(sample).items()}
-assert all(value == value for value in figures.values()) and (built.network.trainable_variables[0].numpy() != before).any(), figures
+assert all(value == value for value in figures.values()), figures
+assert (built.network.trainable_variables[0].numpy() != before).any(), figures
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -1233,14 +490,15 @@ def test_overfit_reaches_a_perfect_score(data, tmp_path):
     assert float(list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))[-1]["AP50"]) > 0.999
 
 
-# The paper's own squared errors: of an overlap, a box that once has shrunk to a point learns no more. Two of the truths overlap by .65.
+# The paper's own squared errors: a box that has shrunk to a point has no gradient of an overlap. Two boxes overlap by
+# .65.
 DARKNET53 = ["model.objective.box=squared", "model.postprocess.iou=0.7", "model.input_size=256"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, options", [("yolov3", DARKNET53), ("m2det-small", []), ("cornernet-small", [])])
 def test_eight_real_images_are_overfit(name, options, shared, tmp_path):
-    """As far as AP50 .95: all of it is more than some decoders can say, such as that of corners in cells beside each other."""
+    """To AP50 .95: some decoders cannot tell all objects apart, such as that of corners in cells beside each other."""
     history, best = tmp_path / "run" / "history.csv", 0.0
     arguments = [f"data={shared / 'data' / 'coco-tiny'}", *options, "train.precision=bfloat16"]
     config = ROOT / "configs" / f"{name}.yaml"
@@ -1250,5 +508,5 @@ def test_eight_real_images_are_overfit(name, options, shared, tmp_path):
         if history.exists():
             best = max(float(row["AP50"]) for row in csv.DictReader(history.read_text().splitlines()))
     command.send_signal(signal.SIGINT)
-    _, told = command.communicate()
-    assert best > 0.95, told
+    _, printed = command.communicate()
+    assert best > 0.95, printed

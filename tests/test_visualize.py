@@ -26,7 +26,7 @@ def differs(picture, image):
     return np.argwhere((picture != image).any(axis=-1))
 
 
-# ------------------------------------------------------------------------------------------------------ boxes on images
+# --- boxes on images --------------------------------------------------------------------------------------------------
 
 
 def test_edges_lie_where_the_box_ends():
@@ -70,7 +70,7 @@ def test_padding_and_boxes_elsewhere_leave_no_trace():
     np.testing.assert_array_equal(drawing.draw(blank(), boxes, [-1, 0, 0, 0], [0.9] * 4, ["cat"]), blank())
 
 
-def test_a_box_that_leaves_the_picture_is_cut():
+def test_a_box_that_leaves_the_image_is_cut():
     picture = drawing.draw(blank(), [[-50, -50, 60, 80]], [0], None, [""])
     drawn = differs(picture, blank())
     assert drawn.min(axis=0).tolist() == [0, 0] and drawn.max(axis=0).tolist() == [59, 79]
@@ -104,7 +104,7 @@ def test_tags_do_not_hide_each_other():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (8, 8), (16, 40)])
-def test_tiny_pictures(size):
+def test_tiny_images(size):
     picture = drawing.draw(blank(*size), [[0, 0, *size]], [0], [0.5], ["elephant"])
     assert picture.shape == (*size, 3) and tuple(picture[0, 0]) == drawing.color(0)
 
@@ -117,7 +117,7 @@ def test_names_in_any_script_show_their_letters():
     assert len(set(drawn)) == 6
 
 
-def test_a_label_without_a_name_is_told_by_its_number():
+def test_a_label_without_a_name_shows_its_number():
     np.testing.assert_array_equal(
         drawing.draw(blank(), [[60, 20, 110, 150]], [7], None, ["cat"]),
         drawing.draw(blank(), [[60, 20, 110, 150]], [7], None, ["cat"] * 7 + ["class 7"]),
@@ -143,7 +143,7 @@ def test_a_figure_of_no_known_kind_is_an_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_small_pictures_are_enlarged_with_their_boxes():
+def test_small_images_are_enlarged_with_their_boxes():
     image, boxes = blank(48, 96), np.array([[12, 24, 36, 48]])
     image[12:36, 24:48] = 250
     large, there, none = drawing.enlarged(image, boxes, np.zeros([0, 4]))
@@ -171,7 +171,7 @@ def test_labelled_boxes_have_their_classes_colours_and_ignored_ones_are_grey_bel
     assert corner == [drawing.color(0), drawing.color(1), IGNORED] and tuple(picture[60, 30]) == drawing.color(1)
 
 
-def test_tags_leave_most_of_the_picture_to_see():
+def test_tags_leave_most_of_the_image_visible():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 400, (300, 2))
     boxes = np.concatenate([corners, corners + 40], axis=1)
@@ -194,20 +194,20 @@ def test_colours_stay_and_differ():
 
 def test_matches_have_four_colours():
     image = blank(400, 400)
-    truths = [[10, 10, 60, 60], [110, 10, 160, 60], [210, 10, 260, 60]]
+    ground_truth = [[10, 10, 60, 60], [110, 10, 160, 60], [210, 10, 260, 60]]
     boxes = [[10, 110, 60, 160], [110, 110, 160, 160], [210, 110, 260, 160]]
     picture = drawing.draw_matches(
         image,
-        np.array(truths),
+        np.array(ground_truth),
         [0, 0, 0],
         [False, False, True],
         np.array(boxes),
         [0, 0, 0],
         [0.9, 0.8, 0.7],
         ["cat"],
-        [0, BACKGROUND, IGNORE],  # the first finds the first truth
+        [0, BACKGROUND, IGNORE],  # the first matches the first object
     )
-    corner = [tuple(picture[box[2] - 1, box[3] - 1]) for box in truths + boxes]
+    corner = [tuple(picture[box[2] - 1, box[3] - 1]) for box in ground_truth + boxes]
     assert corner == [(GREY,) * 3, MISSED, IGNORED, FOUND, WRONG, IGNORED]
     assert len({FOUND, WRONG, MISSED, IGNORED}) == 4 and (image == GREY).all()
     assert all((picture[-60:] == shade).all(axis=-1).any() for shade in (FOUND, WRONG, MISSED, IGNORED))  # the legend
@@ -227,7 +227,7 @@ def test_matches_of_nothing():
     assert picture.shape == blank().shape
 
 
-# ------------------------------------------------------------------------------------------------------ maps and sheets
+# --- maps and sheets --------------------------------------------------------------------------------------------------
 
 
 def test_a_heatmap_is_warm_where_the_map_is_high():
@@ -289,7 +289,7 @@ def test_saved_is_what_is_read_back(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "b.jpg", "new"]
 
 
-# -------------------------------------------------------------------------------------------------------------- figures
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def curves(K, empty=()):
@@ -315,14 +315,14 @@ def test_figures_are_drawn_for_any_number_of_classes(tmp_path, K, empty):
 
 
 def test_a_curve_has_the_colour_of_its_class(tmp_path):
-    """The one of the class without truths is missing, those after it keep their colours."""
+    """The one of the class without ground truth is missing, those after it keep their colours."""
     plots.pr_curves(curves(3, empty=(1,)), ["cat", "dog", "emu"], tmp_path / "pr.png")
     picture = cv2.imread(str(tmp_path / "pr.png"))[..., ::-1].astype(int)
     count = [(np.abs(picture - drawing.color(k)).max(axis=-1) < 8).sum() for k in range(3)]
     assert count[0] > 200 and count[1] == 0 and count[2] > 200
 
 
-def test_the_confusion_matrix_is_dark_where_the_truths_went(tmp_path):
+def test_the_confusion_matrix_is_dark_where_ground_truth_was_predicted(tmp_path):
     def dark(matrix):
         plots.confusion_matrix(np.array(matrix), 0.25, ["cat", "dog"], tmp_path / "c.png")
         picture = cv2.imread(str(tmp_path / "c.png"))[..., ::-1].astype(int)
@@ -336,13 +336,14 @@ def test_the_confusion_matrix_is_dark_where_the_truths_went(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "classes, occur, shown, told",
+    "classes, occur, shown, note",
     [(3, [0, 1, 2], [0, 1, 2], ""), (80, [3, 70], [3, 70], "2 of 80 classes occur"),
-     (80, range(25), range(25), "25 of 80 classes occur"), (80, range(60), range(40, 60), "the 20 with most errors of 80 classes"),
+     (80, range(25), range(25), "25 of 80 classes occur"),
+     (80, range(60), range(40, 60), "the 20 with most errors of 80 classes"),
      (2, [], [0, 1], "0 of 2 classes occur")],
 )  # fmt: skip
 def test_a_confusion_matrix_shows_the_classes_that_occur_or_the_worst(
-    classes, occur, shown, told, tmp_path, monkeypatch
+    classes, occur, shown, note, tmp_path, monkeypatch
 ):
     figures = []
     monkeypatch.setattr(plots, "_write_figure", lambda figure, path: figures.append(figure))
@@ -353,7 +354,7 @@ def test_a_confusion_matrix_shows_the_classes_that_occur_or_the_worst(
     axes = figures[0].axes[0]
     names = [[label.get_text() for label in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels())]
     assert names == [[*(f"class {k}" for k in shown), last] for last in ("background", "missed")]
-    assert axes.get_title().partition("\n")[2] == told
+    assert axes.get_title().partition("\n")[2] == note
     numbers = {tuple(map(int, text.get_position())): int(text.get_text()) for text in axes.texts}
     assert all(numbers[n, n] == 500 - k for n, k in enumerate(shown) if occur)
 

@@ -1,4 +1,4 @@
-"""YOLOv7's chain, from logits to loss, against the same in float64 NumPy, written out in loops: no line of the package is used for it."""
+"""YOLOv7's chain, from logits to loss, against loops in float64 NumPy that use no line of the package."""
 
 import functools
 import math
@@ -35,7 +35,7 @@ def random_raw(seed=0, batch=2):
     }
 
 
-# --- by hand ---------------------------------------------------------------------------------------------------------------------
+# --- by hand ----------------------------------------------------------------------------------------------------------
 
 
 def sigmoid(t):
@@ -74,10 +74,10 @@ def ciou_by_hand(a, b):
     return overlap - distance / diagonal - v * v / (1 - overlap + v)
 
 
-def can_answer(level, row, column, anchor, truth, cells, ratio=4.0):
+def is_eligible(level, row, column, anchor, gt, cells, ratio=4.0):
     stride = GRIDS[level][2]
-    cy, cx = (truth[0] + truth[2]) / 2 / stride, (truth[1] + truth[3]) / 2 / stride
-    sides = [(truth[2] - truth[0]) / anchor[0], (truth[3] - truth[1]) / anchor[1]]
+    cy, cx = (gt[0] + gt[2]) / 2 / stride, (gt[1] + gt[3]) / 2 / stride
+    sides = [(gt[2] - gt[0]) / anchor[0], (gt[3] - gt[1]) / anchor[1]]
     if max(max(s, 1 / s) for s in sides) >= ratio:
         return False
     own = (math.floor(cy), math.floor(cx))
@@ -93,16 +93,16 @@ def can_answer(level, row, column, anchor, truth, cells, ratio=4.0):
     return (row, column) in wanted
 
 
-def assign_by_hand(rows, truths, labels, cells, topk):
-    claims = {}  # candidate -> [(cost, truth)]
-    for m, (truth, label) in enumerate(zip(truths, labels, strict=True)):
+def assign_by_hand(rows, gt_boxes, labels, cells, topk):
+    claims = {}  # candidate -> [(cost, ground truth)]
+    for m, (gt, label) in enumerate(zip(gt_boxes, labels, strict=True)):
         if label < 0:
             continue
         offers = []
         for n, (level, row, column, anchor, box, obj, cls) in enumerate(rows):
-            if not can_answer(level, row, column, anchor, truth, cells):
+            if not is_eligible(level, row, column, anchor, gt, cells):
                 continue
-            overlap, cost = iou_by_hand(box, truth), 0.0
+            overlap, cost = iou_by_hand(box, gt), 0.0
             for k in range(K):
                 p = math.sqrt(sigmoid(obj) * sigmoid(cls[k]))
                 cost -= math.log(p if k == label else 1 - p)
@@ -117,22 +117,22 @@ def assign_by_hand(rows, truths, labels, cells, topk):
 
 
 def terms_by_hand(raw, sample, assign, guide=None, bound=0.0):
-    """guide: whose predictions are assigned by, if others'. bound: what a cell away from the truth's centre costs the objectness."""
+    """guide: by whose predictions boxes are assigned, if others'. bound: the objectness lost a cell off the centre."""
     sums = {(name, level): 0.0 for name in ("box", "obj", "cls") for level in GRIDS}
     answers, everything = dict.fromkeys(GRIDS, 0), dict.fromkeys(GRIDS, 0)
     batch = len(sample.labels)
     for b in range(batch):
         rows = decode_by_hand(raw, b)
-        truths, labels = np.asarray(sample.boxes[b], "float64"), np.asarray(sample.labels[b])
-        judged = decode_by_hand(guide or raw, b)
-        for m, row in zip(assign(judged, truths, labels), rows, strict=True):
+        gt_boxes, labels = np.asarray(sample.boxes[b], "float64"), np.asarray(sample.labels[b])
+        guides = decode_by_hand(guide or raw, b)
+        for m, row in zip(assign(guides, gt_boxes, labels), rows, strict=True):
             level, i, j, _, box, obj, cls = row
             target = 0.0
             if m >= 0:
                 answers[level] += 1
-                overlap = ciou_by_hand(box, truths[m])
-                stride, truth = GRIDS[level][2], truths[m]
-                away = math.hypot(*((truth[k] + truth[k + 2]) / 2 / stride - at - 0.5 for k, at in enumerate((i, j))))
+                overlap = ciou_by_hand(box, gt_boxes[m])
+                stride, gt = GRIDS[level][2], gt_boxes[m]
+                away = math.hypot(*((gt[k] + gt[k + 2]) / 2 / stride - at - 0.5 for k, at in enumerate((i, j))))
                 target = max(min(overlap, 1 - bound * away), 0.0)
                 sums["box", level] += 1 - overlap
                 sums["cls", level] += (
@@ -149,11 +149,11 @@ def terms_by_hand(raw, sample, assign, guide=None, bound=0.0):
     }
 
 
-# --- against it ------------------------------------------------------------------------------------------------------------------
+# --- against it -------------------------------------------------------------------------------------------------------
 
 
 def scene(kind):
-    sample = random_sample(SIZE, batch=2, truths=6)
+    sample = random_sample(SIZE, batch=2, ground_truths=6)
     boxes, labels = sample.boxes.numpy(), sample.labels.numpy()
     if kind == "an empty image":
         labels[1] = -1
@@ -181,17 +181,17 @@ def test_ota_equals_the_loop(kind, cells, topk):
     raw, sample = random_raw(), scene(kind)
     assignment = ota(decoder()(raw), sample.boxes, sample.labels, cells=cells, topk=topk)
     for b in range(2):
-        rows, truths = decode_by_hand(raw, b), np.asarray(sample.boxes[b], "float64")
-        owner = assign_by_hand(rows, truths, np.asarray(sample.labels[b]), cells, topk)
+        rows, gt_boxes = decode_by_hand(raw, b), np.asarray(sample.boxes[b], "float64")
+        owner = assign_by_hand(rows, gt_boxes, np.asarray(sample.labels[b]), cells, topk)
         np.testing.assert_array_equal(assignment.gt_index[b], owner)
-        expected = [max(ciou_by_hand(rows[n][4], truths[m]), 0.0) if m >= 0 else 0.0 for n, m in enumerate(owner)]
+        expected = [max(ciou_by_hand(rows[n][4], gt_boxes[m]), 0.0) if m >= 0 else 0.0 for n, m in enumerate(owner)]
         np.testing.assert_allclose(assignment.quality[b], expected, atol=1e-5)
     assert kind in ("an empty image", "no ground truth") or (owner >= 0).sum() >= 3
 
 
 @pytest.mark.parametrize("cells", [3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", SCENES)
-def test_anchor_ratio_is_all_that_can_answer(kind, cells):
+def test_anchor_ratio_is_all_that_is_eligible(kind, cells):
     raw, sample = random_raw(), scene(kind)
     found = anchor_ratio(decoder()(raw), sample.boxes, sample.labels, cells=cells).gt_index.numpy()
     for b in range(2):
@@ -199,7 +199,7 @@ def test_anchor_ratio_is_all_that_can_answer(kind, cells):
             able = [
                 m
                 for m in np.flatnonzero(sample.labels[b] >= 0)
-                if can_answer(level, row, column, anchor, np.asarray(sample.boxes[b, m], "float64"), cells)
+                if is_eligible(level, row, column, anchor, np.asarray(sample.boxes[b, m], "float64"), cells)
             ]
             assert found[b, n] in (able or [-1])
 

@@ -1,4 +1,4 @@
-"""YOLOv8's chain, from logits to loss, against the same in float64 NumPy, written out in loops: no line of the package is used for it."""
+"""YOLOv8's chain, from logits to loss, against loops in float64 NumPy that use no line of the package."""
 
 import functools
 import math
@@ -28,7 +28,7 @@ def random_raw(seed=0, spread=1.5, batch=2):
     }
 
 
-# --- by hand ---------------------------------------------------------------------------------------------------------------------
+# --- by hand ----------------------------------------------------------------------------------------------------------
 
 
 def cells():
@@ -70,16 +70,16 @@ def ciou_by_hand(a, b):
     return overlap - distance / diagonal - v * v / (1 - overlap + v)
 
 
-def assign_by_hand(boxes, scores, truths, labels, topk, alpha=0.5, beta=6.0):
-    """(truth of each candidate or -1, quality of each)."""
+def assign_by_hand(boxes, scores, gt_boxes, labels, topk, alpha=0.5, beta=6.0):
+    """(ground truth of each candidate or -1, quality of each)."""
     overlap, alignment = {}, {}
     for m, label in enumerate(labels):
         if label < 0:
             continue
-        y1, x1, y2, x2 = truths[m]
+        y1, x1, y2, x2 = gt_boxes[m]
         for n, (y, x, _, _) in enumerate(cells()):
             if y1 < y < y2 and x1 < x < x2:
-                overlap[m, n] = max(ciou_by_hand(boxes[n], truths[m]), 0.0)
+                overlap[m, n] = max(ciou_by_hand(boxes[n], gt_boxes[m]), 0.0)
                 alignment[m, n] = scores[n][label] ** alpha * overlap[m, n] ** beta
     claims = {}
     for m in range(len(labels)):
@@ -110,18 +110,19 @@ def dfl_by_hand(distance, logits):
 def terms_by_hand(raw, sample, topk):
     box = cls = dfl = whole = 0.0
     for b in range(len(sample.labels)):
-        truths = np.asarray(sample.boxes[b], "float64")
+        gt_boxes = np.asarray(sample.boxes[b], "float64")
         crowd = np.asarray(sample.crowd[b])
         labels = [-1 if crowd[m] else int(label) for m, label in enumerate(sample.labels[b])]
         boxes, scores = decode_by_hand(raw, b)
-        owner, quality = assign_by_hand(boxes, scores, truths, labels, topk)
+        owner, quality = assign_by_hand(boxes, scores, gt_boxes, labels, topk)
         whole += sum(quality)
         for n, (y, x, stride, (level, row, column)) in enumerate(cells()):
             m = owner[n]
             if m < 0:
                 y1, x1, y2, x2 = boxes[n]
                 shared = [
-                    max(0, min(y2, c[2]) - max(y1, c[0])) * max(0, min(x2, c[3]) - max(x1, c[1])) for c in truths[crowd]
+                    max(0, min(y2, c[2]) - max(y1, c[0])) * max(0, min(x2, c[3]) - max(x1, c[1]))
+                    for c in gt_boxes[crowd]
                 ]
                 if any(value > 0.5 * (y2 - y1) * (x2 - x1) for value in shared):
                     continue
@@ -129,8 +130,8 @@ def terms_by_hand(raw, sample, topk):
                 target = quality[n] if m >= 0 and k == labels[m] else 0.0
                 cls += math.log1p(math.exp(float(t))) - target * float(t)
             if m >= 0:
-                y1, x1, y2, x2 = truths[m]
-                box += quality[n] * (1 - ciou_by_hand(boxes[n], truths[m]))
+                y1, x1, y2, x2 = gt_boxes[m]
+                box += quality[n] * (1 - ciou_by_hand(boxes[n], gt_boxes[m]))
                 logits = raw["box"][level][b, row, column, 0].reshape(4, BINS)
                 sides = [(y - y1) / stride, (x - x1) / stride, (y2 - y) / stride, (x2 - x) / stride]
                 dfl += quality[n] * sum(map(dfl_by_hand, sides, logits)) / 4
@@ -138,11 +139,11 @@ def terms_by_hand(raw, sample, topk):
     return {"box": 7.5 * box / whole, "cls": 0.5 * cls / whole, "dfl": 1.5 * dfl / whole}
 
 
-# --- scenes ----------------------------------------------------------------------------------------------------------------------
+# --- scenes -----------------------------------------------------------------------------------------------------------
 
 
 def scene(kind):
-    sample = random_sample(SIZE, truths=7, classes=K, seed=3)
+    sample = random_sample(SIZE, ground_truths=7, classes=K, seed=3)
     boxes, labels, crowd = (np.array(value) for value in (sample.boxes, sample.labels, sample.crowd))
     if kind == "an empty image":
         boxes[1], labels[1] = 0, -1
@@ -197,8 +198,8 @@ def test_task_aligned_equals_the_loop(kind, topk):
     assignment = task_aligned(Dfl()(raw), sample.boxes, sample.labels, topk=topk)
     for b in range(2):
         boxes, scores = decode_by_hand(raw, b)
-        truths = np.asarray(sample.boxes[b], "float64")
-        owner, quality = assign_by_hand(boxes, scores, truths, np.asarray(sample.labels[b]), topk)
+        gt_boxes = np.asarray(sample.boxes[b], "float64")
+        owner, quality = assign_by_hand(boxes, scores, gt_boxes, np.asarray(sample.labels[b]), topk)
         found = assignment.gt_index[b].numpy()
         np.testing.assert_array_equal(found, owner)
         np.testing.assert_allclose(assignment.quality[b], quality, rtol=1e-3, atol=1e-7)

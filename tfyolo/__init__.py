@@ -1,6 +1,6 @@
 """tfyolo: one-stage object detectors on TensorFlow and Keras.
 
-run = tfyolo.train(tfyolo.load_config("yolov3-tiny", ["data=my/pictures"]))
+run = tfyolo.train(tfyolo.load_config("yolov3-tiny", ["data=my/images"]))
 detector = tfyolo.load(run.folder)
 found = detector("photo.jpg")
 tfyolo.evaluate(run.folder, split="test")
@@ -41,7 +41,7 @@ __all__ = [
     "verify",
 ]
 
-# TensorFlow takes seconds to import: what is public is fetched when it is first asked for.
+# TensorFlow takes seconds to import: a public name is fetched when it is first asked for.
 _HOMES = {
     "ASSIGNERS": ("assigners", "ASSIGNERS"),
     "BACKBONES": ("backbones", "BACKBONES"),
@@ -70,6 +70,16 @@ _HOMES = {
     "quick": ("quickstart.quick", "quick"),
     "train": ("training.train", "train"),
     "verify": ("weights.verify", "verify"),
+}
+# The modules of _HOMES that need no TensorFlow.
+_LIGHT = {
+    "config",
+    "data.readers",
+    "data.sources.formats",
+    "errors",
+    "exports.targets",
+    "predict.runtimes",
+    "training.callbacks",
 }
 
 
@@ -110,8 +120,8 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module 'tfyolo' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, attribute = _HOMES[name]
-    # What imports TensorFlow by itself does so with a page of notices.
-    if module not in ("config", "errors") and importlib.util.find_spec("tensorflow"):
+    # Imported by such a module, TensorFlow would print a page of notices.
+    if module not in _LIGHT and importlib.util.find_spec("tensorflow"):
         from tfyolo.libraries import import_tensorflow
 
         import_tensorflow()

@@ -2,17 +2,15 @@
 
     def best_anchor(candidates, boxes, labels, *, ...) -> Assignment
 
-candidates: Candidates. boxes: [B, M, 4], the ground truths, in pixels of the network's input. labels: [B, M], -1 for
-rows that are padding or are not learned. No gradient flows through an Assignment. Docstrings name the options only.
+No gradient flows through an Assignment.
 """
 
-import functools
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from keras import ops
 
 from tfyolo.boxes import boxes_to_yxhw, ciou, iou, pairwise_iou, shape_iou, yxhw_to_boxes
-from tfyolo.config.ranges import AboveOne, Count, NonNegative, Probability
+from tfyolo.config.ranges import AboveOne, Count, NonNegative, Positive, Probability
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 
@@ -73,8 +71,14 @@ def best_anchor(candidates, boxes, labels, *, ignore: Probability = 0.7, match: 
     objects. The quality is 1.
 
     Args:
+        candidates: Candidates, N of each image.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for rows that are padding or are not learned.
         ignore: a background candidate whose box overlaps any ground truth by more than this IoU is ignored.
         match: further anchors of the cell are matched, if their shape's IoU is more than this (Darknet's iou_thresh).
+
+    Returns:
+        Assignment [B, N].
 
     Source: Redmon and Farhadi 2018, arXiv:1804.02767, section 2.1.
     """
@@ -96,6 +100,14 @@ def responsible_cell(candidates, boxes, labels):
 
     If none overlaps it, the one with the smallest squared distance of the sides. A cell is matched to one ground truth,
     the first in the list. The quality is the IoU.
+
+    Args:
+        candidates: Candidates, N of each image.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for rows that are padding or are not learned.
+
+    Returns:
+        Assignment [B, N].
 
     Source: Redmon et al. 2016, arXiv:1506.02640, section 2.2.
     """
@@ -123,23 +135,29 @@ def task_aligned(candidates, boxes, labels, *, topk: Count = 10, alpha: NonNegat
     quality is the alignment, scaled so that a ground truth's best aligned candidate has the best overlap among its own.
 
     Args:
+        candidates: Candidates, N of each image.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for rows that are padding or are not learned.
         topk: the most candidates of a ground truth.
-        alpha, beta: the powers.
+        alpha: the power of the score, from 0 up.
+        beta: the power of the overlap, from 0 up.
+
+    Returns:
+        Assignment [B, N].
 
     Source: Feng et al. 2021, arXiv:2108.07755, section 3.2.
     """
     scores, M = ops.stop_gradient(candidates.scores), ops.shape(boxes)[1]
     N, K = scores.shape[1:]
-    y, x = ops.unstack(candidates.priors.centers, 2, axis=-1)  # [N]
-    y1, x1, y2, x2 = ops.unstack(ops.expand_dims(boxes, 2), 4, axis=-1)  # [B, M, 1]
-    inside = [y > y1, y < y2, x > x1, x < x2, ops.expand_dims(labels >= 0, 2)]
-    inside = functools.reduce(ops.logical_and, inside)  # [B, M, N]
+    inside = _holds(ops.expand_dims(boxes, 2), candidates.priors.centers)  # [B, M, N]
+    inside = ops.logical_and(inside, ops.expand_dims(labels >= 0, 2))
 
-    pairs, rows, predicted, gt_boxes, label = _pairs(inside, candidates, boxes, labels)
-    score = ops.take(ops.reshape(scores, (-1,)), rows * K + label)
-    overlap = ops.maximum(ciou(predicted, gt_boxes), 0.0)
+    pairs = _pairs(inside, candidates, boxes, labels)
+    score = ops.take(ops.reshape(scores, (-1,)), pairs.rows * K + pairs.labels)
+    overlap = ops.maximum(ciou(pairs.predicted, pairs.gt_boxes), 0.0)
     alignment = ops.power(score, alpha) * ops.power(overlap, beta)
-    overlap, alignment = (ops.scatter(pairs, values, ops.shape(inside)) for values in (overlap, alignment))  # [B, M, N]
+    overlap = ops.scatter(pairs.index, overlap, ops.shape(inside))  # [B, M, N]
+    alignment = ops.scatter(pairs.index, alignment, ops.shape(inside))  # [B, M, N]
 
     _, best = ops.top_k(alignment, min(topk, N))  # [B, M, k]
     claimed = ops.logical_and(_marked(best, inside), alignment > 0)
@@ -180,24 +198,90 @@ def ota(
     takes the one it is cheapest for. The quality is the CIoU, at least 0.
 
     Args:
+        candidates: Candidates, N of each image.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for rows that are padding or are not learned.
         cells: 3: the centre's cell and the two nearest beside, above or below it; 5: it and all four.
         ratio: an anchor's sides are less than so many times longer or shorter than the ground truth's.
         topk: how many IoUs k is the sum of.
         overlap_cost: the weight of -log(IoU).
 
+    Returns:
+        Assignment [B, N].
+
     Source: Wang et al. 2022, arXiv:2207.02696, section 4.2; Ge et al. 2021, arXiv:2107.08430, section 2.1.
+    """
+    eligible = _near(candidates.priors, boxes, labels, cells, ratio)  # [B, M, N]
+    gt_index = _cheapest(candidates, boxes, labels, eligible, topk, overlap_cost)
+    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index, ciou))
+
+
+def simota(
+    candidates,
+    boxes,
+    labels,
+    *,
+    radius: Positive = 2.5,
+    topk: Count = 10,
+    overlap_cost: NonNegative = 3.0,
+    outside_cost: NonNegative = 100_000.0,
+):
+    """YOLOX's assigner: each ground truth takes its k cheapest candidates, as in `ota`.
+
+    Eligible are the candidates whose cell's centre lies in the ground truth, or in a square about its centre. The cost
+    is that of `ota`, plus outside_cost where it does not lie in both. The quality is the IoU. The code published with
+    the paper also lets a ground truth take a candidate that is eligible for another alone.
+
+    Args:
+        candidates: Candidates, N of each image.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for rows that are padding or are not learned.
+        radius: half the side of the square, in the candidate's cells.
+        topk: how many IoUs k is the sum of.
+        overlap_cost: the weight of -log(IoU).
+        outside_cost: of a candidate that lies in one of the two alone.
+
+    Returns:
+        Assignment [B, N].
+
+    Source: Ge et al. 2021, arXiv:2107.08430, section 2.1, "SimOTA"; the code published with it.
+    """
+    priors, gt_boxes = candidates.priors, ops.expand_dims(boxes, 2)  # [B, M, 1, 4]
+    inside = _holds(gt_boxes, priors.centers)  # [B, M, N]
+    reach = radius * ops.expand_dims(priors.strides, -1)  # [N, 1]
+    yx = boxes_to_yxhw(gt_boxes)[..., :2]
+    central = _holds(ops.concatenate([yx - reach, yx + reach], axis=-1), priors.centers)  # [B, M, N]
+    eligible = ops.logical_and(ops.logical_or(inside, central), ops.expand_dims(labels >= 0, 2))
+    cost = ops.where(ops.logical_and(inside, central), 0.0, outside_cost)
+    gt_index = _cheapest(candidates, boxes, labels, eligible, topk, overlap_cost, cost)
+    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index, iou))
+
+
+def _holds(boxes, points):
+    """Whether boxes [..., N or 1, 4] hold points [N, 2], borders excluded: [..., N] bool."""
+    first, last = ops.split(boxes, 2, axis=-1)
+    return ops.all(ops.logical_and(points > first, points < last), axis=-1)
+
+
+def _cheapest(candidates, boxes, labels, eligible, topk, overlap_cost, more=None):
+    """SimOTA's choice among the eligible [B, M, N]: gt_index [B, N]. more: [B, M, N], a further cost of each pair.
+
+    A ground truth takes its k cheapest candidates, where k is the sum of its topk largest IoUs, rounded down, at least
+    1; a candidate that several claim takes the one it is cheapest for.
     """
     scores = ops.stop_gradient(candidates.scores)
     N, K = scores.shape[1:]
-    eligible = _near(candidates.priors, boxes, labels, cells, ratio)  # [B, M, N]
-    pairs, rows, predicted, gt_boxes, label = _pairs(eligible, candidates, boxes, labels)
-    overlap = iou(predicted, gt_boxes)
-    right = ops.one_hot(label, K)
-    p = ops.clip(ops.sqrt(ops.take(ops.reshape(scores, (-1, K)), rows, axis=0)), 1e-6, 1 - 1e-6)
+    pairs = _pairs(eligible, candidates, boxes, labels)
+    overlap = iou(pairs.predicted, pairs.gt_boxes)  # [P]
+    right = ops.one_hot(pairs.labels, K)
+    p = ops.clip(ops.sqrt(ops.take(ops.reshape(scores, (-1, K)), pairs.rows, axis=0)), 1e-6, 1 - 1e-6)  # [P, K]
     cost = -ops.sum(right * ops.log(p) + (1 - right) * ops.log(1 - p), axis=-1) - overlap_cost * ops.log(overlap + 1e-8)
+    if more is not None:
+        b, m, n = ops.unstack(pairs.index, 3, axis=-1)
+        cost = cost + ops.take(ops.reshape(more, (-1,)), (b * ops.shape(boxes)[1] + m) * N + n)
     # The cheapest is worth most; what is not eligible, nothing.
-    worth = ops.scatter(pairs, 1 / (1 + cost), ops.shape(eligible))
-    overlap = ops.scatter(pairs, overlap, ops.shape(eligible))
+    worth = ops.scatter(pairs.index, 1 / (1 + cost), ops.shape(eligible))  # [B, M, N]
+    overlap = ops.scatter(pairs.index, overlap, ops.shape(eligible))  # [B, M, N]
 
     best, _ = ops.top_k(overlap, min(topk, N))
     k = ops.maximum(ops.cast(ops.sum(best, axis=-1), "int32"), 1)  # [B, M]
@@ -206,8 +290,7 @@ def ota(
     claimed = _marked(places, eligible, taken)
     worth = ops.where(claimed, worth, 0.0)
     gt = ops.cast(ops.argmax(worth, axis=1), "int32")  # [B, N]
-    gt_index = ops.where(ops.any(claimed, axis=1), gt, BACKGROUND)
-    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index))
+    return ops.where(ops.any(claimed, axis=1), gt, BACKGROUND)
 
 
 def anchor_ratio(candidates, boxes, labels, *, cells: Literal[3, 5] = 3, ratio: AboveOne = 4.0):
@@ -216,12 +299,19 @@ def anchor_ratio(candidates, boxes, labels, *, cells: Literal[3, 5] = 3, ratio: 
     One that several ground truths claim takes the one of the most similar shape. The quality is the CIoU, at least 0.
 
     Args:
-        cells, ratio: those of `ota`.
+        candidates: Candidates, N of each image.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for rows that are padding or are not learned.
+        cells: 3 or 5, as for `ota`.
+        ratio: as for `ota`, above 1.
+
+    Returns:
+        Assignment [B, N].
     """
     eligible = ops.transpose(_near(candidates.priors, boxes, labels, cells, ratio), (0, 2, 1))
     shape = shape_iou(candidates.priors.anchors, boxes_to_yxhw(boxes)[..., 2:])  # [B, N, M]
     gt_index = _assign(eligible, shape, otherwise=BACKGROUND)
-    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index))
+    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index, ciou))
 
 
 def _near(priors, boxes, labels, cells, ratio):
@@ -237,25 +327,43 @@ def _near(priors, boxes, labels, cells, ratio):
     return ops.logical_and(ops.logical_and(beside, alike), ops.expand_dims(labels >= 0, 2))
 
 
-def _pairs(eligible, candidates, boxes, labels):
-    """The eligible pairs: [P, 3] (image, ground truth, candidate), rows in [B * N], both boxes [P, 4], labels [P].
+class _Pairs(NamedTuple):
+    """Pairs of a ground truth and a candidate: P of all images together.
 
-    Few candidates are eligible for a ground truth: only those pairs are compared.
+    Attributes:
+        index: [P, 3] int32: image, ground truth, candidate.
+        rows: [P] int32: the candidate's place in [B * N].
+        predicted: [P, 4], the candidate's box; no gradient flows through it.
+        gt_boxes: [P, 4], the ground truth's.
+        labels: [P], the ground truth's.
     """
+
+    index: Any
+    rows: Any
+    predicted: Any
+    gt_boxes: Any
+    labels: Any
+
+
+def _pairs(eligible, candidates, boxes, labels):
+    """The eligible pairs, [B, M, N] bool. Few candidates are eligible for a ground truth: only those are compared."""
     predicted = ops.stop_gradient(candidates.boxes)
     N, M = predicted.shape[1], ops.shape(boxes)[1]
-    pairs = ops.stack([ops.cast(index, "int32") for index in ops.nonzero(eligible)], axis=-1)  # [P, 3]
-    b, m, n = ops.unstack(pairs, 3, axis=-1)
-    label = ops.take(ops.reshape(labels, (-1,)), b * M + m)  # [P], as all that follows
-    predicted = ops.take(ops.reshape(predicted, (-1, 4)), b * N + n, axis=0)
-    gt_boxes = ops.take(ops.reshape(boxes, (-1, 4)), b * M + m, axis=0)
-    return pairs, b * N + n, predicted, gt_boxes, label
+    index = ops.stack([ops.cast(axis, "int32") for axis in ops.nonzero(eligible)], axis=-1)  # [P, 3]
+    b, m, n = ops.unstack(index, 3, axis=-1)  # [P]
+    return _Pairs(
+        index=index,
+        rows=b * N + n,
+        predicted=ops.take(ops.reshape(predicted, (-1, 4)), b * N + n, axis=0),
+        gt_boxes=ops.take(ops.reshape(boxes, (-1, 4)), b * M + m, axis=0),
+        labels=ops.take(ops.reshape(labels, (-1,)), b * M + m),
+    )
 
 
-def _overlap_of(candidates, boxes, gt_index):
-    """The CIoU of candidates with their ground truths, at least 0; 0 without one: [B, N]."""
+def _overlap_of(candidates, boxes, gt_index, measure):
+    """An overlap, iou or ciou, of candidates with their ground truths, at least 0; 0 without one: [B, N]."""
     gt_boxes = ops.take_along_axis(boxes, ops.expand_dims(ops.maximum(gt_index, 0), -1), axis=1)
-    overlap = ops.maximum(ciou(candidates.boxes, gt_boxes), 0.0)
+    overlap = ops.maximum(measure(candidates.boxes, gt_boxes), 0.0)
     return ops.stop_gradient(ops.where(gt_index >= 0, overlap, 0.0))
 
 
@@ -275,8 +383,14 @@ def max_iou(candidates, boxes, labels, *, match: Probability = 0.5, ignore: Prob
     prior, the other takes its next best, up to the third. The quality is 1.
 
     Args:
+        candidates: Candidates, N of each image.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for rows that are padding or are not learned.
         match: the IoU above which a prior is matched.
         ignore: an unmatched prior that overlaps a ground truth by more than this IoU is ignored.
+
+    Returns:
+        Assignment [B, N].
 
     Source: Liu et al. 2016, arXiv:1512.02325, section 2.2.
     """
@@ -298,6 +412,7 @@ ASSIGNERS = {
     "responsible_cell": responsible_cell,
     "task_aligned": task_aligned,
     "ota": ota,
+    "simota": simota,
     "anchor_ratio": anchor_ratio,
     "max_iou": max_iou,
 }

@@ -2,11 +2,12 @@
 
     benchmark("runs/yolov8n", ["runs/yolov8n/export/model-int8.tflite"], threads=2) -> a report
 
-Everything is one image, ready for the network, to detections. "network" ends with decoded boxes and scores, as OpenCV's does;
-"postprocess" is NMS; "total" is both. The competitors take turns, many times, so that what else the machine does hits
-all of them, and ratios are taken within a turn. OpenCV's network drops what scores below 0.2 (or its .cfg's thresh), ours hands the
-suppression all that the config's post-processing asks for: compare networks with networks first. A peer is any command that prints a
-line when it is ready and, for every line it then reads, looks at an image and prints {"network": seconds}.
+Timed is the way of one image, ready for the network, to detections. "network" ends with decoded boxes and scores, as
+OpenCV's does; "postprocess" is NMS; "total" is both. The competitors take turns, many times, so that other work of the
+machine hits all of them; ratios are taken within a turn. OpenCV's network drops scores below 0.2 (or its .cfg's
+thresh), ours gives NMS all candidates that the config's post-processing asks for: compare networks with networks first.
+A peer is any command that prints a line when it is ready and, for every line it then reads, runs on an image and prints
+{"network": seconds}.
 """
 
 import os
@@ -35,7 +36,7 @@ from tfyolo.tflite.interpreter import interpreter
 from tfyolo.visualize import plots
 
 PARTS = ("network", "postprocess", "total")
-# Linux gives a process its parent's ru_maxrss to begin with; what it needed itself stands in /proc alone.
+# On Linux ru_maxrss starts at the parent's; what the process itself needed stands in /proc alone.
 _MEMORY = """
 import resource, sys
 from pathlib import Path
@@ -54,15 +55,31 @@ else:
 
 
 def prepared_image(model, path):
-    """[H, W, 3] float32 0..1 at the network's size. path: of an image; None: noise, in which little is found."""
-    size = model.config.model.input_size
+    """An image as the network takes it.
+
+    Args:
+        model: the Model.
+        path: of an image; None: noise, in which little is found.
+
+    Returns:
+        [H, W, 3] float32 0..1, at the network's size.
+    """
+    size = model.input_size
     if path is None:
         return np.random.default_rng(0).random((*size, 3), dtype="float32")
-    return np.asarray(geometry.prepare(decoding.read_image(path), size, model.config.model.preprocess)[0])
+    return np.asarray(geometry.prepare(decoding.read_image(path), size, model.preprocess)[0])
 
 
 def in_two(network, postprocess):
-    """A measurement of two functions, the second reading what the first gives: -> {part: seconds}."""
+    """A measurement of two functions.
+
+    Args:
+        network: a function without arguments.
+        postprocess: takes what `network` returns.
+
+    Returns:
+        A function that calls both and returns {part: seconds}.
+    """
 
     def measure():
         start = time.perf_counter()
@@ -76,7 +93,15 @@ def in_two(network, postprocess):
 
 
 def in_one(total, network=None):
-    """A measurement of a function; and, if there is one, of another that leaves out the end: what lies between is the end's."""
+    """A measurement of one function for all parts.
+
+    Args:
+        total: a function without arguments, from the image to detections.
+        network: the same without post-processing, whose time is then the difference; None: only the total is known.
+
+    Returns:
+        A function that calls them and returns {part: seconds}.
+    """
 
     def measure():
         start = time.perf_counter()
@@ -92,22 +117,25 @@ def in_one(total, network=None):
     return measure
 
 
-# --- competitors ----------------------------------------------------------------------------------------------------------------
+# --- competitors ------------------------------------------------------------------------------------------------------
 
 
 def keras_measure(model, image):
+    """The measurement of a Model in Keras; image: [H, W, 3], of prepared_image."""
     detector, images = Detector.of(model, constant=True), tf.constant(image[None])
     return in_two(lambda: detector.network(images), lambda found: detector.postprocess(found).boxes.numpy())
 
 
-def saved_model_measure(path, image):
-    loaded, images = tf.saved_model.load(str(path)), tf.constant(image[None])
+def saved_model_measure(model, image, threads, scratch):
+    """The measurement of a Model as a SavedModel, by its signature; threads are TensorFlow's own."""
+    loaded, images = tf.saved_model.load(str(first_export("saved_model", model, scratch))), tf.constant(image[None])
     serve = loaded.signatures["serving_default"]
     return in_one(lambda _keep=loaded: serve(images=images)["boxes"].numpy())
 
 
 def tflite_measure(model, image, threads, scratch):
-    scratch.mkdir()
+    """The measurement of a Model as TFLite files, with NMS and without, as it is: not fused first."""
+    scratch.mkdir(parents=True, exist_ok=True)
     path, bare = scratch / "model.tflite", scratch / "network.tflite"
     for file, nms in ((path, "builtin"), (bare, "none")):
         file.write_bytes(tflite.to_tflite(model, tflite.OUTPUT_STAGES[nms, False]))
@@ -116,7 +144,19 @@ def tflite_measure(model, image, threads, scratch):
     return in_one(*(lambda runner=runner: runner(images=image[None]) for runner in runners))
 
 
+def fused_tflite_measure(model, image, threads, scratch):
+    """The measurement of a Model as export writes it to TFLite."""
+    return tflite_measure(tflite.for_tflite(model), image, threads, scratch)
+
+
+def first_export(name, model, scratch):
+    """The path of a Model's export, the first by default of an exporter. name: a key of EXPORTERS."""
+    (made,) = exports.export(model, scratch, targets.asked_targets([name])[:1]).values()
+    return made.path
+
+
 def opencv_measure(run, model, image, threads, scratch):
+    """The measurement of a run from Darknet in OpenCV, NMS by OpenCV too."""
     import cv2
 
     from tfyolo.weights.darknet import importing
@@ -128,49 +168,78 @@ def opencv_measure(run, model, image, threads, scratch):
     outputs, classes = net.getUnconnectedOutLayersNames(), len(model.classes)
     blob = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
     nms = model.postprocess
-    least, iou, most = nms.score, nms.iou, nms.candidates_limit
+    threshold, iou, limit = nms.score, nms.iou, nms.candidates_limit
 
     def network():
         net.setInput(blob)
         return net.forward(outputs)
 
-    def suppress(found):
+    def select(found):
         rows = np.concatenate([row.reshape(-1, 5 + classes) for row in found])
-        boxes, labels = np.nonzero(rows[:, 5:] > least)
+        boxes, labels = np.nonzero(rows[:, 5:] > threshold)
         xywh = rows[boxes, :4].astype("float64") * np.tile(image.shape[1::-1], 2)
         xywh[:, :2] -= xywh[:, 2:] / 2
-        return cv2.dnn.NMSBoxesBatched(xywh, rows[boxes, 5 + labels], labels, least, iou, top_k=most)
+        return cv2.dnn.NMSBoxesBatched(xywh, rows[boxes, 5 + labels], labels, threshold, iou, top_k=limit)
 
-    return in_two(network, suppress)
+    return in_two(network, select)
 
 
 def export_measure(path, image, threads):
-    """Of a file that was written before: its own network, and what is left to be done after it."""
+    """The measurement of an export by its Detector: the file's network, and the post-processing that it leaves."""
     detector, images = load(path, threads=threads), image[None]
     return in_two(lambda: detector.network(images), lambda found: np.asarray(detector.postprocess(found).boxes))
 
 
+# Exporters whose files are timed without what their Detector does around them.
+MEASURES = {"saved_model": saved_model_measure, "tflite": fused_tflite_measure}
+
+
+def exporter_measures(model, image, threads, scratch):
+    """{name: measurement} of a Model in every format of EXPORTERS, with the exporters that users have added.
+
+    Args:
+        model: the Model.
+        image: [H, W, 3], of prepared_image.
+        threads: of each, a count.
+        scratch: a folder for the files.
+    """
+    measures = {}
+    for name in targets.EXPORTERS:
+        if name in MEASURES:
+            measures[name] = MEASURES[name](model, image, threads, scratch / name)
+        else:
+            measures[name] = export_measure(first_export(name, model, scratch / name), image, threads)
+    return measures
+
+
 def named(paths):
-    """{name: Path}: the files' names, or the whole paths where two files have one name."""
+    """{name: Path} of exports: the files' names, or the whole paths where two files have one name."""
     paths = [Path(path) for path in dict.fromkeys(map(str, paths))]
     alike = len({path.name for path in paths}) < len(paths)
     return {str(path) if alike else path.name: path for path in paths}
 
 
 def competitors(run, paths, image_path, threads, scratch, unfused=False):
-    """({name: measurement}, Model, what is missing and why). paths: exports to measure; none: those are made that need no data."""
+    """What takes turns.
+
+    Args:
+        run: a run's folder or a .h5 file.
+        paths: of exports; none: one of every exporter is made, which needs no data.
+        image_path: of an image; None: noise.
+        threads: of each, a count.
+        scratch: a folder for files that are made.
+        unfused: whether the network takes part before fusion, too.
+
+    Returns:
+        ({name: measurement}, the Model, [what is missing and why]).
+    """
     import cv2
 
     model = load_model(run)
     image = prepared_image(model, image_path)
     found = {"keras": keras_measure(fuse(model), image)}
     if not paths:
-        saved = exports.export(model, scratch / "export", [targets.Target("saved_model")])["saved_model"].path
-        found["saved_model"] = saved_model_measure(saved, image)
-        found["tflite"] = tflite_measure(tflite.for_tflite(model), image, threads, scratch / "fused")
-        for name in [each for each in targets.EXPORTERS if each not in found]:  # those that users have added
-            (made,) = exports.export(model, scratch / "export", targets.asked_targets([name])[:1]).values()
-            found[name] = export_measure(made.path, image, threads)
+        found |= exporter_measures(model, image, threads, scratch)
     for name, path in named(paths).items():
         found[name] = export_measure(path, image, threads)
     if unfused:
@@ -186,11 +255,20 @@ def competitors(run, paths, image_path, threads, scratch, unfused=False):
     return found, model, notes
 
 
-# --- measuring ------------------------------------------------------------------------------------------------------------------
+# --- measuring --------------------------------------------------------------------------------------------------------
 
 
 def take_turns(found, seconds, rounds):
-    """{competitor: {part: [[seconds of each call] of each round]}}; `seconds` for each competitor, spread over the rounds."""
+    """Measures competitors, each `seconds` long in all, spread over the rounds.
+
+    Args:
+        found: {competitor: measurement}.
+        seconds: for each competitor.
+        rounds: how often they take turns.
+
+    Returns:
+        {competitor: {part: [[seconds of each call] of each round]}}.
+    """
     times = {name: {} for name in found}
     for measure in found.values():
         for _ in range(3):  # the first calls compile and allocate
@@ -208,10 +286,16 @@ def take_turns(found, seconds, rounds):
 
 
 def figures(times, baseline):
-    """{competitor: {part: {"median_ms", "iqr_ms", "fastest_ms", "calls", "ratio", "ratio_iqr"} or None}}.
+    """The figures of measured times.
 
-    fastest_ms: None for a postprocess, which may be a difference of two. ratio: to the baseline's same part, the median over the
-    rounds; None where the baseline has none.
+    Args:
+        times: of take_turns.
+        baseline: the competitor that ratios are to.
+
+    Returns:
+        {competitor: {part: {"median_ms", "iqr_ms", "fastest_ms", "calls", "ratio", "ratio_iqr"} or None}}. fastest_ms
+        is None for a postprocess, which may be a difference of two. ratio is to the baseline's same part, the median
+        over the rounds; None where the baseline has none.
     """
     result = {}
     for name, parts in times.items():
@@ -236,7 +320,7 @@ def figures(times, baseline):
 
 
 def spread(values):
-    """The distance between the quartiles."""
+    """The interquartile range; 0 for one value."""
     if len(values) < 2:
         return 0.0
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -256,9 +340,25 @@ def benchmark(
     baseline=None,
     validation=None,
 ):
-    """The report of a run, and of its exports, as JSON takes it.
+    """Times a run and its exports, and evaluates them.
 
-    paths: exports; none: those that need no data are made for it. validation: a Source that each is evaluated on. peers: ("name", command).
+    Args:
+        run: a run's folder or a .h5 file.
+        paths: of exports; none: one of every exporter is made, which needs no data.
+        threads: of each competitor, a count.
+        seconds: for each competitor.
+        rounds: how often they take turns.
+        image: the path of an image to run on; None: noise.
+        unfused: whether the network takes part before fusion, too.
+        peers: [(name, words of a command)] of other programs.
+        baseline: the competitor that ratios are to; None: "opencv" if there is one, else "keras".
+        validation: a Source that each file is evaluated on; None: no AP.
+
+    Returns:
+        The report, as JSON takes it: "competitors" holds the figures, "files" bytes, memory and AP.
+
+    Raises:
+        click.BadParameter: no competitor has the baseline's name.
     """
     with tempfile.TemporaryDirectory() as scratch:
         found, model, notes = competitors(run, paths, image, threads, Path(scratch), unfused)
@@ -283,7 +383,7 @@ def benchmark(
             about[name]["AP"] = evaluate(load(path), validation, progress=False).metrics["AP"]
     return {
         "run": str(run),
-        "input_size": list(model.config.model.input_size),
+        "input_size": list(model.input_size),
         "threads": threads,
         "rounds": rounds,
         "baseline": baseline,
@@ -295,19 +395,20 @@ def benchmark(
 
 
 def peak_memory(path):
-    """MB that a process has held at most which loads it and detects in three images; None if it cannot be told."""
+    """The peak MB of a process that loads a model and detects in three images; None if that fails."""
     done = subprocess.run([sys.executable, "-c", _MEMORY, str(path)], capture_output=True, text=True)
     return round(float(done.stdout), 1) if done.returncode == 0 else None
 
 
-def table(told):
-    """The report, for people."""
+def table(report):
+    """The report as text."""
     lines = [
-        f"{told['run']} at {told['input_size']}, {told['threads']} threads, {told['rounds']} rounds; load average "
-        f"{told['load_average']:.1f}",
-        f"{'':<24}{'':<13}{'median ms':>10}{'spread':>9}{'fastest':>9}{'calls':>7}{'x ' + told['baseline']:>20}{'spread':>9}",
+        f"{report['run']} at {report['input_size']}, {report['threads']} threads, {report['rounds']} rounds; "
+        f"load average {report['load_average']:.1f}",
+        f"{'':<24}{'':<13}{'median ms':>10}{'spread':>9}{'fastest':>9}{'calls':>7}"
+        f"{'x ' + report['baseline']:>20}{'spread':>9}",
     ]
-    for name, parts in told["competitors"].items():
+    for name, parts in report["competitors"].items():
         for part, row in parts.items():
             if row is None:
                 continue
@@ -318,19 +419,19 @@ def table(told):
                 line += f"{row['ratio']:>20.2f}{row['ratio_iqr']:>9.2f}"
             lines.append(line)
     lines.append(f"{'':<24}{'images/s':>10}{'MB':>9}{'peak MB':>9}{'AP':>9}")
-    for name, row in told["files"].items():
-        speed = 1e3 / told["competitors"][name]["total"]["median_ms"]
+    for name, row in report["files"].items():
+        speed = 1e3 / report["competitors"][name]["total"]["median_ms"]
         memory = f"{row['peak_mb']:>9.0f}" if row["peak_mb"] is not None else f"{'':>9}"
         line = f"{name:<24}{speed:>10.1f}{row['bytes'] / 1e6:>9.1f}{memory}"
         lines.append(line + (f"{row['AP']:>9.4f}" if "AP" in row else ""))
-    return "\n".join([*lines, *told["notes"]])
+    return "\n".join([*lines, *report["notes"]])
 
 
-def draw(told, path):
-    """AP over milliseconds of each file that was evaluated, drawn into a file."""
+def draw(report, path):
+    """Draws AP over milliseconds of each file that was evaluated; `path` is the drawing's."""
     points = {
-        name: (told["competitors"][name]["total"]["median_ms"], row["AP"])
-        for name, row in told["files"].items()
+        name: (report["competitors"][name]["total"]["median_ms"], row["AP"])
+        for name, row in report["files"].items()
         if "AP" in row
     }
-    plots.scatter(path, points, "milliseconds of one picture", "AP")
+    plots.scatter(path, points, "milliseconds of one image", "AP")

@@ -36,7 +36,8 @@ def intersection(a, b):
     """The area that two boxes share.
 
     Args:
-        a, b: boxes that broadcast against each other: [..., 4].
+        a: [..., 4].
+        b: [..., 4], which broadcasts against a.
 
     Returns:
         [...], in squared units of the boxes.
@@ -52,7 +53,8 @@ def iou(a, b):
     """Intersection over union.
 
     Args:
-        a, b: boxes that broadcast against each other: [..., 4].
+        a: [..., 4].
+        b: [..., 4], which broadcasts against a.
 
     Returns:
         [...] in 0..1; 0 where both are empty.
@@ -63,7 +65,15 @@ def iou(a, b):
 
 
 def pairwise_iou(a, b):
-    """The IoU of every box of a with every box of b: [..., N, 4], [..., M, 4] -> [..., N, M]."""
+    """The IoU of every box of one set with every box of another.
+
+    Args:
+        a: [..., N, 4].
+        b: [..., M, 4].
+
+    Returns:
+        [..., N, M] in 0..1.
+    """
     return iou(ops.expand_dims(a, -2), ops.expand_dims(b, -3))
 
 
@@ -93,7 +103,8 @@ def giou(a, b):
     """Generalised IoU: IoU - (hull - union) / hull.
 
     Args:
-        a, b: boxes that broadcast against each other: [..., 4].
+        a: [..., 4].
+        b: [..., 4], which broadcasts against a.
 
     Returns:
         [...] in -1..1.
@@ -111,7 +122,8 @@ def diou(a, b):
     """Distance IoU: IoU - (distance of the centres / diagonal of the hull)^2.
 
     Args:
-        a, b: boxes that broadcast against each other: [..., 4].
+        a: [..., 4].
+        b: [..., 4], which broadcasts against a.
 
     Returns:
         [...] in -1..1.
@@ -131,7 +143,8 @@ def ciou(a, b):
     alpha is a weight, not a quantity to be learned: no gradient flows through it.
 
     Args:
-        a, b: boxes that broadcast against each other: [..., 4].
+        a: [..., 4].
+        b: [..., 4], which broadcasts against a.
 
     Returns:
         [...], at most 1.

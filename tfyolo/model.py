@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
+from keras import layers
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
@@ -16,15 +17,17 @@ from tfyolo.assigners import ASSIGNERS
 from tfyolo.backbones import BACKBONES
 from tfyolo.config import parts
 from tfyolo.config.ranges import MOST_CLASSES
+from tfyolo.darknet.layers import LocallyConnected
 from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
-from tfyolo.graph.nodes import deferred_variables
+from tfyolo.graph.nodes import deferred_variables, unallocated_variables
 from tfyolo.heads import HEADS
 from tfyolo.losses import OBJECTIVES
 from tfyolo.messages import listed, printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
+from tfyolo.origin import Origin, to_meta
 from tfyolo.postprocess import POSTPROCESS
 from tfyolo.structures import as_features, as_raw, can_read_aux
 
@@ -44,6 +47,7 @@ class Model(NamedTuple):
         decoder: Raw -> Candidates; one of decoders.DECODERS.
         objective: the loss, term by term; one of losses.OBJECTIVES.
         postprocess: Candidates -> Detections; one of postprocess.POSTPROCESS.
+        origin: what its weights were initialised from; None: they began at random.
     """
 
     config: configs.Config
@@ -52,6 +56,22 @@ class Model(NamedTuple):
     decoder: keras.layers.Layer
     objective: Any
     postprocess: Any
+    origin: Origin | None = None
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) of the images that it is made for, in pixels."""
+        return tuple(self.config.model.input_size)
+
+    @property
+    def preprocess(self) -> str:
+        """How images are brought to that size, a key of data.geometry.FITS."""
+        return self.config.model.preprocess
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its network has fake quantization, learned by quantization-aware training."""
+        return self.config.model.quantize
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -214,12 +234,27 @@ def _bounded_network(config, size, decoder, num_classes):
     return network
 
 
+def outline(model, num_classes):
+    """A Model's network as it would be with another number of classes: names and shapes, without values.
+
+    Args:
+        model: a Model.
+        num_classes: K.
+
+    Returns:
+        keras.Model; its variables have no memory.
+    """
+    with unallocated_variables():
+        return _network(model.config, model.network.input_shape[1:3], _make(model.config, "decoder"), num_classes)
+
+
 def scaling(config, depth=1.0, width=1.0):
     """Overrides that make a config's network deeper and wider: the options `depth` and `width` of its parts.
 
     Args:
         config: the Config.
-        depth, width: factors on the options that it has.
+        depth: factor on the option `depth` of every part that has it, above 0.
+        width: factor on the option `width`, above 0.
 
     Returns:
         ["model.backbone.depth=0.5", ...].
@@ -283,14 +318,21 @@ def check_other_size(model, size, place="model.input_size"):
     Raises:
         ConfigError: its sides are no multiples of the stride, or a layer takes one size alone.
     """
-    own = model.config.model.input_size
-    if tuple(size) != own and any(layer.name.endswith((".flatten", ".local")) for layer in model.network.layers):
+    own = model.input_size
+    if tuple(size) != own and any(map(_takes_one_size, model.network.layers)):
         raise model.config.error(
             place,
             f"expected {list(own)}, the one size that its fully or locally connected layers take, received "
             f"{list(size)}",
         )
     check_size(model.config, size, model.decoder.multiple, place)
+
+
+def _takes_one_size(layer):
+    """Whether a layer has weights for every cell of its grid, or hands all cells on to one that has."""
+    if isinstance(layer, layers.Reshape):  # of cells, and not of what a global pooling leaves
+        return len(layer.input.shape) == 4 and layer.input.shape[1:3] != (1, 1) and -1 not in layer.target_shape
+    return isinstance(layer, layers.Flatten | LocallyConnected)
 
 
 def resized(model, size):
@@ -329,7 +371,7 @@ def network_for(model, size):
 
 def _with_quantization(model):
     """The Model with fake quantization if its config has it, as its weights then have."""
-    if not model.config.model.quantize:
+    if not model.is_quantized:
         return model
     from tfyolo.graph.quantization import quantization_aware
 
@@ -337,14 +379,37 @@ def _with_quantization(model):
 
 
 def without_quantization(model):
-    """A Model, fused, without the fake quantization that it may have been trained with; itself if it was not."""
-    if not model.config.model.quantize:
+    """Takes away the fake quantization that a Model may have been trained with.
+
+    Args:
+        model: a Model.
+
+    Returns:
+        A fused Model with a copy of its other weights; the given one if its config has no quantization.
+    """
+    if not model.is_quantized:
         return model
     size = model.network.input_shape[1:3]
     other = fuse(build(model.config, model.classes, input_size=size))
     weights = checkpoint.weights_of(model.network)
     checkpoint.assign(other.network, {name: weights[name] for name in checkpoint.weights_of(other.network)})
     return other
+
+
+def with_largest_box(model, side):
+    """Limits the sides of a Model's boxes.
+
+    Args:
+        model: a Model.
+        side: the longest, in pixels.
+
+    Returns:
+        A Model with the same network; the given one if its decoder has no such limit.
+    """
+    if not model.decoder.has_largest:
+        return model
+    builder, options = resolve(model.config, "model.decoder", model.config.model.decoder, DECODERS)
+    return model._replace(decoder=builder(**options | {"largest": side}))
 
 
 def postprocess(config, **options):
@@ -433,7 +498,7 @@ def load_model(path: str | os.PathLike) -> Model:
     with checkpoint.fits_this_version(file):
         model = _with_quantization(build(config, meta["classes"]))
     checkpoint.assign(model.network, weights, source=f"{file}: its weights")
-    return model
+    return model._replace(origin=checkpoint.origin_of(meta))
 
 
 def save_model(path, model, **meta):
@@ -455,6 +520,7 @@ def describe(model, **meta):
         meta: further entries, of types that JSON has.
 
     Returns:
-        {"config": ..., "classes": [...], ...}.
+        {"config": ..., "classes": [...], "origin": origin.to_meta's, ...}.
     """
-    return {"config": configs.to_json(model.config), "classes": list(model.classes), **meta}
+    own = {"config": configs.to_json(model.config), "classes": list(model.classes), "origin": to_meta(model.origin)}
+    return own | meta

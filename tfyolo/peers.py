@@ -1,4 +1,7 @@
-"""Other people's programs, measured in turns with ours: commands that print a line when ready, and answer every line with JSON."""
+"""Other people's programs, measured in turns with ours.
+
+A peer is a command that prints a line when it is ready and answers every line it reads with a line of JSON.
+"""
 
 import json
 import shlex
@@ -8,7 +11,15 @@ import click
 
 
 class Peer:
-    """A competitor in a process of its own, that works only when it is asked."""
+    """A competitor in a process of its own, which works only when it is asked.
+
+    Args:
+        name: its name in the report.
+        command: the words of its command.
+
+    Attributes:
+        answers: what it has answered so far, read from JSON.
+    """
 
     def __init__(self, name, command):
         self.name, self.answers = name, []
@@ -16,14 +27,22 @@ class Peer:
 
     @staticmethod
     def parsed(text):
-        """NAME=COMMAND -> (name, list of the command's words)."""
+        """(name, words of the command) of NAME=COMMAND.
+
+        Raises:
+            click.BadParameter: the text has another form.
+        """
         name, equals, command = text.partition("=")
         if not (name and equals and command):
             raise click.BadParameter(f"expected NAME=COMMAND, received {text!r}", param_hint="--peer")
         return name, shlex.split(command)
 
     def line(self):
-        """Its next line; ClickException if it has ended."""
+        """Its next line.
+
+        Raises:
+            click.ClickException: it has ended.
+        """
         line = self.process.stdout.readline()
         if not line:
             raise click.ClickException(
@@ -32,12 +51,13 @@ class Peer:
         return line
 
     def turn(self):
-        """Lets it work once: the answer, which is kept too."""
+        """Lets it work once, and returns the answer, which is kept too."""
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         self.answers.append(json.loads(self.line()))
         return self.answers[-1]
 
     def stop(self):
+        """Ends the process."""
         self.process.kill()
         self.process.communicate()

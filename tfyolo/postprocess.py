@@ -2,7 +2,7 @@
 
     Nms(*, score, ...)                   options are keyword arguments; ValueError if they contradict each other
     score, limit                         options that every one has: the confidence threshold, and D
-    suppresses                           whether overlapping candidates, such as those of TTA, are removed
+    suppresses                           whether it is an NMS, and so removes what overlaps, such as TTA's candidates
     nms(candidates) -> Detections
 
 Every shape is known before anything is computed: LiteRT's CompiledModel and LiteRT.js bind no output whose shape
@@ -39,7 +39,7 @@ class Nms:
         distance_power: overlap is IoU - (squared distance of the centres / squared diagonal of the hull) ^ this, so
             that boxes beside each other stay (Zheng et al. 2020, arXiv:1911.08287, section 4.3, with power 1; Darknet's
             beta_nms).
-        per_class: only boxes of the same class suppress each other.
+        per_class: True: NMS of each class by itself. False: a box may also remove boxes of other classes.
 
     Raises:
         ValueError: more than one of the three forms.
@@ -71,7 +71,7 @@ class Nms:
         return _image_by_image(lambda boxes, scores: self._of_image(boxes, scores, candidates.size), candidates)
 
     def _of_image(self, boxes, scores, size):
-        """boxes [N, 4], scores [N, K], size [2] or None, those of Candidates -> Detections without B."""
+        """Candidates of one image, boxes [N, 4], scores [N, K], size [2] or None -> Detections without B."""
         classes = scores.shape[1]
         pair_boxes, pair_scores, labels = pairs = _best_pairs(boxes, scores, self.candidates_limit)
         apart = _apart(pair_boxes, labels, classes, size) if self.per_class else pair_boxes
@@ -155,7 +155,7 @@ class Top:
         return _image_by_image(self._of_image, candidates)
 
     def _of_image(self, boxes, scores):
-        """boxes [N, 4], scores [N, K] -> Detections without B."""
+        """Candidates of one image, boxes [N, 4], scores [N, K] -> Detections without B."""
         pairs = _best_pairs(boxes, scores, self.limit)
         return _padded(pairs, tf.range(pairs[1].shape[0]), pairs[1], pairs[1] > self.score, self.limit)
 
@@ -171,7 +171,7 @@ def _image_by_image(of_image, candidates):
 
 
 def _best_pairs(boxes, scores, limit):
-    """boxes [N, 4], scores [N, K] -> boxes [k, 4], scores [k] and labels [k] of the `limit` best pairs, best first."""
+    """The `limit` best of N x K pairs, best first: boxes [N, 4], scores [N, K] -> boxes [k, 4], scores, labels [k]."""
     count, classes = scores.shape
     if count is None:  # images of an open size: rows of zeros, where there are fewer than can be picked
         missing = tf.maximum(limit - tf.shape(scores)[0], 0)

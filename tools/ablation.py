@@ -1,9 +1,9 @@
-"""Trains every variant of a config under several seeds, judges each on held-out pictures, and prints the table.
+"""Trains every variant of a config under several seeds, evaluates each on a held-out split, and prints the table.
 
 python tools/ablation.py configs/ablations/yolov7.yaml
 
-The file names a config and, of each variant, the overrides that make it. A run that is done is not repeated, one that was broken off
-goes on: the command may be stopped and given again.
+The file names a config and, for each variant, its overrides. A run that is done is not repeated, one that was stopped
+is resumed: the command may be stopped and given again.
 """
 
 import json
@@ -21,18 +21,24 @@ from tfyolo.files import write_text
 
 
 class Plan(BaseModel):
-    """config: its path, from the file's folder. variants: {name: overrides}; a list in a list is one that YAML has put there."""
+    """The variants of a config.
+
+    Attributes:
+        config: its path, from the file's folder.
+        variants: {name: overrides}; a YAML alias may put a list of overrides into the list.
+    """
 
     model_config = ConfigDict(extra="forbid")
     config: str
     variants: dict[str, list[str | list[str]]]
 
     def overrides(self, name):
+        """The overrides of a variant, KEY=VALUE each."""
         return [text for item in self.variants[name] for text in ([item] if isinstance(item, str) else item)]
 
 
 class Row(NamedTuple):
-    """A variant, and of each of its seeds the figures on the held-out split."""
+    """A variant, with a figure on the held-out split for each of its seeds."""
 
     name: str
     parameters: int
@@ -42,6 +48,7 @@ class Row(NamedTuple):
 
 
 def read_plan(path):
+    """The Plan of a YAML file; click.UsageError if it is none."""
     try:
         return Plan(**yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError, TypeError) as error:
@@ -49,7 +56,7 @@ def read_plan(path):
 
 
 def table(rows):
-    """Markdown: mean and standard deviation over the seeds, and the difference to the first row with its standard error."""
+    """Rows as Markdown: mean, standard deviation over seeds, difference to the first row with its standard error."""
     lines = ["| variant | parameters | GFLOPs | AP | AP50 | AP less the first's |", "|---|---|---|---|---|---|"]
     for row in rows:
         figures = " | ".join(_spread(values) for values in (row.AP, row.AP50))
@@ -72,7 +79,7 @@ def _difference(row, first):
 
 
 def _tfyolo(*arguments):
-    """Standard output of a command of ours. In a process of its own, as a user would run it; what it tells is seen."""
+    """Standard output of a tfyolo command in a process of its own; its standard error is seen."""
     done = subprocess.run([sys.executable, "-m", "tfyolo.cli", *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
@@ -85,7 +92,7 @@ def _tfyolo(*arguments):
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="How many.")
 @click.option("--only", multiple=True, metavar="VARIANT", help="This one; may be given again.")
 @click.option("--data", type=click.Path(exists=True), help="A data set [default: the demo data, drawn into OUT].")
-@click.option("--split", default="test", show_default=True, help="Of the data, to judge by.")
+@click.option("--split", default="test", show_default=True, help="Of the data, to evaluate on.")
 @click.option("--out", default="runs/ablation", show_default=True, help="Folder of the runs.")
 def main(plan, overrides, seeds, only, data, split, out):
     """Train every variant of PLAN under several seeds and print a table. Overrides go over the variants'."""
@@ -116,7 +123,7 @@ def _folder(name):
 
 
 def _run(config, overrides, folder, data, split):
-    """The figures of one run on a split; trained and judged if it is not yet."""
+    """The figures of one run on a split; trains and evaluates it first if need be."""
     result = folder / f"{split}.json"
     if not result.exists():
         _tfyolo("train", config, *overrides, "--out", folder, "--resume")

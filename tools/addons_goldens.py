@@ -1,4 +1,4 @@
-"""Writes tests/goldens/addons.json: what tensorflow-addons 0.23.0 makes of a few inputs, for tests to be held against.
+"""Writes tests/goldens/addons.json: what tensorflow-addons 0.23.0 computes from a few inputs, as an oracle for tests.
 
 It needs an environment of its own, because tensorflow-addons cannot be imported beside Keras 3:
 
@@ -57,12 +57,14 @@ def exact(array):
 
 
 def giou():
+    """GIoU losses of BOX_PAIRS."""
     first, second = (np.array(boxes, np.float32) for boxes in zip(*BOX_PAIRS.values(), strict=True))
     loss = tfa.losses.GIoULoss(reduction=tf.keras.losses.Reduction.NONE)(first, second)
     return {"names": list(BOX_PAIRS), "first": exact(first), "second": exact(second), "loss": exact(loss)}
 
 
 def focal():
+    """Focal losses, elementwise, of logits and of probabilities."""
     targets, logits = np.meshgrid([0, 1, 0.3], np.linspace(-12, 12, 17), indexing="ij")
     targets, logits = (np.ravel(a)[:, None].astype(np.float32) for a in (targets, logits))  # one element a row: no sum
     # As given to the loss below: float32 is not fine enough to get the logits back beyond these.
@@ -87,27 +89,30 @@ def focal():
 
 
 def mish():
+    """Mish at points from -20 to 20."""
     points = np.linspace(-20, 20, 81, dtype=np.float32)
     return {"points": exact(points), "mish": exact(tfa.activations.mish(points))}
 
 
 def rotate():
+    """A small image rotated by DEGREES, and how much of each pixel comes from inside it."""
     image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
     unit = image.astype(np.float32) / 255
 
-    def rotated(picture, degrees):
-        return tfa.image.rotate(picture, np.deg2rad(degrees), interpolation="bilinear", fill_mode="constant")
+    def rotated(pixels, degrees):
+        return tfa.image.rotate(pixels, np.deg2rad(degrees), interpolation="bilinear", fill_mode="constant")
 
     return {
         "degrees": DEGREES,
         "image": image.tolist(),
         "rotated": exact([rotated(unit, degrees) for degrees in DEGREES]),  # of image / 255
-        # What a white picture becomes: below 1 wherever something from outside has a share.
+        # What a white image becomes: below 1 wherever something from outside has a share.
         "inside": exact([rotated(np.ones((9, 12, 1), np.float32), degrees)[..., 0] for degrees in DEGREES]),
     }
 
 
 def main():
+    """Writes the file."""
     packages = {"tensorflow": tf, "tensorflow-addons": tfa, "numpy": np}
     goldens = {
         "made_by": "tools/addons_goldens.py",

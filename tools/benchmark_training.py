@@ -1,12 +1,13 @@
 """How fast a config trains on this machine: its step alone, its loader alone, or the loop of both; and peers beside it.
 
     python tools/benchmark_training.py configs/yolov8n.yaml --size 320 --batch 8
-    python tools/benchmark_training.py configs/yolov8n.yaml --what loader --data my/pictures --size 640
+    python tools/benchmark_training.py configs/yolov8n.yaml --what loader --data my/images --size 640
     python tools/benchmark_training.py configs/yolov8n.yaml --peer 'theirs=/scratch/bin/python theirs.py'
 
-Every competitor is a process of its own, ours in each precision and the peers; they take turns, many times, while the others wait, so
-that what else the machine does hits all of them, and ratios are taken within a turn. A peer is any command that prints a line when it
-is ready and, for every line it then reads, works a while and prints {"seconds": of one step, "peak_mb": of memory so far}.
+Every competitor is a process of its own, ours in each precision and the peers. They take turns, many times, while the
+others wait, so that other work of the machine hits all of them; ratios are taken within a turn. A peer is any command
+that prints a line when it is ready and, for every line it then reads, works a while and prints
+{"seconds": of one step, "peak_mb": of memory so far}.
 """
 
 import json
@@ -25,11 +26,11 @@ from tfyolo.peers import Peer
 STEPS = 5  # in a turn
 
 
-# --- a competitor of ours ---------------------------------------------------------------------------------------------------------
+# --- a competitor of ours ---------------------------------------------------------------------------------------------
 
 
 def batches_of(config, size, batch, path):
-    """Augmented batches without end, from a data set's training split as the config augments it."""
+    """(classes, endless augmented batches) of a data set's training split, as the config augments it."""
     from tfyolo.data import datasets, readers
 
     source = readers.read(path, "train")
@@ -40,20 +41,20 @@ def batches_of(config, size, batch, path):
     return source.classes, dataset
 
 
-def noise(size, batch, classes, truths=50):
-    """A batch of noise with boxes of all sizes."""
+def noise(size, batch, classes, count=50):
+    """A batch of noise with `count` boxes of all sizes an image."""
     import numpy as np
     import tensorflow as tf
 
     from tfyolo.structures import Sample
 
     rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 0.8, (batch, truths, 2)) * size
-    boxes = np.concatenate([corners, corners + rng.uniform(0.03, 0.3, (batch, truths, 2)) * size], -1)
+    corners = rng.uniform(0, 0.8, (batch, count, 2)) * size
+    boxes = np.concatenate([corners, corners + rng.uniform(0.03, 0.3, (batch, count, 2)) * size], -1)
     boxes = np.clip(boxes, 0, [*size, *size]).astype("float32")
-    labels = rng.integers(0, classes, (batch, truths)).astype("int32")
+    labels = rng.integers(0, classes, (batch, count)).astype("int32")
     images = rng.random((batch, *size, 3), dtype="float32")
-    crowd, ids = np.zeros((batch, truths), bool), np.arange(batch, dtype="int32")
+    crowd, ids = np.zeros((batch, count), bool), np.arange(batch, dtype="int32")
     return tf.nest.map_structure(
         tf.constant, Sample(images, boxes, labels, crowd, ids, np.tile(np.eye(3, dtype="float32"), (batch, 1, 1)))
     )
@@ -110,7 +111,7 @@ def worker(config, size, batch, what, precision, path):
         print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
 
 
-# --- turns ------------------------------------------------------------------------------------------------------------------------
+# --- turns ------------------------------------------------------------------------------------------------------------
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -131,7 +132,7 @@ def worker(config, size, batch, what, precision, path):
 def main(config, what, size, batch, precisions, path, peers, rounds, as_json, as_worker):
     """Time how CONFIG trains, in turns with peers. Ratios are to the first."""
     if what != "step" and not path:
-        raise click.UsageError(f"--what {what} needs pictures: --data PATH")
+        raise click.UsageError(f"--what {what} needs images: --data PATH")
     if as_worker:
         worker(config, (size, size), batch, what, precisions[0], path)
         return
@@ -161,7 +162,7 @@ def main(config, what, size, batch, precisions, path, peers, rounds, as_json, as
             "ratios": [min(ratios), max(ratios)],
             "peak_mb": max(answer["peak_mb"] for answer in competitor.answers),
         }
-    told = {
+    settings = {
         "config": config,
         "what": what,
         "size": size,
@@ -170,11 +171,11 @@ def main(config, what, size, batch, precisions, path, peers, rounds, as_json, as
         "load_average": os.getloadavg()[0],
     }
     if as_json:
-        click.echo(json.dumps({**told, "competitors": rows}, indent=2))
+        click.echo(json.dumps({**settings, "competitors": rows}, indent=2))
         return
     click.echo(
         ", ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in told.items()
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
         )
     )
     click.echo(

@@ -1,4 +1,4 @@
-"""Draws a figure of several runs over their epochs, or over minutes of training, into one picture."""
+"""Plots a figure of several runs over their epochs, or over minutes of training."""
 
 import csv
 from pathlib import Path
@@ -15,10 +15,13 @@ from matplotlib import pyplot
 @click.option("--figure", default="AP50", show_default=True, help="A column of history.csv.")
 @click.option("--over", type=click.Choice(["epochs", "minutes"]), default="epochs", show_default=True)
 @click.option("--goal", type=float, help="Draws a line there.")
-@click.option("--title", default="", help="Above the picture.")
+@click.option("--title", default="", help="Above the plot.")
 @click.option("--out", default="curves.svg", show_default=True)
 def main(runs, figure, over, goal, title, out):
-    """python tools/curves.py 'from scratch=runs/a' 'fine-tuned=runs/b' --goal 0.82"""
+    """Plot a figure of RUNs over training, each under its NAME.
+
+    python tools/curves.py 'from scratch=runs/a' 'fine-tuned=runs/b' --goal 0.82
+    """
     fig, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for run in runs:
         name, equals, folder = run.rpartition("=")

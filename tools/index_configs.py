@@ -1,6 +1,7 @@
-"""Measures every config that comes with tfyolo anew and writes configs/index.csv, which `tfyolo configs` shows: a quarter of an hour.
+"""Measures every config that comes with tfyolo and writes configs/index.csv, which `tfyolo configs` shows.
 
-The last column, the licence of published weights that fit, stays as it is written there; it is empty where there are none.
+It takes a quarter of an hour. The last column, the licence of published weights that fit, is kept; it is empty where
+there are none.
 """
 
 import csv
@@ -20,6 +21,7 @@ def measured(name, classes):
 
 
 def main():
+    """Writes the index."""
     import keras
 
     known = {row["name"]: row for row in configs.index()}

@@ -82,10 +82,9 @@ def c3k2_block(x, channels, repeats, *, share=0.5, deep=False, activation="silu"
 
 
 class SelfAttention(layers.Layer):
-    """Multi-head self-attention over the cells of a map.
+    """Multi-head self-attention over the cells of a feature map.
 
-    It reads [B, h, w, heads * (2 * key + value)], head by head its query, key and value; keys have half the channels of
-    values. It returns the attended values and the values themselves, both [B, h, w, heads * value].
+    It reads, head by head, query, key and value; keys have half the channels of values.
 
     Args:
         heads: number of heads; channels are a multiple of 4 * heads.
@@ -100,6 +99,14 @@ class SelfAttention(layers.Layer):
         self.heads = heads
 
     def call(self, x):
+        """Attends from every cell to every other.
+
+        Args:
+            x: [B, h, w, heads * (2 * key + value)].
+
+        Returns:
+            (the attended values, the values themselves), both [B, h, w, heads * value].
+        """
         _, height, width, channels = ops.shape(x)
         each = channels // self.heads
         key = each // 4
@@ -114,6 +121,7 @@ class SelfAttention(layers.Layer):
         return as_map(ops.matmul(weights, v)), as_map(v)
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return [(*shape[:-1], shape[-1] // 2)] * 2
 
 

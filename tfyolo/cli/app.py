@@ -25,11 +25,12 @@ RENAMED_OPTIONS = {
 
 
 class Command(click.Command):
-    """A command whose errors, as far as they are the user's to mend, are one message and an exit code."""
+    """A command that turns errors the user can mend into one message and an exit code."""
 
-    allow_extra_args = True  # to say more of them than click does
+    allow_extra_args = True  # for a better message than click's
 
     def parse_args(self, context, args):
+        """Parses arguments; its errors say how to write what was probably meant."""
         try:
             super().parse_args(context, self._with_new_names(args))
         except click.NoSuchOption as error:
@@ -62,7 +63,7 @@ class Command(click.Command):
         return renamed
 
     def takes(self, name):
-        """Whether the command has an argument of a name, its own or what other programs call it."""
+        """Whether the command has an argument of a name, its own or another program's for it."""
         arguments = [each.name for each in self.params if isinstance(each, click.Argument)]
         return any(each in arguments for each in (name, *ELSEWHERE.get(name, ())))
 
@@ -77,9 +78,11 @@ class Command(click.Command):
         return printable(f"{word}: {hint}")
 
     def get_short_help_str(self, limit=None):
+        """The first sentence of the help, in full."""
         return super().get_short_help_str(sys.maxsize)  # lines are wrapped, not cut
 
     def invoke(self, context):
+        """Runs the command, and ends the process with an exit code where it fails."""
         try:
             return super().invoke(context)
         except Error as error:
@@ -107,7 +110,7 @@ class _Group(click.Group):
     # In the order in which they are used.
     ORDER = (
         *("quick", "configs", "check-data", "train", "evaluate", "detect", "export", "benchmark"),
-        *("summary", "scale", "kmeans-anchors", "make-tfrecords", "import", "verify", "demo-data"),
+        *("summary", "scale", "kmeans-anchors", "make-tfrecords", "weights", "import", "verify", "demo-data"),
     )
     ALIASES = {"val": "evaluate", "predict": "detect"}  # noqa: RUF012
 

@@ -23,9 +23,10 @@ ELSEWHERE = {
 
 
 class Range(click.FloatRange):
-    """A number of a range; NaN, of which click takes any comparison for true, is none."""
+    """A number of a range. NaN is an error; for click alone it lies in every range."""
 
     def convert(self, value, param, context):
+        """The number of a word."""
         number = super().convert(value, param, context)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, context)
@@ -33,7 +34,7 @@ class Range(click.FloatRange):
 
 
 class Whole(click.ParamType):
-    """A whole number in a range of tfyolo.config.ranges.
+    """An integer in a range of tfyolo.config.ranges.
 
     Args:
         within: the range's name there; it is imported when a number is converted.
@@ -45,6 +46,7 @@ class Whole(click.ParamType):
         self.within = within
 
     def convert(self, value, param, context):
+        """The number of a word."""
         from tfyolo.config import parts, ranges
 
         number = int(value) if re.fullmatch(r"[-+]?[0-9]{1,18}", str(value)) else value
@@ -78,6 +80,7 @@ class NamedIn(_Named):
     name = "name"
 
     def names(self):
+        """The names that the table holds now."""
         from tfyolo.config import tables
 
         return tables.names(self.table)
@@ -89,6 +92,7 @@ class Choices(_Named):
     name = "choice"
 
     def names(self):
+        """The names that the table holds now."""
         from tfyolo.exports.targets import EXPORTERS, choices
 
         return list(EXPORTERS) if self.table == "exporters" else choices(self.table)
@@ -115,7 +119,7 @@ device_option = click.option(
 
 
 def _remember(context, parameter, value):
-    """Keeps an option of how data is read for reading_options(), so that no command has to hand it on."""
+    """Keeps an option of how data is read for reading_options(), so that no command has to pass it on."""
     if value:
         context.meta.setdefault("tfyolo.reading", {})[parameter.name] = value
 
@@ -126,7 +130,7 @@ def reading_options():
 
 
 class _MaxPixels(click.Option):
-    """Whose default stands with the ranges of the config, which are imported when its help is shown."""
+    """An option whose default stands in tfyolo.config.ranges, imported only when its help is shown."""
 
     def get_help_record(self, context):
         from tfyolo.config.ranges import MOST_PIXELS
@@ -184,7 +188,12 @@ def tta_arguments(flip, scales):
 
 
 def require_path(path, expected):
-    """Ends the command unless there is a file or a folder at a path, or something at a pattern like it."""
+    """Ends the command unless there is a file or a folder at a path, or something that matches it as a pattern.
+
+    Args:
+        path: as it was typed.
+        expected: what should be there, for the message.
+    """
     from tfyolo.files import what_is
 
     if os.path.isfile(path) or os.path.isdir(path):
@@ -205,7 +214,12 @@ def require_path(path, expected):
 
 
 def require_model(path, expected=None):
-    """Ends the command unless there is a model at a path, or if it is another program's, to be imported first."""
+    """Ends the command unless there is a model of tfyolo's at a path.
+
+    Args:
+        path: as it was typed.
+        expected: what should be there, for the message; None: whatever can be loaded.
+    """
     from tfyolo import config as configs
     from tfyolo.predict.runtimes import titles
 
@@ -236,7 +250,15 @@ def require_data(data):
 
 
 def read_config(config, overrides=()):
-    """The Config of a name or file, or of a Path in a run's folder, under overrides; its parts' names are checked."""
+    """Reads a config, and checks the names and options of its parts.
+
+    Args:
+        config: a name, a file, or the Path of config.yaml in a run's folder.
+        overrides: KEY=VALUE.
+
+    Returns:
+        The Config.
+    """
     from tfyolo import config as configs
     from tfyolo.config import parts
 
@@ -266,7 +288,7 @@ def _in_order(config, overrides):
 
 
 def require_run(folder, overrides):
-    """Ends the command if there is no run in a folder that stands where CONFIG should."""
+    """Ends the command if a folder given as CONFIG holds no run."""
     if os.path.exists(os.path.join(folder, "config.yaml")):
         return
     named = any(word.startswith("data") for word in overrides)

@@ -68,7 +68,7 @@ def _config_of(path):
 @click.option("--shards", type=Whole("Count"), help="Files a split.  [default: by size, about 200 MB each]")
 @click.option("--overwrite", is_flag=True, help="Replace shards that are in OUT already.")
 def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
-    """Write the data set at PATH as sharded TFRecords into OUT, images as the bytes they are."""
+    """Write the data set at PATH as sharded TFRecords into OUT, the images byte for byte."""
     require_path(path, DATA)
     start_tensorflow()
     from tfyolo.data import readers, write_tfrecords
@@ -101,7 +101,7 @@ def kmeans_anchors(path, images, data_format, split, config, input_size, seed, a
     """Find the anchors that fit the boxes of the data set at PATH best, as YAML for model.decoder.
 
     \b
-    tfyolo kmeans-anchors my/pictures --config yolov3-tiny --input-size 320
+    tfyolo kmeans-anchors my/images --config yolov3-tiny --input-size 320
     """
     loaded = _config_of(config)
     own = loaded.model.anchors

@@ -20,6 +20,7 @@ from tfyolo.cli.arguments import (
     split_hint,
 )
 from tfyolo.devices import start as start_tensorflow
+from tfyolo.origin import from_meta, initialised_line
 
 
 @main.command()
@@ -83,17 +84,17 @@ def export(
 
     \b
     tfyolo export runs/yolov8n
-    tfyolo export runs/yolov8n --precision int8 --data my/pictures
+    tfyolo export runs/yolov8n --precision int8 --data my/images
     tfyolo export runs/yolov8n --precision int8 --nms task
 
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
     refuse_export(run, "name the run that it was made from")
     require_model(run, "a run's folder or a .h5 file")
-    whole = any("int8" in precision for precision in precisions)
-    if per_tensor and not whole:
+    int8 = any("int8" in precision for precision in precisions)
+    if per_tensor and not int8:
         raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
-    if max_drop is not None and not (path or whole):
+    if max_drop is not None and not (path or int8):
         raise click.UsageError("--max-drop needs data, expected --data with it")
     data = None
     if path:
@@ -105,11 +106,11 @@ def export(
     from tfyolo.exports import export as exports
     from tfyolo.exports.targets import asked_targets
 
-    forms = asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1)
+    asked = asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1)
     made = exports.export(
         run,
         out,
-        forms,
+        asked,
         data=data,
         size=size or None,
         any_size=any_size,
@@ -133,6 +134,8 @@ def export(
             click.echo(f"{'':<20}SQNR is lowest in {layers}")
         for message in report.get("skipped", []):
             click.echo(f"{'':<20}left out of calibration: {message}")
+    if line := initialised_line(from_meta(report["origin"])):
+        click.echo(line)
 
 
 @main.command()
@@ -160,7 +163,7 @@ def benchmark(
     They run as Keras, SavedModel, TFLite and, if RUN was imported from Darknet, in OpenCV.
 
     \b
-    tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/pictures
+    tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/images
     """
     from tfyolo.peers import Peer
     from tfyolo.predict.runtimes import titles
@@ -178,9 +181,9 @@ def benchmark(
     from tfyolo.data import readers
 
     with split_hint():
-        judged = readers.read(path, split) if path else None
+        validation = readers.read(path, split) if path else None
     options = {"threads": threads, "seconds": seconds, "rounds": rounds, "image": image, "unfused": unfused}
-    figures = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, validation=judged)
+    figures = benchmarks.benchmark(run, paths, **options, peers=given, baseline=baseline, validation=validation)
     if plot:
         benchmarks.draw(figures, plot)
     if as_json:

@@ -26,9 +26,9 @@ def configs_(as_json):
 
     \b
     tfyolo configs
-    tfyolo train yolov8n data=my/pictures
+    tfyolo train yolov8n data=my/images
 
-    A file of such a name in the current folder goes before. `base: yolov8n` in a YAML file of your own begins with one.
+    A file of such a name in the current folder wins. `base: yolov8n` in a YAML file of your own starts from one.
     """
     from tfyolo import config as configs
 
@@ -56,13 +56,13 @@ def summary(config, overrides, classes, size, backward, drawing, as_json):
 
     \b
     tfyolo summary yolov8n --size 640 --drawing yolov8n.svg
-    tfyolo summary yolov8n data=my/pictures --backward
+    tfyolo summary yolov8n data=my/images --backward
     """
     refuse_export(config, "summary takes a config, or the run that the export was made from")
     of_run = os.path.isdir(config) or config.endswith(".h5")
     if of_run and (overrides or classes or size):
         raise click.UsageError(
-            f"{config} is a model that is trained: it stays as it is; KEY=VALUE, --classes and --size are for configs"
+            f"{config} is a trained model: it stays as it is; KEY=VALUE, --classes and --size are for configs"
         )
     if of_run:
         require_path(config, "a run's folder or a .h5 file")

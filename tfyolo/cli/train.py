@@ -24,6 +24,7 @@ from tfyolo.cli.arguments import (
     require_run,
 )
 from tfyolo.devices import start as start_tensorflow
+from tfyolo.origin import initialised_line, to_meta
 
 
 class _Train(Command):
@@ -54,11 +55,11 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     (with --resume: to go on with it).
 
     \b
-    tfyolo train yolov3-tiny data=my/pictures epochs=50 batch=8 imgsz=320
+    tfyolo train yolov3-tiny data=my/images epochs=50 batch=8 imgsz=320
     tfyolo train runs/yolov3-tiny --resume
-    tfyolo train runs/imported data=my/pictures                  (fine-tunes a run, or an import)
-    tfyolo train yolov3-tiny data=my/pictures --overfit 8
-    tfyolo train yolov3-tiny data=my/pictures --out runs/a --resume      (begins, or goes on: to be repeated as it is)
+    tfyolo train runs/imported data=my/images                  (fine-tunes a run, or an import)
+    tfyolo train yolov3-tiny data=my/images --overfit 8
+    tfyolo train yolov3-tiny data=my/images --out runs/a --resume        (begins, or goes on: repeat it as it is)
 
     Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130
     or 75. A second Ctrl-C ends it at once.
@@ -94,6 +95,8 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         configs.check_init(loaded)
     with _leaving_at_sigterm():
         start_tensorflow(device)
+        from tfyolo import checkpoint
+        from tfyolo import model as models
         from tfyolo.training import runs
         from tfyolo.training import train as training
 
@@ -105,14 +108,17 @@ def train(config, overrides, out, resume, overfit, device, as_json):
             hint = f"`tfyolo train {shlex.quote(str(stop.folder))} --resume` goes on"
         click.echo(f"\nstopped; {hint}", err=True)
         sys.exit(130 if stop.signal == signal.SIGINT else RESUME)
+    origin = checkpoint.origin_of(checkpoint.read_meta(models.weights_file(run.folder)))
     if as_json:
-        print_json({"run": str(run.folder), **(run.metrics or {})})
+        print_json({"run": str(run.folder), **(run.metrics or {}), "origin": to_meta(origin)})
     else:
         best = run.metrics
         scores = "the last one, for want of an AP"
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
         click.echo(f"best: epoch {best['epoch']}, {scores}; everything is in {run.folder}")
+        if origin:
+            click.echo(initialised_line(origin))
 
 
 # EX_TEMPFAIL of sysexits.h: it failed for the time being, and the same again will go on.
@@ -121,9 +127,9 @@ RESUME = 75
 
 @contextlib.contextmanager
 def _leaving_at_sigterm():
-    """While TensorFlow starts, before training itself listens, SIGTERM ends the process with RESUME: nothing is begun."""
+    """Ends the process with RESUME at SIGTERM while TensorFlow starts: training does not listen yet."""
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody else listens
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # a program that runs this command listens
         yield
         return
     signal.signal(signal.SIGTERM, lambda *_: os._exit(RESUME))  # an exception might be lost in an import
@@ -138,20 +144,14 @@ def _another(folder, than):
 
 
 def _is_run(path):
-    """Whether a CONFIG is the folder of a run.
-
-    It is any folder, but one without a run that has the name of one of tfyolo's configs.
-    """
+    """Whether a CONFIG is the folder of a run: any folder, except one without a run that is named like a config."""
     from tfyolo import config as configs
 
     return os.path.isdir(path) and (os.path.exists(Path(path) / "config.yaml") or path not in configs.packaged_names())
 
 
 def _without_device(overrides, device):
-    """(overrides, device) where device=... stood among the overrides.
-
-    Options that stand there without dashes are an error.
-    """
+    """(overrides, device), with device=... taken out of the overrides; other options among them are an error."""
     options = [option for parameter in train.params for option in parameter.opts if isinstance(parameter, click.Option)]
     kept = []
     for override in overrides:

@@ -38,7 +38,7 @@ from tfyolo.messages import counted, printable
 @click.option("--batch", type=Whole("Batch"), default=8, show_default=True, help="Images at a time.")
 @click.option("--iou", type=Range(0, 1), help="IoU above which NMS drops a box.")
 @tta_options
-@click.option("--out", help="Folder for metrics.json, detections.json, curves and pictures.")
+@click.option("--out", help="Folder for metrics.json, detections.json, curves and drawings.")
 @click.option(
     "--draw-images", type=Whole("CountOrZero"), default=0, help="Images to draw into --out, right and wrong in colours."
 )
@@ -96,9 +96,7 @@ def _given(**options):
     "--soft-nms", type=Range(0, min_open=True), metavar="SIGMA", help="Soft-NMS: lower scores, not drop boxes; 0.5."
 )
 @tta_options
-@click.option(
-    "--out", help="Folder for the drawn pictures and detections.json.  [default: detections, numbered if taken]"
-)
+@click.option("--out", help="Folder for the drawings and detections.json.  [default: detections, numbered if taken]")
 @click.option("--overwrite", is_flag=True, help="Replace what is in --out under the same names.")
 @max_pixels_option
 @device_option
@@ -129,7 +127,7 @@ def detect(
     from tfyolo.predict import sources as detection
 
     files = media.find_images(sources) if sources else []
-    if out is None:  # held until the command ends
+    if out is None:  # the name is held until the command ends
         free = folders.new(None, "detections", inside="")
         out = "detections" if overwrite else click.get_current_context().with_resource(free)
     drawn = detection.drawing_paths(files, Path(out))
@@ -141,7 +139,7 @@ def detect(
     taken = [str(path) for path in (*drawn, summary) if path.exists()]
     if taken and not overwrite:
         most = {"most_pixels": reading_options()["max_pixels"]} if "max_pixels" in reading_options() else {}
-        for file in files:  # what else there is to mend is said at once
+        for file in files:  # other errors are reported at once
             try:
                 media.check(file, **most)
             except (ImageError, media.SourceError) as error:

@@ -33,7 +33,7 @@ def nearest(places, path):
 
 
 def place_line(place, path, message):
-    """ "place: path: message", less what is None or empty."""
+    """The line "place: path: message" of an error, without what is None or empty."""
     return ": ".join(filter(None, (place, cut(path), message)))
 
 

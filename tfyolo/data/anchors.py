@@ -60,7 +60,7 @@ def dataset_sizes(source, input_size, preprocess="letterbox"):
 def kmeans(sizes_hw, k, seed=0):
     """The anchors that best cover sizes.
 
-    Of several runs from k-means++ seeds it is the one of the best average IoU. A cluster moves to the median of its
+    Of several runs from k-means++ seeds it is the one of the best mean IoU. A cluster moves to the median of its
     boxes, which raises IoU where the mean, pulled by the largest boxes, may lower it.
 
     Args:
@@ -169,7 +169,7 @@ def fit_anchors(source, before, input_size, *, preprocess="letterbox", seed=0) -
 
 
 def mean_iou(sizes_hw, anchors) -> float:
-    """The average over boxes of the IoU, by shape, with the best anchor: [M, 2], [k, 2] -> 0..1."""
+    """The mean over boxes of the IoU, by shape, with the best anchor: [M, 2], [k, 2] -> 0..1."""
     return fitness(sizes_hw, anchors).mean_iou
 
 

@@ -1,4 +1,4 @@
-"""Looks through a data set before anyone trains on it: every image is decoded, every fault named by its file."""
+"""Checks a data set before anyone trains on it: every image is decoded, every fault named by its file."""
 
 import json
 import os
@@ -198,9 +198,7 @@ def check(
 
 
 def _sources(dataset):
-    """({split: Source}, problems), without unions of splits, and without those that the data names for other splits,
-    too.
-    """
+    """({split: Source}, problems), without unions of splits and without repeated splits."""
     format, sources, problems, failed = None, {}, [], None
     while format != dataset.format:  # which may give way to another while it is read
         format, sources, problems = dataset.format, {}, []
@@ -218,7 +216,10 @@ def _sources(dataset):
         raise failed
     for name, source in sources.items():
         if source.same_as:
-            message = f"the split {name} has the very images of {source.same_as}: evaluation on it says nothing about other images"
+            message = (
+                f"the split {name} has the very images of {source.same_as}: evaluation on it says nothing about other "
+                "images"
+            )
             problems.append(Problem(dataset.path, message, "warning"))
         if source.doubts:
             message = f"the split {name}: {source.doubts}; to learn from it all the same: data.background=true"
@@ -246,7 +247,8 @@ def _twins(sources, checked):
         if others:
             across = len({name for name, _, _ in twins}) > 1
             others_named = ", ".join(f"{where} in {name}" for name, _, where in others)
-            message = f"the same image in {'different splits' if across else 'one split'}: here in {split}, and {others_named}"
+            where = "different splits" if across else "one split"
+            message = f"the same image in {where}: here in {split}, and {others_named}"
             yield Problem(file, message, "error" if across else "warning")
 
 

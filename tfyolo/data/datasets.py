@@ -97,6 +97,89 @@ RECENT = 128
 MEMORY = 256 << 20  # bytes
 
 
+def _pasted(indices, loaded, matrices, size, fit):
+    """The Sample of images on one canvas, with what is left of their boxes; index and matrix are the first's."""
+    image = paste([image for image, *_ in loaded], matrices, size, fit)
+    annotated = [
+        geometry.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
+        for (_, boxes, labels, crowd), matrix in zip(loaded, matrices, strict=True)
+    ]
+    return Sample(image, *(tf.concat(part, axis=0) for part in zip(*annotated, strict=True)), indices[0], matrices[0])
+
+
+def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
+    """A graph function that draws one augmented Sample by its number in the stream.
+
+    Args:
+        load: what `loader` returned.
+        images: how many it loads.
+        draws: Samples an epoch.
+        size: (H, W) of the Samples' images.
+        fit: a value of geometry.FITS.
+        augment: config.Augment.
+        seed: of all chance.
+        mixed_epochs: the first epochs, in which mosaic and mixup may be used.
+    """
+
+    def shuffled(epoch, position):
+        """The index of the image at a position of an epoch."""
+        seeds = tf.stack([seed, epoch])
+        return tf.cast(tf.random.experimental.index_shuffle(position % images, seeds, images - 1), tf.int32)
+
+    def before(position, seed, count):
+        """Positions of images that were drawn a little earlier; an epoch begins with its end."""
+        return tf.unstack(position - tf.random.stateless_uniform([count], seed, 1, RECENT + 1, tf.int64))
+
+    def plain(epoch, position, seed):
+        seeds = tf.unstack(tf.random.split(seed, 2))
+        index = shuffled(epoch, position)
+        loaded = load(index)
+        original = tf.shape(loaded[0])[:2]
+        matrix = fit.matrix(original, size) @ aug.flips(seeds[0], original, augment)
+        return _pasted([index], [loaded], [aug.affine(seeds[1], size, augment) @ matrix], size, fit)
+
+    def mosaic(epoch, position, seed):
+        seeds = tf.unstack(tf.random.split(seed, 7))
+        indices = [shuffled(epoch, at) for at in (position, *before(position, seeds[0], 3))]
+        loaded = [load(i) for i in indices]
+        sizes = [tf.shape(image)[:2] for image, *_ in loaded]
+        affine = aug.affine(seeds[1], size, augment)
+        matrices = [
+            affine @ matrix @ aug.flips(flip_seed, original, augment)
+            for matrix, flip_seed, original in zip(
+                aug.mosaic(seeds[2], sizes, size, fit.matrix), seeds[3:], sizes, strict=True
+            )
+        ]
+        return _pasted(indices, loaded, matrices, size, fit)
+
+    @traced(_NUMBER, _NUMBER, _SEED)
+    def one(epoch, position, seed):
+        if not augment.mosaic:
+            return plain(epoch, position, seed)
+        drawn, seed = tf.unstack(tf.random.split(seed, 2))
+        use = (epoch < mixed_epochs) & (tf.random.stateless_uniform([], drawn) < augment.mosaic)
+        return tf.cond(use, lambda: mosaic(epoch, position, seed), lambda: plain(epoch, position, seed))
+
+    @traced(_NUMBER)
+    def draw(number):
+        epoch, position = number // draws, number % draws
+        key = tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch), position)
+        seeds = tf.unstack(tf.random.split(key, 6))
+
+        def mixture():
+            (partner,) = before(position, seeds[2], 1)
+            return aug.mixup(seeds[3], sample, one(epoch, partner, seeds[4]))
+
+        sample = one(epoch, position, seeds[0])
+        if augment.mixup:
+            use = (epoch < mixed_epochs) & (tf.random.stateless_uniform([], seeds[1]) < augment.mixup)
+            sample = tf.cond(use, mixture, lambda: sample)
+        gains = {"hue": augment.hue, "saturation": augment.saturation, "value": augment.value}
+        return sample._replace(image=aug.recolour(sample.image, aug.colour(seeds[5], **gains)))
+
+    return draw
+
+
 def train_dataset(
     source,
     *,
@@ -145,78 +228,8 @@ def train_dataset(
     images = len(source.records)
     steps = -(-images // batch)
     draws = steps * batch
-    size, fit = tuple(size), FITS[preprocess]
-
-    def place(indices, loaded, matrices):
-        """The images on one canvas, with the boxes that are left of them; the index and matrix are the first's."""
-        image = paste([image for image, *_ in loaded], matrices, size, fit)
-        annotated = [
-            geometry.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
-            for (_, boxes, labels, crowd), matrix in zip(loaded, matrices, strict=True)
-        ]
-        return Sample(
-            image, *(tf.concat(part, axis=0) for part in zip(*annotated, strict=True)), indices[0], matrices[0]
-        )
-
-    def mixing(epoch):
-        return epoch < epochs - plain_epochs
-
-    def shuffled(epoch, position):
-        """The index of the image at a position of an epoch."""
-        seeds = tf.stack([seed, epoch])
-        return tf.cast(tf.random.experimental.index_shuffle(position % images, seeds, images - 1), tf.int32)
-
-    def before(position, seed, count):
-        """Positions of images that were drawn a little earlier; an epoch begins with its end."""
-        return tf.unstack(position - tf.random.stateless_uniform([count], seed, 1, RECENT + 1, tf.int64))
-
-    def plain(epoch, position, seed):
-        seeds = tf.unstack(tf.random.split(seed, 2))
-        index = shuffled(epoch, position)
-        loaded = load(index)
-        original = tf.shape(loaded[0])[:2]
-        matrix = fit.matrix(original, size) @ aug.flips(seeds[0], original, augment)
-        return place([index], [loaded], [aug.affine(seeds[1], size, augment) @ matrix])
-
-    def mosaic(epoch, position, seed):
-        seeds = tf.unstack(tf.random.split(seed, 7))
-        indices = [shuffled(epoch, at) for at in (position, *before(position, seeds[0], 3))]
-        loaded = [load(i) for i in indices]
-        sizes = [tf.shape(image)[:2] for image, *_ in loaded]
-        affine = aug.affine(seeds[1], size, augment)
-        matrices = [
-            affine @ matrix @ aug.flips(flip_seed, original, augment)
-            for matrix, flip_seed, original in zip(
-                aug.mosaic(seeds[2], sizes, size, fit.matrix), seeds[3:], sizes, strict=True
-            )
-        ]
-        return place(indices, loaded, matrices)
-
-    @traced(_NUMBER, _NUMBER, _SEED)
-    def one(epoch, position, seed):
-        if not augment.mosaic:
-            return plain(epoch, position, seed)
-        drawn, seed = tf.unstack(tf.random.split(seed, 2))
-        use = mixing(epoch) & (tf.random.stateless_uniform([], drawn) < augment.mosaic)
-        return tf.cond(use, lambda: mosaic(epoch, position, seed), lambda: plain(epoch, position, seed))
-
-    @traced(_NUMBER)
-    def draw(number):
-        epoch, position = number // draws, number % draws
-        key = tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch), position)
-        seeds = tf.unstack(tf.random.split(key, 6))
-
-        def mixture():
-            (partner,) = before(position, seeds[2], 1)
-            return aug.mixup(seeds[3], sample, one(epoch, partner, seeds[4]))
-
-        sample = one(epoch, position, seeds[0])
-        if augment.mixup:
-            use = mixing(epoch) & (tf.random.stateless_uniform([], seeds[1]) < augment.mixup)
-            sample = tf.cond(use, mixture, lambda: sample)
-        gains = {"hue": augment.hue, "saturation": augment.saturation, "value": augment.value}
-        return sample._replace(image=aug.recolour(sample.image, aug.colour(seeds[5], **gains)))
-
+    size = tuple(size)
+    draw = _augmented(load, images, draws, size, FITS[preprocess], augment, seed, epochs - plain_epochs)
     numbers = tf.data.Dataset.range(start_epoch * draws + start_step * batch, epochs * draws)
     samples = numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _batched(samples, size, batch, np.uint8(0)), steps

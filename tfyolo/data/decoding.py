@@ -96,7 +96,7 @@ def _exif(contents):
 
     def jpeg():
         length = tf.strings.length(head)
-        padded = tf.strings.join([head, bytes(16)])  # so that a look past the end finds zeros
+        padded = tf.strings.join([head, bytes(16)])  # so that reading past the end finds zeros
 
         def octets(at, count):
             return tf.strings.substr(padded, tf.minimum(at, length), count)

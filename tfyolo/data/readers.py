@@ -17,12 +17,12 @@ from typing import Any
 from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.conventions import check_pixels
-from tfyolo.data.sources.csv_table import EXPECTED
 from tfyolo.data.sources.division import divide, read_division
-from tfyolo.data.sources.files import head_text, read_lines, some, starts
 from tfyolo.data.sources.formats import FORMATS
 from tfyolo.data.sources.place import ORDER, Options, Place, meaning
+from tfyolo.data.sources.recognition import below, candidates_of
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
+from tfyolo.data.sources.text import read_lines
 from tfyolo.messages import counted, printable, shortened
 
 # Problems of annotations whose image was not found.
@@ -59,9 +59,9 @@ class DataSet:
                 raise DataError(f"{path}: expected a data set, received what is neither a folder nor a regular file")
             raise DataError(f"{path}: no such file or folder; expected a data set ({', '.join(FORMATS)})")
         formats = (format,) if format else tuple(FORMATS)
-        self._candidates, errors = _candidates(self.place, formats)
+        self._candidates, errors = candidates_of(self.place, formats)
         if not self._candidates:
-            self.place, self._candidates = _below(self.place, formats, errors)
+            self.place, self._candidates = below(self.place, formats, errors)
         self._refused = [(name, str(error)) for name, error in errors]
         self._settled = False
 
@@ -181,90 +181,6 @@ def splits(path, **options) -> tuple[str, ...]:
     return DataSet(path, **options).splits
 
 
-def _candidates(place, formats):
-    """([(format, Candidate)], best first; [(format, the error for which it is none)])."""
-    found, errors = [], []
-    for name in formats:
-        try:
-            candidate = FORMATS[name].find(place)
-        except DataError as error:
-            errors.append((name, error))
-            continue
-        if candidate:
-            splits = dict(sorted(candidate.splits.items(), key=lambda item: (ORDER.get(meaning(item[0]), 9), item[0])))
-            found.append((name, candidate._replace(splits=splits)))
-    return _by_score(found) if len(found) > 1 else found, errors
-
-
-def _by_score(candidates):
-    """The candidates, best first. One with annotations of a tenth of the images that another has them of counts a tenth."""
-    counts = [_images_of(candidate) for _, candidate in candidates]
-    most = max((count for count in counts if count), default=1)
-    scores = [
-        candidate.score * (1 if count is None else count / most)
-        for (_, candidate), count in zip(candidates, counts, strict=True)
-    ]
-    return [candidates[place] for place in sorted(range(len(candidates)), key=lambda place: -scores[place])]
-
-
-def _images_of(candidate):
-    try:
-        return candidate.images() if candidate.images else None
-    except DataError:  # reported where it is read
-        return None
-
-
-def _below(place, formats, errors):
-    """The (Place, candidates) of the only data set in the folders of a folder that is none itself. Raises DataError."""
-    if errors:
-        raise errors[0][1]
-    inside, level = [], [place.root] if place.is_folder else []
-    for _ in range(3):
-        level = [child for folder in level for child in place.tree.folders(folder)][:100]
-        for folder in level if not inside else ():
-            below = Place(folder, place.options)
-            if found := _candidates(below, formats)[0]:
-                inside.append((below, found))
-    if len(inside) == 1:
-        below, found = inside[0]
-        note = f"the data set is {below.path}, the only one below"
-        return below, [(name, each._replace(note="; ".join(filter(None, (note, each.note))))) for name, each in found]
-    if inside:
-        hint = f"; did you mean {' or '.join(below.path for below, _ in inside[:8])}?"
-    elif place.is_folder:
-        hint = f"; it holds {', '.join(sorted(os.listdir(place.path))[:8]) or 'nothing'}"
-    else:
-        packed = (place.file or "").lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
-        hint = "; it is an archive: unpack it first" if packed else ""
-    hint = _of_others(place) or hint
-    looked = "".join(f"\n  {FORMATS[name].describe}" for name in formats)
-    raise DataError(f"{place.path}: not recognised as {' or '.join(formats)}{hint}\nLooked for:{looked}")
-
-
-# What annotations of formats that are not read have in them, by suffix.
-_OTHERS = (
-    (".xml", b"<annotations", "CVAT's XML for images"),
-    (".json", b'"shape_attributes"', "VGG Image Annotator's JSON"),
-    (".json", b'"coordinates"', "CreateML's JSON"),
-    (".json", b'"classTitle"', "Supervisely's JSON"),
-    (".csv", b"region_shape_attributes", "VGG Image Annotator's CSV"),
-)
-
-
-def _of_others(place):
-    """What to say of annotations in a format that is not read; "" if there are none."""
-    folders = (place.root, *place.tree.folders(place.root)) if place.is_folder else ()
-    for suffix, mark, called in _OTHERS:
-        files = place.tree.files(place.root, suffix) if folders else [place.file] if place.file else []
-        for file in (*files, *(file for folder in folders[1:] for file in some(place.tree.files(folder, suffix), 3))):
-            if file.lower().endswith(suffix) and mark in starts(file):
-                return f"; {file} is {called}: export the data as COCO, VOC or YOLO"
-    for file in (file for folder in folders for file in some(place.tree.files(folder, ".csv"), 1)):
-        head = shortened(head_text(file).partition("\n")[0])
-        return f"; {file} is a table of something else: expected {EXPECTED}, received {head}"
-    return ""
-
-
 def _chosen(split, names, data, path):
     """The name among those of the splits that is meant."""
     if split in names:
@@ -334,7 +250,7 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
         A Source for each use.
 
     Raises:
-        DataError: a split cannot be read, or most images to learn from have no labels and data.background does not say
+        DataError: a split cannot be read, or most images to train on have no labels and data.background does not say
             that this is meant.
     """
     dataset = DataSet(
@@ -359,8 +275,8 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
             source = _read_named(dataset, name, data, use, place)
         if use == "train" and source.doubts and not data.background:
             raise DataError(
-                f"{source.name} {source.split}: {source.doubts}. They would be learned as images in which nothing "
-                f"is to be found; if that is meant: {place or 'data'}.background=true"
+                f"{source.name} {source.split}: {source.doubts}. They would be trained on as images of background "
+                f"alone; if that is meant: {place or 'data'}.background=true"
             )
         found.append(source)
     return tuple(found)
@@ -384,7 +300,11 @@ def _read_named(dataset, name, data, use, place):
 
 
 def _division(dataset, data, place, run):
-    """(the Division that the config asks for or its run has written, or None; a function that reads what is divided)."""
+    """The Division that a config asks for or its run has written.
+
+    Returns:
+        (the Division, or None; a function that reads the Source that is divided, or None).
+    """
     shares = {use: share for use in ("val", "test") if isinstance(share := getattr(data, use), float)}
     file = data.division
     if file is not None and run is not None:  # a run may have been moved
@@ -420,7 +340,7 @@ def class_names(config, count=None) -> tuple[str, ...]:
     return tuple(map(str, range(count or 80)))
 
 
-# --- what there is to say ---------------------------------------------------------------------------------------------
+# --- warnings ---------------------------------------------------------------------------------------------------------
 
 
 def alike(classes):
@@ -433,7 +353,7 @@ def alike(classes):
             listed = " and ".join(map(repr, names))
             yield (
                 f"the classes {listed} differ only in case, spaces or hyphens: one class, most likely, that is "
-                f"learned as {len(names)}"
+                f"trained as {len(names)}"
             )
 
 
@@ -455,13 +375,13 @@ def faults(source, purpose) -> str | None:
         purpose: what its images are left out of: "training".
     """
     lines = []
-    for severity, said in (("error", "{} in the data, left out of {}"), ("warning", "{} about the data of {}")):
+    for severity, phrase in (("error", "{} in the data, left out of {}"), ("warning", "{} about the data of {}")):
         problems = [problem for problem in source.problems if problem.severity == severity]
         if problems:
             noun = "fault" if severity == "error" else severity
             shown = "".join(f"\n  {problem.file}: {problem.message}" for problem in problems[:5])
             more = f"\n  and {len(problems) - 5} more; tfyolo check-data names them all" if len(problems) > 5 else ""
             lines.append(
-                f"{source.name} {source.split}: {said.format(counted(len(problems), noun), purpose)}:{shown}{more}"
+                f"{source.name} {source.split}: {phrase.format(counted(len(problems), noun), purpose)}:{shown}{more}"
             )
     return "\n".join(lines) or None

@@ -7,6 +7,7 @@
     has_objectness                  whether it reads parts["obj"], which the class scores are multiplied by
     has_background                  whether parts["cls"] holds 1 + K classes, the background first
     is_distribution                 whether parts["box"] holds logits of distributions: distributions(logits)
+    has_largest                     whether `largest`, the longest side of a box in pixels, is one of its options
     parts(num_classes)              {part: channels}, what the head must give
     check(raw)                      ValueError if the grids are not those that it reads
     count(raw)                      candidates of an image
@@ -30,12 +31,14 @@ from tfyolo.decoders.cornernet import Corner
 from tfyolo.decoders.ssd import Ssd
 from tfyolo.decoders.yolov1 import Grid
 from tfyolo.decoders.yolov8 import Dfl
+from tfyolo.decoders.yolox import Point
 
 DECODERS = {
     "anchor": Anchor,
     "wide": Wide,
     "region": Region,
     "dfl": Dfl,
+    "point": Point,
     "grid": Grid,
     "ssd": Ssd,
     "corner": Corner,

@@ -27,6 +27,8 @@ class Anchor(Decoder):
     Source: Redmon and Farhadi 2018, arXiv:1804.02767, section 2.1.
     """
 
+    has_largest = True
+
     def __init__(
         self,
         *,
@@ -80,6 +82,8 @@ class Wide(Anchor):
         scale_yx: s, a number or {level: s}.
         name: of the Keras layer.
     """
+
+    has_largest = False
 
     def __init__(
         self,

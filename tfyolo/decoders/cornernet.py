@@ -25,7 +25,7 @@ class Corner(keras.layers.Layer):
     Source: Law and Deng 2018, arXiv:1808.01244, section 3.
     """
 
-    has_boxes, has_objectness, has_background, is_distribution = False, False, False, False
+    has_boxes, has_objectness, has_background, is_distribution, has_largest = False, False, False, False, False
 
     def __init__(
         self, *, level: Level = "p2", corners: Corners = 100, pairs: Count = 1000, apart: Positive = 0.5, name="decoder"

@@ -89,7 +89,7 @@ class Decoder(keras.layers.Layer):
         ValueError: the levels have different numbers of anchors, or none.
     """
 
-    has_boxes, has_objectness, has_background, is_distribution = True, True, False, False
+    has_boxes, has_objectness, has_background, is_distribution, has_largest = True, True, False, False, False
     box_channels = 4
 
     def __init__(self, anchors, name):

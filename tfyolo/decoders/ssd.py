@@ -31,7 +31,7 @@ class Ssd(Decoder):
     Source: Liu et al. 2016, arXiv:1512.02325, section 2.2.
     """
 
-    has_objectness, has_background = False, True
+    has_objectness, has_background, has_largest = False, True, True
 
     def __init__(
         self,

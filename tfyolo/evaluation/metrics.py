@@ -10,18 +10,24 @@ from faster_coco_eval.core import mask
 from tfyolo.structures import BACKGROUND, IGNORE
 
 IOU = 0.5  # the overlap from which a box is right: in curves, confusion matrix and images; AP is a mean over ten
-GRID = np.linspace(0, 1, 201)  # the scores at which F1 is looked at
+GRID = np.linspace(0, 1, 201)  # the scores at which F1 is computed
 
 
 class Found(NamedTuple):
-    """What is found in one image: boxes [D, 4] in pixels of the file, scores [D], labels [D] of the data set."""
+    """The detections of one image, without padding.
+
+    Attributes:
+        boxes: [D, 4] (y1, x1, y2, x2) in pixels of the file.
+        scores: [D], 0..1.
+        labels: [D], those of the data set.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
 
 
-def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, difficult=False):
+def match(gt_boxes, gt_labels, crowd, boxes, labels, scores, iou=IOU, *, difficult=False):
     """Matches the detections of an image to its ground truth, by COCO's rule.
 
     In the order of scores, a detection takes the object of its class that it overlaps most among those still free, if
@@ -30,8 +36,12 @@ def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, d
     object (Pascal VOC's own script forgives any number of detections of one).
 
     Args:
-        truth_boxes, truth_labels, crowd: ground truth without padding: [M, 4] (y1, x1, y2, x2), [M], [M] bool.
-        boxes, labels, scores: detections without padding: [D, 4] (y1, x1, y2, x2), [D], [D].
+        gt_boxes: [M, 4] (y1, x1, y2, x2), ground truth without padding.
+        gt_labels: [M].
+        crowd: [M] bool.
+        boxes: [D, 4] (y1, x1, y2, x2), detections without padding.
+        labels: [D].
+        scores: [D].
         iou: the least overlap, 0..1.
         difficult: [M] bool, Pascal VOC's objects that count neither way.
 
@@ -39,12 +49,12 @@ def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, d
         [D] in [0, M); BACKGROUND for a false positive, IGNORE for what counts neither way.
     """
     gt_index = np.full(len(boxes), BACKGROUND)
-    if not len(boxes) or not len(truth_boxes):
+    if not len(boxes) or not len(gt_boxes):
         return gt_index
     crowd = np.asarray(crowd, bool)
     ignored = crowd | difficult
-    overlap = mask.iou(xywh(boxes), xywh(truth_boxes), crowd.astype(np.uint8).tolist())  # [D, M]
-    free = (overlap >= iou) & (np.asarray(labels)[:, None] == np.asarray(truth_labels))
+    overlap = mask.iou(boxes_to_xywh(boxes), boxes_to_xywh(gt_boxes), crowd.astype(np.uint8).tolist())  # [D, M]
+    free = (overlap >= iou) & (np.asarray(labels)[:, None] == np.asarray(gt_labels))
     order = np.argsort(-np.asarray(scores), kind="stable")
     for d in order[free[order].any(axis=1)]:
         counted_first = free[d] & ~ignored
@@ -56,30 +66,26 @@ def match(truth_boxes, truth_labels, crowd, boxes, labels, scores, iou=IOU, *, d
     return gt_index
 
 
-def coco_metrics(truths, found, num_classes):
-    """COCO's twelve metrics by name, as Report has them; nan where there are no ground truths.
+def coco_figures(records, found, num_classes):
+    """COCO's metrics, over all and per class.
 
     Args:
-        truths: Records.
+        records: the Records, whose boxes are the ground truth.
         found: a Found for each of them.
         num_classes: K.
 
     Returns:
-        {name: value}, fractions in 0..1.
+        (the twelve metrics by name, fractions in 0..1; (AP [K], AP50 [K]); precision [K, R] at IoU 0.5). They are nan
+        where there is no ground truth.
     """
-    return coco_figures(truths, found, num_classes)[0]
-
-
-def coco_figures(truths, found, num_classes):
-    """(the twelve metrics, (AP [K], AP50 [K]), precision [K, R] at IoU 0.5)."""
-    images = [{"id": i} for i in range(len(truths))]
+    images = [{"id": i} for i in range(len(records))]
     categories = [{"id": k} for k in range(num_classes)]
     rows = (
         (i, *row)
-        for i, t in enumerate(truths)
-        # The evaluator ignores, one for one, what has an area beyond all that it reports by: so it is told of difficult objects.
+        for i, t in enumerate(records)
+        # The evaluator ignores, one for one, objects of an area outside its ranges: -1 marks difficult objects.
         for areas in [np.where(t.difficult, -1, t.areas).tolist()]
-        for row in zip(xywh(t.boxes).tolist(), t.labels.tolist(), areas, t.crowd.tolist(), strict=True)
+        for row in zip(boxes_to_xywh(t.boxes).tolist(), t.labels.tolist(), areas, t.crowd.tolist(), strict=True)
     )
     annotations = [
         {"id": n, "image_id": i, "category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd)}
@@ -88,7 +94,7 @@ def coco_figures(truths, found, num_classes):
     rows = (
         (i, *row)
         for i, f in enumerate(found)
-        for row in zip(xywh(f.boxes).tolist(), f.labels.tolist(), f.scores.tolist(), strict=True)
+        for row in zip(boxes_to_xywh(f.boxes).tolist(), f.labels.tolist(), f.scores.tolist(), strict=True)
     )
     results = [
         {
@@ -121,32 +127,43 @@ def coco_figures(truths, found, num_classes):
     return metrics, per_class, ap[0, ..., 0].T
 
 
-def confusion_counts(truths, found, gt_index, score, num_classes):
-    """[K+1, K+1]; what matches within a class is settled first, what is left is matched across classes."""
+def confusion_counts(records, found, gt_index, score, num_classes):
+    """The confusion matrix: matches within a class come first, the rest is matched across classes.
+
+    Args:
+        records: the Records, whose boxes are the ground truth.
+        found: a Found for each of them.
+        gt_index: what `match` returned for each of them.
+        score: the confidence threshold.
+        num_classes: K.
+
+    Returns:
+        [K+1, K+1] counts: rows true classes, columns predicted ones, background last.
+    """
     confusion = np.zeros((num_classes + 1, num_classes + 1), int)
-    for truth, one, index in zip(truths, found, gt_index, strict=True):
+    for record, one, index in zip(records, found, gt_index, strict=True):
         shown = one.scores >= score
         right = index[shown & (index >= 0)]
-        np.add.at(confusion, (truth.labels[right], truth.labels[right]), 1)
-        missed = np.setdiff1d(np.flatnonzero(~truth.ignored), right)
+        np.add.at(confusion, (record.labels[right], record.labels[right]), 1)
+        missed = np.setdiff1d(np.flatnonzero(~record.ignored), right)
         wrong = np.flatnonzero(shown & (index == BACKGROUND))
-        one_class = np.zeros(len(truth.labels), int), np.zeros(len(one.labels), int)
+        one_class = np.zeros(len(record.labels), int), np.zeros(len(one.labels), int)
         mistaken = match(
-            truth.boxes[missed],
+            record.boxes[missed],
             one_class[0][missed],
-            truth.crowd[missed],
+            record.crowd[missed],
             one.boxes[wrong],
             one_class[1][wrong],
             one.scores[wrong],
         )
-        rows = np.where(mistaken >= 0, np.append(truth.labels[missed], num_classes)[mistaken], num_classes)
+        rows = np.where(mistaken >= 0, np.append(record.labels[missed], num_classes)[mistaken], num_classes)
         np.add.at(confusion, (rows, one.labels[wrong]), 1)
-        np.add.at(confusion, (np.delete(truth.labels[missed], mistaken[mistaken >= 0]), num_classes), 1)
+        np.add.at(confusion, (np.delete(record.labels[missed], mistaken[mistaken >= 0]), num_classes), 1)
     return confusion
 
 
-def xywh(boxes):
-    """[N, 4] -> [N, 4] float64 x1, y1, w, h, as COCO's tools want them."""
+def boxes_to_xywh(boxes):
+    """[N, 4] (y1, x1, y2, x2) -> [N, 4] (x1, y1, w, h) float64, as COCO's tools take them."""
     y1, x1, y2, x2 = np.asarray(boxes, np.float64).reshape(-1, 4).T
     return np.stack([x1, y1, x2 - x1, y2 - y1], axis=-1)
 
@@ -157,4 +174,5 @@ def _mean(values):
 
 
 def share(part, whole):
+    """Elementwise part / whole; nan where the whole is 0."""
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)

@@ -24,10 +24,14 @@ _UNCOUNTED = {"crowds": "crowd", "difficult": "difficult object"}
 
 
 class Curves(NamedTuple):
-    """What the figures are drawn from; nan in the row of a class without ground truths.
+    """What the figures are drawn from; nan in the row of a class without ground truth.
 
-    recall: [R]. precision: [K, R] at IoU 0.5, the best at that recall or a higher one: its mean is the class's AP50.
-    scores: [S]. f1: [K, S], of the boxes with at least that score. f1_all: [S], all classes pooled.
+    Attributes:
+        recall: [R].
+        precision: [K, R] at IoU 0.5, the best at that recall or a higher one: its mean is the class's AP50.
+        scores: [S], confidence thresholds.
+        f1: [K, S], of the boxes with at least that score.
+        f1_all: [S], all classes pooled.
     """
 
     recall: np.ndarray
@@ -38,16 +42,23 @@ class Curves(NamedTuple):
 
 
 class Report(NamedTuple):
-    """How good a detector is. print() shows it as a table; what cannot be said (no truths, no detections) is nan.
+    """How good a detector is. print() shows it as a table. A figure without ground truth or detections is nan.
 
-    metrics: COCO's twelve, AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; and F1, precision, recall
-    at `score`. per_class: {"name", "truths", "AP", "AP50", "precision", "recall"} in label order, the last two at
-    `score`. score: the least score that counts where F1, all classes pooled, is best. confusion: [K+1, K+1] at `score`,
-    rows the truths, columns what was found; the last row counts boxes where nothing is, the last column missed truths.
-    seconds: an image's {"read", "network", "postprocess", "total"}; read is what was left to wait for.
-    counts: {"images", "truths", "crowds", "difficult", "detections", "skipped", "resized"}, the last two the files that could not be read,
-    and those of another size than their annotations say, whose boxes were scaled. batch: how many images fitted into memory at a time.
-    left_out: the classes that only the detector or only the data knows, and that count nowhere.
+    Attributes:
+        title: the data set and its split.
+        metrics: COCO's twelve, AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; and F1, precision,
+            recall at `score`.
+        per_class: {"name", "truths", "AP", "AP50", "precision", "recall"} in label order, the last two at `score`.
+        score: the confidence threshold where F1, all classes pooled, is best.
+        confusion: [K+1, K+1] at `score`, rows the true classes, columns the predicted ones; the last row counts boxes
+            on background, the last column missed objects.
+        curves: Curves.
+        seconds: an image's {"read", "network", "postprocess", "total"}; "read" is the time spent waiting for it.
+        counts: {"images", "truths", "crowds", "difficult", "detections", "skipped", "resized"}. "skipped" are the
+            files that could not be read; "resized" those whose boxes were scaled, since their size is not the one
+            annotated.
+        batch: how many images fitted into memory at a time.
+        left_out: the classes that only the detector or only the data knows, and that count nowhere.
     """
 
     title: str
@@ -63,9 +74,9 @@ class Report(NamedTuple):
 
     @property
     def unexpected(self) -> list[str]:
-        """A line for the images that could not be read, and one for those of another size than annotated, if there are such."""
+        """A line for the images that could not be read, and one for those of another size than annotated."""
         files = {note: self.counts[kind] for kind, note in UNEXPECTED.items() if self.counts[kind]}
-        return [f"{note}: {counted(len(some), 'picture')}: {listed(some, 5)}" for note, some in files.items()]
+        return [f"{note}: {counted(len(some), 'image')}: {listed(some, 5)}" for note, some in files.items()]
 
     def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
@@ -73,7 +84,8 @@ class Report(NamedTuple):
 
     def __str__(self):
         counts, shown = self.counts, {name: _figure(value) for name, value in self.metrics.items()}
-        numbers = ", ".join(counted(counts[f"{name}s"], name) for name in ("image", "truth", "detection"))
+        nouns = {"images": "image", "truths": "object", "detections": "detection"}
+        numbers = ", ".join(counted(counts[name], noun) for name, noun in nouns.items())
         width = max(len(name) for name in ("class", *(row["name"] for row in self.per_class)))
         rows = [
             f"  {row['name']:<{width}} {row['truths']:>7,} {_figure(row['AP']):>7} {_figure(row['AP50']):>7} "
@@ -94,10 +106,10 @@ class Report(NamedTuple):
             f"{shown['APs']}, {shown['APm']}, {shown['APl']}",
             f"  recall of 1, 10, 100 boxes an image, mean over IoU: {shown['AR1']}, {shown['AR10']}, {shown['AR100']}",
             "",
-            f"  F1     {shown['F1']:<5}  at its best, when boxes with a score from {self.score:.3f} on count: "
+            f"  F1     {shown['F1']:<5}  at its best, at confidence threshold {self.score:.3f}: "
             f"precision {shown['precision']}, recall {shown['recall']}",
             "",
-            f"  {'class':<{width}}  truths      AP    AP50  precision  recall",
+            f"  {'class':<{width}} objects      AP    AP50  precision  recall",
             *rows,
             "",
             f"  ms an image: {times}, together {1000 * self.seconds['total']:.1f}",
@@ -119,18 +131,18 @@ def evaluate_detections(source, found, seconds=None, resized=()):
         The Report.
     """
     skipped = [record.path for record, one in zip(source.records, found, strict=True) if one is None]
-    truths = [record for record, one in zip(source.records, found, strict=True) if one is not None]
+    records = [record for record, one in zip(source.records, found, strict=True) if one is not None]
     found = [one for one in found if one is not None]
     if not found:
         raise EvaluationError(
-            f"{title_of(source)}: expected pictures to evaluate on, received {len(skipped) or 'none'}"
+            f"{title_of(source)}: expected images to evaluate on, received {len(skipped) or 'none'}"
             + (f" that cannot be read, the first: {skipped[0]}" if skipped else "")
         )
     classes = source.classes
-    metrics, per_class, precision = coco_figures(truths, found, len(classes))
+    metrics, per_class, precision = coco_figures(records, found, len(classes))
     gt_index = [
-        match(t.boxes, t.labels, t.crowd, f.boxes, f.labels, f.scores, difficult=t.difficult)
-        for t, f in zip(truths, found, strict=True)
+        match(r.boxes, r.labels, r.crowd, f.boxes, f.labels, f.scores, difficult=r.difficult)
+        for r, f in zip(records, found, strict=True)
     ]
 
     # F1 at every score: how many are right (tp), wrong (fp) and there (total), class by class
@@ -141,7 +153,7 @@ def evaluate_detections(source, found, seconds=None, resized=()):
         np.stack([(scores[chosen & (labels == k)] >= GRID[:, None]).sum(axis=1) for k in range(len(classes))])  # [K, S]
         for chosen in (index >= 0, index == BACKGROUND)
     )
-    labels_there = np.concatenate([t.labels[~t.ignored] for t in truths])
+    labels_there = np.concatenate([r.labels[~r.ignored] for r in records])
     total = np.bincount(labels_there, minlength=len(classes))[:, None]  # [K, 1]
     f1 = np.where(total > 0, share(2 * tp, tp + fp + total), np.nan)
     f1_all = share(2 * tp.sum(0), (tp + fp + total).sum(0))
@@ -162,14 +174,14 @@ def evaluate_detections(source, found, seconds=None, resized=()):
         metrics=metrics,
         per_class=[dict(zip(names, (row[0], int(row[1]), *map(float, row[2:])), strict=True)) for row in rows],
         score=score,
-        confusion=confusion_counts(truths, found, gt_index, score, len(classes)),
+        confusion=confusion_counts(records, found, gt_index, score, len(classes)),
         curves=Curves(np.linspace(0, 1, precision.shape[1]), precision, GRID, f1, f1_all),
         seconds=seconds or dict.fromkeys(("read", "network", "postprocess", "total"), math.nan),
         counts={
-            "images": len(truths),
+            "images": len(records),
             "truths": int(total.sum()),
-            "crowds": int(sum(t.crowd.sum() for t in truths)),
-            "difficult": int(sum(np.sum(t.difficult) for t in truths)),
+            "crowds": int(sum(r.crowd.sum() for r in records)),
+            "difficult": int(sum(np.sum(r.difficult) for r in records)),
             "detections": len(scores),
             "skipped": skipped,
             "resized": list(dict.fromkeys(source.records[i].path for i in sorted(resized))),
@@ -178,11 +190,13 @@ def evaluate_detections(source, found, seconds=None, resized=()):
 
 
 def title_of(source):
-    same = f" (the pictures of {source.same_as})" if source.same_as else ""
+    """What a Source is called: its name, its split, and the split whose images it shares."""
+    same = f" (the images of {source.same_as})" if source.same_as else ""
     return f"{source.name} {source.split}{same}".strip()
 
 
 def shortened_names(names):
+    """The number of some names and the first twelve of them."""
     return f"{len(names)} ({listed(names, 12)})"
 
 

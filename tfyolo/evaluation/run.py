@@ -30,25 +30,31 @@ def evaluate(
     progress: bool = True,
     pictures: int = 0,
 ) -> Report:
-    """Report of a detector on a data set.
+    """Evaluates a detector on a data set.
 
     Args:
         detector: a Detector, or the path of what tfyolo.load takes: a run, a SavedModel, a .tflite file.
-        data: a Source, or the path of a data set; None: what the detector was trained with. Classes that only the detector or only the
-            data knows, by name, are left out.
-        split: of the data set at a path; None: the one that the detector was evaluated on while it trained, else "val".
+        data: a Source, or the path of a data set; None: what the detector was trained with. Classes that only the
+            detector or only the data knows, by name, are left out.
+        split: of the data set at a path; None: the one that the detector was evaluated on while it trained, else
+            "val".
         batch: images at a time; where they do not fit into memory, half of them is tried, and so on.
-        out: a folder for metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png, f1_curve.png and
-            confusion.png.
+        out: a folder for metrics.json, detections.json (COCO's results format, the file's own ids), pr_curve.png,
+            f1_curve.png and confusion.png.
+        progress: whether to show a progress bar on a terminal.
         pictures: how many images to draw there, those with most errors first.
 
+    Returns:
+        The Report.
+
     Raises:
-        EvaluationError: detector and data have no class in common, no data are named, batch is not above 0, or not one image fits
-            into memory.
-        DataError, CheckpointError: the data or the detector cannot be read.
+        EvaluationError: detector and data have no class in common, no data are named, batch is not above 0, or not one
+            image fits into memory.
+        DataError: the data cannot be read.
+        CheckpointError: the detector cannot be read.
     """
     if batch < 1:
-        raise EvaluationError(f"batch: expected a whole number above 0, received {batch}")
+        raise EvaluationError(f"batch: expected an integer above 0, received {batch}")
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
     source = data if isinstance(data, Source) else source_for(detector, data, split)
     source, label_of, left_out = _in_common(detector.classes, source)
@@ -65,7 +71,11 @@ def evaluate(
 
 
 def _smaller(batch, detector, error):
-    """Half of a batch that does not fit into memory; said, since it takes longer. Raises EvaluationError for one image."""
+    """Half of a batch that does not fit into memory, with a message, since it takes longer.
+
+    Raises:
+        EvaluationError: the batch is one image.
+    """
     size = " x ".join(map(str, detector.input_size))
     if batch == 1:
         raise EvaluationError(
@@ -81,7 +91,17 @@ def _smaller(batch, detector, error):
 def source_for(detector, path=None, split=None, *, images=None, format=None, **reading):
     """The Source that a detector is evaluated on: a split of the data set at a path, or of what it was trained with.
 
-    split: None is the one that it was evaluated on while it trained, else "val". images, format, reading: readers.DataSet's.
+    Args:
+        detector: a Detector.
+        path: of a data set; None: what the detector was trained with.
+        split: its name; None: the one that the detector was evaluated on while it trained, else "val".
+        images: the folder of the images, if the annotations do not lead there.
+        format: a key of readers.FORMATS.
+        **reading: more options of readers.DataSet.
+
+    Raises:
+        EvaluationError: no path is given, and the detector has no config of data.
+        DataError: the data cannot be read.
     """
     own = detector.config.data
     if path is None and own is None:
@@ -105,7 +125,12 @@ _SYNONYMS = {
 
 
 def _in_common(classes, source):
-    """(the Source with the classes that the detector knows too, [K] the label there of each of the detector's or -1, what is left out)."""
+    """The classes that a detector and a Source have in common.
+
+    Returns:
+        (the Source with those classes alone; [K] for each of the detector's classes its label there, or -1; what is
+        left out, as a sentence).
+    """
     theirs = source.classes
     classes = tuple(_SYNONYMS.get(name, name) if name not in theirs else name for name in classes)
     numbered = theirs == tuple(map(str, range(len(theirs))))  # a YOLO folder without a list of names
@@ -114,24 +139,38 @@ def _in_common(classes, source):
     common = [name for name in theirs if name in classes]
     if not common:
         raise EvaluationError(
-            f"{title_of(source)}: expected classes that the detector knows, {shortened_names(classes)}, received {shortened_names(theirs)}"
+            f"{title_of(source)}: expected classes that the detector knows, {shortened_names(classes)}, received "
+            f"{shortened_names(theirs)}"
         )
     label_of = np.array([common.index(name) if name in common else -1 for name in classes])
     only = [[name for name in ours if name not in common] for ours in (classes, theirs)]
-    told = [
+    words = [
         f"only {who} {shortened_names(names)}"
         for who, names in zip(("the detector knows", "the data has"), only, strict=True)
         if names
     ]
-    left_out = f"evaluated on {shortened_names(common)} by name, left out: {'; '.join(told)}" if told else ""
+    left_out = f"evaluated on {shortened_names(common)} by name, left out: {'; '.join(words)}" if words else ""
     return source.with_classes(common) if len(common) < len(theirs) else source, label_of, left_out
 
 
 def _find(detector, source, label_of, batch, progress, resized):
-    """A Found, in pixels of the annotations, or None, for each record; and the seconds that an image took. resized: as in eval_dataset."""
+    """Runs a detector over a Source.
+
+    Args:
+        detector: a Detector.
+        source: a Source.
+        label_of: [K] the Source's label of each of the detector's classes, or -1.
+        batch: images at a time.
+        progress: whether to show a progress bar on a terminal.
+        resized: a dict that gets {index of a Record: (H, W)}, as eval_dataset fills it.
+
+    Returns:
+        (a Found, in pixels of the annotations, or None, for each record; {"read", "network", "postprocess", "total"}:
+        the seconds of an image).
+    """
     found, skipped = [None] * len(source.records), {}
     size = np.array(detector.input_size)
-    options = {"batch": batch, "preprocess": detector.config.model.preprocess, "skipped": skipped}
+    options = {"batch": batch, "preprocess": detector.preprocess, "skipped": skipped}
     options["resized"] = resized
     dataset = iter(datasets.eval_dataset(source, size=detector.input_size, **options))
     laps = []

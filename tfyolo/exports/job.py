@@ -25,7 +25,7 @@ class Job:
 
     def quantized(self):
         """The Model of fake quantization: with the ranges that it was trained with, or with those found in images."""
-        if self._quantized is None and self.model.config.model.quantize:
+        if self._quantized is None and self.model.is_quantized:
             self._quantized = self.model
         elif self._quantized is None:
             fused = for_tflite(self.model)
@@ -35,10 +35,10 @@ class Job:
 
     def images(self):
         """Batches of the calibration's images, as the network reads them: [B, H, W, 3] float32 0..1."""
-        config, source = self.model.config.model, self.calibration
+        model, source = self.model, self.calibration
         records = datasets.sampled(source.records, CALIBRATION_IMAGES)
         options = {"skipped": self.skipped, "most_pixels": source.max_pixels}
-        return datasets.prepared_batches(records, config.input_size, config.preprocess, **options)
+        return datasets.prepared_batches(records, model.input_size, model.preprocess, **options)
 
     def typical(self):
         """The first of those batches, None without calibration."""

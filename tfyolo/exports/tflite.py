@@ -1,6 +1,5 @@
 """TFLite files: their outputs, their conversion, their metadata."""
 
-import inspect
 import json
 import tempfile
 
@@ -8,14 +7,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfyolo.decoders import DECODERS
 from tfyolo.exports.integers import to_full_integer
 from tfyolo.exports.saved_model import save_module
 from tfyolo.exports.targets import LABELMAP, label_lines
 from tfyolo.graph.fusion import fuse
 from tfyolo.libraries import libraries_silent
-from tfyolo.model import describe, resolve, without_quantization
+from tfyolo.model import describe, with_largest_box, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
+from tfyolo.origin import initialised_line
 from tfyolo.predict.exported import EXPORT_META
 from tfyolo.structures import Candidates
 from tfyolo.tflite import metadata
@@ -26,15 +25,11 @@ def with_bounded_boxes(model):
 
     A box so long whose middle lies in the image reaches over both borders, where it is cut anyway.
     """
-    part = model.config.model.decoder
-    builder, options = resolve(model.config, "model.decoder", part, DECODERS)
-    if "largest" not in inspect.signature(builder).parameters:
-        return model
-    return model._replace(decoder=builder(**options | {"largest": 2.0 * max(model.config.model.input_size)}))
+    return with_largest_box(model, 2.0 * max(model.input_size))
 
 
 def _candidates(model, boxes, scores):
-    return Candidates(boxes, scores, None, None, np.array(model.config.model.input_size, "float32"))
+    return Candidates(boxes, scores, None, None, np.array(model.input_size, "float32"))
 
 
 def _with_nms(model, boxes, scores):
@@ -51,10 +46,10 @@ def _raw(model, boxes, scores):
 def _raw_normalized(model, boxes, scores):
     """All candidates, boxes in 0..1, clipped to the image.
 
-    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's range, and so has
-    all of its 256 steps inside the image.
+    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's
+    range, and so has all of its 256 steps inside the image.
     """
-    size = model.config.model.input_size
+    size = model.input_size
     boxes = tf.quantization.fake_quant_with_min_max_args(boxes, 0.0, float(max(size)))
     boxes_unit = boxes / np.array([*size] * 2, "float32")
     return {"boxes": tf.quantization.fake_quant_with_min_max_args(boxes_unit, 0.0, 1.0), "scores": scores}
@@ -66,7 +61,7 @@ def _task_outputs(model, boxes, scores):
     That operation itself leaves behind its `count` whatever its memory held, and is no builtin one.
     """
     found = model.postprocess(_candidates(model, boxes, scores))
-    location = found.boxes / np.array([*model.config.model.input_size] * 2, "float32")
+    location = found.boxes / np.array([*model.input_size] * 2, "float32")
     values = location, tf.cast(found.labels, tf.float32), found.scores, tf.cast(found.count, tf.float32)
     return dict(zip(OUTPUTS["task"], values, strict=True))
 
@@ -85,7 +80,8 @@ _FOUND = {
     "count": ("How many were found; what follows is padding", "numbers"),
     "best": ("The highest score of all candidates", "numbers"),
 }
-# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its libraries know.
+# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its
+# libraries know.
 OUTPUTS = {
     "builtin": _FOUND,
     "none": {
@@ -126,11 +122,12 @@ def _content(job, target):
     config = model.config
     described = metadata.describe(
         config.name,
-        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; {len(model.classes)} "
-        f"classes, pictures brought to {list(config.model.input_size)} by {config.model.preprocess}",
+        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'images unknown'}; "
+        f"{len(model.classes)} classes, images brought to {list(model.input_size)} by {model.preprocess}",
         outputs,
         model.postprocess.score,
         target.limits.quantized,
+        initialised_line(model.origin) or "The weights' own: they were initialised at random",
     )
     content = metadata.attached(content, [each.name for each in outputs], described)
     export = {"nms": target.nms, "precision": target.precision}
@@ -145,7 +142,7 @@ def for_tflite(model):
 
 def to_tflite(model, end, precision="float32", batch=1):
     """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. end: of OUTPUT_STAGES."""
-    height, width = model.config.model.input_size
+    height, width = model.input_size
     signature = tf.TensorSpec([batch, height, width, 3], tf.float32, "images")
 
     @tf.function(input_signature=[signature], autograph=False)
@@ -153,7 +150,8 @@ def to_tflite(model, end, precision="float32", batch=1):
         found = model.decoder(model.network(images, training=False))
         return found.boxes, found.scores
 
-    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a word.
+    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a
+    # word.
     frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
     module = tf.Module()
 

@@ -1,1 +1,1 @@
-"""Everything that walks or rewrites a Keras graph."""
+"""Everything that reads or rewrites a Keras graph, or what Keras keeps private."""

@@ -1,7 +1,8 @@
 """Calibration: the quantization ranges of a trained network, measured on images (Jacob et al. 2018, arXiv:1712.05877).
 
 ranges = observe(fused, batches)        # the range of each feature map
-quantized = quantize(fused, ranges)     # graph.quantization"""
+quantized = quantize(fused, ranges)     # graph.quantization
+"""
 
 import collections
 
@@ -20,11 +21,11 @@ PASS_SCALES = (layers.MaxPooling2D, layers.ZeroPadding2D)  # of each channel by 
 
 
 def equalized(model, batches):
-    """Cross-layer equalization: a Model that computes the same, whose channels use the 256 values of their feature map alike.
+    """Equalizes a Model across layers: it computes the same, and all channels of a feature map use 256 values alike.
 
-    Of two convolutions in a row, with nothing but homogeneous activations, pools and padding between, a channel that the first
-    multiplies the second divides. Before a depthwise convolution, whose kernels are quantized per channel anyway, all channels get one
-    range; before others, their ranges meet those of the kernels half way.
+    Of two convolutions in a row, with nothing but homogeneous activations, pools and padding between, the first
+    multiplies a channel and the second divides it. Before a depthwise convolution, whose kernels are quantized per
+    channel anyway, all channels get one range. Before others, their ranges meet those of the kernels half way.
 
     Args:
         model: a fused Model.
@@ -64,7 +65,14 @@ def equalized(model, batches):
 
 
 def in_a_row(network):
-    """[(convolution, the next one)] of a keras.Model, where the second reads the first's output alone and channel scales pass between."""
+    """Finds the convolutions in a row: the second alone reads the first's output, and what lies between keeps scales.
+
+    Args:
+        network: keras.Model.
+
+    Returns:
+        [(convolution, the next one)]
+    """
     order, readers = nodes(network)
     calls = collections.Counter(node.operation for node in order)
     read_by = {id(x): node for node in order for x in node.input_tensors}
@@ -91,10 +99,12 @@ SHRUNK = np.linspace(1.0, 0.3, 36)  # fractions of the whole range that are trie
 
 
 def observe(model, batches):
-    """The range of every feature map in which 256 values lose least: the sum of squared errors, for which few outliers may be clipped.
+    """Measures the range of every feature map in which 256 values lose least.
+
+    The loss is the sum of squared errors; a few outliers may be clipped for it.
 
     Args:
-        model: a fused Model, as quantize takes it.
+        model: a fused Model, as quantize() takes it.
         batches: iterable of images [B, H, W, 3], float32 in 0..1.
 
     Returns:
@@ -125,7 +135,16 @@ def observe(model, batches):
 
 
 def best_range(low, high, values):
-    """The range (low, high), 0 included, that quantizes values [N] with the least squared error, of those SHRUNK from low..high."""
+    """Finds the range that quantizes values with the least squared error, among low..high shrunk by each of SHRUNK.
+
+    Args:
+        low: the least value that was seen.
+        high: the largest.
+        values: [N], a sample of all.
+
+    Returns:
+        (low, high), with 0 between.
+    """
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     best = low, high
     least = np.inf
@@ -143,11 +162,12 @@ def calibrated(model, images, *, per_channel=True):
 
     Args:
         model: a Model, fused or not.
-        images: function that returns an iterable of batches [B, H, W, 3], float32 in 0..1. Called twice, so that none are kept.
-        per_channel: as for quantize.
+        images: function that returns an iterable of batches [B, H, W, 3], float32 in 0..1. It is called twice, so that
+            no images are kept.
+        per_channel: as for quantize().
 
     Returns:
-        (Model that is fake-quantized, the same one before)
+        (the fake-quantized Model, the fused Model that it was made of)
 
     Raises:
         QuantizationError: a layer does not declare how it is quantized.
@@ -157,15 +177,17 @@ def calibrated(model, images, *, per_channel=True):
 
 
 def sqnr(model, quantized, images):
-    """The signal-to-quantization-noise ratio of every quantized feature map; the noise is that of all before it, too.
+    """Measures the signal-to-quantization-noise ratio (SQNR) of every quantized feature map.
+
+    Its noise includes what comes from the feature maps before it.
 
     Args:
-        model: the fused Model that quantized was made of.
-        quantized: what quantize made of it.
+        model: the fused Model that `quantized` was made of.
+        quantized: what quantize() made of it.
         images: [B, H, W, 3], float32 in 0..1.
 
     Returns:
-        [(name of a feature map, SQNR in dB)], the worst first.
+        [(name of a feature map, SQNR in dB)], the lowest first.
     """
     tensors = {map_name(x).replace(":", "."): x for node in nodes(model.network)[0] for x in node.output_tensors}
     quantizers = {

@@ -1,7 +1,7 @@
 """What the layers of a network declare: how they are fused, and how int8 treats them.
 
-A layer's class declares with attributes; Keras's own classes and functions, which cannot, have a row in the tables here. Users extend the
-tables in place: `QUANTIZATION[TheirLayer] = "float"`.
+A layer's class declares with attributes. Keras's own classes and functions cannot: they have a row in the tables here,
+which users extend in place: `QUANTIZATION[TheirLayer] = "float"`.
 
     class Swap(keras.layers.Layer):
         quantization = "moves"
@@ -17,12 +17,13 @@ quantization, of a layer:
     "computes"  runs in int8; each output has a range of its own.
     "float"     runs in float32.
     "skipped"   is left out of the network: it returns what it reads.
-    "kernel"    Keras's convolutions and fully connected layers, in graph.quantization.KERNELS: a quantized kernel, and as "computes".
+    "kernel"    has a quantized kernel, else as "computes": Keras's convolutions and fully connected layers, which
+                graph.quantization.KERNELS lists.
     "function"  layers.Activation: as its function declares.
 
 quantization, of a function (`leaky.quantization = "computes"`):
-    "computes", "float"  as of a layer.
-    "clips"     is part of the convolution before it in TFLite, whose own output is then never written.
+    "computes", "float"  as for a layer.
+    "clips"     is part of the convolution before it in TFLite, which never writes that convolution's own output.
     "sigmoid"   has TFLite's range of a sigmoid.
     "gated"     x * sigmoid(x): a sigmoid and a multiplication.
 
@@ -38,7 +39,7 @@ from keras import layers, ops
 
 # Operations have no public names as classes.
 from keras.src.ops.core import StopGradient
-from keras.src.ops.numpy import Flip, Split
+from keras.src.ops.numpy import Add, Flip, Multiply, Split
 
 LAYER_KINDS = ("moves", "computes", "float", "skipped", "kernel", "function")
 FUNCTION_KINDS = ("computes", "float", "clips", "sigmoid", "gated")
@@ -58,6 +59,7 @@ QUANTIZATION = {
     **dict.fromkeys((layers.Permute, layers.Cropping2D, layers.SpatialDropout2D, layers.Identity), "float"),
     **dict.fromkeys((layers.Subtract, layers.Average, layers.Maximum, layers.Minimum, layers.Dot), "float"),
     **dict.fromkeys((layers.GlobalMaxPooling2D, layers.GaussianNoise, layers.GaussianDropout, Flip), "float"),
+    **dict.fromkeys((Add, Multiply), "float"),  # bare operations, of hard sigmoids in keras.applications
     # Before a head beside another, which inference does without: what is left may learn through it.
     StopGradient: "skipped",
 }
@@ -82,8 +84,8 @@ def declared(layer, attribute):
         attribute: "quantization" or "fusion".
 
     Returns:
-        The attribute's value; None if no class has it, or if one that is derived from the class that has it computes (`call`) something
-        else: what holds for a layer need not hold for a user's subclass.
+        The attribute's value. None if no class has it, or if a class derived from the one that has it has a `call` of
+        its own: what holds for a layer need not hold for a user's subclass.
     """
     for cls in type(layer).__mro__:
         if attribute in vars(cls):

@@ -1,6 +1,8 @@
 """Batch-norm fusion: linear layers behind a convolution become part of its weights.
 
-What is fused: layers that declare it (graph.declarations), and Keras's own in FUSIONS at the file's foot, which users extend."""
+What is fused: layers that declare it (graph.declarations), and Keras's own in FUSIONS at the file's foot, which users
+extend.
+"""
 
 import collections
 import functools
@@ -22,10 +24,10 @@ class FusionError(Error):
 
 
 def fuse(model: Model, activations: dict | None = None) -> Model:
-    """A Model for inference whose network computes the same with fewer layers.
+    """Makes a Model for inference, whose network computes the same with fewer layers.
 
-    A convolution whose output other layers read too, or that is an output of the network, keeps its batch norm. What only training
-    reads is left out.
+    A convolution keeps its batch norm if several layers read its output, or if that is an output of the network. What
+    only training reads is left out.
 
     Args:
         model: a tfyolo.model.Model. It stays as it is.
@@ -44,8 +46,8 @@ def fuse(model: Model, activations: dict | None = None) -> Model:
 class _Convolution:
     """A convolution of the new network that layers after it may still become part of.
 
-    layer: the old network's. x: the new network's tensor that it reads. kernel, bias: float64, in which fusion loses nothing; bias
-    may be None.
+    layer: the old network's. x: the new network's tensor that it reads. kernel, bias: float64, in which fusion loses
+    nothing; bias may be None.
     """
 
     def __init__(self, layer, x, kernel, bias):
@@ -53,7 +55,7 @@ class _Convolution:
 
     def affine(self, scale, shift):
         """The convolution that outputs output * scale + shift: [channels] each."""
-        # A depthwise kernel is [h, w, channels read, outputs of each]; others end in all the outputs, whatever their groups.
+        # A depthwise kernel is [h, w, channels read, outputs of each]; others end in all outputs, grouped or not.
         depthwise = isinstance(self.layer, layers.DepthwiseConv2D)
         kernel = self.kernel * (scale.reshape(self.kernel.shape[2:]) if depthwise else scale)
         bias = shift if self.bias is None else self.bias * scale + shift
@@ -74,7 +76,7 @@ class _Convolution:
 
 
 class _Scaled:
-    """A tensor of the new network, times `scale` plus `shift` ([channels] each, float64), that layers after it may take in.
+    """A tensor of the new network, times `scale` plus `shift` ([C] each, float64), that layers after it may take in.
 
     layer: the old network's that computes it, and does so still if none takes it in.
     """
@@ -134,10 +136,10 @@ def _fused(network, activations):
     return keras.Model(inputs, outputs, name=network.name)
 
 
-# --- what is fused --------------------------------------------------------------------------------------------------------------
+# --- what is fused ----------------------------------------------------------------------------------------------------
 
-# Each: (layer of the old network, *what it reads: tensors of the new one, or a _Convolution or _Scaled that nobody else reads) -> the
-# _Convolution or _Scaled whose output is the layer's, or None where there is none.
+# Each: (layer of the old network, *what it reads) -> the _Convolution or _Scaled whose output is the layer's, or None
+# where there is none. It reads tensors of the new network, or a _Convolution or _Scaled that nobody else reads.
 
 
 def _convolution(layer, x):
@@ -156,7 +158,7 @@ def _reaches_out(layer):
 
 
 def _affine(layer, x):
-    """Of a layer that declares it."""
+    """Fuses a layer that declares "affine"."""
     return _scaled(layer, x, *(np.asarray(part, "float64") for part in layer.affine()))
 
 
@@ -173,7 +175,7 @@ def _scaled(layer, x, scale, shift):
 
 
 def _add(layer, *sources):
-    """The sum of convolutions of one tensor is one convolution, with the sum of their kernels; the tensor itself, scaled, is another."""
+    """Fuses the sum of convolutions of one tensor: their kernels add up. The tensor itself, scaled, counts as one."""
     convolutions = [source for source in sources if isinstance(source, _Convolution)]
     x = _tensor(convolutions[0].x) if convolutions else None
     if any(isinstance(source, keras.KerasTensor) or source.x is not x for source in sources):
@@ -203,7 +205,7 @@ def _add(layer, *sources):
 
 
 def _picked(layer, x):
-    """Every so-many-th pixel of a convolution is one that strides; the holes of a dilated kernel are filled with zeros for it."""
+    """Fuses a convolution and the pick of every n-th cell: it strides, a dilated kernel's holes filled with zeros."""
     if tuple(layer.pool_size) != (1, 1) or not isinstance(x, _Convolution) or x.layer.padding != "valid":
         return None
     rows, columns = x.kernel.shape[:2]

@@ -1,6 +1,7 @@
 """A Keras network as a graph of calls: in order, copied, cut down to what inference reads.
 
-Keras's private attributes of tensors, calls and networks are read in this folder and nowhere else (tests/test_imports.py)."""
+Keras's private attributes of tensors, calls and networks are read in this folder alone (tests/test_imports.py).
+"""
 
 import contextlib
 
@@ -12,7 +13,7 @@ from tfyolo.structures import Raw
 
 
 def used(network):
-    """A network without what only training reads, Raw.aux.
+    """Takes away what only training reads, Raw.aux.
 
     Args:
         network: keras.Model, images [B, H, W, 3] -> Raw.
@@ -32,8 +33,8 @@ def nodes(network):
         network: keras.Model.
 
     Returns:
-        ([node], {id of a tensor: count}): the calls, each after those that it reads; and how often each tensor is read, where being
-        an output counts as once.
+        ([node], {id of a tensor: count}): the calls, each after those that it reads; and how often each tensor is read,
+        where being an output counts as once.
     """
     outputs = keras.tree.flatten(network.output)
     readers = {id(x): 1 for x in outputs}
@@ -61,6 +62,9 @@ def _node(tensor):
 def source(tensor):
     """What a tensor comes from.
 
+    Args:
+        tensor: a KerasTensor.
+
     Returns:
         (layer, [tensors that this call of it reads], which of its outputs the tensor is)
     """
@@ -73,7 +77,15 @@ def readers_of(tensor):
 
 
 def layer_behind(tensor, kind):
-    """The nearest layer of a class (or tuple of classes) that a tensor comes from, straight back; None where branches join before one."""
+    """Finds the nearest layer of a class that a tensor comes from, straight back.
+
+    Args:
+        tensor: a KerasTensor.
+        kind: a class or a tuple of classes.
+
+    Returns:
+        The layer; None where branches join before one is found.
+    """
     while True:
         layer, sources, _ = source(tensor)
         if isinstance(layer, kind):
@@ -94,11 +106,14 @@ def input_like(tensor):
 
 
 def copied(layer, activations=None):
-    """A layer, or a bare operation, with the same config and without weights.
+    """Makes a layer, or a bare operation, with the same config and without weights.
 
     Args:
         layer: keras.layers.Layer or keras.Operation.
         activations: {function: another that computes the same}, which a layers.Activation gets in its place.
+
+    Returns:
+        The layer or operation, not yet called.
     """
     if isinstance(layer, layers.Activation):
         # Its function may be a lambda, which does not come back from a config.
@@ -108,21 +123,37 @@ def copied(layer, activations=None):
 
 
 def take_weights(copy, layer):
-    """Gives a copy of a layer, built, the values of the layer's variables."""
+    """Gives the variables of a layer's copy the layer's values.
+
+    Args:
+        copy: what copied() made, built.
+        layer: the keras.layers.Layer.
+    """
     for mine, theirs in zip(copy.variables, layer.variables, strict=True):
         mine.assign(theirs)
 
 
 def map_name(tensor):
-    """A tensor's name, the same in every network of one structure: its layer's, and where needed the call and the output."""
+    """A feature map's name, equal in all networks of one structure: its layer's, and where needed call and output."""
     layer, call, index = tensor._keras_history
     name = f"{layer.name}.call{call}" if call else layer.name  # of a layer that is called more than once
     return f"{name}:{index}" if index else name
 
 
 @contextlib.contextmanager
+def unallocated_variables():
+    """In its `with`, layers are built whose variables never get memory and values: for their names and shapes."""
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        # Keras would initialise them at the end of the next scope.
+        global_state.set_global_attribute("uninitialized_variables", [])
+
+
+@contextlib.contextmanager
 def deferred_variables():
-    """In its `with`, layers are built whose variables get memory and initial values when it ends; none do if it raises."""
+    """Defers the variables of layers built in its `with`: they get memory and values as it ends, none if it raises."""
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield

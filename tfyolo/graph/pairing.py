@@ -1,4 +1,4 @@
-"""Whether two Keras networks have one structure, whatever their layers are called; and the order in which Darknet would write them."""
+"""Whether two Keras networks have one structure, whatever their layers are called; and the order of Darknet's files."""
 
 import numpy as np
 from keras import layers
@@ -59,15 +59,17 @@ class _Keys(dict):
 
 
 def pair(left, right):
-    """The layers of two Keras networks that correspond.
+    """Pairs the layers of two Keras networks that correspond.
 
     Args:
-        left, right: keras.Model.
+        left: keras.Model.
+        right: keras.Model.
 
     Returns:
-        (names, orders), or None if the networks differ in structure. names: {name of a layer in left: its twin's in right}; layers that
-        join what the twin joins in another order are not in it. orders: {name of a convolution in left: [[first, last + 1], ..]}: the
-        channels of its input in the order in which its twin reads them, where that is another.
+        (names, orders), or None if the networks differ in structure. names: {name of a layer in left: its twin's in
+        right}, without layers that join feature maps in another order than their twin. orders: {name of a convolution
+        in left: [[first, last + 1], ..]}: the channels of its input in the order in which its twin reads them, where
+        that is another.
     """
     keys, orders = _Keys(), {}
 
@@ -105,10 +107,10 @@ def pair(left, right):
 
 
 def in_file_order(network, norms):
-    """The convolutions of a network in the order in which Darknet's .cfg files have them.
+    """Lists the convolutions of a network in the order in which Darknet's .cfg files have them.
 
-    In a .cfg a layer stands after all that it reads. Where branches are joined, the one joined last stands first; of a sum, the one
-    that was there before.
+    In a .cfg a layer stands after all that it reads. Where branches are joined, the one joined last stands first; of a
+    sum, the one that was there before.
 
     Args:
         network: keras.Model.

@@ -3,10 +3,11 @@
     ranges = observe(fused, batches)        # graph.calibration: the range of each feature map, measured on images
     quantized = quantize(fused, ranges)     # a Model that quantizes to those ranges
 
-The same network serves both ways to int8: its ranges come from calibration, or are learned with the weights in quantization-aware
-training (QAT). Quantized are the images, the kernels and all feature maps between. The last convolutions and what decodes them stay
-float32: a 256th of the span from the smallest logit to the largest is many pixels. How a layer is quantized, it declares
-(graph.declarations)."""
+The same network serves both ways to int8: its ranges come from calibration, or are learned with the weights in
+quantization-aware training (QAT). Quantized are the images, the kernels and all feature maps between. The last
+convolutions and what decodes them stay float32: a 256th of the span from the smallest logit to the largest is many
+pixels. A layer declares how it is quantized (graph.declarations).
+"""
 
 import keras
 import numpy as np
@@ -24,12 +25,15 @@ class QuantizationError(Error):
 
 
 class FakeQuantize(layers.Layer):
-    """Rounds to the nearest of 256 values of a range, of which 0 is one: in a TFLite file, an int8 feature map.
+    """Quantizes to the nearest of 256 values of a range, of which 0 is one: in a TFLite file, an int8 feature map.
+
+    The ends of the range are learned: values inside pass their gradient on, values outside give it to the nearer end.
 
     Args:
-        low, high: the range to start from. Both are weights and are learned: values inside pass their gradient on, values outside
-            give it to the end of the range.
-        fixed: whether the range is given and no weight.
+        low: lower end of the range to start from.
+        high: upper end of the range to start from.
+        fixed: True: the range is given and not learned.
+        kwargs: of Layer.
     """
 
     def __init__(self, low=-1.0, high=1.0, fixed=False, **kwargs):
@@ -37,6 +41,7 @@ class FakeQuantize(layers.Layer):
         self.range, self.fixed = (float(low), float(high)), fixed
 
     def build(self, shape):
+        """Adds the two weights, if the range is learned."""
         if not self.fixed:
             self.low, self.high = (
                 self.add_weight((), keras.initializers.Constant(end), name=name, autocast=False)
@@ -44,25 +49,28 @@ class FakeQuantize(layers.Layer):
             )
 
     def call(self, x):
+        """Any shape -> the same, quantized."""
         if self.fixed:
             return tf.quantization.fake_quant_with_min_max_args(x, *self.range)
         low, high = tf.minimum(self.low, 0.0), tf.maximum(self.high, 0.0)
         return tf.quantization.fake_quant_with_min_max_vars(x, low, tf.maximum(high, low + 1e-6))
 
     def compute_output_shape(self, shape):
+        """The same."""
         return shape
 
     def get_config(self):
+        """Keras's, and the arguments of the layer."""
         return super().get_config() | {"low": self.range[0], "high": self.range[1], "fixed": self.fixed}
 
 
 def fake_quantized_kernel(kernel, axis, per_channel):
-    """A kernel, fake-quantized to 255 values symmetric about 0, up to its largest magnitude.
+    """Fake-quantizes a kernel to 255 values symmetric about 0, up to its largest magnitude.
 
     Args:
         kernel: tensor.
-        axis: of its channels.
-        per_channel: one scale for each channel along axis; False: one for the whole kernel.
+        axis: of its output channels.
+        per_channel: True: one scale for each channel along the axis. False: one for the whole kernel (per-tensor).
 
     Returns:
         Tensor of the kernel's shape.
@@ -92,21 +100,30 @@ class _Quantized:
 
 
 class QuantizedConv2D(_Quantized, layers.Conv2D):
+    """Keras's Conv2D with a fake-quantized kernel and without an activation."""
+
     def call(self, x):
+        """[B, h, w, C] -> [B, h / stride, w / stride, filters]."""
         return self._biased(
             self.convolution_op(x, fake_quantized_kernel(ops.convert_to_tensor(self.kernel), 3, self.per_channel))
         )
 
 
 class QuantizedDepthwiseConv2D(_Quantized, layers.DepthwiseConv2D):
+    """Keras's DepthwiseConv2D with a fake-quantized kernel and without an activation."""
+
     def call(self, x):
+        """[B, h, w, C] -> [B, h / stride, w / stride, C * depth_multiplier]."""
         kernel = fake_quantized_kernel(ops.convert_to_tensor(self.kernel), 2, self.per_channel)
         options = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
         return self._biased(ops.depthwise_conv(x, kernel, data_format=self.data_format, **options))
 
 
 class QuantizedDense(_Quantized, layers.Dense):
+    """Keras's Dense with a fake-quantized kernel, per-tensor as in TFLite, and without an activation."""
+
     def call(self, x):
+        """[B, any] -> [B, units]."""
         return self._biased(ops.matmul(x, fake_quantized_kernel(ops.convert_to_tensor(self.kernel), 1, False)))
 
 
@@ -119,12 +136,13 @@ SIGMOID = (0.0, 255 / 256)  # the range that TFLite gives a sigmoid
 
 
 def quantize(model, ranges=None, *, per_channel=True):
-    """A Model whose network is fake-quantized.
+    """Makes a Model whose network is fake-quantized.
 
     Args:
         model: a fused Model: what fusion leaves is what is quantized.
-        ranges: {name of a feature map: (low, high)}, by graph.calibration.observe; None: weights are still to be loaded.
-        per_channel: kernels have one scale for each output; False: one each, for accelerators that know no other.
+        ranges: {name of a feature map: (low, high)}, from graph.calibration.observe(); None: they are loaded later.
+        per_channel: True: kernels have one scale for each output channel. False: one scale each (per-tensor), for
+            accelerators that take no other.
 
     Returns:
         A Model with the given one's weights.
@@ -137,7 +155,7 @@ def quantize(model, ranges=None, *, per_channel=True):
 
 
 def quantization_aware(model):
-    """The Model that quantization-aware training makes of one; its weights and ranges are still to be loaded."""
+    """Makes the Model that quantization-aware training trains; its weights and ranges are loaded later."""
     return quantize(fuse(model))
 
 
@@ -159,8 +177,9 @@ def _fault(layer):
         to_do = "declare" if isinstance(layer, layers.Layer) else "put it into a layer of your own and declare"
         return (
             f"expected a layer that declares how int8 treats it, received {name}, which does not; {to_do} on the class "
-            'quantization = "moves" (it only moves numbers: its output has the scale and zero point of its input), "computes" (it '
-            'runs in int8, its output has a range of its own) or "float" (it stays float32); for a class that is not yours, set '
+            'quantization = "moves" (it only moves numbers: its output has the scale and zero point of its input), '
+            '"computes" (it runs in int8, its output has a range of its own) or "float" (it stays float32); for a '
+            "class that is not yours, set "
             f"tfyolo.graph.declarations.QUANTIZATION[{cls.__qualname__}]"
         )
     if kind not in LAYER_KINDS:
@@ -169,7 +188,10 @@ def _fault(layer):
         if cls not in KERNELS:
             return f'{name}.quantization: expected "kernel" for Keras\'s {_listed(KERNELS)} alone; declare "float"'
         if layer.activation is not keras.activations.linear:
-            return f"expected {cls.__qualname__} without an activation, received one with; put keras.layers.Activation behind it"
+            return (
+                f"expected {cls.__qualname__} without an activation, received one with; put keras.layers.Activation "
+                "behind it"
+            )
     if kind == "function":
         return _function_fault(layer.activation)
     return None
@@ -180,8 +202,8 @@ def _function_fault(function):
     if kind is None:
         return (
             f"expected an activation that declares how int8 treats it, received {name}, which does not; write "
-            f'{name}.quantization = "computes" (it runs in int8, its output has a range of its own) or "float" (it stays float32) '
-            "where it is defined"
+            f'{name}.quantization = "computes" (it runs in int8, its output has a range of its own) or "float" (it '
+            "stays float32) where it is defined"
         )
     if kind not in FUNCTION_KINDS:
         return f"{name}.quantization: expected one of {', '.join(FUNCTION_KINDS)}, received {kind!r}"
@@ -193,7 +215,7 @@ def _listed(classes):
 
 
 def _float_ends(network):
-    """The ids of the tensors that stay float: what the last kernels compute, and what only moves numbers from there to the outputs."""
+    """The ids of the tensors that stay float: what the last kernels output, and what only moves it to the outputs."""
     order, _ = nodes(network)
     ends = {id(x) for x in keras.tree.flatten(network.output)}
     for node in reversed(order):

@@ -6,14 +6,15 @@ import numpy as np
 from tfyolo.graph.nodes import nodes
 from tfyolo.messages import counted
 
-# Names of layers are paths, "backbone.p2.split.conv", whose first two parts are the stage, "backbone.p2"; three where the third is one
-# of these: what stands between the blocks of a level, and the branches of a decoupled head.
-OWN = ("down", "up", "lateral", "merge", "box", "cls")
+# Names of layers are paths, "backbone.p2.split.conv", whose first two parts are the stage, "backbone.p2". Where the
+# third is one of these, it belongs to the stage: what stands between the blocks of a level, and the branches of a
+# decoupled head.
+OWN = ("down", "up", "lateral", "merge", "box", "obj", "cls")
 PARTS = ("backbone", "neck", "head")
 
 
 def _named(name):
-    """The stage of a layer by its name: "backbone.p2.split.conv" -> "backbone.p2"; None for names that are no such path."""
+    """The stage of a layer by its name, "backbone.p2.split.conv" -> "backbone.p2"; None for a name that is no path."""
     part, *rest = name.split(".")
     if part not in PARTS or not rest:
         return None
@@ -41,10 +42,12 @@ def summarize(model):
         model: a tfyolo.model.Model.
 
     Returns:
-        {"name", "input_size", "classes", "candidates", "parameters", "trainable", "flops", "stages"}. stages: a dict for each, after
-        those that it reads: {"stage", "inputs", "output", "stride", "parameters", "flops"}. inputs: names of stages, or "images".
-        output: [h, w, ...] of its last layer. stride: pixels of the image along a cell's side, None where there are no cells. flops:
-        2 x multiply-adds of convolutions and fully connected layers, batch 1.
+        {"name", "input_size", "classes", "candidates", "parameters", "trainable", "flops", "stages"}.
+
+        stages: a dict for each, after those that it reads: {"stage", "inputs", "output", "stride", "parameters",
+        "flops"}. inputs: names of stages, or "images". output: [h, w, ...] of its last layer. stride: pixels of the
+        image along a cell's side, None where there are no cells. flops: 2 x multiply-adds of convolutions and fully
+        connected layers, batch 1.
     """
     height = model.network.input_shape[1]
     rows, seen = {}, set()
@@ -99,10 +102,14 @@ def _flops(layer, output):
 
 
 def table(summary) -> str:
-    """A summary for people: a line for each stage, with its gradient's norm if the rows have one, and the totals.
+    """Formats a summary for people: a line for each stage, with its gradient norm if the rows have one, and the totals.
 
     Args:
-        summary: of a Model, as above; its rows may have "gradient_norm", and it a "loss" {term: value} of the data's first batch.
+        summary: from summarize(). Its rows may have "gradient_norm" too, and it may have "loss", {term: value} of the
+            data's first batch.
+
+    Returns:
+        The lines.
     """
     has_gradients = any("gradient_norm" in row for row in summary["stages"])
     last = f"{'gradient':>12}" if has_gradients else ""
@@ -125,6 +132,6 @@ def table(summary) -> str:
 
 
 def totals(summary) -> str:
-    """ "1,234 parameters (1,200 trainable), 5.67 GFLOPs" of a summary."""
+    """Formats the totals of a summary: "1,234 parameters (1,200 trainable), 5.67 GFLOPs"."""
     flops = f"{summary['flops'] / 1e9:.2f} GFLOPs"
     return f"{summary['parameters']:,} parameters ({summary['trainable']:,} trainable), {flops}"

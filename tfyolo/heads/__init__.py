@@ -14,12 +14,14 @@ from tfyolo.heads.yolov1 import grid
 from tfyolo.heads.yolov3 import coupled, linear
 from tfyolo.heads.yolov7 import implicit
 from tfyolo.heads.yolov8 import decoupled
+from tfyolo.heads.yolox import decoupled_stem
 
 HEADS = {
     "coupled": coupled,
     "implicit": implicit,
     "linear": linear,
     "decoupled": decoupled,
+    "decoupled_stem": decoupled_stem,
     "grid": grid,
     "ssd": ssd,
     "corner": corner,

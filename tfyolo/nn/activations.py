@@ -6,7 +6,7 @@ from keras import layers, ops
 
 
 def mish_by_exp(x):
-    """mish without a logarithm, for TFLite.
+    """Computes Mish without a logarithm, for TFLite.
 
     There it is 2.5 times as fast as softplus and tanh, which XNNPACK does not take as a whole.
 
@@ -24,7 +24,7 @@ def mish_by_exp(x):
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def mish(x):
-    """x * tanh(softplus(x)).
+    """Mish: x * tanh(softplus(x)).
 
     Written so, it is one oneDNN kernel on a CPU, in a quarter of mish_by_exp's time, as long as nothing else reads an
     intermediate tensor. So the gradient reads x alone. That takes less time than automatic differentiation and a third
@@ -65,7 +65,7 @@ def _silu_bfloat16(x):
 
 @tf.autograph.experimental.do_not_convert
 def silu(x):
-    """x * sigmoid(x).
+    """SiLU: x * sigmoid(x).
 
     In bfloat16, computing the sigmoid again for the gradient takes longer than all the rest. There the gradient divides
     the output by the input instead.

@@ -28,14 +28,15 @@ class SharedConv2D(layers.Conv2D):
         self._owner = lambda: owner  # as an attribute it would be a part of this layer to Keras
 
     def build(self, shape):
+        """Takes the owner's weights."""
         owner = self._owner()
         self._kernel, self.bias = owner.kernel, owner.bias
 
 
 class FitChannels(layers.Layer):
-    """The first channels of a map, padded with zeros if it has fewer; Darknet adds maps of unequal channels so.
+    """The first channels of a feature map, padded with zeros if it has fewer.
 
-    [B, h, w, any] -> [B, h, w, count].
+    Darknet adds feature maps of unequal channels so.
 
     Args:
         count: channels of the output.
@@ -48,19 +49,19 @@ class FitChannels(layers.Layer):
         self.count = count
 
     def call(self, x):
+        """[B, h, w, any] -> [B, h, w, count]."""
         missing = self.count - x.shape[-1]
         if missing <= 0:
             return x[..., : self.count]
         return ops.pad(x, [(0, 0), (0, 0), (0, 0), (0, missing)])
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return (*shape[:-1], self.count)
 
 
 class ChannelGroup(layers.Layer):
-    """One of several equal groups of a map's channels: Darknet's `[route] groups=2 group_id=1` is the second half.
-
-    [B, h, w, C] -> [B, h, w, C / groups].
+    """One of several equal groups of channels: Darknet's `[route] groups=2 group_id=1` is the second half.
 
     Args:
         groups: number of groups, a divisor of C.
@@ -79,10 +80,12 @@ class ChannelGroup(layers.Layer):
         self.groups, self.index = groups, index
 
     def call(self, x):
+        """[B, h, w, C] -> [B, h, w, C / groups]."""
         self._size(x.shape)
         return ops.split(x, self.groups, axis=-1)[self.index]  # a slice's gradient is much slower
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return (*shape[:-1], self._size(shape))
 
     def _size(self, shape):
@@ -119,8 +122,9 @@ def conv(
         activation: one of nn.activations.ACTIVATIONS.
         groups: of channels, each convolved by itself; as many as channels make it depthwise.
         dilation: in cells.
-        pad: cells of padding on every side, before dilation. None: kernel // 2, as Darknet pads; "same" would shift a
-            strided convolution by one cell on even sizes.
+        pad: cells of padding on every side, before dilation. None: kernel // 2, as Darknet pads. "same": inside the
+            convolution, without an operation of its own, as TensorFlow's networks are trained; strided, on even sizes,
+            it reads one cell further down and to the right.
         initializer: of the kernel, as Keras takes it.
         owner: the output of another such convolution, whose weights this one shares; None: its own.
         name: of the layers.
@@ -128,11 +132,11 @@ def conv(
     Returns:
         [B, h / stride, w / stride, filters], with the default pad.
     """
-    pad = kernel // 2 if pad is None else pad
+    inside, pad = pad == "same", kernel // 2 if pad in (None, "same") else pad
     # Keras has no strided dilation: it convolves at every cell, and every stride-th is picked. fuse() restores it.
     stride, picked = (1, stride) if dilation > 1 else (stride, 1)
     # On all sides alike, "same" pads only where nothing is strided and the kernel has a middle.
-    same = stride == picked == 1 and kernel % 2 and pad == kernel // 2
+    same = inside or (stride == picked == 1 and kernel % 2 and pad == kernel // 2)
     if pad and not same:
         x = layers.ZeroPadding2D(pad * dilation, data_format="channels_last", name=f"{name}.pad")(x)
     options = {
@@ -159,7 +163,7 @@ def conv(
 
 
 def spp(x, sizes=(5, 9, 13), *, name):
-    """Spatial pyramid pooling: a map joined to its maxima over windows, the largest first.
+    """Spatial pyramid pooling: a feature map joined to its maxima over windows, the largest first.
 
     Args:
         x: [B, h, w, C].
@@ -175,7 +179,7 @@ def spp(x, sizes=(5, 9, 13), *, name):
     return layers.Concatenate(name=f"{name}.concat")([*pools, x])
 
 
-def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", epsilon=1e-3, name):
+def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, pad=None, activation="silu", epsilon=1e-3, name):
     """The convolution of YOLOv7, YOLOv8 and their line.
 
     Its kernel is initialised as small as PyTorch's, 0.4 of he_normal's. The output of the batch norm does not depend on
@@ -187,15 +191,16 @@ def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", ep
         kernel: size of the kernel, in cells.
         stride: in cells.
         groups: of channels, each convolved by itself; as many as channels make it depthwise.
+        pad: cells of padding on every side; None: kernel // 2.
         activation: one of nn.activations.ACTIVATIONS.
         epsilon: of the batch norm.
         name: of the layers.
 
     Returns:
-        [B, h / stride, w / stride, filters].
+        [B, h / stride, w / stride, filters], with the default pad.
     """
     small = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    options = {"activation": activation, "epsilon": epsilon, "initializer": small, "groups": groups}
+    options = {"activation": activation, "epsilon": epsilon, "initializer": small, "groups": groups, "pad": pad}
     return conv(x, filters, kernel, stride, **options, name=name)
 
 

@@ -62,6 +62,8 @@ class BatchNorm(layers.Layer):
         self.momentum, self.epsilon = momentum, epsilon
 
     def build(self, shape):
+        """Adds scale, offset and moving statistics, [C] each, in float32."""
+
         def statistic(name, initializer, **kwargs):
             return self.add_weight((shape[-1],), initializer, dtype="float32", autocast=False, name=name, **kwargs)
 
@@ -71,6 +73,7 @@ class BatchNorm(layers.Layer):
         self.moving_variance = statistic("moving_variance", "ones", trainable=False, aggregation="mean")
 
     def call(self, x, training=False):
+        """[B, h, w, C] -> the same shape; by the moving statistics, except in training."""
         if not (training and self.trainable):
             return self._normalise(x, self.moving_mean, self.moving_variance)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -133,6 +136,7 @@ class SharedBatchNorm(BatchNorm):
         self._owner = lambda: owner
 
     def build(self, shape):
+        """Takes the owner's weights."""
         owner = self._owner()
         self.gamma, self.beta = owner.gamma, owner.beta
         self.moving_mean, self.moving_variance = owner.moving_mean, owner.moving_variance

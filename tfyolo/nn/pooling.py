@@ -94,16 +94,18 @@ class CornerPool(layers.Layer):
         self.direction = direction
 
     def call(self, x, training=False):
+        """[B, h, w, C] -> the same shape."""
         axis = 1 if self.direction in ("down", "up") else 2
         maximum = running_maximum_to_train if training else running_maximum
         return maximum(x, axis, ahead=self.direction in ("down", "right"))
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return shape
 
 
 class PadLowest(layers.Layer):
-    """Padding that is never a maximum, [B, h, w, C] -> [B, h + before + after, w + before + after, C].
+    """Padding that is never a maximum.
 
     Args:
         before: rows above and columns on the left.
@@ -118,10 +120,12 @@ class PadLowest(layers.Layer):
         self.before, self.after = before, after
 
     def call(self, x):
+        """[B, h, w, C] -> [B, h + before + after, w + before + after, C]."""
         both = (self.before, self.after)
         return ops.pad(x, [(0, 0), both, both, (0, 0)], constant_values=-1e30)
 
     def compute_output_shape(self, shape):
+        """As call()."""
         more = self.before + self.after
         return (shape[0], shape[1] + more, shape[2] + more, shape[3])
 

@@ -4,12 +4,12 @@ from keras import layers, ops
 
 
 class Upsample(layers.Layer):
-    """Nearest-neighbour upsampling, [B, h, w, C] -> [B, factor * h, factor * w, C].
+    """Nearest-neighbour upsampling.
 
     It is one RESIZE_NEAREST_NEIGHBOR in TFLite, where UpSampling2D becomes a reshape and a tile.
 
     Args:
-        factor: a whole number.
+        factor: an integer, from 2 up.
         kwargs: of Layer.
     """
 
@@ -20,17 +20,19 @@ class Upsample(layers.Layer):
         self.factor = factor
 
     def call(self, x):
+        """[B, h, w, C] -> [B, factor * h, factor * w, C]."""
         size = self.compute_output_shape(x.shape)[1:3]
         if None in size:
             return ops.repeat(ops.repeat(x, self.factor, axis=1), self.factor, axis=2)
         return ops.image.resize(x, size, interpolation="nearest", data_format="channels_last")
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return (shape[0], *(None if side is None else self.factor * side for side in shape[1:3]), shape[3])
 
 
 class Resize(layers.Layer):
-    """Nearest-neighbour upsampling to a grid that need not be a multiple, [B, any, any, C] -> [B, h, w, C].
+    """Nearest-neighbour upsampling to a grid that need not be a multiple.
 
     Args:
         size: (h, w) of the output, in cells.
@@ -44,14 +46,16 @@ class Resize(layers.Layer):
         self.size = tuple(size)
 
     def call(self, x):
+        """[B, any, any, C] -> [B, h, w, C]."""
         return ops.image.resize(x, self.size, interpolation="nearest", data_format="channels_last")
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return (shape[0], *self.size, shape[3])
 
 
 class SpaceToDepth(layers.Layer):
-    """[B, h, w, C] -> [B, h / 2, w / 2, 4 * C]: four pixels side by side, columns before rows.
+    """Joins the channels of four pixels side by side, columns before rows.
 
     Source: the first layer of YOLOv7's P6 models.
     """
@@ -59,10 +63,12 @@ class SpaceToDepth(layers.Layer):
     quantization = "moves"
 
     def call(self, x):
+        """[B, h, w, C] -> [B, h / 2, w / 2, 4 * C]."""
         _, height, width, channels = self.compute_output_shape(ops.shape(x))
         channels //= 4
         x = ops.reshape(x, (-1, height, 2, width, 2, channels))
         return ops.reshape(ops.transpose(x, (0, 1, 3, 4, 2, 5)), (-1, height, width, 4 * channels))
 
     def compute_output_shape(self, shape):
+        """As call()."""
         return (shape[0], *(None if side is None else side // 2 for side in shape[1:3]), 4 * shape[3])

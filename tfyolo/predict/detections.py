@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 class Detection(NamedTuple):
     """One object in an image.
 
-    name: its class. label: the class's number. score: 0..1. box: (y1, x1, y2, x2) in pixels of the image.
+    Attributes:
+        name: its class.
+        label: the class's number.
+        score: 0..1.
+        box: (y1, x1, y2, x2) in pixels of the image.
     """
 
     name: str
@@ -36,11 +40,17 @@ class Detection(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ImageDetections:
-    """What was found in one image, best first: len() says how much, and iteration gives a Detection for each.
+    """What was found in one image, best first: len() counts, iteration gives a Detection for each.
 
-    boxes: [D, 4] float32 (y1, x1, y2, x2) in pixels of the image. scores: [D] float32 in 0..1. labels: [D] int32.
-    classes: the names in label order. best: the highest score of any candidate, found or not. image: [H, W, 3] uint8 RGB.
-    file: the image's path, None if it came from memory. frame: its number in the video `file`, else None.
+    Attributes:
+        boxes: [D, 4] float32 (y1, x1, y2, x2) in pixels of the image.
+        scores: [D] float32 in 0..1.
+        labels: [D] int32.
+        classes: the names in label order.
+        best: the highest score of any candidate, above the confidence threshold or not.
+        image: [H, W, 3] uint8 RGB.
+        file: the image's path, None if it came from memory.
+        frame: its number in the video `file`, else None.
     """
 
     boxes: np.ndarray
@@ -65,7 +75,7 @@ class ImageDetections:
     def __getitem__(self, index: slice | np.ndarray | list) -> "ImageDetections": ...
 
     def __getitem__(self, index):
-        """The Detection at a place; of a slice, a mask or a list of places, the ImageDetections that are left."""
+        """The Detection at an index; for a slice, a mask or a list of indices, the ImageDetections that are left."""
         if not isinstance(index, int | np.integer):
             rows = {name: getattr(self, name)[index] for name in ("boxes", "scores", "labels")}
             return dataclasses.replace(self, **rows)
@@ -74,9 +84,9 @@ class ImageDetections:
 
     def __repr__(self):
         height, width = self.image.shape[:2]
-        where = (self.file or "picture") + (f" frame {self.frame}" if self.frame is not None else "")
-        told = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing"
-        return f"<ImageDetections {where}, {height} x {width}: {told}; best score {self.best:.3g}>"
+        where = (self.file or "image") + (f" frame {self.frame}" if self.frame is not None else "")
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing"
+        return f"<ImageDetections {where}, {height} x {width}: {counts}; best score {self.best:.3g}>"
 
     @property
     def names(self) -> list[str]:
@@ -98,7 +108,12 @@ class ImageDetections:
         return drawing.draw(self.image, self.boxes, self.labels, self.scores, self.classes)
 
     def to_json(self) -> dict[str, Any]:
-        """{"file", "height", "width", "best", "detections": [{"class", "label", "score", "box_xyxy"}]} of plain numbers."""
+        """Plain numbers, as detections.json holds them.
+
+        Returns:
+            {"file", "height", "width", "best", "detections": [{"class", "label", "score", "box_xyxy"}]}; scores have
+            four decimals, boxes two.
+        """
         height, width = self.image.shape[:2]
         rows = zip(self.names, self.labels, self.scores, self.boxes_xyxy, strict=True)
         detections = [
@@ -119,9 +134,16 @@ class ImageDetections:
         }
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Writes the image with its boxes as the suffix says (.jpg, .png, ...), or to_json() if it is .json: whole or not at all.
+        """Writes the image with its boxes, or to_json(): complete or not at all.
 
-        The folder is made. Returns the path. Raises DrawingError for any other suffix.
+        Args:
+            path: of the file, by its suffix an image (.jpg, .png, ...) or .json; its folder is made.
+
+        Returns:
+            The path.
+
+        Raises:
+            DrawingError: the suffix is unknown.
         """
         path = Path(path)
         if path.suffix.lower() == ".json":
@@ -134,7 +156,8 @@ class ImageDetections:
     def show(self) -> None:
         """Shows the image with its boxes: in a notebook below its cell, elsewhere in the system's viewer.
 
-        Raises SourceError where there is none.
+        Raises:
+            SourceError: the system has no viewer.
         """
         drawn = Image.fromarray(self.draw())
         shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -144,14 +167,22 @@ class ImageDetections:
             raise SourceError("expected a program that shows pictures, found none on this machine; use save(path)")
 
     def to_supervision(self) -> "supervision.Detections":
-        """supervision.Detections, with the names as data["class_name"]. Needs `pip install supervision`, else ImportError."""
+        """The detections for the library supervision, with the names as data["class_name"].
+
+        Raises:
+            ImportError: the library is missing; `pip install supervision`.
+        """
         library = _library("supervision", "to_supervision")
         names = np.array(self.names, dtype=str)
         labels = self.labels.astype(int)
         return library.Detections(self.boxes_xyxy, confidence=self.scores, class_id=labels, data={"class_name": names})
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """A DataFrame with columns name, label, score, y1, x1, y2, x2. Needs `pip install pandas`, else ImportError."""
+        """A DataFrame with columns name, label, score, y1, x1, y2, x2.
+
+        Raises:
+            ImportError: the library is missing; `pip install pandas`.
+        """
         library = _library("pandas", "to_pandas")
         columns = {"name": self.names, "label": self.labels, "score": self.scores}
         return library.DataFrame(columns | dict(zip(("y1", "x1", "y2", "x2"), self.boxes.T, strict=True)))

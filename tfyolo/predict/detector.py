@@ -21,7 +21,7 @@ from tfyolo.predict.detections import ImageDetections
 from tfyolo.predict.media import each_image, find_images, is_many, read_image_like
 from tfyolo.predict.tta import tta_candidates, with_constants
 
-# What is read as one image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W], [H, W, 3] or [H, W, 4] of uint8.
+# One image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W], [H, W, 3] or [H, W, 4] of uint8.
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | tf.Tensor
 
 
@@ -32,22 +32,25 @@ class Detector:
         found = detector("photo.jpg")
         for found in detector.stream("holiday/"): ...
 
-    Any number of threads may call one detector. A process that is forked after it was used cannot, which is a ForkError.
+    Any number of threads may call one detector. A process forked after it was used cannot: that is a ForkError.
 
     Attributes:
         classes: names in label order.
         input_size: (H, W) of the network's input.
+        preprocess: how images are brought to it, a key of data.geometry.FITS.
         config: the Config that it was trained with.
-        network: images [B, H, W, 3] float32 0..1 -> whatever postprocess wants.
-        postprocess: that -> Detections in pixels of the network's input. In an export the two are one, and postprocess does nothing.
+        network: images [B, H, W, 3] float32 0..1 -> what postprocess takes.
+        postprocess: that -> Detections in pixels of the network's input. An export with NMS included does all in
+            `network`; its postprocess returns what it gets.
         source: where it was loaded from.
-        max_pixels: of an image file; a larger one is an error before it is decoded. To be set where more is meant.
+        max_pixels: of an image file; a larger one is an error before it is decoded. Set it to allow more.
     """
 
     def __init__(self, config, classes, network, postprocess, source):
         self.config: configs.Config = config
         self.classes: tuple[str, ...] = tuple(map(printable, classes))
         self.input_size: tuple[int, int] = tuple(config.model.input_size)
+        self.preprocess: str = config.model.preprocess
         self.network, self.postprocess = network, postprocess
         self.source = str(source)
         self.max_pixels = MOST_PIXELS
@@ -68,27 +71,30 @@ class Detector:
         Args:
             model: the Model. The detector's input size is the largest of its own and of the others'.
             source: where it is from, for messages.
-            flip: test-time augmentation: it looks at the flipped image, too.
-            others: test-time augmentation: Models of the same network for other sizes (model.resized), each of which sees the image, too.
-                The candidates of all go through one NMS.
-            constant: the weights of now become constants of the graph: a single image is faster, later training is not seen.
+            flip: test-time augmentation (TTA): run on the flipped image, too.
+            others: TTA: Models of the same network for other sizes (model.resized), to run on the image, too. The
+                candidates of all go through one NMS.
+            constant: turn the weights into constants of the graph now: a single image is faster, later training has no
+                effect.
             options: over the config's post-processing.
 
         Raises:
-            ConfigError, ValueError: an option is unknown or out of its range, or the post-processing has no NMS to join the candidates by.
+            ConfigError: an option is unknown or out of its range, or TTA meets a post-processing without NMS, which
+                cannot join the candidates.
+            ValueError: an option has a wrong value.
         """
         models = [model, *others]
         if (flip or others) and not model.postprocess.suppresses:
             raise model.config.error(
                 "model.postprocess",
-                "expected one that suppresses, for more than one look: top would give each object once a look",
+                "expected one with NMS for test-time augmentation; top would repeat an object for each flip and scale",
             )
-        largest = max(models, key=lambda each: each.config.model.input_size)
+        largest = max(models, key=lambda each: each.input_size)
         # Batches of a few sizes are traced once for all sizes.
         traced = functools.partial(tf.function, autograph=False, reduce_retracing=True)
         candidates = traced(functools.partial(tta_candidates, models, flip))
         if constant:
-            candidates = with_constants(candidates, largest.config.model.input_size)
+            candidates = with_constants(candidates, largest.input_size)
         select = traced(postprocess(model.config, **options))
         return cls(largest.config, model.classes, candidates, select, source)
 
@@ -108,23 +114,25 @@ class Detector:
         """Finds the objects in an image, or in each of a list of them.
 
         Args:
-            image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3], [H, W] or [H, W, 4] of uint8 in RGB order
-                (alpha is dropped); or a list of these, or [B, H, W, 3]. A folder, a video or a glob is passed on to stream().
-            score: the least score of a detection, 0..1.
+            image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3], [H, W] or [H, W, 4] of
+                uint8 in RGB order (alpha is dropped); or a list of these, or [B, H, W, 3]. A folder, a video or a glob
+                goes to stream().
+            score: the confidence threshold, 0..1.
             batch: how many of a list go through the network at once.
 
         Returns:
-            ImageDetections, in pixels of the image; a list of them for a list; an iterator of them for a folder, a video or a glob.
+            ImageDetections, in pixels of the image; a list of them for a list; an iterator of them for a folder, a
+            video or a glob.
 
         Raises:
-            ImageError: something does not read as an image.
+            ImageError: something cannot be read as an image.
             ValueError: score is not in 0..1, or batch not above 0.
         """
         _check_unit(score=score)
         _check_above_0(batch=batch)
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
-            pictures = ((*read_image_like(each, self.max_pixels), None) for each in image)
-            return list(self._in_batches(pictures, score, batch))
+            rows = ((*read_image_like(each, self.max_pixels), None) for each in image)
+            return list(self._in_batches(rows, score, batch))
         if isinstance(image, str | os.PathLike) and is_many(os.fspath(image)):
             return self.stream(image, score, batch=batch)
         return self._find([(*read_image_like(image, self.max_pixels), None)], score)[0]
@@ -140,17 +148,17 @@ class Detector:
         """Finds the objects in many images, each read only when its turn comes.
 
         Args:
-            source: a folder (images and videos directly inside), a video, a glob, a camera's number, an image, or any iterable of
-                these. Of a video or camera, every frame.
-            score: the least score of a detection, 0..1.
+            source: a folder (images and videos directly inside), a video, a glob, a camera's number, an image, or any
+                iterable of these. A video or camera gives every frame.
+            score: the confidence threshold, 0..1.
             batch: how many images go through the network at once; of a camera always one.
-            skipped: a list that takes (file, reason) of what cannot be read; None: that is an error.
+            skipped: a list that gets (file, reason) of what cannot be read; None: that is an error.
 
         Returns:
-            An iterator of ImageDetections, whose `file`, and in a video `frame`, say where they are from.
+            An iterator of ImageDetections; `file`, and in a video `frame`, say where each is from.
 
         Raises:
-            SourceError: a source is not there, at once or, of an iterable, when its turn comes.
+            SourceError: a source is missing: raised at once, or for an iterable when its turn comes.
             ImageError: an image cannot be read, when its turn comes.
             ValueError: score is not in 0..1, or batch not above 0.
         """
@@ -164,26 +172,25 @@ class Detector:
             source = [source]
         return self._in_batches(each_image(source, skipped, self.max_pixels), score, batch)
 
-    def _in_batches(self, pictures, score, batch):
-        pictures = iter(pictures)
-        while some := list(itertools.islice(pictures, batch)):
+    def _in_batches(self, rows, score, batch):
+        rows = iter(rows)
+        while some := list(itertools.islice(rows, batch)):
             yield from self._find(some, score)
 
-    def _find(self, pictures, score):
-        """ImageDetections of each of a batch of (image, file, frame)."""
+    def _find(self, rows, score):
+        """The ImageDetections of each row (image, file, frame) of a batch."""
         check_process()
-        images = [image for image, _, _ in pictures]
-        prepared = [geometry.prepare(image, self.input_size, self.config.model.preprocess) for image in images]
+        images = [image for image, _, _ in rows]
+        prepared = [geometry.prepare(image, self.input_size, self.preprocess) for image in images]
         batch, transforms = (tf.stack(each) for each in zip(*prepared, strict=True))
         found = self.postprocess(self.network(batch))
         boxes = restore(found.boxes, transforms, tf.constant([image.shape[:2] for image in images]))
         columns = (boxes, found.scores, found.labels, found.best)
-        return [
-            self._kept(*row, score, *picture) for *row, picture in zip(*map(np.asarray, columns), pictures, strict=True)
-        ]
+        found = zip(*map(np.asarray, columns), rows, strict=True)
+        return [self._kept(*detections, score, *row) for *detections, row in found]
 
     def _kept(self, boxes, scores, labels, best, score, image, file, frame):
-        # The others lay wholly in the margins of the letterbox, or are padding.
+        # A box without an extent is padding, or lay wholly in the margins of the letterbox.
         inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         kept = inside & (scores >= score)
         return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, float(best), image, file, frame)

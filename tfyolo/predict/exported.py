@@ -4,7 +4,7 @@ from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.files import parse_json
 
-# The name under which describe() lies inside an export: in a SavedModel's assets.extra, and in the zip at a TFLite file's end.
+# The file of model.describe() inside an export: in a SavedModel's assets.extra, in the zip at a TFLite file's end.
 EXPORT_META = "tfyolo.json"
 
 
@@ -19,12 +19,13 @@ def described_by(path, text):
         (config, classes, {"nms", "precision"} of its exports.Target, checksum or None).
 
     Raises:
-        CheckpointError, ConfigError: it is not as tfyolo wrote it.
+        CheckpointError: it is not as tfyolo wrote it.
+        ConfigError: its config is not.
     """
     try:
         meta = parse_json(text)
-        config, classes, form = configs.from_json(meta["config"]), meta["classes"], meta.get("export", {})
-        if not all(isinstance(name, str) for name in [*classes, *form.values()]):
+        config, classes, target = configs.from_json(meta["config"]), meta["classes"], meta.get("export", {})
+        if not all(isinstance(name, str) for name in [*classes, *target.values()]):
             raise TypeError("its classes have no names")
     except configs.ConfigError:
         raise
@@ -32,10 +33,11 @@ def described_by(path, text):
         raise checkpoint.CheckpointError(
             f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it again"
         ) from error
-    return config, classes, {"nms": "builtin", "precision": "float32"} | form, meta.get("sha256")
+    return config, classes, {"nms": "builtin", "precision": "float32"} | target, meta.get("sha256")
 
 
 def check_no_options(path, options):
+    """Raises CheckpointError if options of post-processing are given for an export, which has its own."""
     if options:
         raise checkpoint.CheckpointError(
             f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run"

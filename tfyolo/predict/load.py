@@ -28,15 +28,16 @@ def load(
         path: a run's folder (its best.h5, else last.h5), a .h5 file, or what another entry of RUNTIMES recognises: a
             SavedModel's folder, a .tflite file.
         threads: of a TFLite file; None: as many as there are cores. TensorFlow's own are set in tf.config.threading.
-        flip: a run looks at the flipped image, too.
-        scales: a run looks at the image in so many times the size that it was trained with, each; sides are rounded to what the
+        flip: test-time augmentation (TTA) of a run: also on the flipped image.
+        scales: TTA of a run: on the image at so many times the training size, each; sides are rounded to what the
             network takes.
-        options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its own inside.
+        options: over the config's post-processing (`iou=`, `score=`, `soft_sigma=`, `per_class=`); an export has its
+            own inside.
 
     Raises:
         CheckpointError: there is no model of tfyolo's at the path, or it is damaged.
         ForkError: TensorFlow cannot work in this process.
-        ConfigError, ValueError: an option is unknown, or is no number from 0 to 1 where it has to be.
+        ConfigError, ValueError: an option is unknown, or out of its range.
     """
     if not isinstance(path, str | os.PathLike):
         raise checkpoint.CheckpointError(f"expected the path of a run or an export, received {path!r}")
@@ -51,7 +52,16 @@ def load(
 
 
 def load_run(path: Path, threads: int | None, options: dict[str, Any]) -> Detector:
-    """A Detector of a run or a .h5 file, batch norms fused. options: `flip` and `scales` of load(), and the post-processing's."""
+    """A Detector of a run or a .h5 file, batch norms fused.
+
+    Args:
+        path: of the folder or file.
+        threads: not used: TensorFlow's own are set in tf.config.threading.
+        options: `flip` and `scales` of load(), and the post-processing's.
+
+    Raises:
+        CheckpointError: there is no model, it is damaged, or a scale is not above 0.
+    """
     flip, scales = options.pop("flip", False), options.pop("scales", (1.0,))
     if not scales or not all(0 < scale < float("inf") for scale in scales):
         raise checkpoint.CheckpointError(f"scales: expected numbers above 0, at least one, received {list(scales)}")

@@ -9,12 +9,13 @@ from PIL import Image, ImageOps
 
 from tfyolo.data import decoding
 from tfyolo.data.headers import MOST_PIXELS
-from tfyolo.data.sources.files import IMAGES, Tree, visible
+from tfyolo.data.sources.files import Tree, visible
+from tfyolo.data.sources.index import IMAGES
 from tfyolo.errors import Error
 from tfyolo.files import what_is
 from tfyolo.libraries import libraries_silent
 
-# --- what is an image ----------------------------------------------------------------------------------------------------------
+# --- one image --------------------------------------------------------------------------------------------------------
 
 
 def read_image_like(image, most_pixels=MOST_PIXELS):
@@ -22,7 +23,7 @@ def read_image_like(image, most_pixels=MOST_PIXELS):
 
     Args:
         image: a path, the bytes of a file, a PIL image, or an array [H, W], [H, W, 3] or [H, W, 4] of uint8.
-        most_pixels: of a file.
+        most_pixels: the limit for a file's height times width.
 
     Returns:
         (image [H, W, 3] uint8 RGB, upright; its path or None).
@@ -39,8 +40,8 @@ def read_image_like(image, most_pixels=MOST_PIXELS):
     if hasattr(image, "__array__"):
         return _of_array(np.asarray(image)), None
     raise decoding.ImageError(
-        "expected a picture: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3] of uint8; received "
-        f"{type(image).__name__}"
+        "expected an image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3] of uint8; "
+        f"received {type(image).__name__}"
     )
 
 
@@ -56,7 +57,8 @@ def _of_array(image):
         if image.dtype.kind == "f":
             hint += "; of values from 0 to 1, (255 * image).round().astype('uint8') makes one"
         raise decoding.ImageError(
-            f"expected a picture [H, W, 3], [H, W] or [H, W, 4] of uint8 in RGB order, received {image.dtype} {list(image.shape)}{hint}"
+            "expected an image [H, W, 3], [H, W] or [H, W, 4] of uint8 in RGB order, received "
+            f"{image.dtype} {list(image.shape)}{hint}"
         )
     if image.ndim == 2 or image.shape[2] == 1:
         return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
@@ -64,8 +66,8 @@ def _of_array(image):
 
 
 def _of_pil(image):
-    """The same pixels as read_image gives of its file: upright, alpha dropped, of 16 bits the upper eight."""
-    if image.mode in ("I", "F"):  # what is white in them is not said
+    """The same pixels as read_image gives of its file: upright, alpha dropped, the upper eight of 16 bits."""
+    if image.mode in ("I", "F"):  # their value for white is not known
         raise decoding.ImageError(f"expected a PIL image of a mode such as RGB or L, received {image.mode}; convert it")
     try:
         upright = ImageOps.exif_transpose(image)
@@ -77,12 +79,24 @@ def _of_pil(image):
 
 
 def is_many(path):
-    """Whether a path means more than an image."""
+    """Whether a path means more than one image: a folder, a video or a glob."""
     return os.path.isdir(path) or path.lower().endswith(VIDEOS) or (glob.has_magic(path) and not os.path.exists(path))
 
 
 def each_image(sources, skipped, most_pixels):
-    """Yields (image, file, frame) of every image and frame of sources, with the arguments of Detector.stream."""
+    """Reads every image and frame of sources, each when its turn comes.
+
+    Args:
+        sources: as Detector.stream takes them.
+        skipped: a list that gets (source, reason) of what cannot be read; None: that is an error.
+        most_pixels: the limit for an image's height times width.
+
+    Yields:
+        (image [H, W, 3] uint8 RGB, its file or None, its frame or None).
+
+    Raises:
+        SourceError, ImageError: a source cannot be read, and `skipped` is None.
+    """
     for source in sources:
         many = isinstance(source, str | os.PathLike) and is_many(os.fspath(source))
         for each in find_images([source]) if many else [source]:
@@ -106,25 +120,28 @@ def _frames_of(source, most_pixels):
         yield (*read_image_like(source, most_pixels), None)
 
 
-# --- many files -----------------------------------------------------------------------------------------------------------------
+# --- many files -------------------------------------------------------------------------------------------------------
 
-PICTURES = IMAGES
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
 class SourceError(Error):
-    """What is to be looked at cannot be found or opened."""
+    """A source of images cannot be found or opened."""
 
 
 def find_images(sources):
-    """The files that sources mean, in order: files, folders (images and videos directly inside), globs.
+    """The files that sources mean, in order.
 
-    Raises SourceError for a source that means nothing.
+    Args:
+        sources: paths of files, folders (images and videos directly inside) and globs.
+
+    Raises:
+        SourceError: a source has no file.
     """
     files = []
     for source in map(str, sources):
         if os.path.isdir(source):
-            found = Tree(source).files(source, PICTURES + VIDEOS)
+            found = Tree(source).files(source, IMAGES + VIDEOS)
         elif os.path.exists(source):
             found = [source]
         else:
@@ -135,14 +152,23 @@ def find_images(sources):
                 if all(visible(part) or part in given for part in path.split(os.sep))
             ]
         if not found:
-            kind = "folder without pictures" if os.path.isdir(source) else "name that no file answers to"
-            raise SourceError(f"{source}: expected a picture, a video, a folder or a glob, received a {kind}")
+            kind = "folder without images" if os.path.isdir(source) else "name that no file has"
+            raise SourceError(f"{source}: expected an image, a video, a folder or a glob, received a {kind}")
         files += found
     return files
 
 
 def check(source, most_pixels=MOST_PIXELS):
-    """Raises SourceError or ImageError if a file is no image and no video, or a camera (its number) does not open."""
+    """Checks that a source can be read.
+
+    Args:
+        source: the path of an image or a video, or a camera's number.
+        most_pixels: the limit for height times width.
+
+    Raises:
+        SourceError: the video or the camera does not open.
+        ImageError: the image cannot be read.
+    """
     if isinstance(source, int) or source.lower().endswith(VIDEOS):
         frames(source, most_pixels)
     else:
@@ -150,13 +176,21 @@ def check(source, most_pixels=MOST_PIXELS):
 
 
 def frames(source, most_pixels=MOST_PIXELS):
-    """The frames of a video file (its path) or a camera (its number): [H, W, 3] uint8 RGB; and how many a second.
+    """The frames of a video or a camera.
 
-    Raises SourceError if it does not open, or if its frames have more than most_pixels.
+    Args:
+        source: a video's path, or a camera's number.
+        most_pixels: the limit for a frame's height times width.
+
+    Returns:
+        (an iterator of frames [H, W, 3] uint8 RGB, frames per second: 25 if that is not known).
+
+    Raises:
+        SourceError: it does not open, or its frames have more pixels.
     """
-    if not isinstance(source, int) and not os.path.isfile(source):  # where OpenCV may wait for ever
+    if not isinstance(source, int) and not os.path.isfile(source):  # on other paths OpenCV may wait for ever
         raise SourceError(f"{source}: expected a camera or a video, received {what_is(source)}")
-    with libraries_silent():  # what is wrong is said below, once
+    with libraries_silent():  # the error below reports it once
         capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         what = f"camera {source}" if isinstance(source, int) else source

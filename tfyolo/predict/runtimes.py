@@ -1,4 +1,4 @@
-"""The table of runtimes: what recognises a path and loads a Detector from it. Nothing here imports TensorFlow."""
+"""The table of runtimes: each recognises a path and loads a Detector from it. Nothing here imports TensorFlow."""
 
 import importlib
 import os
@@ -31,7 +31,13 @@ class Runtime(NamedTuple):
     exported: bool = True
 
     def detector(self, path, threads, options):
-        """The Detector of a path that this runtime recognises."""
+        """The Detector of a path that this runtime recognises.
+
+        Args:
+            path: a Path.
+            threads: of the runtime, a count, where it has threads of its own.
+            options: of the post-processing, and `flip` and `scales` of a run.
+        """
         return resolved(self.load)(path, threads, options)
 
 
@@ -56,13 +62,17 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def runtime_of(path: str | os.PathLike) -> Runtime:
-    """The Runtime that recognises a path, exports first; that of runs if none does, whose errors say what is wrong."""
+    """The Runtime that recognises a path, exports first. If none does, that of runs: its errors say what is wrong."""
     exports_first = sorted(RUNTIMES.values(), key=lambda each: not each.exported)
     return next((each for each in exports_first if each.recognises(Path(path))), RUNTIMES["run"])
 
 
 def titles(exported: bool | None = None) -> str:
-    """What can be loaded, in words, runs first; exported: only exports (True), only runs (False)."""
+    """What can be loaded, in words, runs first.
+
+    Args:
+        exported: True: only exports; False: only runs; None: both.
+    """
     some = [each for each in RUNTIMES.values() if exported in (None, each.exported)]
     kinds = [kind for each in sorted(some, key=lambda each: each.exported) for kind in each.title.split(" or ")]
     *first, last = kinds

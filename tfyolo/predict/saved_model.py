@@ -14,7 +14,7 @@ from tfyolo.structures import Detections
 
 
 def checksums(folder):
-    """{file: SHA-256} of all that a SavedModel is loaded from."""
+    """{file: SHA-256 in hexadecimal} of all files that a SavedModel is loaded from; names count from its folder."""
     files = [Path(folder) / "saved_model.pb", *sorted((Path(folder) / "variables").glob("*"))]
     found = {}
     for path in files:
@@ -24,7 +24,17 @@ def checksums(folder):
 
 
 def load_saved_model(path, threads, options):
-    """A Detector of a SavedModel's folder. threads: TensorFlow's own are set in tf.config.threading."""
+    """A Detector of a SavedModel's folder.
+
+    Args:
+        path: the folder, a Path.
+        threads: not used: TensorFlow's own are set in tf.config.threading.
+        options: of the post-processing; there may be none.
+
+    Raises:
+        CheckpointError: it is no SavedModel of tfyolo's, is damaged, or options are given.
+        ConfigError: its config is not as tfyolo wrote it.
+    """
     described = path / "assets.extra" / EXPORT_META
     if any(not file.is_file() for file in path.rglob("*") if not file.is_dir()):
         raise checkpoint.CheckpointError(
@@ -38,16 +48,16 @@ def load_saved_model(path, threads, options):
     config, classes, _, written = described_by(path, read_regular(described))
     if written is not None and written != checksums(path):
         raise checkpoint.CheckpointError(f"{path}: {OTHER_BYTES}")
-    told = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)  # a warning that nobody can train what is loaded
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # it would warn that the model cannot be trained
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # of a dozen kinds, none of them TensorFlow's own
         raise checkpoint.CheckpointError(
-            f"{path}: expected a SavedModel that tfyolo has exported, but it does not load; export it anew"
+            f"{path}: expected a SavedModel that tfyolo has exported, but it does not load; export it again"
         ) from error
     finally:
-        absl.logging.set_verbosity(told)
+        absl.logging.set_verbosity(verbosity)
     signature = loaded.signatures["serving_default"]
 
     def network(images, _keep=loaded):

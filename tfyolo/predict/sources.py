@@ -1,4 +1,4 @@
-"""Detection in files, one after the other: each one's drawing, its rows for JSON, and a line on what was found."""
+"""Detection in files, one after the other: for each a drawing, rows for JSON, and a line on what was found."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +18,8 @@ class Detected(NamedTuple):
     Attributes:
         source: the path of an image or a video, or the number of a camera.
         drawing: the file that its drawing was written to.
-        rows: of an image one, of a video one a frame, as ImageDetections.to_json gives them.
-        summary: "2 cat, 1 dog", for people.
+        rows: one for an image, one a frame for a video, as ImageDetections.to_json gives them.
+        summary: "2 cat, 1 dog".
         error: why it could not be read; then there are no rows.
     """
 
@@ -31,7 +31,7 @@ class Detected(NamedTuple):
 
 
 def drawing_paths(sources: Sequence[str], folder: Path) -> list[Path]:
-    """A file in a folder for each source's drawing: its own name, numbered where another source has it."""
+    """The file in a folder for each source's drawing: named like the source, numbered where another has that name."""
     names = {}  # in order
     for path in map(Path, sources):
         suffix = ".mp4" if str(path).lower().endswith(media.VIDEOS) else ".jpg"
@@ -54,6 +54,9 @@ def detect_each(
         score: the confidence threshold, 0..1.
         limit: the most frames of a video or a camera; None: all.
         progress: shows a bar on standard error; videos have a bar of their own.
+
+    Yields:
+        A Detected for each source; one that cannot be read has an `error`.
     """
     shown = tqdm(sources, unit="file", disable=not progress or len(sources) < 2 or None)
     for source, path in zip(shown, drawings, strict=True):

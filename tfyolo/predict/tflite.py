@@ -18,7 +18,17 @@ from tfyolo.tflite.interpreter import interpreter
 
 
 def load_tflite(path, threads, options):
-    """A Detector of a TFLite file, run by so many threads."""
+    """A Detector of a TFLite file.
+
+    Args:
+        path: of the file, a Path.
+        threads: of its interpreter, a count.
+        options: of the post-processing, for a file without NMS.
+
+    Raises:
+        CheckpointError: it is no TFLite file of tfyolo's, or is damaged.
+        ConfigError: its config, or an option, is not as it should be.
+    """
     if not path.is_file():
         raise checkpoint.CheckpointError(f"{path}: expected a TFLite file, found none")
     content = path.read_bytes()
@@ -27,7 +37,7 @@ def load_tflite(path, threads, options):
         text = files[EXPORT_META]
     except (metadata.DamagedError, KeyError) as error:
         raise _no_tflite(path, error if isinstance(error, metadata.DamagedError) else f"no {EXPORT_META}") from error
-    config, classes, form, written = described_by(path, text)
+    config, classes, target, written = described_by(path, text)
     graph = memoryview(content)[:size]
     if written is not None and written != metadata.checksum(graph):
         raise checkpoint.CheckpointError(f"{path}: {OTHER_BYTES}")
@@ -36,14 +46,14 @@ def load_tflite(path, threads, options):
     except flatbuffer.FlatbufferError as error:
         raise _no_tflite(path, error) from error
     del content, graph  # the interpreter maps the file
-    if form["nms"] != "none":
+    if target["nms"] != "none":
         check_no_options(path, options)
     network = _Network(path, threads)
     outputs, taken = network.outputs, network.inputs.get("images")
     size = (*config.model.input_size, 3)
     if (
-        form["nms"] not in _OUTPUTS
-        or set(outputs) != _OUTPUTS[form["nms"]]
+        target["nms"] not in _OUTPUTS
+        or set(outputs) != _OUTPUTS[target["nms"]]
         or taken is None
         or tuple(taken["shape"][1:]) != size
     ):
@@ -62,7 +72,7 @@ def load_tflite(path, threads, options):
             found.append({name: value[: len(part)] for name, value in each.items()})
         return {name: _dequantized(np.concatenate([each[name] for each in found]), outputs[name]) for name in outputs}
 
-    return Detector(config, classes, *_reading(form, run, config, options), path)
+    return Detector(config, classes, *_reading(target, run, config, options), path)
 
 
 def _no_tflite(path, reason):
@@ -74,8 +84,12 @@ def _no_tflite(path, reason):
 class _Network:
     """The network of a TFLite file: images as it takes them -> {output: array}.
 
-    One thread at a time, since an interpreter writes every answer into the same memory. A process that was forked makes one of its own:
-    the threads of the other's are not there.
+    An interpreter writes every answer into the same memory, so one thread at a time runs it. A forked process makes an
+    interpreter of its own: the threads of the other one exist in the parent alone.
+
+    Args:
+        path: of the file, a Path.
+        threads: of the interpreter, a count.
 
     Attributes:
         inputs, outputs: {name: {"shape", "dtype", "quantization", ...}}.
@@ -99,7 +113,8 @@ class _Network:
             if self.runner is None:
                 if _identity(self.path) != self.state:
                     raise checkpoint.CheckpointError(
-                        f"{self.path}: was loaded in the process that this one was forked from, and replaced since; load it anew"
+                        f"{self.path}: was loaded in the process that this one was forked from, and replaced since; "
+                        "load it anew"
                     )
                 self.runner = self._started()
             try:
@@ -108,7 +123,8 @@ class _Network:
                 raise _no_tflite(self.path, _line(error)) from error
 
     def renew(self):
-        # Never taken down, not at the process's end either: that would wait for the threads that it had in the other process.
+        """Drops the interpreter in a forked process; the next call makes another."""
+        # It is never freed, not at the process's end either: that would wait for threads of the parent.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.runner))
         self.lock, self.runner = threading.Lock(), None
 
@@ -126,7 +142,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _identity(path):
-    """By which a file is told from one that has taken its name."""
+    """What distinguishes a file from another one that has taken its name; None without a file."""
     try:
         status = path.stat()
     except OSError:
@@ -151,20 +167,27 @@ _OUTPUTS = {
 }
 
 
-def _reading(form, run, config, options):
-    """(network, postprocess) of a Detector, from what a TFLite file gives. form: {"nms", "precision"} of its exports.Target."""
+def _reading(target, run, config, options):
+    """(network, postprocess) of a Detector, by the outputs of a TFLite file.
+
+    Args:
+        target: {"nms", "precision"} of its exports.Target.
+        run: images -> {output: array}.
+        config: the Config.
+        options: of the post-processing.
+    """
     sides = np.array([*config.model.input_size] * 2, "float32")
 
     def candidates(images):
         found = run(images)
-        # Of full-int8 boxes are 0..1.
-        boxes = found["boxes"] * (sides if form["precision"] == "full-int8" else 1)
+        # The boxes of full-int8 are 0..1.
+        boxes = found["boxes"] * (sides if target["precision"] == "full-int8" else 1)
         return Candidates(tf.constant(boxes), tf.constant(found["scores"]), None, None, sides[:2])
 
     def task(images):
         found = run(images)
         count = found["number of detections"].astype("int32")
-        padding = np.arange(found["score"].shape[1]) >= count[:, None]  # what stands there may be anything
+        padding = np.arange(found["score"].shape[1]) >= count[:, None]  # its values may be anything
         boxes = np.where(padding[..., None], 0, found["location"]) * sides
         scores, labels = np.where(padding, 0, found["score"]), np.where(padding, -1, found["category"]).astype("int32")
         return Detections(boxes, scores, labels, count, scores.max(axis=1, initial=0))
@@ -172,6 +195,6 @@ def _reading(form, run, config, options):
     def same(detections):
         return detections
 
-    if form["nms"] == "none":
+    if target["nms"] == "none":
         return candidates, postprocess(config, **options)
-    return task if form["nms"] == "task" else lambda images: Detections(**run(images)), same
+    return task if target["nms"] == "task" else lambda images: Detections(**run(images)), same

@@ -9,11 +9,11 @@ from tfyolo.structures import Candidates
 
 
 def scaled_model(model, scale):
-    """The Model at `scale` times its input size, sides rounded to multiples that its network takes."""
+    """A Model at `scale` times its input size, sides rounded to multiples that its network takes."""
     if scale == 1:
         return model
     step = multiple(model)
-    return resized(model, tuple(max(1, round(scale * side / step)) * step for side in model.config.model.input_size))
+    return resized(model, tuple(max(1, round(scale * side / step)) * step for side in model.input_size))
 
 
 def tta_candidates(models, flip, images):
@@ -29,7 +29,7 @@ def tta_candidates(models, flip, images):
     """
     size, found = images.shape[1:3], []
     for model in models:
-        own = model.config.model.input_size
+        own = model.input_size
         view = images if own == size else tf.image.resize(images, own, antialias=True)
         factor = np.array([*size] * 2, "float32") / np.array([*own] * 2, "float32")
         seen = model.decoder(model.network(view, training=False))
@@ -45,9 +45,16 @@ def tta_candidates(models, flip, images):
 
 
 def with_constants(candidates, size):
-    """The tf.function with its weights as constants: oneDNN brings a variable into its own layout at each call, a constant once.
+    """A tf.function with its weights as constants.
 
-    candidates: tf.function, images [B, H, W, 3] -> Candidates. size: (H, W).
+    oneDNN converts a variable to its own layout at each call, a constant once.
+
+    Args:
+        candidates: tf.function, images [B, H, W, 3] float32 -> Candidates.
+        size: (H, W) of the images, in pixels.
+
+    Returns:
+        A tf.function with the same argument and result.
     """
     signature = [tf.TensorSpec([None, *size, 3], tf.float32, "images")]
     boxes_and_scores = tf.function(lambda images: candidates(images)[:2], input_signature=signature, autograph=False)

@@ -19,7 +19,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
         detector: a Detector.
         source: a video's path, or a camera's number.
         out: the video to write; its folder is made.
-        score: the least score of a detection, 0..1.
+        score: the confidence threshold, 0..1.
         limit: the most frames to read; None: all.
         progress: whether a bar is shown.
 
@@ -29,23 +29,24 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
     Raises:
         SourceError: nothing can be read, or `out` cannot be written as a video; then nothing is left.
     """
-    pictures, rate = frames(source, detector.max_pixels)
+    images, rate = frames(source, detector.max_pixels)
     out, writer, rows = Path(out), None, []
-    bar = tqdm(pictures, desc=printable(source), unit="frame", total=limit, disable=not progress or None)
-    with contextlib.closing(pictures), contextlib.ExitStack() as written:
+    bar = tqdm(images, desc=printable(source), unit="frame", total=limit, disable=not progress or None)
+    with contextlib.closing(images), contextlib.ExitStack() as written:
         try:
-            for number, picture in enumerate(bar):
-                found = detector(picture, score)
+            for number, image in enumerate(bar):
+                found = detector(image, score)
                 rows.append({**found.to_json(), "file": str(source), "frame": number})
-                if writer is None:  # only now its size is known
-                    height, width = picture.shape[:2]
+                if writer is None:  # its size is known only now
+                    height, width = image.shape[:2]
                     out.parent.mkdir(parents=True, exist_ok=True)
                     aside = written.enter_context(atomic_file(out))
                     writer = cv2.VideoWriter(str(aside), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
                     if not writer.isOpened():
                         raise SourceError(
-                            f"{out}: expected a video's name that OpenCV can write {width} x {height} frames to as mp4v, such as "
-                            f"found.mp4; received the suffix {out.suffix!r} or a codec that is missing; name a .mp4 file"
+                            f"{out}: expected a video's name that OpenCV can write {width} x {height} frames to as "
+                            f"mp4v, such as found.mp4; received the suffix {out.suffix!r} or a codec that is missing; "
+                            "name a .mp4 file"
                         )
                     written.callback(writer.release)  # which completes the file, before it gets its name
                 writer.write(cv2.cvtColor(found.draw(), cv2.COLOR_RGB2BGR))

@@ -51,7 +51,7 @@ def written_sheet(result, budget, start, plan, speed, shares, faults, target):
         "",
         "## What was done",
         "",
-        f"- Started from {start.weights or 'random weights'}" + (f" ({start.licence})." if start.licence else "."),
+        f"- Started from {start.weights or 'random weights'}.",
         f"- {plan.size} x {plan.size} pixels, {plan.epochs} epochs planned: this machine trains on "
         f"{1 / speed.train:.0f} images a second at 320 pixels, measured.",
         *(f"- {note[0].upper()}{note[1:]}." for note in shares.notes),

@@ -24,7 +24,7 @@ def first_batch_norms(model):
     if source.classes != model.classes:
         raise model.config.error("data", other_classes(source, source._replace(classes=model.classes)))
     first = source._replace(records=source.records[: model.config.train.batch])
-    size, preprocess = model.config.model.input_size, model.config.model.preprocess
+    size, preprocess = model.input_size, model.preprocess
     sample = next(iter(datasets.eval_dataset(first, size=size, batch=len(first.records), preprocess=preprocess)))
     with tf.GradientTape() as tape:
         terms = loss_terms(model, sample)

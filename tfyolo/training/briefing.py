@@ -1,11 +1,10 @@
-"""What training prints before its first step: what is trained, on what, where to; and how long the rest takes."""
+"""What training prints before its first step: what is trained, on what, on which devices, where to."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -20,14 +19,18 @@ SHOWN = 6  # classes, and stages, that are named one by one
 
 
 def briefing(config, model, sources, folder, state):
-    """The lines before the first step.
+    """Makes the lines before the first step.
 
     Args:
         config: the Config, as it is trained.
         model: the Model that is evaluated.
         sources: for each stage a pair of Sources, to train on and to evaluate on.
         folder: the run's.
-        state: {"epoch", "step", "best"}, how far the run is: epochs, and steps of the next one; 0 and 0 for a new one.
+        state: {"epoch", "step", "best"}: epochs done, steps done of the next one (0 and 0 for a new run), and the
+            metrics of the best epoch or None.
+
+    Returns:
+        The lines, as one string.
     """
     resumed = state["epoch"] or state["step"]
     rows = [("model", _model(config, model))]
@@ -127,7 +130,14 @@ def _details(gpu):
 
 
 def gpu_notice(root=Path("/")):
-    """A line about a GPU that TensorFlow does not use, or cannot use well; None if there is none. root: for tests."""
+    """Looks for a GPU that TensorFlow does not use, or cannot use well.
+
+    Args:
+        root: of the file system; another one for tests.
+
+    Returns:
+        A line about it; None if there is none.
+    """
     built = [
         int(re.search(r"\d+$", name)[0]) for name in tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
     ]
@@ -163,7 +173,15 @@ _BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 
 
 def bfloat16_notice(precision, root=Path("/")):
-    """A line about a precision for which the processor has no instructions; None if it has them. root: for tests."""
+    """Checks that the processor has instructions for a precision.
+
+    Args:
+        precision: "float32" or "bfloat16".
+        root: of the file system; another one for tests.
+
+    Returns:
+        A line about it if it has none; else None.
+    """
     cpuinfo = root / "proc/cpuinfo"
     if precision != "bfloat16" or tf.config.get_visible_devices("GPU") or not cpuinfo.is_file():
         return None
@@ -173,7 +191,7 @@ def bfloat16_notice(precision, root=Path("/")):
 
 
 def _nvidia(root):
-    """[(name, compute capability or None)] of the machine's NVIDIA GPUs, by its own word."""
+    """[(name, compute capability or None)] of the machine's NVIDIA GPUs, by nvidia-smi or the driver's files."""
     command = shutil.which("nvidia-smi") or shutil.which(root / "usr/lib/wsl/lib/nvidia-smi")
     if command:
         query = [command, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
@@ -187,85 +205,3 @@ def _nvidia(root):
     names = [re.search(r"^Model:\s*(.+)", file.read_text(), re.MULTILINE) for file in files]
     names = [name[1].strip() for name in names if name] or ["NVIDIA GPU" for _ in root.glob("dev/nvidia[0-9]*")]
     return [(name, None) for name in names]
-
-
-# --- time -------------------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """How long the rest of a run takes, by what its steps and evaluations have taken so far.
-
-    Args:
-        steps: [(how many, pixels of an image)] of the stages that are left.
-        evaluations: how many are left.
-    """
-
-    def __init__(self, steps, evaluations):
-        self.pixels = sum(count * size for count, size in steps)
-        self.evaluations = evaluations
-        self.rate = 0.0  # seconds a pixel
-        self.timed = self.seconds = 0.0
-        self.evaluating = []
-        self.traced, self.before = False, time.monotonic()
-
-    @classmethod
-    def of(cls, config, sources, epochs_done, steps_done):
-        """The Clock of a run of which some epochs are done, and some steps of the next.
-
-        Args:
-            config: the Config of the run.
-            sources: for each stage a pair of Sources, to train on and to evaluate on.
-            epochs_done: how many of all stages' epochs are finished.
-            steps_done: how many steps of the next epoch are done.
-        """
-        steps, evaluations = [], 0
-        for stage, (source, _) in zip(config.train.stages, sources, strict=True):
-            left = range(min(epochs_done, stage.epochs), stage.epochs)
-            epochs_done -= stage.epochs - len(left)
-            height, width = stage.image_size or config.model.input_size
-            count = len(left) * -(-len(source.records) // config.train.batch)
-            steps.append((count - min(steps_done, count), height * width))
-            steps_done -= min(steps_done, count)
-            evaluations += sum((e + 1) % config.train.evaluate_every == 0 or e + 1 == stage.epochs for e in left)
-        return cls(steps, evaluations)
-
-    def new_step(self):
-        """The steps from here on are others: the first waits for its tracing, so that it says little of the next."""
-        self.traced = False
-
-    def go_on(self):
-        """What was done since the last step was no step."""
-        self.before = time.monotonic()
-
-    def step(self, pixels):
-        """Steps are done, of so many pixels together."""
-        now = time.monotonic()
-        if self.traced:
-            self.timed, self.seconds = self.timed + pixels, self.seconds + now - self.before
-            self.rate = self.seconds / self.timed
-        self.rate = self.rate or (now - self.before) / pixels
-        self.traced, self.before, self.pixels = True, now, self.pixels - pixels
-
-    def evaluated(self, seconds):
-        """An evaluation is done."""
-        self.evaluating.append(seconds)
-        self.evaluations -= 1
-
-    @property
-    def left(self):
-        """Seconds; too many as long as only steps are known that waited for their tracing."""
-        each = np.mean(self.evaluating) if self.evaluating else 0.0
-        return self.pixels * self.rate + self.evaluations * each
-
-
-def duration(seconds):
-    """ "40 s", "12 min", "3 h 05 min", "2 d 04 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    hours = round(minutes / 60)
-    return f"{hours // 24} d {hours % 24:02d} h"

@@ -30,13 +30,25 @@ class Callbacks:
             _check(callback, f"callbacks[{i}]")
 
     def begin(self, folder, config):
-        """Calls on_begin of all."""
+        """Calls on_begin of all.
+
+        Args:
+            folder: the run's, a Path.
+            config: the Config as it is trained.
+        """
         for callback in self.callbacks:
             if hook := getattr(callback, "on_begin", None):
                 hook(folder, config)
 
     def epoch_end(self, row):
-        """Calls on_epoch_end of all, each with a row of its own. Returns whether one of them raised StopTraining."""
+        """Calls on_epoch_end of all.
+
+        Args:
+            row: the epoch's row of history.csv, of which each gets a copy.
+
+        Returns:
+            Whether one of them raised StopTraining.
+        """
         stop = False
         for callback in self.callbacks:
             hook = getattr(callback, "on_epoch_end", None if _hooks(callback) else callback)

@@ -1,11 +1,19 @@
-"""What a config asks of a training that its model, its data or its devices cannot give: found before the first step."""
+"""Checks before the first step: whether model, data and devices can give what a config asks of a training."""
 
 from tfyolo.model import check_other_size
 from tfyolo.training.reading import other_classes
 
 
 def check_batch(config, replicas):
-    """Raises ConfigError if a batch cannot be shared by the replicas, or cut into equal parts."""
+    """Checks that a batch can be shared by the replicas, and cut into equal parts.
+
+    Args:
+        config: the Config of the run.
+        replicas: how many devices train.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     if config.train.batch % (replicas * config.train.accumulate):
         raise config.error(
             "train.batch",
@@ -15,11 +23,14 @@ def check_batch(config, replicas):
 
 
 def check_classes(config, sources):
-    """Raises ConfigError if the Sources of a run have not all the classes of the first, in its order.
+    """Checks that all Sources of a run have the classes of the first, in its order.
 
     Args:
         config: the Config of the run.
         sources: for each stage a pair of Sources, to train on and to evaluate on.
+
+    Raises:
+        ConfigError: one has others.
     """
     first = sources[0][0]
     for i, pair in enumerate(sources):
@@ -29,7 +40,15 @@ def check_classes(config, sources):
 
 
 def check_quantize(config, resumed):
-    """Raises ConfigError if quantization-aware training cannot be had as it is asked for."""
+    """Checks that a config with model.quantize goes on from trained weights, in float32 and at one image size.
+
+    Args:
+        config: the Config of the run.
+        resumed: whether the run goes on from its own weights.
+
+    Raises:
+        ConfigError: it does not.
+    """
     if not config.model.quantize:
         return
     if config.train.init is None and not resumed:
@@ -46,7 +65,16 @@ def check_quantize(config, resumed):
 
 
 def check_stage(config, stage_index, model):
-    """Raises ConfigError for what a stage asks of a Model that it cannot give: now, not when its turn comes."""
+    """Checks what a stage asks of a Model now, before its turn comes.
+
+    Args:
+        config: the Config of the run.
+        stage_index: of the stage, from 0.
+        model: the Model.
+
+    Raises:
+        ConfigError: the Model cannot take its image size, or lacks a term or a part that it names.
+    """
     if size := config.train.stages[stage_index].image_size:
         check_other_size(model, size, f"train.stages.{stage_index}.image_size")
     loss_weights(config, stage_index, model.objective)
@@ -54,7 +82,15 @@ def check_stage(config, stage_index, model):
 
 
 def frozen_layers(config, stage_index, network):
-    """The layers of a Keras model that a stage freezes: those whose dotted name begins with one of `freeze`.
+    """Finds the layers that a stage freezes: those whose dotted name begins with one of `freeze`.
+
+    Args:
+        config: the Config of the run.
+        stage_index: of the stage, from 0.
+        network: a Keras model.
+
+    Returns:
+        [layer]
 
     Raises:
         ConfigError: no layer begins so, or nothing is left to train.
@@ -77,7 +113,19 @@ def frozen_layers(config, stage_index, network):
 
 
 def loss_weights(config, stage_index, objective):
-    """The weights of a stage's loss terms, {name: float}. Raises ConfigError if the objective has no such term."""
+    """Reads the weights of a stage's loss terms.
+
+    Args:
+        config: the Config of the run.
+        stage_index: of the stage, from 0.
+        objective: the Model's.
+
+    Returns:
+        {term: factor}, for the terms that the stage names.
+
+    Raises:
+        ConfigError: the objective has no such term.
+    """
     weights = config.train.stages[stage_index].loss_weights
     for name in weights:
         if name not in objective.terms:

@@ -16,14 +16,19 @@ from tfyolo.config import parts
 from tfyolo.files import write_text
 from tfyolo.graph.quantization import quantization_aware
 from tfyolo.model import Model, build
+from tfyolo.origin import to_meta
 from tfyolo.predict.detector import Detector
-from tfyolo.training.briefing import Clock, briefing
+from tfyolo.training.briefing import briefing
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.checks import check_batch, check_classes, check_quantize, check_stage
+from tfyolo.training.clock import Clock
 from tfyolo.training.log import TensorBoard
 from tfyolo.training.reading import overfit_config, read_stages, warnings_of, with_divisions, with_images_for
 from tfyolo.training.runs import History, Signals, differing, found_from_anywhere
 from tfyolo.training.steps import make_strategy
+from tfyolo.weights.fetch import fetched
+from tfyolo.weights.initial import find_pretrained, normalising
+from tfyolo.weights.published import PUBLISHED
 
 
 @dataclasses.dataclass
@@ -85,21 +90,21 @@ class Job(NamedTuple):
 
     @property
     def epochs(self):
-        """Those of all stages."""
+        """How many epochs all stages have."""
         return self.epochs_before(len(self.config.train.stages))
 
     def epochs_before(self, stage_index):
-        """Those of the stages before one."""
+        """How many epochs the stages before one have."""
         return sum(stage.epochs for stage in self.config.train.stages[:stage_index])
 
 
 def requested(config, folder, overfit):
-    """Finds out what to train: a new run, or the rest of the one in a folder.
+    """Determines what to train: a new run, or the rest of the one in a folder.
 
     Args:
         config: the Config that was asked for; None with a run to resume.
         folder: the run's, a Path.
-        overfit: as of train(); a run that goes on has its own.
+        overfit: as for train(); a run that goes on has its own.
 
     Returns:
         The Config, overfit, the config as it was given when the run began (JSON; None in old runs), and the Progress.
@@ -107,12 +112,15 @@ def requested(config, folder, overfit):
     Raises:
         ConfigError: names a part or a file that is not there.
         CheckpointError: last.h5 cannot be read.
+        FetchError: published weights to start from cannot be fetched.
     """
     given = config and found_from_anywhere(config)
     if not (folder / "last.h5").exists():
         parts.check(config)
         configs.check_init(config)
-        return given, overfit, configs.to_json(given), Progress()
+        _bring_init(config.train.init)
+        find_pretrained(config)
+        return normalising(given), overfit, configs.to_json(given), Progress()
     meta, saved = checkpoint.load_run(folder / "last.h5")
     asked, state = meta.get("asked"), meta["state"]
     if (
@@ -125,16 +133,31 @@ def requested(config, folder, overfit):
             f"{', '.join(others[:8])}{', ...' if len(others) > 8 else ''}",
             file=sys.stderr,
         )
-    at = Progress(state, state.pop("running", None), saved, {name: meta[name] for name in ("darknet",) if name in meta})
+    origin = {name: meta[name] for name in ("darknet",) if name in meta}
+    origin["origin"] = to_meta(checkpoint.origin_of(meta))
+    at = Progress(state, state.pop("running", None), saved, origin)
     return checkpoint.config_of(folder / "last.h5", meta), meta.get("overfit"), asked, at
+
+
+def _bring_init(init):
+    """Fetches the weights that train.init names, before anything that takes time is done."""
+    if init not in PUBLISHED:
+        return
+    if configs.is_published(init):
+        fetched(init)
+    else:
+        tqdm.write(f"train.init={init}: what has that name here is taken, not the published weights", file=sys.stderr)
 
 
 def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
     """Reads all data and builds the model to evaluate by, so that what is wrong shows now and not at hour three.
 
     Args:
-        config, overfit, asked, at: from requested().
+        config: the Config, from requested() as the next three.
         folder: the run's; its config.yaml is written.
+        overfit: how many images to overfit; None: all are trained on.
+        asked: the config as it was given when the run began, as JSON.
+        at: the Progress.
         callbacks: the user's Callbacks.
         signals: the Signals that ask training to stop.
         progress: whether the plan is printed, and later lines and a bar.

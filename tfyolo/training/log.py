@@ -7,14 +7,18 @@ import tensorflow as tf
 
 from tfyolo.data import datasets
 from tfyolo.evaluation.metrics import match
-from tfyolo.training.briefing import duration
+from tfyolo.training.clock import duration
 from tfyolo.visualize import drawing, image_files
 
 
 def better(metrics, best):
     """Whether an epoch is better than the best before it: by AP, and by AP50 where AP is equal.
 
-    Without boxes to evaluate on both are NaN; then the later epoch is the better one. Both arguments: {"AP", "AP50"}.
+    Without boxes to evaluate on both are NaN; then the later epoch is the better one.
+
+    Args:
+        metrics: {"AP", "AP50"} of the epoch.
+        best: {"AP", "AP50"} of the best epoch before it.
     """
     new, old = ([-1.0 if np.isnan(one[name]) else one[name] for name in ("AP", "AP50")] for one in (metrics, best))
     return new > old or (np.isnan(metrics["AP"]) and np.isnan(best["AP"]))
@@ -34,7 +38,7 @@ class TensorBoard:
         self.writer = tf.summary.create_file_writer(str(folder))
 
     def on_epoch_end(self, row):
-        """Writes what is a float in an epoch's row."""
+        """Writes the floats of an epoch's row."""
         with self.writer.as_default():
             for name, value in row.items():
                 if isinstance(value, float):
@@ -47,13 +51,16 @@ class TensorBoard:
 
 
 def epoch_line(row, epochs, improved, left):
-    """The line printed after an epoch.
+    """Formats the line that is printed after an epoch.
 
     Args:
         row: its row of history.csv.
         epochs: how many the run has.
         improved: whether it is the best so far.
         left: seconds that the rest takes.
+
+    Returns:
+        The line.
     """
     terms = "  ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in row.items() if name.startswith("loss"))
     line = f"epoch {row['epoch']:>3}/{epochs}  {terms}  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
@@ -100,7 +107,7 @@ def draw_detections(model, detector, source, folder, writer, epoch, *, count, ba
     if not count:
         return
     first, skipped = source._replace(records=source.records[:count]), {}
-    options = {"batch": min(batch, len(first.records)), "preprocess": detector.config.model.preprocess}
+    options = {"batch": min(batch, len(first.records)), "preprocess": detector.preprocess}
     sheets = []
     for sample in datasets.eval_dataset(first, size=detector.input_size, skipped=skipped, **options):
         raw = model.network(sample.image, training=False)

@@ -7,13 +7,16 @@ from tfyolo.training.steps import loss_terms, resize_sample
 
 
 def evaluated_at_once(config, replicas):
-    """How many images an evaluation takes at a time: as many as a replica trains on at a time, from 1 to 16.
+    """How many images an evaluation takes at a time: as many as a replica trains on at a time.
 
     Without gradients these take less memory, unless there are very many.
 
     Args:
         config: the Config of the run.
         replicas: how many devices train.
+
+    Returns:
+        The number of images, 1 to 16.
     """
     return max(1, min(16, config.train.batch // replicas // config.train.accumulate))
 
@@ -52,14 +55,33 @@ def what_fits(model, strategy, sample, size, accumulate):
     return 0
 
 
+def too_large(error):
+    """Writes the message about a model that does not fit into memory, whatever the batch.
+
+    Args:
+        error: the tf.errors.ResourceExhaustedError.
+
+    Returns:
+        The message.
+    """
+    reason = str(error.message).partition("\n")[0]
+    return (
+        "a device's memory does not suffice for the model and what training keeps beside it "
+        f"({reason}); expected a smaller model or model.input_size, or nothing else on the device"
+    )
+
+
 def too_many(config, strategy, size, fits):
-    """The message about a training step that does not fit into memory.
+    """Writes the message about a training step that does not fit into memory.
 
     Args:
         config: the Config of the run.
         strategy: its tf.distribute strategy.
-        size: (H, W) of the images.
+        size: (H, W) of the images, in pixels.
         fits: how many of them fit, from what_fits().
+
+    Returns:
+        The message, with settings that fit.
     """
     replicas, accumulate = strategy.num_replicas_in_sync, config.train.accumulate
     whole = config.train.batch // replicas

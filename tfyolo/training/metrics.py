@@ -29,8 +29,6 @@ class EpochMetrics:
 
     Attributes:
         first: how many steps were done before.
-        step: how many steps are in `sums`.
-        sums: {name: sum over these steps}, Python floats added in the order of the steps.
         lr: the learning rate of the epoch's last step; None before that.
         whole: whether weights, optimizer and EMA have all taken in the same steps; False while a step runs.
     """
@@ -45,9 +43,20 @@ class EpochMetrics:
         self._began = self._fetched_at - running["seconds"]
         self._interval = 1
 
-    step = property(lambda self: self._fetched[0])
-    sums = property(lambda self: self._fetched[1])
-    seconds = property(lambda self: time.monotonic() - self._began)
+    @property
+    def step(self):
+        """How many steps are in `sums`."""
+        return self._fetched[0]
+
+    @property
+    def sums(self):
+        """{name: sum over these steps}, Python floats added in the order of the steps."""
+        return self._fetched[1]
+
+    @property
+    def seconds(self):
+        """How many seconds the epoch has taken so far, those before a stop included."""
+        return time.monotonic() - self._began
 
     def take(self, step, number, sample, size, strategy):
         """Takes one step, whose metrics stay on the device.
@@ -100,7 +109,7 @@ class EpochMetrics:
         return len(steps)
 
     def running(self):
-        """What a stopped run keeps of the epoch, of the steps that are fetched."""
+        """What a stopped run keeps of the epoch: {"step", "sums", "lr", "seconds"} of the steps that are fetched."""
         return {"step": self.step, "sums": self.sums, "lr": self.lr, "seconds": self.seconds}
 
     def _check_finite(self, values, step):

@@ -1,6 +1,7 @@
 """Optimizers, their schedules, and the EMA of the weights."""
 
 import math
+from types import MappingProxyType
 
 import keras
 import tensorflow as tf
@@ -11,36 +12,61 @@ from tfyolo.graph.nodes import all_layers
 
 
 def undecayed(network):
-    """The trainable variables that weight decay leaves out: offsets and scales, for which 0 may not be neutral.
+    """Finds the trainable variables that weight decay leaves out: offsets and scales, for which 0 may not be neutral.
 
     They are those of one dimension or none, and those that a layer declares: its `undecayed` names the attributes that
     hold them.
+
+    Args:
+        network: a Keras model or layer.
+
+    Returns:
+        [keras.Variable]
     """
     small = [variable for variable in network.trainable_variables if len(variable.shape) <= 1]
     return small + [getattr(layer, name) for layer in all_layers(network) for name in getattr(layer, "undecayed", ())]
 
 
 def biases(network):
-    """The variables that are added to what a layer computes: what it holds as `bias`, or as norms do, as `beta`."""
+    """Finds the variables that are added to what a layer computes: what it holds as `bias`, or as norms do, as `beta`.
+
+    Args:
+        network: a Keras model or layer.
+
+    Returns:
+        [keras.Variable]
+    """
     held = [getattr(layer, name, None) for layer in all_layers(network) for name in ("bias", "beta")]
     return [variable for variable in held if isinstance(variable, keras.Variable)]
 
 
-def build_for(network, optimizer):
-    """Builds an optimizer for the trainable variables of a Keras model or layer, of which it decays some.
+def build_for(network, optimizer, backbone_rate=1.0):
+    """Builds an optimizer for the trainable variables of a Keras model or layer, and names those without weight decay.
 
     Args:
         network: the model or layer.
         optimizer: a Keras optimizer, fresh.
+        backbone_rate: the factor on the learning rate of variables of the backbone, above 0.
+
+    Raises:
+        ConfigError: the optimizer, of somebody's own, has one learning rate for all variables.
     """
     optimizer.exclude_from_weight_decay(var_list=undecayed(network))
+    if backbone_rate != 1:
+        if not isinstance(optimizer, PerVariable):
+            raise ConfigError(
+                f"train.backbone_rate: expected 1 with {type(optimizer).__name__}, which has one learning rate for all "
+                f"variables, received {backbone_rate}"
+            )
+        own = [variable for variable in network.trainable_variables if variable.path.startswith("backbone.")]
+        optimizer.factors = dict.fromkeys(map(id, own), backbone_rate)
     if isinstance(optimizer, WarmingSGD):
         optimizer.biases = frozenset(map(id, biases(network)))
     optimizer.build(network.trainable_variables)
 
 
 def constant(stage, step, warmup, total):
-    """1: the stage's rate throughout."""
+    """1 throughout: the stage's rate."""
     return 1.0
 
 
@@ -56,12 +82,13 @@ def stepped(stage, step, warmup, total):
     return tf.pow(stage.final, drops)
 
 
-# Each: (config.Stage, float32 steps done, steps of the warm-up, steps of the stage) -> the factor on the stage's learning rate.
+# Each: (stage, step, warmup, total) -> the factor on the stage's learning rate. stage: a config.Stage. step: float32
+# steps done. warmup: steps of the warm-up. total: steps of the stage.
 SCHEDULES = {"constant": constant, "cosine": cosine, "step": stepped}
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of one stage: a linear warm-up, under one of SCHEDULES.
+    """The learning rate of one stage: a warm-up, linear or another power, under one of SCHEDULES.
 
     Called with the number of steps done, it gives the rate of the next.
 
@@ -79,12 +106,33 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup = min(stage.warmup, stage.epochs / 3) * steps_per_epoch
 
     def __call__(self, step):
+        """The learning rate of the step after so many: a float32 scalar."""
         stage, step = self.stage, tf.cast(step, tf.float32)
-        warmup = tf.minimum(1.0, (step + 1) / max(self.warmup, 1.0))
+        warmup = tf.minimum(1.0, (step + 1) / max(self.warmup, 1.0)) ** stage.warmup_power
         return stage.lr * warmup * SCHEDULES[stage.schedule](stage, step, self.warmup, self.total)
 
 
-class WarmingSGD(keras.optimizers.SGD):
+class PerVariable:
+    """What the optimizers below add to Keras's: a factor on the learning rate of a variable and its weight decay.
+
+    They decay a variable as they update it; Keras does before, at one rate for all.
+    """
+
+    factors = MappingProxyType({})  # {id of a variable: factor}, 1 where unnamed; build_for knows them
+
+    def own_rate(self, variable, learning_rate):
+        """The learning rate of a variable, which is decayed at it."""
+        factor = self.factors.get(id(self._trainable_variables[self._get_variable_index(variable)]), 1.0)
+        rate = learning_rate if factor == 1 else learning_rate * factor
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * rate)
+        return rate
+
+    def _apply_weight_decay(self, variables):
+        pass
+
+
+class WarmingSGD(PerVariable, keras.optimizers.SGD):
     """SGD in whose warm-up the momentum rises too, and the rate of biases falls from a large one to that of the others.
 
     A detector first learns, in its biases, how rare objects are; YOLOv5 and its successors warm up so.
@@ -103,6 +151,8 @@ class WarmingSGD(keras.optimizers.SGD):
         self.biases = frozenset()  # ids of variables; build_for knows them
 
     def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable, as Keras asks for it."""
+        learning_rate = self.own_rate(variable, learning_rate)
         if not self.momentum:
             return super().update_step(gradient, variable, learning_rate)
         index = self._get_variable_index(variable)
@@ -133,6 +183,9 @@ def sgd(
         weight_decay: from 0 up.
         warmup_momentum: from it the momentum rises during the stage's warm-up; None: it is the same throughout.
         warmup_bias_lr: added to the learning rate of biases; it falls to 0 during the warm-up.
+
+    Returns:
+        A Keras optimizer.
     """
     return WarmingSGD(
         schedule,
@@ -144,10 +197,12 @@ def sgd(
     )
 
 
-class FusedAdamW(keras.optimizers.AdamW):
+class FusedAdamW(PerVariable, keras.optimizers.AdamW):
     """Keras's AdamW with TensorFlow's kernel for it: one pass over a variable in place of eleven."""
 
     def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable, as Keras asks for it."""
+        learning_rate = self.own_rate(variable, learning_rate)
         index, step = self._get_variable_index(variable), tf.cast(self.iterations.value + 1, tf.float32)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -164,7 +219,19 @@ class FusedAdamW(keras.optimizers.AdamW):
 
 
 def adamw(schedule, *, beta_1: BelowOne = 0.9, beta_2: BelowOne = 0.999, weight_decay: NonNegative = 0.01):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    """Adam with decoupled weight decay.
+
+    Args:
+        schedule: a Schedule.
+        beta_1: decay of the mean of gradients, in [0, 1).
+        beta_2: decay of the mean of their squares, in [0, 1).
+        weight_decay: from 0 up; scaled by the learning rate.
+
+    Returns:
+        A Keras optimizer.
+
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
+    """
     return FusedAdamW(schedule, weight_decay=weight_decay, beta_1=beta_1, beta_2=beta_2)
 
 
@@ -178,7 +245,7 @@ class EMA:
         network: a Keras model.
         decay: of one step, in [0, 1). The first steps use the smaller (1 + n) / (10 + n), n the steps so far, so that
             the random start is soon forgotten; n goes on where the optimizer of a later stage starts afresh. 0: no
-            average, the values are the weights themselves.
+            EMA, the values are the weights themselves.
     """
 
     def __init__(self, network, decay):
@@ -200,11 +267,16 @@ class EMA:
             )
 
     def arrays(self):
-        """{"layer/variable": numpy array}."""
+        """The EMA's values: {"layer/variable": numpy array}."""
         return {weight.path: value.numpy() for weight, value in zip(self.weights, self.values, strict=True)}
 
     def load(self, arrays, steps):
-        """Goes on from the arrays of another EMA, which has taken in so many steps."""
+        """Goes on from another EMA.
+
+        Args:
+            arrays: its arrays().
+            steps: how many steps it has taken in.
+        """
         self.steps.assign(steps)
         for weight, value in zip(self.weights, self.values, strict=True):
             value.assign(arrays[weight.path])

@@ -12,12 +12,15 @@ from tfyolo.training.runs import TrainingError
 
 
 def overfit_config(config, count, replicas):
-    """The Config to overfit a few images: without augmentation, at a steady rate, evaluated every 25 steps.
+    """Makes the Config to overfit a few images: without augmentation, evaluated every 25 steps.
 
     Args:
         config: the Config of the run.
         count: how many images. With fewer than replicas a batch holds them more than once: every replica has one.
         replicas: how many devices train.
+
+    Returns:
+        The Config.
     """
     batch = replicas * -(-min(config.train.batch, count) // replicas)
     lr = config.train.stages[0].lr
@@ -30,7 +33,16 @@ def overfit_config(config, count, replicas):
 
 
 def stage_seed(config, stage_index):
-    """The seed of a stage's data: train.seed, later mixed with the stage, lest stage 1 be stage 0 of the next seed."""
+    """The seed of a stage's data, another for each stage.
+
+    Args:
+        config: the Config of the run.
+        stage_index: of the stage, from 0.
+
+    Returns:
+        train.seed for the first stage. For later ones it is mixed with the stage's number, so that stage 1 is not
+        stage 0 of the next seed.
+    """
     if stage_index == 0:
         return config.train.seed
     mixed = np.random.SeedSequence((config.train.seed, stage_index)).generate_state(1)[0]
@@ -38,12 +50,15 @@ def stage_seed(config, stage_index):
 
 
 def with_divisions(config, sources, folder):
-    """The Config whose data names the run's own file of what is held back, and {that file: its Division, to write}.
+    """Names the run's own file where data are divided into train and val here.
 
     Args:
         config: the Config of the run.
         sources: for each stage a pair of Sources, to train on and to evaluate on.
         folder: the run's, a Path.
+
+    Returns:
+        The Config whose data names these files, and {file: its Division, to write}.
     """
     divisions = {}
 
@@ -64,7 +79,15 @@ def with_divisions(config, sources, folder):
 
 
 def other_classes(source, first):
-    """The message about a Source whose classes are not those of the first."""
+    """Writes the message about a Source whose classes are not those of another.
+
+    Args:
+        source: the Source.
+        first: the Source whose classes are expected.
+
+    Returns:
+        The message.
+    """
     ours, theirs = (f"{one.name} {one.split}" for one in (first, source))
     new, missing = (
         [name for name in a.classes if name not in b.classes] for a, b in ((source, first), (first, source))
@@ -76,12 +99,15 @@ def other_classes(source, first):
 
 
 def read_stages(config, overfit, run):
-    """[(Source to train on, Source to evaluate on)] of all stages; data that several stages share is read once.
+    """Reads the data of all stages; what several stages share is read once.
 
     Args:
         config: the Config of the run.
         overfit: how many images to overfit; None: all are trained on.
         run: the run's folder, where its division of the data may lie.
+
+    Returns:
+        [(Source to train on, Source to evaluate on)], one pair a stage.
     """
     read = {}  # {place of the data in the config: the two}
     places = [config.stage_data(i)[1] for i in range(len(config.train.stages))]
@@ -92,7 +118,16 @@ def read_stages(config, overfit, run):
 
 
 def read_stage(config, stage_index, overfit, run=None):
-    """(Source to train on, Source to evaluate on) of a stage. Arguments are those of read_stages(); run may be None.
+    """Reads the data of a stage.
+
+    Args:
+        config: the Config of the run.
+        stage_index: of the stage, from 0.
+        overfit: how many images to overfit; None: all are trained on.
+        run: the run's folder, where its division of the data may lie; None: there is no run.
+
+    Returns:
+        (Source to train on, Source to evaluate on)
 
     Raises:
         DataError: the data cannot be read.
@@ -117,7 +152,15 @@ def read_stage(config, stage_index, overfit, run=None):
 
 
 def warnings_of(trained, validated):
-    """Yields what to know of the data before hours are spent on it. Both: Sources, to train on and to evaluate on."""
+    """Warns of faults in the data before hours are spent on it.
+
+    Args:
+        trained: the Source to train on.
+        validated: the Source to evaluate on.
+
+    Yields:
+        Lines.
+    """
     yield from filter(None, (readers.faults(trained, "training"), readers.faults(validated, "evaluation")))
     seen = {(record.path, record.span) for record in trained.records}
     if trained.split != validated.split and (
@@ -135,13 +178,16 @@ def warnings_of(trained, validated):
 
 
 def unexpected_lines(kind, found, reported, source):
-    """The lines about images that are not as expected, of those found since the last time.
+    """Writes the lines about images that are not as expected, those found since the last time.
 
     Args:
         kind: a key of UNEXPECTED.
         found: {place of a record in the Source: message, or (H, W)}, in the order in which they were found.
         reported: how many of them were printed before.
         source: the Source.
+
+    Returns:
+        The lines, as one string.
     """
     new = list(found.items())[reported:]
 
@@ -159,13 +205,16 @@ def unexpected_lines(kind, found, reported, source):
 
 
 def with_images_for(config, sources, unit):
-    """The Config with no more images a step than there are to train on, and [lines about that].
+    """Limits the batch to the images that there are to train on.
 
     Args:
         config: the Config of the run.
         sources: for each stage a pair of Sources, to train on and to evaluate on.
         unit: what a batch is a multiple of. Where there are fewer images than that, or in another stage, a step takes
             some of them more than once.
+
+    Returns:
+        The Config, and [lines about what has changed].
     """
     counts = [len(trained.records) for trained, _ in sources]
     asked, notes = config.train.batch, []
@@ -181,6 +230,6 @@ def with_images_for(config, sources, unit):
             where = f"stage {number}: " if len(counts) > 1 else ""
             notes.append(
                 f"{where}a step of {counted(batch, 'image')} has but {count} to take, some of them more than "
-                "once, augmented anew"
+                "once, augmented differently"
             )
     return config, notes

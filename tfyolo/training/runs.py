@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from tfyolo import config as configs
 from tfyolo import folders
 from tfyolo.errors import Error
 from tfyolo.files import atomic_file, remove_left, temporary_names
@@ -45,7 +46,7 @@ PERFECT = 0.999
 
 
 class Signals:
-    """What Ctrl-C (SIGINT) and SIGTERM do in the `with`: they raise KeyboardInterrupt, or wait in a `with finishing()`.
+    """Has Ctrl-C (SIGINT) and SIGTERM raise KeyboardInterrupt in its `with`, or wait in a `with finishing()`.
 
     A second Ctrl-C waits for nothing; SIGTERM may come several times, as schedulers send it.
 
@@ -83,7 +84,7 @@ class Signals:
 
     @contextlib.contextmanager
     def finishing(self):
-        """What is in the `with` comes to its end; whether to go on then, `check` decides."""
+        """Lets what is in the `with` come to its end; whether to go on then, check() decides."""
         self.waiting = True
         try:
             yield
@@ -97,12 +98,15 @@ class Signals:
 
 
 def run_folder(config, out, resume):
-    """A context manager that holds the run's folder, a Path. No run is written over, nor by two at once.
+    """Reserves the run's folder, so that no run is written over, nor by two processes at once.
 
     Args:
         config: the Config; None with a run to resume.
         out: the folder; None: runs/NAME, numbered if it is taken.
         resume: whether a run in it goes on.
+
+    Returns:
+        A context manager that gives the folder, a Path.
 
     Raises:
         TrainingError: there is neither a config nor a run.
@@ -146,13 +150,22 @@ def remove_leftovers(folder):
 
 
 def discard(folder):
-    """Removes what is there of _BEGUN."""
+    """Removes what a run has written that kept nothing yet."""
     for path in (path for name in _BEGUN for path in folder.glob(name)):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def differing(given, begun, place=""):
-    """The dotted keys of what is not the same in two settings."""
+    """Compares two configs.
+
+    Args:
+        given: one, as JSON's types.
+        begun: the other.
+        place: the dotted key at which they stand.
+
+    Returns:
+        The dotted keys of what differs, sorted.
+    """
     if isinstance(given, dict) and isinstance(begun, dict):
         pairs = [(f"{place}.{key}".lstrip("."), given.get(key), begun.get(key)) for key in given.keys() | begun.keys()]
     elif isinstance(given, list) and isinstance(begun, list) and len(given) == len(begun):
@@ -163,14 +176,20 @@ def differing(given, begun, place=""):
 
 
 def finished(config, state, overfit):
-    """Whether nothing is left to do: all epochs are done, or what was to be overfit is."""
+    """Whether nothing is left to do: all epochs are done, or all objects in the images to overfit are found.
+
+    Args:
+        config: the Config of the run.
+        state: {"epoch", "best"} of last.h5.
+        overfit: how many images are overfit; None: all are trained on.
+    """
     if overfit:
         return state["best"] is not None and state["best"]["AP50"] >= PERFECT
     return state["epoch"] == sum(stage.epochs for stage in config.train.stages)
 
 
 def found_from_anywhere(config):
-    """The config with the paths of its data absolute: what is saved with the run is read again from other folders."""
+    """Makes the paths in a Config absolute: what is saved with the run is read again from other folders."""
 
     def absolute(data):
         if data is None:
@@ -180,7 +199,9 @@ def found_from_anywhere(config):
         return data.model_copy(update=paths)
 
     stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
-    init = config.train.init and os.path.abspath(config.train.init)
+    init = config.train.init
+    if init and not configs.is_published(init):
+        init = os.path.abspath(init)
     train = config.train.model_copy(update={"stages": stages, "init": init})
     return config.model_copy(update={"data": absolute(config.data), "train": train})
 
@@ -199,7 +220,7 @@ class History:
             self.rows = [row for row in plots.read_history(path) if int(row["epoch"]) <= keep]
 
     def on_epoch_end(self, row):
-        """Writes the file anew, with a further row; floats to six digits."""
+        """Writes the file again, with a further row; floats to six digits."""
         self.rows.append({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         with atomic_file(self.path) as aside, aside.open("w", newline="") as file:

@@ -17,7 +17,7 @@ from tfyolo.training.checks import frozen_layers, loss_weights
 from tfyolo.training.optim import EMA, OPTIMIZERS, Schedule, build_for
 from tfyolo.training.reading import stage_seed, unexpected_lines
 from tfyolo.training.steps import make_step, scales
-from tfyolo.weights.initial import initialise
+from tfyolo.weights.initial import initialise, initialise_backbone
 
 
 class Trainee(NamedTuple):
@@ -78,11 +78,10 @@ def build_stage(job, at, stage_index):
         model = build(
             config, job.model.classes, input_size=(None, None) if sizes else size, precision=config.train.precision
         )
-        if config.train.init and not saved:
-            report, at.origin = initialise(model, config.train.init)
-            tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
-        if config.model.quantize:
-            model = quantization_aware(model) if saved else _calibrated(model, source, size, config.model.preprocess)
+        if not saved:
+            model, at.origin = _initialised(model, source, size)
+        elif config.model.quantize:
+            model = quantization_aware(model)
         for layer in frozen_layers(config, stage_index, model.network):
             layer.trainable = False
         ema = EMA(model.network, config.train.ema)
@@ -102,7 +101,7 @@ def build_stage(job, at, stage_index):
         )
         builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
         optimizer = builder(Schedule(stage, steps), **options)
-        build_for(model.network, optimizer)
+        build_for(model.network, optimizer, config.train.backbone_rate)
     if saved:
         file = job.folder / "last.h5"
         checkpoint.assign(model.network, saved["weights"], source=f"{file}: its weights")
@@ -128,19 +127,36 @@ def build_stage(job, at, stage_index):
     return Trainee(model, optimizer, ema, batches, step, steps, size, sizes, unexpected, dict.fromkeys(unexpected, 0))
 
 
-def _calibrated(model, source, size, preprocess):
-    """The Model with fake quantization, whose ranges come from some of the Source's images."""
+def _initialised(model, source, size):
+    """Gives a new run's Model the weights that its config names.
+
+    Args:
+        model: the Model, in the precision of training.
+        source: the Source that is trained on; some of its images give batch norms statistics, or calibrate.
+        size: (H, W) of the images.
+
+    Returns:
+        The Model, with fake quantization if the config has it; and what it comes from, as Progress.origin.
+    """
+    config, origin, unreadable = model.config, {}, {}
     few = source._replace(records=tuple(datasets.sampled(source.records, CALIBRATION_IMAGES)))
-    unreadable = {}
     images = functools.partial(
         datasets.prepared_batches,
         few.records,
         size,
-        preprocess=preprocess,
+        preprocess=config.model.preprocess,
         skipped=unreadable,
         most_pixels=few.max_pixels,
     )
-    quantized, _ = calibrated(model, images)
+    if config.train.init:
+        report, origin = initialise(model, config.train.init, images)
+        tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
+    else:
+        report, origin = initialise_backbone(model)
+        for line in report:
+            tqdm.write(f"backbone: {line}", file=sys.stderr)
+    if config.model.quantize:
+        model, _ = calibrated(model, images)
     if unreadable:
         tqdm.write("calibration: " + unexpected_lines("skipped", unreadable, 0, few), file=sys.stderr)
-    return quantized
+    return model, origin

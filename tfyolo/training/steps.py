@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfyolo.graph.optimizers import take_summed_gradients
 from tfyolo.messages import counted, listed
 from tfyolo.nn.norm import merged_sums
 from tfyolo.training.runs import TrainingError
@@ -22,7 +23,7 @@ def make_strategy():
 
 
 def _loss_sums(model, sample):
-    """(sums, counts) of the objective of a batch or a part of it, in training mode; losses.py says what they are."""
+    """(sums, counts) of the objective over a batch or a part of it, in training mode, as tfyolo.losses defines them."""
     raw = model.network(sample.image, training=True)
     sums, counts = model.objective.sums(raw, model.decoder(raw), sample)
     return sums, tf.nest.map_structure(tf.stop_gradient, counts)
@@ -33,7 +34,7 @@ def loss_terms(model, sample, weights=None, whole=lambda counts: counts):
 
     Args:
         model: the Model.
-        sample: a Sample, images [B, H, W, 3] of float32 in 0..1; the whole batch or a part of it.
+        sample: a Sample, images [B, H, W, 3], float32 in 0..1; the whole batch or a part of it.
         weights: {term: factor}; 1 where unnamed.
         whole: the counts of the sample -> those of the global batch that it is a part of.
 
@@ -70,7 +71,12 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
             Keras cannot be kept from summing the gradients again.
     """
     variables = model.network.trainable_variables
-    _sums_nothing(optimizer, strategy)
+    if not take_summed_gradients(optimizer) and strategy.num_replicas_in_sync > 1:
+        raise TrainingError(
+            f"{type(optimizer).__name__}: expected an optimizer of Keras 3 on TensorFlow that leaves the sum over "
+            f"replicas to others, received one of Keras {keras.__version__} that cannot; train on one device: "
+            "--device 0"
+        )
 
     def gradients(part, whole):
         with tf.GradientTape() as tape:
@@ -118,22 +124,16 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
     return lambda sample, size=None: traced[size](sample)
 
 
-def _sums_nothing(optimizer, strategy):
-    """Has a Keras optimizer take gradients that are summed over the replicas, which it would otherwise sum again.
-
-    Keras 3 has no argument for that, as tf.keras had; this is the one method in which it sums.
-    """
-    if strategy.num_replicas_in_sync > 1 and not hasattr(optimizer, "_all_reduce_sum_gradients"):
-        raise TrainingError(
-            f"{type(optimizer).__name__}: expected an optimizer of Keras 3 on TensorFlow that leaves the sum over "
-            f"replicas to others, received one of Keras {keras.__version__} that cannot; train on one device: "
-            "--device 0"
-        )
-    optimizer._all_reduce_sum_gradients = lambda pairs: pairs
-
-
 def resize_sample(sample, size):
-    """A Sample with its images brought to (H, W), bilinearly, and its boxes with them."""
+    """Resizes a batch in the graph, bilinearly, without keeping the aspect ratio.
+
+    Args:
+        sample: a Sample, images [B, h, w, 3].
+        size: (H, W) in pixels.
+
+    Returns:
+        The Sample with images [B, H, W, 3] and its boxes scaled with them.
+    """
     factor = tf.constant(size, tf.float32) / tf.cast(sample.image.shape[1:3], tf.float32)
     image = tf.image.resize(sample.image, size)
     image.set_shape([None, *size, 3])
@@ -144,7 +144,7 @@ def scales(size, spread, stride):
     """The sizes of multi-scale training.
 
     Args:
-        size: (H, W).
+        size: (H, W) in pixels.
         spread: they range from (1 - spread) to (1 + spread) times the size.
         stride: of which each side is a multiple.
 

@@ -18,11 +18,11 @@ from tfyolo import config as configs
 from tfyolo.evaluation.run import evaluate
 from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
-from tfyolo.training.briefing import duration
 from tfyolo.training.callbacks import Callbacks
+from tfyolo.training.clock import duration
 from tfyolo.training.job import prepared, requested
 from tfyolo.training.log import better, draw_batch, draw_detections, epoch_line
-from tfyolo.training.memory import evaluated_at_once, too_many, what_fits
+from tfyolo.training.memory import evaluated_at_once, too_large, too_many, what_fits
 from tfyolo.training.metrics import EpochMetrics
 from tfyolo.training.reading import unexpected_lines
 from tfyolo.training.runs import (
@@ -115,11 +115,7 @@ def train(
                     if not kept.exists():
                         kept = discard(folder)
         except tf.errors.ResourceExhaustedError as error:
-            reason = str(error.message).partition("\n")[0]
-            raise TrainingError(
-                f"{folder}: a device's memory does not suffice for the model and what training keeps beside it "
-                f"({reason}); expected a smaller model or model.input_size, or nothing else on the device"
-            ) from error
+            raise TrainingError(f"{folder}: {too_large(error)}") from error
         except KeyboardInterrupt:
             epochs = checkpoint.read_meta(kept)["state"]["epoch"] if kept else 0
             raise Stopped(kept and kept.parent, epochs, signals.received or signal.SIGINT) from None

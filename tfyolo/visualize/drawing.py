@@ -1,6 +1,8 @@
 """Drawn images: boxes, ground truth, matches, heat maps, grids.
 
-Images are [H, W, 3] uint8 RGB; grey ones ([H, W], [H, W, 1]) and floats in 0..1 are taken too. All return new images."""
+Images are [H, W, 3] uint8 RGB; grey ones ([H, W], [H, W, 1]) and floats in 0..1 are taken too. All functions return new
+images.
+"""
 
 import os
 from functools import lru_cache
@@ -19,13 +21,21 @@ COVERED = 0.25  # of an image, by tags: after that, boxes have none, the least i
 LEGEND = {"found": FOUND, "wrong": WRONG, "missed": MISSED, "ignored": IGNORED}
 
 
-# ------------------------------------------------------------------------------------------------------ boxes on images
+# --- boxes on images --------------------------------------------------------------------------------------------------
 
 
 def draw(image, boxes, labels, scores, classes):
-    """The image with a box, and its class and score on a tag, for every detection: [H, W, 3] uint8.
+    """Draws a box for every detection, with its class and score on a tag.
 
-    boxes: [D, 4] in pixels of the image. labels: [D], -1 for padding. scores: [D], None for ground truth. classes: names.
+    Args:
+        image: the image.
+        boxes: [D, 4] (y1, x1, y2, x2) in pixels of the image.
+        labels: [D], -1 for padding.
+        scores: [D], 0..1; None for ground truth.
+        classes: names in label order.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
     """
     labels = np.asarray(labels, int)
     order = range(len(labels)) if scores is None else np.argsort(-np.asarray(scores), kind="stable")
@@ -38,7 +48,18 @@ def draw(image, boxes, labels, scores, classes):
 
 
 def draw_ground_truth(image, boxes, labels, ignored, classes):
-    """The image with its labelled boxes [M, 4] and their classes; those that are `ignored`, [M] bool, in grey, without a tag."""
+    """Draws the ground truth, with the classes on tags; ignored boxes are grey, without a tag.
+
+    Args:
+        image: the image.
+        boxes: [M, 4] (y1, x1, y2, x2) in pixels of the image.
+        labels: [M].
+        ignored: [M] bool.
+        classes: names in label order.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+    """
     marks = [
         (box, IGNORED, None) if skip else (box, color(label), _tag(label, None, classes))
         for box, label, skip in zip(boxes, labels, ignored, strict=True)
@@ -46,35 +67,63 @@ def draw_ground_truth(image, boxes, labels, ignored, classes):
     return _draw(image, sorted(marks, key=lambda mark: mark[1] == IGNORED))
 
 
-def draw_matches(image, truth_boxes, truth_labels, ignored, boxes, labels, scores, classes, gt_index):
-    """The image with what was found, is wrong, was missed and does not count, in four colours with a legend.
+def draw_matches(image, gt_boxes, gt_labels, ignored, boxes, labels, scores, classes, gt_index):
+    """Draws detections against the ground truth: found, wrong, missed and ignored, in four colours with a legend.
 
-    truth_boxes [M, 4], truth_labels [M], ignored [M] bool: those that count neither way; boxes [D, 4], labels [D], scores [D];
-    gt_index [D] is from evaluation.metrics.match. No rows of padding.
+    Args:
+        image: the image.
+        gt_boxes: [M, 4] (y1, x1, y2, x2) of the ground truth, in pixels of the image.
+        gt_labels: [M].
+        ignored: [M] bool, ground truth that counts neither way.
+        boxes: [D, 4] of the detections; without rows of padding.
+        labels: [D].
+        scores: [D], 0..1.
+        classes: names in label order.
+        gt_index: [D], of evaluation.metrics.match.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
     """
     gt_index = np.asarray(gt_index, int)
     missed = np.setdiff1d(np.flatnonzero(~np.asarray(ignored, bool)), gt_index)
-    marks = [(truth_boxes[m], IGNORED, None) for m in np.flatnonzero(ignored)]
-    marks += [(truth_boxes[m], MISSED, _tag(truth_labels[m], None, classes)) for m in missed]
+    marks = [(gt_boxes[m], IGNORED, None) for m in np.flatnonzero(ignored)]
+    marks += [(gt_boxes[m], MISSED, _tag(gt_labels[m], None, classes)) for m in missed]
     for d in np.argsort(-np.asarray(scores), kind="stable"):
         shade = FOUND if gt_index[d] >= 0 else IGNORED if gt_index[d] == IGNORE else WRONG
         marks.append((boxes[d], shade, _tag(labels[d], scores[d], classes)))
-    # Errors are what one looks for: they stand first, so on top.
+    # Errors come first, so that they lie on top.
     rank = [WRONG, MISSED, FOUND, IGNORED]
     return _draw(image, sorted(marks, key=lambda mark: rank.index(mark[1])), LEGEND)
 
 
 def enlarged(image, *boxes, side=480):
-    """(image, *boxes), a small image with its boxes [., 4] made so large that its longer side has `side` pixels.
+    """Enlarges a small image with its boxes; one whose longer side is long enough stays.
 
-    Tags have letters of a size that can be read: on 96 x 96 pixels they would cover all there is to see.
+    Tags have letters of a size that can be read: on 96 x 96 pixels they would cover everything.
+
+    Args:
+        image: the image.
+        boxes: arrays [., 4] in pixels of the image.
+        side: of the longer side, in pixels.
+
+    Returns:
+        (image, *boxes).
     """
     canvas = rgb_uint8(image)
     return (canvas, *boxes) if max(canvas.shape) >= side else resized(canvas, *boxes, side=side)
 
 
 def resized(image, *boxes, side):
-    """(image, *boxes), an image with its boxes [., 4] whose longer side then has `side` pixels."""
+    """Resizes an image with its boxes.
+
+    Args:
+        image: the image.
+        boxes: arrays [., 4] in pixels of the image.
+        side: of the longer side then, in pixels.
+
+    Returns:
+        (image, *boxes).
+    """
     canvas = rgb_uint8(image)
     height, width = canvas.shape[:2]
     scale = side / max(height, width)
@@ -189,11 +238,19 @@ def _font(size):
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-# ------------------------------------------------------------------------------------------------------ maps and sheets
+# --- maps and sheets --------------------------------------------------------------------------------------------------
 
 
 def heatmap(image, values):
-    """A map [h, w] in 0..1, such as objectness, laid over the image that it was made of: [H, W, 3] uint8."""
+    """Lays a map over its image.
+
+    Args:
+        image: the image.
+        values: [h, w] in 0..1, such as objectness.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+    """
     canvas = rgb_uint8(image)
     height, width = canvas.shape[:2]
     values = np.clip(np.nan_to_num(np.asarray(values, np.float32)), 0, 1)
@@ -205,7 +262,7 @@ def heatmap(image, values):
 
 
 def titled(image, title):
-    """The image under a line that says what it is: [H + h, W, 3] uint8. A title that is too long is cut."""
+    """The image under a title: [H + h, W, 3] uint8 RGB. A title that is too long is cut."""
     canvas = rgb_uint8(image)
     height, width = canvas.shape[:2]
     font = _font(int(np.clip((height + width) / 60, 10, 60)))
@@ -216,7 +273,19 @@ def titled(image, title):
 
 
 def grid(images, columns, *, padding=4):
-    """The images as one sheet, row by row on white; smaller ones stand amid their places: [H, W, 3] uint8."""
+    """The images as one sheet, row by row on white; smaller ones are centred in their cells.
+
+    Args:
+        images: a list of images.
+        columns: images in a row.
+        padding: pixels between them.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+
+    Raises:
+        DrawingError: there are no images or no columns.
+    """
     images = [rgb_uint8(image) for image in images]
     if not images or columns < 1:
         raise DrawingError(
@@ -235,7 +304,20 @@ def grid(images, columns, *, padding=4):
 
 
 def gallery(images, columns, width, *, padding=4):
-    """The images as one sheet, so many in a row, each row scaled to fill the width: [H, width, 3] uint8."""
+    """The images as one sheet, each row scaled to fill the width.
+
+    Args:
+        images: a list of images.
+        columns: images in a row.
+        width: of the sheet, in pixels.
+        padding: pixels between the images.
+
+    Returns:
+        [H, width, 3] uint8 RGB.
+
+    Raises:
+        DrawingError: there are no images.
+    """
     images = [rgb_uint8(image) for image in images]
     lines = [images[i : i + columns] for i in range(0, len(images), columns)]
     if not lines:

@@ -20,7 +20,13 @@ FEW = 12  # as many classes get a colour and a line in the legend; more are draw
 
 
 def pr_curves(curves, classes, path):
-    """Precision against recall at IoU 0.5, a line a class and their mean. curves: evaluation.report.Curves."""
+    """Plots precision against recall at IoU 0.5: a line a class, and their mean.
+
+    Args:
+        curves: evaluation.report.Curves.
+        classes: names in label order.
+        path: of the plot.
+    """
     figure, axes = _axes("Precision and recall at IoU 0.5", "recall", "precision")
     known = curves.precision[~np.isnan(curves.precision).any(axis=1)]
     mean = known.mean(axis=0) if len(known) else np.full(len(curves.recall), np.nan)
@@ -29,8 +35,14 @@ def pr_curves(curves, classes, path):
 
 
 def f1_curves(curves, classes, path):
-    """F1 at IoU 0.5 against the least score that counts, a line a class and all pooled. curves: evaluation.report.Curves."""
-    figure, axes = _axes("F1 and score at IoU 0.5", "least score that counts", "F1")
+    """Plots F1 at IoU 0.5 against the confidence threshold: a line a class, and all pooled.
+
+    Args:
+        curves: evaluation.report.Curves.
+        classes: names in label order.
+        path: of the plot.
+    """
+    figure, axes = _axes("F1 at IoU 0.5", "confidence threshold", "F1")
 
     def best(row):
         places = np.flatnonzero(row == row.max())  # a plateau, as a rule: its middle, as in evaluation.report
@@ -48,24 +60,42 @@ def _axes(title, xlabel, ylabel):
     return figure, axes
 
 
-def _class_lines(axes, x, rows, classes, told, whole):
-    """A line for each class that has ground truths, with what is told of it; `whole` (name, row) is that of all classes."""
+def _class_lines(axes, x, rows, classes, figure_of, whole):
+    """A line for each class that has ground truth, and one for all.
+
+    Args:
+        axes: to plot into.
+        x: [X].
+        rows: [K, X]; NaN for a class without ground truth.
+        classes: names in label order.
+        figure_of: a row -> text for the legend.
+        whole: (name, [X]) of all classes.
+    """
     known = [(color(k), name, row) for k, (name, row) in enumerate(zip(classes, rows, strict=True)) if row[0] == row[0]]
     few = len(known) <= FEW
     for n, (shade, name, row) in enumerate(known):
-        look = {"color": np.divide(shade, 255), "linewidth": 1.5} if few else {"color": "0.82", "linewidth": 0.7}
-        axes.plot(x, row, **look, label=f"{name}  {told(row)}" if few else f"{len(known)} classes" if n == 0 else None)
+        style = {"color": np.divide(shade, 255), "linewidth": 1.5} if few else {"color": "0.82", "linewidth": 0.7}
+        label = f"{name}  {figure_of(row)}" if few else f"{len(known)} classes" if n == 0 else None
+        axes.plot(x, row, **style, label=label)
     if len(known) != 1:
         name, row = whole
-        axes.plot(x, row, color="black", linewidth=2.5, label=f"{name}  {told(row)}" if known else "no truths")
+        axes.plot(
+            x, row, color="black", linewidth=2.5, label=f"{name}  {figure_of(row)}" if known else "no ground truth"
+        )
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def confusion_matrix(matrix, score, classes, path):
-    """Ground truth (rows) against predictions (columns): [K+1, K+1] at a confidence threshold, as evaluation.report.Report has it.
+    """Plots ground truth (rows) against predictions (columns).
 
-    Coloured by the share of a class's objects; in the last row, by the share of its predictions. Classes that do not occur are left out; of
-    more than MOST, the WORST with most errors are shown.
+    Cells are coloured by the share of a class's objects, those of the last row by the share of its predictions. Classes
+    that do not occur are left out; of more than MOST, the WORST with most errors are shown.
+
+    Args:
+        matrix: [K+1, K+1] counts, as evaluation.report.Report has it; the last is background.
+        score: the confidence threshold, 0..1.
+        classes: names in label order.
+        path: of the plot.
     """
     matrix = np.asarray(matrix)
     objects, predictions = matrix.sum(axis=1), matrix.sum(axis=0)
@@ -73,11 +103,11 @@ def confusion_matrix(matrix, score, classes, path):
     share[-1] = matrix[-1] / np.maximum(predictions, 1)
     K = len(classes)
     there = np.flatnonzero((objects + predictions)[:K])
-    told = "" if len(there) == K else f"{len(there)} of {K} classes occur"
+    note = "" if len(there) == K else f"{len(there)} of {K} classes occur"
     if len(there) > MOST:
         errors = (objects + predictions - 2 * np.diagonal(matrix))[there]
         there = np.sort(there[np.argsort(-errors, kind="stable")[:WORST]])
-        told = f"the {WORST} with most errors of {K} classes"
+        note = f"the {WORST} with most errors of {K} classes"
     shown = np.append(there if len(there) else np.arange(min(K, MOST)), K)
     matrix, share, names = matrix[np.ix_(shown, shown)], share[np.ix_(shown, shown)], [classes[k] for k in shown[:-1]]
 
@@ -94,19 +124,26 @@ def confusion_matrix(matrix, score, classes, path):
         axes.text(j, i, matrix[i, j], ha="center", va="center", color=ink, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(
-        f"Confusion at IoU 0.5, confidence threshold {score:.3f}" + (f"\n{told}" if told else ""), fontsize=11
+        f"Confusion at IoU 0.5, confidence threshold {score:.3f}" + (f"\n{note}" if note else ""), fontsize=11
     )
     _write_figure(figure, path)
 
 
 def scatter(path, points, x, y):
-    """Named points {name: (x, y)}, which may lie upon each other, and what the axes are."""
+    """Plots named points.
+
+    Args:
+        path: of the plot.
+        points: {name: (x, y)}; points may coincide.
+        x: what the x axis shows.
+        y: what the y axis shows.
+    """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     _style(axes, x, y)
     for k, (name, point) in enumerate(points.items()):
-        told = f"{name}  {point[0]:.3g}, {point[1]:.3f}"
-        axes.plot(*point, "o", color=np.divide(color(k), 255), label=told)
+        label = f"{name}  {point[0]:.3g}, {point[1]:.3f}"
+        axes.plot(*point, "o", color=np.divide(color(k), 255), label=label)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_xlim(0, 1.1 * max(point[0] for point in points.values()))
     _write_figure(figure, path)
@@ -116,7 +153,13 @@ MOST_HISTORY = 1 << 28  # bytes
 
 
 def read_history(path):
-    """The rows of a run's history.csv: [{column: text}], of each an epoch, and of all else numbers where there are any.
+    """The rows of a run's history.csv, one an epoch.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        [{column: text}]; "epoch" is an integer, every other value a number or empty.
 
     Raises:
         DrawingError: the file is something else, or damaged.
@@ -136,7 +179,15 @@ def read_history(path):
 
 
 def training_curves(history, path):
-    """Loss terms, learning rate and AP over the epochs. history: the history.csv of a run."""
+    """Plots loss terms, learning rate and AP over the epochs.
+
+    Args:
+        history: the history.csv of a run.
+        path: of the plot.
+
+    Raises:
+        DrawingError: the history cannot be read.
+    """
     rows = read_history(history)
 
     def column(name):
@@ -152,9 +203,9 @@ def training_curves(history, path):
         axes.set_title(title)
         for k, name in enumerate(names):
             x, y = column(name)
-            look = {"color": "black", "linewidth": 2.2} if name == "loss" else {"color": np.divide(color(k), 255)}
+            style = {"color": "black", "linewidth": 2.2} if name == "loss" else {"color": np.divide(color(k), 255)}
             marker = "o" if len(x) < 40 else None
-            axes.plot(x, y, **look, marker=marker, markersize=3, label=name.removeprefix("loss_"))
+            axes.plot(x, y, **style, marker=marker, markersize=3, label=name.removeprefix("loss_"))
         if len(names) > 1:
             axes.legend(frameon=False, fontsize=9)
         for before, after in itertools.pairwise(rows):
@@ -169,9 +220,14 @@ PART_COLOURS = {"backbone": "#d7e3f4", "neck": "#dcefdc", "head": "#fbe3cf"}
 
 
 def stages(summary, path):
-    """A detector as boxes (its stages) and arrows (what each reads). summary: of graph.summary.summarize.
+    """Draws a detector as boxes (its stages) and arrows (what each reads).
 
-    From left to right the backbone, the neck, a column for each time it turns round, and the head; finer levels stand higher.
+    From left to right stand the backbone, the neck with a column for each time it changes direction, and the head;
+    finer levels stand higher.
+
+    Args:
+        summary: of graph.summary.summarize.
+        path: of the drawing.
     """
     rows = {row["stage"]: row for row in summary["stages"]}
     columns, column, previous, direction = {}, 0, None, 0
@@ -183,7 +239,7 @@ def stages(summary, path):
             turn = 1 if stride > previous[1] else -1
             column, direction = column + (direction not in (0, turn)), turn
         columns[name], previous = column, (part, stride)
-    # A level is as high as its fullest column; what stands in one column at one level stands in the order it is read.
+    # A level is as high as its fullest column; stages of one column and level stand in the order they are read.
     levels = sorted({row["stride"] or 1e9 for row in rows.values()})
     groups = {}
     for name, row in rows.items():
@@ -211,23 +267,23 @@ def stages(summary, path):
     boxes = {}
     for name, (x, y) in places.items():
         row = rows.get(name, {"output": [*summary["input_size"], 3]})
-        told = [" x ".join(map(str, row["output"]))]
+        lines = [" x ".join(map(str, row["output"]))]
         if row.get("parameters"):
-            told.append(f"{row['parameters']:,}")
+            lines.append(f"{row['parameters']:,}")
         if row.get("gradient_norm") is not None:
-            told.append(f"gradient {row['gradient_norm']:.2g}")
+            lines.append(f"gradient {row['gradient_norm']:.2g}")
         colour = PART_COLOURS.get(name.partition(".")[0], "white")
-        look = {"boxstyle": "round,pad=0.3", "facecolor": colour, "edgecolor": "0.55", "linewidth": 0.8}
-        text = f"{name}\n{'   '.join(told)}"
-        boxes[name] = axes.text(x, y, text, ha="center", va="center", fontsize=7.5, linespacing=1.4, bbox=look)
+        style = {"boxstyle": "round,pad=0.3", "facecolor": colour, "edgecolor": "0.55", "linewidth": 0.8}
+        text = f"{name}\n{'   '.join(lines)}"
+        boxes[name] = axes.text(x, y, text, ha="center", va="center", fontsize=7.5, linespacing=1.4, bbox=style)
     for name, row in rows.items():
         for source in row["inputs"]:
             (x0, y0), (x1, y1) = places[source], places[name]
             between = any(x == x0 == x1 and min(y0, y1) < y < max(y0, y1) for x, y in places.values())
-            look = {"arrowstyle": "-|>", "color": "0.45", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
-            look |= {"patchA": boxes[source].get_bbox_patch(), "patchB": boxes[name].get_bbox_patch()}
-            look["connectionstyle"] = f"arc3,rad={0.35 if between else 0}"
-            axes.annotate("", xy=(x1, y1), xytext=(x0, y0), arrowprops=look)
+            style = {"arrowstyle": "-|>", "color": "0.45", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+            style |= {"patchA": boxes[source].get_bbox_patch(), "patchB": boxes[name].get_bbox_patch()}
+            style["connectionstyle"] = f"arc3,rad={0.35 if between else 0}"
+            axes.annotate("", xy=(x1, y1), xytext=(x0, y0), arrowprops=style)
     _write_figure(figure, path)
 
 

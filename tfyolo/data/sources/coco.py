@@ -9,8 +9,9 @@ import os
 import re
 
 from tfyolo.data.sources.conventions import Corners
-from tfyolo.data.sources.files import Tree, locate, name_parts, read_bytes, read_json, some, starts, stem_of, text_link
-from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_among
+from tfyolo.data.sources.files import Tree, some, stem_of, text_link
+from tfyolo.data.sources.index import locate, name_parts
+from tfyolo.data.sources.place import SPLITS, Candidate, Format, may_be_of, meaning, split_among
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -21,6 +22,7 @@ from tfyolo.data.sources.source import (
     upright_size,
     whole,
 )
+from tfyolo.data.sources.text import read_bytes, read_json, starts
 from tfyolo.files import open_regular, parse_json
 from tfyolo.messages import counted, shortened
 
@@ -136,11 +138,9 @@ def _located(place, split, file, names):
     first = [folder for folder in likely if any(tree.index(folder).relative("/".join(name_parts(n))) for n in sample)][
         :1
     ]
-    own = meaning(split) if meaning(split) in ("train", "val", "test") else None
 
     def accepts(path):
-        other = split_among(os.path.relpath(path, tree.root or ".").split(os.sep)[:-1])
-        return not (own and other) or meaning(other) == own
+        return may_be_of(split, split_among(os.path.relpath(path, tree.root or ".").split(os.sep)[:-1]))
 
     folders = list(dict.fromkeys((*first, *folders)))
     return locate(names, [functools.partial(tree.index, folder) for folder in (*first, tree.root)], accepts), folders
@@ -255,7 +255,7 @@ def _supercategory(categories, annotations):
     return None
 
 
-def _box(entry, file, findings):
+def _box_xywh(entry, file, findings):
     """x, y, w, h of an annotation: its box, or the one round its outlines. Raises ValueError, KeyError."""
     box, outlines = entry.get("bbox"), entry.get("segmentation")
     if not box and isinstance(outlines, list) and outlines and all(isinstance(outline, list) for outline in outlines):
@@ -274,7 +274,7 @@ def _boxes(annotations, entries, label_of, file, findings):
         where = f"annotation {shortened(number)}" if isinstance(number, int | float | str) else f"annotations[{place}]"
         wrong = None
         try:
-            x, y, w, h = _box(entry, file, findings)
+            x, y, w, h = _box_xywh(entry, file, findings)
             area = float(entry.get("area") or math.nan)
             image_id, category = _identity(entry["image_id"]), _identity(entry["category_id"])
             if image_id is None or category is None:

@@ -1,9 +1,9 @@
-"""Whether boxes are written in another convention than that of their format: an error, not boxes of something else."""
+"""Boxes in another convention than that of their format are an error, not boxes of something else."""
 
 from tfyolo.data.sources.source import DataError
 from tfyolo.messages import counted
 
-_FEWEST = 8  # boxes to judge by
+_FEWEST = 8  # boxes to decide by
 
 
 class Corners:
@@ -42,9 +42,9 @@ class Corners:
         """
         if self._fit and self._boxes >= _FEWEST and self._over >= self._boxes / 10:
             raise DataError(
-                f"{file}: expected {self._expected}, received what seems to be corners, x1, y1, x2, y2: {self._over} of "
-                f"{counted(self._boxes, 'box')} reach over the edge of their images as the first, none as the second; "
-                "write them as the first"
+                f"{file}: expected {self._expected}, received what seems to be corners, x1, y1, x2, y2: {self._over} "
+                f"of {counted(self._boxes, 'box')} reach over the edge of their images as the first, none as the "
+                "second; write them as the first"
             )
 
 

@@ -9,10 +9,12 @@ import operator
 import os
 
 from tfyolo.data.sources.conventions import Corners
-from tfyolo.data.sources.csv_table import EXPECTED, look, rows_of
-from tfyolo.data.sources.files import head_text, locate, read_lines, some, stem_of
-from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_named
+from tfyolo.data.sources.csv_table import EXPECTED, read_table, rows_of
+from tfyolo.data.sources.files import some, stem_of
+from tfyolo.data.sources.index import locate
+from tfyolo.data.sources.place import SPLITS, Candidate, Format, may_be_of, meaning, split_named
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole, with_ids
+from tfyolo.data.sources.text import head_text, read_lines
 from tfyolo.messages import counted, shortened
 
 
@@ -22,7 +24,7 @@ def find(place):
         return None
     tables = {}
     for split, files in _files(place).items():
-        for table in filter(None, map(look, files)):
+        for table in filter(None, map(read_table, files)):
             for own, part in _divided(table) if split == "all" else [(split, table)]:
                 tables.setdefault(own, []).append(part)
     if not tables:
@@ -74,13 +76,11 @@ def _divided(table):
 
 def _located(place, split, names):
     trees = [tree for tree in (place.images, place.tree) if tree]
-    own = meaning(split) if meaning(split) in ("train", "val", "test") else None
-
-    def accepts(path):
-        other = place.split_of(path)
-        return not (own and other) or meaning(other) == own
-
-    return locate(names, [functools.partial(tree.index, tree.root) for tree in trees], accepts)
+    return locate(
+        names,
+        [functools.partial(tree.index, tree.root) for tree in trees],
+        lambda path: may_be_of(split, place.split_of(path)),
+    )
 
 
 def read(place, split, tables, parsed):
@@ -163,8 +163,9 @@ def _in_parts(rows):
 
 
 def _of_boxes(rows):
-    """Whether the columns width and height are those of the boxes, not of their images: all are as large as they say,
-    and do not lie in the corner.
+    """Whether the columns width and height are those of the boxes, not of their images.
+
+    They are if all boxes are as large as they say, and do not all lie in the corner.
     """
     inside = False
     for row in rows:

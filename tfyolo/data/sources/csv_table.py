@@ -1,8 +1,8 @@
 """Tables of boxes as text: which column is what, and each row as {what: text} with the corners x1, y1, x2, y2.
 
 A first row names the columns, in any order. A box is its corners; one corner, or the centre, and the sides; or four
-numbers in one cell `bbox`, [x, y, width, height] as COCO writes them. Without such a row the columns are those of one of
-the orders in _ORDERS. A text of lines `path x1,y1,x2,y2,class x1,y1,x2,y2,class ...` is a table, too.
+numbers in one cell `bbox`, [x, y, width, height] as COCO writes them. Without such a row the columns are those of one
+of the orders in _ORDERS. A text of lines `path x1,y1,x2,y2,class x1,y1,x2,y2,class ...` is a table, too.
 """
 
 import csv
@@ -10,8 +10,9 @@ import io
 import re
 from typing import NamedTuple
 
-from tfyolo.data.sources.files import IMAGES, head_text, read_text
+from tfyolo.data.sources.index import IMAGES
 from tfyolo.data.sources.source import DataError
+from tfyolo.data.sources.text import head_text, read_text
 
 EXPECTED = "columns filename, class, xmin, ymin, xmax, ymax, or rows path,x1,y1,x2,y2,class"
 MOST_CSV = 1 << 30  # bytes
@@ -76,7 +77,7 @@ class Table(NamedTuple):
         return "cx" not in self.columns and bool({"w", "bbox"} & self.columns.keys())
 
 
-def look(file) -> Table | None:
+def read_table(file) -> Table | None:
     """The Table of a file; None if it is none of boxes."""
     head = head_text(file).splitlines()
     if not head:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfyolo.data.sources.files import read_json
 from tfyolo.data.sources.source import DataError, Problem, Source, image_bytes
+from tfyolo.data.sources.text import read_json
 from tfyolo.messages import counted, shortened
 
 
@@ -93,9 +93,10 @@ def divide(source, shares, seed, root) -> Division:
     groups = _groups(source)
     parts = {"train": 1 - sum(shares.values()), **shares}
     if parts["train"] <= 0 or len(groups) < len(parts):
+        received = ", ".join(f"{name} {share:g}" for name, share in shares.items())
         raise DataError(
-            f"{source.name} {source.split}: expected shares that leave something to learn from and an image for "
-            f"each part, received {', '.join(f'{name} {share:g}' for name, share in shares.items())} of {counted(len(groups), 'image')}"
+            f"{source.name} {source.split}: expected shares that leave something to train on and an image for each "
+            f"part, received {received} of {counted(len(groups), 'image')}"
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(groups))

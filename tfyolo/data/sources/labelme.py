@@ -6,9 +6,10 @@ A rectangle is a box; polygons and circles are taken for the box round them.
 import functools
 import math
 
-from tfyolo.data.sources.files import read_json, some, starts
+from tfyolo.data.sources.files import some
 from tfyolo.data.sources.place import Candidate, Companions, Format
 from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, with_ids
+from tfyolo.data.sources.text import read_json, starts
 from tfyolo.messages import counted, shortened
 
 _SHAPES = ("rectangle", "polygon", "circle", "rotation")
@@ -99,14 +100,14 @@ def _label(shape):
 def _box(shape, kind):
     """(y1, x1, y2, x2) round a shape's points; None if they are none."""
     try:
-        points = [(float(x), float(y)) for x, y in shape["points"]]
+        points_xy = [(float(x), float(y)) for x, y in shape["points"]]
     except (TypeError, ValueError, KeyError, OverflowError):
         return None
-    if len(points) < (2 if kind in ("rectangle", "circle") else 3):
+    if len(points_xy) < (2 if kind in ("rectangle", "circle") else 3):
         return None
-    xs, ys = zip(*points, strict=True)
+    xs, ys = zip(*points_xy, strict=True)
     if kind == "circle":  # its centre, and a point on it
-        radius = math.dist(*points[:2])
+        radius = math.dist(*points_xy[:2])
         return ys[0] - radius, xs[0] - radius, ys[0] + radius, xs[0] + radius
     return min(ys), min(xs), max(ys), max(xs)
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tfyolo.data.headers import MOST_PIXELS
-from tfyolo.data.sources.files import Tree, leads_outside, name_parts, stem_of
+from tfyolo.data.sources.files import Tree, leads_outside, stem_of
+from tfyolo.data.sources.index import name_parts
 from tfyolo.data.sources.source import Source
 from tfyolo.messages import counted
 
@@ -36,7 +37,7 @@ _UNREAD = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".
 class Place:
     """A path that should hold a data set: a folder, a file, or a glob of files.
 
-    All formats look at the same listing of it.
+    All formats read the same listing of it.
 
     Attributes:
         path: as it was given.
@@ -151,6 +152,12 @@ def split_named(file):
 def split_among(parts):
     """The folder among those of a path that is named for a split; None without one."""
     return next((part for part in parts if meaning(part) in SPLITS), None)
+
+
+def may_be_of(split, other) -> bool:
+    """Whether a file in a folder that is named for a split `other`, or for none, may be of `split`."""
+    own = meaning(split)
+    return not other or own not in ("train", "val", "test") or meaning(other) == own
 
 
 # Folders that only say what kind of file lies in them.

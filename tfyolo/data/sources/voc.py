@@ -7,7 +7,8 @@ import re
 import xml.etree.ElementTree as ElementTree
 from typing import NamedTuple
 
-from tfyolo.data.sources.files import IMAGES, name_parts, read_bytes, read_lines, some, starts, stem_of
+from tfyolo.data.sources.files import some, stem_of
+from tfyolo.data.sources.index import IMAGES, name_parts
 from tfyolo.data.sources.place import Candidate, Companions, Format
 from tfyolo.data.sources.source import (
     Annotation,
@@ -20,6 +21,7 @@ from tfyolo.data.sources.source import (
     upright_size,
     with_ids,
 )
+from tfyolo.data.sources.text import read_bytes, read_lines, starts
 from tfyolo.messages import counted, shortened
 
 MOST_XML = 16 << 20  # bytes of one image's XML

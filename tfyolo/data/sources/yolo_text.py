@@ -3,8 +3,10 @@
 import functools
 import os
 
-from tfyolo.data.sources.files import IMAGES, leads_outside, read_text, stem_of
+from tfyolo.data.sources.files import leads_outside, stem_of
+from tfyolo.data.sources.index import IMAGES
 from tfyolo.data.sources.source import DataError
+from tfyolo.data.sources.text import read_text
 from tfyolo.messages import shortened
 
 IMAGE_FOLDERS = ("images", "imgs", "img", "image", "jpegimages")
@@ -112,17 +114,25 @@ def read_rows(file, findings):
     return rows
 
 
-def form_of(rows_of, points):
-    """(a function from a row's numbers to its box or None, the row that is expected, a note or None) of a split's rows.
+def row_format(rows_of, points):
+    """What the numbers of a split's rows mean.
 
-    How long a row is does not say what it means: an outline of five points is as long as a box with three key points of
+    The length of a row alone does not say it: an outline of five points is as long as a box with three key points of
     two numbers.
+
+    Args:
+        rows_of: the rows of each label file, as read_rows returns them.
+        points: (key points a box, numbers a point) that the data .yaml announces, or None.
+
+    Returns:
+        (a function from a row's numbers to x1, y1, x2, y2 in 0..1, or to None; the row that is expected; a note or
+        None).
     """
     lengths = {len(values) for rows in rows_of for *_, values in rows} - {4}
     if points:
         expected = 4 + points[0] * points[1]
         return (
-            functools.partial(_box_first, {expected, 4}),
+            functools.partial(_xyxy_of_box, {expected, 4}),
             f"class, box and {points[0]} key points of {points[1]} numbers",
             None,
         )
@@ -136,14 +146,14 @@ def form_of(rows_of, points):
                     f"rows of {length + 1} numbers are taken for class, box and {(length - 4) // size} key "
                     "points, as they fit it"
                 )
-                return functools.partial(_box_first, {length, 4}), "class, box and key points", note
+                return functools.partial(_xyxy_of_box, {length, 4}), "class, box and key points", note
     if rows_of and all(len(values) == 5 and 0 <= values[4] <= 1 for rows in rows_of for *_, values in rows):
         note = (
             "all rows are of 6 numbers, of which the last is taken for a confidence, as predictions have it, and "
             "left out"
         )
-        return lambda values: _box_first({5}, values), "class cx cy w h confidence", note
-    return _box_or_outline, "class cx cy w h", None
+        return lambda values: _xyxy_of_box({5}, values), "class cx cy w h confidence", note
+    return _xyxy_of_row, "class cx cy w h", None
 
 
 def _are_points(rows, size):
@@ -165,16 +175,18 @@ def _are_points(rows, size):
     return size == 3 or (len(rows) >= 3 and sum(spreads) / len(rows) > 0.4)
 
 
-def _box_first(lengths, values):
+def _xyxy_of_box(lengths, values):
+    """x1, y1, x2, y2 of a row that begins with a box; None if it has another length."""
     if len(values) not in lengths:
         return None
     x, y, w, h = values[:4]
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
-def _box_or_outline(values):
+def _xyxy_of_row(values):
+    """x1, y1, x2, y2 of a box, or round an outline of three points or more; None if the row is neither."""
     if len(values) == 4:
-        return _box_first({4}, values)
+        return _xyxy_of_box({4}, values)
     if len(values) < 6 or len(values) % 2:
         return None
     return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])

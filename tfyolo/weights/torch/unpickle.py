@@ -1,13 +1,14 @@
 """What torch.save writes, read without PyTorch and without running what it says.
 
-    read("model.pt") -> plain dicts, lists, numbers and arrays       any checkpoint that torch.save wrote since PyTorch 1.6
+    read("model.pt") -> plain dicts, lists, numbers and arrays       any checkpoint that torch.save wrote
 
-A checkpoint is a zip with a pickle, which is a program: it may name any callable to be called. Here it can build containers, numbers
-and tensors; objects of any class become records of what they held; and a call of anything else is refused by name.
+A checkpoint is a zip with a pickle (until PyTorch 1.5 a row of pickles with the tensors' bytes behind them), and a
+pickle is a program: it may name any callable to be called. Here it can build containers, numbers and tensors; objects
+of any class become records of what they held; and a call of anything else is refused by name.
 
-What it builds, it may use as often as it likes, by a number of two bytes. So no step may take longer, or keep more, than what it takes
-from the pickle once: what copies something is counted (_Reader.spend), nothing is compared or hashed but texts and numbers, and
-nothing of the file's is shown but by messages.shortened.
+What it builds, it may use as often as it likes, by a number of two bytes. So no step may take longer, or keep more,
+than what it takes from the pickle once: what copies something is counted (_Reader.spend), nothing is compared or hashed
+but texts and numbers, and nothing of the file's is shown but by messages.shortened.
 """
 
 import collections
@@ -27,7 +28,11 @@ from tfyolo.weights.runs import WeightsError
 
 
 class TorchError(WeightsError):
-    """A file is no checkpoint that can be imported. The message says why. named: the classes that its pickle had named until then."""
+    """A file is no checkpoint that can be imported. The message says why.
+
+    Attributes:
+        named: the classes that its pickle had named until then.
+    """
 
     named = ()
 
@@ -45,6 +50,7 @@ STORAGES = {
     "ByteStorage": "<u1",
     "BoolStorage": "<?",
 }
+OLD_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of files until PyTorch 1.5: a pickle of one number
 LARGEST_PICKLE = 1 << 23  # bytes; those of whole models are a few hundred thousand
 MOST_COPIED = 1 << 21  # items, of all that a pickle hands on again; a whole model hands on some 100,000
 MOST_MODULES, LONGEST_NAME = 20_000, 500  # the largest networks have a few thousand, with names of some fifty letters
@@ -80,7 +86,7 @@ class _Storage(NamedTuple):
 
 
 class _Reader(pickle._Unpickler):
-    """pickle's own reader, the one in Python: that in C allocates what a damaged file says, 64 GiB for one number of its memo."""
+    """pickle's reader in Python: that in C allocates what a damaged file says, 64 GiB for one number of its memo."""
 
     def __init__(self, file, storages):
         super().__init__(file)
@@ -188,9 +194,13 @@ class _Reader(pickle._Unpickler):
             *(("APPENDS", load_appends), ("ADDITEMS", load_additems), ("FROZENSET", load_frozenset)),
         )
     }
-    del dispatch[pickle.BYTEARRAY8[0]]  # it, too, fills as many bytes as it is told; PyTorch does not write it
+    del dispatch[pickle.BYTEARRAY8[0]]  # it, too, fills as many bytes as the file says; PyTorch does not write it
 
     def persistent_load(self, pid):
+        if (
+            isinstance(pid, tuple) and len(pid) == 6 and pid[5] is None
+        ):  # files until PyTorch 1.5; not None: of a still older one
+            pid = pid[:5]
         if not isinstance(pid, tuple) or len(pid) != 5 or not isinstance(pid[1], _Uncalled):
             raise TorchError(f"expected a storage, received {shortened(pid)}")
         tag, kind, key, _, count = pid
@@ -221,7 +231,7 @@ def _listed(numbers):
 
 
 def _hashable(value):
-    """What may be a key, or an item of a set: a text or a number. Of all else, which nobody looks for, something that stands for it.
+    """What may be a key, or an item of a set: a text or a number; for all else, which nobody looks for, a stand-in.
 
     A tuple of tuples has as many parts as there are ways through it, and each is looked at to hash it.
     """
@@ -272,7 +282,8 @@ class _Dtype:
         self.kind = kind.lstrip("<=|") if isinstance(kind, str) else ""
 
 
-# What a pickle may call, by name, and what is called for it: nothing of theirs. Arguments have been counted, and are of any type.
+# What a pickle may call, by name, and what is called for it: nothing of theirs. Arguments have been counted, and are of
+# any type.
 _CALLED = {
     "collections.OrderedDict": _ordered,
     "collections.Counter": _counter,  # of a scheduler's milestones
@@ -303,6 +314,9 @@ def read(path):
     if not path.is_file():
         raise TorchError(f"{path}: expected a PyTorch checkpoint, found {what_is(path)}")
     try:
+        with path.open("rb") as file:
+            if file.read(len(OLD_START)) == OLD_START:
+                return _read_old(file, path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path.stat().st_size)
     except zipfile.BadZipFile as error:
@@ -323,22 +337,18 @@ def read(path):
 
 def _of_another_kind(start):
     """What a file is that begins so, and is no zip."""
-    if start.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."):
-        return "it is of a PyTorch older than PyTorch 1.6; load it there, and torch.save it again with a newer one"
     kinds = {
         "an HDF5 file, of Keras or of tfyolo": start.startswith(b"\x89HDF"),
         "a TFLite file": start[4:8] == b"TFL3",
         "an ONNX file": start[:1] == b"\x08" and (b"pytorch" in start or b"onnx" in start),
         "a safetensors file": start[8:10] == b'{"',
         "a pickle, with no tensors of PyTorch's": start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5",
-        "a tar archive, of a PyTorch older than PyTorch 1.6 or of other files": start[257:262] == b"ustar",
+        "a tar archive, of a PyTorch older than 1.0 or of other files": start[257:262] == b"ustar",
         "a gzip archive: unpack it": start.startswith(b"\x1f\x8b"),
         "text: a pointer to the file, not the file?": bool(start.strip()) and start.isascii(),
     }
     kind = next((kind for kind, found in kinds.items() if found), None)
-    return (
-        f"it is {kind}" if kind else "it is cut off, of another kind, or older than PyTorch 1.6 (torch.save it again)"
-    )
+    return f"it is {kind}" if kind else "it is cut off or of another kind"
 
 
 def _read(archive, size):
@@ -350,7 +360,8 @@ def _read(archive, size):
     folder = pickles[0].removesuffix("data.pkl")
     if any(name.startswith(f"{folder}code/") for name in entries):
         raise TorchError(
-            "expected a PyTorch checkpoint, received a TorchScript program; take the checkpoint that it was exported from"
+            "expected a PyTorch checkpoint, received a TorchScript program; take the checkpoint that it was exported "
+            "from"
         )
     order = entries.get(f"{folder}byteorder")
     if order and order.file_size < 16 and archive.read(order).strip() != b"little":
@@ -380,12 +391,13 @@ def _read(archive, size):
         if described.key not in kept:
             form = np.dtype(STORAGES[described.type])
             values = np.frombuffer(content(f"{folder}data/{described.key}", described.count * form.itemsize), form)
-            if described.type == "BFloat16Storage":
-                values = (values.astype("<u4") << 16).view("<f4")
-            kept[described.key] = values
+            kept[described.key] = _widened(values, described)
         return kept[described.key]
 
-    reader = _Reader(io.BytesIO(content(pickles[0])), storage)
+    return _loaded(_Reader(io.BytesIO(content(pickles[0])), storage))
+
+
+def _loaded(reader):
     try:
         return reader.load()
     except TorchError as error:
@@ -393,10 +405,71 @@ def _read(archive, size):
         raise
 
 
-def state_dict(loaded):
-    """{name: array} of a checkpoint that holds a whole model, or its state_dict, or a training state with either under "ema" or "model".
+def _widened(values, described):
+    """A storage's numbers as floats that NumPy has."""
+    return (values.astype("<u4") << 16).view("<f4") if described.type == "BFloat16Storage" else values
 
-    {} if it holds none. Raises TorchError if its modules hold each other without end.
+
+def _read_old(file, size):
+    """What torch.save wrote until PyTorch 1.5.
+
+    Pickles of a number, of a version, of the machine, of what was saved and of the storages' keys; then for each key
+    how many numbers it has, and the numbers.
+
+    Args:
+        file: open behind the first pickle.
+        size: bytes of the file.
+    """
+    left, kept = size, {}
+
+    def storage(described):
+        """Zeros, until all pickles are read: the numbers stand behind them."""
+        nonlocal left
+        form = np.dtype(STORAGES[described.type])
+        if described.key not in kept:
+            left -= described.count * form.itemsize
+            if described.count < 0 or left < 0:
+                raise TorchError(f"a storage of {described.count:,} numbers: the file is cut off or was changed")
+            kept[described.key] = described, _widened(np.zeros(described.count, form), described)
+        return kept[described.key][1]
+
+    start = file.tell()
+    pickles = io.BytesIO(file.read(LARGEST_PICKLE))
+    version, machine = (_Reader(pickles, storage).load() for _ in range(2))
+    if version != 1001 or not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise TorchError("expected version 1001 of its format and little-endian numbers, received others")
+    saved = _loaded(_Reader(pickles, storage))
+    keys = _Reader(pickles, storage).load()
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(kept):
+        raise TorchError("expected the numbers of each storage once behind its pickles, received others")
+    file.seek(start + pickles.tell())
+    for described, values in (kept[str(key)] for key in keys):
+        form = np.dtype(STORAGES[described.type])
+        content = file.read(8 + described.count * form.itemsize)
+        if (
+            len(content) != 8 + described.count * form.itemsize
+            or struct.unpack("<q", content[:8])[0] != described.count
+        ):
+            raise TorchError(
+                f"storage {shortened(described.key)}: expected {described.count:,} numbers, the file is cut off"
+            )
+        values[...] = _widened(np.frombuffer(content, form, offset=8), described)
+    if file.read(1):
+        raise TorchError("expected its end behind the last storage, received more")
+    return saved
+
+
+def state_dict(loaded):
+    """Finds the weights in a checkpoint.
+
+    Args:
+        loaded: what read() gave: a whole model, its state_dict, or a training state with either under "ema" or "model".
+
+    Returns:
+        {name: array}; {} if it holds none.
+
+    Raises:
+        TorchError: its modules hold each other without end.
     """
     if isinstance(loaded, dict):
         arrays = _named(loaded, np.ndarray)

@@ -1,0 +1,88 @@
+"""How long the rest of a training run takes."""
+
+import time
+
+import numpy as np
+
+
+class Clock:
+    """Estimates how long the rest of a run takes from what its steps and evaluations have taken so far.
+
+    Args:
+        steps: [(how many, pixels of an image)] of the stages that are left.
+        evaluations: how many are left.
+    """
+
+    def __init__(self, steps, evaluations):
+        self.pixels = sum(count * size for count, size in steps)
+        self.evaluations = evaluations
+        self.rate = 0.0  # seconds a pixel
+        self.timed = self.seconds = 0.0
+        self.evaluating = []
+        self.traced, self.before = False, time.monotonic()
+
+    @classmethod
+    def of(cls, config, sources, epochs_done, steps_done):
+        """Makes the Clock of a run that may have gone some way.
+
+        Args:
+            config: the Config of the run.
+            sources: for each stage a pair of Sources, to train on and to evaluate on.
+            epochs_done: how many of all stages' epochs are finished.
+            steps_done: how many steps of the next epoch are done.
+        """
+        steps, evaluations = [], 0
+        for stage, (source, _) in zip(config.train.stages, sources, strict=True):
+            left = range(min(epochs_done, stage.epochs), stage.epochs)
+            epochs_done -= stage.epochs - len(left)
+            height, width = stage.image_size or config.model.input_size
+            count = len(left) * -(-len(source.records) // config.train.batch)
+            steps.append((count - min(steps_done, count), height * width))
+            steps_done -= min(steps_done, count)
+            evaluations += sum((e + 1) % config.train.evaluate_every == 0 or e + 1 == stage.epochs for e in left)
+        return cls(steps, evaluations)
+
+    def new_step(self):
+        """Notes that another step follows: its first run waits for the tracing, and says little of the next."""
+        self.traced = False
+
+    def go_on(self):
+        """Leaves out the time since the last step, in which no step ran."""
+        self.before = time.monotonic()
+
+    def step(self, pixels):
+        """Takes in finished steps.
+
+        Args:
+            pixels: of all their images together.
+        """
+        now = time.monotonic()
+        if self.traced:
+            self.timed, self.seconds = self.timed + pixels, self.seconds + now - self.before
+            self.rate = self.seconds / self.timed
+        self.rate = self.rate or (now - self.before) / pixels
+        self.traced, self.before, self.pixels = True, now, self.pixels - pixels
+
+    def evaluated(self, seconds):
+        """Takes in an evaluation that took so many seconds."""
+        self.evaluating.append(seconds)
+        self.evaluations -= 1
+
+    @property
+    def left(self):
+        """The seconds that are left; too many as long as the only steps known are those that waited for tracing."""
+        each = np.mean(self.evaluating) if self.evaluating else 0.0
+        return self.pixels * self.rate + self.evaluations * each
+
+
+def duration(seconds):
+    """Formats seconds for people: "40 s", "12 min", "3 h 05 min", "2 d 04 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24} d {hours % 24:02d} h"
