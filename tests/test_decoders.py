@@ -127,6 +127,7 @@ CAPABILITIES = {
     "wide": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "region": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "grid": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
+    "point": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "dfl": ((True, False, False, True), {"box": 4 * 16, "cls": 3}),
     "ssd": ((True, False, True, False), {"box": 4, "cls": 4}),
     "corner": ((False, False, False, False), {"cls": 3, "embed": 1, "offset": 2}),

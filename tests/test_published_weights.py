@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from conftest import command, load_config, small, succeed
 from test_darknet import SMALL, net, written
+from test_torch import fake_torch, saved, tensors  # noqa: F401, a fixture
+from test_yolox import their_state
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
@@ -300,6 +302,13 @@ def test_each_entry_is_well_formed(name):
         assert entry.files[0].name.endswith(".cfg") and entry.files[1].name.endswith(".weights")
 
 
+@pytest.mark.parametrize("size", ["nano", "tiny", "s", "m", "l", "x"])
+def test_yolox_has_a_config_of_each_entry(size):
+    """A file of the release holds the weights and the optimizer's momentum: some eight bytes a float."""
+    (row,) = [row for row in configs.index() if row["name"] == PUBLISHED[f"yolox-{size}"].config]
+    assert 1 < PUBLISHED[f"yolox-{size}"].size / (8 * row["parameters"]) < 1.1
+
+
 def test_no_two_files_share_a_name_in_the_cache():
     names = [file.name for entry in PUBLISHED.values() for file in entry.files]
     assert len(set(names)) == len(names)
@@ -387,3 +396,20 @@ def test_published_darknet_weights_begin_a_network(server, monkeypatch, tmp_path
     assert printed["run"] == str(tmp_path / "run") and models.load_model(tmp_path / "run").origin == imported.origin
     result = command("import", "small", "--names", cfg)
     assert result.exit_code == 2 and "imported by itself" in result.stderr
+
+
+@pytest.mark.slow
+def test_yolox_by_its_name_begins_a_network_for_other_classes(server, fake_torch, monkeypatch, tmp_path):  # noqa: F811
+    there = models.build(load_config("yolox-nano", "model.input_size=64"), importing.COCO)
+    state = tensors(their_state(there))
+    path = saved(tmp_path / "yolox_nano.pth", {"model": state}, state.values())
+    content = path.read_bytes()
+    server.files["yolox_nano.pth"] = content
+    file = File(server.url("yolox_nano.pth"), len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
+    monkeypatch.setitem(PUBLISHED, "yolox-nano", PUBLISHED["yolox-nano"]._replace(files=(file,)))
+    monkeypatch.chdir(tmp_path)
+    here = models.build(load_config("yolox-nano", "model.input_size=64"), ("cell", "Person"))
+    report, meta = initialise(here, "yolox-nano")
+    assert meta["origin"] == {"weights": "yolox-nano", "licence": "Apache-2.0", "source": file.url}
+    assert report[2].endswith("head.p5.cls.out: the row of Person kept, by name; cell re-initialised")
+    assert all(line.endswith("arrays kept") for line in report[:2])

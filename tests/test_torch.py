@@ -41,6 +41,10 @@ class _Module:
 
 @pytest.fixture
 def fake_torch(monkeypatch):
+    fake_modules(monkeypatch)
+
+
+def fake_modules(monkeypatch):
     """Modules with the names that a checkpoint mentions, for pickle to find while it writes; nothing of them is
     called.
     """
@@ -798,8 +802,9 @@ STATES = {
         **{**OLD, "model.4.cv2.0.cv1.conv.weight": (8,)},
         **{"model.22.cv4.0.2.bias": (64,), "model.22.cv5.0.2.bias": (80,)},
     },
-    "YOLOv9 (22.heads.0.class_conv.2.weight)": {"0.conv.weight": (16, 3, 3, 3), "22.heads.0.class_conv.2.weight": (80,
-    80, 1, 1)},
+    "YOLOv9 of another layout (2 tensors, the first model.0.conv.weight": {
+        "0.conv.weight": (16, 3, 3, 3), "24.heads.0.class_conv.2.weight": (80, 80, 1, 1)
+    },
     "YOLOv10 (model.23.one2one_cv2.0.2.bias)": {**NEW, "model.23.one2one_cv2.0.2.bias": (64,)},
     "YOLO26 (model.23.one2one_cv2.0.2.bias)": {**NEW, "model.23.one2one_cv2.0.2.bias": (4,)},
     "YOLO12 (model.6.m.0.0.attn.qkv.conv.weight)": {**OLD, "model.6.m.0.0.attn.qkv.conv.weight": (192, 64, 1, 1)},

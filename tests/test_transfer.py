@@ -34,6 +34,7 @@ OF_EACH_HEAD = [
             ("yolov8n", "decoupled"),
             ("yolov8n-e2e", "decoupled"),
             ("yolov7-w6", "implicit"),
+            ("yolov9t", "grouped"),
             ("demo-m2det", "ssd"),
             ("cornernet-small", "corner"),
             ("cornernet-hg104", "corner"),
