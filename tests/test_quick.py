@@ -87,13 +87,14 @@ def shares_like(train, val=100, aside=100):
     return SimpleNamespace(train=source(train), val=source(val), aside=source(aside))
 
 
+START = SimpleNamespace(largest=640, enough=25)
 SPEED = plans.Speed(train=0.04, evaluate=0.01, start=20.0)
 
 
 @pytest.mark.parametrize("minutes", [5, 10, 60, 600])
 @pytest.mark.parametrize("images", [3, 200, 5000, 1_000_000])
 def test_a_plan_fits_into_its_time(minutes, images):
-    plan = plans.planned(SPEED, 60 * minutes, shares_like(images), 640, 2)
+    plan = plans.planned(SPEED, 60 * minutes, shares_like(images), START, 2)
     scale = (plan.size / plans.PROBE) ** 2
     training = SPEED.start + plan.epochs * plan.images * SPEED.train * scale
     training += plans.EVALUATIONS * (2 + 100 * SPEED.evaluate * scale)
@@ -102,7 +103,7 @@ def test_a_plan_fits_into_its_time(minutes, images):
 
 
 def test_more_time_is_put_into_the_size_first():
-    sizes = [plans.planned(SPEED, 60 * minutes, shares_like(200), 640, 2).size for minutes in (4, 8, 20, 100)]
+    sizes = [plans.planned(SPEED, 60 * minutes, shares_like(200), START, 2).size for minutes in (4, 8, 20, 100)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] == 640
 
 

@@ -26,10 +26,13 @@ from tfyolo.quickstart.targets import SHORTEST, TARGETS
     show_default=True,
     help="What the files are for.",
 )
+@click.option(
+    "--init", metavar="RUN|NAME", help="Weights to start from.  [default: the best of `tfyolo weights` that are here]"
+)
 @click.option("--out", help="Folder, new or empty.  [default: runs/quick, numbered if taken]")
 @device_option
 @json_option
-def quick(data, minutes, target, out, device, as_json):
+def quick(data, minutes, target, init, out, device, as_json):
     """Make a detector of a FOLDER of labelled images, and files for a phone, within a budget of minutes.
 
     \b
@@ -45,7 +48,9 @@ def quick(data, minutes, target, out, device, as_json):
     start_tensorflow(device)
     from tfyolo.quickstart.quick import quick as run_quick
 
-    made = run_quick(data, out, minutes=minutes, target=target, progress=not as_json, used=time.monotonic() - began)
+    made = run_quick(
+        data, out, minutes=minutes, target=target, init=init, progress=not as_json, used=time.monotonic() - began
+    )
     if as_json:
         print_json(
             {

@@ -39,8 +39,8 @@ class Shares(NamedTuple):
 def shares_of(path, seed=0, **options) -> Shares:
     """Finds or makes the parts of a data set.
 
-    The final figures come from its test split; without one from its validation split; where it is not divided, from 15 %
-    of its images. The epoch that is kept is chosen by images that are held back from those to train on.
+    The final figures come from its test split; without one from its validation split; where it is not divided, from 15
+    % of its images. The epoch that is kept is chosen by images that are held back from those to train on.
 
     Args:
         path: of the data set.
@@ -104,7 +104,8 @@ def fewer(shares, count, root, seed=0) -> Shares:
     parts = dict(shares.division.parts)
     parts["left out"] = tuple(key for key in parts["train"] if key not in kept)
     parts["train"] = tuple(key for key in parts["train"] if key in kept)
-    note = f"{count:,} of {len(shares.train.records):,} images are trained on: more cannot be seen often enough in the time"
+    every = len(shares.train.records)
+    note = f"{count:,} of {every:,} images are trained on: more cannot be seen often enough in the time"
     return shares._replace(train=train, division=shares.division._replace(parts=parts), notes=(*shares.notes, note))
 
 

@@ -15,7 +15,6 @@ from tfyolo.training.stages import build_stage
 PROBE = 320  # pixels
 SIZES = (640, 512, 416, 320, 256, 192)
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
-ENOUGH_EPOCHS = 25  # a larger input is worth more than further epochs
 EVALUATIONS = 4  # while it trains
 MARGIN = 0.93  # of the time for training that is planned: later epochs may be slower than the steps that were timed
 
@@ -79,14 +78,14 @@ def measured(config, source) -> Speed:
         return Speed(train, (time.monotonic() - began) / len(few.records), start)
 
 
-def planned(speed, seconds, shares, largest, exports) -> Plan:
+def planned(speed, seconds, shares, start, exports) -> Plan:
     """The Plan that fits into a time.
 
     Args:
         speed: Speed.
         seconds: for training and everything after it.
         shares: Shares.
-        largest: the largest input to try, in pixels.
+        start: the Start.
         exports: how many files are exported.
 
     Returns:
@@ -101,9 +100,9 @@ def planned(speed, seconds, shares, largest, exports) -> Plan:
         left = (seconds - reserve - speed.start) * MARGIN - EVALUATIONS * (2 + each * evaluated)
         return Plan(size, max(0, int(left / (speed.train * scale * images))), images, reserve)
 
-    sizes = [size for size in SIZES if size <= largest] or [SIZES[-1]]
+    sizes = [size for size in SIZES if size <= start.largest] or [SIZES[-1]]
     plans = [fitting(size, images) for size in sizes]
-    plan = next((each for each in plans if each.epochs >= ENOUGH_EPOCHS), None)
+    plan = next((each for each in plans if each.epochs >= start.enough), None)
     plan = plan or next((each for each in reversed(plans) if each.epochs >= FEWEST_EPOCHS), None)
     if plan is None:  # too many images for the time
         size = min(sizes, key=lambda side: abs(side - 256))
