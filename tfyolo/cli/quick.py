@@ -11,7 +11,7 @@ from tfyolo.quickstart.targets import SHORTEST, TARGETS
 
 
 @main.command()
-@click.argument("data", metavar="[data=]FOLDER")
+@click.argument("data", metavar="FOLDER")
 @click.option(
     "--minutes",
     type=click.FloatRange(min=SHORTEST),
