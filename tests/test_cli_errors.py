@@ -166,7 +166,7 @@ TYPED = [
     (["train", "yolov8n", "data=.", "init=nowhere.weights"], "nowhere.weights: no such file"),
     (
         ["train", "yolov8n", "data=.", "init=."],
-        "expected a run's folder or a file of weights, received a folder without best.h5",
+        "or a file of weights, or a name of `tfyolo weights`, received a folder without best.h5",
     ),
     (["train", "yolov8n", "data=.", "init=theirs.tflite"], "received an export; name the folder of the run"),
     (["train", "yolov8n", "data=.", "init=theirs.yaml"], "received a config; name the folder of the run"),

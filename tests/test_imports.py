@@ -38,7 +38,7 @@ ORDER = [
     {"predict"},
     {"evaluation"},
     {"exports", "training"},
-    {"benchmark"},
+    {"benchmark", "quickstart"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
