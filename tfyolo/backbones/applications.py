@@ -1,6 +1,7 @@
 """The models of keras.applications as backbones, with the batch norms and activations of this package."""
 
 import inspect
+import math
 import re
 import sys
 import warnings
@@ -89,14 +90,25 @@ def entry(model, published):
 
 
 def layer_names(published):
-    """{name of a layer of a model of keras.applications: the same in every process, whatever was built before}."""
-    count, names = {}, {}
+    """Names the layers of a model by their level, the same in every process, whatever was built before.
+
+    Args:
+        published: what application() made of it.
+
+    Returns:
+        {name of a layer: "p3.its name", or where Keras named it, "p3.conv2d4"}.
+    """
+    count, names, level = {}, {}, 0
     for layer in published.layers:
+        shape = layer.output.shape
+        if len(shape) == 4 and shape[1] >= SIDE // max(STRIDES.values()):  # squeezed maps are of the level before
+            level = round(math.log2(SIDE / shape[1]))
         kind = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
-        named_by_keras = re.fullmatch(rf"{kind}(_\d+)?", layer.name)
-        if named_by_keras:
+        own = layer.name
+        if re.fullmatch(rf"{kind}(_\d+)?", own):
             count[kind] = count.get(kind, 0) + 1
-        names[layer.name] = f"{kind}{count[kind]}" if named_by_keras else layer.name
+            own = f"{kind}{count[kind]}"
+        names[layer.name] = f"p{level}.{own}"
     return names
 
 
