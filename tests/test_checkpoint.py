@@ -159,9 +159,10 @@ FULL = """
 import resource, sys
 import numpy as np
 from tfyolo import checkpoint
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # the system's answer to a write beyond is an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # a write beyond is an error, as on a full disk
+weights = {str(i): np.zeros((100, 100), "f4") for i in range(20)}
 try:
-    checkpoint.save(sys.argv[1], {"config": "{}", "classes": ["b"]}, weights={str(i): np.zeros((100, 100), "f4") for i in range(20)})
+    checkpoint.save(sys.argv[1], {"config": "{}", "classes": ["b"]}, weights=weights)
 except OSError as error:
     print(error.errno, error.filename)
 """
@@ -226,7 +227,8 @@ def test_only_its_own_and_only_what_the_dead_have_left_is_removed(tmp_path):
     dead.wait()
     gone = [f".last.{dead.pid}.tmp.h5", f".division-1.{dead.pid}.tmp.json", f".last.{os.getpid()}.tmp.h5"]
     stays = [
-        "last.h5", f".last.{os.getppid()}.tmp.h5", f".network.{dead.pid}.tmp.svg", f".last.{dead.pid}.tmp.csv", ".last.tmp.h5",
+        "last.h5", f".last.{os.getppid()}.tmp.h5", f".network.{dead.pid}.tmp.svg", f".last.{dead.pid}.tmp.csv",
+        ".last.tmp.h5",
         ".last.x.tmp.h5", f"last.{dead.pid}.tmp.h5", f".last.{dead.pid}.h5", ".last.99999999999999999999.tmp.h5",
     ]  # fmt: skip
     for name in (*gone, *stays):

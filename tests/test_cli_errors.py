@@ -210,7 +210,7 @@ TYPED = [
     (["check-data", "nowhere"], "nowhere: expected a data set's folder or file"),
     (["make-tfrecords", "nowhere", "out"], "nowhere: expected a data set's folder or file"),
     (["kmeans-anchors", ".", "--config", "yolov1"], "expected a decoder with anchors"),
-    (["import", "nowhere.pt"], "nowhere.pt: expected a .cfg file, a .pt file or a run"),
+    (["import", "nowhere.pt"], "nowhere.pt: expected a .cfg file, a .pt file, an .onnx file or a run"),
     (["verify", "nowhere"], "nowhere: expected a file or a run's folder"),
     (["verify", ".", "--against", "nowhere.cfg", "nowhere.weights"], "nowhere.cfg: expected a file, found none"),
 ]

@@ -1,4 +1,6 @@
-"""The Darknet importer: against OpenCV's own reader of the same files, against NumPy where OpenCV has none, and what it refuses."""
+"""The Darknet importer: against OpenCV's own reader of the same files, against NumPy where OpenCV has none, and what
+it refuses.
+"""
 
 import math
 import re
@@ -97,13 +99,16 @@ def inverted(inside, outside, size=3, stride=1, residual=False):
 
 
 def branch(dilation, first=None):
-    """TridentNet's: a bottleneck and one that strides, at a dilation; first: the number of the section whose weights it has, and so on."""
+    """TridentNet's: a bottleneck and one that strides, at a dilation; first: the number of the section whose weights
+    it has, and so on.
+    """
 
     def shared(number):
         return {} if first is None else {"share_index": first + number}
 
     return (
-        conv(8, 1, **shared(0)) + conv(8, dilation=dilation, **shared(1)) + conv(16, 1, activation="linear", **shared(2))
+        conv(8, 1, **shared(0)) + conv(8, dilation=dilation, **shared(1))
+        + conv(16, 1, activation="linear", **shared(2))
         + shortcut(-4) + conv(12, 1, **shared(4)) + conv(12, stride=2, dilation=dilation, **shared(5))
         + conv(24, 1, activation="linear", **shared(6)) + shortcut(-2)
     )  # fmt: skip
@@ -113,7 +118,8 @@ def branch(dilation, first=None):
 LIKE_PUBLISHED = {
     "csresnext50-panet-spp": conv(16, 7, 2) + section("maxpool", size=2, stride=2) + cross_stage_partial(16, 8, 2)
     + conv(32, groups=8, stride=2) + cross_stage_partial(32, 24, 1) + out() + yolo(),
-    "yolov3-tiny-prn": STEM + conv(24) + section("maxpool", size=2, stride=2) + conv(32) + section("maxpool", size=2, stride=1)
+    "yolov3-tiny-prn": STEM + conv(24) + section("maxpool", size=2, stride=2) + conv(32)
+    + section("maxpool", size=2, stride=1)
     + conv(32) + shortcut(-3) + conv(16, 1) + conv(16) + shortcut(-2) + out() + yolo("2,3") + route(-4) + conv(12, 1)
     + section("upsample", stride=2) + shortcut(3) + conv(12) + shortcut(-3) + shortcut(3) + out() + yolo("0,1"),
     "enet-coco": conv(8, stride=2, activation="swish") + inverted(12, 8, stride=2) + inverted(16, 10, stride=2)
@@ -121,9 +127,11 @@ LIKE_PUBLISHED = {
     + yolo("2,3") + route(-4) + conv(12, 1) + section("upsample", stride=2) + shortcut(16) + conv(12) + shortcut(-3)
     + shortcut(14) + out() + yolo("0,1"),
     "resnet152_trident": conv(8, 7, 2) + section("maxpool", size=2, stride=2) + conv(8, 1) + conv(8)
-    + conv(16, 1, activation="linear") + shortcut(-4) + conv(12, 1) + conv(12, stride=2) + conv(16, 1, activation="linear")
+    + conv(16, 1, activation="linear") + shortcut(-4) + conv(12, 1) + conv(12, stride=2)
+    + conv(16, 1, activation="linear")
     + shortcut(-2) + branch(3) + conv(24, 1) + out() + yolo() + route(9) + branch(2, 10) + conv(16, 1)
-    + section("upsample", stride=2) + route(-1, 9) + conv(16, 1) + out() + yolo() + route(9) + branch(1, 22) + conv(16, 1)
+    + section("upsample", stride=2) + route(-1, 9) + conv(16, 1) + out() + yolo() + route(9) + branch(1, 22)
+    + conv(16, 1)
     + section("upsample", stride=4) + route(-1, 5) + conv(16, 1) + out() + yolo(),
 }  # fmt: skip
 
@@ -132,29 +140,37 @@ SMALL = {
     "plain": STEM + out() + yolo(),
     "activations": "".join(conv(8, activation=name) for name in ("relu", "logistic", "mish", "swish", "linear"))
     + STEM + out() + yolo(),
-    "depthwise": STEM + conv(16, groups=16) + conv(16, 5, groups=16) + conv(24, 1, activation="linear") + out() + yolo(),
+    "depthwise": STEM + conv(16, groups=16) + conv(16, 5, groups=16) + conv(24, 1, activation="linear") + out()
+    + yolo(),
     "grouped": STEM + conv(24, groups=4) + out() + yolo(),
-    "unpadded": STEM + section("convolutional", filters=8, size=3, stride=1, padding=1, activation="leaky") + out() + yolo(),
+    "unpadded": STEM + section("convolutional", filters=8, size=3, stride=1, padding=1, activation="leaky") + out()
+    + yolo(),
     "shortcut": STEM + conv(16) + conv(16) + section("shortcut", **{"from": -3}, activation="leaky") + out() + yolo(),
     "routes": STEM + section("route", layers=-1, groups=2, group_id=1) + conv(8) + section("route", layers="-1, -3")
-    + section("route", layers="0") + section("maxpool", size=4, stride=4) + section("route", layers="-1,-3") + out() + yolo(),
+    + section("route", layers="0") + section("maxpool", size=4, stride=4) + section("route", layers="-1,-3") + out()
+    + yolo(),
     "pools": conv(8) + section("maxpool", size=2, stride=2) + section("maxpool", size=3, stride=2) + conv(16, stride=2)
     + section("maxpool", size=2, stride=1) + section("maxpool", size=5, stride=1) + section("route", layers=-2)
     + section("maxpool", size=9, stride=1) + section("route", layers="-1,-3,-4") + out() + yolo(),
-    "two levels": STEM + conv(24, stride=2) + out() + yolo("2,3", scale_x_y=1.05) + section("route", layers=-3) + conv(8, 1)
+    "two levels": STEM + conv(24, stride=2) + out() + yolo("2,3", scale_x_y=1.05) + section("route", layers=-3)
+    + conv(8, 1)
     + section("upsample", stride=2) + section("route", layers="-1, 2") + conv(16) + out() + yolo("0,1", scale_x_y=1.2),
     "new coordinates": STEM + out(activation="logistic") + yolo(new_coords=1, scale_x_y=2.0),
     "region": STEM + conv(16, stride=2) + section("route", layers=-2) + conv(8, 1) + section("reorg", stride=2)
-    + section("route", layers="-1,-4") + out() + section("region", anchors="1,1.5, 2.5,2", classes=3, coords=4, num=2, softmax=1),
-    "squeeze": STEM + section("avgpool") + conv(4, 1, batch_normalize=0, activation="relu") + conv(16, 1, activation="logistic",
+    + section("route", layers="-1,-4") + out() + section("region", anchors="1,1.5, 2.5,2", classes=3, coords=4,
+    num=2, softmax=1),
+    "squeeze": STEM + section("avgpool") + conv(4, 1, batch_normalize=0, activation="relu")
+    + conv(16, 1, activation="logistic",
     batch_normalize=0) + section("scale_channels", **{"from": -4}, activation="linear") + out() + yolo(),
     "unequal": STEM + conv(24) + shortcut(-2) + conv(8) + shortcut(-2, "linear") + out() + yolo(),
-    "dilated and shared": conv(8, stride=2) + conv(16, 3, 2, dilation=2) + conv(16, 5, dilation=3) + conv(16, groups=16, dilation=2)
+    "dilated and shared": conv(8, stride=2) + conv(16, 3, 2, dilation=2) + conv(16, 5, dilation=3)
+    + conv(16, groups=16, dilation=2)
     + conv(16, 5, 2, share_index=2) + conv(16, 5, activation="swish", share_index=-1)
     + conv(8, 1, batch_normalize=0, activation="logistic") + conv(16, 1) + conv(8, 1, batch_normalize=0, share_index=-2)
     + out() + yolo(),
     **LIKE_PUBLISHED,
-    "attention": STEM + conv(16, activation="logistic") + section("sam", **{"from": -2}) + section("dropout", probability=".2")
+    "attention": STEM + conv(16, activation="logistic") + section("sam", **{"from": -2})
+    + section("dropout", probability=".2")
     + out() + yolo(),
 }  # fmt: skip
 BY_HAND = {
@@ -166,15 +182,19 @@ BY_HAND = {
     "several added": STEM + conv(12) + conv(16) + shortcut("-2,-3", "linear") + out() + yolo(),
     "weighted by map": STEM + conv(16) + conv(16) + section("shortcut", **{"from": "-2,-3"}, weights_type="per_feature",
     weights_normalization="softmax") + out() + yolo(),
-    "weighted by channel": STEM + conv(16) + conv(16) + section("shortcut", **{"from": "-2,-3"}, weights_type="per_channel",
+    "weighted by channel": STEM + conv(16) + conv(16)
+    + section("shortcut", **{"from": "-2,-3"}, weights_type="per_channel",
     weights_normalization="relu") + out() + yolo(),
     "larger added": STEM + conv(24) + shortcut(-3) + out() + yolo(),
     "reorg3d": STEM + section("reorg3d", stride=2) + out() + yolo(),
-    "means": STEM + section("local_avgpool", size=2, stride=2, padding=0) + conv(8, cbn=1, batch_normalize=0) + out() + yolo(),
-    "means at edges": STEM + section("local_avgpool", size=4, stride=2) + section("local_avgpool", size=3, stride=1) + out() + yolo(),
+    "means": STEM + section("local_avgpool", size=2, stride=2, padding=0) + conv(8, cbn=1, batch_normalize=0) + out()
+    + yolo(),
+    "means at edges": STEM + section("local_avgpool", size=4, stride=2) + section("local_avgpool", size=3, stride=1)
+    + out() + yolo(),
     "adjusted": section("crop", crop_height=64, crop_width=64) + STEM + out() + yolo(),
     "local": STEM + section("local", filters=5, size=3, stride=1, pad=1, activation="leaky") + out() + yolo(),
-    "grid": STEM + section("dropout", probability=".5") + section("connected", output=40, activation="leaky", batch_normalize=1)
+    "grid": STEM + section("dropout", probability=".5")
+    + section("connected", output=40, activation="leaky", batch_normalize=1)
     + section("connected", output=8 * 8 * (3 + 5 * 2), activation="linear")
     + section("detection", classes=3, coords=4, side=8, num=2, softmax=0, sqrt=1),
     "grid of a map": STEM + section("connected", output=8 * 8 * (3 + 5 * 2), activation="linear")
@@ -215,7 +235,7 @@ def tfyolo(*arguments):
     return result
 
 
-# --- exact in ---------------------------------------------------------------------------------------------------------------------
+# --- exact in ---------------------------------------------------------------------------------------------------------
 
 
 def but_some_slow(names, slow):
@@ -238,7 +258,7 @@ def test_every_layer_equals_opencv(name, size, tmp_path):
     assert [str(check) for check in checks if not check.passed] == []
     names = [check.name.partition(":")[0] for check in checks]
     assert len([name for name in names if name.startswith("layer")]) >= 3
-    assert {"boxes decoded", "scores decoded"} <= set(names) and names[-1] == "suppression"
+    assert {"boxes decoded", "scores decoded"} <= set(names) and names[-1] == "NMS"
 
 
 @ORACLE
@@ -373,7 +393,9 @@ def test_every_network_learns(name, tmp_path):
     "name", but_some_slow(("unequal", "dilated and shared", *LIKE_PUBLISHED, *BY_HAND), set(EVERY) - {"unequal"})
 )
 def test_tflite_files_have_plain_operations(name, tmp_path):
-    """No more than four dimensions, no PADV2, whose other values int8 would need a scale for; and in int8 all of it is integers."""
+    """No more than four dimensions, no PADV2, whose other values int8 would need a scale for; and in int8 all of it is
+    integers.
+    """
     cfg, weights = written(tmp_path, net() + EVERY[name])
     model = importing.load(cfg, weights).model
     fused = tflite.for_tflite(model)
@@ -408,11 +430,13 @@ def test_tflite_files_have_plain_operations(name, tmp_path):
         np.testing.assert_allclose(scores, expected, atol=slack)
 
 
-# --- by hand, where OpenCV has no such layer --------------------------------------------------------------------------------------
+# --- by hand, where OpenCV has no such layer --------------------------------------------------------------------------
 
 
 def test_reorg_is_darknets_loop():
-    """Darknet's forward pass reads its input as if it were its output: index by index, as in its loop over the output's shape."""
+    """Darknet's forward pass reads its input as if it were its output: index by index, as in its loop over the
+    output's shape.
+    """
     height, width, channels, stride = 6, 4, 8, 2
     x = np.random.default_rng(0).random((channels, height, width)).astype("float32")
     memory, expected = x.ravel(), np.empty(x.size, "float32")
@@ -424,12 +448,12 @@ def test_reorg_is_darknets_loop():
                 column, row = i * stride + k // few % stride, j * stride + k // few // stride
                 expected[here] = memory[column + width * stride * (row + height * stride * (k % few))]
     expected = expected.reshape(channels * stride**2, height // stride, width // stride).transpose(1, 2, 0)
-    np.testing.assert_array_equal(layers.SpaceToDepth(stride, True)(x.transpose(1, 2, 0)[None])[0], expected)
+    np.testing.assert_array_equal(layers.Passthrough(stride)(x.transpose(1, 2, 0)[None])[0], expected)
 
 
 def test_reorg3d_is_space_to_depth():
     x = np.random.default_rng(0).random((2, 6, 4, 3)).astype("float32")
-    np.testing.assert_array_equal(layers.SpaceToDepth(2, False)(x), tf.nn.space_to_depth(x, 2))
+    np.testing.assert_array_equal(layers.Passthrough3d(2)(x), tf.nn.space_to_depth(x, 2))
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -464,7 +488,7 @@ def test_local_means_are_darknets_loop(size, stride, padding):
             np.testing.assert_allclose(y[0, row, column], window.mean((0, 1)), rtol=1e-5)
 
 
-def test_a_crop_takes_pictures_to_both_sides_of_0():
+def test_a_crop_takes_images_to_both_sides_of_0():
     images = keras.Input((4, 6, 3))
     x = np.random.default_rng(0).random((1, 4, 6, 3)).astype("float32")
     for noadjust, expected in ((False, 2 * x - 1), (True, x)):
@@ -557,7 +581,9 @@ def test_locally_connected_is_darknets_loop(tmp_path):
 
 @pytest.mark.parametrize("name", ["grid", "grid of a map"])
 def test_yolov1_is_its_paper(name, tmp_path):
-    """The fully connected layers on the map laid out channel first; classes, confidences, then boxes x, y, sqrt w, sqrt h."""
+    """The fully connected layers on the map laid out channel first; classes, confidences, then boxes x, y, sqrt w,
+    sqrt h.
+    """
     cfg, weights = written(tmp_path, net() + BY_HAND[name])
     model = importing.load(cfg, weights).model
     images = random_sample((64, 64), batch=1).image
@@ -581,7 +607,7 @@ def test_yolov1_is_its_paper(name, tmp_path):
     np.testing.assert_allclose(candidates.boxes[0], expected, rtol=1e-4, atol=1e-3)
 
 
-# --- a published network on real pictures -----------------------------------------------------------------------------------------
+# --- a published network on real images -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -623,8 +649,8 @@ def test_the_dog_the_bicycle_and_the_car(fastest, shared):
     run, files = fastest
     found = loading.load(run)(shared / "data" / "photos" / "dog.jpg", 0.8)
     assert sorted(found.names) == ["bicycle", "car", "dog"]
-    picture = cv2.resize(decoding.read_image(shared / "data" / "photos" / "dog.jpg"), (320, 320))
-    labels, scores, boxes = opencv_detector(files, 0.8)(picture.astype("float32") / 255)
+    image = cv2.resize(decoding.read_image(shared / "data" / "photos" / "dog.jpg"), (320, 320))
+    labels, scores, boxes = opencv_detector(files, 0.8)(image.astype("float32") / 255)
     boxes = boxes * np.tile(found.image.shape[:2], 2) / 320
     assert sorted(labels) == sorted(found.labels)
     for label, score, box in zip(labels, scores, boxes, strict=True):
@@ -635,19 +661,19 @@ def test_the_dog_the_bicycle_and_the_car(fastest, shared):
 @pytest.mark.slow
 @ORACLE
 def test_its_average_precision_is_opencvs(fastest, shared):
-    """On the same pictures, brought to its size in the same way, at the same thresholds."""
+    """On the same images, brought to its size in the same way, at the same thresholds."""
     run, files = fastest
     source = readers.read(shared / "data" / "coco-tiny", "val")
     detector = loading.load(run, score=0.005)
     report = evaluation.evaluate(detector, source, progress=False)
     oracle, found, lonely, compared = opencv_detector(files, 0.005), [], 0, 0
     for record in source.records:
-        picture = decoding.read_image(record.path)
-        labels, scores, boxes = oracle(cv2.resize(picture.astype("float32") / 255, (320, 320)))
-        limits = np.tile(picture.shape[:2], 2)
+        image = decoding.read_image(record.path)
+        labels, scores, boxes = oracle(cv2.resize(image.astype("float32") / 255, (320, 320)))
+        limits = np.tile(image.shape[:2], 2)
         boxes = (boxes * limits / 320).clip(0, limits).astype("float32")
         found.append(metrics.Found(boxes, scores.astype("float32"), labels))
-        own = detector(picture, 0.05)
+        own = detector(image, 0.05)
         for label, score, box in zip(own.labels, own.scores, own.boxes, strict=True):
             near = (labels == label) & (np.abs(scores - score) < 0.01) & (np.abs(boxes - box).max(-1, initial=0) < 2)
             lonely, compared = lonely + (not near.any()), compared + 1
@@ -656,7 +682,7 @@ def test_its_average_precision_is_opencvs(fastest, shared):
     assert compared > 300 and lonely == 0, (lonely, compared)
 
 
-# --- what it is used for ----------------------------------------------------------------------------------------------------------
+# --- what it is used for ----------------------------------------------------------------------------------------------
 
 
 def test_an_import_is_a_run(tmp_path):
@@ -684,7 +710,7 @@ def test_an_import_is_trained_on_with_other_classes_and_written_back(tmp_path):
     options = [stage, "train.batch=2", "model.input_size=96", "model.decoder.anchors.p3=[[7, 8], [15, 17.5]]"]
     result = tfyolo("train", tmp_path / "run", f"data={data}", *options, "--out", tmp_path / "tuned")
     assert result.exit_code == 0, result.stderr
-    assert "head.p3.out, head.p4.out begin anew: 3 classes there, 5 here" in result.stderr
+    assert "head.p3.out, head.p4.out: the rows of all classes re-initialised, none there has" in result.stderr
     back, back_cfg = importing.write(tmp_path / "tuned.weights", tmp_path / "tuned")
     understood = read_cfg(back_cfg)
     classes = len(checkpoint.read_meta(tmp_path / "tuned" / "best.h5")["classes"])
@@ -706,7 +732,9 @@ def test_an_import_is_trained_on_with_other_classes_and_written_back(tmp_path):
     ],
 )
 def test_native_backbones_stand_in_the_order_of_the_file(name, shared):
-    """That a backbone's file without a .cfg relies on: the order found by walking the native network, against the published .cfg."""
+    """That a backbone's file without a .cfg relies on: the order found by walking the native network, against the
+    published .cfg.
+    """
     understood = read_cfg(shared / "darknet-cfg" / f"{name}.cfg")
     model, native, renamed, _ = importing.build_model(understood, importing.COCO, name)
     assert native == name
@@ -718,7 +746,9 @@ def test_native_backbones_stand_in_the_order_of_the_file(name, shared):
 
 
 def test_a_backbones_file_begins_a_network(tmp_path):
-    """As darknet53.conv.74 is used: the first layers of the file, here of a small YOLOv3, and some of the next part's."""
+    """As darknet53.conv.74 is used: the first layers of the file, here of a small YOLOv3, and some of the next
+    part's.
+    """
     model = models.build(conftest.small("yolov3"), ("a", "b", "c"))
     values, floats = {}, []
     rng = np.random.default_rng(0)
@@ -736,7 +766,8 @@ def test_a_backbones_file_begins_a_network(tmp_path):
     path.write_bytes(header + np.array(floats + [1.0, 2.0], "<f4").tobytes())
     before = checkpoint.weights_of(model.network)
     report, _ = initialise(model, path)
-    assert "neck: begins anew, the file is of a backbone" in report and "2 floats after the backbone" in report[-1]
+    assert "neck: re-initialised, the file holds a backbone" in report and "2 floats after the backbone" in report[-2]
+    assert report[-1].startswith("licence: darknet53.conv.74, licence not known")
     for name, value in checkpoint.weights_of(model.network).items():
         np.testing.assert_array_equal(value, values.get(name, before[name]), err_msg=name)
     path.write_bytes(header + np.array(floats[:-1], "<f4").tobytes())
@@ -765,12 +796,12 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
         np.testing.assert_array_equal(value, weights[name])
     renamed = models.build(conftest.small("demo"), ("x", "y", "z"))
     report, _ = initialise(renamed, tmp_path / "m.h5")
-    assert "head.p4.out, head.p5.out begin anew: the classes have other names" in report[-1]
+    assert "head.p4.out, head.p5.out: the rows of all classes re-initialised, none there" in report[-1]
     other = models.build(conftest.small("demo", **{"model.neck.width": 0.25}), ("a", "b", "c"))
     before = checkpoint.weights_of(other.network)
     report, _ = initialise(other, tmp_path / "m.h5")
     assert report[0].startswith("backbone: ") and report[0].endswith("kept")
-    assert report[1].startswith("neck: begins anew") and report[2].startswith("head: begins anew")
+    assert report[1].startswith("neck: re-initialised") and report[2].startswith("head: re-initialised")
     after = checkpoint.weights_of(other.network)
     for name in before:
         expected = checkpoint.weights_of(source.network)[name] if name.startswith("backbone.") else before[name]
@@ -779,7 +810,7 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
         initialise(models.build(conftest.small("yolov1"), ("a",)), tmp_path / "m.h5")
 
 
-# --- what it refuses ----------------------------------------------------------------------------------------------------------------
+# --- what it refuses --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

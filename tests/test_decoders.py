@@ -120,12 +120,14 @@ def test_grid_boxes_equal_the_formula():
     np.testing.assert_allclose(candidates.scores[0, n], scores, rtol=1e-5)
 
 
-# (has_boxes, has_objectness, has_background, is_distribution), and the parts for three classes, as the papers have them.
+# (has_boxes, has_objectness, has_background, is_distribution), and the parts for three classes, as the papers have
+# them.
 CAPABILITIES = {
     "anchor": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "wide": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "region": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "grid": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
+    "point": ((True, True, False, False), {"box": 4, "obj": 1, "cls": 3}),
     "dfl": ((True, False, False, True), {"box": 4 * 16, "cls": 3}),
     "ssd": ((True, False, True, False), {"box": 4, "cls": 4}),
     "corner": ((False, False, False, False), {"cls": 3, "embed": 1, "offset": 2}),

@@ -196,7 +196,7 @@ def test_no_images_at_a_time_are_an_error_and_no_empty_result(detector, batch):
             call([picture(8, 8)], batch=batch)
 
 
-# --- many images ----------------------------------------------------------------------------------------------------
+# --- many images ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

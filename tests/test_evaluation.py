@@ -55,7 +55,7 @@ def test_the_title_says_whose_images_a_split_has():
 
 
 @pytest.mark.parametrize(
-    "truths, crowd, boxes, scores, expected",
+    "gt, crowd, boxes, scores, expected",
     [
         ([square(0, 0)], [False], [square(0, 0)], [0.9], [0]),
         # the second one on the same object is wrong, whatever its place in the list
@@ -80,7 +80,7 @@ def test_match_by_hand(gt, crowd, boxes, scores, expected):
 
 
 @pytest.mark.parametrize(
-    "truths, crowd, boxes, expected",
+    "gt, crowd, boxes, expected",
     [
         # one for one: the second on the same difficult object is wrong, and so is what only lies inside it
         ([square(0, 0)], [False], [square(0, 0), square(0, 1)], [IGNORE, BACKGROUND]),

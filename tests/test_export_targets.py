@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 (WRITTEN,) = re.findall(r"## An export target\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-# --- what it gets ---------------------------------------------------------------------------------------------------------------
+# --- what it gets -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

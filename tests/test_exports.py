@@ -118,7 +118,9 @@ def test_a_tflite_file_loads_without_a_word(demo, capfd):
 
 
 def unlike(found, expected, score=0.3):
-    """The share of the detections expected, from a score on, that have no partner found: of its class, overlapping by 0.8."""
+    """The share of the detections expected, from a score on, that have no partner found: of its class, overlapping by
+    0.8.
+    """
     partners = found.labels == expected.labels[:, None]
     top = np.maximum(expected.boxes[:, None, :2], found.boxes[:, :2])
     bottom = np.minimum(expected.boxes[:, None, 2:], found.boxes[:, 2:])
@@ -162,7 +164,8 @@ def test_other_layers_and_decoders_are_builtin_operations_too(name, tmp_path):
     for layer in model.network.layers:
         if isinstance(layer, BatchNorm):
             layer.momentum = 0
-    # With statistics of pictures, as a trained network has them: without, the many sums of YOLOv4-CSP grow to thousands.
+    # With statistics of pictures, as a trained network has them: without, the many sums of YOLOv4-CSP grow to
+    # thousands.
     pictures = np.stack([picture(*model.config.model.input_size, seed) for seed in range(16)])
     model.network(pictures / np.float32(255), training=True)
     save_model(tmp_path / "run.h5", model)
@@ -203,7 +206,7 @@ def test_an_exports_post_processing_is_fixed(exported):
             loading.load(exported.paths[form], iou=0.5)
 
 
-# --- all outputs, by position, in every program that runs TFLite files --------------------------------------------------------------
+# --- all outputs, by position, in every program that runs TFLite files ------------------------------------------------
 
 
 def by_interpreter(interpreter, images):
@@ -251,7 +254,9 @@ LEAST = 0.3  # score
 
 
 class Telling:
-    """A small Model that finds nothing in a black image, one object in another and many in a third; its exports, once each."""
+    """A small Model that finds nothing in a black image, one object in another and many in a third; its exports, once
+    each.
+    """
 
     def __init__(self, name, folder):
         extra = {"model.decoder": "{name: corner, apart: 100}"} if name == "cornernet-small" else {}
@@ -306,7 +311,9 @@ class Telling:
         return tuple(Record(n, str(self.folder / f"{n}.png"), *none, (1, 1)) for n in self.images)
 
     def expected(self, form, image):
-        """{output: array} of an image [H, W, 3] uint8: the SavedModel's; of a float16 file those of weights that float16 holds."""
+        """{output: array} of an image [H, W, 3] uint8: the SavedModel's; of a float16 file those of weights that
+        float16 holds.
+        """
         images = image[None].astype("float32") / 255
         if form.precision == "float16":
             found = self.halved.postprocess(self.halved.decoder(self.halved.network(images)))._asdict()
@@ -316,7 +323,9 @@ class Telling:
 
     @functools.cached_property
     def halved(self):
-        """The Model as it is converted, its weights rounded to float16: TFLite stores them so and computes in float32."""
+        """The Model as it is converted, its weights rounded to float16: TFLite stores them so and computes in
+        float32.
+        """
         halved = tflite.for_tflite(self.model)
         for variable in halved.network.variables:
             variable.assign(np.asarray(variable).astype("float16"))
@@ -466,7 +475,7 @@ def test_a_saved_models_outputs_are_named(signatures):
         assert set(signature.structured_outputs) == {*tflite.OUTPUTS["builtin"], *extra}
 
 
-# --- the SavedModel's signatures ------------------------------------------------------------------------------------------------
+# --- the SavedModel's signatures --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -517,7 +526,7 @@ def test_floats_at_the_networks_size(exported, signatures):
         np.testing.assert_allclose(found[name], value, atol=1e-3, err_msg=name)
 
 
-# --- judged alike ---------------------------------------------------------------------------------------------------------------
+# --- judged alike -----------------------------------------------------------------------------------------------------
 
 
 def test_an_export_is_judged_as_the_run_is(exported, tmp_path):
@@ -538,7 +547,7 @@ def test_an_export_is_judged_as_the_run_is(exported, tmp_path):
         assert metrics == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
 
-# --- files: whole or not at all -------------------------------------------------------------------------------------------------
+# --- files: whole or not at all ---------------------------------------------------------------------------------------
 
 
 def test_what_is_refused_is_refused_before_data_are_read(demo, monkeypatch):
@@ -603,7 +612,7 @@ def test_damaged_and_foreign_saved_models_are_named(demo, tmp_path):
         loading.load(broken)
 
 
-# --- damage ---------------------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def flipped(data, rng, first, last, count):
@@ -620,7 +629,8 @@ def block(data, rng, new, first, last):
     return data[:at] + new(rng, count, data) + data[at + count :]
 
 
-# (bytes, where the files behind the model begin, rng) -> other bytes. Before those files lie the tables, before them the weights.
+# (bytes, where the files behind the model begin, rng) -> other bytes. Before those files lie the tables, before them
+# the weights.
 DAMAGES = {
     "truncated": lambda data, end, rng: data[: rng.integers(len(data))],
     "a bit": lambda data, end, rng: flipped(data, rng, 0, len(data), 1),
@@ -629,7 +639,8 @@ DAMAGES = {
     "description": lambda data, end, rng: flipped(data, rng, end, len(data), 2),
     "zeros": lambda data, end, rng: block(data, rng, lambda rng, count, data: bytes(count), 0, len(data)),
     "noise": lambda data, end, rng: block(data, rng, lambda rng, count, data: rng.bytes(count), 0, len(data)),
-    "noise in tables": lambda data, end, rng: block(data, rng, lambda rng, count, data: rng.bytes(count), end - 60000, end),
+    "noise in tables": lambda data, end, rng: block(data, rng, lambda rng, count, data: rng.bytes(count), end - 60000,
+    end),
     "twice": lambda data, end, rng: block(data, rng, lambda rng, count, data: data[:count], 0, len(data)),
     "missing": lambda data, end, rng: block(data, rng, lambda rng, count, data: b"", 0, len(data)),
     "missing in tables": lambda data, end, rng: block(data, rng, lambda rng, count, data: b"", end - 60000, end),
@@ -728,7 +739,9 @@ for line in sys.stdin:
 @pytest.mark.slow
 @pytest.mark.parametrize("checksum", [True, False], ids=["with checksum", "without"])
 def test_two_hundred_and_twenty_damages_of_each_kind_are_errors_or_harmless(checksum, demo, tmp_path):
-    """Each in a process of its own. Without a checksum a damaged weight is no error that could be seen; that nothing breaks is."""
+    """Each in a process of its own. Without a checksum a damaged weight is no error that could be seen; that nothing
+    breaks is.
+    """
     data = demo.paths["tflite"].read_bytes()
     data = data if checksum else without_checksum(data)
     counts, file = {}, tmp_path / "x.tflite"
@@ -754,7 +767,7 @@ def test_two_hundred_and_twenty_damages_of_each_kind_are_errors_or_harmless(chec
     assert total["refused"] >= 120
 
 
-# --- threads and forks ----------------------------------------------------------------------------------------------------------
+# --- threads and forks ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["tflite", "saved_model", "run"])
@@ -814,7 +827,9 @@ def test_a_forked_process_says_that_it_cannot_detect(form, demo):
 
 
 def test_a_forked_process_has_an_interpreter_of_its_own(demo, tmp_path):
-    """Also where another thread was in it at that moment; and the one that it had is left alone, whose threads are not there."""
+    """Also where another thread was in it at that moment; and the one that it had is left alone, whose threads are not
+    there.
+    """
     images = np.random.default_rng(0).random((3, 64, 64, 3), dtype="float32")
     path = tmp_path / "x.tflite"
     shutil.copy(demo.paths["tflite"], path)
@@ -868,7 +883,7 @@ def test_forked_processes_come_to_their_end(form, demo):
     assert done.stdout.split() == ["7", "ForkError"], done.stderr
 
 
-# --- the gate -------------------------------------------------------------------------------------------------------------------
+# --- the gate ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch):
@@ -1001,7 +1016,7 @@ def test_forms_that_cannot_be_are_told_before_anything_is_written(form, options,
     assert not (tmp_path / "new").exists()
 
 
-# --- other forms ----------------------------------------------------------------------------------------------------------------
+# --- other forms ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nms", ["none", "task"])
@@ -1220,7 +1235,7 @@ def test_metadata_is_what_the_libraries_read(demo):
     assert text(labels, 0) == "labels.txt"
 
 
-# --- pictures that are none -----------------------------------------------------------------------------------------------------
+# --- pictures that are none -------------------------------------------------------------------------------------------
 
 
 def huge_png(side):
@@ -1269,7 +1284,7 @@ def test_memory_does_not_grow_with_broken_pictures(demo):
     assert resident() - before < 50e6
 
 
-# --- other people's programs ----------------------------------------------------------------------------------------------------
+# --- other people's programs ------------------------------------------------------------------------------------------
 
 MEDIAPIPE = """
 import json, sys

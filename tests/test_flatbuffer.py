@@ -1,4 +1,6 @@
-"""What the interpreter would follow blindly is checked: a small file made by hand, and one thing wrong with it at a time."""
+"""What the interpreter would follow blindly is checked: a small file made by hand, and one thing wrong with it at a
+time.
+"""
 
 import numpy as np
 import pytest
@@ -118,16 +120,22 @@ FAULTS = {
     "an output never made": (assign(*OPERATORS, 1, "outputs", 0, 2), "tensor 3 is given out and never there"),
     "a signature's graph": (assign("signatureDefs", 0, "subgraphIndex", 1), "a graph of number 1, where 1 are there"),
     "a signature's tensor": (assign("signatureDefs", 0, "outputs", 0, "tensorIndex", 5), "a tensor of number 5"),
-    "a constant's shape": (assign(*TENSORS, 1, "shape", 0, 3), "a constant of 24 bytes, where its shape [3, 3] takes 36"),
-    "a constant's type": (assign(*TENSORS, 1, "type", schema.TensorType.INT64), "24 bytes, where its shape [2, 3] takes 48"),
+    "a constant's shape": (assign(*TENSORS, 1, "shape", 0, 3), "a constant of 24 bytes, where its shape [3, 3] takes "
+                                                               "36"),
+    "a constant's type": (assign(*TENSORS, 1, "type", schema.TensorType.INT64), "24 bytes, where its shape [2, 3] "
+                                                                                "takes 48"),
     "a side below 0": (assign(*TENSORS, 2, "shape", 0, -1), "a tensor of shape [-1, 2, 3]"),
     "a tensor of many bytes": (assign(*TENSORS, 2, "shape", 0, 1 << 30), "a tensor of shape [1073741824, 2, 3]"),
     "a type that is none": (assign(*TENSORS, 2, "type", 99), "a tensor of type 99"),
     "a tensor of strings": (assign(*TENSORS, 2, "type", schema.TensorType.STRING), "a tensor of type 5"),
-    "scales of another side": (assign(*TENSORS, 4, "quantization", "quantizedDimension", 0), "3 scales of a tensor of shape"),
-    "a side that is not there": (assign(*TENSORS, 4, "quantization", "quantizedDimension", 2), "3 scales of a tensor of shape"),
-    "zero points": (assign(*TENSORS, 4, "quantization", "zeroPoint", np.zeros(2, "int64")), "3 scales with 2 zero points"),
-    "sparsity": (assign(*TENSORS, 1, "sparsity", schema.SparsityParametersT()), "that none of this package's files has"),
+    "scales of another side": (assign(*TENSORS, 4, "quantization", "quantizedDimension", 0), "3 scales of a tensor of "
+                                                                                             "shape"),
+    "a side that is not there": (assign(*TENSORS, 4, "quantization", "quantizedDimension", 2), "3 scales of a tensor "
+                                                                                               "of shape"),
+    "zero points": (assign(*TENSORS, 4, "quantization", "zeroPoint", np.zeros(2, "int64")), "3 scales with 2 zero "
+                                                                                            "points"),
+    "sparsity": (assign(*TENSORS, 1, "sparsity", schema.SparsityParametersT()), "that none of this package's files "
+                                                                                "has"),
     "data elsewhere": (assign("buffers", 1, "offset", 8), "that none of this package's files has"),
     "options that lead on": (
         assign(*OPERATORS, 0, "builtinOptionsType", schema.BuiltinOptions.BucketizeOptions), "options of type"),
@@ -162,7 +170,9 @@ def test_whatever_the_bytes_are_it_is_that_error_or_none():
 
 
 def test_tables_that_lead_to_each_other_a_million_times_are_refused_at_once():
-    """Every graph of a hostile file is one and the same, at an offset of its own: what is read grows with the bytes alone."""
+    """Every graph of a hostile file is one and the same, at an offset of its own: what is read grows with the bytes
+    alone.
+    """
     made = model()
     made.subgraphs[0].tensors *= 300
     made.subgraphs *= 3

@@ -1,4 +1,6 @@
-"""Folders that are taken: by one process of several, also those that crash, and without a trace where nothing came of it."""
+"""Folders that are taken: by one process of several, also those that crash, and without a trace where nothing came of
+it.
+"""
 
 import contextlib
 import errno

@@ -1,4 +1,6 @@
-"""What lies where a command expects a file, and what is asked of a model: FIFOs, devices, control characters, networks of billions."""
+"""What lies where a command expects a file, and what is asked of a model: FIFOs, devices, control characters, networks
+of billions.
+"""
 
 import json
 import os
@@ -166,7 +168,7 @@ def test_films_have_the_limit_of_pixels(tmp_path):
         media.check(str(tmp_path / "film.mp4"), 48 * 64 - 1)
 
 
-# --- models -------------------------------------------------------------------------------------------------------------------
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_names_of_files_are_shown_escaped(tmp_path, monkeypatch):
     assert "\x1b" not in command("detect", "model.h5", f"{RED}3.jpg").stderr
 
 
-# --- by chance ----------------------------------------------------------------------------------------------------------------
+# --- by chance --------------------------------------------------------------------------------------------------------
 
 EDGES = {int: (1, 2, 3, 5, 7, 8, 16, 33), float: (1e-6, 0.01, 0.1, 0.3, 0.5, 0.99, 1.0, 1.5, 3.0)}
 FAR = {int: (64, 100, 999, 2000, 16_384, 65_536, 100_000, 1_000_000), float: (10.0, 100.0, 1e6, 1e30)}

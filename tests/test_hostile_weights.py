@@ -1,7 +1,8 @@
-"""Files of weights (.h5) that are damaged or made to do harm: each is read as it was written, or one clean error names it.
+"""Files of weights (.h5) that are damaged or made to do harm: each is read as it was written, or one clean error names
+it.
 
-The slow test at the end damages and makes them by chance and reads them in a process of its own, with a limit of memory and of time; it
-prints how many of each kind it tried. TFYOLO_FUZZ_ROUNDS sets how often.
+The slow test at the end damages and makes them by chance and reads them in a process of its own, with a limit of memory
+and of time; it prints how many of each kind it tried. TFYOLO_FUZZ_ROUNDS sets how often.
 """
 
 import functools
@@ -45,7 +46,7 @@ def written(path):
     return path
 
 
-# --- damage -------------------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def _truncate(rng, content):
@@ -101,7 +102,7 @@ def _move(rng, content):
 DAMAGES = [_truncate, _flip_bits, _flip_descriptions, _zero, _move]
 
 
-# --- made files ---------------------------------------------------------------------------------------------------------------
+# --- made files -------------------------------------------------------------------------------------------------------
 
 TEXTS = {
     "no JSON": "{",
@@ -334,7 +335,8 @@ OTHERS = {
     "checksum alone": b"tfyolo:1\0\0\0\0",
     "a zip": b"PK\x05\x06" + bytes(18),
 }
-# Whose weights are arrays of numbers in the file, beside a text that names a config and classes; and of these those to resume from.
+# Whose weights are arrays of numbers in the file, beside a text that names a config and classes; and of these those to
+# resume from.
 RESUMED = {
     *("meta: a config that is no JSON", "meta: a config that is a list", "meta: a config that is text"),
     *("meta: a config that is a number", "meta: a deep config", "meta: another config", "meta: darknet that is text"),
@@ -420,7 +422,7 @@ def test_what_is_damaged_is_said_to_be(damage, content, tmp_path):
             checkpoint.load_run(path)
 
 
-# --- reading in a process of its own ------------------------------------------------------------------------------------------
+# --- reading in a process of its own ----------------------------------------------------------------------------------
 
 
 def read_everything(path):
@@ -529,7 +531,9 @@ ROUNDS = int(os.environ.get("TFYOLO_FUZZ_ROUNDS", 150))
 
 @pytest.mark.slow
 def test_damaged_and_made_files_are_read_or_named(content, tmp_path, capsys):
-    """Of each kind: how many were tried, and how many ended well. What has a checksum is never read as anything else than was written."""
+    """Of each kind: how many were tried, and how many ended well. What has a checksum is never read as anything else
+    than was written.
+    """
     bare = (
         content[: content.rfind(b"tfyolo:1")] if b"tfyolo:1" in content else content[:]
     )  # as earlier versions wrote them

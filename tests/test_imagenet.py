@@ -200,7 +200,8 @@ def test_weights_are_read_when_training_begins_and_never_else(monkeypatch, tmp_p
     model = models.build(load_config("lite0", "model.input_size=64", named), ("a",))
     monkeypatch.setattr(unpickle, "read", lambda path: state)
     before = checkpoint.weights_of(model.network)
-    assert "classifier left aside" in initial.initialise_backbone(model)
+    report, meta = initial.initialise_backbone(model)
+    assert "classifier left aside" in report[0] and meta["origin"]["licence"] == "Apache-2.0"
     after = checkpoint.weights_of(model.network)
     changed = {name for name in after if not np.array_equal(before[name], after[name])}
     assert changed == {name for name in after if name.startswith("backbone.")}
@@ -252,7 +253,7 @@ def test_applications_compute_as_keras_does(model, tmp_path):
     network = backbone("applications", (256, 256), model=model)
     options, own = {"model": model, "weights": str(tmp_path / "x.weights.h5")}, PRETRAINED["applications"]
     arrays, line = own.read(own.find(options), options)
-    assert f"weights of {model}, of keras.applications (licence: " in line and "see keras.io" not in line
+    assert f"weights of {model}, of keras.applications" in line and own.origin(options).licence
     checkpoint.assign(network, {variable.path: arrays[variable.path] for variable in network.variables})
 
     images = np.random.default_rng(1).uniform(size=(1, 256, 256, 3)).astype("f4")

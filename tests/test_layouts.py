@@ -485,7 +485,9 @@ def test_a_stray_file_does_not_make_it_another_format(layout, stray, tmp_path):
 
 
 def test_the_format_that_reads_is_preferred_and_told(tmp_path):
-    """COCO's JSON beside a set in YOLO's text: its images are not there, so it gives way; that is a word, not silence."""
+    """COCO's JSON beside a set in YOLO's text: its images are not there, so it gives way; that is a word, not
+    silence.
+    """
     make_yolo(tmp_path)
     write_json(tmp_path / "result.json", coco_json(images=[{"id": 7, "file_name": "gone.jpg"}]))
     source = read(tmp_path)
@@ -496,7 +498,9 @@ def test_the_format_that_reads_is_preferred_and_told(tmp_path):
 
 @pytest.mark.parametrize("stray", ["voc", "coco", "csv", "labelme"])
 def test_annotations_of_one_image_do_not_make_it_another_format(stray, tmp_path):
-    """What an annotation tool has left of one image, in a set of many in YOLO's text: most of the images are not in it."""
+    """What an annotation tool has left of one image, in a set of many in YOLO's text: most of the images are not in
+    it.
+    """
     for number in range(5):
         write_image(tmp_path / f"{number}.jpg", (64, 64))
         write_text(tmp_path / f"{number}.txt", "0 0.5 0.5 0.2 0.2")

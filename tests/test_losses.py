@@ -230,7 +230,8 @@ def test_a_perfect_prediction_has_no_box_term_and_the_gradient_leads_there(name)
 
 def test_crowds_are_neither_learned_nor_background():
     model, sample, _, _ = forward("yolov3", crowd=True)
-    # Normalised by the batch: an untrained network's moving statistics give boxes without any area, which lie in nothing.
+    # Normalised by the batch: an untrained network's moving statistics give boxes without any area, which lie in
+    # nothing.
     raw = model.network(sample.image, training=True)
     candidates = model.decoder(raw)
     whole = tf.concat([tf.constant([[[-1e7, -1e7, 1e7, 1e7]]] * 2), sample.boxes[:, 1:]], axis=1)

@@ -39,6 +39,13 @@ PUBLISHED = [
     pytest.param("yolov8m", 640, 80, None, 25_902_640 - 16, 78.9, marks=pytest.mark.slow),
     pytest.param("yolov8l", 640, 80, None, 43_691_520 - 16, 165.2, marks=pytest.mark.slow),
     pytest.param("yolov8x", 640, 80, None, 68_229_648 - 16, 257.8, marks=pytest.mark.slow),
+    # Published GFLOPs of YOLOX count batch norms and activations too.
+    ("yolox-nano", 416, 80, 927_551, 912_159, 1.045),
+    pytest.param("yolox-tiny", 416, 80, 5_073_183, 5_055_855, 6.41, marks=pytest.mark.slow),
+    ("yolox-s", 640, 80, 8_991_359, 8_968_255, 26.7),
+    pytest.param("yolox-m", 640, 80, 25_369_791, 25_326_495, 73.5, marks=pytest.mark.slow),
+    pytest.param("yolox-l", 640, 80, 54_278_143, 54_208_895, 155.3, marks=pytest.mark.slow),
+    pytest.param("yolox-x", 640, 80, 99_172_415, 99_071_455, 281.4, marks=pytest.mark.slow),
     ("yolo11n", 640, 80, None, 2_624_080 - 16, 6.5),
     pytest.param("yolo11s", 640, 80, None, 9_458_752 - 16, 21.5, marks=pytest.mark.slow),
     pytest.param("yolo11m", 640, 80, None, 20_114_688 - 16, 68.0, marks=pytest.mark.slow),
@@ -82,6 +89,7 @@ def test_published_counts_of_the_fused_form(name, parameters, gflops):
     "name, overrides, depth, width, trainable",
     [
         ("yolov8n", [], 1.0, 2.0, 11_166_560 - 16),  # yolov8s
+        ("yolox-s", [], 2.0, 1.5, 25_326_495),  # yolox-m
         ("yolov7", ["model.neck.full=true", "model.head.rep=false"], 1.5, 1.25, 71_347_394),  # yolov7x
     ],
 )
@@ -189,6 +197,13 @@ def built_once(name):
         ("yolov8n", "neck.n4.merge", ["neck.n4.down.act", "neck.p4.join.act"]),
         ("yolov8n", "neck.n5.merge", ["neck.n5.down.act", "backbone.sppf.join.act"]),
         ("yolov8n", "head.p4.cls.conv1.conv", ["neck.n4.join.act"]),
+        # The forward pass of the code published with YOLOX.
+        ("yolox-nano", "backbone.p3.concat", ["backbone.p3.bottleneck3.add", "backbone.p3.skip.act"]),
+        ("yolox-nano", "neck.p4.merge", ["neck.p4.up", "backbone.p4.join.act"]),
+        ("yolox-nano", "neck.p3.merge", ["neck.p3.up", "backbone.p3.join.act"]),
+        ("yolox-nano", "neck.n4.merge", ["neck.n4.down.point.act", "neck.p3.up.act"]),
+        ("yolox-nano", "neck.n5.merge", ["neck.n5.down.point.act", "neck.p4.up.act"]),
+        ("yolox-nano", "head.p4.obj.out", ["head.p4.box.conv2.point.act"]),
     ],
 )
 def test_features_meet_as_in_the_published_networks(name, layer, inputs):

@@ -288,6 +288,8 @@ FILES += [
         "yolov8n",
         "yolov7-tiny",
         "yolo11n",
+        "yolov9t",
+        "yolov9c",
         "yolov4-tiny",
         "demo-yolov1",
         "demo-m2det",

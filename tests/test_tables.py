@@ -114,9 +114,10 @@ def test_a_format_from_outside_trains_and_evaluates(from_outside, boxes_data, tm
 
 
 KEYS = {"preprocess": "model.preprocess", "schedule": "train.stages.0.schedule", "data format": "data.format"}
+WORDS = [kind for kind in tables.CHOICES if kind in KEYS]  # published weights are names that a path may have, too
 
 
-@pytest.mark.parametrize("kind", tables.CHOICES)
+@pytest.mark.parametrize("kind", WORDS)
 def test_a_wrong_name_is_an_error_with_the_choices_before_tensorflow_is_imported(kind):
     code = (
         "import sys, tfyolo\n"
@@ -136,7 +137,7 @@ def test_names_are_read_from_the_source_as_they_are_imported(kind):
     assert list(tables.written(module, table)) == list(imported) and tables.imported(module, table) is imported
 
 
-@pytest.mark.parametrize("kind", tables.CHOICES)
+@pytest.mark.parametrize("kind", WORDS)
 def test_one_of_ones_own_is_a_choice_and_saved_with_the_config(kind, monkeypatch):
     module, table = tables.CHOICES[kind]
     entries = getattr(importlib.import_module(f"tfyolo.{module}"), table)
@@ -187,6 +188,8 @@ def test_a_preprocess_of_ones_own_prepares_images(monkeypatch):
 
 
 def test_the_command_line_names_the_choices_of_preprocess():
-    assert "[letterbox|stretch|darknet|darknet_letterbox]" in "".join(succeed("import", "--help").split())
+    assert "[letterbox|stretch|darknet|darknet_letterbox|letterbox_top_left]" in "".join(
+        succeed("import", "--help").split()
+    )
     refused = command("import", "x.cfg", "x.weights", "--preprocess", "letter")
     assert refused.exit_code == 2 and "'letter' is not one of letterbox, stretch" in refused.stderr

@@ -1,4 +1,6 @@
-"""Checkpoints of PyTorch: written here as torch.save writes them, with torch itself where it is installed, and what they must not do."""
+"""Checkpoints of PyTorch: written here as torch.save writes them, with torch itself where it is installed, and what
+they must not do.
+"""
 
 import collections
 import contextlib
@@ -27,8 +29,8 @@ from tfyolo.predict.load import load as load_detector
 from tfyolo.structures import Raw, as_raw
 from tfyolo.training import train as training
 from tfyolo.weights.initial import initialise
+from tfyolo.weights.torch import foreign, layouts, unpickle
 from tfyolo.weights.torch import importing as torch_importing
-from tfyolo.weights.torch import layouts, unpickle
 
 SETTERS = {np.dtype("f4"): "FloatStorage", np.dtype("f2"): "HalfStorage", np.dtype("i8"): "LongStorage"}
 
@@ -39,7 +41,13 @@ class _Module:
 
 @pytest.fixture
 def fake_torch(monkeypatch):
-    """Modules with the names that a checkpoint mentions, for pickle to find while it writes; nothing of them is called."""
+    fake_modules(monkeypatch)
+
+
+def fake_modules(monkeypatch):
+    """Modules with the names that a checkpoint mentions, for pickle to find while it writes; nothing of them is
+    called.
+    """
 
     def module(name, **contents):
         made = types.ModuleType(name)
@@ -91,7 +99,7 @@ def saved(path, value, arrays=(), folder="archive", compress=zipfile.ZIP_STORED)
 
 
 def saved_old(path, value, arrays=(), keys=None, machine=None):
-    """What torch.save made of the same until PyTorch 1.5; keys: in the order of their numbers, None: that of `arrays`."""
+    """What torch.save made of the same until PyTorch 1.5; keys: in their numbers' order, None: that of `arrays`."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, thing):
@@ -160,7 +168,8 @@ def layout_of(name):
 
 
 def their_state(model, seed=0, half=False, without=(), own=False):
-    """Random weights for a Model, as a checkpoint of theirs names and lays them: ({their name: array}, {our path: array}).
+    """Random weights for a Model, as a checkpoint of theirs names and lays them: ({their name: array}, {our path:
+    array}).
 
     without: parts of our names that it does not have. own: not random, but the Model's.
     """
@@ -266,7 +275,7 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
         ),
         (
             lambda s: s.pop("model.0.conv.weight"),
-            r"received another network \(\d+ tensors, the first|model.0.conv.weight is missing",
+            r"received \w+( of another layout| network) \(\d+ tensors, the first|model.0.conv.weight is missing",
         ),
         (lambda s: s.clear(), "received nothing; save the model, or its state_dict"),
     ],
@@ -281,7 +290,7 @@ def test_all_tensors_or_none(change, message, native, fake_torch, tmp_path, monk
     assert "x.pt" in str(error.value)
 
 
-# --- what a file must not do ----------------------------------------------------------------------------------------------------
+# --- what a file must not do ------------------------------------------------------------------------------------------
 
 
 class Calls:
@@ -424,7 +433,7 @@ def test_other_files(content, message, tmp_path):
 
 
 def test_files_of_before_zips(fake_torch, tmp_path):
-    """torch.save's format until PyTorch 1.5, in which ImageNet weights are published; its storages come in any order, also shared."""
+    """torch.save's format until PyTorch 1.5, of published ImageNet weights; storages come in any order, also shared."""
     rng = np.random.default_rng(0)
     state = tensors({"a.weight": rng.normal(size=(4, 3)).astype("f4"), "b": rng.normal(size=5).astype("f2")})
     state["steps"] = _Tensor(np.array(7), "2")
@@ -535,21 +544,22 @@ def test_fine_tuning_keeps_all_but_what_tells_classes(fake_torch, tmp_path):
     models.save_model(tmp_path / "there.h5", there)
     here = models.build(there.config, ("red", "green"))
     report, _ = initialise(here, tmp_path / "there.h5")
-    assert (
-        report[2] == "head: 36 arrays kept; head.p3.cls, head.p4.cls, head.p5.cls begin anew: 80 classes there, 2 here"
-    )
+    anew = [f"head.p{level}.cls.{layer}" for level in (3, 4, 5) for layer in ("conv1.conv", "conv1.norm", "conv2.conv")]
+    assert report[2].startswith("head: 36 arrays kept; ") and report[2].endswith("80 classes there, 2 here")
+    assert all(layer in report[2] for layer in anew[:3])
     kept, given = checkpoint.weights_of(here.network), checkpoint.weights_of(there.network)
     assert all(np.array_equal(kept[name], given[name]) for name in kept if ".cls." not in name)
     others = models.build(there.config, [f"class {i}" for i in range(80)])
     assert (
-        "head.p3.cls.out, head.p4.cls.out, head.p5.cls.out begin anew: the classes have other names"
+        "head.p3.cls.out, head.p4.cls.out, head.p5.cls.out: the rows of all classes re-initialised"
         in (initialise(others, tmp_path / "there.h5")[0][2])
     )
 
 
 NAMED = {
     # As the published checkpoints have them.
-    "yolov8n": ["model.2.m.0.cv1.conv.weight", "model.22.cv3.2.2.bias", "model.9.cv2.bn.running_var", "model.22.cv2.0.1.bn.weight"],
+    "yolov8n": ["model.2.m.0.cv1.conv.weight", "model.22.cv3.2.2.bias", "model.9.cv2.bn.running_var",
+    "model.22.cv2.0.1.bn.weight"],
     "yolo11n": ["model.6.m.0.cv3.conv.weight", "model.6.m.0.m.1.cv2.bn.bias", "model.10.m.0.attn.pe.conv.weight",
                 "model.10.m.0.ffn.1.conv.weight", "model.23.cv3.1.0.0.conv.weight", "model.23.cv3.1.1.1.bn.weight"],
     "yolov7-tiny": ["model.7.conv.weight", "model.28.bn.running_mean", "model.30.conv.weight", "model.37.bn.bias",
@@ -572,7 +582,9 @@ def test_names_are_theirs(name):
 
 
 def test_an_imported_yolov7_is_used_without_what_trained_it(fake_torch, tmp_path):
-    """Of the form that is published for use: implicit knowledge multiplied in. And its anchors are the file's, height first."""
+    """Of the form that is published for use: implicit knowledge multiplied in. And its anchors are the file's, height
+    first.
+    """
     there = models.build(configs.load(configs.zoo("yolov7-tiny"), ["model.input_size=64"]), ("red", "green"))
     theirs, ours = their_state(there, without=("implicit",))
     state = tensors(theirs)
@@ -602,7 +614,8 @@ def test_a_large_yolov7_arrives(name, without, aux, fake_torch, tmp_path):
     assert isinstance(imported.model.network.output, Raw) == aux
 
 
-# The published descriptions of YOLOv7's networks: block after block, from where it reads and what it is; negative: so many back.
+# The published descriptions of YOLOv7's networks: block after block, from where it reads and what it is; negative: so
+# many back.
 def elan_there(convs, joined):
     links = [(-1, "conv")] * (convs - 1)
     return [(-1, "conv"), (-2, "conv"), (-1, "conv"), *links, (joined, "concat"), (-1, "conv")]
@@ -723,7 +736,7 @@ def test_yolov7_is_wired_as_it_is_published(name):
             np.testing.assert_allclose(ours, y, rtol=1e-3, atol=1e-3 * np.std(y))
 
 
-# --- checkpoints of other networks ------------------------------------------------------------------------------------------------
+# --- checkpoints of other networks ------------------------------------------------------------------------------------
 
 OLD = {
     "model.0.conv.weight": (16, 3, 3, 3),
@@ -738,35 +751,48 @@ NEW = {
 ANCHORED = {"model.24.anchors": (3, 3, 2), "model.24.m.0.weight": (255, 128, 1, 1), "model.24.m.0.bias": (255,)}
 SEGMENT = {**OLD, "model.22.cv4.0.2.bias": (32,), "model.22.proto.cv1.conv.weight": (64, 64, 3, 3)}
 P2 = {"model.0.conv.weight": (16, 3, 3, 3), "model.28.cv3.0.2.bias": (80,)}
-# What is told; the classes of the model and its layers, "u." for Ultralytics' package; tensors; the file that it says to be described in.
+# What is told; the classes of the model and its layers, "u." for Ultralytics' package; tensors; the file that it says
+# to be described in.
 PICKLED = [
-    ("YOLOv5 (C3, yolov5s.yaml)", "models.yolo.DetectionModel models.common.C3 models.yolo.Detect", ANCHORED, "yolov5s.yaml"),
-    ("YOLOv5 (BottleneckCSP, Focus)", "models.yolo.Model models.common.Focus models.common.BottleneckCSP", ANCHORED, ""),
+    ("YOLOv5 (C3, yolov5s.yaml)", "models.yolo.DetectionModel models.common.C3 models.yolo.Detect", ANCHORED,
+    "yolov5s.yaml"),
+    ("YOLOv5 (BottleneckCSP, Focus)", "models.yolo.Model models.common.Focus models.common.BottleneckCSP", ANCHORED,
+    ""),
     ("YOLOv5 for segmentation (C3, Segment)", "models.yolo.Model models.common.C3 models.yolo.Segment", ANCHORED, ""),
     ("YOLOv5u (C3)", "u.tasks.DetectionModel u.modules.block.C3 u.modules.head.Detect", OLD, ""),
     ("YOLOv3 (Bottleneck); import it from Darknet's", "models.yolo.Model models.common.Bottleneck", ANCHORED, ""),
-    ("YOLOv9 (DualDDetect, RepNCSPELAN4)", "models.yolo.Model models.common.RepNCSPELAN4 models.yolo.DualDDetect", OLD, ""),
-    ("YOLOv9 (RepNCSPELAN4, SPPELAN, yolov9t.yaml)", "u.tasks.DetectionModel u.modules.block.SPPELAN u.modules.block.RepNCSPELAN4",
+    ("YOLOv9 (DualDDetect, RepNCSPELAN4)", "models.yolo.Model models.common.RepNCSPELAN4 models.yolo.DualDDetect",
+    OLD, ""),
+    ("YOLOv9 (RepNCSPELAN4, SPPELAN, yolov9t.yaml)", "u.tasks.DetectionModel u.modules.block.SPPELAN "
+                                                     "u.modules.block.RepNCSPELAN4",
      OLD, "yolov9t.yaml"),
-    ("YOLOv10 (SCDown, v10Detect, yolov10n.yaml)", "u.tasks.DetectionModel u.modules.block.SCDown u.modules.head.v10Detect",
+    ("YOLOv10 (SCDown, v10Detect, yolov10n.yaml)", "u.tasks.DetectionModel u.modules.block.SCDown "
+                                                   "u.modules.head.v10Detect",
      NEW, "yolov10n.yaml"),
     ("YOLO12 (A2C2f, AAttn)", "u.tasks.DetectionModel u.modules.block.A2C2f u.modules.block.AAttn", OLD, ""),
-    ("YOLO26 (model.23.one2one_cv2.0.2.bias, yolo26n.yaml)", "u.tasks.DetectionModel u.modules.block.C3k2 u.modules.head.Detect",
+    ("YOLO26 (model.23.one2one_cv2.0.2.bias, yolo26n.yaml)", "u.tasks.DetectionModel u.modules.block.C3k2 "
+                                                             "u.modules.head.Detect",
      {**NEW, "model.23.one2one_cv2.0.2.bias": (4,)}, "yolo26n.yaml"),
     ("YOLO26 for pose (Pose26, PoseModel)", "u.tasks.PoseModel u.modules.block.C3k2 u.modules.head.Pose26", NEW, ""),
-    ("YOLOv8 for segmentation (Segment, SegmentationModel, yolov8m-seg.yaml); take the detector of that family, published as yolov8m.pt",
+    ("YOLOv8 for segmentation (Segment, SegmentationModel, yolov8m-seg.yaml); take the detector of that family, "
+     "published as yolov8m.pt",
      "u.tasks.SegmentationModel u.modules.block.C2f u.modules.head.Segment", SEGMENT, "yolov8m-seg.yaml"),
     ("YOLO11 for pose (Pose, PoseModel, yolo11-pose.yaml); take the detector of that family, published as yolo11s.pt",
      "u.tasks.PoseModel u.modules.block.C3k2 u.modules.head.Pose", NEW, "yolo11-pose.yaml"),
     ("YOLO11 for oriented boxes (OBB, OBBModel)", "u.tasks.OBBModel u.modules.block.C3k2 u.modules.head.OBB", NEW, ""),
     ("YOLOv8 for classification (", "u.tasks.ClassificationModel u.modules.block.C2f u.modules.head.Classify", OLD, ""),
-    ("YOLOv7 for pose (IKeypoint)", "models.yolo.Model models.common.SPPCSPC models.yolo.IKeypoint", {"model.8.m_kpt.0.weight": (8,)}, ""),
-    ("YOLO-World (C2fAttn, WorldDetect, WorldModel)", "u.tasks.WorldModel u.modules.block.C2fAttn u.modules.head.WorldDetect", OLD, ""),
+    ("YOLOv7 for pose (IKeypoint)", "models.yolo.Model models.common.SPPCSPC models.yolo.IKeypoint",
+    {"model.8.m_kpt.0.weight": (8,)}, ""),
+    ("YOLO-World (C2fAttn, WorldDetect, WorldModel)", "u.tasks.WorldModel u.modules.block.C2fAttn "
+                                                      "u.modules.head.WorldDetect", OLD, ""),
     ("YOLOE for segmentation (", "u.tasks.YOLOESegModel u.modules.block.C3k2 u.modules.head.YOLOESegment", NEW, ""),
-    ("RT-DETR (RTDETRDecoder, RTDETRDetectionModel)", "u.tasks.RTDETRDetectionModel u.modules.head.RTDETRDecoder", OLD, ""),
+    ("RT-DETR (RTDETRDecoder, RTDETRDetectionModel)", "u.tasks.RTDETRDetectionModel u.modules.head.RTDETRDecoder",
+    OLD, ""),
     ("YOLOv6 (Model, RepVGGBlock)", "yolov6.models.yolo.Model yolov6.layers.common.RepVGGBlock", OLD, ""),
     ("YOLO-NAS (YoloNAS_S)", "super_gradients.training.models.YoloNAS_S", OLD, ""),
-    ("YOLOv8 of another form (2 tensors, the first model.28.cv3.0.2.bias, model.0.conv.weight; layers CBAM; described in yolov8n-p2.yaml)",
+    ("YOLOv8 of another layout (2 tensors, the first model.28.cv3.0.2.bias, model.0.conv.weight; layers CBAM; "
+     "described "
+     "in yolov8n-p2.yaml)",
      "u.tasks.DetectionModel u.modules.block.C2f u.modules.conv.CBAM", P2, "yolov8n-p2.yaml"),
 ]  # fmt: skip
 # What is told of a state dict, by the names and shapes of its tensors.
@@ -776,26 +802,35 @@ STATES = {
         **{**OLD, "model.4.cv2.0.cv1.conv.weight": (8,)},
         **{"model.22.cv4.0.2.bias": (64,), "model.22.cv5.0.2.bias": (80,)},
     },
-    "YOLOv9 (22.heads.0.class_conv.2.weight)": {"0.conv.weight": (16, 3, 3, 3), "22.heads.0.class_conv.2.weight": (80, 80, 1, 1)},
+    "YOLOv9 of another layout (2 tensors, the first model.0.conv.weight": {
+        "0.conv.weight": (16, 3, 3, 3), "24.heads.0.class_conv.2.weight": (80, 80, 1, 1)
+    },
     "YOLOv10 (model.23.one2one_cv2.0.2.bias)": {**NEW, "model.23.one2one_cv2.0.2.bias": (64,)},
     "YOLO26 (model.23.one2one_cv2.0.2.bias)": {**NEW, "model.23.one2one_cv2.0.2.bias": (4,)},
     "YOLO12 (model.6.m.0.0.attn.qkv.conv.weight)": {**OLD, "model.6.m.0.0.attn.qkv.conv.weight": (192, 64, 1, 1)},
     "YOLOv8 for segmentation (model.22.proto.cv1.conv.weight); take the detector": SEGMENT,
     "YOLO11 for pose (model.23.cv4.0.2.bias)": {**NEW, "model.23.cv4.0.2.bias": (51,)},
     "YOLO11 for oriented boxes (model.23.cv4.0.2.bias)": {**NEW, "model.23.cv4.0.2.bias": (1,)},
-    "YOLOv8 for classification (model.9.linear.weight)": {"model.0.conv.weight": (16, 3, 3, 3), "model.9.linear.weight": (1000, 1280)},
-    "RT-DETR (decoder.dec_score_head.0.weight)": {"backbone.conv1.conv1_1.conv.weight": (8,), "decoder.dec_score_head.0.weight": (80, 256)},
+    "YOLOv8 for classification (model.9.linear.weight)": {"model.0.conv.weight": (16, 3, 3, 3),
+    "model.9.linear.weight": (1000, 1280)},
+    "RT-DETR (decoder.dec_score_head.0.weight)": {"backbone.conv1.conv1_1.conv.weight": (8,),
+    "decoder.dec_score_head.0.weight": (80, 256)},
     "D-FINE or DEIM (": {"decoder.pre_bbox_head.layers.0.weight": (4, 4), "decoder.dec_score_head.0.bias": (80,)},
-    "YOLOX (": {"backbone.backbone.stem.conv.conv.weight": (16, 12, 3, 3), "head.cls_preds.0.weight": (80, 64, 1, 1)},
+    "YOLOX of another layout (2 tensors": {"backbone.backbone.stem.conv.conv.weight": (16, 12, 3, 3),
+                                         "head.cls_preds.0.weight": (80, 64, 1, 1)},
+    "YOLOX with Darknet-53 (": {"backbone.backbone.stem.0.conv.weight": (32, 3, 3, 3),
+                                "head.cls_preds.0.weight": (80, 64, 1, 1)},
     "YOLO-NAS (": {"heads.head1.cls_pred.weight": (80, 64, 1, 1)},
     "YOLOv6 (": {"detect.cls_preds.0.weight": (80, 64, 1, 1)},
     "PP-YOLOE (": {"head.pred_cls.0.weight": (80, 96, 3, 3)},
-    "Faster or Mask R-CNN (": {"backbone.body.conv1.weight": (64, 3, 7, 7), "roi_heads.box_predictor.cls_score.weight": (91, 1024)},
+    "Faster or Mask R-CNN (": {"backbone.body.conv1.weight": (64, 3, 7, 7),
+    "roi_heads.box_predictor.cls_score.weight": (91, 1024)},
     "SSD, RetinaNet or FCOS (": {"head.classification_head.cls_logits.weight": (819, 256, 3, 3)},
     "MMDetection's or MMYOLO's (": {"bbox_head.rtm_cls.0.weight": (80, 128, 1, 1)},
     "a network of Darknet's, such as YOLOv3 or YOLOv4, in PyTorch (": {"module_list.0.Conv2d.weight": (32, 3, 3, 3)},
     "a network for classification (fc.weight)": {"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)},
-    "another network (1 tensor, the first encoder.weight); take a checkpoint of one of these": {"encoder.weight": (3, 3)},
+    "another network (1 tensor, the first encoder.weight); take a checkpoint of one of these": {"encoder.weight": (3,
+    3)},
 }  # fmt: skip
 
 
@@ -846,14 +881,14 @@ def test_a_model_of_another_network_is_named(expected, names, shapes, described,
     if described:
         model.yaml = {"nc": 80, "yaml_file": f"/home/me/{described}", "scale": "s"}
     told = told_of({"epoch": -1, "model": model, "train_args": {"imgsz": 640}}, state.values(), tmp_path)
-    assert told.startswith(f"a detector of YOLOv7, YOLOv8 or YOLO11, received {expected}")
+    assert told.startswith(f"{foreign.IMPORTED}, received {expected}")
 
 
 @pytest.mark.parametrize("expected", STATES)
 def test_a_state_dict_of_another_network_is_named(expected, fake_torch, tmp_path):
     state = zeros(STATES[expected])
     told = told_of(dict(state), state.values(), tmp_path)
-    assert told.startswith(f"a detector of YOLOv7, YOLOv8 or YOLO11, received {expected}")
+    assert told.startswith(f"{foreign.IMPORTED}, received {expected}")
 
 
 def test_a_task_is_told_though_nothing_else_tells_it(classes, tmp_path):
@@ -909,7 +944,9 @@ def test_a_changed_network_is_named_by_what_was_changed(classes, native, tmp_pat
 
 
 def test_what_a_training_state_holds_besides_is_passed_over(classes, tmp_path):
-    """Arrays of NumPy's, counters and mappings with classes of their own, as optimizers, schedulers and loggers leave them."""
+    """Arrays of NumPy's, counters and mappings with classes of their own, as optimizers, schedulers and loggers leave
+    them.
+    """
     state = tensors({"conv.weight": np.arange(6, dtype="f4").reshape(2, 3), "bn.running_mean": np.ones(2, "f4")})
     bag = classes("theirs.Bag")()
     value = {
@@ -941,7 +978,7 @@ def test_what_has_to_be_imported_first_is_said_before_anything_is_done(suffix, t
     assert not (tmp_path / "run").exists()
 
 
-# --- files that would take for ever -----------------------------------------------------------------------------------------------
+# --- files that would take for ever -----------------------------------------------------------------------------------
 
 
 def _text(text):
@@ -1016,7 +1053,9 @@ SHARED = {
 
 @pytest.mark.parametrize("name", SHARED)
 def test_what_is_used_again_and_again_takes_no_longer_for_it(name, tmp_path, monkeypatch):
-    """Nor room. Read or refused, each takes a second or two at most; the last step of every one took minutes, or gigabytes."""
+    """Nor room. Read or refused, each takes a second or two at most; the last step of every one took minutes, or
+    gigabytes.
+    """
     monkeypatch.setattr(unpickle, "MOST_COPIED", unpickle.MOST_COPIED // 8)
     began = time.process_time()
     with contextlib.suppress(unpickle.TorchError):

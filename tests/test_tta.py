@@ -60,8 +60,9 @@ def test_impossible_tta_is_an_error(tmp_path):
             loading.load(tmp_path / f"{name}.h5", **options)
 
 
-def test_a_flip_needs_a_post_processing_with_nms(model):
+def test_a_flip_needs_a_post_processing_with_nms():
     """Whatever the name is that it has in the config."""
+    model = lively("demo")
     with pytest.raises(ConfigError, match=r"model\.postprocess: expected one with NMS"):
         Detector.of(model._replace(postprocess=Top()), flip=True)
     Detector.of(model, flip=True)

@@ -1,4 +1,6 @@
-"""A run and its exports that an earlier version wrote still load, and find what they found (tests/written_before/README.md)."""
+"""A run and its exports that an earlier version wrote still load, and find what they found
+(tests/written_before/README.md).
+"""
 
 import json
 import tarfile

@@ -5,13 +5,12 @@
 No gradient flows through an Assignment.
 """
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 from keras import ops
 
 from tfyolo.boxes import boxes_to_yxhw, ciou, iou, pairwise_iou, shape_iou, yxhw_to_boxes
-from tfyolo.config.ranges import AboveOne, Count, NonNegative, Probability
+from tfyolo.config.ranges import AboveOne, Count, NonNegative, Positive, Probability
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 
@@ -150,10 +149,8 @@ def task_aligned(candidates, boxes, labels, *, topk: Count = 10, alpha: NonNegat
     """
     scores, M = ops.stop_gradient(candidates.scores), ops.shape(boxes)[1]
     N, K = scores.shape[1:]
-    y, x = ops.unstack(candidates.priors.centers, 2, axis=-1)  # [N]
-    y1, x1, y2, x2 = ops.unstack(ops.expand_dims(boxes, 2), 4, axis=-1)  # [B, M, 1]
-    inside = [y > y1, y < y2, x > x1, x < x2, ops.expand_dims(labels >= 0, 2)]
-    inside = functools.reduce(ops.logical_and, inside)  # [B, M, N]
+    inside = _holds(ops.expand_dims(boxes, 2), candidates.priors.centers)  # [B, M, N]
+    inside = ops.logical_and(inside, ops.expand_dims(labels >= 0, 2))
 
     pairs = _pairs(inside, candidates, boxes, labels)
     score = ops.take(ops.reshape(scores, (-1,)), pairs.rows * K + pairs.labels)
@@ -214,14 +211,74 @@ def ota(
 
     Source: Wang et al. 2022, arXiv:2207.02696, section 4.2; Ge et al. 2021, arXiv:2107.08430, section 2.1.
     """
+    eligible = _near(candidates.priors, boxes, labels, cells, ratio)  # [B, M, N]
+    gt_index = _cheapest(candidates, boxes, labels, eligible, topk, overlap_cost)
+    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index, ciou))
+
+
+def simota(
+    candidates,
+    boxes,
+    labels,
+    *,
+    radius: Positive = 2.5,
+    topk: Count = 10,
+    overlap_cost: NonNegative = 3.0,
+    outside_cost: NonNegative = 100_000.0,
+):
+    """YOLOX's assigner: each ground truth takes its k cheapest candidates, as in `ota`.
+
+    Eligible are the candidates whose cell's centre lies in the ground truth, or in a square about its centre. The cost
+    is that of `ota`, plus outside_cost where it does not lie in both. The quality is the IoU. The code published with
+    the paper also lets a ground truth take a candidate that is eligible for another alone.
+
+    Args:
+        candidates: Candidates, N of each image.
+        boxes: [B, M, 4] ground truths, in pixels of the network's input.
+        labels: [B, M], -1 for rows that are padding or are not learned.
+        radius: half the side of the square, in the candidate's cells.
+        topk: how many IoUs k is the sum of.
+        overlap_cost: the weight of -log(IoU).
+        outside_cost: of a candidate that lies in one of the two alone.
+
+    Returns:
+        Assignment [B, N].
+
+    Source: Ge et al. 2021, arXiv:2107.08430, section 2.1, "SimOTA"; the code published with it.
+    """
+    priors, gt_boxes = candidates.priors, ops.expand_dims(boxes, 2)  # [B, M, 1, 4]
+    inside = _holds(gt_boxes, priors.centers)  # [B, M, N]
+    reach = radius * ops.expand_dims(priors.strides, -1)  # [N, 1]
+    yx = boxes_to_yxhw(gt_boxes)[..., :2]
+    central = _holds(ops.concatenate([yx - reach, yx + reach], axis=-1), priors.centers)  # [B, M, N]
+    eligible = ops.logical_and(ops.logical_or(inside, central), ops.expand_dims(labels >= 0, 2))
+    cost = ops.where(ops.logical_and(inside, central), 0.0, outside_cost)
+    gt_index = _cheapest(candidates, boxes, labels, eligible, topk, overlap_cost, cost)
+    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index, iou))
+
+
+def _holds(boxes, points):
+    """Whether boxes [..., N or 1, 4] hold points [N, 2], borders excluded: [..., N] bool."""
+    first, last = ops.split(boxes, 2, axis=-1)
+    return ops.all(ops.logical_and(points > first, points < last), axis=-1)
+
+
+def _cheapest(candidates, boxes, labels, eligible, topk, overlap_cost, more=None):
+    """SimOTA's choice among the eligible [B, M, N]: gt_index [B, N]. more: [B, M, N], a further cost of each pair.
+
+    A ground truth takes its k cheapest candidates, where k is the sum of its topk largest IoUs, rounded down, at least
+    1; a candidate that several claim takes the one it is cheapest for.
+    """
     scores = ops.stop_gradient(candidates.scores)
     N, K = scores.shape[1:]
-    eligible = _near(candidates.priors, boxes, labels, cells, ratio)  # [B, M, N]
     pairs = _pairs(eligible, candidates, boxes, labels)
     overlap = iou(pairs.predicted, pairs.gt_boxes)  # [P]
     right = ops.one_hot(pairs.labels, K)
     p = ops.clip(ops.sqrt(ops.take(ops.reshape(scores, (-1, K)), pairs.rows, axis=0)), 1e-6, 1 - 1e-6)  # [P, K]
     cost = -ops.sum(right * ops.log(p) + (1 - right) * ops.log(1 - p), axis=-1) - overlap_cost * ops.log(overlap + 1e-8)
+    if more is not None:
+        b, m, n = ops.unstack(pairs.index, 3, axis=-1)
+        cost = cost + ops.take(ops.reshape(more, (-1,)), (b * ops.shape(boxes)[1] + m) * N + n)
     # The cheapest is worth most; what is not eligible, nothing.
     worth = ops.scatter(pairs.index, 1 / (1 + cost), ops.shape(eligible))  # [B, M, N]
     overlap = ops.scatter(pairs.index, overlap, ops.shape(eligible))  # [B, M, N]
@@ -233,8 +290,7 @@ def ota(
     claimed = _marked(places, eligible, taken)
     worth = ops.where(claimed, worth, 0.0)
     gt = ops.cast(ops.argmax(worth, axis=1), "int32")  # [B, N]
-    gt_index = ops.where(ops.any(claimed, axis=1), gt, BACKGROUND)
-    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index))
+    return ops.where(ops.any(claimed, axis=1), gt, BACKGROUND)
 
 
 def anchor_ratio(candidates, boxes, labels, *, cells: Literal[3, 5] = 3, ratio: AboveOne = 4.0):
@@ -255,7 +311,7 @@ def anchor_ratio(candidates, boxes, labels, *, cells: Literal[3, 5] = 3, ratio: 
     eligible = ops.transpose(_near(candidates.priors, boxes, labels, cells, ratio), (0, 2, 1))
     shape = shape_iou(candidates.priors.anchors, boxes_to_yxhw(boxes)[..., 2:])  # [B, N, M]
     gt_index = _assign(eligible, shape, otherwise=BACKGROUND)
-    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index))
+    return Assignment(ops.stop_gradient(gt_index), _overlap_of(candidates, boxes, gt_index, ciou))
 
 
 def _near(priors, boxes, labels, cells, ratio):
@@ -304,10 +360,10 @@ def _pairs(eligible, candidates, boxes, labels):
     )
 
 
-def _overlap_of(candidates, boxes, gt_index):
-    """The CIoU of candidates with their ground truths, at least 0; 0 without one: [B, N]."""
+def _overlap_of(candidates, boxes, gt_index, measure):
+    """An overlap, iou or ciou, of candidates with their ground truths, at least 0; 0 without one: [B, N]."""
     gt_boxes = ops.take_along_axis(boxes, ops.expand_dims(ops.maximum(gt_index, 0), -1), axis=1)
-    overlap = ops.maximum(ciou(candidates.boxes, gt_boxes), 0.0)
+    overlap = ops.maximum(measure(candidates.boxes, gt_boxes), 0.0)
     return ops.stop_gradient(ops.where(gt_index >= 0, overlap, 0.0))
 
 
@@ -356,6 +412,7 @@ ASSIGNERS = {
     "responsible_cell": responsible_cell,
     "task_aligned": task_aligned,
     "ota": ota,
+    "simota": simota,
     "anchor_ratio": anchor_ratio,
     "max_iou": max_iou,
 }

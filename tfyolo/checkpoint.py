@@ -1,7 +1,8 @@
 """One file for a model: arrays by name, and a JSON text with everything that a later command would have to ask for.
 
-An HDF5 file with groups of arrays (`weights`, and in a file to resume from also the optimizer's and the EMA's) and the attribute-like
-dataset `meta`: {"config": ..., "classes": [...], ...}."""
+An HDF5 file with groups of arrays (`weights`, and in a file to resume from also the optimizer's and the EMA's) and the
+attribute-like dataset `meta`: {"config": ..., "classes": [...], ...}.
+"""
 
 import contextlib
 import json
@@ -11,8 +12,9 @@ import numpy as np
 
 from tfyolo import config as configs
 from tfyolo import hdf5
+from tfyolo import origin as origins
 from tfyolo.errors import Error
-from tfyolo.files import atomic_file
+from tfyolo.files import atomic_file, parse_json
 from tfyolo.messages import printable
 
 # What a model is used with: the EMA, which training evaluates, where the file has it.
@@ -25,7 +27,7 @@ class CheckpointError(Error):
     """A file of weights cannot be read, or does not fit what it is loaded into."""
 
 
-# --- files of weights -------------------------------------------------------------------------------------------------------------
+# --- files of weights -------------------------------------------------------------------------------------------------
 
 
 def save(path, meta, **groups):
@@ -45,7 +47,17 @@ def load(path, *groups):
 
 
 def load_run(path):
-    """(meta, {name: {array's name: array}} of OF_A_RUN) of a file to resume from: the arrays, and the "state" that goes with them."""
+    """What a file to resume from holds.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        (meta, {name: {array's name: array}}): the meta with the "state" that goes with the arrays; the groups OF_A_RUN.
+
+    Raises:
+        CheckpointError: it is no such file, or parts of it are missing.
+    """
     meta, *groups = _read(path, OF_A_RUN)
     saved, state = dict(zip(OF_A_RUN, groups, strict=True)), meta.get("state")
     counts = [state.get(name) for name in ("stage", "epoch")] if isinstance(state, dict) else [None]
@@ -69,6 +81,22 @@ def config_of(path, meta):
     """The Config in a file's meta, which has been read from a path. Raises CheckpointError."""
     with fits_this_version(path):
         return configs.from_json(meta["config"])
+
+
+def origin_of(meta):
+    """The Origin of the weights beside a meta; None if they began at random.
+
+    A file of a version that recorded none is known to have begun so if it was trained without train.init.
+    """
+    if "origin" in meta:
+        return origins.from_meta(meta["origin"])
+    if "epoch" in meta or "state" in meta:
+        try:
+            if parse_json(meta["config"])["train"]["init"] is None:
+                return None
+        except (ValueError, KeyError, TypeError):
+            pass
+    return origins.Origin(origins.UNRECORDED)
 
 
 @contextlib.contextmanager
@@ -112,6 +140,10 @@ def _description(text):
     classes = meta.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise hdf5.HDF5Error("its description has no names of classes")
+    try:
+        origins.from_meta(meta.get("origin"))
+    except ValueError as error:
+        raise hdf5.HDF5Error(f"its description is wrong: {error}") from None
     return meta
 
 
@@ -152,6 +184,7 @@ def random_states(network):
 
 
 def assign_random(network, states):
+    """Puts the random states of random_states() into a Keras model's dropout; what it has none of stays."""
     for variable in network.variables:
         if not _is_weight(variable) and variable.path in states:
             variable.assign(states[variable.path])

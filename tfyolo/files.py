@@ -55,8 +55,9 @@ def atomic_replace(aside, path):
     system knows no exchange, the moment between two renames.)
 
     Args:
-      aside: a file, or a folder, on the file system of `path`. path: what it is to be called. A file replaces a file, a
-      folder a folder; either replaces a link, and what that led to stays.
+        aside: a file, or a folder, on the file system of `path`.
+        path: what it is to be called. A file replaces a file, a folder a folder; either replaces a link, and what that
+            led to stays.
     """
     aside, path = Path(aside), Path(path)
     for each in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
@@ -94,9 +95,7 @@ def _flush(path):
 
 
 def _exchanged(first, second):
-    """Whether the system has exchanged two names in one step, by renameat2 (RENAME_EXCHANGE) or renamex_np
-    (RENAME_SWAP).
-    """
+    """Whether the system has exchanged two names in one step: renameat2 (RENAME_EXCHANGE), renamex_np (RENAME_SWAP)."""
     paths = os.fsencode(first), os.fsencode(second)
     here = -100  # AT_FDCWD
     try:
@@ -120,8 +119,9 @@ def remove_left(folder, names):
     """Removes what processes that were killed have left of files that they were writing with `atomic_file`.
 
     Args:
-      folder: that no other process writes into. names: patterns of the names that the files were to have; what is no
-      such file stays, and what a living process writes.
+        folder: that no other process writes into.
+        names: patterns of the names that the files were to have; what is no such file stays, and what a living process
+            writes.
     """
     for path in Path(folder).iterdir():
         aside = _ASIDE.fullmatch(path.name)

@@ -4,9 +4,10 @@
     with opened(path) as file:
         file.text("meta"), file.arrays("weights")
 
-A file ends with a checksum of all before it, which HDF5 does not read: what is damaged never comes to its library, where it would be a
-crash or another array. Whoever changes a file with h5py leaves one without a checksum, as other programs do: that is read all the same.
-In either nothing is followed out of the file, and nothing is larger than its bytes there.
+A file ends with a checksum of all before it, which HDF5 does not read: what is damaged never comes to its library,
+where it would be a crash or another array. Whoever changes a file with h5py leaves one without a checksum, as other
+programs do: that is read all the same. In either nothing is followed out of the file, and nothing is larger than its
+bytes there.
 """
 
 import contextlib
@@ -29,13 +30,14 @@ class HDF5Error(Error):
     """A file is no HDF5, or is damaged, or holds what no file of weights does. The message says what."""
 
 
-# --- writing ------------------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write(path, contents):
     """Writes {name: text, or a group's {"layer/variable": array}} as an HDF5 file.
 
-    Through a file of Python's, which raises OSError where the disk is full; one of HDF5's own ends the process when it is closed then.
+    Through a file of Python's, which raises OSError where the disk is full; one of HDF5's own ends the process when it
+    is closed then.
     """
     with Path(path).open("wb+") as file:
         with h5py.File(file, "w") as root:
@@ -60,7 +62,7 @@ def _checksum(file, size):
     return value
 
 
-# --- reading ------------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -147,8 +149,9 @@ class Contents:
         return self._from_heap(*elsewhere.unpack(stored)) if kind.is_variable_str() else stored.rstrip(b"\0")
 
     def _from_heap(self, length, heap, number):
-        """A text of any length, which lies among others in a heap: HDF5's own reader makes room for all that it is said to have, up
-        to 4 GiB, and runs in circles in a heap that is damaged.
+        """A text of any length, which lies among others in a heap.
+
+        HDF5's own reader makes room for all that it is said to have, to 4 GiB, and runs in circles in a damaged heap.
         """
         self._file.seek(heap)
         mark, version, end = struct.unpack("<4sB3xQ", self._file.read(16))
@@ -202,7 +205,8 @@ class Contents:
         layout = item.get_create_plist()
         if layout.get_layout() != h5d.CONTIGUOUS or layout.get_external_count():
             raise HDF5Error(
-                f"{shortened(name)}: expected it in the file in one piece, it is external, virtual, chunked or compressed"
+                f"{shortened(name)}: expected it in the file in one piece, it is external, virtual, chunked or "
+                "compressed"
             )
         if count > min(self._left, item.get_storage_size()):
             raise HDF5Error(

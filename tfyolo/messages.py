@@ -9,7 +9,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\
 
 
 def printable(text, keep=""):
-    """Text of others for people to read: control characters stand as their codes, "\\x1b", but for those to `keep`."""
+    r"""Text of others for people to read: control characters stand as their codes, "\x1b", but for those to `keep`."""
     return _UNPRINTABLE.sub(
         lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), str(text)
     )
@@ -24,7 +24,7 @@ def shortened(value, most=60):
 
 
 def counted(number, noun):
-    """ "1 row", "3 epochs", "2 categories", "1,024 classes"; noun: in the singular, a regular one."""
+    """A number and what it counts: "1 row", "3 epochs", "2 categories", "1,024 classes"; noun: a regular singular."""
     return f"{number:,} {noun if number == 1 else _plural(noun)}"
 
 

@@ -21,12 +21,13 @@ from tfyolo.darknet.layers import LocallyConnected
 from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
 from tfyolo.graph.fusion import fuse
-from tfyolo.graph.nodes import deferred_variables
+from tfyolo.graph.nodes import deferred_variables, unallocated_variables
 from tfyolo.heads import HEADS
 from tfyolo.losses import OBJECTIVES
 from tfyolo.messages import listed, printable
 from tfyolo.necks import NECKS
 from tfyolo.nn.resample import Upsample
+from tfyolo.origin import Origin, to_meta
 from tfyolo.postprocess import POSTPROCESS
 from tfyolo.structures import as_features, as_raw, can_read_aux
 
@@ -46,6 +47,7 @@ class Model(NamedTuple):
         decoder: Raw -> Candidates; one of decoders.DECODERS.
         objective: the loss, term by term; one of losses.OBJECTIVES.
         postprocess: Candidates -> Detections; one of postprocess.POSTPROCESS.
+        origin: what its weights were initialised from; None: they began at random.
     """
 
     config: configs.Config
@@ -54,6 +56,7 @@ class Model(NamedTuple):
     decoder: keras.layers.Layer
     objective: Any
     postprocess: Any
+    origin: Origin | None = None
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -229,6 +232,20 @@ def _bounded_network(config, size, decoder, num_classes):
                 f"{num_classes:,} classes each",
             )
     return network
+
+
+def outline(model, num_classes):
+    """A Model's network as it would be with another number of classes: names and shapes, without values.
+
+    Args:
+        model: a Model.
+        num_classes: K.
+
+    Returns:
+        keras.Model; its variables have no memory.
+    """
+    with unallocated_variables():
+        return _network(model.config, model.network.input_shape[1:3], _make(model.config, "decoder"), num_classes)
 
 
 def scaling(config, depth=1.0, width=1.0):
@@ -481,7 +498,7 @@ def load_model(path: str | os.PathLike) -> Model:
     with checkpoint.fits_this_version(file):
         model = _with_quantization(build(config, meta["classes"]))
     checkpoint.assign(model.network, weights, source=f"{file}: its weights")
-    return model
+    return model._replace(origin=checkpoint.origin_of(meta))
 
 
 def save_model(path, model, **meta):
@@ -503,6 +520,7 @@ def describe(model, **meta):
         meta: further entries, of types that JSON has.
 
     Returns:
-        {"config": ..., "classes": [...], ...}.
+        {"config": ..., "classes": [...], "origin": origin.to_meta's, ...}.
     """
-    return {"config": configs.to_json(model.config), "classes": list(model.classes), **meta}
+    own = {"config": configs.to_json(model.config), "classes": list(model.classes), "origin": to_meta(model.origin)}
+    return own | meta

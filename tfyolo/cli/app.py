@@ -110,7 +110,7 @@ class _Group(click.Group):
     # In the order in which they are used.
     ORDER = (
         *("configs", "check-data", "train", "evaluate", "detect", "export", "benchmark"),
-        *("summary", "scale", "kmeans-anchors", "make-tfrecords", "import", "verify", "demo-data"),
+        *("summary", "scale", "kmeans-anchors", "make-tfrecords", "weights", "import", "verify", "demo-data"),
     )
     ALIASES = {"val": "evaluate", "predict": "detect"}  # noqa: RUF012
 

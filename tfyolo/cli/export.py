@@ -20,6 +20,7 @@ from tfyolo.cli.arguments import (
     split_hint,
 )
 from tfyolo.devices import start as start_tensorflow
+from tfyolo.origin import from_meta, initialised_line
 
 
 @main.command()
@@ -133,6 +134,8 @@ def export(
             click.echo(f"{'':<20}SQNR is lowest in {layers}")
         for message in report.get("skipped", []):
             click.echo(f"{'':<20}left out of calibration: {message}")
+    if line := initialised_line(from_meta(report["origin"])):
+        click.echo(line)
 
 
 @main.command()

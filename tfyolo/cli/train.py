@@ -24,6 +24,7 @@ from tfyolo.cli.arguments import (
     require_run,
 )
 from tfyolo.devices import start as start_tensorflow
+from tfyolo.origin import initialised_line, to_meta
 
 
 class _Train(Command):
@@ -94,6 +95,8 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         configs.check_init(loaded)
     with _leaving_at_sigterm():
         start_tensorflow(device)
+        from tfyolo import checkpoint
+        from tfyolo import model as models
         from tfyolo.training import runs
         from tfyolo.training import train as training
 
@@ -105,14 +108,17 @@ def train(config, overrides, out, resume, overfit, device, as_json):
             hint = f"`tfyolo train {shlex.quote(str(stop.folder))} --resume` goes on"
         click.echo(f"\nstopped; {hint}", err=True)
         sys.exit(130 if stop.signal == signal.SIGINT else RESUME)
+    origin = checkpoint.origin_of(checkpoint.read_meta(models.weights_file(run.folder)))
     if as_json:
-        print_json({"run": str(run.folder), **(run.metrics or {})})
+        print_json({"run": str(run.folder), **(run.metrics or {}), "origin": to_meta(origin)})
     else:
         best = run.metrics
         scores = "the last one, for want of an AP"
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
         click.echo(f"best: epoch {best['epoch']}, {scores}; everything is in {run.folder}")
+        if origin:
+            click.echo(initialised_line(origin))
 
 
 # EX_TEMPFAIL of sysexits.h: it failed for the time being, and the same again will go on.

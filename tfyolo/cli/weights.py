@@ -1,4 +1,4 @@
-"""Commands about weights: import, verify."""
+"""Commands about weights: weights, import, verify."""
 
 import os
 import sys
@@ -10,8 +10,40 @@ from tfyolo.cli.arguments import NamedIn, json_option, print_json, require_model
 from tfyolo.devices import start as start_tensorflow
 
 
+@main.command("weights")
+@click.argument("name", required=False, metavar="[NAME]")
+@json_option
+def weights_(name, as_json):
+    """List the published weights that training can start from; or fetch those of NAME into the cache folder.
+
+    \b
+    tfyolo weights
+    tfyolo weights yolox-s
+    tfyolo train yolox-s data=my/pictures init=yolox-s                  (fetches them, too)
+
+    The cache folder is $TFYOLO_CACHE, else ~/.cache/tfyolo. Nothing is fetched that was not asked for by its name.
+    """
+    from tfyolo.weights import fetch, listing, published
+
+    if name is None:
+        rows = listing.rows()
+        if as_json:
+            print_json({"cache": str(fetch.cache_folder()), "weights": rows})
+        else:
+            click.echo(listing.table(rows))
+        return
+    files = fetch.fetched(name, progress=not as_json)
+    row = listing.row(name)
+    if as_json:
+        print_json({**row, "files": [str(file) for file in files]})
+        return
+    for file in files:
+        click.echo(f"here: {file}")
+    click.echo(f"licence: {published.origin_of(name)}")
+
+
 @main.command("import")
-@click.argument("network", metavar="NET.cfg|NET.pt|RUN")
+@click.argument("network", metavar="NET.cfg|NET.pt|NET.onnx|NAME|RUN")
 @click.argument("weights", required=False, metavar="[NET.weights]")
 @click.option("--names", help="File of class names, one a line.  [default: COCO's for 80 classes, else numbers]")
 @click.option(
@@ -24,25 +56,35 @@ from tfyolo.devices import start as start_tensorflow
 @click.option("--overwrite", is_flag=True, help="Let --write replace what is there.")
 @json_option
 def import_(network, weights, names, preprocess, out, write, overwrite, as_json):
-    """Make a run of a Darknet network or a PyTorch checkpoint: exactly, or not at all.
+    """Make a run of a Darknet network, a PyTorch checkpoint or an ONNX file of YOLOX: exactly, or not at all.
 
-    Or write a RUN back that came from Darknet.
+    NAME is one of `tfyolo weights`, which is fetched. Or write a RUN back that came from Darknet.
 
     \b
     tfyolo import yolov4-tiny.cfg yolov4-tiny.weights --out runs/yolov4-tiny
     tfyolo import yolov8n.pt --out runs/yolov8n
+    tfyolo import yolox_nano.onnx --out runs/yolox-nano
+    tfyolo import yolox-s --out runs/yolox-s
     tfyolo import runs/fine-tuned --write fine-tuned.weights
     """
-    checkpoint = network.endswith((".pt", ".pth"))
+    from tfyolo import config as configs
+
+    if weights is None and configs.is_published(network):
+        if names or preprocess or write:
+            raise click.UsageError(f"{network} is imported by itself: --names, --preprocess and --write are for files")
+        _import_published(network, out, as_json)
+        return
+    checkpoint = network.endswith((".pt", ".pth", ".onnx"))
     if checkpoint and (weights or preprocess or write):
         raise click.UsageError(
             f"{network} is imported by itself: NET.weights, --preprocess and --write are for Darknet's networks"
         )
     if not (weights or checkpoint) and not (write and os.path.exists(network) and not network.endswith(".cfg")):
         raise click.UsageError(
-            "name NET.cfg and NET.weights, or NET.pt; or a RUN, and --write OUT.weights for the way back to Darknet"
+            "name NET.cfg and NET.weights, or NET.pt or NET.onnx; or a RUN, and --write OUT.weights for the way back "
+            "to Darknet"
         )
-    require_path(network, "a .cfg file, a .pt file or a run")
+    require_path(network, "a .cfg file, a .pt file, an .onnx file or a run")
     if weights is not None:
         require_path(weights, "a .weights file")
     start_tensorflow()
@@ -67,6 +109,22 @@ def import_(network, weights, names, preprocess, out, write, overwrite, as_json)
             click.echo(f"written: {written[0]} and {written[1]}")
     if as_json:
         print_json(made)
+
+
+def _import_published(name, out, as_json):
+    """Fetches published weights before TensorFlow is started, and makes a run of them."""
+    from tfyolo.weights import fetch
+
+    fetch.fetched(name, progress=not as_json)
+    start_tensorflow()
+    from tfyolo.weights import named
+    from tfyolo.weights.published import PUBLISHED
+
+    folder, report = named.import_run(name, out, progress=not as_json)
+    if as_json:
+        print_json({"run": str(folder), "native": PUBLISHED[name].config, "report": report})
+    else:
+        click.echo("\n".join([*report, f"everything is in {folder}"]))
 
 
 @main.command()

@@ -4,7 +4,7 @@ schema says what a config may hold, read turns files into one, explain words wha
 options of the parts.
 """
 
-from tfyolo.config.foreign import check_init, foreign
+from tfyolo.config.foreign import check_init, foreign, is_published
 from tfyolo.config.listing import zoo_rows, zoo_table
 from tfyolo.config.read import from_json, load, to_json, to_yaml, with_new_names
 from tfyolo.config.renamed import RENAMED_KEYS, renamed_notice
@@ -26,6 +26,7 @@ __all__ = [
     "foreign",
     "from_json",
     "index",
+    "is_published",
     "load",
     "packaged",
     "packaged_names",

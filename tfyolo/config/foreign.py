@@ -3,7 +3,9 @@
 import os
 import shlex
 
+from tfyolo.config import tables
 from tfyolo.config.schema import Config
+from tfyolo.config.wording import did_you_mean
 from tfyolo.files import what_is
 
 
@@ -33,6 +35,11 @@ def foreign(path, expected):
     return what and f"{path}: {there}expected {expected}, received {what}"
 
 
+def is_published(init: str) -> bool:
+    """Whether train.init names published weights: one of `tfyolo weights`, where nothing on the disk has that name."""
+    return init in tables.names("published weights") and not os.path.lexists(init)
+
+
 def check_init(config: Config) -> None:
     """Checks that there are weights at train.init, before anything that takes time is done.
 
@@ -42,8 +49,8 @@ def check_init(config: Config) -> None:
     Raises:
         ConfigError: there are none, or they have to be imported first.
     """
-    init, expected = config.train.init, "a run's folder or a file of weights"
-    if init is None:
+    init, expected = config.train.init, "a run's folder or a file of weights, or a name of `tfyolo weights`"
+    if init is None or is_published(init):
         return
     suffix = os.path.splitext(init)[1].lower()
     if (problem := foreign(init, expected)) and (suffix != ".weights" or not os.path.exists(init)):
@@ -53,7 +60,7 @@ def check_init(config: Config) -> None:
             return
         received = "a folder without best.h5 and last.h5"
     elif not os.path.exists(init):
-        received = "no such file"
+        received = f"no such file{did_you_mean(os.path.basename(init), tables.names('published weights'))}"
     elif suffix in (".yaml", ".yml", ".tflite"):
         received = "a config" if suffix != ".tflite" else "an export"
         received += "; name the folder of the run"
@@ -61,4 +68,6 @@ def check_init(config: Config) -> None:
         received = what_is(init)
     else:
         return
+    if init in tables.names("published weights"):
+        received += "; the published weights of that name are taken where nothing here has it"
     raise config.error("train.init", f"{init}: expected {expected}, received {received}")

@@ -167,8 +167,9 @@ class Model(Strict):
     """The detector: its parts, and what goes into it."""
 
     input_size: Size  # (H, W) in pixels, or one number for a square
-    # How images are brought to it, a key of data.geometry.FITS: with their aspect and grey margins (letterbox), without
-    # (stretch), or either as Darknet does, to the pixel.
+    # How images are brought to it, a key of data.geometry.FITS: with their aspect and grey margins (letterbox), with
+    # margins on the right and below alone, as YOLOX does (letterbox_top_left), without (stretch), or either as Darknet
+    # does, to the pixel.
     preprocess: Preprocess = "letterbox"
     # Names in label order; null: the data's own.
     classes: Annotated[Texts, Field(min_length=1, max_length=MOST_CLASSES)] | None = None
@@ -225,6 +226,7 @@ class Stage(Strict):
     final: Probability = 0.01  # cosine: the last learning rate, as part of lr; step: the factor of each step
     steps: Annotated[tuple[Probability, ...], Field(strict=False)] = (0.8, 0.9)  # step: where, as parts of the stage
     warmup: NonNegative = 3.0  # epochs over which lr rises from 0; at most a third of the stage
+    warmup_power: Positive = 1.0  # the part of the warm-up that is over, to this power, is the part of lr; 2: YOLOX's
     plain_epochs: CountOrZero = 10  # the last epochs, without mosaic and mixup; all, if there are fewer
     image_size: Size | None = None  # (H, W); null: model.input_size
     # Every step at another size, up to this part smaller or larger: 0.5 is from half to one and a half.
@@ -246,7 +248,9 @@ class Train(Strict):
     clip: Positive | None = 10.0  # largest global norm of the gradient; null: as it comes
     ema: BelowOne = 0.998  # decay of the moving average of the weights, a step; 0: none
     precision: Literal["float32", "bfloat16"] = "float32"
-    init: Text | None = None  # weights to initialise from: a run, an import, a .h5 file, or a Darknet backbone's file
+    # Weights to initialise from: a run, an import, a .h5 file, a Darknet backbone's file, or a name of `tfyolo
+    # weights`, which is fetched.
+    init: Text | None = None
     seed: Seed = 0
     evaluate_every: Count = 5  # epochs
     # Images at a time in evaluation, which one device does; null: a replica's part of the batch, at most 16.

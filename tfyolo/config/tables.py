@@ -14,6 +14,7 @@ CHOICES = {
     "preprocess": ("data.geometry", "FITS"),
     "schedule": ("training.optim", "SCHEDULES"),
     "data format": ("data.sources.formats", "FORMATS"),
+    "published weights": ("weights.published", "PUBLISHED"),
 }
 
 

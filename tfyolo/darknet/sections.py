@@ -1,7 +1,8 @@
 """Any Darknet network: the sections of its .cfg, each a class that says its shape and builds its layers.
 
-Sections read what stands before them, or earlier sections by number: counted from 0, or back from themselves if negative, as in the
-.cfg. Shapes are (h, w, c). Layers are named by the section's number: "backbone.12.conv"."""
+Sections read what stands before them, or earlier sections by number: counted from 0, or back from themselves if
+negative, as in the .cfg. Shapes are (h, w, c). Layers are named by the section's number: "backbone.12.conv".
+"""
 
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ from keras import layers
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from tfyolo.darknet.layers import LocallyConnected, MeanInside, SpaceToDepth, WeightedSum, windows
+from tfyolo.darknet.layers import LocallyConnected, MeanInside, Passthrough, Passthrough3d, WeightedSum, windows
 from tfyolo.errors import Error
 from tfyolo.nn.activations import ACTIVATIONS, activate
 from tfyolo.nn.blocks import ChannelGroup, FitChannels, conv
@@ -49,8 +50,10 @@ def _stride(shape, small):
 
 
 class Section:
+    """One section of a .cfg: sources(number), shape(shapes) and, but for heads, build(tensors, name) -> tensor."""
+
     def sources(self, number):
-        """The numbers of the sections that this one, which is the number-th, reads; -1 is the picture."""
+        """The numbers of the sections that this one, which is the number-th, reads; -1 is the image."""
         return [number - 1]
 
     def shape(self, shapes):
@@ -71,7 +74,7 @@ def _absolute(inputs, number):
 
 @_section
 class Crop(Section):
-    """The middle of the picture, from -1 to 1 unless noadjust, as YOLO's first networks begin; here the middle is the whole picture."""
+    """[crop]: the middle of the image, here all of it, from -1 to 1 unless noadjust, as YOLO's first networks begin."""
 
     type: Literal["crop"] = "crop"
     crop_height: Positive = 1
@@ -91,6 +94,8 @@ class Crop(Section):
 
 @_section
 class Convolutional(Section):
+    """[convolutional]: a convolution with its batch norm and activation; others may share its weights."""
+
     type: Literal["convolutional"] = "convolutional"
     filters: Positive = 1
     size: Positive = 1
@@ -114,7 +119,7 @@ class Convolutional(Section):
         return (*(windows(side, self.size, self.stride, self.padding) for side in (height, width)), self.filters)
 
     def kernel(self, channels):
-        """(filters, channels of each, rows, columns) of the kernel, and whether there is a batch norm: what sharing takes to be equal."""
+        """What shared weights have alike: (filters, channels of each, rows, columns), and whether a batch norm."""
         return (self.filters, channels // self.groups, self.size, self.size), self.batch_normalize
 
     def is_depthwise(self, channels):
@@ -161,6 +166,8 @@ class Connected(Section):
 
 @_section
 class Local(Section):
+    """[local]: a convolution with another kernel at every place."""
+
     type: Literal["local"] = "local"
     filters: Positive = 1
     size: Positive = 1
@@ -181,6 +188,8 @@ class Local(Section):
 
 @_section
 class Maxpool(Section):
+    """[maxpool], padded by `padding` cells, both sides together."""
+
     type: Literal["maxpool"] = "maxpool"
     size: Positive = 1
     stride: Positive = 1
@@ -228,7 +237,9 @@ class Avgpool(Section):
 
 
 @_section
-class Enlarge(Section):
+class Upsampling(Section):
+    """[upsample]: the nearest cell, `stride` times."""
+
     type: Literal["upsample"] = "upsample"
     stride: Positive = 2
 
@@ -242,6 +253,8 @@ class Enlarge(Section):
 
 @_section
 class Reorg(Section):
+    """[reorg] or [reorg3d]: blocks of stride x stride cells become channels."""
+
     type: Literal["reorg", "reorg3d"] = "reorg"
     stride: Positive = 1
 
@@ -253,11 +266,14 @@ class Reorg(Section):
         return (height // self.stride, width // self.stride, channels * block)
 
     def build(self, tensors, name):
-        return SpaceToDepth(self.stride, self.type == "reorg", name=f"{name}.reorg")(tensors[0])
+        layer = Passthrough if self.type == "reorg" else Passthrough3d
+        return layer(self.stride, name=f"{name}.reorg")(tensors[0])
 
 
 @_section
 class Dropout(Section):
+    """[dropout]: so many of the values become 0 in training."""
+
     type: Literal["dropout"] = "dropout"
     probability: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
@@ -294,9 +310,11 @@ class Route(Section):
 
 @_section
 class Shortcut(_Joins):
-    """The section before it, with earlier ones added. Maps may differ in channels: the sum has those of the first, the others are added
-    to as many of them as both have (Darknet's shortcut_multilayer_cpu). One without weights may be a whole number of times larger: of it
-    every so-many-th pixel is added (the first Darknet's shortcut_cpu, in ResNets).
+    """[shortcut]: the section before it, with earlier ones added.
+
+    Maps may differ in channels: the sum has those of the first, the others are added to as many of them as both have
+    (Darknet's shortcut_multilayer_cpu). One without weights may be a whole number of times larger: of it every
+    so-many-th cell is added (the first Darknet's shortcut_cpu, in ResNets).
     """
 
     type: Literal["shortcut"] = "shortcut"
@@ -360,7 +378,7 @@ class Sam(ScaleChannels):
 
 @_section
 class Output(Section):
-    """Where the network's last convolution of a level stands, which is the head's: what it reads is the level's feature."""
+    """The place of a level's last convolution, which is the head's: what it reads is the level's feature."""
 
     type: Literal["output"] = "output"
     level: Annotated[str, Field(pattern=r"^p[0-9]$")]
@@ -375,13 +393,13 @@ class Prediction(Section):
 
 HEADS = (Output, Prediction)
 AnySection = Annotated[
-    Crop | Convolutional | Connected | Local | Maxpool | LocalAvgpool | Avgpool | Enlarge | Reorg | Dropout | Route | Shortcut
-    | ScaleChannels | Sam | Output | Prediction,
+    Crop | Convolutional | Connected | Local | Maxpool | LocalAvgpool | Avgpool | Upsampling | Reorg | Dropout | Route
+    | Shortcut | ScaleChannels | Sam | Output | Prediction,
     Field(discriminator="type"),
 ]  # fmt: skip
 
 
-# --- the network ----------------------------------------------------------------------------------------------------------------
+# --- the network ------------------------------------------------------------------------------------------------------
 
 
 def owners(sections):
@@ -408,7 +426,8 @@ def _check_shared(section, channels, first, its_channels):
     (expected, its_norm), (received, norm) = first.kernel(its_channels), section.kernel(channels)
     if (expected, its_norm) != (received, norm):
         raise ValueError(
-            f"share_index: expected a kernel (filters, channels, rows, columns) of {expected} and batch_normalize={int(its_norm)}, "
+            f"share_index: expected a kernel (filters, channels, rows, columns) of {expected} and "
+            f"batch_normalize={int(its_norm)}, "
             f"received {received} and {int(norm)}"
         )
     if section.is_depthwise(channels) or first.is_depthwise(its_channels):
@@ -416,7 +435,7 @@ def _check_shared(section, channels, first, its_channels):
 
 
 def trace(sections, size):
-    """The shape (h, w, c) of every section's output for pictures of `size` (H, W), without building any.
+    """The shape (h, w, c) of every section's output for images of `size` (H, W), without building any.
 
     The sections of heads have the shape of what they read. Raises SectionError where sections do not fit each other.
     """

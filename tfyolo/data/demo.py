@@ -100,7 +100,7 @@ def _write_split(folder, split, count, size, seed, bar):
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
-# --- one image ------------------------------------------------------------------------------------------------------
+# --- one image --------------------------------------------------------------------------------------------------------
 
 
 def draw(rng, labels, size):

@@ -66,6 +66,23 @@ def stretch(size, target):
     return matrix_of(y, 0, 0, 0, x, 0)
 
 
+def letterbox_top_left(size, target):
+    """YOLOX's: an image in the corner of the canvas, its sides an integer number of pixels, as large as it fits."""
+    size = tf.cast(size, tf.int32)
+    return stretch(size, tf.maximum(_largest_inside(size, tf.cast(target, tf.int32)), 1))
+
+
+def _largest_inside(size, target):
+    """The sides (h, w), rounded down, of an image of int32 `size` as large as it fits into `target`: [2] int32."""
+    height, width = tf.unstack(size)
+    wide = target[1] * height < target[0] * width  # the width is what limits it
+    return tf.where(
+        wide,
+        tf.stack([height * target[1] // width, target[1]]),
+        tf.stack([target[0], width * target[0] // height]),
+    )
+
+
 def darknet_stretch(size, target):
     """Darknet's resize_image: the centres of the corner pixels come to lie on each other, not the corners."""
     size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
@@ -76,13 +93,7 @@ def darknet_stretch(size, target):
 def darknet_letterbox(size, target):
     """Darknet's letterbox_image: sides and margins of an integer number of pixels, within them darknet_stretch."""
     size, target = tf.cast(size, tf.int32), tf.cast(target, tf.int32)
-    height, width = tf.unstack(size)
-    wide = target[1] * height < target[0] * width  # the width is what limits it
-    inner = tf.where(
-        wide,
-        tf.stack([height * target[1] // width, target[1]]),
-        tf.stack([target[0], width * target[0] // height]),
-    )
+    inner = _largest_inside(size, target)
     y, x = tf.unstack((target - inner) // 2)
     return translation(y, x) @ darknet_stretch(size, tf.maximum(inner, 1))
 
@@ -113,6 +124,7 @@ FITS = {
     "stretch": Fit(stretch, antialias=False),
     "darknet": Fit(darknet_stretch, 0.5, antialias=False, rim=0.0),
     "darknet_letterbox": Fit(darknet_letterbox, 0.5, antialias=False, rim=0.0, keeps_aspect=True),
+    "letterbox_top_left": Fit(letterbox_top_left, antialias=False, keeps_aspect=True),
 }
 
 

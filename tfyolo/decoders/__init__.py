@@ -31,12 +31,14 @@ from tfyolo.decoders.cornernet import Corner
 from tfyolo.decoders.ssd import Ssd
 from tfyolo.decoders.yolov1 import Grid
 from tfyolo.decoders.yolov8 import Dfl
+from tfyolo.decoders.yolox import Point
 
 DECODERS = {
     "anchor": Anchor,
     "wide": Wide,
     "region": Region,
     "dfl": Dfl,
+    "point": Point,
     "grid": Grid,
     "ssd": Ssd,
     "corner": Corner,

@@ -1,6 +1,7 @@
-"""Exports: a SavedModel that serves images, and TFLite files with NMS included. None is kept that was not run and compared.
+"""Exports: a SavedModel that serves images, TFLite files with NMS included. None is kept that was not run and compared.
 
-export(model, "runs/x/export", [Target("tflite", "int8")], calibration=source, validation=source) -> {name: Exported}"""
+export(model, "runs/x/export", [Target("tflite", "int8")], calibration=source, validation=source) -> {name: Exported}
+"""
 
 import contextlib
 import json
@@ -19,6 +20,7 @@ from tfyolo.exports.job import Job
 from tfyolo.exports.targets import DEFAULT_TARGETS, LABELMAP, ExportError, Target, check_target, label_lines
 from tfyolo.files import atomic_replace, parse_json, read_regular, scratch_folder, write_text
 from tfyolo.model import Model, load_model, network_for, resized, weights_file
+from tfyolo.origin import to_meta
 from tfyolo.predict.runtimes import resolved
 
 
@@ -27,8 +29,10 @@ class Exported(NamedTuple):
 
     Attributes:
         path: of the file or folder.
-        report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}. With data also "AP", "keras_AP", "drop"; of int8
-            "worst": [(feature map, SQNR in dB)] and "quantization": {integer input or output: {"dtype", "scale", "zero_point"}}; of
+        report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms", "origin": of the weights,
+            {"weights", "licence", "source"} or None if they began at random}. With data also "AP", "keras_AP", "drop";
+            of int8 "worst": [(feature map, SQNR in dB)] and "quantization": {integer input or output: {"dtype",
+            "scale", "zero_point"}}; of
             calibration images that cannot be read "skipped": [why]; of "task" "labels": the file of class names.
     """
 
@@ -58,17 +62,21 @@ def export(
         model: a Model, or the path of a run.
         out: the folder; None: `export` in the run's.
         targets: what to write, each a Target or what makes one: ("tflite", "int8").
-        data: a data set whose `train` split calibrates int8 and on whose `val` split AP is compared; a configs.Data names other splits.
-            None: for int8, that of the run.
+        data: a data set whose `train` split calibrates int8 and on whose `val` split AP is compared; a configs.Data
+            names other splits. None: for int8, that of the run.
         size: (H, W) in place of the config's.
-        any_size: a SavedModel's serving_default takes images of every size that its largest stride divides, not of that one only.
+        any_size: a SavedModel's serving_default takes images of every size that its largest stride divides, not of that
+            one only.
         batch: images that a TFLite file takes at once.
         per_channel: int8 kernels have a scale for each output; False, one per tensor, is for old accelerators.
-        calibration: a Source in place of data's; its images give int8 its ranges; a model of quantization-aware training (QAT) has them.
-        validation: a Source in place of data's; a file is refused if its AP is lower than the model's by more than max_drop.
+        calibration: a Source in place of data's; its images give int8 its ranges; a model of quantization-aware
+            training (QAT) has them.
+        validation: a Source in place of data's; a file is refused if its AP is lower than the model's by more than
+            max_drop.
         max_drop: None: that of the file's precision.
-        overwrite: replaces what an earlier export has left; otherwise that is an error, before anything is written. Whatever goes wrong,
-            what was there stays.
+        overwrite: replaces what an earlier export has left; otherwise that is an error, before anything is written.
+            Whatever goes wrong, what was there stays.
+        progress: shows a bar on standard error.
 
     Returns:
         {target's name: Exported}.
@@ -127,7 +135,9 @@ def _write(out, targets, job, gate, progress):
             aside, path = scratch / target.file, out / target.file
             with _on_disk(out):
                 notes = resolved(target.exporter.write)(job, target, aside)
-            made[target.name] = Exported(path, gate.check(target, aside) | notes)
+            made[target.name] = Exported(
+                path, gate.check(target, aside) | notes | {"origin": to_meta(job.model.origin)}
+            )
             with _on_disk(out):
                 if target.nms == "task":
                     write_text(out / LABELMAP, label_lines(job.model))
@@ -138,7 +148,10 @@ def _write(out, targets, job, gate, progress):
 
 
 def _sources(model, targets, data, calibration, validation, run=None):
-    """(calibration, validation) as export takes them, read where they are not given. run: where its division of the data may lie."""
+    """(calibration, validation) as export takes them, read where they are not given.
+
+    run: where its division of the data may lie.
+    """
     whole = any(target.limits.quantized for target in targets)
     if isinstance(data, str | os.PathLike):
         data = configs.Data(path=os.fspath(data))
@@ -154,7 +167,7 @@ def _sources(model, targets, data, calibration, validation, run=None):
 
 @contextlib.contextmanager
 def _on_disk(out):
-    """What goes wrong with the disk is told as such."""
+    """What goes wrong with the disk is reported as such."""
     try:
         yield
     except OSError as error:
@@ -181,6 +194,7 @@ def _check_calibration(target, model, calibration):
     needed = target.limits.quantized and (target.limits.integer or not model.is_quantized)
     if needed and (calibration is None or not calibration.records):
         raise ExportError(
-            f"{target.precision}: expected images to find the ranges with, received none; --data names a data set like the one it was "
+            f"{target.precision}: expected images to find the ranges with, received none; --data names a data set "
+            "like the one it was "
             "trained on"
         )

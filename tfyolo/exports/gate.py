@@ -46,7 +46,8 @@ class Gate:
             path: where it was written.
 
         Returns:
-            The report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}; with data "AP", "keras_AP", "drop".
+            The report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}; with data "AP",
+                "keras_AP", "drop".
 
         Raises:
             ExportError: outputs lie too far from the model's, contradict themselves, or lose too much AP.
@@ -65,7 +66,8 @@ class Gate:
             report |= {"AP": ap, "keras_AP": reference, "drop": drop}
             if not drop <= most:
                 raise ExportError(
-                    f"{target.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most {most:g} may be lost "
+                    f"{target.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most "
+                    f"{most:g} may be lost "
                     f"(--max-drop). The file was not kept. {_advice(target)}"
                 )
         return report
@@ -102,15 +104,20 @@ class Gate:
         off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
         if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):
             raise ExportError(
-                f"{target.name}: on images of {what} its best score is off by {off['best_score_off']:.3g}, its scores by "
-                f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most {pixels:.3g}). "
+                f"{target.name}: on images of {what} its best score is off by {off['best_score_off']:.3g}, its scores "
+                "by "
+                f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most "
+                f"{pixels:.3g}). "
                 f"The file was not kept. {_advice(target)}"
             )
         return off
 
 
 def _with_black(images):
-    """[n, H, W, 3] float32, rounded, because some files read integers; the last one is black, to see what follows few detections."""
+    """The images [n, H, W, 3] and a black one, rounded to the integers that some files read.
+
+    The black one shows what follows few detections.
+    """
     images = np.concatenate([images, np.zeros_like(images[:1])])
     return (np.round(255 * np.clip(images, 0, 1)) / 255).astype("float32")
 
@@ -143,7 +150,10 @@ def _as_detections(candidates):
 def _advice(target):
     if not target.limits.quantized:
         return "Please report it."
-    return "More, or more typical, images for --data may help; quantization-aware training does: tfyolo train RUN model.quantize=true"
+    return (
+        "More, or more typical, images for --data may help; quantization-aware training does: tfyolo train RUN "
+        "model.quantize=true"
+    )
 
 
 def _apart(mine, theirs, margin, least=0.3):

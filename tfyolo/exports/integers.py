@@ -14,16 +14,17 @@ from tfyolo.tflite.interpreter import interpreter
 def to_full_integer(content, batches, *, per_channel=True):
     """A TFLite file whose every tensor is an integer, of one whose last part is float.
 
-    The range of each float tensor is what it holds in images. TFLite's own calibrator does not do: it notes an operation's inputs after
-    the operation, when one that was computed in place holds the output, and gives a small number the scale of a large one.
+    The range of each float tensor is what it holds in images. TFLite's own calibrator does not do: it notes an
+    operation's inputs after the operation, when one that was computed in place holds the output, and gives a small
+    number the scale of a large one.
 
     Args:
-      content: bytes of a file of fake quantization, its input uint8.
-      batches: of images [B, H, W, 3] float32 0..1.
-      per_channel: whether kernels have a scale for each output.
+        content: bytes of a file of fake quantization, its input uint8.
+        batches: of images [B, H, W, 3] float32 0..1.
+        per_channel: whether kernels have a scale for each output.
 
     Returns:
-      The bytes of the file; its inputs and outputs are uint8.
+        The bytes of the file; its inputs and outputs are uint8.
     """
     file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     (graph,) = file.subgraphs

@@ -19,6 +19,14 @@ MOST_PIXELS = 1 << 25  # of an image that the SavedModel decodes: 100 MB
 
 
 def save_module(module, path, signatures, options=None):
+    """Writes a tf.Module as a SavedModel; what goes wrong with the disk is an OSError.
+
+    Args:
+        module: tf.Module.
+        path: of the folder.
+        signatures: {name: tf.function}.
+        options: tf.saved_model.SaveOptions.
+    """
     try:
         tf.saved_model.save(module, str(path), signatures=signatures, options=options)
     except tf.errors.OpError as error:  # the disk's reason stands at its end
@@ -35,6 +43,13 @@ def write(job, target, path):
 
 
 def write_saved_model(model, path, any_size):
+    """Writes a Model as a SavedModel, with its description and labels in assets.extra.
+
+    Args:
+        model: a Model without fake quantization.
+        path: of the folder.
+        any_size: what the sides of images must be multiples of, in pixels; None: they have the model's size.
+    """
     model = fuse(model)
     # Only the variables are handed over: with the Keras model beside them, each would be written twice.
     module = tf.Module()
@@ -63,15 +78,15 @@ def _signatures(model, any_size):
     def detect(images):
         return model.postprocess(model.decoder(model.network(images, training=False)))
 
-    def detect_pictures(pictures, prepare):
-        images, transforms, sizes, valid = tf.map_fn(prepare, pictures, fn_output_signature=prepared)
+    def detect_originals(originals, prepare):
+        images, transforms, sizes, valid = tf.map_fn(prepare, originals, fn_output_signature=prepared)
         found = detect(images)
         found = found._replace(boxes=restore(found.boxes, transforms, sizes))._asdict()
         return found, valid
 
-    def prepare(picture):
-        image, transform = geometry.prepare(picture, (height, width), model.preprocess)
-        return image, transform, tf.shape(picture)[:2]
+    def prepare(original):
+        image, transform = geometry.prepare(original, (height, width), model.preprocess)
+        return image, transform, tf.shape(original)[:2]
 
     def prepare_contents(contents):
         # A data set of one: an error ends it, and an empty image follows.
@@ -94,11 +109,11 @@ def _signatures(model, any_size):
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def uint8(images):
-        return detect_pictures(images, lambda picture: (*prepare(picture), True))[0]
+        return detect_originals(images, lambda original: (*prepare(original), True))[0]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "contents")])
     def files(contents):
-        found, valid = detect_pictures(contents, prepare_contents)
+        found, valid = detect_originals(contents, prepare_contents)
         empty = {"scores": 0.0, "boxes": 0.0, "labels": -1, "count": 0, "best": 0.0}
         for name, value in empty.items():
             mask = tf.reshape(valid, [-1] + [1] * (len(found[name].shape) - 1))

@@ -1,6 +1,7 @@
 """What can be exported: the table of exporters, and one target of it. Nothing here imports TensorFlow.
 
-A user adds an export target with `EXPORTERS["npz"] = Exporter(...)`, and what reads its files with predict.runtimes.RUNTIMES.
+A user adds an export target with `EXPORTERS["npz"] = Exporter(...)`, and what reads its files with
+predict.runtimes.RUNTIMES.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +51,8 @@ class Exporter(NamedTuple):
 
     Attributes:
         title: the format in a sentence: "a SavedModel".
-        write: (Job, Target, Path) -> notes for the report; writes the file or folder. A string "module:function" is imported when needed.
+        write: (Job, Target, Path) -> notes for the report; writes the file or folder. A string "module:function" is
+            imported when needed.
         stem, suffix: of the file's name; no suffix for a folder.
         runtime: the key of predict.runtimes.RUNTIMES whose entry loads it.
         precisions: {name: Precision} that it can have, the default ones first.
@@ -98,7 +100,8 @@ class Target(NamedTuple):
     Attributes:
         target: a key of EXPORTERS.
         precision: one of that exporter's precisions.
-        nms: "builtin" operations, the "task" libraries' own outputs, or "none": decoded boxes and scores of all candidates.
+        nms: "builtin" operations, the "task" libraries' own outputs, or "none": decoded boxes and scores of all
+            candidates.
     """
 
     target: str
@@ -107,18 +110,22 @@ class Target(NamedTuple):
 
     @property
     def exporter(self) -> Exporter:
+        """Its entry in EXPORTERS."""
         return EXPORTERS[self.target]
 
     @property
     def limits(self) -> Precision:
+        """What its precision allows and needs."""
         return self.exporter.precisions[self.precision]
 
     @property
     def name(self) -> str:
+        """What reports call it: "tflite-int8-task"."""
         return self.target + self._ending
 
     @property
     def file(self) -> str:
+        """The name of its file or folder: "model-int8-task.tflite"."""
         return f"{self.exporter.stem}{self._ending}{self.exporter.suffix}"
 
     @property
@@ -174,7 +181,8 @@ def check_target(target: Target, batch: int = 1) -> None:
         )
     if exporter.runtime not in RUNTIMES:
         raise ExportError(
-            f"{target.name}: expected a runtime that loads it, one of {', '.join(RUNTIMES)}, received {exporter.runtime!r}"
+            f"{target.name}: expected a runtime that loads it, one of {', '.join(RUNTIMES)}, received "
+            f"{exporter.runtime!r}"
         )
     if batch < 1:
         raise ExportError(f"batch: expected a whole number above 0, received {batch}")

@@ -14,6 +14,7 @@ from tfyolo.graph.fusion import fuse
 from tfyolo.libraries import libraries_silent
 from tfyolo.model import describe, with_largest_box, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
+from tfyolo.origin import initialised_line
 from tfyolo.predict.exported import EXPORT_META
 from tfyolo.structures import Candidates
 from tfyolo.tflite import metadata
@@ -45,8 +46,8 @@ def _raw(model, boxes, scores):
 def _raw_normalized(model, boxes, scores):
     """All candidates, boxes in 0..1, clipped to the image.
 
-    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's range, and so has
-    all of its 256 steps inside the image.
+    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's
+    range, and so has all of its 256 steps inside the image.
     """
     size = model.input_size
     boxes = tf.quantization.fake_quant_with_min_max_args(boxes, 0.0, float(max(size)))
@@ -79,7 +80,8 @@ _FOUND = {
     "count": ("How many were found; what follows is padding", "numbers"),
     "best": ("The highest score of all candidates", "numbers"),
 }
-# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its libraries know.
+# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its
+# libraries know.
 OUTPUTS = {
     "builtin": _FOUND,
     "none": {
@@ -120,11 +122,12 @@ def _content(job, target):
     config = model.config
     described = metadata.describe(
         config.name,
-        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'pictures unknown'}; {len(model.classes)} "
-        f"classes, pictures brought to {list(model.input_size)} by {model.preprocess}",
+        f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'images unknown'}; "
+        f"{len(model.classes)} classes, images brought to {list(model.input_size)} by {model.preprocess}",
         outputs,
         model.postprocess.score,
         target.limits.quantized,
+        initialised_line(model.origin) or "The weights' own: they were initialised at random",
     )
     content = metadata.attached(content, [each.name for each in outputs], described)
     export = {"nms": target.nms, "precision": target.precision}
@@ -147,7 +150,8 @@ def to_tflite(model, end, precision="float32", batch=1):
         found = model.decoder(model.network(images, training=False))
         return found.boxes, found.scores
 
-    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a word.
+    # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a
+    # word.
     frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
     module = tf.Module()
 

@@ -141,6 +141,17 @@ def map_name(tensor):
 
 
 @contextlib.contextmanager
+def unallocated_variables():
+    """In its `with`, layers are built whose variables never get memory and values: for their names and shapes."""
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        # Keras would initialise them at the end of the next scope.
+        global_state.set_global_attribute("uninitialized_variables", [])
+
+
+@contextlib.contextmanager
 def deferred_variables():
     """Defers the variables of layers built in its `with`: they get memory and values as it ends, none if it raises."""
     try:

@@ -9,7 +9,7 @@ from tfyolo.messages import counted
 # Names of layers are paths, "backbone.p2.split.conv", whose first two parts are the stage, "backbone.p2". Where the
 # third is one of these, it belongs to the stage: what stands between the blocks of a level, and the branches of a
 # decoupled head.
-OWN = ("down", "up", "lateral", "merge", "box", "cls")
+OWN = ("down", "up", "lateral", "merge", "box", "obj", "cls")
 PARTS = ("backbone", "neck", "head")
 
 

@@ -77,6 +77,20 @@ def split_parts(x, parts):
     return dict(zip(parts, ops.split(x, ends, axis=-1) if ends else [x], strict=True))
 
 
+def declared(layer, *blocks):
+    """A head's layer, which declares what its output channels are, in its attribute `output_channels`.
+
+    Weights for other classes go by it (weights.transfer): which channels stand for which class.
+
+    Args:
+        layer: whose last axis the channels are, of each variable.
+        blocks: one after the other, each (parts, count): the channels of these parts, the decoder's, part by part, and
+            that `count` times.
+    """
+    layer.output_channels = tuple((tuple(parts), count) for parts, count in blocks)
+    return layer
+
+
 def outputs(x, parts, num_anchors, biases, name, implicit=False):
     """The last 1x1 convolution of a level: [B, h, w, C] -> {part: [B, h, w, A, Z]}.
 
@@ -86,16 +100,17 @@ def outputs(x, parts, num_anchors, biases, name, implicit=False):
     bias = np.concatenate([np.full(size, biases.get(part, 0.0)) for part, size in parts.items()])
     if implicit:
         x = Implicit("add", name=f"{name}.implicit_add")(x)
-    x = layers.Conv2D(
+    convolution = layers.Conv2D(
         num_anchors * total,
         1,
         data_format="channels_last",
         kernel_initializer=initializers.RandomNormal(stddev=0.01),
         bias_initializer=initializers.Constant(np.tile(bias, num_anchors)),
         name=f"{name}.out",
-    )(x)  # [B, h, w, A * Z]
+    )
+    x = declared(convolution, (parts, num_anchors))(x)  # [B, h, w, A * Z]
     if implicit:
-        x = Implicit("multiply", name=f"{name}.implicit_multiply")(x)
+        x = declared(Implicit("multiply", name=f"{name}.implicit_multiply"), (parts, num_anchors))(x)
     x = PerAnchor(num_anchors, name=f"{name}.anchors")(x)  # [B, h, w, A, Z]
     return split_parts(x, parts)
 

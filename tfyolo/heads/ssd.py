@@ -2,7 +2,7 @@
 
 from keras import initializers, layers
 
-from tfyolo.heads.layers import PerAnchor
+from tfyolo.heads.layers import PerAnchor, declared
 
 
 def ssd(features, parts, num_anchors, *, name="head"):
@@ -26,6 +26,7 @@ def ssd(features, parts, num_anchors, *, name="head"):
     for level, x in features.items():
         for part, size in parts.items():
             prefix = f"{name}.{level}.{part}"
-            y = layers.Conv2D(num_anchors * size, 3, **options, name=f"{prefix}.out")(x)
+            convolution = layers.Conv2D(num_anchors * size, 3, **options, name=f"{prefix}.out")
+            y = declared(convolution, ([part], num_anchors))(x)
             raw[part][level] = PerAnchor(num_anchors, name=f"{prefix}.anchors")(y)
     return raw

@@ -5,7 +5,7 @@ import math
 from keras import initializers, layers
 
 from tfyolo.config.ranges import BelowOne, Channels, Side
-from tfyolo.heads.layers import split_parts
+from tfyolo.heads.layers import declared, split_parts
 
 
 def grid(
@@ -53,10 +53,11 @@ def grid(
         x = layers.LeakyReLU(negative_slope=0.1, name=f"{name}.act")(x)
         x = layers.Dropout(dropout, name=f"{name}.dropout")(x)
     shapes = {part: (height, width, 1 if part == "cls" else num_anchors, parts[part]) for part in ("cls", "obj", "box")}
-    x = layers.Dense(
+    last = layers.Dense(
         sum(math.prod(shape) for shape in shapes.values()),
         kernel_initializer=initializers.RandomNormal(stddev=0.01),
         name=f"{name}.out",
-    )(x)
+    )
+    x = declared(last, *(([part], math.prod(shape[:-1])) for part, shape in shapes.items()))(x)
     flat = split_parts(x, {part: math.prod(shape) for part, shape in shapes.items()})
     return {part: {level: layers.Reshape(shapes[part], name=f"{name}.{part}")(flat[part])} for part in parts}

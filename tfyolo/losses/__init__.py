@@ -22,11 +22,13 @@ from tfyolo.losses.darknet import Dense
 from tfyolo.losses.ssd import MultiBox
 from tfyolo.losses.yolov7 import Balanced
 from tfyolo.losses.yolov8 import Aligned
+from tfyolo.losses.yolox import IouAware
 
 OBJECTIVES = {
     "dense": Dense,
     "balanced": Balanced,
     "aligned": Aligned,
+    "iou_aware": IouAware,
     "multibox": MultiBox,
     "corner": Corner,
 }

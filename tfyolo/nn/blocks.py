@@ -179,7 +179,7 @@ def spp(x, sizes=(5, 9, 13), *, name):
     return layers.Concatenate(name=f"{name}.concat")([*pools, x])
 
 
-def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", epsilon=1e-3, name):
+def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, pad=None, activation="silu", epsilon=1e-3, name):
     """The convolution of YOLOv7, YOLOv8 and their line.
 
     Its kernel is initialised as small as PyTorch's, 0.4 of he_normal's. The output of the batch norm does not depend on
@@ -191,15 +191,16 @@ def silu_conv(x, filters, kernel=1, stride=1, *, groups=1, activation="silu", ep
         kernel: size of the kernel, in cells.
         stride: in cells.
         groups: of channels, each convolved by itself; as many as channels make it depthwise.
+        pad: cells of padding on every side; None: kernel // 2.
         activation: one of nn.activations.ACTIVATIONS.
         epsilon: of the batch norm.
         name: of the layers.
 
     Returns:
-        [B, h / stride, w / stride, filters].
+        [B, h / stride, w / stride, filters], with the default pad.
     """
     small = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    options = {"activation": activation, "epsilon": epsilon, "initializer": small, "groups": groups}
+    options = {"activation": activation, "epsilon": epsilon, "initializer": small, "groups": groups, "pad": pad}
     return conv(x, filters, kernel, stride, **options, name=name)
 
 

@@ -15,8 +15,9 @@ class FlatbufferError(Error):
     """Bytes are no TFLite file that can be run. The message says where."""
 
 
-# What a table holds at its slots: {table: {field: (slot, kind)}}. A kind is a number's type, "string", a table's name, or a list of one
-# of them, for a vector. None: nothing may be there, since this package's files have none. What is not named is a number that leads nowhere.
+# What a table holds at its slots: {table: {field: (slot, kind)}}. A kind is a number's type, "string", a table's name,
+# or a list of one of them, for a vector. None: nothing may be there, since this package's files have none. What is not
+# named is a number that leads nowhere.
 _TABLES = {
     "Model": {
         "operator_codes": (1, ["OperatorCode"]),
@@ -100,11 +101,12 @@ _LARGEST = 1 << 31  # bytes of a tensor that the interpreter is let allocate
 def check(content):
     """Raises FlatbufferError unless all that the interpreter would follow lies inside the bytes and fits together.
 
-    Every table, vector and string; numbers of tensors, buffers, operators and graphs; constants against their shapes; and that what an
-    operator reads was made before. Whether an operator's options make sense is the interpreter's to say.
+    Every table, vector and string; numbers of tensors, buffers, operators and graphs; constants against their shapes;
+    and that what an operator reads was made before. Whether an operator's options make sense is the interpreter's to
+    say.
 
     Args:
-      content: the bytes, or a view of them, without what is appended to them.
+        content: the bytes, or a view of them, without what is appended to them.
     """
     if bytes(content[4:8]) != b"TFL3":
         raise FlatbufferError("it does not begin as a TFLite file does")
@@ -173,8 +175,10 @@ def _check_index(number, among, what):
 
 
 class _Reader:
-    """Reads tables into {field: value}: a number, the bytes of a string, an array, a table, a list of tables. What is left out is 0 or
-    empty."""
+    """Reads tables into {field: value}: a number, the bytes of a string, an array, a table, a list of tables.
+
+    What is left out is 0 or empty.
+    """
 
     def __init__(self, content):
         self.content, self.read = content, {}

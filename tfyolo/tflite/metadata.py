@@ -1,4 +1,4 @@
-"""TFLite metadata (metadata_schema.fbs of tflite-support, identifier M001): what Android's and mediapipe's libraries ask a file.
+"""TFLite metadata: what Android's and mediapipe's libraries ask a file (tflite-support's metadata_schema.fbs, M001).
 
 A table of that schema is written as a list of its fields, in the schema's order; None where one is left out.
 """
@@ -70,13 +70,21 @@ class _Offset(NamedTuple):
     value: int
 
 
-def describe(name, description, outputs, score, quantized):
-    """The bytes of a ModelMetadata. outputs: [Output] in the order of the file. score: the least that its detections have.
-    quantized: the picture is uint8, not float."""
+def describe(name, description, outputs, score, quantized, licence):
+    """The bytes of a ModelMetadata.
+
+    Args:
+        name: of the model.
+        description: of the model.
+        outputs: [Output] in the order of the file.
+        score: the confidence threshold of its detections, 0..1.
+        quantized: whether images are uint8, not float.
+        licence: of the weights, in words.
+    """
     normalization = [_Byte(_NORMALIZATION), [(0.0,), (1.0 if quantized else 255.0,)]]
-    picture = [
+    image = [
         "image",
-        "A picture, red before green before blue" + ("" if quantized else ", 0..1"),
+        "An image, red before green before blue" + ("" if quantized else ", 0..1"),
         None,
         [_Byte(_IMAGE), [_Byte(_RGB)]],
         (normalization,),
@@ -93,8 +101,8 @@ def describe(name, description, outputs, score, quantized):
         tensors.append([output.name, output.description, None, content, None, None, labels])
     thresholding = [_Byte(_THRESHOLDING), [_Float(score)]]
     group = ["detections", tuple(output.name for output in outputs)]
-    subgraph = [name, None, (picture,), tuple(tensors), None, None, (thresholding,), None, (group,)]
-    model = [name, description, "1", (subgraph,), None, "The weights' own", None, "1.2.0"]
+    subgraph = [name, None, (image,), tuple(tensors), None, None, (thresholding,), None, (group,)]
+    model = [name, description, "1", (subgraph,), None, licence, None, "1.2.0"]
     builder = flatbuffers.Builder(1024)
     builder.Finish(_put(builder, model), file_identifier=b"M001")
     return bytes(builder.Output())
@@ -103,8 +111,9 @@ def describe(name, description, outputs, score, quantized):
 def attached(content, outputs, metadata):
     """A TFLite file's bytes, as programs find their way in it: by position, by name and by metadata.
 
-    outputs: the names of the outputs of its only signature, in the order that the file is to have them in; the converter's own order
-    and names are chance. Each input and output tensor is named as the signature names it. metadata: as describe gives it.
+    outputs: the names of the outputs of its only signature, in the order that the file is to have them in; the
+    converter's own order and names are chance. Each input and output tensor is named as the signature names it.
+    metadata: as describe gives it.
     """
     file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     (signature,) = file.signatureDefs
@@ -119,7 +128,7 @@ def attached(content, outputs, metadata):
     return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
 
 
-# --- the files behind it ------------------------------------------------------------------------------------------------------------
+# --- the files behind it ----------------------------------------------------------------------------------------------
 
 MOST = 64 << 20  # bytes of the files behind a TFLite file
 
@@ -138,7 +147,7 @@ def with_files(content, files):
 
 
 def files_behind(content):
-    """({name: bytes}, how many bytes stand before them) of a TFLite file's bytes. Raises DamagedError if they are not whole."""
+    """({name: bytes}, how many bytes stand before them) of a file's bytes; DamagedError if they are not whole."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
@@ -154,12 +163,12 @@ def files_behind(content):
 
 
 def checksum(content):
-    """By which bytes are told from all others: SHA-256, in hexadecimal digits."""
+    """By which bytes differ from all others: SHA-256, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def quantization(content):
-    """{input or output in integers: {"dtype", "scale", "zero_point"}} of a TFLite file: value = scale * (integer - zero_point)."""
+    """{integer input or output: {"dtype", "scale", "zero_point"}} of a TFLite file: scale * (integer - zero_point)."""
     graph = schema.Model.GetRootAs(content).Subgraphs(0)
     tensors = [graph.Tensors(i) for i in (*graph.InputsAsNumpy(), *graph.OutputsAsNumpy())]
     found = {}

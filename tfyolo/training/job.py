@@ -16,6 +16,7 @@ from tfyolo.config import parts
 from tfyolo.files import write_text
 from tfyolo.graph.quantization import quantization_aware
 from tfyolo.model import Model, build
+from tfyolo.origin import to_meta
 from tfyolo.predict.detector import Detector
 from tfyolo.training.briefing import briefing
 from tfyolo.training.callbacks import Callbacks
@@ -25,7 +26,9 @@ from tfyolo.training.log import TensorBoard
 from tfyolo.training.reading import overfit_config, read_stages, warnings_of, with_divisions, with_images_for
 from tfyolo.training.runs import History, Signals, differing, found_from_anywhere
 from tfyolo.training.steps import make_strategy
+from tfyolo.weights.fetch import fetched
 from tfyolo.weights.initial import find_pretrained, normalising
+from tfyolo.weights.published import PUBLISHED
 
 
 @dataclasses.dataclass
@@ -109,11 +112,13 @@ def requested(config, folder, overfit):
     Raises:
         ConfigError: names a part or a file that is not there.
         CheckpointError: last.h5 cannot be read.
+        FetchError: published weights to start from cannot be fetched.
     """
     given = config and found_from_anywhere(config)
     if not (folder / "last.h5").exists():
         parts.check(config)
         configs.check_init(config)
+        _bring_init(config.train.init)
         find_pretrained(config)
         return normalising(given), overfit, configs.to_json(given), Progress()
     meta, saved = checkpoint.load_run(folder / "last.h5")
@@ -128,8 +133,20 @@ def requested(config, folder, overfit):
             f"{', '.join(others[:8])}{', ...' if len(others) > 8 else ''}",
             file=sys.stderr,
         )
-    at = Progress(state, state.pop("running", None), saved, {name: meta[name] for name in ("darknet",) if name in meta})
+    origin = {name: meta[name] for name in ("darknet",) if name in meta}
+    origin["origin"] = to_meta(checkpoint.origin_of(meta))
+    at = Progress(state, state.pop("running", None), saved, origin)
     return checkpoint.config_of(folder / "last.h5", meta), meta.get("overfit"), asked, at
+
+
+def _bring_init(init):
+    """Fetches the weights that train.init names, before anything that takes time is done."""
+    if init not in PUBLISHED:
+        return
+    if configs.is_published(init):
+        fetched(init)
+    else:
+        tqdm.write(f"train.init={init}: what has that name here is taken, not the published weights", file=sys.stderr)
 
 
 def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):

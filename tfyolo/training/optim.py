@@ -88,7 +88,7 @@ SCHEDULES = {"constant": constant, "cosine": cosine, "step": stepped}
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of one stage: a linear warm-up, under one of SCHEDULES.
+    """The learning rate of one stage: a warm-up, linear or another power, under one of SCHEDULES.
 
     Called with the number of steps done, it gives the rate of the next.
 
@@ -108,7 +108,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         """The learning rate of the step after so many: a float32 scalar."""
         stage, step = self.stage, tf.cast(step, tf.float32)
-        warmup = tf.minimum(1.0, (step + 1) / max(self.warmup, 1.0))
+        warmup = tf.minimum(1.0, (step + 1) / max(self.warmup, 1.0)) ** stage.warmup_power
         return stage.lr * warmup * SCHEDULES[stage.schedule](stage, step, self.warmup, self.total)
 
 

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from tfyolo import config as configs
 from tfyolo import folders
 from tfyolo.errors import Error
 from tfyolo.files import atomic_file, remove_left, temporary_names
@@ -198,7 +199,9 @@ def found_from_anywhere(config):
         return data.model_copy(update=paths)
 
     stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
-    init = config.train.init and os.path.abspath(config.train.init)
+    init = config.train.init
+    if init and not configs.is_published(init):
+        init = os.path.abspath(init)
     train = config.train.model_copy(update={"stages": stages, "init": init})
     return config.model_copy(update={"data": absolute(config.data), "train": train})
 

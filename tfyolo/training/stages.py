@@ -151,8 +151,10 @@ def _initialised(model, source, size):
     if config.train.init:
         report, origin = initialise(model, config.train.init, images)
         tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
-    elif line := initialise_backbone(model):
-        tqdm.write(f"backbone: {line}", file=sys.stderr)
+    else:
+        report, origin = initialise_backbone(model)
+        for line in report:
+            tqdm.write(f"backbone: {line}", file=sys.stderr)
     if config.model.quantize:
         model, _ = calibrated(model, images)
     if unreadable:

@@ -1,6 +1,7 @@
-"""Weights to begin training with: those of a run or an import, or a Darknet backbone alone."""
+"""Weights to begin training with: those of a run or an import, published ones, or a backbone alone."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,98 +10,112 @@ from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
 from tfyolo.graph.pairing import in_file_order
 from tfyolo.graph.unfusing import renormalised, with_norms
-from tfyolo.messages import listed
+from tfyolo.messages import listed, printable
 from tfyolo.model import weights_file
 from tfyolo.nn.norm import BatchNorm
+from tfyolo.origin import Origin, to_meta
+from tfyolo.weights import named
 from tfyolo.weights.darknet import files as darknet_files
 from tfyolo.weights.darknet import layout
 from tfyolo.weights.darknet.text import DarknetError
+from tfyolo.weights.fetch import fetched
 from tfyolo.weights.imagenet import PRETRAINED
+from tfyolo.weights.published import is_backbone, origin_of
+from tfyolo.weights.runs import origin_of_file
+from tfyolo.weights.transfer import transferred
+
+
+class _Given(NamedTuple):
+    """Weights to begin with.
+
+    Attributes:
+        arrays: {variable's path: array}.
+        classes: names in label order; None: they are of a backbone.
+        origin: their Origin; None: they began at random.
+        darknet: what the way back to Darknet needs; None without.
+        left: how many floats of the file were left aside.
+    """
+
+    arrays: dict
+    classes: tuple | None
+    origin: Origin | None
+    darknet: dict | None = None
+    left: int = 0
 
 
 def initialise(model, path, images=None):
-    """Puts what fits into a Model, part by part (backbone, neck, head), each wholly or not at all; (report, origin).
+    """Puts what fits into a Model, part by part (backbone, neck, head), as transfer.transferred does.
 
-    path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5, vgg16_..._kernels.h5), or of Darknet
-    (darknet53.conv.74). The convolutions whose channels count classes are kept only if the classes are the same. report: lines that say
-    what was kept and what begins anew. origin: what the way back to Darknet needs, if the weights came from there; else {}. Raises
-    CheckpointError or DarknetError if nothing fits.
+    Args:
+        model: the Model.
+        path: a run's folder, a .h5 file, a backbone's of keras.applications (resnet50_..._notop.h5,
+            vgg16_..._kernels.h5), or of Darknet (darknet53.conv.74); or a name of published weights.
+        images: () -> batches of training images [B, H, W, 3] in 0..1, from which batch norms get statistics that were
+            published fused; None: they stay without.
 
-    images: () -> batches of training images [B, H, W, 3] in 0..1, from which batch norms get statistics that were published fused; None:
-    they stay without.
+    Returns:
+        (report, meta). report: lines that say what was kept and what was re-initialised. meta: for the files of the
+        run: "origin", and "darknet", which the way back needs, if all parts came from there.
+
+    Raises:
+        CheckpointError, DarknetError, TorchError, FetchError: it cannot be read, or nothing fits.
     """
-    left, published = 0, _of_keras(path)
-    if published is not None:
-        theirs, classes, origin = published, None, {}
-    elif Path(path).is_dir() or Path(path).suffix == ".h5":
-        file = weights_file(path)
-        meta, theirs = checkpoint.load(file, checkpoint.FOR_USE)
-        classes = tuple(meta["classes"])
-        origin = {"darknet": meta["darknet"]} if "darknet" in meta else {}
-    elif Path(path).suffix != ".weights" and (told := configs.foreign(path, "a run's folder or a file of weights")):
-        raise checkpoint.CheckpointError(told)
-    else:
-        if "darknet" not in model.config.model.backbone.name:
-            raise DarknetError(
-                f"{path}: a file without its .cfg begins a backbone of Darknet's own, not {model.config.model.backbone.name}; import "
-                "the whole network with its .cfg (tfyolo import), and begin with that run"
-            )
-        theirs, left = _backbone(model.network, path)
-        classes, origin = None, {}
-    own = checkpoint.weights_of(model.network)
-    normed = with_norms(model.network, theirs)
-    if normed is not theirs:  # Darknet's .cfg knows nothing of the norms
-        theirs, origin = normed, {}
-    if published is not None:
-        _check_depth(path, own, theirs, model.config.model.backbone.name)
-    report, kept = [], {}
-    for part in dict.fromkeys(name.partition(".")[0] for name in own):
-        other_number = len(classes or ()) != len(model.classes)
-        counted = {name for name in own if name.startswith(f"{part}.") and _counts_classes(name, other_number)}
-        mine = {name: own[name].shape for name in own if name.startswith(f"{part}.") and name not in counted}
-        misfits = [name for name, shape in mine.items() if name not in theirs or theirs[name].shape != shape]
-        if classes is None and part != "backbone":
-            report.append(f"{part}: begins anew, the file is of a backbone")
-            continue
-        if misfits:
-            found = theirs[misfits[0]].shape if misfits[0] in theirs else "nothing"
-            report.append(
-                f"{part}: begins anew; {len(misfits)} of its {len(mine)} arrays do not fit, the first {misfits[0]}: {mine[misfits[0]]} "
-                f"here, {found} there"
-            )
-            continue
-        told = [f"{len(mine)} arrays kept"] if mine else []
-        if classes == model.classes and all(
-            name in theirs and theirs[name].shape == own[name].shape for name in counted
-        ):
-            mine |= {name: own[name].shape for name in counted}
-            told = [f"{len(mine)} arrays kept"]
-        elif counted:
-            layers = {name.partition("/")[0] for name in counted}
-            if other_number:  # a branch for classes is new as a whole
-                layers = {name.partition(".cls.")[0] + ".cls" if ".cls." in name else name for name in layers}
-            layers = sorted(layers)
-            why = f"{len(classes)} classes there, {len(model.classes)} here"
-            if len(classes) == len(model.classes):
-                why = "the classes have other names"
-            told.append(f"{', '.join(layers)} begin anew: {why}")
-        kept |= {name: theirs[name] for name in mine}
-        report.append(f"{part}: {'; '.join(told)}")
-    if not kept:
+    given = _given(model, path)
+    normed = with_norms(model.network, given.arrays)
+    if normed is not given.arrays:  # Darknet's .cfg knows nothing of the norms
+        given = given._replace(arrays=normed, darknet=None)
+    transfer = transferred(model, given.arrays, given.classes)
+    if not transfer.arrays:
         raise checkpoint.CheckpointError(
-            f"{path}: expected weights for {model.config.name}, nothing fits: " + "; ".join(report)
+            f"{path}: expected weights for {model.config.name}, nothing fits: " + "; ".join(transfer.report)
         )
-    checkpoint.assign(model.network, own | kept, source=str(path))
-    kept_layers = {name.partition("/")[0] for name in kept}
+    checkpoint.assign(model.network, checkpoint.weights_of(model.network) | transfer.arrays, source=str(path))
+    report = list(transfer.report)
+    kept_layers = {name.partition("/")[0] for name in transfer.arrays}
     if images is not None and (count := renormalised(model.network, images, kept_layers)):
         report.append(
-            f"batch norms: {count} came fused with their convolutions; they have statistics of training images now, and the network "
-            "computes the same"
+            f"batch norms: {count} came fused with their convolutions; they have statistics of training images now, "
+            "and the network computes the same"
         )
-    if classes is None and left:
-        report.append(f"{left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg")
-    complete = not any(line.partition(": ")[2].startswith("begins anew") for line in report)
-    return report, origin if complete else {}
+    if given.left:
+        report.append(
+            f"{given.left:,} floats after the backbone were left aside: `tfyolo import` places them, by the .cfg"
+        )
+    if given.origin:
+        report.append(f"licence: {given.origin}")
+    meta = {"origin": to_meta(given.origin)}
+    return report, meta | ({"darknet": given.darknet} if given.darknet and transfer.complete else {})
+
+
+def _given(model, path):
+    """The _Given at a path, or of a name."""
+    if configs.is_published(str(path)) and is_backbone(str(path)):
+        return _darknet_backbone(model, fetched(str(path))[0])._replace(origin=origin_of(str(path)))
+    if configs.is_published(str(path)):
+        found, meta, _ = named.load(str(path))
+        return _Given(checkpoint.weights_of(found.network), found.classes, found.origin, meta.get("darknet"))
+    published = _of_keras(path)
+    if published is not None:
+        arrays, origin = published
+        _check_depth(path, checkpoint.weights_of(model.network), arrays, model.config.model.backbone.name)
+        return _Given(arrays, None, origin)
+    if Path(path).is_dir() or Path(path).suffix == ".h5":
+        meta, arrays = checkpoint.load(weights_file(path), checkpoint.FOR_USE)
+        return _Given(arrays, tuple(meta["classes"]), checkpoint.origin_of(meta), meta.get("darknet"))
+    if Path(path).suffix != ".weights" and (told := configs.foreign(path, "a run's folder or a file of weights")):
+        raise checkpoint.CheckpointError(told)
+    return _darknet_backbone(model, path)
+
+
+def _darknet_backbone(model, path):
+    if "darknet" not in model.config.model.backbone.name:
+        raise DarknetError(
+            f"{path}: a file without its .cfg begins a backbone of Darknet's own, not "
+            f"{model.config.model.backbone.name}; import "
+            "the whole network with its .cfg (tfyolo import), and begin with that run"
+        )
+    arrays, left = _backbone(model.network, path)
+    return _Given(arrays, None, origin_of_file(path), left=left)
 
 
 def normalising(config):
@@ -150,7 +165,7 @@ def initialise_backbone(model):
         model: a Model.
 
     Returns:
-        One line that says what they are and what was left aside; None where nothing is named.
+        (report, meta), as initialise gives them; ([], {}) where nothing is named.
 
     Raises:
         ConfigError: from find_pretrained.
@@ -158,7 +173,7 @@ def initialise_backbone(model):
     """
     path, part = find_pretrained(model.config), model.config.model.backbone
     if path is None:
-        return None
+        return [], {}
     arrays, line = PRETRAINED[part.name].read(path, part.options)
     own = checkpoint.weights_of(model.network)
     backbone = {name for name in own if name.startswith("backbone.")}
@@ -166,11 +181,12 @@ def initialise_backbone(model):
         raise checkpoint.CheckpointError(f"{path}: expected weights of {part.name}, missing: {listed(missing, 4)}")
     # What a model has behind the last feature map belongs to its classifier.
     checkpoint.assign(model.network, own | {name: arrays[name] for name in backbone}, source=str(path))
-    return line
+    origin = PRETRAINED[part.name].origin(part.options)
+    return [line, f"licence: {origin}"], {"origin": to_meta(origin)}
 
 
 def _of_keras(path):
-    """{name of ours: array} of a file of weights as keras.applications publishes them; None if it is no such file."""
+    """({name of ours: array}, Origin) of a file of weights as keras.applications publishes them; None if it is none."""
     if Path(path).suffix != ".h5" or not Path(path).is_file():
         return None
     try:
@@ -189,27 +205,30 @@ def _of_keras(path):
     if "block1_conv1" in layers:
         if "fc1" not in layers:
             raise checkpoint.CheckpointError(
-                f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are made; this is the "
+                f"{path}: expected VGG-16 with its fully connected layers, of which the last two convolutions are "
+                "made; this is the "
                 "file without (notop), take vgg16_weights_tf_dim_ordering_tf_kernels.h5"
             )
         try:
-            return _vgg16({name: sorted(arrays, key=np.ndim, reverse=True) for name, arrays in layers.items()})
+            arrays = _vgg16({name: sorted(arrays, key=np.ndim, reverse=True) for name, arrays in layers.items()})
+            return arrays, Origin(printable(Path(path).name), "CC BY 4.0")
         except (KeyError, IndexError, ValueError) as error:
             raise checkpoint.CheckpointError(
                 f"{path}: expected the layers of VGG-16, received others ({error})"
             ) from error
-    return {
+    arrays = {
         f"backbone.{name.partition('/')[0]}/{name.rpartition('/')[2].removesuffix(':0')}": values
         for name, values in published.items()
     }
+    return arrays, Origin(printable(Path(path).name), "MIT" if "conv2_block1_1_conv" in layers else None)
 
 
 def _vgg16(layers):
     """{name of ours: array} of VGG-16's layers, {name: [kernel, bias]}.
 
-    Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth (Liu et al.
-    2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the first convolution takes all
-    that in, which differs only where its window reaches over the picture's edge.
+    Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth
+    (Liu et al. 2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the
+    first convolution takes all that in, which differs only where its window reaches over the picture's edge.
     """
     convolutions = {}
     for name, arrays in layers.items():
@@ -231,7 +250,7 @@ def _vgg16(layers):
 
 
 def _check_depth(path, own, published, backbone):
-    """Raises CheckpointError if the file has more layers than the network in any of its stages: all that is here fits, and is not it."""
+    """Raises CheckpointError if the file has more layers in a stage than the network: all fits, and is not it."""
 
     def layers_and_stages(arrays):
         layers = {name.partition("/")[0] for name in arrays if name.startswith("backbone.")}
@@ -241,19 +260,10 @@ def _check_depth(path, own, published, backbone):
     more = sorted(layer for layer in theirs - mine if their_stages[layer] in my_stages.values())
     if more and mine & theirs:
         raise checkpoint.CheckpointError(
-            f"{path}: expected the weights of {backbone} as the config has it, received those of a deeper network, with "
+            f"{path}: expected the weights of {backbone} as the config has it, received those of a deeper network, "
+            "with "
             f"{listed(more, 3)}"
         )
-
-
-def _counts_classes(name, other_number):
-    """Whether an array belongs to a head's last convolution, which tells classes; or, of another number of them, to a branch for them.
-
-    A decoupled head's last convolution for boxes tells none, and its branch for classes may be as wide as they are many.
-    """
-    layer = name.partition("/")[0]
-    told = layer.endswith(".out") and layer.split(".")[-2] not in ("box", "embed", "offset")
-    return told or (other_number and ".cls." in layer)
 
 
 def _backbone(network, path):
@@ -268,14 +278,16 @@ def _backbone(network, path):
         for array in layout.convolution(convolution.name, norm and norm.name, filters, channels, kernel):
             if start + array.count > len(floats):
                 raise DarknetError(
-                    f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in {array.variable}"
+                    f"{path}: expected the backbone of {network.name}, the file ends after {len(floats):,} floats, in "
+                    f"{array.variable}"
                 )
             values = np.asarray(floats[start : start + array.count]).reshape(array.shape)
             start += array.count
             # No .cfg says that this file is of this backbone; a variance that is none says that it is not.
             if not np.isfinite(values).all() or (array.variable.endswith("variance") and values.min() < 0):
                 raise DarknetError(
-                    f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it another network's?"
+                    f"{path}: expected the backbone of {network.name}, but {array.variable} would not be one: is it "
+                    "another network's?"
                 )
             arrays[array.variable] = array.ours(values)
     if not arrays:

@@ -1,10 +1,15 @@
 """What importers share: a run's folder made of a network that was trained elsewhere."""
 
+from pathlib import Path
+
 from tfyolo import config as configs
 from tfyolo.errors import Error
 from tfyolo.files import read_regular, write_text
 from tfyolo.messages import printable
 from tfyolo.model import save_model
+from tfyolo.origin import Origin
+from tfyolo.weights.fetch import recognised
+from tfyolo.weights.published import origin_of
 
 MOST_NAMES = 4 << 20  # bytes
 
@@ -17,6 +22,17 @@ def write_run(model, out, **meta):
     """Writes a Model as a run: best.h5, with which detect, evaluate, train and export work, and config.yaml."""
     save_model(out / "best.h5", model, **meta)
     write_text(out / "config.yaml", configs.to_yaml(model.config))
+
+
+def origin_of_file(path, licence=None):
+    """The Origin of a file of weights: that of the published weights which it holds, else its name.
+
+    Args:
+        path: of the file.
+        licence: that of weights of its kind; None: they may be anybody's.
+    """
+    name = recognised(path)
+    return Origin(printable(Path(path).name), licence) if name is None else origin_of(name)
 
 
 def class_names(file, count):

@@ -1,4 +1,4 @@
-"""Is an imported network the network it was? Counts against the published ones, and every layer against OpenCV's Darknet importer."""
+"""Is an imported network the network it was? Counts against the published, each layer against OpenCV's importer."""
 
 import math
 import os
@@ -38,7 +38,7 @@ EPSILON = 1e-6  # of OpenCV's batch norm; Darknet's is 1e-5, which tells where a
 RELATIVE = 1e-3  # of a map's largest value
 PIXELS, SCORE = 0.1, 1e-3  # of a box decoded
 KEPT_PIXELS, KEPT_SCORE = 2.0, 0.01  # of a detection
-LEAST, MOST = 0.01, 2000  # the least score of what suppression is compared on, and how many at most
+LEAST, MOST = 0.01, 2000  # the least score of what NMS is compared on, and how many at most
 
 
 class Check(NamedTuple):
@@ -63,8 +63,9 @@ def verify(
 ) -> list[Check]:
     """[Check] of an imported run, or one trained from it.
 
-    against: (.cfg, .weights) that the oracle reads; None: those that the run itself gives, written back. image: a picture
-    [H, W, 3] uint8 RGB; None: noise. Without an OpenCV that reads Darknet networks (4.x), only what needs none is checked.
+    against: (.cfg, .weights) that the oracle reads; None: those that the run itself gives, written back. image: a
+    image [H, W, 3] uint8 RGB; None: noise. Without an OpenCV that reads Darknet networks (4.x), only what needs none
+    is checked.
     """
     meta = checkpoint.read_meta(weights_file(run))
     if "darknet" not in meta:
@@ -80,7 +81,8 @@ def verify(
         darknet_files.check_count(net, against[1], slots, len(floats))
         if tuple(model.input_size) != net.size or len(model.classes) != net.classes:
             raise DarknetError(
-                f"{against[0]}: expected the run's {model.input_size} pixels and {len(model.classes)} classes, received "
+                f"{against[0]}: expected the run's {model.input_size} pixels and {len(model.classes)} classes, "
+                "received "
                 f"{net.size} and {net.classes}"
             )
         if not hasattr(cv2.dnn, "readNetFromDarknet"):
@@ -90,7 +92,7 @@ def verify(
             return [*checks, Check("against OpenCV", None, None, reason, None)]
         try:
             oracle = _oracle(net, against[1], scratch)
-            return checks + _compare(model, net, meta["darknet"]["layers"], oracle, _picture(net.size, image))
+            return checks + _compare(model, net, meta["darknet"]["layers"], oracle, _prepared(net.size, image))
         except cv2.error as error:
             reason = f"OpenCV does not read this network: {error.err}"
             return [*checks, Check("against OpenCV", None, None, reason, None)]
@@ -122,7 +124,7 @@ def _misread(net):
 
 
 def _oracle(net, weights, scratch):
-    """OpenCV's network, told not to drop what scores little and not to merge layers."""
+    """OpenCV's network, set not to drop what scores little and not to merge layers."""
     lines = net.text.splitlines()
     for head in net.heads:
         _override(lines, net.lines[head.number], thresh="0.000001")
@@ -138,7 +140,7 @@ def _oracle(net, weights, scratch):
 
 
 def _override(lines, start, **options):
-    """Gives a section other options, in the lines of a .cfg whose numbers stay. start: the number of the section's line, from 1."""
+    """Gives a section other options, in the lines of a .cfg whose numbers stay; start: the section's line, from 1."""
     for at in range(start, len(lines)):
         if lines[at].strip().startswith("["):
             break
@@ -148,8 +150,10 @@ def _override(lines, start, **options):
 
 
 def _spelled_out(net, weights, lines, path):
-    """Writes what OpenCV does not know of as what it knows, and returns the file's path: weights that are shared, once for each who has
-    them; kernels that are dilated, with zeros in their holes. lines: the .cfg's, changed accordingly.
+    """Writes weights that OpenCV does not know of as what it knows, and returns the file's path.
+
+    Shared weights come once for each section that has them, dilated kernels with zeros in their holes. lines: the
+    .cfg's, changed accordingly.
     """
     header, floats = darknet_files.open_weights(weights)
     held, start = {}, 0  # {section: its arrays, as one; the kernel's shape}
@@ -173,9 +177,9 @@ def _spelled_out(net, weights, lines, path):
     return path
 
 
-def _picture(size, image):
+def _prepared(size, image):
     if image is None:
-        # Noise of all sizes: what a picture is to a network.
+        # Noise of all sizes: as in images.
         rng = np.random.default_rng(0)
         layers = [
             cv2.resize(rng.random((2**k, 2**k, 3)), size[::-1], interpolation=cv2.INTER_LINEAR) for k in (1, 3, 5, 8)
@@ -221,23 +225,24 @@ def _compare(model, net, layers, oracle, image):
         worst = float(np.abs(mine - other).max() / max(np.abs(other).max(), 1e-9))
         checks.append(Check(name, worst, RELATIVE, "of the largest value", worst <= RELATIVE))
 
-    # Boxes: OpenCV's rows are x, y, w, h as parts of the picture, objectness, scores.
+    # Boxes: OpenCV's rows are x, y, w, h as parts of the image, objectness, scores.
     candidates = model.decoder(raw)
     rows = np.concatenate([row.reshape(-1, 5 + net.classes) for row in rows])
     x, y, w, h = np.split(rows[:, :4] * np.tile(net.size[::-1], 2), 4, axis=1)
     boxes = np.concatenate([y - h / 2, x - w / 2, y + h / 2, x + w / 2], axis=1)
-    # What random weights propose may be many times larger than the picture, and so is a float's last digit; or beyond any measure.
+    # What random weights propose may be many times larger than the image, and so is a float's last digit; or beyond
+    # any measure.
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / max(net.size)
     usual = sides < 100
     own = np.asarray(candidates.boxes[0])
     worst = float((np.abs(boxes - own)[usual] / np.maximum(sides[usual, None], 1)).max(initial=0))
     checks.append(Check("boxes decoded", worst, PIXELS, "pixels", worst <= PIXELS))
     scores, own = rows[:, 5:], np.asarray(candidates.scores[0])
-    if net.heads[0].kind == "region":  # where OpenCV puts a suppression of its own behind: what that dropped is 0
+    if net.heads[0].kind == "region":  # where OpenCV puts an NMS of its own behind: what that dropped is 0
         scores = np.where(scores > 0, scores, own)
     worst = float(np.abs(scores - own).max())
     checks.append(Check("scores decoded", worst, SCORE, "", worst <= SCORE))
-    return [*checks, _suppression(model, candidates)]
+    return [*checks, _nms(model, candidates)]
 
 
 def _ours(network, layers, net, number):
@@ -256,10 +261,11 @@ def _ours(network, layers, net, number):
     return found[-1] if found else None
 
 
-def _suppression(model, candidates):
-    """What our suppression leaves of our boxes, against what OpenCV's leaves of the same.
+def _nms(model, candidates):
+    """What our NMS leaves of our boxes, against what OpenCV's leaves of the same.
 
-    Of the same, and in one order: a network of noise finds many boxes equally likely, and all that follows hangs on which comes first.
+    Of the same, and in one order: a network of noise finds many boxes equally likely, and all that follows hangs on
+    which comes first.
     """
     scores = candidates.scores[0].numpy()
     # The oracle's NMS takes the square of their number.
@@ -268,7 +274,7 @@ def _suppression(model, candidates):
     ranked = np.zeros_like(scores)
     ranked.flat[order] = np.linspace(1, 0.5, len(order))
     height, width = model.input_size
-    # Noise also proposes boxes many times larger than the picture.
+    # Noise also proposes boxes many times larger than the image.
     boxes = tf.clip_by_value(candidates.boxes, [-height, -width] * 2, [2.0 * height, 2.0 * width] * 2)
     options = {"score": LEAST, "limit": MOST, "candidates_limit": MOST, "distance_power": None}
     found = postprocess(model.config, **options)(candidates._replace(boxes=boxes, scores=ranked[None]))
@@ -280,7 +286,7 @@ def _suppression(model, candidates):
     kept = cv2.dnn.NMSBoxesBatched(xywh.tolist(), ranked.tolist(), labels.tolist(), LEAST, NMS_IOU)
     theirs = [(labels[i], ranked[i], boxes[i]) for i in np.ravel(kept).astype(int)]
     alone = _without_twin(mine, theirs) + _without_twin(theirs, mine)
-    name = f"suppression: {len(mine)} kept, {len(theirs)} by OpenCV"
+    name = f"NMS: {len(mine)} kept, {len(theirs)} by OpenCV"
     # Two boxes that overlap by the threshold to the last digit may fall on either side of it.
     limit = math.ceil(0.01 * (len(mine) + len(theirs)))
     return Check(name, alone, limit, "without a twin", alone <= limit)

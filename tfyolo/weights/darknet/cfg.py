@@ -87,7 +87,8 @@ def parse_cfg(text, path="a .cfg"):
     if last.kind not in PREDICTIONS:
         what = f", {OTHER_ENDS[last.kind]}" if last.kind in OTHER_ENDS else ""
         raise DarknetError(
-            f"{path}:{last.line}: expected the network of a detector, which ends in [yolo], [region] or [detection]; this one ends in "
+            f"{path}:{last.line}: expected the network of a detector, which ends in [yolo], [region] or [detection]; "
+            "this one ends in "
             f"[{last.kind}]{what}"
         )
     refuse(net, path, notes)
@@ -136,7 +137,7 @@ def parse_cfg(text, path="a .cfg"):
 
 
 def _unread(sections, outputs):
-    """The number of the first section with weights that none of the outputs (numbers of sections) comes from; None if there is none."""
+    """The number of the first section with weights that no output (a section's number) comes from; None without."""
     read, waiting = set(), list(outputs)
     while waiting:
         number = waiting.pop()
@@ -214,7 +215,8 @@ def _head(section, number, layer, shape, size, path, notes):
         wanted, received = len(anchors) * (5 + classes), layer.filters
     if wanted != received:
         raise DarknetError(
-            f"{place}: {len(anchors)} boxes a cell and {classes} classes need {wanted} outputs of the layer before, received {received}"
+            f"{place}: {len(anchors)} boxes a cell and {classes} classes need {wanted} outputs of the layer before, "
+            f"received {received}"
         )
     if (kind := section.options.get("nms_kind", "default")) not in ("greedynms", "diounms", "default"):
         notes.append(f"{place}: nms_kind={kind}: replaced by greedy NMS by IoU")

@@ -10,7 +10,12 @@ from tfyolo.weights.darknet.text import DarknetError
 
 
 class Header(NamedTuple):
-    """What a .weights file begins with. seen: pictures that it was trained on; 8 bytes since version 0.2, 4 before."""
+    """What a .weights file begins with.
+
+    Attributes:
+        major, minor, revision: of the format.
+        seen: images that it was trained on; 8 bytes since version 0.2, 4 before.
+    """
 
     major: int
     minor: int
@@ -19,11 +24,13 @@ class Header(NamedTuple):
 
     @property
     def bytes(self):
+        """As it stands in the file."""
         version = np.array([self.major, self.minor, self.revision], "<i4").tobytes()
         return version + np.array(self.seen, "<u8" if self.wide else "<u4").tobytes()
 
     @property
     def wide(self):
+        """Whether `seen` has 8 bytes."""
         return self.major * 10 + self.minor >= 2
 
 
@@ -47,7 +54,8 @@ def open_weights(path):
     if not (0 <= major < 100 and 0 <= minor < 100):
         hint = " (weights of networks turned on their side, by an old Darknet)" if major > 1000 or minor > 1000 else ""
         raise DarknetError(
-            f"{path}: expected a Darknet .weights file, which begins with its version (0.1, 0.2, ..), received {major}.{minor}{hint}"
+            f"{path}: expected a Darknet .weights file, which begins with its version (0.1, 0.2, ..), received "
+            f"{major}.{minor}{hint}"
         )
     header = Header(major, minor, revision, seen=0)
     seen = np.frombuffer(head[12:], "<u8" if header.wide else "<u4", count=1)
@@ -55,7 +63,8 @@ def open_weights(path):
     start = len(header.bytes)
     if (size - start) % 4:
         raise DarknetError(
-            f"{path}: expected whole floats of 4 bytes after a header of {start}, received {size - start:,} bytes{_mangled(path)}"
+            f"{path}: expected whole floats of 4 bytes after a header of {start}, received {size - start:,} "
+            f"bytes{_mangled(path)}"
         )
     return header, np.memmap(path, "<f4", "r", offset=start) if size > start else np.empty(0, "<f4")
 
@@ -73,13 +82,25 @@ def _mangled(path):
 
 
 def check_count(net, path, slots, received):
+    """Checks that a file has as many floats as a network.
+
+    Args:
+        net: weights.darknet.cfg.Net.
+        path: of the .weights file.
+        slots: layout.layout(net).
+        received: how many floats the file has.
+
+    Raises:
+        DarknetError: it has more or fewer; where they end, in words.
+    """
     expected = sum(array.count for _, arrays in slots for array in arrays)
     if received == expected:
         return
     message = f"{path}: {net.path} needs {expected:,} floats, the file has {received:,}; nothing was imported. "
     if received > expected:
         raise DarknetError(
-            f"{message}{received - expected:,} are left over after the last layer, {net.place(slots[-1][0])}: this is another "
+            f"{message}{received - expected:,} are left over after the last layer, {net.place(slots[-1][0])}: this is "
+            "another "
             f"network's .cfg{_mangled(path)}"
         )
     left = received
@@ -87,7 +108,8 @@ def check_count(net, path, slots, received):
         count = sum(array.count for array in arrays)
         if left < count:
             raise DarknetError(
-                f"{message}{expected - received:,} are missing: it ends in {net.place(number)}, after {left:,} of that layer's "
+                f"{message}{expected - received:,} are missing: it ends in {net.place(number)}, after {left:,} of "
+                "that layer's "
                 f"{count:,}: truncated, or of another .cfg{_mangled(path)}"
             )
         left -= count
@@ -102,7 +124,8 @@ def read_arrays(net, path, slots, floats):
             start += array.count
             if not np.isfinite(values).all():
                 raise DarknetError(
-                    f"{path}: {net.place(number)}: {array.variable.rpartition('/')[2]} holds numbers that are not finite: the file is "
+                    f"{path}: {net.place(number)}: {array.variable.rpartition('/')[2]} holds numbers that are not "
+                    "finite: the file is "
                     f"damaged{_mangled(path)}"
                 )
             weights[array.variable] = np.ascontiguousarray(array.ours(values))

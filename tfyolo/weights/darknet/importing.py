@@ -3,8 +3,8 @@
     load("yolov3.cfg", "yolov3.weights") -> Imported(model, origin, ...)
     write("out.weights", "runs/x")                  the way back
 
-A .weights file is a header and then bare floats, layer after layer in the order of the .cfg. Nothing in it says which layer a float
-belongs to: if the two do not fit to the last byte, nothing is imported.
+A .weights file is a header and then bare floats, layer after layer in the order of the .cfg. Nothing in it says which
+layer a float belongs to: if the two do not fit to the last byte, nothing is imported.
 """
 
 import json
@@ -27,13 +27,14 @@ from tfyolo.weights.darknet.cfg import parse_cfg, read_cfg
 from tfyolo.weights.darknet.files import Header, check_count, open_weights, read_arrays
 from tfyolo.weights.darknet.layout import layout
 from tfyolo.weights.darknet.text import DarknetError, parse_text
-from tfyolo.weights.runs import class_names, write_run
+from tfyolo.weights.runs import class_names, origin_of_file, write_run
 
-# --- import ---------------------------------------------------------------------------------------------------------------------
+# --- import -----------------------------------------------------------------------------------------------------------
 
 # YOLOv7 as Darknet has it: fused, with its own batch norm.
 _FUSED = ("head.rep=false", "head.knowledge=false", *(f"{part}.epsilon=1e-5" for part in ("backbone", "neck", "head")))
-# The published architectures that have builders of their own, by their number of convolutions: the first sign. Then the graphs decide.
+# The published architectures that have builders of their own, by their number of convolutions: the first sign. Then the
+# graphs decide.
 NATIVE = {
     13: ("yolov3-tiny", ()),
     75: ("yolov3", ()),
@@ -63,9 +64,14 @@ COCO = (
 
 
 class Imported(NamedTuple):
-    """model: a tfyolo Model with the weights. origin: what the way back needs, as JSON. native: the config's name, or None.
+    """A network that was imported.
 
-    report: what was found and done, in lines. folder: of the run, where one was written.
+    Attributes:
+        model: a tfyolo Model with the weights.
+        origin: what the way back needs, as JSON.
+        native: the config's name; None: a network of the .cfg's sections.
+        report: what was found and done, in lines.
+        folder: of the run, where one was written.
     """
 
     model: Model
@@ -76,30 +82,40 @@ class Imported(NamedTuple):
 
 
 def load(cfg, weights, names=None, preprocess=None):
-    """The Model of a Darknet network. names: a file of class names, one a line; None: COCO's if there are 80, else numbers.
+    """Reads a Darknet network.
 
-    preprocess: how pictures are brought to its size, as in a config; None: stretched, as OpenCV and most users of such files do it, or
-    with letter_box=1 in the .cfg as Darknet does it then.
+    Args:
+        cfg: path of the .cfg.
+        weights: path of the .weights file.
+        names: a file of class names, one a line; None: COCO's if there are 80, else numbers.
+        preprocess: how images are brought to its size, as in a config; None: stretched, as OpenCV and most users of
+            such files do it, or with letter_box=1 in the .cfg as Darknet does it then.
 
-    Raises DarknetError if anything in the .cfg cannot be represented, or the .weights file does not fit it to the last float.
+    Returns:
+        Imported.
+
+    Raises:
+        DarknetError: something in the .cfg cannot be represented, or the weights do not fit it to the last float.
     """
     net = read_cfg(cfg)
     net = net._replace(preprocess=preprocess or net.preprocess)
     slots = layout(net)
     header, floats = open_weights(weights)
     check_count(net, weights, slots, len(floats))  # before anything is allocated that a .cfg may lie about
-    classes, told = _classes(net, names)
+    classes, found = _classes(net, names)
     arrays = read_arrays(net, weights, slots, floats)
     model, native, renamed, orders = build_model(net, classes, Path(cfg).stem)
     arrays = {_renamed(name, renamed): _reordered(name, array, orders) for name, array in arrays.items()}
     checkpoint.assign(model.network, arrays, source=f"{weights}: its weights")
+    model = model._replace(origin=origin_of_file(weights))
     origin = {"cfg": net.text, "header": list(header), "native": native, "layers": renamed, "orders": orders}
     convolutions = sum(isinstance(section, section_types.Convolutional) for section in net.sections) + len(net.heads)
     report = [
         *net.notes,
         f"{net.path}: {'the native ' + native if native else 'a network of its own'}, {convolutions} convolutions, "
-        f"{net.size[0]} x {net.size[1]} pixels, {told}",
+        f"{net.size[0]} x {net.size[1]} pixels, {found}",
         f"{weights}: all {len(floats):,} floats used, each once",
+        f"licence: {model.origin}",
     ]
     return Imported(model, origin, native, report)
 
@@ -113,7 +129,16 @@ def _classes(net, names):
 
 
 def build_model(net, classes, name):
-    """(Model, name of the native config or None, {layer: its name in the native model}, orders of convolutions' inputs there)."""
+    """Builds the Model of a Net: the native one where its graph is the same.
+
+    Args:
+        net: weights.darknet.cfg.Net.
+        classes: names in label order.
+        name: of the config.
+
+    Returns:
+        (Model, name of the native config or None, {layer: its name there}, {layer: the order of its inputs there}).
+    """
     config = config_of(net, name)
     model = build(config, classes)
     convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in model.network.layers)
@@ -158,9 +183,21 @@ def import_run(
     names: str | os.PathLike | None = None,
     preprocess: str | None = None,
 ) -> Imported:
-    """Writes the run folder of a Darknet network: best.h5, with which detect, evaluate, train and export work, and config.yaml.
+    """Writes the run of a Darknet network: config.yaml, and best.h5, which detect, evaluate, train and export take.
 
-    out: the folder, new or empty; None: runs/CFG, numbered if it is taken.
+    Args:
+        cfg: path of the .cfg.
+        weights: path of the .weights file.
+        out: the folder, new or empty; None: runs/CFG, numbered if it is taken.
+        names: as load() takes them.
+        preprocess: as load() takes it.
+
+    Returns:
+        Imported.
+
+    Raises:
+        DarknetError: from load().
+        FolderError: something else lies in `out`.
     """
     with folders.new(out, Path(cfg).stem) as folder:
         imported = load(cfg, weights, names, preprocess)
@@ -168,13 +205,24 @@ def import_run(
         return imported._replace(folder=folder)
 
 
-# --- the way back ---------------------------------------------------------------------------------------------------------------
+# --- the way back -----------------------------------------------------------------------------------------------------
 
 
 def write(path, run, overwrite=False):
-    """Writes a run that was imported, or trained from an import, as `path` and, beside it, its .cfg; returns both paths.
+    """Writes a run that was imported, or trained from an import, as a .weights file with its .cfg beside it.
 
     What was not trained comes out byte for byte as it came in.
+
+    Args:
+        path: of the .weights file.
+        run: the run's folder or .h5 file.
+        overwrite: replaces files that are there.
+
+    Returns:
+        The paths of both files.
+
+    Raises:
+        DarknetError: the run does not come from Darknet, or a file is there already.
     """
     path = Path(path)
     cfg = path.with_suffix(".cfg")

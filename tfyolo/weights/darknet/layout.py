@@ -10,7 +10,14 @@ from tfyolo.weights.darknet.as_config import head_cells
 
 
 class _Array(NamedTuple):
-    """One array of the file. variable: the Keras path. shape: in the file. ours: that -> the variable's value; theirs: back."""
+    """One array of the file.
+
+    Attributes:
+        variable: the Keras path.
+        shape: in the file.
+        ours: the file's array -> the variable's value.
+        theirs: the way back.
+    """
 
     variable: str
     shape: tuple[int, ...]
@@ -28,7 +35,17 @@ def _transposed(*axes):
 
 
 def convolution(layer, norm, filters, channels, kernel, depthwise=False, outputs=None):
-    """The arrays of a convolution. outputs: the order in which the file's filters become ours, an order that is its own inverse."""
+    """The arrays of a convolution.
+
+    Args:
+        layer: our name.
+        norm: our name of its batch norm; None without.
+        filters: channels of the output.
+        channels: those that each filter reads.
+        kernel: its size, in cells.
+        depthwise: whether each filter reads one channel.
+        outputs: the order in which the file's filters become ours, its own inverse; None: the same.
+    """
 
     def swap(x):
         return x if outputs is None else x[outputs]
@@ -51,7 +68,10 @@ def convolution(layer, norm, filters, channels, kernel, depthwise=False, outputs
 
 
 def _fully_connected(layer, shape, outputs, norm=None, order=None):
-    """Bias, weights (out, in), then the statistics. shape: (h, w, c) of the map it reads, which Darknet lays out channel first."""
+    """Bias, weights (out, in), then the statistics.
+
+    shape: (h, w, c) of the feature map it reads, which Darknet lays out channel first.
+    """
     height, width, channels = shape
     dense = layer.endswith(".out")
 
@@ -105,7 +125,7 @@ def yx_first(head, classes):
 
 
 def layout(net):
-    """[(section's number, [its arrays])] of a Net's .weights file, in the order of the file. Layers are named as there."""
+    """[(section's number, [its arrays])] of a Net's .weights file, in its order. Layers have the model's names."""
     heads = {head.output: head for head in net.heads}
     slots = []
     for (number, section), first in zip(enumerate(net.sections), section_types.owners(net.sections), strict=True):

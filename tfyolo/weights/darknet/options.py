@@ -15,7 +15,8 @@ OTHER_ENDS = {
     "gaussian_yolo": "whose boxes have variances",
 }
 
-# Options beside those that the section's class in darknet.sections has. The value: the only one that can be represented.
+# Options beside those that the section's class in darknet.sections has. The value: the only one that can be
+# represented.
 _ONLY = {
     "net": {"channels": "3"},
     "convolutional": dict.fromkeys(
@@ -40,13 +41,13 @@ _TRAINING = {
     "route": {"stream", "wait_stream"},
     "crop": {"flip", "angle", "saturation", "exposure", "shift"},
     "dropout": {"dropblock", "dropblock_size_abs", "dropblock_size_rel", "dropblock_size"},
-    "yolo": {"num", "jitter", "random", "resize", "max", "max_delta", "objectness_smooth", "counters_per_class", "show_details"}
-    | {"uc_normalizer", "beta1", "delta_normalizer"}
-    | {"label_smooth_eps", "truth_thresh", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total", "nms_threshold"},
+    "yolo": {"num", "jitter", "random", "resize", "max", "max_delta", "objectness_smooth", "counters_per_class"}
+    | {"uc_normalizer", "beta1", "delta_normalizer", "show_details", "nms_threshold"}
+    | {"label_smooth_eps", "truth_thresh", "iou_thresh_kind", "focal_loss", "thresh", "scale", "total"},
     "region": {"num", "bias_match", "jitter", "rescore", "object_scale", "noobject_scale", "class_scale", "coord_scale"}
     | {"mask_scale", "absolute", "thresh", "random", "log", "max", "focal_loss", "classfix", "nms_threshold"},
-    "detection": {"rescore", "jitter", "object_scale", "noobject_scale", "class_scale", "coord_scale", "forced", "random"}
-    | {"max", "reorg"},
+    "detection": {"rescore", "jitter", "object_scale", "noobject_scale", "class_scale", "coord_scale", "forced"}
+    | {"random", "max", "reorg"},
 }  # fmt: skip
 # The same of sections of any kind.
 _TRAINING_ANY = {"onlyforward", "dont_update", "burnin_update", "stopbackward", "train_only_bn"}
@@ -66,7 +67,7 @@ CLASSES = {
     "maxpool": section_types.Maxpool,
     "avgpool": section_types.Avgpool,
     "local_avgpool": section_types.LocalAvgpool,
-    "upsample": section_types.Enlarge,
+    "upsample": section_types.Upsampling,
     "reorg": section_types.Reorg,
     "reorg3d": section_types.Reorg,
     "dropout": section_types.Dropout,
@@ -78,12 +79,13 @@ CLASSES = {
 
 
 def refuse(section, path, notes, known=()):
-    """Raises DarknetError for options that cannot be represented, and adds a line to notes for those that are not known."""
+    """Raises DarknetError for options that cannot be represented; adds a line to notes for those that are not known."""
     only = _ONLY.get(section.kind, {})
     for key, value in section.options.items():
         if key in only and value != only[key]:
             raise DarknetError(
-                f"{path}:{section.lines[key]}: [{section.kind}]: {key}={value} cannot be represented, only {key}={only[key]}"
+                f"{path}:{section.lines[key]}: [{section.kind}]: {key}={value} cannot be represented, only "
+                f"{key}={only[key]}"
             )
         if section.kind in ("net", "network") or key in only or key in known or key in _TRAINING_ANY:
             continue
@@ -93,7 +95,16 @@ def refuse(section, path, notes, known=()):
 
 
 def section_of(raw, path, notes):
-    """The section of darknet.sections for a Written one. notes: gets a line for every option that is not known. Raises DarknetError."""
+    """The section of darknet.sections for a Written one.
+
+    Args:
+        raw: Written.
+        path: of the .cfg, for errors.
+        notes: a list that gets a line for every option that is not known.
+
+    Raises:
+        DarknetError: the section, or an option of it, cannot be represented.
+    """
     if raw.kind in PREDICTIONS:
         return section_types.Prediction()
     if raw.kind not in CLASSES:
@@ -103,7 +114,8 @@ def section_of(raw, path, notes):
     for key in ("stride_x", "stride_y"):
         if key in options and options.pop(key) != given.get("stride", "1"):
             raise DarknetError(
-                f"{path}:{raw.lines[key]}: [{raw.kind}]: {key}={given[key]} cannot be represented, only that of both sides"
+                f"{path}:{raw.lines[key]}: [{raw.kind}]: {key}={given[key]} cannot be represented, only that of both "
+                "sides"
             )
     # From what Darknet writes to what the class calls it
     if raw.kind == "convolutional":
@@ -141,5 +153,6 @@ def section_of(raw, path, notes):
         key = str(first["loc"][0])
         line = raw.lines.get(key, raw.line)
         raise DarknetError(
-            f"{path}:{line}: [{raw.kind}]: {key}: {first['msg'][0].lower()}{first['msg'][1:]}, received {given.get(key)!r}"
+            f"{path}:{line}: [{raw.kind}]: {key}: {first['msg'][0].lower()}{first['msg'][1:]}, received "
+            f"{given.get(key)!r}"
         ) from None

@@ -10,6 +10,7 @@ from keras import layers
 
 from tfyolo.backbones.applications import application, entry, layer_names
 from tfyolo.graph.nodes import readers_of
+from tfyolo.origin import Origin
 from tfyolo.weights.runs import WeightsError
 
 # By the beginnings of the models' names; of the weights, which are not all of Keras's own training.
@@ -57,6 +58,13 @@ def find(options):
     return cache
 
 
+def origin(options):
+    """The Origin of the weights of a model of keras.applications; options: of the backbone."""
+    model = options["model"]
+    licence = next((licence for start, licence in LICENCES.items() if model.startswith(start)), None)
+    return Origin(f"{model} (ImageNet)", licence, "https://keras.io/api/applications")
+
+
 def read(path, options):
     """The backbone's weights of a model of keras.applications.
 
@@ -99,9 +107,8 @@ def read(path, options):
             if layer.name in firsts and array.ndim == 4:
                 array = np.einsum("hwjo,ji->hwio", array, start.matrix).astype("float32")
             arrays[f"{ours}/{variable.path.removeprefix(f'{layer.name}/')}"] = array
-    licence = next((licence for start, licence in LICENCES.items() if model.startswith(start)), "see keras.io")
-    origin = "ImageNet weights" if weights == "imagenet" else "weights"
-    return arrays, f"{origin} of {model}, of keras.applications (licence: {licence}), without the classifier"
+    kind = "ImageNet weights" if weights == "imagenet" else "weights"
+    return arrays, f"{kind} of {model}, of keras.applications, without the classifier"
 
 
 def _first_convolutions(tensor):

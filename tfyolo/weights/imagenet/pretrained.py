@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tfyolo.origin import Origin
 from tfyolo.weights.imagenet import applications, efficientnet_lite
 
 
@@ -14,11 +15,13 @@ class Pretrained(NamedTuple):
     Attributes:
         find: (options) -> pathlib.Path of their file, which may be fetched for it. options: the backbone's, as in the
             config. Raises ValueError, whose message says what to put where.
+        origin: (options) -> their Origin.
         read: (path, options) -> ({"backbone.layer/variable": array} of the whole backbone, one line that says what they
             are, under which licence, and what of the file is left aside). Raises tfyolo.Error.
     """
 
     find: Callable[[dict], Path]
+    origin: Callable[[dict], Origin]
     read: Callable[[Path, dict], tuple[dict, str]]
 
 
@@ -26,7 +29,8 @@ class Pretrained(NamedTuple):
 PRETRAINED = {
     f"efficientnet_lite{variant}": Pretrained(
         functools.partial(efficientnet_lite.find, variant=variant),
+        functools.partial(efficientnet_lite.origin, variant=variant),
         functools.partial(efficientnet_lite.read, variant=variant),
     )
     for variant in (0, 1, 2)
-} | {"applications": Pretrained(applications.find, applications.read)}
+} | {"applications": Pretrained(applications.find, applications.origin, applications.read)}

@@ -1,7 +1,7 @@
 """What a checkpoint of PyTorch says that it is, where it is none that can be imported.
 
-A pickled model names the classes of its layers, its task and the file that describes it; a state dict has the names and shapes of its
-tensors. Both tell networks apart that a few tensors in the right places do not.
+A pickled model names the classes of its layers, its task and the file that describes it; a state dict has the names and
+shapes of its tensors. Both tell networks apart that a few tensors in the right places do not.
 """
 
 import re
@@ -13,14 +13,21 @@ import numpy as np
 from tfyolo.messages import counted, printable
 from tfyolo.weights.torch.unpickle import LONGEST_NAME, Record
 
-IMPORTED = "a detector of YOLOv7, YOLOv8 or YOLO11"
+IMPORTED = "a detector of YOLOv7, YOLOv8, YOLOv9 (the MIT-licensed edition), YOLO11 or YOLOX"
 _OTHERS = "take a checkpoint of one of these, or train one of `tfyolo configs`"
 _DARKNET = "import it from Darknet's own files, `tfyolo import NET.cfg NET.weights`"
 _MOST_LOOKED_AT = 200_000  # objects; a checkpoint with two models and an optimizer has some 30,000
 
 
 class _Sign(NamedTuple):
-    """classes, tensors: patterns of what only `what` has, among "module.Class" and among "name 64x3x3x3"; "": none. to_do: for the user."""
+    """What only one kind of network has.
+
+    Attributes:
+        what: the kind.
+        classes: a pattern among "module.Class"; "" for none.
+        tensors: a pattern among "name 64x3x3x3"; "" for none.
+        to_do: what the user can do.
+    """
 
     what: str
     classes: str
@@ -38,13 +45,18 @@ _FAMILIES = (
     _Sign("YOLO-World", r"\.(World(Detect|Model)|C2fAttn|ImagePoolingAttn)$", r"\.cv4\.0\.logit_scale "),
     _Sign(
         "YOLOv9",
-        r"\.(RepNCSPELAN4?|ELAN1|SPPELAN|CBLinear|CBFuse|(Dual|Triple)?DDetect|(Dual|Triple)Detect)$|^yolo\.model\.",
-        r"\.cv2\.0\.cv1\.conv\.weight |(^|\.)\d+\.conv2\.0\.bottleneck\.|\.heads\.\d\.(class|anchor)_conv\.",
+        r"^(?!yolo\.).*\.(RepNCSPELAN4?|ELAN1|SPPELAN|CBLinear|CBFuse|(Dual|Triple)?DDetect|(Dual|Triple)Detect)$",
+        r"\.cv2\.0\.cv1\.conv\.weight ",
+        "take one of the MIT-licensed edition, whose weights are others, or train one of `tfyolo configs`",
     ),
     _Sign("D-FINE or DEIM", "", r"(^|\.)decoder\.pre_bbox_head\."),
     _Sign("RT-DETR", r"\.RTDETR\w*$", r"(^|\.)(dec|enc)_score_head\."),
     _Sign("YOLO-NAS", r"^super_gradients\.", r"^heads\.head\d\.(cls|reg|pose)_pred\."),
-    _Sign("YOLOX", r"^yolox\.", r"^backbone\.backbone\.stem\.conv\.conv\.weight |^head\.cls_preds\.\d\."),
+    _Sign(
+        "YOLOX with Darknet-53",
+        "",
+        r"^backbone\.backbone\.stem\.0\.conv\.weight |^backbone\.backbone\.stem\.1\.0\.conv\.weight ",
+    ),
     _Sign("YOLOv6", r"^yolov6\.", r"^detect\.cls_preds\.\d\."),
     _Sign("PP-YOLOE", "", r"^head\.pred_cls\.\d\."),
     _Sign("NanoDet or PicoDet", r"^nanodet\.", r"(^|\.)gfl_cls\.\d\."),
@@ -83,11 +95,17 @@ _TASKS = (
     ),
 )
 _TASK_WORDS = {"segment": "segmentation", "pose": "pose", "obb": "oriented boxes", "classify": "classification"}
-# Which families a detector of can be imported, by what only they have; for other tasks there are networks of them that cannot.
+# Which families a detector of can be imported, by what only they have; for other tasks there are networks of them that
+# cannot.
 _OURS = (
     _Sign("YOLO11", r"\.(C3k2|C2PSA)$", r"^model\.(23\.(proto|cv[234])|10\.linear)\."),
     _Sign("YOLOv8", r"\.C2f$", r"^model\.(22\.(proto|cv[234])|9\.linear)\."),
+    # The MIT-licensed edition.
+    _Sign(
+        "YOLOv9", r"^yolo\.model\.", r"(^|\.)\d+\.heads\.\d\.(class|anchor)_conv\.|(^|\.)\d+\.conv2\.0\.bottleneck\."
+    ),
     _Sign("YOLOv7", r"^models\.common\.(SPPCSPC|MP|ReOrg|RepConv|Implicit[AM])$", ""),
+    _Sign("YOLOX", r"^yolox\.", r"^backbone\.backbone\.stem\.conv\.conv\.weight |^head\.cls_preds\.\d\."),
 )
 # The classes that these are made of, less PyTorch's own.
 _KNOWN = {
@@ -110,9 +128,13 @@ _KNOWN = {
 
 
 class Survey(NamedTuple):
-    """What was found in a loaded checkpoint, wherever it lies. classes: "module.Class" of all objects. said: its task, yaml_file and scale.
+    """What was found in a loaded checkpoint, wherever it lies.
 
-    tensors: the mapping with the most arrays.
+    Attributes:
+        classes: "module.Class" of all objects.
+        said: its task, yaml_file and scale.
+        tensors: {name: array}, the mapping with the most arrays.
+        keys: of the outermost mapping.
     """
 
     classes: list[str]
@@ -150,7 +172,7 @@ def survey(loaded):
 
 
 def received(found, arrays):
-    """What a checkpoint is, with what is to be done, for an error that begins with what was expected; None: nothing speaks against it.
+    """What a checkpoint is, and what to do, behind "expected ..., received" in an error; None: it may be one of ours.
 
     Args:
         found: its Survey.
@@ -172,7 +194,7 @@ def received(found, arrays):
         evidence.append(found.said["yaml_file"])
     shown = f" ({printable(', '.join(evidence))[:120]})" if evidence else ""
     to_do = family.to_do if family else _OTHERS
-    if ours and ours.what != "YOLOv7":
+    if ours and ours.what not in ("YOLOv7", "YOLOv9", "YOLOX"):
         to_do = f"take the detector of that family, published as {ours.what.lower()}{_size(found.said)}.pt"
     return f"{name}{f' for {task}' if task else ''}{shown}; {to_do}"
 
@@ -182,19 +204,22 @@ def received_nothing(found):
     if {"param_groups", "state"} <= set(found.keys) or any("optim" in key for key in found.keys):
         return "the state of an optimizer without a network; take the file that was saved with the model"
     if found.keys:
-        return f"no network's weights, but {printable(', '.join(found.keys[:5]))[:120]}; save the model, or its state_dict, and import that"
+        keys = printable(", ".join(found.keys[:5]))[:120]
+        return f"no network's weights, but {keys}; save the model, or its state_dict, and import that"
     return "nothing; save the model, or its state_dict, and import that"
 
 
 def received_another(found, arrays):
     """The same of a network that fits none of those that are imported, and is none that is known."""
-    told = [f"{counted(len(arrays), 'tensor')}, the first {printable(', '.join(list(arrays)[:3]))[:150]}"]
+    ours = _first(_OURS, found.classes, [f"{name} " for name in arrays if len(name) < LONGEST_NAME])[0]
+    parts = [f"{counted(len(arrays), 'tensor')}, the first {printable(', '.join(list(arrays)[:3]))[:150]}"]
     if classes := unusual(found):
-        told.append(f"layers {', '.join(classes[:5])}")
+        parts.append(f"layers {', '.join(classes[:5])}")
     if "yaml_file" in found.said:
-        told.append(f"described in {printable(found.said['yaml_file'])[:60]}")
-    name = _family_of(found.said.get("yaml_file"))
-    return f"{f'{name} of another form' if name else 'another network'} ({'; '.join(told)}); {_OTHERS}"
+        parts.append(f"described in {printable(found.said['yaml_file'])[:60]}")
+    ours, _ = _first(_OURS, found.classes, [f"{name} " for name in arrays if len(name) < LONGEST_NAME])
+    name = _family_of(found.said.get("yaml_file")) or (ours and ours.what)
+    return f"{f'{name} of another layout' if name else 'another network'} ({'; '.join(parts)}); {_OTHERS}"
 
 
 def unusual(found):
@@ -205,7 +230,7 @@ def unusual(found):
 
 
 def _first(signs, classes, lines):
-    """(the first sign that a class shows, else the first that a tensor does, [what shows it]); (None, []) if none does."""
+    """(The first sign that a class shows, else the first that a tensor does; [what shows it]); (None, []) without."""
     for sign in signs:
         seen = {kind.rpartition(".")[2] for kind in classes if sign.classes and re.search(sign.classes, kind)}
         if seen:
@@ -218,12 +243,12 @@ def _first(signs, classes, lines):
 
 
 def _family_of(yaml_file):
-    """ "YOLOv8" of "yolov8n-p2.yaml"; None if that says none."""
+    """The family, "YOLOv8" of "yolov8n-p2.yaml"; None if that says none."""
     found = re.match(r"yolo(v?)(\d+)", yaml_file.lower()) if yaml_file else None
     return f"YOLO{found[1]}{found[2]}" if found else None
 
 
 def _size(said):
-    """ "n" of "yolov8n-seg.yaml", or its scale; "n" if neither says one."""
+    """The size, "n" of "yolov8n-seg.yaml", or its scale; "n" if neither says one."""
     found = re.match(r"yolov?\d+([nsmlx])\b", said.get("yaml_file", ""))
     return found[1] if found else said["scale"] if re.fullmatch("[nsmlx]", said.get("scale", "")) else "n"

@@ -2,13 +2,13 @@
 
     read("model.pt") -> plain dicts, lists, numbers and arrays       any checkpoint that torch.save wrote
 
-A checkpoint is a zip with a pickle (until PyTorch 1.5 a row of pickles with the tensors' bytes behind them), and a pickle is a program:
-it may name any callable to be called. Here it can build containers, numbers and tensors; objects of any class become records of what
-they held; and a call of anything else is refused by name.
+A checkpoint is a zip with a pickle (until PyTorch 1.5 a row of pickles with the tensors' bytes behind them), and a
+pickle is a program: it may name any callable to be called. Here it can build containers, numbers and tensors; objects
+of any class become records of what they held; and a call of anything else is refused by name.
 
-What it builds, it may use as often as it likes, by a number of two bytes. So no step may take longer, or keep more, than what it takes
-from the pickle once: what copies something is counted (_Reader.spend), nothing is compared or hashed but texts and numbers, and
-nothing of the file's is shown but by messages.shortened.
+What it builds, it may use as often as it likes, by a number of two bytes. So no step may take longer, or keep more,
+than what it takes from the pickle once: what copies something is counted (_Reader.spend), nothing is compared or hashed
+but texts and numbers, and nothing of the file's is shown but by messages.shortened.
 """
 
 import collections
@@ -28,7 +28,11 @@ from tfyolo.weights.runs import WeightsError
 
 
 class TorchError(WeightsError):
-    """A file is no checkpoint that can be imported. The message says why. named: the classes that its pickle had named until then."""
+    """A file is no checkpoint that can be imported. The message says why.
+
+    Attributes:
+        named: the classes that its pickle had named until then.
+    """
 
     named = ()
 
@@ -82,7 +86,7 @@ class _Storage(NamedTuple):
 
 
 class _Reader(pickle._Unpickler):
-    """pickle's own reader, the one in Python: that in C allocates what a damaged file says, 64 GiB for one number of its memo."""
+    """pickle's reader in Python: that in C allocates what a damaged file says, 64 GiB for one number of its memo."""
 
     def __init__(self, file, storages):
         super().__init__(file)
@@ -190,7 +194,7 @@ class _Reader(pickle._Unpickler):
             *(("APPENDS", load_appends), ("ADDITEMS", load_additems), ("FROZENSET", load_frozenset)),
         )
     }
-    del dispatch[pickle.BYTEARRAY8[0]]  # it, too, fills as many bytes as it is told; PyTorch does not write it
+    del dispatch[pickle.BYTEARRAY8[0]]  # it, too, fills as many bytes as the file says; PyTorch does not write it
 
     def persistent_load(self, pid):
         if (
@@ -227,7 +231,7 @@ def _listed(numbers):
 
 
 def _hashable(value):
-    """What may be a key, or an item of a set: a text or a number. Of all else, which nobody looks for, something that stands for it.
+    """What may be a key, or an item of a set: a text or a number; for all else, which nobody looks for, a stand-in.
 
     A tuple of tuples has as many parts as there are ways through it, and each is looked at to hash it.
     """
@@ -278,7 +282,8 @@ class _Dtype:
         self.kind = kind.lstrip("<=|") if isinstance(kind, str) else ""
 
 
-# What a pickle may call, by name, and what is called for it: nothing of theirs. Arguments have been counted, and are of any type.
+# What a pickle may call, by name, and what is called for it: nothing of theirs. Arguments have been counted, and are of
+# any type.
 _CALLED = {
     "collections.OrderedDict": _ordered,
     "collections.Counter": _counter,  # of a scheduler's milestones
@@ -355,7 +360,8 @@ def _read(archive, size):
     folder = pickles[0].removesuffix("data.pkl")
     if any(name.startswith(f"{folder}code/") for name in entries):
         raise TorchError(
-            "expected a PyTorch checkpoint, received a TorchScript program; take the checkpoint that it was exported from"
+            "expected a PyTorch checkpoint, received a TorchScript program; take the checkpoint that it was exported "
+            "from"
         )
     order = entries.get(f"{folder}byteorder")
     if order and order.file_size < 16 and archive.read(order).strip() != b"little":
@@ -454,9 +460,16 @@ def _read_old(file, size):
 
 
 def state_dict(loaded):
-    """{name: array} of a checkpoint that holds a whole model, or its state_dict, or a training state with either under "ema" or "model".
+    """Finds the weights in a checkpoint.
 
-    {} if it holds none. Raises TorchError if its modules hold each other without end.
+    Args:
+        loaded: what read() gave: a whole model, its state_dict, or a training state with either under "ema" or "model".
+
+    Returns:
+        {name: array}; {} if it holds none.
+
+    Raises:
+        TorchError: its modules hold each other without end.
     """
     if isinstance(loaded, dict):
         arrays = _named(loaded, np.ndarray)
