@@ -56,6 +56,11 @@ EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else n
 SHARED = ROOT.parent / "shared"
 
 
+def environment():
+    """Of a process that imports modules of the tests."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 @pytest.fixture
 def shared():
     if not (SHARED / "data").is_dir():

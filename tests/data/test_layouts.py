@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from scenes import (
     CLASSES,
     CSV,
@@ -45,7 +46,7 @@ from tfyolo.data.readers import FORMATS, DataSet, faults, read, read_configured,
 from tfyolo.data.sources.place import Format
 from tfyolo.data.sources.source import DataError, SplitError
 
-CASES = Path(__file__).parents[2] / "shared" / "cases"
+CASES = SHARED / "cases"
 
 
 def boxes_of(source):

@@ -10,6 +10,7 @@ import sys
 import traceback
 
 import pytest
+from conftest import environment
 from scenes import MAKERS
 
 from tfyolo.data import readers
@@ -198,7 +199,12 @@ class Worker:
 
         if self.process is None:
             self.process = subprocess.Popen(
-                [sys.executable, self.file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+                [sys.executable, self.file],
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
             )
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()

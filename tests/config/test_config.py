@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from tfyolo import config as configs
 from tfyolo.config import Config, ConfigError, from_json, load, to_json, to_yaml
 
-SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 
 BASE = """\
 name: base

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import SHARED
 from PIL import Image
 
 from tfyolo.data import check as checking
@@ -14,7 +15,7 @@ from tfyolo.data.check import check
 from tfyolo.data.readers import read
 from tfyolo.data.sources.source import DataError
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = SHARED / "data"
 
 
 def noise(path, seed, size=(40, 60), content=".jpg"):
@@ -258,8 +259,8 @@ def test_text_and_json_and_image(clean, tmp_path):
     ],
 )
 def test_real_data(name, errors):
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"no {SHARED / name}")
-    report = check(SHARED / name, progress=False)
+    if not (SHARED_DATA / name).is_dir():
+        pytest.skip(f"no {SHARED_DATA / name}")
+    report = check(SHARED_DATA / name, progress=False)
     assert {Path(problem.file).name for problem in report.errors} == errors
     assert "trainval" not in report.splits  # it joins train and val

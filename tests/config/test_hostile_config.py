@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from test_damaged_data import Worker, _type
 
 from tfyolo import config as configs
 from tfyolo.config import ConfigError, from_json, load, parts, to_json
 from tfyolo.config.explain import SCHEMA, resolve_schema
 
-ROOT = Path(__file__).parents[1]
 HUGE = {"400 digits": "9" * 400, "5,000 digits": "9" * 5000}
 
 

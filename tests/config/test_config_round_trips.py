@@ -5,13 +5,13 @@ import json
 import math
 import random
 import re
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from tfyolo.config import ConfigError, from_json, load, to_json, to_yaml
 
-SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def random_config(seed):

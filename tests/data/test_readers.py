@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import SHARED
 from scenes import (
     CLASSES,
     MAKERS,
@@ -35,7 +36,7 @@ from tfyolo.data.headers import image_size
 from tfyolo.data.readers import FORMATS, read, read_configured, splits
 from tfyolo.data.sources.source import DataError, SplitError
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = SHARED / "data"
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -456,9 +457,9 @@ def test_image_size_is_upright(orientation, tmp_path):
     ],
 )
 def test_real_data(name, split, images, boxes, crowds, explained):
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"no {SHARED / name}")
-    source = read(SHARED / name, split)
+    if not (SHARED_DATA / name).is_dir():
+        pytest.skip(f"no {SHARED_DATA / name}")
+    source = read(SHARED_DATA / name, split)
     left_out = Counter(Path(p.file).name for p in source.problems if "no area" in p.message)
     assert len(source.records) == images
     assert left_out == explained
@@ -471,9 +472,9 @@ def test_real_data(name, split, images, boxes, crowds, explained):
 
 
 def test_real_coco128_names_the_files_that_miss_each_other():
-    if not (SHARED / "coco128").is_dir():
-        pytest.skip(f"no {SHARED / 'coco128'}")
-    problems = read(SHARED / "coco128").problems
+    if not (SHARED_DATA / "coco128").is_dir():
+        pytest.skip(f"no {SHARED_DATA / 'coco128'}")
+    problems = read(SHARED_DATA / "coco128").problems
     without_image = {Path(p.file).stem for p in problems if p.message.startswith("label without image")}
     without_label = {Path(p.file).stem for p in problems if p.message.startswith("no label file")}
     assert without_image == {"000000000656", "000000000659"}
