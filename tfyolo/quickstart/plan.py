@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfyolo import config as configs
-from tfyolo.evaluation.run import evaluate
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.job import Progress, prepared
 from tfyolo.training.runs import Signals
@@ -16,6 +15,8 @@ PROBE = 320  # pixels
 SIZES = (640, 512, 416, 320, 256, 192)
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 EVALUATIONS = 4  # while it trains
+EVALUATION = 0.03  # seconds an image, of what an evaluation does beside the network
+RESERVE = 60.0  # seconds for the evaluation's graph, an export with its calibration and gate, and the sheet
 MARGIN = 0.93  # of the time for training that is planned: later epochs may be slower than the steps that were timed
 
 
@@ -24,12 +25,10 @@ class Speed(NamedTuple):
 
     Attributes:
         train: seconds an image, of a training step with all that belongs to it.
-        evaluate: seconds an image, of an evaluation.
         start: seconds until the first step of a training is done.
     """
 
     train: float
-    evaluate: float
     start: float
 
 
@@ -49,12 +48,11 @@ class Plan(NamedTuple):
     reserve: float
 
 
-def measured(config, source) -> Speed:
-    """Times a few steps and evaluations of a config, with everything that a training does beside.
+def measured(config) -> Speed:
+    """Times a few steps of a config, with everything that a training does beside.
 
     Args:
         config: the Config, at PROBE pixels.
-        source: the Source whose images are evaluated.
 
     Returns:
         Speed.
@@ -71,14 +69,10 @@ def measured(config, source) -> Speed:
             float(trainee.step(next(trainee.batches))["loss"])
             steps += 1
         train = (time.monotonic() - began) / steps / job.config.train.batch
-        few = source._replace(records=source.records[:16])
-        evaluate(job.detector, few, batch=8, progress=False)  # traced
-        began = time.monotonic()
-        evaluate(job.detector, few, batch=8, progress=False)
-        return Speed(train, (time.monotonic() - began) / len(few.records), start)
+        return Speed(train, start)
 
 
-def planned(speed, seconds, shares, start, exports) -> Plan:
+def planned(speed, seconds, shares, start) -> Plan:
     """The Plan that fits into a time.
 
     Args:
@@ -86,7 +80,6 @@ def planned(speed, seconds, shares, start, exports) -> Plan:
         seconds: for training and everything after it.
         shares: Shares.
         start: the Start.
-        exports: how many files are exported.
 
     Returns:
         Plan; of the fewest epochs where nothing fits.
@@ -95,8 +88,8 @@ def planned(speed, seconds, shares, start, exports) -> Plan:
 
     def fitting(size, images):
         scale = (size / PROBE) ** 2
-        each = speed.evaluate * scale
-        reserve = 15 + each * len(shares.aside.records) + exports * (20 + 2 * each * evaluated)
+        each = EVALUATION + speed.train * scale / 3  # a forward pass, of the three that a step is worth
+        reserve = RESERVE + each * len(shares.aside.records)
         left = (seconds - reserve - speed.start) * MARGIN - EVALUATIONS * (2 + each * evaluated)
         return Plan(size, max(0, int(left / (speed.train * scale * images))), images, reserve)
 

@@ -47,7 +47,7 @@ def written_sheet(result, budget, start, plan, speed, shares, faults, target):
             for each in result.exports.values()
         ),
         "",
-        "(AP of the files: on images held back from training, at most 64.)",
+        "(AP of the files: on some of the images held back from training.)",
         "",
         "## What was done",
         "",
