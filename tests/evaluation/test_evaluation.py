@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import time
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -367,7 +366,7 @@ class Planted:
     """A detector that finds the objects, where a letterboxed image shows them, in the order of the records."""
 
     input_size = (64, 96)
-    config = SimpleNamespace(model=SimpleNamespace(preprocess="letterbox"))
+    preprocess = "letterbox"
 
     def __init__(self, records, classes=("cat", "dog", "emu"), keep=lambda number: True, delay=()):
         self.records, self.classes, self.keep, self.delay = list(records), classes, keep, list(delay)
