@@ -152,4 +152,4 @@ def test_a_demo_that_is_stopped_says_how_it_goes_on(stop, code, tmp_path, monkey
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "tools" / "demo.py"), run_name="__main__")
     assert ended.value.code == code
-    assert capsys.readouterr().err == "\nstopped; the demo begins anew when it is started again\n"
+    assert capsys.readouterr().err == "\nstopped; started again, the demo begins at the start\n"

@@ -13,7 +13,7 @@ from keras import layers
 
 from tfyolo import checkpoint
 from tfyolo import model as models
-from tfyolo.assigners import best_anchor, max_iou, ota, task_aligned
+from tfyolo.assigners import best_anchor, max_iou, ota, simota, task_aligned
 from tfyolo.config import Stage
 from tfyolo.data import datasets
 from tfyolo.data.readers import read
@@ -21,6 +21,7 @@ from tfyolo.decoders.anchors import Anchor, Wide
 from tfyolo.decoders.cornernet import Corner
 from tfyolo.decoders.ssd import Ssd
 from tfyolo.decoders.yolov8 import Dfl
+from tfyolo.decoders.yolox import Point
 from tfyolo.graph.calibration import calibrated
 from tfyolo.heads.layers import PerAnchor
 from tfyolo.losses import OBJECTIVES
@@ -158,11 +159,12 @@ KINDS = {
     "aligned": (Dfl(bins=4), task_aligned, {}, True),
     "aligned with aux": (Dfl(bins=4), functools.partial(task_aligned, topk=2), {"aux": {"topk": 5}}, True),
     "multibox": (Ssd(sizes=[0.1, 0.3, 0.6, 0.9], levels=("p3", "p4", "p5")), max_iou, {}, False),
+    "iou_aware": (Point(), simota, {}, True),
     "corner": (Corner(), None, {}, False),
 }
 
 # With an auxiliary head there is all that there is without; both count what depends on the predictions.
-LONG = ("balanced", "balanced with aux", "aligned")
+LONG = ("balanced", "balanced with aux", "aligned", "iou_aware")
 EACH_KIND = [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in KINDS]
 
 
