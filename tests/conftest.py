@@ -49,7 +49,16 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path
 # yolov7-tiny.
 BASELINES = ("vovnet-tiny", "csp-vovnet-tiny", "densenet-tiny", "resnext-tiny")
 DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolov7-w6", "yolov7-e6e", "yolov8n-e2e", "yolo11n", *BASELINES)
-DEEP += ("lite0", "mobilenetv3", "cornernet-hg104", "demo-cornernet", "m2det320-vgg", "yolov9t", "yolov9c")
+DEEP += (
+    "yolox-nano",
+    "lite0",
+    "mobilenetv3",
+    "cornernet-hg104",
+    "demo-cornernet",
+    "m2det320-vgg",
+    "yolov9t",
+    "yolov9c",
+)
 # Made of what other quick ones are made of.
 DEEP += ("yolov3", "yolov4-tiny", "yolov4-tiny-3l", "demo-yolov7", "demo-yolov1", "yolox-s")
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
