@@ -268,5 +268,5 @@ def test_faults_in_the_data_leave_json_as_it_is(data, tmp_path):
     next((copy / "train").iterdir()).write_bytes(b"")
     result = tfyolo("train", DEMO, f"data={copy}", *TINY, "--out", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.stderr
-    assert set(json.loads(result.stdout)) == {"run", "epoch", "AP", "AP50", "AP75"}
+    assert set(json.loads(result.stdout)) == {"run", "epoch", "AP", "AP50", "AP75", "origin"}
     assert "1 fault in the data, left out of training" in result.stderr and "as unreadable: 1 image" in result.stderr
