@@ -39,6 +39,8 @@ SCALED = (
     "yolov7x",
     "yolov7-e6",
     "yolov7-d6",
+    "yolov9s",
+    "yolov9m",
     "m2det512-vgg",
     "m2det800-vgg",
     "m2det-small",
@@ -49,11 +51,25 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path
 # yolov7-tiny.
 BASELINES = ("vovnet-tiny", "csp-vovnet-tiny", "densenet-tiny", "resnext-tiny")
 DEEP = ("yolov3-spp", "yolov4", "yolov4-csp", "yolov7", "yolov7-w6", "yolov7-e6e", "yolov8n-e2e", "yolo11n", *BASELINES)
-DEEP += ("mobilenetv3", "cornernet-hg104", "demo-cornernet", "m2det320-vgg")
+DEEP += (
+    "yolox-nano",
+    "lite0",
+    "mobilenetv3",
+    "cornernet-hg104",
+    "demo-cornernet",
+    "m2det320-vgg",
+    "yolov9t",
+    "yolov9c",
+)
 # Made of what other quick ones are made of.
 DEEP += ("yolov3", "yolov4-tiny", "yolov4-tiny-3l", "demo-yolov7", "demo-yolov1", "yolox-s")
 EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in CONFIGS]
 SHARED = ROOT.parent / "shared"
+
+
+def environment():
+    """Of a process that imports modules of the tests."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 @pytest.fixture
@@ -118,6 +134,8 @@ def small(name, **extra):
             name: ["model.backbone.width=0.125", "model.head.width=0.0625", "model.input_size=[64,96]"]
             for name in ("yolox-nano", "yolox-s")
         },
+        "yolov9t": ["model.backbone.width=0.125", "model.backbone.repeats=1", "model.input_size=[64,96]"],
+        "yolov9c": ["model.backbone.width=0.0625", "model.input_size=[96,64]"],
         "yolov1": ["model.backbone.width=0.0625", "model.head.units=32", "model.input_size=[128,192]"],
         "lite0": ["model.backbone.width=0.25", "model.input_size=[64,96]"],
         "mobilenetv3": ["model.backbone.arguments={alpha: 0.25}", "model.input_size=[96,64]"],

@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ ORDER = [
     {"predict"},
     {"evaluation"},
     {"exports", "training"},
-    {"benchmark"},
+    {"benchmark", "quickstart"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -239,3 +240,11 @@ def test_names_that_need_no_tensorflow_do_not_import_it():
 def test_importing_tfyolo_does_not_import_tensorflow():
     code = "import sys, tfyolo, tfyolo.cli; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_tests_have_the_rooms_of_the_package():
+    folders = {path.parent for path in Path(__file__).parent.rglob("test_*.py")} - {Path(__file__).parent}
+    assert {folder.name for folder in folders} <= {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    with (PACKAGE.parent / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["pytest"]["ini_options"]["pythonpath"]
+    assert listed == ["tests", *sorted(f"tests/{folder.name}" for folder in folders)]

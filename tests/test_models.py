@@ -252,7 +252,11 @@ def test_heads_that_read_auxiliary_features_declare_it(monkeypatch):
     def mine(features, parts, num_anchors, *, name="head"):
         return heads.implicit(features, parts, num_anchors, name=name)
 
-    assert {name for name, head in heads.HEADS.items() if structures.can_read_aux(head)} == {"implicit", "corner"}
+    assert {name for name, head in heads.HEADS.items() if structures.can_read_aux(head)} == {
+        "implicit",
+        "corner",
+        "grouped",
+    }
     monkeypatch.setitem(heads.HEADS, "mine", mine)
     config = load_config("yolov7-w6", "model.head={name: mine}", "model.backbone.width=0.125", "model.neck.width=0.125")
     with pytest.raises(ConfigError, match=r"features for an auxiliary head, which model\.head, mine, does not read"):

@@ -235,12 +235,13 @@ def test_parts_add_up_to_the_batch():
         np.testing.assert_allclose(added[name], both[name], rtol=1e-5)
 
 
-def test_the_auxiliary_head_answers_with_its_own_number_of_candidates():
+@pytest.mark.parametrize("gain", [1.0, 0.25])
+def test_the_auxiliary_head_answers_with_its_own_number_of_candidates(gain):
     raw, sample, decoder = random_raw(3), scene("padding"), Dfl()
-    objective = Aligned(decoder, functools.partial(task_aligned, topk=1), aux={"topk": 5})
+    objective = Aligned(decoder, functools.partial(task_aligned, topk=1), aux={"topk": 5}, aux_gain=gain)
     other = random_raw(4)
     terms = objective(Raw(raw, other), decoder(raw), sample)
     expected = terms_by_hand(raw, sample, topk=1)
-    expected |= {f"aux_{name}": value for name, value in terms_by_hand(other, sample, topk=5).items()}
+    expected |= {f"aux_{name}": gain * value for name, value in terms_by_hand(other, sample, topk=5).items()}
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert tuple(terms) == objective.terms

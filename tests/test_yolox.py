@@ -360,6 +360,10 @@ def test_folded_checkpoints_compute_the_same(nano, fake_torch, tmp_path, monkeyp
         (lambda s: s.pop("head.stems.0.bn.weight"), "head.stems.0.bn.weight is missing"),
         (lambda s: s.update({"head.extra.weight": np.zeros(3, "f4")}), "head.extra.weight is left over"),
         (
+            lambda s: s.update({"head.dfl.conv.weight": np.zeros((1, 16, 1, 1), "f4")}),
+            "head.dfl.conv.weight is left over",
+        ),
+        (
             lambda s: s.update({"backbone.backbone.stem.conv.conv.weight": np.zeros((16, 3, 3, 3), "f4")}),
             r"stem.conv.conv.weight: expected \[6, 6, 3, 16\].*received \[3, 3, 3, 16\]",
         ),

@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "load_config",
     "load_model",
+    "quick",
     "read_data",
     "train",
     "verify",
@@ -66,6 +67,7 @@ _HOMES = {
     "load_config": ("config", "load"),
     "load_model": ("model", "load_model"),
     "read_data": ("data.readers", "read"),
+    "quick": ("quickstart.quick", "quick"),
     "train": ("training.train", "train"),
     "verify": ("weights.verify", "verify"),
 }
@@ -100,6 +102,7 @@ if TYPE_CHECKING:  # the same for those who read the source without running it
     from tfyolo.postprocess import POSTPROCESS
     from tfyolo.predict.load import load
     from tfyolo.predict.runtimes import RUNTIMES, Runtime
+    from tfyolo.quickstart.quick import quick
     from tfyolo.training.callbacks import StopTraining
     from tfyolo.training.train import train
     from tfyolo.weights.darknet.importing import import_run as import_darknet

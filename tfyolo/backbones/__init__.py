@@ -18,6 +18,7 @@ from tfyolo.backbones.resnet import resnet
 from tfyolo.backbones.vgg import vgg16
 from tfyolo.backbones.yolov7 import elan, elan_p6, elan_tiny
 from tfyolo.backbones.yolov8 import c2f, c3k2
+from tfyolo.backbones.yolov9 import gelan, gelan_c
 from tfyolo.backbones.yolox import c3
 
 BACKBONES = {
@@ -36,6 +37,8 @@ BACKBONES = {
     "c2f": c2f,
     "c3k2": c3k2,
     "c3": c3,
+    "gelan": gelan,
+    "gelan_c": gelan_c,
     "vgg16": vgg16,
     "resnet": resnet,
     "hourglass": hourglass,

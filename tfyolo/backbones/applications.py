@@ -207,6 +207,12 @@ def applications(
         ValueError: there is no such model or argument, or it has no such maps.
     """
     published = application(model, arguments)
+    for layer in published.layers:
+        if any(re.fullmatch(r"variable(_\d+)?", variable.name) for variable in layer.weights):
+            raise ValueError(
+                "model: expected one whose variables have names, by which a run's weights are found again, received "
+                f"{model}, whose {layer.name} has some without"
+            )
     start, names = entry(model, published), layer_names(published)
     taps = _feature_maps(model, published, start.tensor)
     order, _ = nodes(keras.Model(published.input, list(taps.values())))

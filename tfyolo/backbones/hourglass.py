@@ -53,7 +53,7 @@ def _hourglass(x, dims, modules, *, name):
     else:
         x = _residuals(x, below, deeper, name=f"{name}.in")
     x = _residuals(x, below, count, last=here, name=f"{name}.up")
-    return layers.Add(name=f"{name}.add")([skip, Upsample(name=f"{name}.up")(x)])
+    return layers.Add(name=f"{name}.add")([skip, Upsample(name=f"{name}.upsample")(x)])
 
 
 def hourglass(

@@ -34,7 +34,7 @@ def dense_or_depthwise(x, channels, kernel=3, stride=1, *, depthwise=False, acti
 def c3_block(x, channels, repeats, *, shortcut=True, depthwise=False, activation="silu", name):
     """YOLOX's cross-stage partial block: half the channels go through bottlenecks, half skip them.
 
-    A bottleneck is a 1x1 and a 3x3 convolution, added to its input.
+    Its own convolutions are three of 1x1. A bottleneck is a 1x1 and a 3x3 convolution, added to its input.
 
     Args:
         x: [B, h, w, any].

@@ -58,7 +58,8 @@ def weights_(name, as_json):
 def import_(network, weights, names, preprocess, out, write, overwrite, as_json):
     """Make a run of a Darknet network, a PyTorch checkpoint or an ONNX file of YOLOX: exactly, or not at all.
 
-    NAME is one of `tfyolo weights`, which is fetched. Or write a RUN back that came from Darknet.
+    NET.weights are those of NET.cfg. NAME is one of `tfyolo weights`, which is fetched. Or write a RUN back that came
+    from Darknet.
 
     \b
     tfyolo import yolov4-tiny.cfg yolov4-tiny.weights --out runs/yolov4-tiny

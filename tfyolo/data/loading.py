@@ -65,8 +65,7 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
 
     Args:
         records: Records, by index. Past the last one the image is grey and has no boxes.
-        skipped: a dict that gets {index: what is wrong} of each image that cannot be read; it is grey and has no boxes,
-            too.
+        skipped: a dict that gets {index: what is wrong} of each image that cannot be read; it is grey, without boxes.
         resized: a dict that gets {index: (H, W)} of each image of another size than its annotations say; its boxes are
             scaled to it.
         memory: bytes of decoded images to keep, so as not to decode them again.

@@ -14,6 +14,7 @@ from tfyolo.heads.yolov1 import grid
 from tfyolo.heads.yolov3 import coupled, linear
 from tfyolo.heads.yolov7 import implicit
 from tfyolo.heads.yolov8 import decoupled
+from tfyolo.heads.yolov9 import grouped
 from tfyolo.heads.yolox import decoupled_stem
 
 HEADS = {
@@ -22,6 +23,7 @@ HEADS = {
     "linear": linear,
     "decoupled": decoupled,
     "decoupled_stem": decoupled_stem,
+    "grouped": grouped,
     "grid": grid,
     "ssd": ssd,
     "corner": corner,

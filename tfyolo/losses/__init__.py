@@ -9,7 +9,7 @@
 A training step receives the global batch in pieces: one on each replica, and of each of these train.accumulate parts.
 It adds up the counts of all pieces first, then normalises the sums of each by the counts of all; so the terms of the
 pieces, and their gradients, add up to those of the whole batch. An objective keeps three laws, which
-tests/test_losses.py checks:
+tests/losses/test_losses.py checks:
 - sums and counts are dictionaries, nested if need be, of tensors that are sums over images: those of two pieces add up
   to those of both.
 - normalised is linear in the sums; a count of 0 (no image with a box) divides nothing.

@@ -21,8 +21,8 @@ class Aligned(Deep):
         box: the overlap of 1 - overlap: "iou", "giou", "diou" or "ciou".
         box_gain, dfl_gain, cls_gain: factors on the terms. dfl: for a decoder of distributions, their focal loss, the
             mean of the four sides.
-        aux: for a head that gives Raw.aux: the assigner's options that differ there. Its terms, aux_box and so on,
-            are further ones.
+        aux: for a head that gives Raw.aux: the assigner's options that differ there.
+        aux_gain: a factor on its terms, aux_box and so on.
 
     Raises:
         ValueError: an option is unknown, the decoder does not fit, or there is no assigner.
@@ -40,6 +40,7 @@ class Aligned(Deep):
         dfl_gain: NonNegative = 1.5,
         cls_gain: NonNegative = 0.5,
         aux: dict[str, int | float] | None = None,
+        aux_gain: NonNegative = 1.0,
     ):
         if box not in OVERLAPS:
             raise ValueError(f"box: expected one of {', '.join(OVERLAPS)}, received {box!r}")
@@ -57,7 +58,7 @@ class Aligned(Deep):
         self.gains = {"box": box_gain, "cls": cls_gain}
         if decoder.is_distribution:
             self.gains["dfl"] = dfl_gain
-        super().__init__(aux)
+        super().__init__(aux, aux_gain)
 
     def _sums(self, assigner, candidates, sample, guide=None):
         positive, boxes, labels, index, quality = targets_of(assigner, candidates, sample, guide)

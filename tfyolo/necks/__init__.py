@@ -14,6 +14,7 @@ from tfyolo.necks.yolov3 import up_cat, up_cat_tiny
 from tfyolo.necks.yolov4 import csp_pan, spp_pan, up_cat_tiny_3l
 from tfyolo.necks.yolov7 import elan_pan, elan_pan_p6, elan_pan_tiny
 from tfyolo.necks.yolov8 import c3k2_pan, pan
+from tfyolo.necks.yolov9 import gelan_c_pan, gelan_pan
 from tfyolo.necks.yolox import c3_pan
 from tfyolo.structures import reads_aux
 
@@ -45,5 +46,7 @@ NECKS = {
     "pan": pan,
     "c3k2_pan": c3k2_pan,
     "c3_pan": c3_pan,
+    "gelan_pan": gelan_pan,
+    "gelan_c_pan": gelan_c_pan,
     "mlfpn": mlfpn,
 }

@@ -125,9 +125,9 @@ class PadLowest(layers.Layer):
         return ops.pad(x, [(0, 0), both, both, (0, 0)], constant_values=-1e30)
 
     def compute_output_shape(self, shape):
-        """As call()."""
-        more = self.before + self.after
-        return (shape[0], shape[1] + more, shape[2] + more, shape[3])
+        """As call(); a side may be open, None."""
+        height, width = (side and side + self.before + self.after for side in shape[1:3])
+        return (shape[0], height, width, shape[3])
 
 
 def max_pool(x, size=2, stride=2, *, pad=None, name):

@@ -82,7 +82,7 @@ def _yolox(size, ap, input_size, *, length, sha256):
 def _yolov9(size, figure):
     """Of which neither sizes nor sums are published."""
     url = f"https://github.com/MultimediaTechLab/YOLO/releases/download/v1.0-alpha/v9-{size}.pt"
-    return Published(f"yolov9-{size}", "MIT", figure, 640, (File(url),))
+    return Published(f"yolov9{size}", "MIT", figure, 640, (File(url),))
 
 
 def _darknet(name, figure, input_size, place, *, length, checksum=None, cfg="AlexeyAB/darknet"):

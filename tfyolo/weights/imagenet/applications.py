@@ -16,7 +16,7 @@ from tfyolo.weights.runs import WeightsError
 # By the beginnings of the models' names; of the weights, which are not all of Keras's own training.
 LICENCES = {
     **dict.fromkeys(("MobileNet", "EfficientNet", "Inception", "NASNet"), "Apache-2.0"),
-    **dict.fromkeys(("ResNet", "ConvNeXt", "Xception"), "MIT"),
+    **dict.fromkeys(("ResNet", "Xception"), "MIT"),
     "DenseNet": "BSD-3-Clause",
     "VGG": "CC BY 4.0",
 }

@@ -13,7 +13,7 @@ import numpy as np
 from tfyolo.messages import counted, printable
 from tfyolo.weights.torch.unpickle import LONGEST_NAME, Record
 
-IMPORTED = "a detector of YOLOv7, YOLOv8, YOLO11 or YOLOX"
+IMPORTED = "a detector of YOLOv7, YOLOv8, YOLOv9 (the MIT-licensed edition), YOLO11 or YOLOX"
 _OTHERS = "take a checkpoint of one of these, or train one of `tfyolo configs`"
 _DARKNET = "import it from Darknet's own files, `tfyolo import NET.cfg NET.weights`"
 _MOST_LOOKED_AT = 200_000  # objects; a checkpoint with two models and an optimizer has some 30,000
@@ -45,8 +45,9 @@ _FAMILIES = (
     _Sign("YOLO-World", r"\.(World(Detect|Model)|C2fAttn|ImagePoolingAttn)$", r"\.cv4\.0\.logit_scale "),
     _Sign(
         "YOLOv9",
-        r"\.(RepNCSPELAN4?|ELAN1|SPPELAN|CBLinear|CBFuse|(Dual|Triple)?DDetect|(Dual|Triple)Detect)$|^yolo\.model\.",
-        r"\.cv2\.0\.cv1\.conv\.weight |(^|\.)\d+\.conv2\.0\.bottleneck\.|\.heads\.\d\.(class|anchor)_conv\.",
+        r"^(?!yolo\.).*\.(RepNCSPELAN4?|ELAN1|SPPELAN|CBLinear|CBFuse|(Dual|Triple)?DDetect|(Dual|Triple)Detect)$",
+        r"\.cv2\.0\.cv1\.conv\.weight ",
+        "take one of the MIT-licensed edition, whose weights are others, or train one of `tfyolo configs`",
     ),
     _Sign("D-FINE or DEIM", "", r"(^|\.)decoder\.pre_bbox_head\."),
     _Sign("RT-DETR", r"\.RTDETR\w*$", r"(^|\.)(dec|enc)_score_head\."),
@@ -99,6 +100,10 @@ _TASK_WORDS = {"segment": "segmentation", "pose": "pose", "obb": "oriented boxes
 _OURS = (
     _Sign("YOLO11", r"\.(C3k2|C2PSA)$", r"^model\.(23\.(proto|cv[234])|10\.linear)\."),
     _Sign("YOLOv8", r"\.C2f$", r"^model\.(22\.(proto|cv[234])|9\.linear)\."),
+    # The MIT-licensed edition.
+    _Sign(
+        "YOLOv9", r"^yolo\.model\.", r"(^|\.)\d+\.heads\.\d\.(class|anchor)_conv\.|(^|\.)\d+\.conv2\.0\.bottleneck\."
+    ),
     _Sign("YOLOv7", r"^models\.common\.(SPPCSPC|MP|ReOrg|RepConv|Implicit[AM])$", ""),
     _Sign("YOLOX", r"^yolox\.", r"^backbone\.backbone\.stem\.conv\.conv\.weight |^head\.cls_preds\.\d\."),
 )
@@ -189,7 +194,7 @@ def received(found, arrays):
         evidence.append(found.said["yaml_file"])
     shown = f" ({printable(', '.join(evidence))[:120]})" if evidence else ""
     to_do = family.to_do if family else _OTHERS
-    if ours and ours.what not in ("YOLOv7", "YOLOX"):
+    if ours and ours.what not in ("YOLOv7", "YOLOv9", "YOLOX"):
         to_do = f"take the detector of that family, published as {ours.what.lower()}{_size(found.said)}.pt"
     return f"{name}{f' for {task}' if task else ''}{shown}; {to_do}"
 
@@ -206,6 +211,7 @@ def received_nothing(found):
 
 def received_another(found, arrays):
     """The same of a network that fits none of those that are imported, and is none that is known."""
+    ours = _first(_OURS, found.classes, [f"{name} " for name in arrays if len(name) < LONGEST_NAME])[0]
     parts = [f"{counted(len(arrays), 'tensor')}, the first {printable(', '.join(list(arrays)[:3]))[:150]}"]
     if classes := unusual(found):
         parts.append(f"layers {', '.join(classes[:5])}")

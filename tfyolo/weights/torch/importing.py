@@ -1,9 +1,10 @@
-"""PyTorch checkpoints of YOLOv7, YOLOv8, YOLO11 and YOLOX become models of the zoo: all their tensors, or none.
+"""PyTorch checkpoints of YOLOv7 to v9, YOLO11 and YOLOX become models of the zoo: all their tensors, or none.
 
 load("model.pt") -> Imported(model, native, report)
 """
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def load(path, names=None):
         return _load_onnx(path, names)
     loaded = _read(path)
     try:
-        arrays = {name.removeprefix("module."): array for name, array in state_dict(loaded).items()}
+        arrays = _named(state_dict(loaded))
     except TorchError as error:
         raise TorchError(f"{path}: {error}") from None
     survey = foreign.survey(loaded)
@@ -143,7 +144,10 @@ def _filled(path, model, layout, arrays, note, unusual):
     model = model._replace(origin=origin_of_file(path, licence_of(layout.native)))
     folded = bool(_idle_norms(arrays, model, layout))
     notes = [layout.note, "it has no batch norms: they are folded into its convolutions" if folded else None]
-    report = [f"{path}: {layout.native}, {note}, all {len(arrays)} tensors used"]
+    aside, used = len(_aside(arrays, layout)), f"all {len(arrays)} tensors used"
+    if aside:
+        used = f"{len(arrays) - aside} tensors used, {aside} left aside: an auxiliary branch, which only training reads"
+    report = [f"{path}: {layout.native}, {note}, {used}"]
     report += [*(f"{path}: {note}" for note in notes if note), f"licence: {model.origin}"]
     return Imported(model, layout.native, report, folded)
 
@@ -157,6 +161,19 @@ def _read(path):
         if not received:
             raise
         raise TorchError(f"{path}: expected {foreign.IMPORTED}, received {received}") from error
+
+
+def _named(arrays):
+    """Their tensors under the names of a Layout; a YOLOv9's are published with and without "model." before them."""
+    arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+    if "0.conv.weight" in arrays:
+        return {f"model.{name}": array for name, array in arrays.items()}
+    return arrays
+
+
+def _aside(arrays, layout):
+    """The names of their tensors that our network has no use for."""
+    return {name for name in arrays if re.fullmatch(layout.aside, name)}
 
 
 def _misfits(wrong, unusual):
@@ -176,9 +193,10 @@ def _translated(arrays, model, layout):
     left = {name for name in arrays if not name.endswith(".num_batches_tracked")}
     # The anchors have become the decoder's; the places of the bins are no weights.
     left -= {f"{layout.detection}.{name}" for name in ("anchors", "anchor_grid")}
-    places = f"{layout.detection}.dfl.conv.weight"
-    if places in left and np.array_equal(arrays[places].ravel(), np.arange(model.decoder.bins)):
-        left.remove(places)
+    left -= _aside(arrays, layout)
+    if model.decoder.is_distribution:
+        places = [name for name in left if re.fullmatch(layout.places, name)]
+        left -= {name for name in places if np.array_equal(arrays[name].ravel(), np.arange(model.decoder.bins))}
     depthwise = {layer.name for layer in model.network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
     idle, wrong = _idle_norms(arrays, model, layout), []
     weights = dict(idle)
@@ -204,7 +222,7 @@ def _translated(arrays, model, layout):
             continue
         if not np.isfinite(array).all():
             wrong.append(f"{name} holds numbers that are not finite")
-        weights[variable] = _yx_first(variable, array, model)
+        weights[variable] = _yx_first(variable, array, model, layout)
     return weights, [*wrong, *(f"{printable(name)} is left over" for name in sorted(left))]
 
 
@@ -221,14 +239,14 @@ def _idle_norms(arrays, model, layout):
         if shift.endswith(".bn.bias") and shift not in arrays and _folded_bias(shift) in arrays:
             ones = np.ones(layer.gamma.shape, "float32")
             weights |= {f"{layer.name}/gamma": ones, f"{layer.name}/moving_mean": 0 * ones}
-            weights[f"{layer.name}/moving_variance"] = ones - np.float32(layer.epsilon)
+            weights[f"{layer.name}/moving_variance"] = np.float32(1.0 - layer.epsilon) * ones
     return weights
 
 
-def _yx_first(variable, array, model):
+def _yx_first(variable, array, model, layout):
     """What is x before y there, in our order, along the last axis."""
     layer = variable.partition("/")[0]
-    if layer.endswith(".box.out"):  # left, top, right, bottom (or x, y, w, h) -> top, left, bottom, right (y, x, h, w)
+    if re.search(layout.sides, variable):  # their order is left, top, right, bottom, or x, y, w, h
         return array.reshape(*array.shape[:-1], 4, -1)[..., [1, 0, 3, 2], :].reshape(array.shape)
     if layer.endswith((".obj.out", ".cls.out")):
         return array
@@ -286,5 +304,5 @@ def import_run(
     """
     with folders.new(out, Path(path).stem) as folder:
         imported = load(path, names)
-        write_run(imported.model, folder, **({"folded": True} if imported.folded else {}))
+        write_run(imported.model, folder)
         return imported._replace(folder=folder)

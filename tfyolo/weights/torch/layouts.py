@@ -1,4 +1,4 @@
-"""How published PyTorch checkpoints number and name what our networks have: YOLOv7, YOLOv8, YOLO11, YOLOX.
+"""How published PyTorch checkpoints number and name what our networks have: YOLOv7, v8, v9, YOLO11, YOLOX.
 
 Most number their blocks in the order of the networks' descriptions, those without weights too; a Layout has our names
 in that order. YOLOX names its blocks.
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_HEADS = ("head", "head.aux")
+
 
 class Layout(NamedTuple):
     """Where the weights of one network stand in its checkpoints.
@@ -18,19 +20,26 @@ class Layout(NamedTuple):
         overrides: of the config.
         blocks: our name of each of their blocks; None where there are no weights.
         inside: patterns for what is inside a block, ours -> theirs, applied one after the other.
+        sides: a pattern of our variables whose last axis holds the sides of boxes, one after the other.
+        places: a pattern of their tensors that hold the places of a distribution's bins, 0, 1, 2, ...
+        aside: a pattern of their tensors that our network has no use for, and that only training reads.
     """
 
     native: str
     overrides: tuple[str, ...]
     blocks: tuple[str | None, ...]
     inside: tuple
+    sides: str = r"\.box\.out/"
+    places: str = r"model\.\d+\.dfl\.conv\.weight"
+    aside: str = r"(?!)"
 
     def theirs(self, variable):
         """The name that a variable of ours has in their checkpoints."""
         layer, _, rest = variable.partition("/")
-        name = max((name for name in self.blocks if name and f"{layer}.".startswith(f"{name}.")), key=len)
+        names = [name for name in self.blocks if name and f"{layer}.".startswith(f"{name}.")]
         if layer.endswith((".out", ".implicit_add", ".implicit_multiply")):
-            name = "head"  # what comes last is in one block, of all levels
+            names = [name for name in names if name in _HEADS]  # what comes last is in one block, of all levels
+        name = max(names, key=len)
         inside = f"{layer.removeprefix(name)}/{rest}"
         for pattern, theirs in self.inside:
             inside = re.sub(pattern, theirs, inside)
@@ -113,6 +122,64 @@ def _decoupled(arrays):
             inside = _PAIRED if family == "yolo11" else _IN_C2F
             return size and (Layout(f"{family}{size}", (), blocks, inside), len(last))
     return None
+
+
+# --- YOLOv9, as published under the MIT licence -----------------------------------------------------------------------
+
+
+def _pan(name):
+    return (f"{name}.p5", None, None, f"{name}.p4", None, None, f"{name}.p3")
+
+
+_GELAN = (
+    *("backbone.p1", "backbone.p2.down", "backbone.p2", "backbone.p3.down", "backbone.p3", "backbone.p4.down"),
+    *("backbone.p4", "backbone.p5.down", "backbone.p5", *_pan("neck"), "neck.n4.down", None, "neck.n4"),
+    *("neck.n5.down", None, "neck.n5", "head"),
+)
+_GELAN_AUX = (*_GELAN, *_pan("neck.aux"), "head.aux")
+_IN_GELAN = (
+    (r"^\.p(\d)\.box\.conv(\d)", lambda m: f".heads.{int(m[1]) - 3}.anchor_conv.{int(m[2]) - 1}"),
+    (r"^\.p(\d)\.cls\.conv(\d)", lambda m: f".heads.{int(m[1]) - 3}.class_conv.{int(m[2]) - 1}"),
+    (r"^\.p(\d)\.box\.out/", lambda m: f".heads.{int(m[1]) - 3}.anchor_conv.2/"),
+    (r"^\.p(\d)\.cls\.out/", lambda m: f".heads.{int(m[1]) - 3}.class_conv.2/"),
+    (r"^\.conv(\d)", lambda m: f".conv{int(m[1]) + 1}"),  # ELAN
+    (r"^\.split\b", ".conv1"),
+    (r"^\.join\b", ".conv4"),
+    (r"^\.link(\d)\.conv\b", lambda m: f".conv{int(m[1]) + 1}.1"),
+    (r"^\.link(\d)\.csp\b", lambda m: f".conv{int(m[1]) + 1}.0"),
+    (r"\.split\b", ".conv1"),  # RepNCSP
+    (r"\.skip\b", ".conv2"),
+    (r"\.join\b", ".conv3"),
+    (r"\.bottleneck(\d+)\.rep3\b", lambda m: f".bottleneck.{int(m[1]) - 1}.conv1.conv1"),
+    (r"\.bottleneck(\d+)\.rep1\b", lambda m: f".bottleneck.{int(m[1]) - 1}.conv1.conv2"),
+    (r"\.bottleneck(\d+)\.conv\b", lambda m: f".bottleneck.{int(m[1]) - 1}.conv2"),
+    (r"^\.strided\b", ".conv1"),  # ADown
+    (r"^\.pooled\b", ".conv2"),
+    (r"^\.before\b", ".conv1"),  # SPPELAN
+    (r"^\.after\b", ".conv5"),
+    *_CONVOLUTION,
+)
+# (channels of the first convolution, whether p2's block is the heavy one) -> the config.
+_YOLOV9 = {(16, False): "yolov9t", (32, False): "yolov9s", (32, True): "yolov9m", (64, True): "yolov9c"}
+_LIGHT = ("yolov9t", "yolov9s")  # whose auxiliary branch begins behind the backbone, and is imported
+_NO_AUX = ("model.neck.aux=false", "model.objective.aux=null")
+
+
+def _gelan(arrays):
+    """(Layout, number of classes) of a YOLOv9 of the MIT-licensed edition; None if it is none."""
+    stem, last = arrays.get("model.0.conv.weight"), arrays.get("model.22.heads.0.class_conv.2.bias")
+    if stem is None or stem.ndim != 4 or last is None or last.ndim != 1:
+        return None
+    native = _YOLOV9.get((len(stem), "model.2.conv2.0.conv1.conv.weight" in arrays))
+    if native is None:
+        return None
+    whole = native in _LIGHT and "model.30.heads.0.class_conv.2.bias" in arrays
+    overrides = _NO_AUX if native in _LIGHT and not whole else ()
+    places = r"model\.\d+\.heads\.\d\.anc2vec\.anc2vec\.weight"
+    # The layers of an auxiliary branch are numbered behind the detection layer.
+    aside = r"(?!)" if native in _LIGHT else r"model\.(2[3-9]|[3-9]\d|\d{3,})\..+"
+    blocks = _GELAN_AUX if whole else _GELAN
+    return Layout(native, overrides, blocks, _IN_GELAN, r"\.box\.", places, aside), len(last)
 
 
 # --- YOLOv7 -----------------------------------------------------------------------------------------------------------
@@ -238,7 +305,7 @@ def _implicit(arrays):
                 continue
             knowledge = f"model.{len(blocks) - 1}.ia.0.implicit" in arrays
             overrides = [] if knowledge else ["model.head.knowledge=false"]
-            overrides += [] if aux else ["model.neck.aux=false", "model.objective.aux=null"]
+            overrides += [] if aux else _NO_AUX
             strides = 8 * 2 ** np.arange(len(anchors))
             pixels = anchors.astype("float64")[:, :, ::-1] * strides[:, None, None]  # width, height in cells there
             anchors_of = {f"p{i + 3}": np.round(level, 4).tolist() for i, level in enumerate(pixels)}
@@ -311,6 +378,7 @@ class YoloxLayout(NamedTuple):
     overrides: tuple[str, ...] = ()
 
     detection = "head"
+    sides, places, aside = Layout._field_defaults["sides"], r"(?!)", r"(?!)"
     note = (
         "its input of blue, green, red in 0..255 has become one of red, green, blue in 0..1, in its first convolution"
     )
@@ -386,4 +454,4 @@ def licence_of(native):
 
 def recognise(arrays):
     """(Layout, number of classes) of a checkpoint's tensors {name: array}; None if they are of no network here."""
-    return _decoupled(arrays) or _implicit(arrays) or _yolox(arrays)
+    return _decoupled(arrays) or _gelan(arrays) or _implicit(arrays) or _yolox(arrays)

@@ -1,0 +1,69 @@
+"""The sheet of quick: what was done with each minute, how good it is, and what to do next."""
+
+from tfyolo.predict.detections import ImageDetections
+from tfyolo.visualize import drawing, image_files
+
+
+def draw_detections(detector, source, path, most=8):
+    """Draws what a detector finds in images of a Source, those with several objects first, into one picture.
+
+    Args:
+        detector: a Detector.
+        source: a Source.
+        path: of the picture.
+        most: images.
+    """
+    several = sorted(source.records, key=lambda record: -min(len(record.boxes), 4))[:most]
+    found = [detector(record.path, score=0.4) for record in several if record.span is None]
+    if found:
+        image_files.save(path, drawing.gallery([_large(each) for each in found], columns=4, width=1280))
+
+
+def _large(found: ImageDetections):
+    """What is found in a small image, in one that is large enough for its tags."""
+    image, boxes = drawing.enlarged(found.image, found.boxes, side=400)
+    return drawing.draw(image, boxes, found.labels, found.scores, found.classes)
+
+
+def written_sheet(result, budget, start, plan, speed, shares, faults, target):
+    """The sheet as Markdown."""
+    rows = [(name, f"{seconds:.0f} s") for name, seconds in result.seconds.items()]
+    lines = [
+        f"# {result.folder.name}: {start.config} on {shares.train.name}",
+        "",
+        f"AP {result.metrics['AP']:.3f}, AP50 {result.metrics['AP50']:.3f} on {len(shares.aside.records)} images "
+        f"that nothing was learned from ({shares.aside.split!r}).",
+        "",
+    ]
+    if result.model:
+        lines += [f"The file for {target}: `{result.model}`", ""]
+    lines += [f"Not exported: {fault}" for fault in faults]
+    lines += [
+        "| file | AP | AP of the model | MB | ms |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {each.path.name} | {each.report['AP']:.3f} | {each.report['keras_AP']:.3f} "
+            f"| {each.report['bytes'] / 1e6:.1f} | {each.report['ms']:.0f} |"
+            for each in result.exports.values()
+        ),
+        "",
+        "(AP of the files: on some of the images held back from training.)",
+        "",
+        "## What was done",
+        "",
+        f"- Started from {start.weights or 'random weights'}.",
+        f"- {plan.size} x {plan.size} pixels, {plan.epochs} epochs planned: this machine trains on "
+        f"{1 / speed.train:.0f} images a second at 320 pixels, measured.",
+        *(f"- {note[0].upper()}{note[1:]}." for note in shares.notes),
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {text} |" for name, text in rows),
+        f"| all, of {budget.seconds / 60:g} minutes | {budget.used:.0f} s |",
+        "",
+    ]
+    if budget.left < 0:
+        longest = max(result.seconds, key=result.seconds.get)
+        lines += [f"It took longer than it was given: {longest} took {result.seconds[longest]:.0f} s.", ""]
+    lines += ["![detections](detections.png)", ""]
+    return "\n".join(lines)
