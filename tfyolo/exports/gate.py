@@ -140,7 +140,7 @@ def _malformed(found, classes, least):
 
 
 def _as_detections(candidates):
-    """Candidates, best first, each as of its best class; [N] of the first image."""
+    """Candidates, best first, each with its best class; [N] of the first image."""
     boxes, scores = (np.asarray(x)[0] for x in (candidates.boxes, candidates.scores))
     best = scores.max(axis=1)
     order = np.argsort(-best, kind="stable")

@@ -5,87 +5,142 @@ quantized = quantize(fused, ranges)     # graph.quantization
 """
 
 import collections
+import functools
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tfyolo.graph.declarations import is_homogeneous
+from tfyolo.graph.declarations import function_quantization, is_homogeneous
 from tfyolo.graph.fusion import fuse
-from tfyolo.graph.nodes import map_name, nodes
+from tfyolo.graph.nodes import map_name, nodes, rebuilt
 from tfyolo.graph.quantization import FakeQuantize, quantize
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 PASS_SCALES = (layers.MaxPooling2D, layers.ZeroPadding2D)  # of each channel by itself, as homogeneous activations do
+# Where a quarter of a feature map's channels use less than this part of its range, 256 values are too few for them.
+LEAST_USED = 1 / 32
 
 
-def equalized(model, batches):
+class Pair(NamedTuple):
+    """Two convolutions in a row.
+
+    Attributes:
+        first: the layer whose output nothing but the second reads.
+        second: the next convolution.
+        gate: the one gated activation between them; None: all between keeps scales.
+    """
+
+    first: layers.Layer
+    second: layers.Layer
+    gate: layers.Activation | None
+
+
+def equalized(model, batches, *, gates=True):
     """Equalizes a Model across layers: it computes the same, and all channels of a feature map use 256 values alike.
 
     Of two convolutions in a row, with nothing but homogeneous activations, pools and padding between, the first
     multiplies a channel and the second divides it. Before a depthwise convolution, whose kernels are quantized per
     channel anyway, all channels get one range. Before others, their ranges meet those of the kernels half way.
 
+    A gated activation, x * sigmoid(x), is not homogeneous. Where channels differ much, its gate gets a scale of its own
+    for each channel, x * sigmoid(scale * x): a depthwise 1x1 convolution more. The first layer of YOLOX-nano, whose
+    channels reach from 0.4 to 160, is such a case.
+
     Args:
         model: a fused Model.
         batches: iterable of images [B, H, W, 3], float32 in 0..1.
+        gates: False: the network keeps its layers, and only pairs without a gate are equalized.
 
     Returns:
         A Model with weights of its own.
 
-    Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1.
+    Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; of the gates, none.
     """
     model = fuse(model)  # weights of its own
-    pairs = in_a_row(model.network)
+    pairs = [pair for pair in in_a_row(model.network) if gates or not pair.gate]
     if not pairs:
         return model
-    probe = keras.Model(model.network.input, [first.output for first, _ in pairs])
+    factors = {}
+    for pair, reach in zip(pairs, _reach([pair.first.output for pair in pairs], model.network, batches), strict=True):
+        reach = np.maximum(reach / max(reach.max(), 1e-9), 1e-3)
+        if not pair.gate or np.quantile(reach, 0.25) < LEAST_USED:
+            factors[pair] = _factor(pair.second, reach)
+    network = _with_scaled_gates(model.network, {pair.gate: 1 / factors[pair] for pair in factors if pair.gate})
+    for pair, factor in factors.items():
+        first, second = (network.get_layer(layer.name) for layer in (pair.first, pair.second))
+        first.kernel.assign(np.asarray(first.kernel) * _by_channel(first, factor))
+        if first.use_bias:
+            first.bias.assign(np.asarray(first.bias) * factor)
+        second.kernel.assign(np.asarray(second.kernel) / factor[:, None])
+    return model._replace(network=network)
+
+
+def _reach(tensors, network, batches):
+    """[[C]]: the largest magnitude in each channel of some feature maps."""
+    probe = keras.Model(network.input, tensors)
     magnitudes = tf.function(
         lambda images: [tf.reduce_max(tf.abs(x), [0, 1, 2]) for x in keras.tree.flatten(probe(images))]
     )
-    largest = [
-        np.max(values, axis=0)
-        for values in zip(*([np.asarray(x) for x in magnitudes(batch)] for batch in batches), strict=True)
-    ]
-    for (first, second), reach in zip(pairs, largest, strict=True):
-        reach = np.maximum(reach / max(reach.max(), 1e-9), 1e-3)
-        kernel = np.asarray(second.kernel)
-        if isinstance(second, layers.DepthwiseConv2D):
-            factor = 1 / reach
-        else:
-            weight = np.abs(kernel).max(axis=(0, 1, 3))
-            factor = np.sqrt(np.maximum(weight / max(weight.max(), 1e-9), 1e-3) / reach)
-        before = factor[:, None] if isinstance(first, layers.DepthwiseConv2D) else factor
-        first.kernel.assign(np.asarray(first.kernel) * before)
-        if first.use_bias:
-            first.bias.assign(np.asarray(first.bias) * factor)
-        second.kernel.assign(kernel / factor[:, None])
-    return model
+    found = ([np.asarray(x) for x in magnitudes(batch)] for batch in batches)
+    return [np.max(values, axis=0) for values in zip(*found, strict=True)]
+
+
+def _factor(second, reach):
+    """[C]: what each channel that a convolution reads is multiplied by. reach: [C], above 0, at most 1."""
+    if isinstance(second, layers.DepthwiseConv2D):
+        return 1 / reach
+    weight = np.abs(np.asarray(second.kernel)).max(axis=(0, 1, 3))
+    return np.sqrt(np.maximum(weight / max(weight.max(), 1e-9), 1e-3) / reach)
+
+
+def _by_channel(convolution, values):
+    """[C] as it multiplies the kernel of the convolution that outputs these channels."""
+    return values[:, None] if isinstance(convolution, layers.DepthwiseConv2D) else values
+
+
+def _with_scaled_gates(network, scales):
+    """The network whose gated activations x * sigmoid(x) are x * sigmoid(scale * x). scales: {activation: [C]}."""
+    if not scales:
+        return network
+
+    def scaled_gate(layer, x):
+        scale = layers.DepthwiseConv2D(1, use_bias=False, name=f"{layer.name}.scale")
+        gate = layers.Activation("sigmoid", name=f"{layer.name}.sigmoid")(scale(x))
+        scale.kernel.assign(scales[layer].reshape(scale.kernel.shape))
+        return layers.Multiply(name=layer.name)([x, gate])
+
+    return rebuilt(network, {layer: functools.partial(scaled_gate, layer) for layer in scales})
 
 
 def in_a_row(network):
     """Finds the convolutions in a row: the second alone reads the first's output, and what lies between keeps scales.
 
+    One gated activation may lie between too.
+
     Args:
         network: keras.Model.
 
     Returns:
-        [(convolution, the next one)]
+        [Pair]
     """
     order, readers = nodes(network)
     calls = collections.Counter(node.operation for node in order)
     read_by = {id(x): node for node in order for x in node.input_tensors}
     pairs = []
     for node in order:
-        first, x = node.operation, node.output_tensors[0]
+        first, x, gate = node.operation, node.output_tensors[0], None
         if type(first) not in CONVOLUTIONS or first.activation is not keras.activations.linear or calls[first] > 1:
             continue
         while readers[id(x)] == 1 and id(x) in read_by:  # one reader, and no output of the network
             second = read_by[id(x)].operation
             if type(second) in CONVOLUTIONS and getattr(second, "groups", 1) == 1 and calls[second] == 1:
-                pairs.append((first, second))
-            if type(second) not in PASS_SCALES and not (
+                pairs.append(Pair(first, second, gate))
+            if gate is None and _is_gate(second) and calls[second] == 1:
+                gate = second
+            elif type(second) not in PASS_SCALES and not (
                 type(second) is layers.Activation and is_homogeneous(second.activation)
             ):
                 break
@@ -93,15 +148,21 @@ def in_a_row(network):
     return pairs
 
 
+def _is_gate(layer):
+    return type(layer) is layers.Activation and function_quantization(layer.activation) == "gated"
+
+
 CALIBRATION_IMAGES = 128  # when a data set has more
 SAMPLES = 4096  # values of a feature map that are kept of each batch
-SHRUNK = np.linspace(1.0, 0.3, 36)  # fractions of the whole range that are tried
+MOST_SAMPLES = 16384  # of all batches, that a range is searched with
+SHRUNK = np.geomspace(1.0, 0.02, 48)  # parts of an end of the whole range that are tried
 
 
 def observe(model, batches):
     """Measures the range of every feature map in which 256 values lose least.
 
-    The loss is the sum of squared errors; a few outliers may be clipped for it.
+    The loss is the sum of squared errors; a few outliers may be clipped for it. Of a feature map that only a sigmoid or
+    a gated activation reads, the errors behind that count: it hardly tells one number far below 0 from another.
 
     Args:
         model: a fused Model, as quantize() takes it.
@@ -110,7 +171,8 @@ def observe(model, batches):
     Returns:
         {name of a feature map: (low, high)}
     """
-    tensors = [x for node in nodes(model.network)[0] for x in node.output_tensors]
+    order, readers = nodes(model.network)
+    tensors = [x for node in order for x in node.output_tensors]
     probe = keras.Model(model.network.input, tensors)
 
     @tf.function
@@ -127,37 +189,53 @@ def observe(model, batches):
         [[np.asarray(part) for part in found] for found in sampled(images, tf.constant(number))]
         for number, images in enumerate(batches)
     ]
+    only_reader = {id(x): node.operation for node in order for x in node.input_tensors if readers[id(x)] == 1}
     ranges = {}
     for x, found in zip(tensors, zip(*seen, strict=True), strict=True):
         lows, highs, values = zip(*found, strict=True)
-        ranges[map_name(x)] = best_range(min(lows), max(highs), np.concatenate(values))
+        reader = only_reader.get(id(x))
+        behind = FLATTENING.get(function_quantization(reader.activation)) if type(reader) is layers.Activation else None
+        ranges[map_name(x)] = best_range(min(lows), max(highs), np.concatenate(values), behind or (lambda x: x))
     return ranges
 
 
-def best_range(low, high, values):
-    """Finds the range that quantizes values with the least squared error, among low..high shrunk by each of SHRUNK.
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-np.clip(x, -60, 60)))
+
+
+# Functions that map a wide range to a narrow one, by what they declare for int8.
+FLATTENING = {"sigmoid": _sigmoid, "gated": lambda x: x * _sigmoid(x)}
+
+
+def best_range(low, high, values, behind=lambda x: x):
+    """Finds the range that quantizes values with the least squared error; each end is shrunk by each of SHRUNK.
 
     Args:
         low: the least value that was seen.
         high: the largest.
         values: [N], a sample of all.
+        behind: the function behind which the errors count, elementwise.
 
     Returns:
         (low, high), with 0 between.
     """
+    values = values[:: -(-len(values) // MOST_SAMPLES)]
+    clean = behind(values)
+
+    def error(ends):
+        a, b = ends
+        scale = max(b - a, 1e-6) / 255
+        return np.mean((behind(np.clip(np.round((values - a) / scale), 0, 255) * scale + a) - clean) ** 2)
+
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     best = low, high
-    least = np.inf
-    for factor in SHRUNK:
-        a, b = low * factor, high * factor
-        scale = max(b - a, 1e-6) / 255
-        error = np.mean((np.clip(np.round((values - a) / scale), 0, 255) * scale + a - values) ** 2)
-        if error < least:
-            best, least = (a, b), error
+    for _ in range(2):  # the best of one end depends on the other
+        best = min([(best[0], high * part) for part in SHRUNK], key=error)
+        best = min([(low * part, best[1]) for part in SHRUNK], key=error)
     return best
 
 
-def calibrated(model, images, *, per_channel=True):
+def calibrated(model, images, *, per_channel=True, gates=True):
     """Quantizes a trained Model, with ranges measured on images.
 
     Args:
@@ -165,6 +243,7 @@ def calibrated(model, images, *, per_channel=True):
         images: function that returns an iterable of batches [B, H, W, 3], float32 in 0..1. It is called twice, so that
             no images are kept.
         per_channel: as for quantize().
+        gates: as for equalized(); QAT needs False, whose network is built anew from the config alone.
 
     Returns:
         (the fake-quantized Model, the fused Model that it was made of)
@@ -172,7 +251,7 @@ def calibrated(model, images, *, per_channel=True):
     Raises:
         QuantizationError: a layer does not declare how it is quantized.
     """
-    fused = equalized(fuse(model), images())
+    fused = equalized(fuse(model), images(), gates=gates)
     return quantize(fused, observe(fused, images()), per_channel=per_channel), fused
 
 

@@ -133,6 +133,39 @@ def take_weights(copy, layer):
         mine.assign(theirs)
 
 
+def rebuilt(network, instead):
+    """Builds a network anew, with some of its layers replaced.
+
+    Args:
+        network: keras.Model.
+        instead: {layer: function of what the layer reads, one tensor, that gives what stands in its output's place}.
+
+    Returns:
+        keras.Model with weights of its own.
+    """
+    inputs = keras.tree.map_structure(input_like, network.input)
+    pairs = zip(keras.tree.flatten(network.input), keras.tree.flatten(inputs), strict=True)
+    values, copies = {id(old): new for old, new in pairs}, {}
+    for node in nodes(network)[0]:
+        layer = node.operation
+        if node.is_input:
+            continue
+        if layer in instead:
+            outputs = [instead[layer](values[id(node.input_tensors[0])])]
+        else:
+            known = layer in copies
+            if not known:
+                copies[layer] = copied(layer)
+            copy = copies[layer]
+            args, kwargs = node.arguments.fill_in({id(x): values[id(x)] for x in node.input_tensors})
+            outputs = keras.tree.flatten(copy(*args, **kwargs))
+            if not known and isinstance(layer, layers.Layer):  # bare operations have no weights
+                take_weights(copy, layer)
+        values |= {id(old): new for old, new in zip(node.output_tensors, outputs, strict=True)}
+    outputs = keras.tree.map_structure(lambda x: values[id(x)], network.output)
+    return keras.Model(inputs, outputs, name=network.name)
+
+
 def map_name(tensor):
     """A feature map's name, equal in all networks of one structure: its layer's, and where needed call and output."""
     layer, call, index = tensor._keras_history

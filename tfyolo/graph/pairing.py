@@ -9,7 +9,7 @@ from tfyolo.graph.nodes import readers_of, source
 _DETAILS = (
     *("filters", "kernel_size", "strides", "padding", "groups", "dilation_rate", "use_bias"),  # convolutions
     *("activation", "epsilon", "pool_size", "target_shape", "count", "factor", "index", "before", "after"),
-    *("units", "stride", "pad", "as_published", "per_channel", "normalization"),
+    *("units", "stride", "pad", "per_channel", "normalization"),
 )
 
 

@@ -156,7 +156,7 @@ def _initialised(model, source, size):
         for line in report:
             tqdm.write(f"backbone: {line}", file=sys.stderr)
     if config.model.quantize:
-        model, _ = calibrated(model, images)
+        model, _ = calibrated(model, images, gates=False)
     if unreadable:
         tqdm.write("calibration: " + unexpected_lines("skipped", unreadable, 0, few), file=sys.stderr)
     return model, origin

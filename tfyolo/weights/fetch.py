@@ -124,14 +124,14 @@ def _partial(path, name, progress):
     """
     # Without locks each process has its own, which nobody goes on with.
     place = path.with_name(f".{path.name}.part" if fcntl else f".{path.name}.{os.getpid()}.part")
-    tag, told = place.with_name(f"{place.name}.tag"), False
+    tag, reported = place.with_name(f"{place.name}.tag"), False
     while True:
         part = open(place, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o644))  # noqa: SIM115
         with part:
             while fcntl and not _locked(part):
-                if progress and not told:
+                if progress and not reported:
                     tqdm.write(f"{name}: another process fetches it, waiting", file=sys.stderr)
-                    told = True
+                    reported = True
                 time.sleep(0.1)
             mine = _is_still(part, place)  # who held it may have finished: then it has another name
             if not mine and not path.exists():
@@ -321,7 +321,7 @@ def _wrong_size(file, path):
 
 
 def recognised(path) -> str | None:
-    """The name in PUBLISHED of the weights in a file, told by its size and checksum; None if it is none of them.
+    """The name in PUBLISHED of the weights in a file, recognised by its size and checksum; None if it is none of them.
 
     Args:
         path: of the file.

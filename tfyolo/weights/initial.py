@@ -102,8 +102,8 @@ def _given(model, path):
     if Path(path).is_dir() or Path(path).suffix == ".h5":
         meta, arrays = checkpoint.load(weights_file(path), checkpoint.FOR_USE)
         return _Given(arrays, tuple(meta["classes"]), checkpoint.origin_of(meta), meta.get("darknet"))
-    if Path(path).suffix != ".weights" and (told := configs.foreign(path, "a run's folder or a file of weights")):
-        raise checkpoint.CheckpointError(told)
+    if Path(path).suffix != ".weights" and (fault := configs.foreign(path, "a run's folder or a file of weights")):
+        raise checkpoint.CheckpointError(fault)
     return _darknet_backbone(model, path)
 
 
@@ -228,7 +228,7 @@ def _vgg16(layers):
 
     Its fully connected layers become convolutions: of the first, 7x7, every third place, of either's units every fourth
     (Liu et al. 2016, arXiv:1512.02325, section 3). It was trained on blue, green, red in 0..255, less the mean; the
-    first convolution takes all that in, which differs only where its window reaches over the picture's edge.
+    first convolution takes all that in, which differs only where its window reaches over the edge of the image.
     """
     convolutions = {}
     for name, arrays in layers.items():

@@ -65,11 +65,11 @@ def transferred(model, theirs, classes):
             complete = False
             continue
         if as_before:
-            kept, told = {name: theirs[name] for name in names}, [f"{counted(len(names), 'array')} kept"]
+            kept, notes = {name: theirs[name] for name in names}, [f"{counted(len(names), 'array')} kept"]
         else:
-            kept, told = _of_part(model, own, theirs, names, classes, counting)
+            kept, notes = _of_part(model, own, theirs, names, classes, counting)
         arrays |= kept
-        report.append(f"{part}: {'; '.join(told)}")
+        report.append(f"{part}: {'; '.join(notes)}")
     return Transfer(arrays, report, complete)
 
 
@@ -81,7 +81,7 @@ def _by_part(own):
 
 
 def _of_part(model, own, theirs, names, classes, counting):
-    """({path: array}, what is told) of a part that fits, with other classes: what of it is kept."""
+    """({path: array}, what is reported) of a part that fits, with other classes: what of it is kept."""
     layers = {layer.name: layer for layer in model.network.layers}
     same = shared_classes(model.classes, classes)
     kept, rows, anew = {}, [], []
@@ -103,15 +103,15 @@ def _of_part(model, own, theirs, names, classes, counting):
     rows = [layer for layer in dict.fromkeys(rows) if layer not in anew]
     kept = {name: array for name, array in kept.items() if name.rpartition("/")[0] not in anew}
     whole = sum(name.rpartition("/")[0] not in rows for name in kept)
-    told = [f"{counted(whole, 'array')} kept"] if whole else []
+    notes = [f"{counted(whole, 'array')} kept"] if whole else []
     if anew:
         why = f"{len(classes)} classes there, {len(model.classes)} here"
         if len(classes) == len(model.classes):
             why = "the classes have other names"
-        told.append(f"{listed(dict.fromkeys(anew), MOST_NAMED)} re-initialised: {why}")
+        notes.append(f"{listed(dict.fromkeys(anew), MOST_NAMED)} re-initialised: {why}")
     if rows:
-        told.append(f"{listed(rows, MOST_NAMED)}: {_about_rows(model.classes, same)}")
-    return kept, told
+        notes.append(f"{listed(rows, MOST_NAMED)}: {_about_rows(model.classes, same)}")
+    return kept, notes
 
 
 def _counting(model):
@@ -135,13 +135,13 @@ def _counting(model):
 
 
 def _about_rows(classes, same):
-    """What is told of the classes' rows. same: shared_classes' answer."""
+    """What is reported of the classes' rows. same: shared_classes' answer."""
     new = [name for i, name in enumerate(classes) if i not in same]
     if not same:
         return "the rows of all classes re-initialised, none there has the name of one here"
     known = listed([name for i, name in enumerate(classes) if i in same], MOST_NAMED)
-    told = f"the {'row' if len(same) == 1 else 'rows'} of {known} kept, by name"
-    return f"{told}; {listed(new, MOST_NAMED)} re-initialised" if new else told
+    line = f"the {'row' if len(same) == 1 else 'rows'} of {known} kept, by name"
+    return f"{line}; {listed(new, MOST_NAMED)} re-initialised" if new else line
 
 
 def shared_classes(mine, theirs):
