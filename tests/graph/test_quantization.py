@@ -16,7 +16,8 @@ from tfyolo.exports import tflite
 from tfyolo.exports.job import Job
 from tfyolo.exports.targets import ExportError, Target
 from tfyolo.graph import calibration, declarations, quantization
-from tfyolo.graph.calibration import equalized, observe
+from tfyolo.graph.calibration import observe
+from tfyolo.graph.equalization import equalized, in_a_row
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import readers_of
 from tfyolo.graph.quantization import FakeQuantize, quantize
@@ -76,6 +77,30 @@ def test_bounds_lose_least():
     assert cut <= whole
     even = rng.uniform(-1, 1, 20000)
     assert calibration.best_range(-1.0, 1.0, even) == (-1.0, 1.0)
+    # One end alone: only there a value lies far out.
+    low, high = calibration.best_range(-1.0, 50.0, np.append(even, 50.0))
+    assert -1 <= low < -0.9 and 1 <= high < 10
+
+
+def test_ranges_are_for_what_is_computed_behind():
+    """A sigmoid hardly tells -60 from -10: a few such values must not widen the range of all others."""
+    values = np.random.default_rng(0).normal(0, 1, 20000)
+    values[:2000] = -60
+    sigmoid = calibration.FLATTENING["sigmoid"]
+    low, high = calibration.best_range(-60.0, values.max(), values, sigmoid)
+    wide = calibration.best_range(-60.0, values.max(), values)
+    assert wide[0] < -50 < -15 < low
+    errors = [np.mean((sigmoid(by_hand(values, *ends)) - sigmoid(values)) ** 2) for ends in ((low, high), wide)]
+    assert errors[0] < 0.1 * errors[1]
+
+
+def test_many_values_are_condensed_to_fewer_with_the_same_mean_and_the_same_ends():
+    values = np.random.default_rng(0).normal(0, 1, 50000) ** 3
+    few, weights = calibration._condensed(values)
+    assert len(few) < 7000 and weights.sum() == len(values)
+    np.testing.assert_allclose([weights @ few, weights @ few**2], [values.sum(), (values**2).sum()], rtol=1e-3)
+    np.testing.assert_array_equal(few[:1000], np.sort(values)[:1000])
+    np.testing.assert_array_equal(few[-1000:], np.sort(values)[-1000:])
 
 
 def test_each_batch_is_looked_at_in_other_places(monkeypatch):
@@ -84,7 +109,9 @@ def test_each_batch_is_looked_at_in_other_places(monkeypatch):
     network = keras.Model(images, {"box": {"p3": keras.layers.ReLU(name="act")(images)}})
     model = fuse(lively("demo"))._replace(network=network)
     values = []
-    monkeypatch.setattr(calibration, "best_range", lambda low, high, sampled: values.append(sampled) or (low, high))
+    monkeypatch.setattr(
+        calibration, "best_range", lambda low, high, sampled, behind: values.append(sampled) or (low, high)
+    )
     batch = np.random.default_rng(0).random((4, 64, 64, 3)).astype("float32")
     for _ in range(2):
         observe(model, [batch, batch])
@@ -133,7 +160,7 @@ def test_equalizing_changes_nothing_but_the_ranges(name, least):
     model = fuse(lively(name))
     images = images_for(model)
     other = equalized(model, [images])
-    pairs = calibration.in_a_row(model.network)
+    pairs = [pair for pair in in_a_row(model.network) if not pair.gate]
     assert len(pairs) >= least
     for a, b in zip(*(keras.tree.flatten(m.network(images)) for m in (model, other)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max())
@@ -158,6 +185,58 @@ def test_equalized_channels_of_a_depthwise_convolution_have_one_range():
     np.testing.assert_allclose(reach, reach.max(), rtol=1e-3)
     for a, b in zip(keras.tree.flatten(network(batch)), keras.tree.flatten(other(batch)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def gated(spread):
+    """A Model of two convolutions with a SiLU between, whose channels reach from 1 to 10 ** spread."""
+    images = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", name="first")(images)
+    x = keras.layers.Activation(keras.activations.silu, name="act")(x)
+    x = keras.layers.DepthwiseConv2D(3, padding="same", name="second")(x)
+    network = keras.Model(images, {"box": {"p3": keras.layers.Conv2D(4, 1, name="out")(x)}})
+    first = network.get_layer("first").kernel
+    first.assign(first * 10.0 ** np.linspace(0, spread, 8))
+    return fuse(lively("demo"))._replace(network=network)
+
+
+def test_channels_behind_a_gate_get_one_range_where_they_differ_much():
+    batch = np.random.default_rng(0).random((4, 16, 16, 3)).astype("float32")
+    model = gated(3)
+    other = equalized(model, [batch]).network
+    reach = np.abs(keras.Model(other.input, other.get_layer("act").output)(batch)).max(axis=(0, 1, 2))
+    assert reach.min() > 0.3 * reach.max()
+    for a, b in zip(*(keras.tree.flatten(each(batch)) for each in (model.network, other)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max())
+    noise = [
+        dict(calibration.sqnr(m, quantize(m, observe(m, [batch])), batch))["second"]
+        for m in (equalized(model, [batch]), equalized(model, [batch], gates=False))
+    ]
+    assert noise[0] > noise[1] + 6  # dB: a bit more
+    for same in (equalized(gated(0.5), [batch]), equalized(model, [batch], gates=False)):
+        assert [type(layer) for layer in same.network.layers] == [type(layer) for layer in model.network.layers]
+
+
+def means(network, images, names):
+    probe = keras.Model(network.input, [network.get_layer(name).output for name in names])
+    return [np.mean(x, axis=(0, 1, 2)) for x in keras.tree.flatten(probe(images, training=False))]
+
+
+@pytest.mark.parametrize("name", ["demo", pytest.param("yolox-nano", marks=pytest.mark.slow)])
+def test_corrected_convolutions_of_the_backbone_have_the_means_of_the_float_ones(name):
+    model = fuse(lively(name))
+    images = images_for(model)
+    quantized = quantize(model, observe(model, [images]))
+    convolutions = [layer.name for layer in model.network.layers if type(layer) in quantization.KERNELS]
+    own = [each for each in convolutions if each.startswith("backbone.")]
+    before = {layer.name: np.array(layer.bias) for layer in quantized.network.layers if layer.name in convolutions}
+    off = [
+        np.abs(a - b).max() for a, b in zip(*(means(m.network, images, own) for m in (model, quantized)), strict=True)
+    ]
+    calibration.correct_biases(quantized, model, tf.constant(images))
+    for each, a, b, wrong in zip(own, *(means(m.network, images, own) for m in (model, quantized)), off, strict=True):
+        assert np.abs(a - b).max() <= max(0.02 * wrong, 1e-5 * np.abs(a).max() + 1e-6), each
+    for each in set(convolutions) - set(own):
+        np.testing.assert_array_equal(quantized.network.get_layer(each).bias, before[each])
 
 
 # --- what layers declare ----------------------------------------------------------------------------------------------

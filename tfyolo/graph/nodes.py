@@ -166,6 +166,29 @@ def rebuilt(network, instead):
     return keras.Model(inputs, outputs, name=network.name)
 
 
+def call_in_order(network, inputs, call):
+    """Computes a network eagerly, call by call; a feature map is kept until its last reader has it.
+
+    Args:
+        network: keras.Model of one input.
+        inputs: tensor.
+        call: function (layer, *args, **kwargs) -> the layer's outputs; what it returns, later layers read.
+    """
+    order, readers = nodes(network)
+    values = {}
+    for node in order:
+        if node.is_input:
+            outputs = [inputs]
+        else:
+            args, kwargs = node.arguments.fill_in({id(x): values[id(x)] for x in node.input_tensors})
+            outputs = keras.tree.flatten(call(node.operation, *args, **kwargs))
+        values |= {id(x): value for x, value in zip(node.output_tensors, outputs, strict=True)}
+        for x in node.input_tensors:
+            readers[id(x)] -= 1
+            if not readers[id(x)]:
+                del values[id(x)]
+
+
 def map_name(tensor):
     """A feature map's name, equal in all networks of one structure: its layer's, and where needed call and output."""
     layer, call, index = tensor._keras_history

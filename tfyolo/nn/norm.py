@@ -22,6 +22,8 @@ def merged_sums(values):
     # stop_gradient before and after: custom_gradient looks for variables behind its outputs, and would traverse the
     # graphs of all replicas at every layer. all_reduce does so, which takes minutes to trace for a deep network.
     flat = tuple(tf.stop_gradient(value) for value in tf.nest.flatten(values))
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tf.nest.pack_sequence_as(values, flat)
     sums = tf.distribute.get_replica_context().merge_call(reduce, args=flat) if flat else ()
     return tf.nest.pack_sequence_as(values, [tf.stop_gradient(value) for value in sums])
 

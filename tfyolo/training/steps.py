@@ -106,8 +106,10 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
         sample = resize_sample(sample, size) if size else sample
         summed, metrics = merged_sums(in_parts(sample) if accumulate > 1 else gradients(sample, merged_sums))
         norm = tf.linalg.global_norm(summed)
-        factor = tf.minimum(1.0, clip / (norm + 1e-6)) if clip else 1.0
-        optimizer.apply([gradient * factor for gradient in summed], variables)
+        if clip:
+            factor = tf.minimum(1.0, clip / (norm + 1e-6))
+            summed = [gradient * factor for gradient in summed]
+        optimizer.apply(summed, variables)
         return {**metrics, "gradient_norm": norm}
 
     def step(sample, size=None):
