@@ -7,6 +7,7 @@ from keras import layers, ops
 
 from tfyolo.graph.nodes import layer_behind
 from tfyolo.nn.activations import activate
+from tfyolo.nn.depthwise import DepthwiseConv2D
 from tfyolo.nn.norm import BatchNorm, SharedBatchNorm
 from tfyolo.nn.pooling import max_pool
 
@@ -150,7 +151,7 @@ def conv(
     if owner is not None:
         x = SharedConv2D(layer_behind(owner, layers.Conv2D), **options)(x)
     elif groups > 1 and groups == filters == x.shape[-1]:
-        x = layers.DepthwiseConv2D(kernel, depthwise_initializer=initializer, **options)(x)
+        x = DepthwiseConv2D(kernel, depthwise_initializer=initializer, **options)(x)
     else:
         x = layers.Conv2D(filters, kernel, groups=groups, kernel_initializer=initializer, **options)(x)
     if picked > 1:
