@@ -15,6 +15,7 @@ from tfyolo.quickstart import plan as plans
 from tfyolo.quickstart.budget import Budget
 from tfyolo.quickstart.kept_aside import fewer, shares_of
 from tfyolo.quickstart.quick import QuickError, quick
+from tfyolo.training.clock import guessed_evaluation
 
 
 def flat(folder, count=20, classes=2, boxes=1, split=""):
@@ -88,7 +89,7 @@ def shares_like(train, val=100, aside=100):
 
 
 START = SimpleNamespace(largest=640, enough=25)
-SPEED = plans.Speed(train=0.04, start=20.0)
+SPEED = plans.Speed(train=0.04)
 
 
 @pytest.mark.parametrize("minutes", [5, 10, 60, 600])
@@ -96,8 +97,8 @@ SPEED = plans.Speed(train=0.04, start=20.0)
 def test_a_plan_fits_into_its_time(minutes, images):
     plan = plans.planned(SPEED, 60 * minutes, shares_like(images), START)
     scale = (plan.size / plans.PROBE) ** 2
-    training = SPEED.start + plan.epochs * plan.images * SPEED.train * scale
-    training += plans.EVALUATIONS * (2 + 100 * (plans.EVALUATION + SPEED.train * scale / 3))
+    training = plans.START + plan.epochs * plan.images * SPEED.train * scale
+    training += plans.EVALUATIONS * guessed_evaluation(100, SPEED.train * scale)
     assert training + plan.reserve <= 60 * minutes
     assert plan.images <= images and plan.epochs >= (plans.FEWEST_EPOCHS if plan.images > 16 else 1)
 

@@ -1,35 +1,32 @@
 """How long to train, and at which size: from the speed of this machine, measured."""
 
-import tempfile
 import time
-from pathlib import Path
 from typing import NamedTuple
 
-from tfyolo import config as configs
-from tfyolo.training.callbacks import Callbacks
-from tfyolo.training.job import Progress, prepared
-from tfyolo.training.runs import Signals
-from tfyolo.training.stages import build_stage
+import numpy as np
+import tensorflow as tf
+
+from tfyolo.model import build
+from tfyolo.training.clock import guessed_evaluation
 
 PROBE = 320  # pixels
 SIZES = (640, 512, 416, 320, 256, 192)
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 EVALUATIONS = 4  # while it trains
-EVALUATION = 0.03  # seconds an image, of what an evaluation does beside the network
 RESERVE = 60.0  # seconds for the evaluation's graph, an export with its calibration and gate, and the sheet
-MARGIN = 0.93  # of the time for training that is planned: later epochs may be slower than the steps that were timed
+START = 30.0  # seconds until the first step is done
+STEP = 4.0  # forward passes that a training step is worth, with the loader beside it
 
 
 class Speed(NamedTuple):
     """How fast this machine is at PROBE pixels.
 
     Attributes:
-        train: seconds an image, of a training step with all that belongs to it.
-        start: seconds until the first step of a training is done.
+        train: seconds an image of a training step, about: what a forward pass takes, times STEP. It chooses the size;
+            how many epochs fit, training finds out by itself.
     """
 
     train: float
-    start: float
 
 
 class Plan(NamedTuple):
@@ -48,28 +45,25 @@ class Plan(NamedTuple):
     reserve: float
 
 
-def measured(config) -> Speed:
-    """Times a few steps of a config, with everything that a training does beside.
+def measured(config, classes) -> Speed:
+    """Times the network of a config in a forward pass.
 
     Args:
         config: the Config, at PROBE pixels.
+        classes: their names.
 
     Returns:
         Speed.
     """
-    began = time.monotonic()
-    config = config.model_copy(update={"train": config.train.model_copy(update={"init": None})})
-    with tempfile.TemporaryDirectory() as folder:
-        job = prepared(config, Path(folder), None, configs.to_json(config), Progress(), Callbacks(), Signals(), False)
-        trainee = build_stage(job, Progress(), 0)
-        float(trainee.step(next(trainee.batches))["loss"])  # traced; waits until it is done
-        start = time.monotonic() - began
-        steps, began = 0, time.monotonic()
-        while steps < 3 or (steps < 10 and time.monotonic() - began < 3):
-            float(trainee.step(next(trainee.batches))["loss"])
-            steps += 1
-        train = (time.monotonic() - began) / steps / job.config.train.batch
-        return Speed(train, start)
+    network = build(config, classes, precision=config.train.precision).network
+    forward = tf.function(lambda images: network(images, training=False), autograph=False)
+    images = np.random.default_rng(0).random((config.train.batch, PROBE, PROBE, 3), "float32")
+    seconds = []
+    for _ in range(5):
+        began = time.monotonic()
+        [each.numpy() for each in tf.nest.flatten(forward(images))]
+        seconds.append(time.monotonic() - began)
+    return Speed(STEP * min(seconds) / config.train.batch)
 
 
 def planned(speed, seconds, shares, start) -> Plan:
@@ -88,9 +82,8 @@ def planned(speed, seconds, shares, start) -> Plan:
 
     def fitting(size, images):
         scale = (size / PROBE) ** 2
-        each = EVALUATION + speed.train * scale / 3  # a forward pass, of the three that a step is worth
-        reserve = RESERVE + each * len(shares.aside.records)
-        left = (seconds - reserve - speed.start) * MARGIN - EVALUATIONS * (2 + each * evaluated)
+        reserve = RESERVE + guessed_evaluation(len(shares.aside.records), speed.train * scale)
+        left = seconds - reserve - START - EVALUATIONS * guessed_evaluation(evaluated, speed.train * scale)
         return Plan(size, max(0, int(left / (speed.train * scale * images))), images, reserve)
 
     sizes = [size for size in SIZES if size <= start.largest] or [SIZES[-1]]

@@ -25,7 +25,7 @@ def _large(found: ImageDetections):
     return drawing.draw(image, boxes, found.labels, found.scores, found.classes)
 
 
-def written_sheet(result, budget, start, plan, speed, shares, faults, target):
+def written_sheet(result, budget, start, plan, epochs, speed, shares, faults, target):
     """The sheet as Markdown."""
     rows = [(name, f"{seconds:.0f} s") for name, seconds in result.seconds.items()]
     lines = [
@@ -52,8 +52,8 @@ def written_sheet(result, budget, start, plan, speed, shares, faults, target):
         "## What was done",
         "",
         f"- Started from {start.weights or 'random weights'}.",
-        f"- {plan.size} x {plan.size} pixels, {plan.epochs} epochs planned: this machine trains on "
-        f"{1 / speed.train:.0f} images a second at 320 pixels, measured.",
+        f"- {plan.size} x {plan.size} pixels, since this machine trains on about {1 / speed.train:.0f} images a second "
+        f"at 320 pixels; {epochs} epochs.",
         *(f"- {note[0].upper()}{note[1:]}." for note in shares.notes),
         "",
         "| | |",

@@ -94,6 +94,7 @@ def _plan(config, sources):
         head += "; evaluated at the end" + (" of each stage" if len(train.stages) > 1 else "")
     elif train.evaluate_every > 1:
         head += f"; evaluated every {train.evaluate_every} epochs"
+    head += f"; after the first, as many as fit into {train.minutes:g} minutes" if train.minutes else ""
     yield "plan", head
     for number, (stage, (source, _)) in enumerate(zip(train.stages[:SHOWN], sources, strict=False), 1):
         height, width = stage.image_size or config.model.input_size

@@ -20,6 +20,7 @@ class Clock:
         self.timed = self.seconds = 0.0
         self.evaluating = []
         self.traced, self.before = False, time.monotonic()
+        self.began = self.before
 
     @classmethod
     def of(cls, config, sources, epochs_done, steps_done):
@@ -41,6 +42,15 @@ class Clock:
             steps_done -= min(steps_done, count)
             evaluations += sum((e + 1) % config.train.evaluate_every == 0 or e + 1 == stage.epochs for e in left)
         return cls(steps, evaluations)
+
+    @property
+    def used(self):
+        """The seconds since the run began, or went on."""
+        return time.monotonic() - self.began
+
+    def take_over(self, other):
+        """Goes on with what another Clock has left to do."""
+        self.pixels, self.evaluations = other.pixels, other.evaluations
 
     def new_step(self):
         """Notes that another step follows: its first run waits for the tracing, and says little of the next."""
@@ -68,11 +78,28 @@ class Clock:
         self.evaluating.append(seconds)
         self.evaluations -= 1
 
+    def evaluation(self, images, pixels):
+        """The seconds of an evaluation of so many images of so many pixels, the mean so far; a guess before any."""
+        return np.mean(self.evaluating) if self.evaluating else guessed_evaluation(images, self.rate * pixels)
+
     @property
     def left(self):
         """The seconds that are left; too many as long as the only steps known are those that waited for tracing."""
         each = np.mean(self.evaluating) if self.evaluating else 0.0
         return self.pixels * self.rate + self.evaluations * each
+
+
+def guessed_evaluation(images, training):
+    """How long an evaluation may take.
+
+    Args:
+        images: how many.
+        training: seconds that a training step takes for one of them.
+
+    Returns:
+        Seconds.
+    """
+    return 2.0 + images * (0.03 + training / 3)  # a forward pass, of the three that a step is worth
 
 
 def duration(seconds):

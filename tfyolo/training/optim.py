@@ -72,7 +72,7 @@ def constant(stage, step, warmup, total):
 
 def cosine(stage, step, warmup, total):
     """From 1 to stage.final along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
-    progress = tf.clip_by_value((step - warmup) / max(total - warmup, 1.0), 0.0, 1.0)
+    progress = tf.clip_by_value((step - warmup) / tf.maximum(total - warmup, 1.0), 0.0, 1.0)
     return stage.final + (1 - stage.final) * 0.5 * (1 + tf.cos(math.pi * progress))
 
 
@@ -95,6 +95,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         stage: a config.Stage.
         steps_per_epoch: optimizer steps.
+
+    Attributes:
+        total: a variable, the steps of the stage; it may change after the warm-up has begun, which stays as long.
+        warmup: steps of the warm-up.
     """
 
     def __init__(self, stage, steps_per_epoch):
@@ -102,7 +106,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             choices = ", ".join(SCHEDULES)
             raise ConfigError(f"train.stages.*.schedule: expected one of {choices}, received {stage.schedule!r}")
         self.stage = stage
-        self.total = stage.epochs * steps_per_epoch
+        self.total = tf.Variable(float(stage.epochs * steps_per_epoch), trainable=False)
         self.warmup = min(stage.warmup, stage.epochs / 3) * steps_per_epoch
 
     def __call__(self, step):

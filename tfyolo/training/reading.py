@@ -26,7 +26,7 @@ def overfit_config(config, count, replicas):
     lr = config.train.stages[0].lr
     stage = configs.Stage(epochs=40, lr=lr, schedule="cosine", warmup=1.0, plain_epochs=0)
     still = {name: 0.0 for name in configs.Augment.model_fields}
-    train = {"stages": (stage,), "batch": batch, "accumulate": 1, "ema": 0.0, "evaluate_every": 1}
+    train = {"stages": (stage,), "batch": batch, "accumulate": 1, "ema": 0.0, "evaluate_every": 1, "minutes": None}
     return config.model_copy(
         update={"augment": configs.Augment(**still), "train": config.train.model_copy(update=train)}
     )

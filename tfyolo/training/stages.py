@@ -26,6 +26,7 @@ class Trainee(NamedTuple):
     Attributes:
         model: the Model, in the precision of training.
         optimizer: a Keras optimizer, made for its trainable variables.
+        schedule: its learning rate.
         ema: the EMA of its weights.
         batches: an iterator of distributed Samples.
         step: what make_step() returns.
@@ -39,6 +40,7 @@ class Trainee(NamedTuple):
 
     model: Model
     optimizer: Any
+    schedule: Schedule
     ema: EMA
     batches: Iterator
     step: Callable
@@ -86,21 +88,10 @@ def build_stage(job, at, stage_index):
             layer.trainable = False
         ema = EMA(model.network, config.train.ema)
         unexpected = {"skipped": {}, "resized": {}}
-        dataset, steps = datasets.train_dataset(
-            source,
-            size=size,
-            batch=config.train.batch,
-            augment=config.augment,
-            seed=stage_seed(config, stage_index),
-            epochs=stage.epochs,
-            plain_epochs=stage.plain_epochs,
-            start_epoch=epochs_done,
-            start_step=steps_done,
-            preprocess=config.model.preprocess,
-            **unexpected,
-        )
+        batches, steps = batches_of(job, stage_index, size, unexpected, epochs_done, steps_done)
         builder, options = resolve(config, "train.optimizer", config.train.optimizer, OPTIMIZERS)
-        optimizer = builder(Schedule(stage, steps), **options)
+        schedule = Schedule(stage, steps)
+        optimizer = builder(schedule, **options)
         build_for(model.network, optimizer, config.train.backbone_rate)
     if saved:
         file = job.folder / "last.h5"
@@ -111,7 +102,6 @@ def build_stage(job, at, stage_index):
         if epochs_done or steps_done:  # within a stage: the next one's optimizer starts afresh
             variables = {variable.name: variable for variable in optimizer.variables}
             checkpoint.assign_variables(variables, saved["optimizer"], f"{file}: the optimizer's arrays")
-    batches = iter(strategy.experimental_distribute_dataset(dataset))
     step = make_step(
         model,
         optimizer,
@@ -124,7 +114,39 @@ def build_stage(job, at, stage_index):
         weights=loss_weights(config, stage_index, model.objective),
         eager=config.train.eager,
     )
-    return Trainee(model, optimizer, ema, batches, step, steps, size, sizes, unexpected, dict.fromkeys(unexpected, 0))
+    reported = dict.fromkeys(unexpected, 0)
+    return Trainee(model, optimizer, schedule, ema, batches, step, steps, size, sizes, unexpected, reported)
+
+
+def batches_of(job, stage_index, size, unexpected, epochs_done, steps_done=0):
+    """The batches of a stage that are left.
+
+    Args:
+        job: the run's Job.
+        stage_index: which of train.stages.
+        size: (H, W) of the images.
+        unexpected: as Trainee's.
+        epochs_done: of this stage.
+        steps_done: of the epoch after them.
+
+    Returns:
+        (an iterator of distributed Samples, the steps of an epoch)
+    """
+    config, stage = job.config, job.config.train.stages[stage_index]
+    dataset, steps = datasets.train_dataset(
+        job.sources[stage_index][0],
+        size=size,
+        batch=config.train.batch,
+        augment=config.augment,
+        seed=stage_seed(config, stage_index),
+        epochs=stage.epochs,
+        plain_epochs=stage.plain_epochs,
+        start_epoch=epochs_done,
+        start_step=steps_done,
+        preprocess=config.model.preprocess,
+        **unexpected,
+    )
+    return iter(job.strategy.experimental_distribute_dataset(dataset)), steps
 
 
 def _initialised(model, source, size):

@@ -20,6 +20,7 @@ from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.clock import duration
+from tfyolo.training.fitting import fitted
 from tfyolo.training.job import prepared, requested
 from tfyolo.training.log import better, draw_batch, draw_detections, epoch_line
 from tfyolo.training.memory import evaluated_at_once, too_large, too_many, what_fits
@@ -139,7 +140,7 @@ def _train(config, folder, overfit, progress, callbacks, signals):
 
     enough = False
     for stage_index in range(at.state["stage"], len(job.config.train.stages)):
-        enough = _train_stage(job, at, stage_index)
+        job, enough = _train_stage(job, at, stage_index)
         gc.collect()  # networks and traces are circles; the next stage's and these may be more than the memory holds
         if enough:
             break
@@ -160,17 +161,23 @@ def _train(config, folder, overfit, progress, callbacks, signals):
 
 
 def _train_stage(job, at, stage_index):
-    """Trains what is left of a stage. Returns whether that is enough: all is overfit, or a callback has stopped it."""
+    """Trains what is left of a stage.
+
+    Returns:
+        The Job, whose epochs may be others now, and whether that is enough: all is overfit, or a callback has stopped.
+    """
     trainee = build_stage(job, at, stage_index)
-    stage, before = job.config.train.stages[stage_index], job.epochs_before(stage_index)
+    before = job.epochs_before(stage_index)
     job.clock.new_step()
-    for epoch in range(at.state["epoch"] - before, stage.epochs):
+    while (epoch := at.state["epoch"] - before) < job.config.train.stages[stage_index].epochs:
         metrics = EpochMetrics(before + epoch + 1, job.sources[stage_index][0], at.running)
         at.running = None
         try:
             row = _train_epoch(job, trainee, metrics, stage_index, epoch)
-            evaluation = None
-            if (epoch + 1) % job.config.train.evaluate_every == 0 or epoch + 1 == stage.epochs:
+            if job.config.train.minutes and stage_index == 0 and job.clock.timed:
+                job, trainee = fitted(job, trainee, epoch + 1)
+            evaluation, epochs = None, job.config.train.stages[stage_index].epochs
+            if (epoch + 1) % job.config.train.evaluate_every == 0 or epoch + 1 == epochs:
                 evaluation = _evaluate_epoch(job, at, trainee.ema, stage_index, row)
             with job.signals.finishing():
                 metrics.whole = False  # from here on the epoch is kept, not a part of it
@@ -183,9 +190,9 @@ def _train_stage(job, at, stage_index):
             raise
         stopped = job.callbacks.epoch_end(row)
         if stopped or (job.overfit and evaluation and evaluation.improved and row["AP50"] >= PERFECT):
-            return True
+            return job, True
         job.signals.check()
-    return False
+    return job, False
 
 
 # --- one epoch of steps -----------------------------------------------------------------------------------------------
