@@ -129,7 +129,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
             *start.overrides,
         ]
         probe = plans.Plan(plans.PROBE, 10, len(shares.train.records), 0.0)
-        config = configs.load(start.config, [*common, *_recipe(probe, 100)])
+        config = configs.load(start.config, [*common, *_recipe(probe, start, 100)])
         speed = plans.measured(config, shares.train.classes)
         report(f"machine   about {1 / speed.train:.0f} images/s in training at {plans.PROBE} pixels")
 
@@ -143,7 +143,9 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
         f"about {counted(plan.epochs, 'epoch')}, {counted(steps, 'step')}"
     )
     minutes = (budget.left - plan.reserve) / 60
-    config = configs.load(start.config, [*common, *_recipe(plan, steps), f"train.minutes={max(minutes, 0.1):.2f}"])
+    config = configs.load(
+        start.config, [*common, *_recipe(plan, start, steps), f"train.minutes={max(minutes, 0.1):.2f}"]
+    )
     with budget.phase("train"):
         run = train(config, folder / "run", progress=progress, callbacks=[_deadline(budget, plan)])
 
@@ -194,11 +196,11 @@ def _quoted(text):
     return json.dumps(text)
 
 
-def _recipe(plan, steps):
+def _recipe(plan, start, steps):
     """The overrides that train a config for so many epochs, whatever its own recipe is."""
     stage = {
         "epochs": plan.epochs,
-        "lr": 0.0015,
+        "lr": start.lr,
         "schedule": "cosine",
         "warmup": min(1.0, plan.epochs / 5),
         "plain_epochs": max(1, plan.epochs // 3),
