@@ -294,7 +294,7 @@ def test_a_residual_network_equals_kerass_and_is_initialised_from_its_file(tmp_p
         "model.input_size=128",
     ]
     model = models.build(load_config("m2det320-vgg", *overrides), ("a", "b"))
-    report, origin = initialise(model, tmp_path / "resnet50_notop.h5")
+    report, origin, _ = initialise(model, tmp_path / "resnet50_notop.h5")
     assert report[0].startswith("backbone: ") and "arrays kept" in report[0] and origin["origin"]["licence"] == "MIT"
     image = rng.random((1, 128, 128, 3)).astype("float32")
     bgr = 255 * image[..., ::-1] - np.array(IMAGENET_MEAN[::-1], "float32")
@@ -341,7 +341,7 @@ def test_vgg16_is_initialised_from_kerass_file(tmp_path):
         initialise(model, tmp_path / "vgg16_notop.h5")
     with pytest.raises(CheckpointError, match=r"those of a deeper network, with backbone\.p2\.conv4\.conv"):
         initialise(model, tmp_path / "vgg19.h5")
-    report, origin = initialise(model, tmp_path / "vgg16.h5")
+    report, origin, _ = initialise(model, tmp_path / "vgg16.h5")
     assert report[0] == "backbone: 30 arrays kept" and origin["origin"]["licence"] == "CC BY 4.0"
 
     image = rng.random((1, 160, 160, 3)).astype("float32")

@@ -130,12 +130,12 @@ def test_what_is_initialised_from_an_import_computes_as_it_does(imported):
     folder, model = imported
     images = np.random.default_rng(0).uniform(size=(4, 64, 64, 3)).astype("f4")
     fresh = models.build(model.config, CLASSES)
-    report, _ = initialise(fresh, folder, lambda: [images])
+    report, _, _ = initialise(fresh, folder, lambda: [images])
     assert any(told(model) in line for line in report)
     assert off(outputs(fresh.network, images), outputs(model.network, images)) < 1e-5
     assert not without_statistics(fresh.network)
     wider = models.build(load_config("demo", *TINY, "model.neck.width=0.25"), CLASSES)
-    report, _ = initialise(wider, folder, lambda: [images])
+    report, _, _ = initialise(wider, folder, lambda: [images])
     assert {layer.name.partition(".")[0] for layer in without_statistics(wider.network)} >= {"neck"}
     assert not [layer for layer in without_statistics(wider.network) if layer.name.startswith("backbone.")]
 
@@ -180,7 +180,7 @@ def test_a_darknet_network_without_norms_is_trained_with_them(tmp_path):
     assert normalising(config) is config
     model = models.build(configs.from_json(configs.to_json(config)), imported.classes)
     images = np.random.default_rng(1).uniform(size=(4, 64, 64, 3)).astype("f4")
-    report, origin = initialise(model, tmp_path / "run", lambda: [images])
+    report, origin, _ = initialise(model, tmp_path / "run", lambda: [images])
     assert any("batch norms: 3 came fused" in line for line in report) and "darknet" not in origin
     wanted = outputs(imported.network, images)
     assert off(outputs(model.network, images), wanted) < 1e-5

@@ -387,7 +387,7 @@ def test_published_darknet_weights_begin_a_network(server, monkeypatch, tmp_path
     imported = importing.load(cfg, weights).model
     assert imported.origin == published.origin_of("small")  # whose bytes they are
     model = models.build(imported.config, imported.classes)
-    report, meta = initialise(model, "small")
+    report, meta, _ = initialise(model, "small")
     assert meta["origin"] == {"weights": "small", "licence": "public domain", "source": file.url} and "darknet" in meta
     assert report[-1] == f"licence: small ({file.url}), public domain"
     for name, value in checkpoint.weights_of(model.network).items():
@@ -409,7 +409,7 @@ def test_yolox_by_its_name_begins_a_network_for_other_classes(server, fake_torch
     monkeypatch.setitem(PUBLISHED, "yolox-nano", PUBLISHED["yolox-nano"]._replace(files=(file,)))
     monkeypatch.chdir(tmp_path)
     here = models.build(load_config("yolox-nano", "model.input_size=64"), ("cell", "Person"))
-    report, meta = initialise(here, "yolox-nano")
+    report, meta, _ = initialise(here, "yolox-nano")
     assert meta["origin"] == {"weights": "yolox-nano", "licence": "Apache-2.0", "source": file.url}
     assert report[2].endswith("head.p5.cls.out: the row of Person kept, by name; cell re-initialised")
     assert all(line.endswith("arrays kept") for line in report[:2])

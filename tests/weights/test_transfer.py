@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import lively, load_config, small
+from conftest import TINY, lively, load_config, small
 
 from tfyolo import checkpoint, origin
 from tfyolo import model as models
@@ -15,7 +15,7 @@ from tfyolo.structures import as_raw
 from tfyolo.tflite import metadata
 from tfyolo.weights.initial import initialise
 from tfyolo.weights.torch import layouts
-from tfyolo.weights.transfer import paired_channels, shared_classes
+from tfyolo.weights.transfer import paired_channels, shared_classes, transferred
 
 THERE = ("bird", "Car", "person", "dog", "cat")
 HERE = ("person", "boat", "car")
@@ -233,3 +233,18 @@ def test_the_licence_travels_from_the_first_weights_to_the_last_line(tmp_path):
         files, _ = metadata.files_behind(content)
         assert json.loads(files["tfyolo.json"])["origin"] == ULTRALYTICS._asdict()
         assert b"initialised from best.pt, AGPL-3.0" in content
+
+
+def test_weights_are_ready_if_all_classes_are_known_to_them():
+    model = models.build(load_config("demo", *TINY), ("a", "b", "c"))
+    theirs = checkpoint.weights_of(model.network)
+    for classes, ready in (
+        (("a", "b", "c"), True),
+        (("c", "A", "b"), True),
+        (("a", "b", "d"), False),
+        (None, False),
+    ):
+        assert transferred(model, theirs, classes).ready == ready, classes
+    wide = models.build(load_config("demo", *TINY), ("x", "c", "b", "a"))
+    assert transferred(model, checkpoint.weights_of(wide.network), wide.classes).ready
+    assert not transferred(wide, theirs, model.classes).ready

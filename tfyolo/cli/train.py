@@ -116,7 +116,8 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         scores = "the last one, for want of an AP"
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
-        click.echo(f"best: epoch {best['epoch']}, {scores}; everything is in {run.folder}")
+        name = f"epoch {best['epoch']}" if best["epoch"] else "the weights that it began with, no epoch was better"
+        click.echo(f"best: {name}, {scores}; everything is in {run.folder}")
         if origin:
             click.echo(initialised_line(origin))
 

@@ -148,6 +148,8 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
     )
     with budget.phase("train"):
         run = train(config, folder / "run", progress=progress, callbacks=[_deadline(budget, plan)])
+        if run.metrics.get("epoch") == 0:
+            report("train     no epoch was better than the weights that it began with: it keeps those")
 
     with budget.phase("evaluate"):
         detector = load(run.folder)
@@ -180,7 +182,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
                 f"{name:<20}{exported.report['bytes'] / 1e6:.1f} MB, {exported.report['ms']:.0f} ms  {exported.path}"
             )
 
-    file, epochs = next(iter(made.values())).path if made else None, model.config.train.stages[0].epochs
+    file, epochs = next(iter(made.values())).path if made else None, _epochs(run, model.config)
     with budget.phase("draw"):
         draw_detections(load(file) if file else detector, shares.aside, folder / "detections.png")
     result = Quick(folder, file, metrics, made, dict(budget.phases), budget.left >= 0)
@@ -190,6 +192,14 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
         f"{folder / 'quick.md'}"
     )
     return result
+
+
+def _epochs(run, config):
+    """What the sheet says of the epochs."""
+    words = counted(config.train.stages[0].epochs, "epoch")
+    if run.metrics.get("epoch") == 0:
+        words += " planned, none better than the weights that it began with, which it keeps: more images would help"
+    return words
 
 
 def _quoted(text):

@@ -53,7 +53,7 @@ def written_sheet(result, budget, start, plan, epochs, speed, shares, faults, ta
         "",
         f"- Started from {start.weights or 'random weights'}.",
         f"- {plan.size} x {plan.size} pixels, since this machine trains on about {1 / speed.train:.0f} images a second "
-        f"at 320 pixels; {epochs} epochs.",
+        f"at 320 pixels; {epochs}.",
         *(f"- {note[0].upper()}{note[1:]}." for note in shares.notes),
         "",
         "| | |",

@@ -41,6 +41,7 @@ class Progress:
         running: of an epoch that is begun, what EpochMetrics.running() gives; None: none is.
         saved: {group: arrays} of last.h5, from which a stage starts; {}: nothing is kept yet.
         origin: what the model comes from, which best.h5 and last.h5 carry along.
+        ready: whether it came with trained weights for all its classes.
         evaluate_batch: how many images an evaluation takes at a time; None: as many as the config says.
         reported: lines about the validation data that were printed, each once.
     """
@@ -49,6 +50,7 @@ class Progress:
     running: dict | None = None
     saved: dict = dataclasses.field(default_factory=dict)
     origin: dict = dataclasses.field(default_factory=dict)
+    ready: bool = False
     evaluate_batch: int | None = None
     reported: set = dataclasses.field(default_factory=set)
 

@@ -81,7 +81,7 @@ def build_stage(job, at, stage_index):
             config, job.model.classes, input_size=(None, None) if sizes else size, precision=config.train.precision
         )
         if not saved:
-            model, at.origin = _initialised(model, source, size)
+            model, at.origin, at.ready = _initialised(model, source, size)
         elif config.model.quantize:
             model = quantization_aware(model)
         for layer in frozen_layers(config, stage_index, model.network):
@@ -158,9 +158,10 @@ def _initialised(model, source, size):
         size: (H, W) of the images.
 
     Returns:
-        The Model, with fake quantization if the config has it; and what it comes from, as Progress.origin.
+        The Model, with fake quantization if the config has it; what it comes from, as Progress.origin; and whether it
+        is ready, as Progress.ready.
     """
-    config, origin, unreadable = model.config, {}, {}
+    config, unreadable, ready = model.config, {}, False
     few = source._replace(records=tuple(datasets.sampled(source.records, CALIBRATION_IMAGES)))
     images = functools.partial(
         datasets.prepared_batches,
@@ -171,7 +172,7 @@ def _initialised(model, source, size):
         most_pixels=few.max_pixels,
     )
     if config.train.init:
-        report, origin = initialise(model, config.train.init, images)
+        report, origin, ready = initialise(model, config.train.init, images)
         tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
     else:
         report, origin = initialise_backbone(model)
@@ -181,4 +182,4 @@ def _initialised(model, source, size):
         model, _ = calibrated(model, images, gates=False)
     if unreadable:
         tqdm.write("calibration: " + unexpected_lines("skipped", unreadable, 0, few), file=sys.stderr)
-    return model, origin
+    return model, origin, ready

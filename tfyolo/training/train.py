@@ -90,7 +90,8 @@ def train(
         callbacks: functions and objects, called in this order.
 
     Returns:
-        The Run: its folder, and the metrics of its best epoch; {} where a callback stopped it before any evaluation.
+        The Run: its folder, and the metrics of its best epoch (0: the weights that it began with, which detected all
+        classes as they were); {} where a callback stopped it before any evaluation.
 
     Raises:
         ConfigError: the config is wrong, or asks for what the data or the model cannot give.
@@ -168,6 +169,8 @@ def _train_stage(job, at, stage_index):
     """
     trainee = build_stage(job, at, stage_index)
     before = job.epochs_before(stage_index)
+    if at.ready and not at.saved and not job.overfit:
+        _keep_start(job, at, trainee)
     job.clock.new_step()
     while (epoch := at.state["epoch"] - before) < job.config.train.stages[stage_index].epochs:
         metrics = EpochMetrics(before + epoch + 1, job.sources[stage_index][0], at.running)
@@ -259,6 +262,22 @@ class Evaluation(NamedTuple):
     metrics: dict
     improved: bool
     unexpected: list
+
+
+def _keep_start(job, at, trainee):
+    """Evaluates the weights that a run begins with and keeps them as its best so far: training may only lose.
+
+    A few images of a large network's own classes teach it little; what it learns of them it pays for with the rest.
+    """
+    row = {"epoch": 0}
+    evaluation = _evaluate_epoch(job, at, trainee.ema, 0, row)
+    job.clock.evaluations += 1  # it was none of those that were planned
+    if not row["AP"] > 0:
+        return
+    at.state = {**at.state, "best": {"epoch": 0, **evaluation.metrics}}
+    save_model(job.folder / "best.h5", job.model, epoch=0, metrics=evaluation.metrics, **at.origin)
+    if job.progress:
+        tqdm.write(f"start    AP {row['AP']:.3f}, AP50 {row['AP50']:.3f} before training", file=sys.stdout)
 
 
 def _evaluate_epoch(job, at, ema, stage_index, row):

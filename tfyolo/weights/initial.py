@@ -54,8 +54,9 @@ def initialise(model, path, images=None):
             published fused; None: they stay without.
 
     Returns:
-        (report, meta). report: lines that say what was kept and what was re-initialised. meta: for the files of the
-        run: "origin", and "darknet", which the way back needs, if all parts came from there.
+        (report, meta, ready). report: lines that say what was kept and what was re-initialised. meta: for the files of
+        the run: "origin", and "darknet", which the way back needs, if all parts came from there. ready: whether the
+        Model detects all its classes now, as it did there.
 
     Raises:
         CheckpointError, DarknetError, TorchError, FetchError: it cannot be read, or nothing fits.
@@ -84,7 +85,8 @@ def initialise(model, path, images=None):
     if given.origin:
         report.append(f"licence: {given.origin}")
     meta = {"origin": to_meta(given.origin)}
-    return report, meta | ({"darknet": given.darknet} if given.darknet and transfer.complete else {})
+    darknet = {"darknet": given.darknet} if given.darknet and transfer.complete else {}
+    return report, meta | darknet, transfer.ready
 
 
 def _given(model, path):

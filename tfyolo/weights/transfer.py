@@ -19,11 +19,13 @@ class Transfer(NamedTuple):
         arrays: {variable's path: array}, of the Model's shapes.
         report: lines, one for each part.
         complete: whether no part as a whole was re-initialised.
+        ready: whether it detects all classes here as it did there.
     """
 
     arrays: dict
     report: list
     complete: bool
+    ready: bool
 
 
 def transferred(model, theirs, classes):
@@ -41,8 +43,8 @@ def transferred(model, theirs, classes):
     Returns:
         A Transfer; its arrays are empty if nothing fits.
     """
-    own = checkpoint.weights_of(model.network)
-    if classes is None or len(classes) == len(model.classes):
+    own, count = checkpoint.weights_of(model.network), len(model.classes)
+    if classes is None or len(classes) == count:
         twin = model.network
     else:
         twin = outline(model, len(classes))
@@ -70,7 +72,8 @@ def transferred(model, theirs, classes):
             kept, notes = _of_part(model, own, theirs, names, classes, counting)
         arrays |= kept
         report.append(f"{part}: {'; '.join(notes)}")
-    return Transfer(arrays, report, complete)
+    ready = complete and len(arrays) == len(own) and (as_before or len(shared_classes(model.classes, classes)) == count)
+    return Transfer(arrays, report, complete, ready)
 
 
 def _by_part(own):
