@@ -20,8 +20,9 @@ from torch_files import saved, tensors
 from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo import model as models
+from tfyolo.quickstart.starts import best_start
 from tfyolo.training import job
-from tfyolo.weights import fetch, published
+from tfyolo.weights import fetch, named, published
 from tfyolo.weights.darknet import importing
 from tfyolo.weights.initial import initialise
 from tfyolo.weights.published import PUBLISHED, File, Published
@@ -413,3 +414,18 @@ def test_yolox_by_its_name_begins_a_network_for_other_classes(server, fake_torch
     assert meta["origin"] == {"weights": "yolox-nano", "licence": "Apache-2.0", "source": file.url}
     assert report[2].endswith("head.p5.cls.out: the row of Person kept, by name; cell re-initialised")
     assert all(line.endswith("arrays kept") for line in report[:2])
+
+
+def test_an_export_of_the_same_weights_does_where_the_checkpoint_is_not(shared, monkeypatch, tmp_path):
+    file = shared / "weights" / "yolox_nano.onnx"
+    if not file.exists():
+        pytest.skip("needs yolox_nano.onnx in ../shared, which is not beside this clone")
+    monkeypatch.setenv("TFYOLO_CACHE", str(tmp_path))
+    assert not fetch.is_here("yolox-nano") and best_start().config == "yolov8n"
+    (tmp_path / file.name).symlink_to(file)
+    assert fetch.is_here("yolox-nano") and not fetch.is_here("yolox-tiny") and best_start().config == "yolox-nano"
+    assert fetch.fetched("yolox-nano") == [tmp_path / file.name]
+    model, _, _ = named.load("yolox-nano")
+    assert model.origin == published.origin_of("yolox-nano") and model.classes[0] == "person"
+    (tmp_path / "yolox_nano.pth").write_bytes(b"cut off")  # what is wrong is not taken, the export still is
+    assert fetch.fetched("yolox-nano") == [tmp_path / file.name]

@@ -24,7 +24,7 @@ from tfyolo.quickstart import plan as plans
 from tfyolo.quickstart.budget import Budget
 from tfyolo.quickstart.kept_aside import fewer, shares_of
 from tfyolo.quickstart.sheet import draw_detections, written_sheet
-from tfyolo.quickstart.starts import best_start, start_from
+from tfyolo.quickstart.starts import NOTHING_HERE, best_start, start_from
 from tfyolo.quickstart.targets import SHORTEST, TARGETS
 from tfyolo.training.callbacks import StopTraining
 from tfyolo.training.train import train
@@ -118,6 +118,8 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
             f"{counted(len(shares.train.classes), 'class')}: {', '.join(shares.train.classes[:8])}"
         )
 
+    if not start.weights:
+        report(f"weights   {NOTHING_HERE}")
     with budget.phase("time this machine"):
         write_text(folder / "division.json", shares.division.to_json())
         common = [

@@ -1,6 +1,7 @@
 """The sheet of quick: what was done with each minute, how good it is, and what to do next."""
 
 from tfyolo.predict.detections import ImageDetections
+from tfyolo.quickstart.starts import NOTHING_HERE
 from tfyolo.visualize import drawing, image_files
 
 
@@ -51,7 +52,7 @@ def written_sheet(result, budget, start, plan, epochs, speed, shares, faults, ta
         "",
         "## What was done",
         "",
-        f"- Started from {start.weights or 'random weights'}.",
+        f"- Started from {start.weights or f'random weights: {NOTHING_HERE}'}.",
         f"- {plan.size} x {plan.size} pixels, since this machine trains on about {1 / speed.train:.0f} images a second "
         f"at 320 pixels; {epochs}.",
         *(f"- {note[0].upper()}{note[1:]}." for note in shares.notes),

@@ -59,7 +59,7 @@ def is_here(name: str) -> bool:
     published = PUBLISHED[name]
     if published.package:
         return published.installed
-    return all(_wrong_size(file, cache_folder() / file.name) is None for file in published.files)
+    return all(map(_lies_here, _files(published)))
 
 
 def fetched(name: str, progress: bool = True) -> list[Path]:
@@ -89,7 +89,19 @@ def fetched(name: str, progress: bool = True) -> list[Path]:
             f"{name}: weights of a backbone alone, which come by `{published.source}`; then train {published.config}, "
             "whose backbone takes them"
         )
-    return [_kept_or_fetched(name, file, progress) for file in published.files]
+    return [_kept_or_fetched(name, file, progress) for file in _files(published)]
+
+
+def _lies_here(file):
+    return _wrong_size(file, cache_folder() / file.name) is None
+
+
+def _files(published):
+    """The files to take: an export instead, if only that is here."""
+    if not all(map(_lies_here, published.files)):
+        for file in filter(_lies_here, published.exports):
+            return (file,)
+    return published.files
 
 
 def _kept_or_fetched(name, file, progress):
@@ -342,4 +354,5 @@ def _by_hand(name):
             facts = [f"{file.size:,} bytes"] if file.size else []
             facts += [file.checksum.replace(":", " ", 1)] if file.checksum else []
             missing.append(f"{file.url} at {path}" + (f" ({', '.join(facts)})" if facts else ""))
-    return f"To do so by hand, put {' and '.join(missing)}"
+    instead = "".join(f", or {file.name} beside it" for file in PUBLISHED[name].exports)
+    return f"To do so by hand, put {' and '.join(missing)}{instead}"

