@@ -29,12 +29,15 @@ def machine(monkeypatch):
     """A machine on which an epoch of training takes 60 seconds, whatever it has of images, and evaluation none."""
     clock = {"used": 60.0}
     monkeypatch.setattr(Clock, "used", property(lambda self: clock["used"]))
-    monkeypatch.setattr(Clock, "evaluation", lambda self, images, pixels: 0.0)
+    monkeypatch.setattr(Clock, "evaluation", lambda self, images, training: 0.0)
 
     def of(config, sources, epochs_done, steps_done):
+        steps = -(-len(sources[0][0].records) // config.train.batch)
+        height, width = config.model.input_size
         left = sum(stage.epochs for stage in config.train.stages) - epochs_done
-        made = Clock([(left, 1)], 0)
-        made.step = lambda pixels: setattr(made, "timed", 1.0) or setattr(made, "rate", 60.0)
+        made = Clock([(left * steps, height * width)], 0)
+        rate = 60.0 / (steps * height * width)
+        made.step = lambda pixels: setattr(made, "timed", 1.0) or setattr(made, "rate", rate)
         return made
 
     monkeypatch.setattr(Clock, "of", of)
@@ -86,11 +89,18 @@ def test_a_stopped_run_goes_on_within_the_plan_that_it_had_made(demo_records, ma
         def on_epoch_end(self, row):
             raise tfyolo.StopTraining
 
-    config = config_of(demo_records, stages(12, 6), f"train.minutes={1 + 2.01 / MARGIN}")
+    # Three epochs of warm-up are more than a third of what fits: it gets shorter with the plan.
+    plan = "train.stages=[{epochs: 12, lr: 0.001, warmup: 3, plain_epochs: 6}]"
+    optimizer = "train.optimizer={name: sgd, warmup_momentum: 0.5, warmup_bias_lr: 0.01}"
+    config = config_of(demo_records, plan, optimizer, f"train.minutes={1 + 2.01 / MARGIN}")
+    whole = tfyolo.train(config, tmp_path / "whole", progress=False)
     tfyolo.train(config, tmp_path / "run", progress=False, callbacks=[Stop()])
     machine["used"] = 1e6  # it does not matter any more
     run = tfyolo.train(config, tmp_path / "run", resume=True, progress=False)
     assert len((run.folder / "history.csv").read_text().splitlines()) == 1 + 3
+    first, second = (checkpoint.load_run(each.folder / "last.h5")[1]["weights"] for each in (whole, run))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon"])
@@ -102,3 +112,16 @@ def test_a_budget_is_a_positive_number(demo_records, value):
 def test_some_plain_epochs_stay():
     stage = configs.Stage(epochs=30, lr=0.1, plain_epochs=3)
     assert [with_epochs(stage, epochs).plain_epochs for epochs in (1, 5, 30, 60)] == [1, 1, 3, 6]
+
+
+def test_a_guessed_evaluation_is_of_single_images():
+    """A batch of 8 in a second, 80 images: each takes a third of 1/8 s and .03 s, and 2 s come first."""
+    clock = Clock([(100, 64 * 64)], 4)
+    for _ in range(3):
+        clock.step(64 * 64)
+    clock.rate = 1 / (64 * 64)
+    assert clock.evaluation(80, clock.rate * 64 * 64 / 8) == pytest.approx(2 + 80 * (0.03 + 1 / 24))
+    clock.evaluated(50.0)  # it has traced
+    assert clock.evaluation(80, 0.125) == pytest.approx(2 + 80 * (0.03 + 1 / 24))
+    clock.evaluated(5.0)
+    assert clock.evaluation(80, 0.125) == 5.0

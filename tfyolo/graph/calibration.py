@@ -61,7 +61,7 @@ def observe(model, batches):
         lows, highs, values = zip(*found, strict=True)
         reader = only_reader.get(id(x))
         behind = FLATTENING.get(function_quantization(reader.activation)) if type(reader) is layers.Activation else None
-        ranges[map_name(x)] = best_range(min(lows), max(highs), np.concatenate(values), behind or (lambda x: x))
+        ranges[map_name(x)] = best_range(min(lows), max(highs), np.concatenate(values), behind or _identity)
     return ranges
 
 
@@ -73,7 +73,11 @@ def _sigmoid(x):
 FLATTENING = {"sigmoid": _sigmoid, "gated": lambda x: x * _sigmoid(x)}
 
 
-def best_range(low, high, values, behind=lambda x: x):
+def _identity(x):
+    return x
+
+
+def best_range(low, high, values, behind=_identity):
     """Finds the range that quantizes values with the least squared error; each end is shrunk by each of SHRUNK.
 
     Args:
@@ -168,9 +172,10 @@ def calibrated(model, images, *, per_channel=True, gates=True):
     Raises:
         QuantizationError: a layer does not declare how it is quantized.
     """
-    fused = equalized(fuse(model), images(), gates=gates)
+    fused = equalized(fuse(model), images(), gates=gates and per_channel)  # a gate's scales need one of each channel
     quantized = quantize(fused, observe(fused, images()), per_channel=per_channel)
-    correct_biases(quantized, fused, _first(images(), CORRECTION_IMAGES))
+    if model.config.model.backbone.name != "darknet_cfg":  # it holds neck and head, too
+        correct_biases(quantized, fused, _first(images(), CORRECTION_IMAGES))
     return quantized, fused
 
 

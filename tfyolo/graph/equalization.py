@@ -102,7 +102,7 @@ def _with_scaled_gates(network, scales):
         return network
 
     def scaled_gate(layer, x):
-        scale = layers.DepthwiseConv2D(1, use_bias=False, name=f"{layer.name}.scale")
+        scale = layers.DepthwiseConv2D(1, use_bias=False, data_format="channels_last", name=f"{layer.name}.scale")
         gate = layers.Activation("sigmoid", name=f"{layer.name}.sigmoid")(scale(x))
         scale.kernel.assign(scales[layer].reshape(scale.kernel.shape))
         return layers.Multiply(name=layer.name)([x, gate])

@@ -137,7 +137,7 @@ def rebuilt(network, instead):
     """Builds a network anew, with some of its layers replaced.
 
     Args:
-        network: keras.Model.
+        network: keras.Model of a fused Model, none of whose layers has its weights from another.
         instead: {layer: function of what the layer reads, one tensor, that gives what stands in its output's place}.
 
     Returns:

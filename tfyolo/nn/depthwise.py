@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import tensorflow as tf
 from keras import layers
 
@@ -21,8 +22,15 @@ class DepthwiseConv2D(layers.DepthwiseConv2D):
     def call(self, inputs):
         """[B, h, w, C] -> [B, h / stride, w / stride, C]."""
         # Without these, it would have to do more than is worth it; on a GPU there is no such difference.
-        simple = not self.use_bias and self.dilation_rate == (1, 1) and None not in inputs.shape[1:3]
-        if inputs.dtype != tf.bfloat16 or not simple or tf.config.list_physical_devices("GPU"):
+        simple = (
+            not self.use_bias
+            and self.activation is keras.activations.linear
+            and self.data_format == "channels_last"
+            and self.dilation_rate == (1, 1)
+            and len({*self.strides}) == len({*self.kernel_size}) == 1
+            and None not in inputs.shape[1:3]
+        )
+        if inputs.dtype != tf.bfloat16 or not simple or tf.config.get_visible_devices("GPU"):
             return super().call(inputs)
         return depthwise_conv(inputs, tf.convert_to_tensor(self.kernel), self.strides[0], self.padding.upper())
 

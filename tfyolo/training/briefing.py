@@ -111,7 +111,8 @@ def _resumed(config, state):
     line = f"after epoch {state['epoch']} of {epochs}"
     line += f" and {counted(state['step'], 'step')} of the next" if state["step"] else ""
     if best := state["best"]:
-        line += f"; best so far: epoch {best['epoch']}" + ("" if np.isnan(best["AP"]) else f", AP {best['AP']:.3f}")
+        name = f"epoch {best['epoch']}" if best["epoch"] else "the weights that it began with"
+        line += f"; best so far: {name}" + ("" if np.isnan(best["AP"]) else f", AP {best['AP']:.3f}")
     return line
 
 

@@ -16,7 +16,7 @@ class Clock:
     def __init__(self, steps, evaluations):
         self.pixels = sum(count * size for count, size in steps)
         self.evaluations = evaluations
-        self.rate = 0.0  # seconds a pixel
+        self.rate = 0.0  # seconds a step, for each pixel of an image
         self.timed = self.seconds = 0.0
         self.evaluating = []
         self.traced, self.before = False, time.monotonic()
@@ -64,7 +64,7 @@ class Clock:
         """Takes in finished steps.
 
         Args:
-            pixels: of all their images together.
+            pixels: of an image, times the steps.
         """
         now = time.monotonic()
         if self.traced:
@@ -78,9 +78,14 @@ class Clock:
         self.evaluating.append(seconds)
         self.evaluations -= 1
 
-    def evaluation(self, images, pixels):
-        """The seconds of an evaluation of so many images of so many pixels, the mean so far; a guess before any."""
-        return np.mean(self.evaluating) if self.evaluating else guessed_evaluation(images, self.rate * pixels)
+    def evaluation(self, images, training):
+        """The seconds of an evaluation, the mean so far without the first, which traces; before, a guess.
+
+        Args:
+            images: how many.
+            training: seconds that a training step takes for one of them.
+        """
+        return np.mean(self.evaluating[1:]) if self.evaluating[1:] else guessed_evaluation(images, training)
 
     @property
     def left(self):

@@ -1,4 +1,4 @@
-"""train.minutes: how many epochs fit into a budget, once a few steps have shown how fast this machine is."""
+"""train.minutes: how many epochs fit into a budget, once the first has shown how fast this machine is."""
 
 import sys
 
@@ -13,39 +13,40 @@ from tfyolo.training.stages import batches_of
 MARGIN = 0.97  # of the time that is left is planned
 
 
-def fitted(job, trainee, epochs_done):
-    """Gives all stages as many epochs as fit into train.minutes, in their proportion; at least one each.
+def fitted(job, trainee, stage_index, epochs_done):
+    """Gives the stages that are left as many epochs as fit into train.minutes, in their proportion; at least one each.
 
     The stage that runs goes on where it is: its batches come from the same stream, and its learning rate falls faster
     or slower from here on. What the run's folder holds then is a run of so many epochs.
 
     Args:
-        job: the run's Job, in its first stage.
-        trainee: that stage's Trainee.
+        job: the run's Job.
+        trainee: the Trainee of the stage that runs.
+        stage_index: which it is.
         epochs_done: how many of its epochs are done.
 
     Returns:
-        (Job, Trainee), of the new config.
+        Job, Trainee: those of the new config.
     """
-    before = job.config.train
-    whole = Clock.of(job.config, job.sources, epochs_done, 0)
+    before, given = job.config.train, job.epochs
     height, width = trainee.size
-    validated = len(job.sources[0][1].records)
-    seconds = whole.pixels * job.clock.rate + whole.evaluations * job.clock.evaluation(validated, height * width)
-    given = job.epochs
-    factor = max(0.0, (60 * before.minutes - job.clock.used) * MARGIN / max(seconds, 1e-9))
-    first, *others = before.stages
-    stages = (
-        with_epochs(first, epochs_done + int((first.epochs - epochs_done) * factor)),
-        *(with_epochs(stage, max(1, int(stage.epochs * factor))) for stage in others),
-    )
-    train = before.model_copy(update={"stages": stages, "minutes": None})
+    step = job.clock.rate * height * width
+    evaluation = job.clock.evaluation(len(job.sources[stage_index][1].records), step / before.batch)
+    whole = Clock.of(job.config, job.sources, job.epochs_before(stage_index), 0)
+    seconds = whole.pixels * job.clock.rate + whole.evaluations * evaluation
+    left = max(0.0, 60 * before.minutes - job.clock.used) * MARGIN
+    factor = (left + epochs_done * trainee.steps * step) / seconds
+    stages = list(before.stages)
+    for i, stage in enumerate(stages[stage_index:], stage_index):
+        least = epochs_done if i == stage_index else 1
+        stages[i] = with_epochs(stage, max(least, int(stage.epochs * factor + 1e-6)))
+    train = before.model_copy(update={"stages": tuple(stages), "minutes": None})
     config = job.config.model_copy(update={"train": train})
     job = job._replace(config=config, model=job.model._replace(config=config))
     write_text(job.folder / "config.yaml", configs.to_yaml(config))
-    job.clock.take_over(Clock.of(config, job.sources, epochs_done, 0))
-    trainee.schedule.total.assign(stages[0].epochs * trainee.steps)
-    batches, _ = batches_of(job, 0, trainee.size, trainee.unexpected, epochs_done)
+    job.clock.take_over(Clock.of(config, job.sources, job.epochs_before(stage_index) + epochs_done, 0))
+    trainee.schedule.fit(stages[stage_index].epochs)
+    batches, _ = batches_of(job, stage_index, trainee.size, trainee.unexpected, epochs_done)
     if job.progress:
         tqdm.write(
             f"minutes  {before.minutes:g}: {counted(job.epochs, 'epoch')} fit, in place of {given}; "

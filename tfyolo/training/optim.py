@@ -83,7 +83,7 @@ def stepped(stage, step, warmup, total):
 
 
 # Each: (stage, step, warmup, total) -> the factor on the stage's learning rate. stage: a config.Stage. step: float32
-# steps done. warmup: steps of the warm-up. total: steps of the stage.
+# steps done. warmup: steps of the warm-up. total: steps of the stage; all three are tensors or variables.
 SCHEDULES = {"constant": constant, "cosine": cosine, "step": stepped}
 
 
@@ -97,22 +97,27 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         steps_per_epoch: optimizer steps.
 
     Attributes:
-        total: a variable, the steps of the stage; it may change after the warm-up has begun, which stays as long.
-        warmup: steps of the warm-up.
+        total: a variable, the steps of the stage.
+        warmup: a variable, those of the warm-up.
     """
 
     def __init__(self, stage, steps_per_epoch):
         if stage.schedule not in SCHEDULES:  # of a run that another program began
             choices = ", ".join(SCHEDULES)
             raise ConfigError(f"train.stages.*.schedule: expected one of {choices}, received {stage.schedule!r}")
-        self.stage = stage
-        self.total = tf.Variable(float(stage.epochs * steps_per_epoch), trainable=False)
-        self.warmup = min(stage.warmup, stage.epochs / 3) * steps_per_epoch
+        self.stage, self.steps_per_epoch = stage, steps_per_epoch
+        self.total, self.warmup = (tf.Variable(0.0, trainable=False) for _ in range(2))
+        self.fit(stage.epochs)
+
+    def fit(self, epochs):
+        """Takes another number of epochs, while it is in use."""
+        self.total.assign(epochs * self.steps_per_epoch)
+        self.warmup.assign(min(self.stage.warmup, epochs / 3) * self.steps_per_epoch)
 
     def __call__(self, step):
         """The learning rate of the step after so many: a float32 scalar."""
         stage, step = self.stage, tf.cast(step, tf.float32)
-        warmup = tf.minimum(1.0, (step + 1) / max(self.warmup, 1.0)) ** stage.warmup_power
+        warmup = tf.minimum(1.0, (step + 1) / tf.maximum(self.warmup, 1.0)) ** stage.warmup_power
         return stage.lr * warmup * SCHEDULES[stage.schedule](stage, step, self.warmup, self.total)
 
 
@@ -150,7 +155,7 @@ class WarmingSGD(PerVariable, keras.optimizers.SGD):
 
     def __init__(self, schedule, *, warmup_momentum, warmup_bias_lr, **kwargs):
         super().__init__(schedule, **kwargs)
-        self.warmup = max(schedule.warmup, 1.0)
+        self.schedule = schedule
         self.warmup_momentum, self.warmup_bias_lr = warmup_momentum, warmup_bias_lr
         self.biases = frozenset()  # ids of variables; build_for knows them
 
@@ -159,8 +164,8 @@ class WarmingSGD(PerVariable, keras.optimizers.SGD):
         learning_rate = self.own_rate(variable, learning_rate)
         if not self.momentum:
             return super().update_step(gradient, variable, learning_rate)
-        index = self._get_variable_index(variable)
-        cold = 1.0 - tf.minimum(tf.cast(self.iterations.value, tf.float32) / self.warmup, 1.0)
+        index, warmup = self._get_variable_index(variable), tf.maximum(self.schedule.warmup, 1.0)
+        cold = 1.0 - tf.minimum(tf.cast(self.iterations.value, tf.float32) / warmup, 1.0)
         momentum = self.momentum + (self.warmup_momentum - self.momentum) * cold
         if id(self._trainable_variables[index]) in self.biases:
             learning_rate = learning_rate + self.warmup_bias_lr * cold
@@ -215,6 +220,7 @@ class FusedAdamW(PerVariable, keras.optimizers.AdamW):
             "epsilon": tf.constant(self.epsilon),
         }
         super().apply(grads, trainable_variables)
+        self.constants = {}  # tensors of a graph that is done
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable, as Keras asks for it."""

@@ -127,6 +127,7 @@ def train(
 
 
 def _train(config, folder, overfit, progress, callbacks, signals):
+    began = time.monotonic()
     config, overfit, asked, at = requested(config, folder, overfit)
     if at.saved and finished(config, at.state, overfit):
         epochs = counted(at.state["epoch"], "epoch")
@@ -137,6 +138,7 @@ def _train(config, folder, overfit, progress, callbacks, signals):
         )
         return Run(folder, at.state["best"])
     job = prepared(config, folder, overfit, asked, at, callbacks, signals, progress)
+    job.clock.began = began
     callbacks.begin(folder, job.config)
 
     enough = False
@@ -177,11 +179,13 @@ def _train_stage(job, at, stage_index):
         at.running = None
         try:
             row = _train_epoch(job, trainee, metrics, stage_index, epoch)
-            if job.config.train.minutes and stage_index == 0 and job.clock.timed:
-                job, trainee = fitted(job, trainee, epoch + 1)
+            if job.config.train.minutes and job.clock.timed:
+                job, trainee = fitted(job, trainee, stage_index, epoch + 1)
             evaluation, epochs = None, job.config.train.stages[stage_index].epochs
             if (epoch + 1) % job.config.train.evaluate_every == 0 or epoch + 1 == epochs:
+                began = time.monotonic()
                 evaluation = _evaluate_epoch(job, at, trainee.ema, stage_index, row)
+                job.clock.evaluated(time.monotonic() - began)
             with job.signals.finishing():
                 metrics.whole = False  # from here on the epoch is kept, not a part of it
                 _keep_epoch(job, at, trainee, row, evaluation)
@@ -271,7 +275,6 @@ def _keep_start(job, at, trainee):
     """
     row = {"epoch": 0}
     evaluation = _evaluate_epoch(job, at, trainee.ema, 0, row)
-    job.clock.evaluations += 1  # it was none of those that were planned
     if not row["AP"] > 0:
         return
     at.state = {**at.state, "best": {"epoch": 0, **evaluation.metrics}}
@@ -282,7 +285,7 @@ def _keep_start(job, at, trainee):
 
 def _evaluate_epoch(job, at, ema, stage_index, row):
     """Evaluates the EMA on the stage's validation data, and draws it. Adds the metrics to the row."""
-    source, began = job.sources[stage_index][1], time.monotonic()
+    source = job.sources[stage_index][1]
     checkpoint.assign(job.model.network, ema.arrays())
     batch = at.evaluate_batch or job.config.train.evaluate_batch
     batch = batch or evaluated_at_once(job.config, job.strategy.num_replicas_in_sync)
@@ -301,7 +304,6 @@ def _evaluate_epoch(job, at, ema, stage_index, row):
         batch=report.batch,
         score=report.score if np.isfinite(report.score) else 0.25,
     )
-    job.clock.evaluated(time.monotonic() - began)
     best = at.state["best"]
     return Evaluation(metrics, best is None or better(metrics, best), report.unexpected)
 

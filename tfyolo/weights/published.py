@@ -74,12 +74,12 @@ class Published(NamedTuple):
         return bool(self.package) and importlib.util.find_spec(self.package.replace("-", "_")) is not None
 
 
-def _yolox(size, ap, input_size, *, length, sha256):
+def _yolox(size, ap, input_size, *, length, sha256, onnx=()):
     """The sizes and sums are those of the release's files as several public projects have recorded them."""
     url = f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_{size}"
     file = File(f"{url}.pth", length, f"sha256:{sha256}")
-    onnx = File(f"{url}.onnx")
-    return Published(f"yolox-{size}", "Apache-2.0", ("AP", ap), input_size, (file,), exports=(onnx,))
+    exports = tuple(File(f"{url}.onnx", size, checksum) for size, checksum in onnx)
+    return Published(f"yolox-{size}", "Apache-2.0", ("AP", ap), input_size, (file,), exports=exports)
 
 
 def _yolov9(size, figure):
@@ -120,6 +120,7 @@ PUBLISHED = {
         416,
         length=7_694_953,
         sha256="cd28f55fbbc1829f99d9ac9b38a16d259a22889739c8728ea877610201feff7b",
+        onnx=[(3_678_356, "sha256:e8af074932d4ed7e232278e3055cefcdea3edf178874a3694ae292649fb464dd")],
     ),
     "yolox-tiny": _yolox(
         "tiny",
