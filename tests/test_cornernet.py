@@ -310,7 +310,7 @@ def test_other_classes_begin_with_the_embeddings_and_offsets_that_were_learned(t
     there = models.load_model(tmp_path / "run.h5")
     for classes in (("a", "b", "c"), ("a", "d")):
         here = models.build(small("cornernet-small"), classes)
-        report, _ = initialise(here, tmp_path / "run.h5")
+        report, _, _ = initialise(here, tmp_path / "run.h5")
         assert "head.p2.top_left.cls.out" in report[-1] and re.search(
             ": the rows? of a(, b)? kept, by name", report[-1]
         )

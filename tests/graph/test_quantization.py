@@ -77,9 +77,10 @@ def test_bounds_lose_least():
     assert cut <= whole
     even = rng.uniform(-1, 1, 20000)
     assert calibration.best_range(-1.0, 1.0, even) == (-1.0, 1.0)
-    # One end alone: only there a value lies far out.
-    low, high = calibration.best_range(-1.0, 50.0, np.append(even, 50.0))
-    assert -1 <= low < -0.9 and 1 <= high < 10
+    # One end alone, where one value in a million lies far out.
+    many = np.append(rng.uniform(-1, 1, 1_000_000), 5.0)
+    low, high = calibration.best_range(-1.0, 5.0, many)
+    assert -1 <= low < -0.9 and 0.9 < high < 2
 
 
 def test_ranges_are_for_what_is_computed_behind():
@@ -203,8 +204,8 @@ def test_channels_behind_a_gate_get_one_range_where_they_differ_much():
     batch = np.random.default_rng(0).random((4, 16, 16, 3)).astype("float32")
     model = gated(3)
     other = equalized(model, [batch]).network
-    reach = np.abs(keras.Model(other.input, other.get_layer("act").output)(batch)).max(axis=(0, 1, 2))
-    assert reach.min() > 0.3 * reach.max()
+    reach = np.abs(keras.Model(other.input, other.get_layer("first").output)(batch)).max(axis=(0, 1, 2))
+    np.testing.assert_allclose(reach, reach.max(), rtol=1e-3)
     for a, b in zip(*(keras.tree.flatten(each(batch)) for each in (model.network, other)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max())
     noise = [
@@ -228,7 +229,11 @@ def test_corrected_convolutions_of_the_backbone_have_the_means_of_the_float_ones
     quantized = quantize(model, observe(model, [images]))
     convolutions = [layer.name for layer in model.network.layers if type(layer) in quantization.KERNELS]
     own = [each for each in convolutions if each.startswith("backbone.")]
-    before = {layer.name: np.array(layer.bias) for layer in quantized.network.layers if layer.name in convolutions}
+    before = {
+        layer.name: keras.ops.convert_to_numpy(layer.bias)
+        for layer in quantized.network.layers
+        if layer.name in convolutions
+    }
     off = [
         np.abs(a - b).max() for a, b in zip(*(means(m.network, images, own) for m in (model, quantized)), strict=True)
     ]
@@ -236,7 +241,7 @@ def test_corrected_convolutions_of_the_backbone_have_the_means_of_the_float_ones
     for each, a, b, wrong in zip(own, *(means(m.network, images, own) for m in (model, quantized)), off, strict=True):
         assert np.abs(a - b).max() <= max(0.02 * wrong, 1e-5 * np.abs(a).max() + 1e-6), each
     for each in set(convolutions) - set(own):
-        np.testing.assert_array_equal(quantized.network.get_layer(each).bias, before[each])
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(quantized.network.get_layer(each).bias), before[each])
 
 
 # --- what layers declare ----------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_a_backbones_file_initialises_a_network(tmp_path):
     header = darknet_files.Header(0, 2, 0, 1).bytes
     path.write_bytes(header + np.array(floats + [1.0, 2.0], "<f4").tobytes())
     before = checkpoint.weights_of(model.network)
-    report, _ = initialise(model, path)
+    report, _, _ = initialise(model, path)
     assert "neck: re-initialised, the file holds a backbone" in report and "2 floats after the backbone" in report[-2]
     assert report[-1].startswith("licence: darknet53.conv.74, licence not known")
     for name, value in checkpoint.weights_of(model.network).items():
@@ -200,7 +200,7 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
     source = models.build(conftest.small("demo"), ("a", "b", "c"))
     models.save_model(tmp_path / "m.h5", source)
     same = models.build(conftest.small("demo"), ("a", "b", "c"))
-    report, _ = initialise(same, tmp_path / "m.h5")
+    report, _, _ = initialise(same, tmp_path / "m.h5")
     assert all(line.endswith("arrays kept") for line in report)
     for a, b in zip(same.network.get_weights(), source.network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -211,11 +211,11 @@ def test_parts_are_kept_wholly_or_not_at_all(tmp_path):
     for name, value in checkpoint.weights_of(same.network).items():
         np.testing.assert_array_equal(value, weights[name])
     renamed = models.build(conftest.small("demo"), ("x", "y", "z"))
-    report, _ = initialise(renamed, tmp_path / "m.h5")
+    report, _, _ = initialise(renamed, tmp_path / "m.h5")
     assert "head.p4.out, head.p5.out: the rows of all classes re-initialised, none there" in report[-1]
     other = models.build(conftest.small("demo", **{"model.neck.width": 0.25}), ("a", "b", "c"))
     before = checkpoint.weights_of(other.network)
-    report, _ = initialise(other, tmp_path / "m.h5")
+    report, _, _ = initialise(other, tmp_path / "m.h5")
     assert report[0].startswith("backbone: ") and report[0].endswith("kept")
     assert report[1].startswith("neck: re-initialised") and report[2].startswith("head: re-initialised")
     after = checkpoint.weights_of(other.network)

@@ -189,7 +189,7 @@ def test_fine_tuning_keeps_all_but_what_tells_classes(fake_torch, tmp_path):
     there = models.build(configs.load(configs.zoo("yolov8n"), ["model.input_size=64"]), [str(i) for i in range(80)])
     models.save_model(tmp_path / "there.h5", there)
     here = models.build(there.config, ("red", "green"))
-    report, _ = initialise(here, tmp_path / "there.h5")
+    report, _, _ = initialise(here, tmp_path / "there.h5")
     anew = [f"head.p{level}.cls.{layer}" for level in (3, 4, 5) for layer in ("conv1.conv", "conv1.norm", "conv2.conv")]
     assert report[2].startswith("head: 36 arrays kept; ") and report[2].endswith("80 classes there, 2 here")
     assert all(layer in report[2] for layer in anew[:3])

@@ -58,7 +58,7 @@ def test_classes_of_one_name_give_what_they_gave(name, head, here, tmp_path):
     models.save_model(tmp_path / "there.h5", there)
     model = models.build(there.config, here)
     before = checkpoint.weights_of(model.network)
-    report, _ = initialise(model, tmp_path / "there.h5")
+    report, _, _ = initialise(model, tmp_path / "there.h5")
     images = np.random.default_rng(0).random((1, *model.config.model.input_size, 3), "float32")
     background = int(model.decoder.has_background)
     same = {here.index("person"): 2, here.index("car"): 1}
@@ -95,7 +95,7 @@ def test_a_branch_as_wide_as_the_classes_are_many_is_re_initialised(tmp_path):
     there = models.build(small("yolov8n"), [f"class {i}" for i in range(40)])
     models.save_model(tmp_path / "there.h5", there)
     here = models.build(small("yolov8n"), ("class 3", "x"))
-    report, _ = initialise(here, tmp_path / "there.h5")
+    report, _, _ = initialise(here, tmp_path / "there.h5")
     assert "head.p3.cls.conv1.conv" in report[2] and "re-initialised: 40 classes there, 2 here" in report[2]
     assert "kept, by name" not in report[2]
     kept, given = checkpoint.weights_of(here.network), checkpoint.weights_of(there.network)
@@ -112,7 +112,7 @@ def test_a_head_that_declares_nothing_keeps_no_classes(tmp_path, monkeypatch):
         if hasattr(layer, "output_channels"):
             del layer.output_channels
     before = checkpoint.weights_of(here.network)
-    report, _ = initialise(here, tmp_path / "there.h5")
+    report, _, _ = initialise(here, tmp_path / "there.h5")
     assert report[2].endswith("head.p4.out, head.p5.out re-initialised: the classes have other names")
     for name, value in checkpoint.weights_of(here.network).items():
         expected = before[name] if ".out/" in name else checkpoint.weights_of(there.network)[name]
@@ -157,7 +157,7 @@ def test_a_runs_origin_is_that_of_what_it_began_with(tmp_path):
     there = scratch._replace(origin=YOLOX)
     models.save_model(tmp_path / "m.h5", there)
     assert models.load_model(tmp_path / "m.h5").origin == YOLOX
-    report, meta = initialise(there._replace(classes=("a", "c")), tmp_path / "m.h5")
+    report, meta, _ = initialise(there._replace(classes=("a", "c")), tmp_path / "m.h5")
     assert meta == {"origin": {"weights": "yolox-s", "licence": "Apache-2.0", "source": YOLOX.source}}
     assert report[-1] == f"licence: yolox-s ({YOLOX.source}), Apache-2.0"
     # As training writes its files: a run from a run inherits it.
