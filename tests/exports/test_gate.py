@@ -74,6 +74,33 @@ def test_a_file_that_finds_something_else_is_refused_and_the_old_one_stays(demo,
     assert os.listdir(tmp_path) == ["model.tflite"] and (tmp_path / "model.tflite").read_text() == "old"
 
 
+@pytest.mark.parametrize(
+    "precision, more, fits", [("int8", 0.4, False), ("int8", -0.4, True), ("float32", -0.4, False)]
+)
+def test_in_a_black_image_an_int8_file_may_see_less_than_the_model_but_not_more(demo, precision, more, fits):
+    gate = Gate(demo.model, None, None, lambda: gate.noise[:1])
+    own = gate.detectors[False]
+
+    def postprocess(outputs):
+        found = own.postprocess(outputs)
+        return found._replace(best=found.best + (0.0 if np.any(last) else more))
+
+    last = []
+
+    def network(images):
+        last[:] = [float(np.max(images))]
+        return own.network(images)
+
+    theirs = SimpleNamespace(network=network, postprocess=postprocess)
+    target = Target("tflite", precision)
+    check = [target, own, theirs, gate.noise[-2:], "noise"]
+    if fits:
+        assert gate._compared(*check)["best_score_off"] == 0
+    else:
+        with pytest.raises(ExportError, match=r"its best score is off by 0\.4"):
+            gate._compared(*check)
+
+
 def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, evaluable_data, tmp_path):
     coarse = Target("tflite", "dynamic")
     with pytest.raises(
