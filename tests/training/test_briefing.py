@@ -223,3 +223,15 @@ def test_the_clock_by_hand(monkeypatch):
 )  # fmt: skip
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+def test_a_step_of_a_size_that_is_new_waits_for_its_tracing_and_is_left_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now[0])
+    clock = Clock([(6, 1)], evaluations=0)
+    clock.new_step()
+    for size, seconds in (((64, 64), 30.0), ((64, 64), 1.0), ((96, 96), 40.0), ((64, 64), 1.0), ((96, 96), 1.0)):
+        clock.takes(size)
+        now[0] += seconds
+        clock.step(1)
+    assert clock.rate == 1.0 and clock.left == 1.0

@@ -19,7 +19,7 @@ class Clock:
         self.rate = 0.0  # seconds a step, for each pixel of an image
         self.timed = self.seconds = 0.0
         self.evaluating = []
-        self.traced, self.before = False, time.monotonic()
+        self.traced, self.sizes, self.before = False, set(), time.monotonic()
         self.began = self.before
 
     @classmethod
@@ -53,8 +53,14 @@ class Clock:
         self.pixels, self.evaluations = other.pixels, other.evaluations
 
     def new_step(self):
-        """Notes that another step follows: its first run waits for the tracing, and says little of the next."""
-        self.traced = False
+        """Notes that another step follows, which is traced for each size of images when that first comes."""
+        self.traced, self.sizes = False, set()
+
+    def takes(self, size):
+        """Notes that a step of a size is next. Its first run waits for the tracing, and says little of the next."""
+        if size not in self.sizes:
+            self.sizes.add(size)
+            self.traced = False
 
     def go_on(self):
         """Leaves out the time since the last step, in which no step ran."""

@@ -231,6 +231,7 @@ def _train_epoch(job, trainee, metrics, stage_index, epoch):
                 metrics.lr = float(trainee.optimizer.learning_rate)
             try:
                 step_size = trainee.step_size(config.train.seed, stage_index, epoch, i)
+                job.clock.takes(step_size)
                 metrics.take(trainee.step, i + 1, sample, step_size, job.strategy)
                 fetched = metrics.fetch() if metrics.due or last or job.signals.received else 0
             except tf.errors.ResourceExhaustedError as error:
