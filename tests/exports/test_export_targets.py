@@ -29,6 +29,7 @@ def npz(monkeypatch):
     return names
 
 
+@pytest.mark.slow
 def test_an_export_target_from_outside(npz, tmp_path):
     own = lively("demo")
     run = tmp_path / "run.h5"
