@@ -50,4 +50,4 @@ def test_its_own_gradients_are_used():
         operations = step.get_concrete_function(tf.zeros((2, 16, 16, 3), layer.compute_dtype)).graph.get_operations()
         return [op.type for op in operations].count("DepthwiseConv2dNativeBackpropFilter")
 
-    assert kinds("float32") == 1 and kinds("mixed_bfloat16") == 4
+    assert kinds("float32") == 1 and kinds("mixed_bfloat16") == 4  # blocks, 2 x 2

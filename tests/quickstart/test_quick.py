@@ -89,22 +89,22 @@ def shares_like(train, val=100, aside=100):
 
 
 START = SimpleNamespace(largest=640, enough=25)
-SPEED = plans.Speed(train=0.04)
+EACH = 0.04  # seconds
 
 
 @pytest.mark.parametrize("minutes", [5, 10, 60, 600])
 @pytest.mark.parametrize("images", [3, 200, 5000, 1_000_000])
 def test_a_plan_fits_into_its_time(minutes, images):
-    plan = plans.planned(SPEED, 60 * minutes, shares_like(images), START)
+    plan = plans.planned(EACH, 60 * minutes, shares_like(images), START)
     scale = (plan.size / plans.PROBE) ** 2
-    training = plans.START + plan.epochs * plan.images * SPEED.train * scale
-    training += plans.EVALUATIONS * guessed_evaluation(100, SPEED.train * scale)
+    training = plans.UNTIL_FIRST_STEP + plan.epochs * plan.images * EACH * scale
+    training += plans.EVALUATIONS * guessed_evaluation(100, EACH * scale)
     assert training + plan.reserve <= 60 * minutes
     assert plan.images <= images and plan.epochs >= (plans.FEWEST_EPOCHS if plan.images > 16 else 1)
 
 
 def test_more_time_is_put_into_the_size_first():
-    sizes = [plans.planned(SPEED, 60 * minutes, shares_like(200), START).size for minutes in (4, 8, 20, 100)]
+    sizes = [plans.planned(EACH, 60 * minutes, shares_like(200), START).size for minutes in (4, 8, 20, 100)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] == 640
 
 

@@ -1,4 +1,4 @@
-"""A run that begins with weights for its very classes: they are its best until an epoch is better."""
+"""A run that is initialised from weights for its very classes: they are its best until an epoch is better."""
 
 from types import SimpleNamespace
 

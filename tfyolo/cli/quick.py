@@ -40,7 +40,7 @@ def quick(data, minutes, target, init, out, device, as_json):
     tfyolo quick data=my/pictures --minutes 5 --target android-cpu
 
     It keeps images aside, times this machine, chooses what fits, trains from the best permissive weights that are here,
-    evaluates on what was kept aside, exports float32 and int8, and writes quick.md on all of it.
+    evaluates on what was kept aside, exports, and writes quick.md on all of it.
     """
     began = time.monotonic()
     data = data.removeprefix("data=")

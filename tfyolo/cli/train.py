@@ -116,7 +116,7 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         scores = "the last one, for want of an AP"
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
-        name = f"epoch {best['epoch']}" if best["epoch"] else "the weights that it began with, no epoch was better"
+        name = f"epoch {best['epoch']}" if best["epoch"] else "the initial weights, no epoch was better"
         click.echo(f"best: {name}, {scores}; everything is in {run.folder}")
         if origin:
             click.echo(initialised_line(origin))

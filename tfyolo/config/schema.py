@@ -240,7 +240,7 @@ class Train(Strict):
     """The plan of the training, and how it is carried out."""
 
     stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1, max_length=100)]
-    # A budget: once the first epoch has shown how long one takes, all stages get as many as fit, in their proportion.
+    # A budget: once the first epoch has shown how long one takes, all stages keep as many as fit, in proportion.
     minutes: Positive | None = None
     batch: Batch = 16  # images a step, over all replicas
     accumulate: Batch = 1  # parts a step is computed in, to save memory; must divide batch

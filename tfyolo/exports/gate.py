@@ -95,13 +95,13 @@ class Gate:
                 if mine.boxes.shape != theirs.boxes.shape:
                     shapes = f"boxes {list(theirs.boxes.shape)} where the model has {list(mine.boxes.shape)}"
                     raise ExportError(f"{target.name}: it gives {shapes}. The file was not kept. Please report it.")
-                off = [abs(mine.best - theirs.best), 0.0, 0.0]
-                if quantized and not image.any():  # unlike anything calibrated: it may see less there, but not more
-                    off[0] = max(theirs.best - mine.best, 0.0)
-                if image.any():  # in the black image cells are alike, and of boxes of one score it is chance which stay
-                    off[1] = np.abs(mine.scores - theirs.scores).mean()
-                    off[2] = max(_apart(mine, theirs, score), _apart(theirs, mine, score))
-                every.append(off)
+                more = theirs.best - mine.best
+                if image.any():
+                    apart = max(_apart(mine, theirs, score), _apart(theirs, mine, score))
+                    every.append([abs(more), np.abs(mine.scores - theirs.scores).mean(), apart])
+                else:  # cells are alike, and of boxes of one score it is chance which stay
+                    # Black is unlike anything calibrated: int8 may see less there, but not more.
+                    every.append([max(more, 0.0) if quantized else abs(more), 0.0, 0.0])
         names = ("best_score_off", "scores_off", "boxes_off")
         off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
         if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):

@@ -52,7 +52,7 @@ def equalized(model, batches, *, gates=True):
     Returns:
         A Model with weights of its own.
 
-    Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1; of the gates, none.
+    Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1. The scale of the sigmoids is tfyolo's own.
     """
     model = fuse(model)  # weights of its own
     pairs = [pair for pair in in_a_row(model.network) if gates or not pair.gate]

@@ -133,46 +133,16 @@ def take_weights(copy, layer):
         mine.assign(theirs)
 
 
-def rebuilt(network, instead):
-    """Builds a network anew, with some of its layers replaced.
-
-    Args:
-        network: keras.Model of a fused Model, none of whose layers has its weights from another.
-        instead: {layer: function of what the layer reads, one tensor, that gives what stands in its output's place}.
-
-    Returns:
-        keras.Model with weights of its own.
-    """
-    inputs = keras.tree.map_structure(input_like, network.input)
-    pairs = zip(keras.tree.flatten(network.input), keras.tree.flatten(inputs), strict=True)
-    values, copies = {id(old): new for old, new in pairs}, {}
-    for node in nodes(network)[0]:
-        layer = node.operation
-        if node.is_input:
-            continue
-        if layer in instead:
-            outputs = [instead[layer](values[id(node.input_tensors[0])])]
-        else:
-            known = layer in copies
-            if not known:
-                copies[layer] = copied(layer)
-            copy = copies[layer]
-            args, kwargs = node.arguments.fill_in({id(x): values[id(x)] for x in node.input_tensors})
-            outputs = keras.tree.flatten(copy(*args, **kwargs))
-            if not known and isinstance(layer, layers.Layer):  # bare operations have no weights
-                take_weights(copy, layer)
-        values |= {id(old): new for old, new in zip(node.output_tensors, outputs, strict=True)}
-    outputs = keras.tree.map_structure(lambda x: values[id(x)], network.output)
-    return keras.Model(inputs, outputs, name=network.name)
-
-
 def call_in_order(network, inputs, call):
-    """Computes a network eagerly, call by call; a feature map is kept until its last reader has it.
+    """Computes a network call by call; a feature map is kept until its last reader has it.
 
     Args:
         network: keras.Model of one input.
-        inputs: tensor.
+        inputs: what stands for it: a tensor, or a KerasTensor to build another network.
         call: function (layer, *args, **kwargs) -> the layer's outputs; what it returns, later layers read.
+
+    Returns:
+        The network's outputs.
     """
     order, readers = nodes(network)
     values = {}
@@ -187,6 +157,34 @@ def call_in_order(network, inputs, call):
             readers[id(x)] -= 1
             if not readers[id(x)]:
                 del values[id(x)]
+    return keras.tree.map_structure(lambda x: values[id(x)], network.output)
+
+
+def rebuilt(network, instead):
+    """Builds a network anew, with some of its layers replaced.
+
+    Args:
+        network: keras.Model of a fused Model, of one input; no layer has its weights from another.
+        instead: {layer: function of what the layer reads, one tensor, that gives what stands in its output's place}.
+
+    Returns:
+        keras.Model with weights of its own.
+    """
+    copies = {}
+
+    def call(layer, *args, **kwargs):
+        if layer in instead:
+            return instead[layer](*args, **kwargs)
+        known = layer in copies
+        if not known:
+            copies[layer] = copied(layer)
+        outputs = copies[layer](*args, **kwargs)
+        if not known and isinstance(layer, layers.Layer):  # bare operations have no weights
+            take_weights(copies[layer], layer)
+        return outputs
+
+    inputs = input_like(network.input)
+    return keras.Model(inputs, call_in_order(network, inputs, call), name=network.name)
 
 
 def map_name(tensor):

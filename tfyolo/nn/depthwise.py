@@ -10,7 +10,7 @@ BLOCK = 3  # cells: the size of kernels for whose gradient there is a fast kerne
 
 
 class DepthwiseConv2D(layers.DepthwiseConv2D):
-    """Keras's DepthwiseConv2D, [B, h, w, C] -> [B, h / stride, w / stride, C], with other kernels for its gradients.
+    """Keras's DepthwiseConv2D, [B, h, w, C] -> [B, H, W, C], with other kernels for its gradients.
 
     In bfloat16 on a CPU two gradients are 10 to 40 times slower than in float32, which makes half of a training step:
     that of the input where the convolution strides, and that of a kernel larger than 3 x 3. The first is computed in
@@ -20,8 +20,8 @@ class DepthwiseConv2D(layers.DepthwiseConv2D):
     fusion, quantization = "convolution", "float"  # fused, it is Keras's
 
     def call(self, inputs):
-        """[B, h, w, C] -> [B, h / stride, w / stride, C]."""
-        # Without these, it would have to do more than is worth it; on a GPU there is no such difference.
+        """[B, h, w, C] -> [B, H, W, C]; H is h / stride rounded up with "same" padding."""
+        # What the networks here have. For the rest, and on a GPU, Keras's own does.
         simple = (
             not self.use_bias
             and self.activation is keras.activations.linear
@@ -45,7 +45,7 @@ def depthwise_conv(x, kernel, stride, padding):
         padding: "SAME" or "VALID".
 
     Returns:
-        [B, h / stride, w / stride, C].
+        [B, H, W, C]; H is h / stride rounded up with "SAME", (h - k + 1) / stride rounded up with "VALID".
     """
     options = {"strides": [1, stride, stride, 1], "padding": padding}
 
@@ -80,7 +80,7 @@ def _kernel_gradient(x, kernel, upstream, stride, padding):
             padding="VALID",
         )
 
-    # The last block may reach back over the one before, whose rows and columns count.
+    # The last block may begin inside the one before: the rows and columns that both have are taken from that one.
     starts = [min(start, size - block) for start in range(0, size, block)]
     known = [0, *(before + block - start for before, start in itertools.pairwise(starts))]
     across = [

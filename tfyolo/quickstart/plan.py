@@ -7,26 +7,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.model import build
-from tfyolo.training.clock import guessed_evaluation
+from tfyolo.training.clock import FORWARD_PASSES, guessed_evaluation
+from tfyolo.training.fitting import EVALUATIONS
 
 PROBE = 320  # pixels
 SIZES = (640, 512, 416, 320, 256, 192)
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
-EVALUATIONS = 4  # while it trains
 RESERVE = 60.0  # seconds for the evaluation's graph, an export with its calibration and gate, and the sheet
-START = 30.0  # seconds until the first step is done
-STEP = 4.0  # forward passes that a training step is worth, with the loader beside it
-
-
-class Speed(NamedTuple):
-    """How fast this machine is at PROBE pixels.
-
-    Attributes:
-        train: seconds an image of a training step, about: what a forward pass takes, times STEP. It chooses the size;
-            how many epochs fit, training finds out by itself.
-    """
-
-    train: float
+UNTIL_FIRST_STEP = 30.0  # seconds
 
 
 class Plan(NamedTuple):
@@ -34,7 +22,7 @@ class Plan(NamedTuple):
 
     Attributes:
         size: of the input, in pixels.
-        epochs: how many.
+        epochs: about how many fit; training finds out by itself.
         images: how many images an epoch has.
         reserve: seconds for what comes after training.
     """
@@ -45,15 +33,15 @@ class Plan(NamedTuple):
     reserve: float
 
 
-def measured(config, classes) -> Speed:
-    """Times the network of a config in a forward pass.
+def seconds_an_image(config, classes) -> float:
+    """Estimates how long a training step takes, from the time of a forward pass.
 
     Args:
         config: the Config, at PROBE pixels.
         classes: their names.
 
     Returns:
-        Speed.
+        Seconds for each image of the step.
     """
     network = build(config, classes, precision=config.train.precision).network
     forward = tf.function(lambda images: network(images, training=False), autograph=False)
@@ -63,14 +51,14 @@ def measured(config, classes) -> Speed:
         began = time.monotonic()
         [each.numpy() for each in tf.nest.flatten(forward(images))]
         seconds.append(time.monotonic() - began)
-    return Speed(STEP * min(seconds) / config.train.batch)
+    return FORWARD_PASSES * min(seconds) / config.train.batch
 
 
-def planned(speed, seconds, shares, start) -> Plan:
+def planned(each, seconds, shares, start) -> Plan:
     """The Plan that fits into a time.
 
     Args:
-        speed: Speed.
+        each: seconds of a training step for each of its images, at PROBE pixels.
         seconds: for training and everything after it.
         shares: Shares.
         start: the Start.
@@ -82,14 +70,14 @@ def planned(speed, seconds, shares, start) -> Plan:
 
     def fitting(size, images):
         scale = (size / PROBE) ** 2
-        reserve = RESERVE + guessed_evaluation(len(shares.aside.records), speed.train * scale)
-        left = seconds - reserve - START - EVALUATIONS * guessed_evaluation(evaluated, speed.train * scale)
-        return Plan(size, max(0, int(left / (speed.train * scale * images))), images, reserve)
+        reserve = RESERVE + guessed_evaluation(len(shares.aside.records), each * scale)
+        left = seconds - reserve - UNTIL_FIRST_STEP - EVALUATIONS * guessed_evaluation(evaluated, each * scale)
+        return Plan(size, max(0, int(left / (each * scale * images))), images, reserve)
 
     sizes = [size for size in SIZES if size <= start.largest] or [SIZES[-1]]
     plans = [fitting(size, images) for size in sizes]
-    plan = next((each for each in plans if each.epochs >= start.enough), None)
-    plan = plan or next((each for each in reversed(plans) if each.epochs >= FEWEST_EPOCHS), None)
+    plan = next((one for one in plans if one.epochs >= start.enough), None)
+    plan = plan or next((one for one in reversed(plans) if one.epochs >= FEWEST_EPOCHS), None)
     if plan is None:  # too many images for the time
         size = min(sizes, key=lambda side: abs(side - 256))
         once = fitting(size, 1).epochs

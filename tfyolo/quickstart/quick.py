@@ -130,12 +130,11 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
             f"train.seed={seed}",
             *start.overrides,
         ]
-        probe = plans.Plan(plans.PROBE, 10, len(shares.train.records), 0.0)
-        config = configs.load(start.config, [*common, *_recipe(probe, start, 100)])
-        speed = plans.measured(config, shares.train.classes)
-        report(f"machine   about {1 / speed.train:.0f} images/s in training at {plans.PROBE} pixels")
+        probe = configs.load(start.config, [*common, f"model.input_size={plans.PROBE}", f"train.batch={BATCH}"])
+        seconds = plans.seconds_an_image(probe, shares.train.classes)
+        report(f"machine   about {1 / seconds:.0f} images/s in training at {plans.PROBE} pixels")
 
-    plan = plans.planned(speed, budget.left, shares, start)
+    plan = plans.planned(seconds, budget.left, shares, start)
     if plan.images < len(shares.train.records):
         shares = fewer(shares, plan.images, root, seed)
         write_text(folder / "division.json", shares.division.to_json())
@@ -144,14 +143,12 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
         f"model     {start.config}, from {start.weights or 'random weights'}; {plan.size} pixels, "
         f"about {counted(plan.epochs, 'epoch')}, {counted(steps, 'step')}"
     )
-    minutes = (budget.left - plan.reserve) / 60
-    # Where the plan has all epochs that are worth it, more time is not filled with more of them.
-    budgeted = [f"train.minutes={max(minutes, 0.1):.2f}"] if plan.epochs < plans.MOST_EPOCHS else []
-    config = configs.load(start.config, [*common, *_recipe(plan, start, steps), *budgeted])
+    minutes = max((budget.left - plan.reserve) / 60, 0.1)
+    config = configs.load(start.config, [*common, *_recipe(plan, start, steps, minutes)])
     with budget.phase("train"):
         run = train(config, folder / "run", progress=progress, callbacks=[_deadline(budget, plan)])
         if run.metrics.get("epoch") == 0:
-            report("train     no epoch was better than the weights that it began with: it keeps those")
+            report("train     no epoch was better than the initial weights: it keeps those")
 
     with budget.phase("evaluate"):
         detector = load(run.folder)
@@ -159,20 +156,24 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
         report(f"{shares.aside.split:<10}AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}, kept aside from training")
 
     with budget.phase("export"):
-        made, faults, seconds = {}, [], 0.0
+        made, faults, taken = {}, [], 0.0
         model = load_model(run.folder)
         most = max(shares.val, shares.aside, key=lambda source: len(source.records))
         few = most._replace(records=most.records[:GATE_IMAGES])
-        for each in TARGETS[target]:
-            # Without time for all of them, the last is the one that always passes.
-            if budget.left < 1.5 * seconds and (made or each is not TARGETS[target][-1]):
-                continue
+        wanted = list(TARGETS[target])
+        while wanted:
+            in_time = budget.left >= 1.5 * taken
+            if made and not in_time:
+                break
+            # Without time for all of them, the last: it loses least.
+            form = wanted.pop(0 if in_time else -1)
+            wanted = wanted if in_time else []
             began = time.monotonic()
             try:
                 made |= export(
                     model,
                     run.folder / "export",
-                    [each],
+                    [form],
                     calibration=shares.train,
                     validation=few,
                     overwrite=True,
@@ -180,7 +181,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
             except ExportError as error:
                 faults.append(str(error))
                 report(str(error))
-            seconds = time.monotonic() - began
+            taken = time.monotonic() - began
         for name, exported in made.items():
             report(
                 f"{name:<20}{exported.report['bytes'] / 1e6:.1f} MB, {exported.report['ms']:.0f} ms  {exported.path}"
@@ -190,7 +191,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
     with budget.phase("draw"):
         draw_detections(load(file) if file else detector, shares.aside, folder / "detections.png")
     result = Quick(folder, file, metrics, made, dict(budget.phases), budget.left >= 0)
-    write_text(folder / "quick.md", written_sheet(result, budget, start, plan, epochs, speed, shares, faults, target))
+    write_text(folder / "quick.md", written_sheet(result, budget, start, plan, epochs, seconds, shares, faults, target))
     report(
         f"{budget.used / 60:.1f} of {budget.seconds / 60:g} minutes; everything is in {folder}, read "
         f"{folder / 'quick.md'}"
@@ -202,7 +203,7 @@ def _epochs(run):
     """What the sheet says of the epochs."""
     words = counted(len((run.folder / "history.csv").read_text().splitlines()) - 1, "epoch")
     if run.metrics.get("epoch") == 0:
-        words += ", none better than the weights that it began with, which it keeps: more images would help"
+        words += ", none better than the initial weights, which it keeps: more images would help"
     return words
 
 
@@ -210,14 +211,14 @@ def _quoted(text):
     return json.dumps(text)
 
 
-def _recipe(plan, start, steps):
-    """The overrides that train a config for so many epochs, whatever its own recipe is."""
+def _recipe(plan, start, steps, minutes):
+    """The overrides that train a config for the epochs that fit, whatever its own recipe is. steps: about how many."""
     stage = {
-        "epochs": plan.epochs,
+        "epochs": plans.MOST_EPOCHS,
         "lr": start.lr,
         "schedule": "cosine",
-        "warmup": min(1.0, plan.epochs / 5),
-        "plain_epochs": max(1, plan.epochs // 3),
+        "warmup": 1.0,
+        "plain_epochs": plans.MOST_EPOCHS // 3,
     }
     # An EMA over a tenth of the steps: over more it would hold what training has long left behind.
     ema = min(0.9998, max(0.9, 1 - 10 / max(steps, 1)))
@@ -227,7 +228,8 @@ def _recipe(plan, start, steps):
         "train.optimizer={name: adamw, weight_decay: 0.01}",
         f"train.stages={json.dumps([stage])}",
         f"train.ema={ema:.4f}",
-        f"train.evaluate_every={max(1, -(-plan.epochs // plans.EVALUATIONS))}",
+        f"train.minutes={minutes:.2f}",
+        f"train.evaluate_every={plans.MOST_EPOCHS // plans.EVALUATIONS}",
         "train.draw_images=0",
         # Turned boxes are looser than drawn ones, and two images in one are learned too late.
         *("augment.rotate=0", "augment.shear=0", "augment.mixup=0", "augment.scale=0.5"),

@@ -26,7 +26,7 @@ def _large(found: ImageDetections):
     return drawing.draw(image, boxes, found.labels, found.scores, found.classes)
 
 
-def written_sheet(result, budget, start, plan, epochs, speed, shares, faults, target):
+def written_sheet(result, budget, start, plan, epochs, each, shares, faults, target):
     """The sheet as Markdown."""
     rows = [(name, f"{seconds:.0f} s") for name, seconds in result.seconds.items()]
     lines = [
@@ -53,7 +53,7 @@ def written_sheet(result, budget, start, plan, epochs, speed, shares, faults, ta
         "## What was done",
         "",
         f"- Started from {start.weights or f'random weights: {NOTHING_HERE}'}.",
-        f"- {plan.size} x {plan.size} pixels, since this machine trains on about {1 / speed.train:.0f} images a second "
+        f"- {plan.size} x {plan.size} pixels, since this machine trains on about {1 / each:.0f} images a second "
         f"at 320 pixels; {epochs}.",
         *(f"- {note[0].upper()}{note[1:]}." for note in shares.notes),
         "",

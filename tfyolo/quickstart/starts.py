@@ -40,7 +40,7 @@ PREFERRED = {
     "efficientnet-lite0": Start("lite0", (), 416, 12),
 }
 FROM_SCRATCH = Start("yolov8n", (), 640, 30)
-NOTHING_HERE = "none are here to start from; `tfyolo weights yolox-nano` fetches some, as quick never does"
+NOTHING_HERE = "none are here to start from; `tfyolo weights yolox-nano` fetches some, which quick itself never does"
 
 
 def best_start() -> Start:

@@ -94,7 +94,7 @@ def _plan(config, sources):
         head += "; evaluated at the end" + (" of each stage" if len(train.stages) > 1 else "")
     elif train.evaluate_every > 1:
         head += f"; evaluated every {train.evaluate_every} epochs"
-    head += f"; after the first, as many as fit into {train.minutes:g} minutes" if train.minutes else ""
+    head += f"; as many of them as fit into {train.minutes:g} minutes" if train.minutes else ""
     yield "plan", head
     for number, (stage, (source, _)) in enumerate(zip(train.stages[:SHOWN], sources, strict=False), 1):
         height, width = stage.image_size or config.model.input_size
@@ -111,7 +111,7 @@ def _resumed(config, state):
     line = f"after epoch {state['epoch']} of {epochs}"
     line += f" and {counted(state['step'], 'step')} of the next" if state["step"] else ""
     if best := state["best"]:
-        name = f"epoch {best['epoch']}" if best["epoch"] else "the weights that it began with"
+        name = f"epoch {best['epoch']}" if best["epoch"] else "the initial weights"
         line += f"; best so far: {name}" + ("" if np.isnan(best["AP"]) else f", AP {best['AP']:.3f}")
     return line
 

