@@ -95,7 +95,7 @@ EACH = 0.04  # seconds
 @pytest.mark.parametrize("minutes", [5, 10, 60, 600])
 @pytest.mark.parametrize("images", [3, 200, 5000, 1_000_000])
 def test_a_plan_fits_into_its_time(minutes, images):
-    plan = plans.planned(EACH, 60 * minutes, shares_like(images), START)
+    plan = plans.planned(EACH, 5.0, 60 * minutes, shares_like(images), START)
     scale = (plan.size / plans.PROBE) ** 2
     training = plans.UNTIL_FIRST_STEP + plan.epochs * plan.images * EACH * scale
     training += plans.EVALUATIONS * guessed_evaluation(100, EACH * scale)
@@ -104,7 +104,7 @@ def test_a_plan_fits_into_its_time(minutes, images):
 
 
 def test_more_time_is_put_into_the_size_first():
-    sizes = [plans.planned(EACH, 60 * minutes, shares_like(200), START).size for minutes in (4, 8, 20, 100)]
+    sizes = [plans.planned(EACH, 5.0, 60 * minutes, shares_like(200), START).size for minutes in (4, 8, 20, 100)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] == 640
 
 

@@ -13,7 +13,9 @@ from tfyolo.training.fitting import EVALUATIONS
 PROBE = 320  # pixels
 SIZES = (640, 512, 416, 320, 256, 192)
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
-RESERVE = 60.0  # seconds for the evaluation's graph, an export with its calibration and gate, and the sheet
+# Seconds for an export with its calibration and gate, and the sheet: at least so many, and so many times what it takes to
+# build the network and time it, which is as slow as the machine is busy.
+RESERVE, RESERVED_PROBES = 50.0, 12.0
 UNTIL_FIRST_STEP = 30.0  # seconds
 
 
@@ -54,11 +56,12 @@ def seconds_an_image(config, classes) -> float:
     return FORWARD_PASSES * min(seconds) / config.train.batch
 
 
-def planned(each, seconds, shares, start) -> Plan:
+def planned(each, probed, seconds, shares, start) -> Plan:
     """The Plan that fits into a time.
 
     Args:
         each: seconds of a training step for each of its images, at PROBE pixels.
+        probed: seconds that it took to find that out.
         seconds: for training and everything after it.
         shares: Shares.
         start: the Start.
@@ -70,7 +73,7 @@ def planned(each, seconds, shares, start) -> Plan:
 
     def fitting(size, images):
         scale = (size / PROBE) ** 2
-        reserve = RESERVE + guessed_evaluation(len(shares.aside.records), each * scale)
+        reserve = max(RESERVE, RESERVED_PROBES * probed) + guessed_evaluation(len(shares.aside.records), each * scale)
         left = seconds - reserve - UNTIL_FIRST_STEP - EVALUATIONS * guessed_evaluation(evaluated, each * scale)
         return Plan(size, max(0, int(left / (each * scale * images))), images, reserve)
 

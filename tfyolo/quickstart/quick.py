@@ -35,6 +35,10 @@ BATCH = 8
 GATE_IMAGES = 200  # that the gate compares AP on; on fewer, chance alone makes differences of more than it allows
 
 
+USELESS = 0.05  # AP50 below which next to nothing is detected
+ADVICE = "it has learned next to nothing: it needs more minutes (--minutes), more images, or weights to start from"
+
+
 class QuickError(Error):
     """It cannot be done in the time, or not for this target."""
 
@@ -134,7 +138,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
         seconds = plans.seconds_an_image(probe, shares.train.classes)
         report(f"machine   about {1 / seconds:.0f} images/s in training at {plans.PROBE} pixels")
 
-    plan = plans.planned(seconds, budget.left, shares, start)
+    plan = plans.planned(seconds, budget.phases["time this machine"], budget.left, shares, start)
     if plan.images < len(shares.train.records):
         shares = fewer(shares, plan.images, root, seed)
         write_text(folder / "division.json", shares.division.to_json())
@@ -146,7 +150,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
     minutes = max((budget.left - plan.reserve) / 60, 0.1)
     config = configs.load(start.config, [*common, *_recipe(plan, start, steps, minutes)])
     with budget.phase("train"):
-        run = train(config, folder / "run", progress=progress, callbacks=[_deadline(budget, plan)])
+        run = train(config, folder / "run", progress=progress, callbacks=[_deadline(budget, plan, report)])
         if run.metrics.get("epoch") == 0:
             report("train     no epoch was better than the initial weights: it keeps those")
 
@@ -154,6 +158,8 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
         detector = load(run.folder)
         metrics = evaluate(detector, shares.aside, out=folder / "evaluation", progress=False).metrics
         report(f"{shares.aside.split:<10}AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}, kept aside from training")
+        if metrics["AP50"] < USELESS:
+            report(f"advice    {ADVICE}")
 
     with budget.phase("export"):
         made, faults, taken = {}, [], 0.0
@@ -236,11 +242,13 @@ def _recipe(plan, start, steps, minutes):
     ]
 
 
-def _deadline(budget, plan):
+def _deadline(budget, plan, report):
     """A callback that ends training when the next epoch would take time that the rest needs."""
 
     def on_epoch_end(row):
-        if budget.left - row["seconds"] < plan.reserve:
+        # The first has waited for tracing, and says little of the next.
+        if row["epoch"] > 1 and budget.left - row["seconds"] < plan.reserve:
+            report(f"train     ends after epoch {row['epoch']}: what follows needs the time that is left")
             raise StopTraining
 
     return on_epoch_end

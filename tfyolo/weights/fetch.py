@@ -354,5 +354,5 @@ def _by_hand(name):
             facts = [f"{file.size:,} bytes"] if file.size else []
             facts += [file.checksum.replace(":", " ", 1)] if file.checksum else []
             missing.append(f"{file.url} at {path}" + (f" ({', '.join(facts)})" if facts else ""))
-    instead = "".join(f", or {file.name} beside it" for file in PUBLISHED[name].alternatives)
+    instead = "".join(f", or {file.name} in its place" for file in PUBLISHED[name].alternatives)
     return f"To do so by hand, put {' and '.join(missing)}{instead}"
