@@ -188,15 +188,15 @@ def test_equalized_channels_of_a_depthwise_convolution_have_one_range():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def gated(spread):
+def gated(spread, first="first"):
     """A Model of two convolutions with a SiLU between, whose channels reach from 1 to 10 ** spread."""
     images = keras.Input((16, 16, 3))
-    x = keras.layers.Conv2D(8, 3, padding="same", name="first")(images)
+    x = keras.layers.Conv2D(8, 3, padding="same", name=first)(images)
     x = keras.layers.Activation(keras.activations.silu, name="act")(x)
     x = keras.layers.DepthwiseConv2D(3, padding="same", name="second")(x)
     network = keras.Model(images, {"box": {"p3": keras.layers.Conv2D(4, 1, name="out")(x)}})
-    first = network.get_layer("first").kernel
-    first.assign(first * 10.0 ** np.linspace(0, spread, 8))
+    kernel = network.get_layer(first).kernel
+    kernel.assign(kernel * 10.0 ** np.linspace(0, spread, 8))
     return fuse(lively("demo"))._replace(network=network)
 
 
@@ -242,6 +242,27 @@ def test_corrected_convolutions_of_the_backbone_have_the_means_of_the_float_ones
         assert np.abs(a - b).max() <= max(0.02 * wrong, 1e-5 * np.abs(a).max() + 1e-6), each
     for each in set(convolutions) - set(own):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(quantized.network.get_layer(each).bias), before[each])
+
+
+@pytest.mark.parametrize("per_channel, gates", [(True, True), (False, True), (True, False)])
+def test_calibration_scales_gates_and_corrects_the_backbone(per_channel, gates):
+    batch = np.random.default_rng(0).random((4, 16, 16, 3)).astype("float32")
+    model = gated(3, "backbone.first")
+    quantized, fused = calibration.calibrated(model, lambda: [batch], per_channel=per_channel, gates=gates)
+    scaled = [layer.name for layer in quantized.network.layers if layer.name.endswith(".scale")]
+    assert scaled == (["act.scale"] if per_channel and gates else [])  # a gate's scales need one of each channel
+    (a,), (b,) = (means(m.network, batch, ["backbone.first"]) for m in (fused, quantized))
+    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max())
+
+
+def test_a_range_is_searched_behind_the_sigmoid_that_alone_reads_it():
+    images = keras.Input((16, 16, 1))
+    x = keras.layers.Conv2D(1, 1, name="conv", kernel_initializer=keras.initializers.Constant(-60.0))(images)
+    x = keras.layers.Activation("sigmoid", name="act")(x)
+    model = fuse(lively("demo"))._replace(network=keras.Model(images, {"box": {"p3": x}}))
+    batch = np.random.default_rng(0).uniform(0, 0.05, (4, 16, 16, 1)).astype("float32")
+    batch[:, :2] = 1.0
+    assert -20 < observe(model, [batch])["conv"][0] < -2
 
 
 # --- what layers declare ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tfyolo.cli import main
 from tfyolo.data.readers import DataSet, read_all_configured
 from tfyolo.data.sources.division import key_of
 from tfyolo.quickstart import plan as plans
+from tfyolo.quickstart import sheet
 from tfyolo.quickstart.budget import Budget
 from tfyolo.quickstart.kept_aside import fewer, shares_of
 from tfyolo.quickstart.quick import QuickError, quick
@@ -117,7 +118,11 @@ def test_a_budget_counts_what_was_used_before():
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"minutes": 0.5}, "minutes: expected at least 2"), ({"target": "ios"}, "target: expected one of")],
+    [
+        ({"minutes": 0.5}, "minutes: expected at least 2"),
+        ({"minutes": float("inf")}, "and a number"),
+        ({"target": "ios"}, "target: expected one of"),
+    ],
 )
 def test_what_cannot_be_is_refused_at_once(options, message, tmp_path):
     with pytest.raises(QuickError, match=message):
@@ -138,3 +143,7 @@ def test_the_whole_way(tmp_path):
     assert sum(figures["seconds"].values()) < 360
     sheet = (tmp_path / "out" / "quick.md").read_text()
     assert f"AP {figures['AP']:.3f}" in sheet and (tmp_path / "out" / "detections.png").exists()
+
+
+def test_the_sheet_of_a_file_that_was_looked_at_without_boxes():
+    assert [sheet._ap({"AP": 0.5}, name) for name in ("AP", "keras_AP")] == ["0.500", "none: no boxes"]

@@ -1,6 +1,7 @@
 """quick: looks at the data, chooses a model and a plan, trains, evaluates, exports, and writes what it did."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -99,8 +100,8 @@ def quick(
     """
     if target not in TARGETS:
         raise QuickError(f"target: expected one of {', '.join(TARGETS)}, received {target!r}")
-    if not minutes >= SHORTEST:
-        raise QuickError(f"minutes: expected at least {SHORTEST:g}, received {minutes:g}")
+    if not SHORTEST <= minutes < math.inf:
+        raise QuickError(f"minutes: expected at least {SHORTEST:g}, and a number, received {minutes:g}")
     budget = Budget(minutes, used)
 
     def report(line):

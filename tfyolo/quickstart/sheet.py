@@ -26,6 +26,11 @@ def _large(found: ImageDetections):
     return drawing.draw(image, boxes, found.labels, found.scores, found.classes)
 
 
+def _ap(report, name):
+    """An AP of a gate's report, which has none where the images that it looked at have no boxes."""
+    return f"{report[name]:.3f}" if name in report else "none: no boxes"
+
+
 def written_sheet(result, budget, start, plan, epochs, each, shares, faults, target):
     """The sheet as Markdown."""
     rows = [(name, f"{seconds:.0f} s") for name, seconds in result.seconds.items()]
@@ -43,7 +48,7 @@ def written_sheet(result, budget, start, plan, epochs, each, shares, faults, tar
         "| file | AP | AP of the model | MB | ms |",
         "|---|---|---|---|---|",
         *(
-            f"| {each.path.name} | {each.report['AP']:.3f} | {each.report['keras_AP']:.3f} "
+            f"| {each.path.name} | {_ap(each.report, 'AP')} | {_ap(each.report, 'keras_AP')} "
             f"| {each.report['bytes'] / 1e6:.1f} | {each.report['ms']:.0f} |"
             for each in result.exports.values()
         ),

@@ -7,7 +7,7 @@ from tqdm import tqdm
 from tfyolo import config as configs
 from tfyolo.files import write_text
 from tfyolo.messages import counted
-from tfyolo.training.clock import Clock, duration
+from tfyolo.training.clock import Clock
 from tfyolo.training.stages import batches_of
 
 MARGIN = 0.97  # of the time that is left is planned
@@ -52,8 +52,7 @@ def fitted(job, trainee, stage_index, epochs_done):
     batches, _ = batches_of(job, stage_index, trainee.size, trainee.unexpected, epochs_done)
     if job.progress:
         tqdm.write(
-            f"minutes  {before.minutes:g}: {job.epochs} of {counted(given, 'epoch')} fit; "
-            f"{duration(job.clock.left)} left",
+            f"minutes  {before.minutes:g}: {job.epochs} of {counted(given, 'epoch')} fit",
             file=sys.stdout,
         )
     return job, trainee._replace(batches=batches)
