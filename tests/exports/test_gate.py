@@ -14,7 +14,7 @@ from tfyolo.exports import export as exports
 from tfyolo.exports import gate as gates
 from tfyolo.exports import targets, tflite
 from tfyolo.exports.gate import Gate, _malformed
-from tfyolo.exports.targets import ExportError, Target
+from tfyolo.exports.targets import ExportError, RefusedError, Target
 from tfyolo.predict import load as loading
 
 
@@ -93,12 +93,13 @@ def test_in_a_black_image_an_int8_file_may_see_less_than_the_model_but_not_more(
 
     theirs = SimpleNamespace(network=network, postprocess=postprocess)
     target = Target("tflite", precision)
-    check = [target, own, theirs, gate.noise[-2:], "noise"]
+    off = gate._compared(target, own, theirs, gate.noise[-2:])
     if fits:
-        assert gate._compared(*check)["best_score_off"] == 0
+        assert off["best_score_off"] == 0
+        gate._check_distances(target, off, "noise")
     else:
         with pytest.raises(ExportError, match=r"its best score is off by 0\.4"):
-            gate._compared(*check)
+            gate._check_distances(target, off, "noise")
 
 
 def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, evaluable_data, tmp_path):
@@ -108,6 +109,27 @@ def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, evaluable_data,
     ):
         exports.export(demo.model, tmp_path, [coarse], validation=evaluable_data, max_drop=1e-6)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_mixed_file_leaves_more_in_float_until_the_gate_passes_it(demo, evaluable_data, tmp_path, monkeypatch):
+    tried, check = [], Gate.check
+
+    def third_time(gate, target, path):
+        report = check(gate, target, path)
+        tried.append(report)
+        if len(tried) < 3:
+            raise RefusedError("no", report | {"ms": 1.0})
+        return report | {"ms": 3.0}
+
+    monkeypatch.setattr(Gate, "check", third_time)
+    target = Target("tflite", "auto")
+    report = exports.export(demo.model, tmp_path, [target], calibration=evaluable_data)["tflite-auto"].report
+    assert len(tried) == 3 and len(report["floats"]) > 1 and report["ms_more"] == 2.0
+    found = loading.load(tmp_path / "model-auto.tflite")
+    assert found(demo.images[0], score=0.0).best == pytest.approx(demo.detector(demo.images[0]).best, abs=0.1)
+    monkeypatch.setattr(Gate, "check", lambda *_: (_ for _ in ()).throw(RefusedError("too bad", {"ms": 1.0})))
+    with pytest.raises(RefusedError, match="too bad"):
+        exports.export(demo.model, tmp_path, [target], calibration=evaluable_data, overwrite=True)
 
 
 @pytest.mark.parametrize("quantize, models", [(False, 1), (True, 2)])

@@ -248,7 +248,8 @@ def test_corrected_convolutions_of_the_backbone_have_the_means_of_the_float_ones
 def test_calibration_scales_gates_and_corrects_the_backbone(per_channel, gates):
     batch = np.random.default_rng(0).random((4, 16, 16, 3)).astype("float32")
     model = gated(3, "backbone.first")
-    quantized, fused = calibration.calibrated(model, lambda: [batch], per_channel=per_channel, gates=gates)
+    found = calibration.calibrate(model, lambda: [batch], per_channel=per_channel, gates=gates)
+    quantized, fused = found.quantized(), found.fused
     scaled = [layer.name for layer in quantized.network.layers if layer.name.endswith(".scale")]
     assert scaled == (["act.scale"] if per_channel and gates else [])  # a gate's scales need one of each channel
     (a,), (b,) = (means(m.network, batch, ["backbone.first"]) for m in (fused, quantized))
@@ -466,7 +467,7 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_ranges_it_has_learne
         )
     run = training.train(config, tmp_path / "tuned", progress=False)
     model = models.load_model(run.folder)
-    found = calibration.calibrated(models.load_model(first.folder), lambda: [images_for(model)])[0]
+    found = calibration.calibrate(models.load_model(first.folder), lambda: [images_for(model)]).quantized()
     bounds = {v.path: float(v) for v in model.network.variables if v.path.endswith(("/low", "/high"))}
     assert bounds and bounds.keys() == {v.path for v in found.network.variables if v.path.endswith(("/low", "/high"))}
     assert model.config.model.quantize and set(loading.load(run.folder).classes) == set(model.classes)

@@ -22,7 +22,7 @@ from tfyolo.decoders.cornernet import Corner
 from tfyolo.decoders.ssd import Ssd
 from tfyolo.decoders.yolov8 import Dfl
 from tfyolo.decoders.yolox import Point
-from tfyolo.graph.calibration import calibrated
+from tfyolo.graph.calibration import calibrate
 from tfyolo.heads.layers import PerAnchor
 from tfyolo.losses import OBJECTIVES
 from tfyolo.nn.norm import BatchNorm
@@ -61,7 +61,7 @@ def one_step(
     with strategy.scope():
         model = models.build(config, NAMES)
         if quantize:
-            model, _ = calibrated(model, lambda: [sample.image.numpy()])
+            model = calibrate(model, lambda: [sample.image.numpy()]).quantized()
         if frozen_norm:
             for layer in model.network.layers:
                 if isinstance(layer, BatchNorm):

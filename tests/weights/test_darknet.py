@@ -193,7 +193,7 @@ def test_tflite_files_have_plain_operations(name, tmp_path):
     model = importing.load(cfg, weights).model
     fused = tflite.for_tflite(model)
     images = tf.round(255 * random_sample((64, 64), batch=4).image) / 255
-    rounded, _ = calibration.calibrated(fused, lambda: [images])
+    rounded = calibration.calibrate(fused, lambda: [images]).quantized()
     for source, like, precision, dtype, slack in (
         (fused, model, "float32", np.float32, 1e-4),
         (rounded, rounded, "int8", np.int8, 0.01),  # the decoder's steps, and some that round to the other side

@@ -20,6 +20,7 @@ from tfyolo.cli.arguments import (
     split_hint,
 )
 from tfyolo.devices import start as start_tensorflow
+from tfyolo.messages import counted
 from tfyolo.origin import from_meta, initialised_line
 
 
@@ -91,7 +92,9 @@ def export(
     """
     refuse_export(run, "name the run that it was made from")
     require_model(run, "a run's folder or a .h5 file")
-    int8 = any("int8" in precision for precision in precisions)
+    from tfyolo.exports.targets import is_quantized
+
+    int8 = any(map(is_quantized, precisions))
     if per_tensor and not int8:
         raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
     if max_drop is not None and not (path or int8):
@@ -132,6 +135,11 @@ def export(
         if "worst" in report:
             layers = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
             click.echo(f"{'':<20}SQNR is lowest in {layers}")
+        if "floats" in report:
+            click.echo(
+                f"{'':<20}{counted(len(report['floats']), 'feature map')} in float32, {report['ms_more']:+.1f} ms: "
+                f"{', '.join(report['floats'])}"
+            )
         for message in report.get("skipped", []):
             click.echo(f"{'':<20}left out of calibration: {message}")
     if line := initialised_line(from_meta(report["origin"])):

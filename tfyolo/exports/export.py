@@ -16,8 +16,16 @@ from tfyolo import config as configs
 from tfyolo.data import readers
 from tfyolo.data.sources.source import Source
 from tfyolo.exports.gate import Gate
-from tfyolo.exports.job import Job
-from tfyolo.exports.targets import DEFAULT_TARGETS, LABELMAP, ExportError, Target, check_target, label_lines
+from tfyolo.exports.job import FLOAT_SHARES, Job
+from tfyolo.exports.targets import (
+    DEFAULT_TARGETS,
+    LABELMAP,
+    ExportError,
+    RefusedError,
+    Target,
+    check_target,
+    label_lines,
+)
 from tfyolo.files import atomic_replace, parse_json, read_regular, scratch_folder, write_text
 from tfyolo.model import Model, load_model, network_for, resized, weights_file
 from tfyolo.origin import to_meta
@@ -33,7 +41,8 @@ class Exported(NamedTuple):
             {"weights", "licence", "source"} or None if they began at random}. With data also "AP", "keras_AP", "drop";
             of int8 "worst": [(feature map, SQNR in dB)] and "quantization": {integer input or output: {"dtype",
             "scale", "zero_point"}}; of
-            calibration images that cannot be read "skipped": [why]; of "task" "labels": the file of class names.
+            calibration images that cannot be read "skipped": [why]; of "task" "labels": the file of class names; of
+            "auto", where int8 alone was refused, "floats": [feature map] that stay float32, "ms_more": what they cost.
     """
 
     path: Path
@@ -133,11 +142,8 @@ def _write(out, targets, job, gate, progress):
             scratch = stack.enter_context(scratch_folder(out, "export"))
         for target in tqdm(targets, desc="export", unit="file", leave=False, disable=not progress or None):
             aside, path = scratch / target.file, out / target.file
-            with _on_disk(out):
-                notes = resolved(target.exporter.write)(job, target, aside)
-            made[target.name] = Exported(
-                path, gate.check(target, aside) | notes | {"origin": to_meta(job.model.origin)}
-            )
+            report = _passed(job, target, aside, gate, out)
+            made[target.name] = Exported(path, report | {"origin": to_meta(job.model.origin)})
             with _on_disk(out):
                 if target.nms == "task":
                     write_text(out / LABELMAP, label_lines(job.model))
@@ -145,6 +151,27 @@ def _write(out, targets, job, gate, progress):
                 report = {target.name: {"file": target.file, **made[target.name].report}}
                 write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
     return made
+
+
+def _passed(job, target, aside, gate, out):
+    """Writes a target to a path aside until the gate passes it; the report.
+
+    Of a mixed one, more and more feature maps stay in float32; it is refused once FLOAT_SHARES are tried.
+    """
+    first = None  # its report, of int8 throughout
+    for place, share in enumerate(FLOAT_SHARES if target.limits.mixed else (0.0,)):
+        if not job.leave_in_float(share) and place:
+            break
+        with _on_disk(out):
+            notes = resolved(target.exporter.write)(job, target, aside)
+        try:
+            report, fault = gate.check(target, aside) | notes, None
+        except RefusedError as error:
+            report, fault = error.report, error
+        first = first or report
+        if fault is None:
+            return report | ({"ms_more": report["ms"] - first["ms"]} if "floats" in report else {})
+    raise fault
 
 
 def _sources(model, targets, data, calibration, validation, run=None):

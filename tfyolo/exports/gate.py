@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.evaluation.run import evaluate
-from tfyolo.exports.targets import ExportError, size_of
+from tfyolo.exports.targets import ExportError, RefusedError, size_of
 from tfyolo.graph.fusion import fuse
 from tfyolo.model import without_quantization
 from tfyolo.predict.detector import Detector
@@ -50,14 +50,16 @@ class Gate:
                 "keras_AP", "drop".
 
         Raises:
-            ExportError: outputs lie too far from the model's, contradict themselves, or lose too much AP.
+            RefusedError: outputs lie too far from the model's, or lose too much AP.
+            ExportError: outputs contradict themselves.
         """
         quantized = target.limits.quantized
         own, detector = self.detectors[quantized], load(path)
         typical = self.typical() if quantized else None
         images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the calibration")
-        report = {"bytes": size_of(path), **self._compared(target, own, detector, images, what)}
+        report = {"bytes": size_of(path), **self._compared(target, own, detector, images)}
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
+        self._check_distances(target, report, what)
         if self.validation is not None and own not in self.references:
             self.references[own] = evaluate(own, self.validation, progress=False).metrics["AP"]
         if not np.isnan(self.references.get(own, np.nan)):  # as it is where there is no ground truth to evaluate on
@@ -65,18 +67,16 @@ class Gate:
             drop, most = reference - ap, self.max_drop if self.max_drop is not None else target.limits.max_drop
             report |= {"AP": ap, "keras_AP": reference, "drop": drop}
             if not drop <= most:
-                raise ExportError(
+                raise RefusedError(
                     f"{target.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most "
-                    f"{most:g} may be lost "
-                    f"(--max-drop). The file was not kept. {_advice(target)}"
+                    f"{most:g} may be lost (--max-drop). The file was not kept. {_advice(target)}",
+                    report,
                 )
         return report
 
-    def _compared(self, target, own, detector, images, what):
-        """How far every output of the file lies from the model's, at most; ExportError if that is too far."""
-        score, pixels, quantized = target.limits.score_off, target.limits.boxes_off, target.limits.quantized
-        size = self.model.input_size
-        pixels *= max(size) / 100
+    def _compared(self, target, own, detector, images):
+        """How far every output of the file lies from the model's, at most."""
+        score, quantized, size = target.limits.score_off, target.limits.quantized, self.model.input_size
         every = []
         for image in images:
             outputs = [each.network(image[None]) for each in (own, detector)]
@@ -103,16 +103,18 @@ class Gate:
                     # Black is unlike anything calibrated: int8 may see less there, but not more.
                     every.append([max(more, 0.0) if quantized else abs(more), 0.0, 0.0])
         names = ("best_score_off", "scores_off", "boxes_off")
-        off = dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
+        return dict(zip(names, map(float, np.max(every, axis=0)), strict=True))  # NaN, if one is
+
+    def _check_distances(self, target, off, what):
+        """Raises RefusedError if outputs lie too far from the model's. what: the images that they were compared on."""
+        score, pixels = target.limits.score_off, target.limits.boxes_off * max(self.model.input_size) / 100
         if not (off["best_score_off"] <= score and off["scores_off"] <= score and off["boxes_off"] <= pixels):
-            raise ExportError(
+            raise RefusedError(
                 f"{target.name}: on images of {what} its best score is off by {off['best_score_off']:.3g}, its scores "
-                "by "
-                f"{off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most "
-                f"{pixels:.3g}). "
-                f"The file was not kept. {_advice(target)}"
+                f"by {off['scores_off']:.3g} (at most {score:g}), its boxes by {off['boxes_off']:.3g} pixels (at most "
+                f"{pixels:.3g}). The file was not kept. {_advice(target)}",
+                off,
             )
-        return off
 
 
 def _with_black(images):

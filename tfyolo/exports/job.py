@@ -1,8 +1,15 @@
 """What an exporter writes from: the Model, its quantized version, the calibration's images."""
 
+import functools
+
 from tfyolo.data import datasets
 from tfyolo.exports.tflite import for_tflite
-from tfyolo.graph.calibration import CALIBRATION_IMAGES, calibrated, sqnr
+from tfyolo.graph.calibration import CALIBRATION_IMAGES, calibrate, sqnr
+from tfyolo.graph.quantization import tied
+from tfyolo.graph.sensitivity import sensitivities
+
+# Parts of the error whose feature maps a mixed file leaves in float32, one after the other until the gate passes it.
+FLOAT_SHARES = (0.0, 0.5, 0.75, 0.9, 0.97)
 
 
 class Job:
@@ -15,12 +22,13 @@ class Job:
         open_network: its network for images of any size, or None.
         worst: [(layer, SQNR in dB)] once it is quantized from images, the worst five.
         skipped: {place: why} of calibration images that cannot be read.
+        floats: names of feature maps that quantized() leaves in float32, those that cost most first.
     """
 
     def __init__(self, model, batch, per_channel, calibration, open_network=None):
         self.model, self.batch, self.per_channel, self.calibration = model, batch, per_channel, calibration
         self.open_network = open_network
-        self.worst, self.skipped = None, {}
+        self.worst, self.skipped, self.floats = None, {}, ()
         self._quantized = None
 
     def quantized(self):
@@ -28,10 +36,33 @@ class Job:
         if self._quantized is None and self.model.is_quantized:
             self._quantized = self.model
         elif self._quantized is None:
-            fused = for_tflite(self.model)
-            self._quantized, fused = calibrated(fused, self.images, per_channel=self.per_channel)
-            self.worst = sqnr(fused, self._quantized, next(iter(self.images())))[:5]
+            self._quantized = self._calibration.quantized(self.floats)
+            self.worst = sqnr(self._calibration.fused, self._quantized, next(iter(self.images())))[:5]
         return self._quantized
+
+    @functools.cached_property
+    def _calibration(self):
+        return calibrate(for_tflite(self.model), self.images, per_channel=self.per_channel)
+
+    def leave_in_float(self, share):
+        """Makes quantized() leave in float32 what causes a share of its errors, 0..1; whether that is something new."""
+        if self.model.is_quantized:  # its weights are trained for the ranges of all maps
+            return False
+        before, floats, left = self.floats, [], share
+        for name, part in self._sensitivities if share else ():
+            if left > 0:
+                floats.append(name)
+            left -= part
+        if floats != list(before):
+            self.floats, self._quantized = tuple(floats), None
+        return self.floats != before
+
+    @functools.cached_property
+    def _sensitivities(self):
+        found = sensitivities(self._calibration.quantized(), self._calibration.images)
+        without = tied(self._calibration.fused.network)
+        found = [(name, part) for name, part in found if name not in without]
+        return [(name, part / sum(part for _, part in found)) for name, part in found]
 
     def images(self):
         """Batches of the calibration's images, as the network reads them: [B, H, W, 3] float32 0..1."""

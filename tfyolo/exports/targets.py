@@ -19,6 +19,18 @@ class ExportError(Error):
     """An export cannot be written, or is not as good as it should be. The message says why and what to do."""
 
 
+class RefusedError(ExportError):
+    """An export was written and run, and is not as good as it should be.
+
+    Attributes:
+        report: what is known of it, as of one that is.
+    """
+
+    def __init__(self, message, report):
+        super().__init__(message)
+        self.report = report
+
+
 class Precision(NamedTuple):
     """What the gate allows a precision, and what it needs.
 
@@ -28,6 +40,7 @@ class Precision(NamedTuple):
         max_drop: the most AP that may be lost, 0..1.
         quantized: int8, whose ranges come from calibration images or from quantization-aware training.
         integer: no float tensor is left; boxes are 0..1 and NMS cannot be included.
+        mixed: where int8 would be refused, the feature maps that cost most stay float32.
     """
 
     score_off: float
@@ -35,6 +48,7 @@ class Precision(NamedTuple):
     max_drop: float
     quantized: bool = False
     integer: bool = False
+    mixed: bool = False
 
 
 PRECISIONS = {
@@ -42,6 +56,7 @@ PRECISIONS = {
     "float16": Precision(2e-2, 2.0, 0.002),
     "dynamic": Precision(0.1, 5.0, 0.01),
     "int8": Precision(0.25, 10.0, 0.01, quantized=True),
+    "auto": Precision(0.25, 10.0, 0.01, quantized=True, mixed=True),
     "full-int8": Precision(0.3, 15.0, 0.05, quantized=True, integer=True),
 }
 
@@ -136,6 +151,11 @@ class Target(NamedTuple):
 
 
 DEFAULT_TARGETS = tuple(Target(name, each) for name, exporter in EXPORTERS.items() for each in exporter.defaults)
+
+
+def is_quantized(precision: str) -> bool:
+    """Whether a precision of some exporter is quantized, and so needs data."""
+    return any(precision in each.precisions and each.precisions[precision].quantized for each in EXPORTERS.values())
 
 
 def choices(attribute: str) -> list[str]:

@@ -9,7 +9,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from tfyolo.exports.integers import to_full_integer
 from tfyolo.exports.saved_model import save_module
-from tfyolo.exports.targets import LABELMAP, label_lines
+from tfyolo.exports.targets import LABELMAP, PRECISIONS, label_lines
 from tfyolo.graph.fusion import fuse
 from tfyolo.libraries import libraries_silent
 from tfyolo.model import describe, with_largest_box, without_quantization
@@ -106,6 +106,7 @@ def write(job, target, path):
         notes["quantization"] = metadata.quantization(content)
         notes |= {"skipped": list(job.skipped.values())} if job.skipped else {}
         notes |= {"worst": job.worst} if job.worst else {}
+        notes |= {"floats": list(job.floats)} if job.floats else {}
     return notes
 
 
@@ -169,7 +170,7 @@ def to_tflite(model, end, precision="float32", batch=1):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if "int8" in precision:
+        if PRECISIONS[precision].quantized:
             converter.inference_input_type = tf.uint8
         with libraries_silent():  # the converter's notes on what it quantises
             return converter.convert()

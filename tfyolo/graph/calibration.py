@@ -1,10 +1,13 @@
 """Calibration: a trained network for int8, its quantization ranges measured on images.
 
-quantized, fused = calibrated(model, images)
+calibration = calibrate(model, images)
+quantized = calibration.quantized()
 
 It equalizes the channels (graph.equalization), measures the range of each feature map (Jacob et al. 2018,
 arXiv:1712.05877) and takes the mean error away (Nagel et al. 2019, arXiv:1906.04721).
 """
+
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,7 +18,7 @@ from tfyolo.graph.declarations import function_quantization
 from tfyolo.graph.equalization import equalized
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import call_in_order, map_name, nodes
-from tfyolo.graph.quantization import KERNELS, FakeQuantize, quantize
+from tfyolo.graph.quantization import KERNELS, QUANTIZER, FakeQuantize, quantize
 
 CALIBRATION_IMAGES = 128  # when a data set has more
 SAMPLES = 4096  # values of a feature map that are kept of each batch
@@ -159,8 +162,30 @@ def correct_biases(quantized, fused, images):
 CORRECTION_IMAGES = 16  # all of them go through at once
 
 
-def calibrated(model, images, *, per_channel=True, gates=True):
-    """Quantizes a trained Model, with ranges measured on images.
+class Calibration(NamedTuple):
+    """What was measured of a trained Model on images.
+
+    Attributes:
+        fused: the Model that is quantized, fused and equalized.
+        ranges: {name of a feature map: (low, high)}
+        images: [B, H, W, 3], a few of them.
+        per_channel: as for quantize().
+    """
+
+    fused: Any
+    ranges: dict
+    images: tf.Tensor
+    per_channel: bool
+
+    def quantized(self, floats=()):
+        """The fake-quantized Model. floats: names of feature maps that stay float32."""
+        found = quantize(self.fused, self.ranges, per_channel=self.per_channel, floats=floats)
+        correct_biases(found, self.fused, self.images)
+        return found
+
+
+def calibrate(model, images, *, per_channel=True, gates=True):
+    """Measures on images what quantization needs to know of a trained Model.
 
     Args:
         model: a Model, fused or not.
@@ -170,15 +195,13 @@ def calibrated(model, images, *, per_channel=True, gates=True):
         gates: as for equalized(); QAT needs False, whose network is built anew from the config alone.
 
     Returns:
-        (the fake-quantized Model, the fused Model that it was made of)
+        Calibration.
 
     Raises:
         QuantizationError: a layer does not declare how it is quantized.
     """
     fused = equalized(fuse(model), images(), gates=gates and per_channel)  # a gate's scales need one of each channel
-    quantized = quantize(fused, observe(fused, images()), per_channel=per_channel)
-    correct_biases(quantized, fused, _first(images(), CORRECTION_IMAGES))
-    return quantized, fused
+    return Calibration(fused, observe(fused, images()), _first(images(), CORRECTION_IMAGES), per_channel)
 
 
 def _first(batches, count):
@@ -206,7 +229,7 @@ def sqnr(model, quantized, images):
     """
     tensors = {map_name(x).replace(":", "."): x for node in nodes(model.network)[0] for x in node.output_tensors}
     quantizers = {
-        layer.name.removesuffix(".int8"): layer for layer in quantized.network.layers if type(layer) is FakeQuantize
+        layer.name.removesuffix(QUANTIZER): layer for layer in quantized.network.layers if type(layer) is FakeQuantize
     }
     names = [name for name in tensors if name in quantizers]
     before = keras.Model(model.network.input, [tensors[name] for name in names])(images, training=False)

@@ -133,9 +133,10 @@ KERNELS = {
     layers.Dense: QuantizedDense,
 }
 SIGMOID = (0.0, 255 / 256)  # the range that TFLite gives a sigmoid
+QUANTIZER = ".int8"  # ends the name of a FakeQuantize, before which stands that of its feature map
 
 
-def quantize(model, ranges=None, *, per_channel=True):
+def quantize(model, ranges=None, *, per_channel=True, floats=()):
     """Makes a Model whose network is fake-quantized.
 
     Args:
@@ -143,6 +144,8 @@ def quantize(model, ranges=None, *, per_channel=True):
         ranges: {name of a feature map: (low, high)}, from graph.calibration.observe(); None: they are loaded later.
         per_channel: True: kernels have one scale for each output channel. False: one scale each (per-tensor), for
             accelerators that take no other.
+        floats: names of feature maps that stay float32, as graph.sensitivity gives them, none of them tied(). What
+            reads or makes one computes in float32, too.
 
     Returns:
         A Model with the given one's weights.
@@ -151,7 +154,38 @@ def quantize(model, ranges=None, *, per_channel=True):
         QuantizationError: a layer does not declare how it is quantized.
     """
     _check_declarations(model.network)
-    return model._replace(network=_Quantizer(model.network, ranges, per_channel).network)
+    return model._replace(network=_Quantizer(model.network, ranges, per_channel, floats).network)
+
+
+def tied(network):
+    """Names of the feature maps that cannot stay float32 alone, since TFLite ties their scale to others'.
+
+    They are what layers that only move numbers, and concatenations, read and give; and what one of those is made of
+    that has several readers: quantized anew for each, it gets other scales than the pool that it goes through, which
+    XNNPACK refuses.
+
+    Args:
+        network: keras.Model, fused.
+
+    Returns:
+        {name}
+    """
+    order, readers = nodes(network)
+    order = [node for node in order if not node.is_input]
+    found, named = set(), {}
+
+    def take(tensors):
+        for x in tensors:
+            found.add(id(x))
+            named[id(x)] = map_name(x).replace(":", ".")
+
+    for node in order:
+        if quantization_of(node.operation) == "moves" or type(node.operation) is layers.Concatenate:
+            take((*node.input_tensors, *node.output_tensors))
+    for node in order:
+        if any(id(x) in found and readers[id(x)] > 1 for x in node.output_tensors):
+            take(node.input_tensors)
+    return set(named.values())
 
 
 def quantization_aware(model):
@@ -225,11 +259,15 @@ def _float_ends(network):
     return ends
 
 
+def _unchanged(x):
+    return x
+
+
 class _Quantizer:
     """Builds the quantized network, call by call, each after those that it reads."""
 
-    def __init__(self, network, ranges, per_channel):
-        self.ranges, self.per_channel, self.inputs = ranges or {}, per_channel, {}
+    def __init__(self, network, ranges, per_channel, floats):
+        self.ranges, self.per_channel, self.floats, self.inputs = ranges or {}, per_channel, frozenset(floats), {}
         self.order, _ = nodes(network)
         self.ends = _float_ends(network)
         self.twins = {}  # {layer: the new network's}
@@ -245,7 +283,7 @@ class _Quantizer:
         kind = None if node.is_input else quantization_of(layer)
         if node.is_input:
             self.inputs[id(out)] = input_like(out)
-            self._quantize(out, self.inputs[id(out)], FakeQuantize(0.0, 1.0, fixed=True, name=f"{layer.name}.int8"))
+            self._quantize(out, self.inputs[id(out)], self._quantizer(layer.name, 0.0, 1.0, fixed=True))
         elif kind == "skipped":
             self.values[id(out)] = self.values[id(node.input_tensors[0])]
         elif id(out) in self.ends or kind == "float":
@@ -263,8 +301,12 @@ class _Quantizer:
         """Notes the new network's twin of a tensor, quantized; quantizer: None: to the range that was observed."""
         if quantizer is None:
             low, high = self.ranges.get(map_name(out), (-1.0, 1.0))
-            quantizer = FakeQuantize(min(low, 0.0), max(high, 0.0), name=f"{map_name(out).replace(':', '.')}.int8")
+            quantizer = self._quantizer(map_name(out).replace(":", "."), min(low, 0.0), max(high, 0.0))
         self.values[id(out)] = quantizer(value), quantizer
+
+    def _quantizer(self, name, low, high, fixed=False):
+        """What quantizes the feature map of a name."""
+        return _unchanged if name in self.floats else FakeQuantize(low, high, fixed, name=name + QUANTIZER)
 
     def _int8(self, x):
         """The new network's twin of a tensor that is read, quantized if it is not yet."""
@@ -323,12 +365,12 @@ class _Quantizer:
         elif kind == "computes":
             self._quantize(out, copied(layer)(self._int8(source)))
         elif kind == "sigmoid":
-            quantizer = FakeQuantize(*SIGMOID, fixed=True, name=f"{layer.name}.int8")
+            quantizer = self._quantizer(layer.name, *SIGMOID, fixed=True)
             self._quantize(out, copied(layer)(self._int8(source)), quantizer)
         elif kind == "gated":
             value = self._int8(source)
             gate = layers.Activation("sigmoid", name=f"{layer.name}.sigmoid")(value)
-            gate = FakeQuantize(*SIGMOID, fixed=True, name=f"{layer.name}.sigmoid.int8")(gate)
+            gate = self._quantizer(f"{layer.name}.sigmoid", *SIGMOID, fixed=True)(gate)
             self._quantize(out, layers.Multiply(name=layer.name)([value, gate]))
         else:
             self._as_it_is(node)

@@ -1,5 +1,6 @@
 """quick: looks at the data, chooses a model and a plan, trains, evaluates, exports, and writes what it did."""
 
+import collections
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from tfyolo.model import load_model
 from tfyolo.predict.load import load
 from tfyolo.quickstart import plan as plans
 from tfyolo.quickstart.budget import Budget
-from tfyolo.quickstart.kept_aside import fewer, shares_of
+from tfyolo.quickstart.kept_aside import fewer, joined, shares_of
 from tfyolo.quickstart.sheet import draw_detections, written_sheet
 from tfyolo.quickstart.starts import NOTHING_HERE, best_start, start_from
 from tfyolo.quickstart.targets import SHORTEST, TARGETS
@@ -34,7 +35,9 @@ from tfyolo.training.train import train
 # YOLOX-nano at 256 pixels: test AP .591 with 8, .567 with 16.
 BATCH = 8
 GATE_IMAGES = 200  # that the gate compares AP on; on fewer, chance alone makes differences of more than it allows
-
+MAX_DROP = collections.defaultdict(
+    lambda: None, auto=0.005
+)  # of AP: what is seen on so few images is half of the truth
 
 USELESS = 0.05  # AP50 below which next to nothing is detected
 ADVICE = "it has learned next to nothing: it needs more minutes (--minutes), more images, or weights to start from"
@@ -165,8 +168,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
     with budget.phase("export"):
         made, faults, taken = {}, [], 0.0
         model = load_model(run.folder)
-        most = max(shares.val, shares.aside, key=lambda source: len(source.records))
-        few = most._replace(records=most.records[:GATE_IMAGES])
+        judged = joined(shares.val, shares.aside, GATE_IMAGES)
         wanted = list(TARGETS[target])
         while wanted:
             in_time = budget.left >= 1.5 * taken
@@ -182,7 +184,8 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
                     run.folder / "export",
                     [form],
                     calibration=shares.train,
-                    validation=few,
+                    validation=judged,
+                    max_drop=MAX_DROP[form.precision],
                     overwrite=True,
                 )
             except ExportError as error:

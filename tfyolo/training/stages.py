@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from tfyolo import checkpoint
 from tfyolo.data import datasets
-from tfyolo.graph.calibration import CALIBRATION_IMAGES, calibrated
+from tfyolo.graph.calibration import CALIBRATION_IMAGES, calibrate
 from tfyolo.graph.quantization import quantization_aware
 from tfyolo.model import Model, build, multiple, resolve
 from tfyolo.training.checks import frozen_layers, loss_weights
@@ -179,7 +179,7 @@ def _initialised(model, source, size):
         for line in report:
             tqdm.write(f"backbone: {line}", file=sys.stderr)
     if config.model.quantize:
-        model, _ = calibrated(model, images, gates=False)
+        model = calibrate(model, images, gates=False).quantized()
     if unreadable:
         tqdm.write("calibration: " + unexpected_lines("skipped", unreadable, 0, few), file=sys.stderr)
     return model, origin, ready
