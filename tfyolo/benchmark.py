@@ -27,6 +27,7 @@ from tfyolo.data import decoding, geometry
 from tfyolo.evaluation.run import evaluate
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets, tflite
+from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.graph.fusion import fuse
 from tfyolo.model import load_model, weights_file
 from tfyolo.peers import Peer
@@ -138,7 +139,7 @@ def tflite_measure(model, image, threads, scratch):
     scratch.mkdir(parents=True, exist_ok=True)
     path, bare = scratch / "model.tflite", scratch / "network.tflite"
     for file, nms in ((path, "builtin"), (bare, "none")):
-        file.write_bytes(tflite.to_tflite(model, tflite.OUTPUT_STAGES[nms, False]))
+        file.write_bytes(tflite.to_tflite(model, LAYOUTS[nms, False]))
     files = (str(file) for file in (path, bare))
     runners = [interpreter(model_path=file, num_threads=threads).get_signature_runner() for file in files]
     return in_one(*(lambda runner=runner: runner(images=image[None]) for runner in runners))

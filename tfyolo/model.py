@@ -244,8 +244,27 @@ def outline(model, num_classes):
     Returns:
         keras.Model; its variables have no memory.
     """
+    return outline_of(model.config, num_classes, model.network.input_shape[1:3])
+
+
+def outline_of(config, num_classes, size=None):
+    """The network that a config describes: names and shapes, without values.
+
+    Args:
+        config: the Config.
+        num_classes: K.
+        size: (H, W) in place of the config's.
+
+    Returns:
+        keras.Model; its variables have no memory.
+    """
     with unallocated_variables():
-        return _network(model.config, model.network.input_shape[1:3], _make(model.config, "decoder"), num_classes)
+        return _network(config, size or tuple(config.model.input_size), decoder_of(config), num_classes)
+
+
+def decoder_of(config):
+    """The decoder that a config describes."""
+    return _make(config, "decoder")
 
 
 def scaling(config, depth=1.0, width=1.0):

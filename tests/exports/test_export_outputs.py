@@ -14,6 +14,7 @@ from test_detect import picture
 from tfyolo.data.sources.source import Record, Source
 from tfyolo.exports import targets, tflite
 from tfyolo.exports.job import Job
+from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.exports.targets import Target
 from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict.detector import Detector
@@ -153,9 +154,13 @@ def telling(tmp_path_factory):
     return functools.cache(lambda name: Telling(name, tmp_path_factory.mktemp(name)))
 
 
+def output_names(nms):
+    return [each.name for each in LAYOUTS[nms, False].outputs(None)]
+
+
 def as_detections(form, outputs, size):
     """Any form's outputs, as those of "builtin" without `best`."""
-    named = dict(zip(tflite.OUTPUTS[form.nms], outputs, strict=True))
+    named = dict(zip(output_names(form.nms), outputs, strict=True))
     if form.nms == "task":
         boxes, labels = named["location"] * np.tile(size, 2), named["category"].astype("int32")
         return {
@@ -231,7 +236,7 @@ def test_candidates_are_the_models(name, precision, runtime, telling):
     model, form = telling(name), Target("tflite", precision, "none")
     height, width = model.model.config.model.input_size
     for image in model.images.values():
-        found = dict(zip(tflite.OUTPUTS["none"], runtime(model.path(form), image[None]), strict=True))
+        found = dict(zip(output_names("none"), runtime(model.path(form), image[None]), strict=True))
         fused = tflite.for_tflite(model.model)  # fusion has tests of its own
         expected = fused.decoder(fused.network(image[None].astype("float32") / 255))
         boxes, scores = np.asarray(expected.boxes), np.asarray(expected.scores)

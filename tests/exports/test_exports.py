@@ -23,7 +23,7 @@ from tfyolo.data import readers
 from tfyolo.data.sources.source import Record, Source
 from tfyolo.evaluation.run import evaluate
 from tfyolo.exports import export as exports
-from tfyolo.exports import targets, tflite
+from tfyolo.exports import targets
 from tfyolo.exports.gate import Gate
 from tfyolo.exports.targets import ExportError, Target
 from tfyolo.model import describe, save_model
@@ -31,6 +31,7 @@ from tfyolo.nn.norm import BatchNorm
 from tfyolo.predict import load as loading
 from tfyolo.predict import saved_model as saved_model_file
 from tfyolo.predict.detector import Detector
+from tfyolo.structures import Detections
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_a_saved_models_outputs_are_named(signatures):
     _, loaded = signatures
     for name, signature in loaded.signatures.items():
         extra = {"valid"} if name == "bytes" else set()
-        assert set(signature.structured_outputs) == {*tflite.OUTPUTS["builtin"], *extra}
+        assert set(signature.structured_outputs) == {*Detections._fields, *extra}
 
 
 # --- evaluated alike --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from test_detect import jpeg
 from tfyolo import structures
 from tfyolo.exports import export as exports
 from tfyolo.exports import gate as gates
-from tfyolo.exports import targets, tflite
+from tfyolo.exports import layouts, targets, tflite
 from tfyolo.exports.gate import Gate, _malformed
 from tfyolo.exports.targets import ExportError, RefusedError, Target
 from tfyolo.predict import load as loading
@@ -20,10 +20,11 @@ from tfyolo.predict import load as loading
 
 def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch):
     def ends(model, boxes, scores):
-        found = tflite._with_nms(model, boxes, scores)
+        found = layouts._with_nms(model, boxes, scores)
         return found | {"count": tf.fill([1], found["scores"].shape[1])}
 
-    monkeypatch.setitem(tflite.OUTPUT_STAGES, ("builtin", False), ends)
+    builtin = layouts.LAYOUTS["builtin", False]
+    monkeypatch.setitem(layouts.LAYOUTS, ("builtin", False), builtin._replace(end=ends))
     with pytest.raises(
         ExportError, match=r"tflite: its count is 300, where \d+ of its scores are above 0\.001\. The file was not"
     ):

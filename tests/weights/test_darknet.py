@@ -28,6 +28,7 @@ from darknet_cfgs import (
 from tfyolo.darknet import layers
 from tfyolo.darknet import sections as section_types
 from tfyolo.exports import tflite
+from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.graph import calibration
 from tfyolo.graph.summary import summarize
 from tfyolo.training.steps import loss_terms
@@ -198,7 +199,7 @@ def test_tflite_files_have_plain_operations(name, tmp_path):
         (fused, model, "float32", np.float32, 1e-4),
         (rounded, rounded, "int8", np.int8, 0.01),  # the decoder's steps, and some that round to the other side
     ):
-        content = tflite.to_tflite(source, tflite.OUTPUT_STAGES["none", False], precision)
+        content = tflite.to_tflite(source, LAYOUTS["none", False], precision)
         plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         interpreter = tf.lite.Interpreter(model_content=content, experimental_op_resolver_type=plain)
         tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}

@@ -87,15 +87,17 @@ class NamedIn(_Named):
 
 
 class Choices(_Named):
-    """A name in the table of "exporters", or one of their "precisions" or kinds of "nms"."""
+    """A name in the table of "exporters" or "destinations", or one of the exporters' "precisions" or kinds of "nms"."""
 
     name = "choice"
 
     def names(self):
         """The names that the table holds now."""
+        from tfyolo.exports.destinations import DESTINATIONS
         from tfyolo.exports.targets import EXPORTERS, choices
 
-        return list(EXPORTERS) if self.table == "exporters" else choices(self.table)
+        tables = {"exporters": EXPORTERS, "destinations": DESTINATIONS}
+        return list(tables[self.table]) if self.table in tables else choices(self.table)
 
 
 class _Device(click.ParamType):

@@ -26,6 +26,14 @@ from tfyolo.origin import from_meta, initialised_line
 
 @main.command()
 @click.argument("run", metavar="RUN")
+@click.option(
+    "--target",
+    "destinations",
+    multiple=True,
+    type=Choices("destinations"),
+    metavar="NAME",
+    help="Where it is to run: a name of `tfyolo targets`; repeat for several.",
+)
 @click.option("--to", "--format", "targets", multiple=True, type=Choices("exporters"), help="[default: both]")
 @click.option(
     "--precision",
@@ -40,7 +48,8 @@ from tfyolo.origin import from_meta, initialised_line
     default="builtin",
     show_default=True,
     help=(
-        "NMS in a TFLite file: its own (builtin), as mediapipe and Android's task library want it (task), or left out."
+        "What a TFLite file gives out: after NMS of its own (builtin, e2e) or as mediapipe wants it (task); before it, "
+        "decoded (none, app) or not (heads, logits)."
     ),
 )
 @click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the images.  [default: the run's]")
@@ -65,6 +74,7 @@ from tfyolo.origin import from_meta, initialised_line
 @json_option
 def export(
     run,
+    destinations,
     targets,
     precisions,
     nms,
@@ -87,14 +97,19 @@ def export(
     tfyolo export runs/yolov8n
     tfyolo export runs/yolov8n --precision int8 --data my/images
     tfyolo export runs/yolov8n --precision int8 --nms task
+    tfyolo export runs/yolov8n --target android-gpu --target browser
 
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
     refuse_export(run, "name the run that it was made from")
     require_model(run, "a run's folder or a .h5 file")
+    from tfyolo.exports.destinations import targets_of
     from tfyolo.exports.targets import is_quantized
 
-    int8 = any(map(is_quantized, precisions))
+    if destinations and (targets or nms != "builtin"):
+        raise click.UsageError("--target says what the file is; expected it without --to and --nms")
+    asked = targets_of(destinations, precisions)
+    int8 = any(map(is_quantized, [*precisions, *(target.precision for target in asked)]))
     if per_tensor and not int8:
         raise click.UsageError("--per-tensor is for int8, expected --precision int8 with it")
     if max_drop is not None and not (path or int8):
@@ -109,7 +124,7 @@ def export(
     from tfyolo.exports import export as exports
     from tfyolo.exports.targets import asked_targets
 
-    asked = asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1)
+    asked = asked or asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1)
     made = exports.export(
         run,
         out,
@@ -144,6 +159,20 @@ def export(
             click.echo(f"{'':<20}left out of calibration: {message}")
     if line := initialised_line(from_meta(report["origin"])):
         click.echo(line)
+
+
+@main.command()
+@json_option
+def targets(as_json):
+    """List where files can run: the names for `tfyolo export RUN --target NAME`."""
+    from tfyolo.exports.destinations import DESTINATIONS
+
+    if as_json:
+        print_json({name: each._asdict() | {"target": each.target._asdict()} for name, each in DESTINATIONS.items()})
+        return
+    for name, each in DESTINATIONS.items():
+        click.echo(f"{name:<15}{each.purpose}")
+        click.echo(f"{'':<15}{each.target.file}: {each.reads}")
 
 
 @main.command()

@@ -119,18 +119,35 @@ def _check_options(model, out, targets, any_size, batch, per_channel, overwrite)
     """Raises ExportError if what is asked for cannot be written, or is there already."""
     for target in targets:
         check_target(target, batch)
+        if target.nms == "logits":
+            _check_logits(target, model)
     if model.is_quantized and not per_channel:
         raise ExportError(
             "--per-tensor: the run was trained with a scale for each output; train it again with model.quantize=false"
         )
     taken = [str(out / target.file) for target in targets if (out / target.file).exists()]
-    labelmap = out / LABELMAP if any(target.nms == "task" for target in targets) else None
+    labelmap = out / LABELMAP if any(target.has_labelmap for target in targets) else None
     if labelmap and labelmap.exists() and not _holds(labelmap, label_lines(model)):
         taken.append(str(labelmap))
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
     if any_size and not any(target.exporter.any_size for target in targets):
         raise ExportError("--any-size: only a SavedModel takes images of any size, expected --to saved_model")
+
+
+def _check_logits(target, model):
+    """Raises ExportError unless a Model's class logits and box distributions can be told apart by their shapes."""
+    decoder, classes = model.decoder, len(model.classes)
+    if not decoder.is_distribution or decoder.has_objectness:
+        raise ExportError(
+            f"{target.nms}: expected a model with box distributions and no objectness (YOLOv8, v9, 11, lite), received "
+            f"{model.config.name}; --nms heads writes its raw feature maps"
+        )
+    if classes == 1 or classes == decoder.box_channels:
+        raise ExportError(
+            f"{target.nms}: what reads it tells classes and boxes apart by their number, so that 1 class and "
+            f"{decoder.box_channels} cannot be; received {classes}. Add a class, which may have no boxes"
+        )
 
 
 def _write(out, targets, job, gate, progress):
@@ -145,7 +162,7 @@ def _write(out, targets, job, gate, progress):
             report = _passed(job, target, aside, gate, out)
             made[target.name] = Exported(path, report | {"origin": to_meta(job.model.origin)})
             with _on_disk(out):
-                if target.nms == "task":
+                if target.has_labelmap:
                     write_text(out / LABELMAP, label_lines(job.model))
                 atomic_replace(aside, path)
                 report = {target.name: {"file": target.file, **made[target.name].report}}

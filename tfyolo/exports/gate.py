@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.evaluation.run import evaluate
-from tfyolo.exports.targets import ExportError, RefusedError, size_of
+from tfyolo.exports.targets import WITH_NMS, ExportError, RefusedError, size_of
 from tfyolo.graph.fusion import fuse
 from tfyolo.model import without_quantization
 from tfyolo.predict.detector import Detector
@@ -80,7 +80,7 @@ class Gate:
         every = []
         for image in images:
             outputs = [each.network(image[None]) for each in (own, detector)]
-            if target.limits.integer:  # which knows no box beyond the image
+            if target.limits.integer and target.nms == "none":  # which knows no box beyond the image
                 outputs[0] = outputs[0]._replace(
                     boxes=tf.clip_by_value(outputs[0].boxes, 0.0, np.array([*size] * 2, "f4"))
                 )
@@ -90,7 +90,7 @@ class Gate:
             ]
             if fault := _malformed(found[1], len(self.model.classes), self.model.postprocess.score):
                 raise ExportError(f"{target.name}: {fault}. The file was not kept. Please report it.")
-            pairs = [found, [_as_detections(each) for each in outputs]] if target.nms == "none" else [found]
+            pairs = [found, [_as_detections(each) for each in outputs]] if target.nms not in WITH_NMS else [found]
             for mine, theirs in pairs:
                 if mine.boxes.shape != theirs.boxes.shape:
                     shapes = f"boxes {list(theirs.boxes.shape)} where the model has {list(mine.boxes.shape)}"

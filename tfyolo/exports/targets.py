@@ -61,6 +61,10 @@ PRECISIONS = {
 }
 
 
+WITH_NMS = ("builtin", "task", "e2e")  # kinds of outputs
+UNDECODED = ("heads", "logits")
+
+
 class Exporter(NamedTuple):
     """One export format.
 
@@ -71,7 +75,7 @@ class Exporter(NamedTuple):
         stem, suffix: of the file's name; no suffix for a folder.
         runtime: the key of predict.runtimes.RUNTIMES whose entry loads it.
         precisions: {name: Precision} that it can have, the default ones first.
-        nms: kinds of NMS that it can include: "builtin", "task", "none".
+        nms: kinds of outputs that it can have: of Target.nms.
         defaults: names of the precisions that are written if none is asked for; they need no data.
         any_size: whether it can take images of any size.
     """
@@ -103,7 +107,7 @@ EXPORTERS: dict[str, Exporter] = {
         suffix=".tflite",
         runtime="tflite",
         precisions=PRECISIONS,
-        nms=("builtin", "task", "none"),
+        nms=("builtin", "task", "none", "app", "e2e", "heads", "logits"),
         defaults=("float32", "float16", "dynamic"),
     ),
 }
@@ -115,8 +119,9 @@ class Target(NamedTuple):
     Attributes:
         target: a key of EXPORTERS.
         precision: one of that exporter's precisions.
-        nms: "builtin" operations, the "task" libraries' own outputs, or "none": decoded boxes and scores of all
-            candidates.
+        nms: what it gives out. With NMS: by "builtin" operations, the "task" libraries' own outputs, or "e2e", one
+            tensor of detections. Without: "none", decoded boxes and scores of all candidates; "app", both in one
+            tensor; "heads", what the last convolutions output; "logits", class logits and box distributions.
     """
 
     target: str
@@ -131,7 +136,10 @@ class Target(NamedTuple):
     @property
     def limits(self) -> Precision:
         """What its precision allows and needs."""
-        return self.exporter.precisions[self.precision]
+        limits = self.exporter.precisions[self.precision]
+        if limits.integer and self.nms in UNDECODED:  # no coordinate is in int8
+            return limits._replace(max_drop=PRECISIONS["int8"].max_drop)
+        return limits
 
     @property
     def name(self) -> str:
@@ -142,6 +150,11 @@ class Target(NamedTuple):
     def file(self) -> str:
         """The name of its file or folder: "model-int8-task.tflite"."""
         return f"{self.exporter.stem}{self._ending}{self.exporter.suffix}"
+
+    @property
+    def has_labelmap(self) -> bool:
+        """Whether LABELMAP lies beside it, for clients that read the classes there."""
+        return self.nms in ("task", "logits")
 
     @property
     def _ending(self):
@@ -208,8 +221,12 @@ def check_target(target: Target, batch: int = 1) -> None:
         raise ExportError(f"batch: expected a whole number above 0, received {batch}")
     if target.nms == "task" and batch != 1:
         raise ExportError("task: its operation takes one image at a time, expected --batch 1")
-    if target.limits.integer and target.nms != "none":
-        raise ExportError(f"{target.precision}: NMS has no integer version, expected --nms none")
+    if target.limits.integer and target.nms not in ("none", *UNDECODED):
+        raise ExportError(
+            f"{target.precision}: {target.nms} has no integer version, expected --nms none, heads or logits"
+        )
+    if target.nms == "logits" and not target.limits.integer:
+        raise ExportError(f"logits: expected --precision full-int8, received {target.precision}")
 
 
 def label_lines(model) -> str:

@@ -1,107 +1,29 @@
-"""TFLite files: their outputs, their conversion, their metadata."""
+"""TFLite files: their conversion and their metadata."""
 
 import json
 import tempfile
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfyolo.exports.integers import to_full_integer
+from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.exports.saved_model import save_module
 from tfyolo.exports.targets import LABELMAP, PRECISIONS, label_lines
 from tfyolo.graph.fusion import fuse
 from tfyolo.libraries import libraries_silent
-from tfyolo.model import describe, with_largest_box, without_quantization
+from tfyolo.model import describe, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
 from tfyolo.origin import initialised_line
 from tfyolo.predict.exported import EXPORT_META
-from tfyolo.structures import Candidates
 from tfyolo.tflite import metadata
-
-
-def with_bounded_boxes(model):
-    """The Model whose boxes have sides of at most two images: the fewer pixels 256 steps are over, the finer they are.
-
-    A box so long whose middle lies in the image reaches over both borders, where it is cut anyway.
-    """
-    return with_largest_box(model, 2.0 * max(model.input_size))
-
-
-def _candidates(model, boxes, scores):
-    return Candidates(boxes, scores, None, None, np.array(model.input_size, "float32"))
-
-
-def _with_nms(model, boxes, scores):
-    """Detections; NMS image by image, unrolled, so that TFLite needs no loop."""
-    each = [model.postprocess(_candidates(model, boxes[i : i + 1], scores[i : i + 1])) for i in range(boxes.shape[0])]
-    return {name: tf.concat([getattr(one, name) for one in each], 0) for name in each[0]._fields}
-
-
-def _raw(model, boxes, scores):
-    """All candidates: boxes [B, N, 4] in pixels, scores [B, N, K]."""
-    return {"boxes": boxes, "scores": scores}
-
-
-def _raw_normalized(model, boxes, scores):
-    """All candidates, boxes in 0..1, clipped to the image.
-
-    Cut by a fake quantization each before and after the division: what adds up to a corner takes over the first one's
-    range, and so has all of its 256 steps inside the image.
-    """
-    size = model.input_size
-    boxes = tf.quantization.fake_quant_with_min_max_args(boxes, 0.0, float(max(size)))
-    boxes_unit = boxes / np.array([*size] * 2, "float32")
-    return {"boxes": tf.quantization.fake_quant_with_min_max_args(boxes_unit, 0.0, 1.0), "scores": scores}
-
-
-def _task_outputs(model, boxes, scores):
-    """What TFLite_Detection_PostProcess gives, which the task libraries read: boxes in 0..1, and numbers as floats.
-
-    That operation itself leaves behind its `count` whatever its memory held, and is no builtin one.
-    """
-    found = model.postprocess(_candidates(model, boxes, scores))
-    location = found.boxes / np.array([*model.input_size] * 2, "float32")
-    values = location, tf.cast(found.labels, tf.float32), found.scores, tf.cast(found.count, tf.float32)
-    return dict(zip(OUTPUTS["task"], values, strict=True))
-
-
-# What follows the candidates: {(nms, integer): (Model, boxes [B, N, 4], scores [B, N, K]) -> {output: tensor}}.
-OUTPUT_STAGES = {
-    ("builtin", False): _with_nms,
-    ("none", False): _raw,
-    ("none", True): _raw_normalized,
-    ("task", False): _task_outputs,
-}
-_FOUND = {
-    "boxes": ("Top, left, bottom and right of each detection", "boxes"),
-    "scores": ("0..1", "numbers"),
-    "labels": ("Numbers of the classes", "labels"),
-    "count": ("How many were found; what follows is padding", "numbers"),
-    "best": ("The highest score of all candidates", "numbers"),
-}
-# The outputs of a TFLite file, in their order: {nms: {name: (description, kind)}}. That of "task" is the one that its
-# libraries know.
-OUTPUTS = {
-    "builtin": _FOUND,
-    "none": {
-        "boxes": ("Top, left, bottom and right of each candidate", "boxes"),
-        "scores": ("0..1 of each class, in the order of labels.txt", "labels"),
-    },
-    "task": {
-        "location": ("Top, left, bottom and right of each detection, 0..1", "boxes_unit"),
-        "category": ("Numbers of the classes", "labels"),
-        "score": ("0..1", "numbers"),
-        "number of detections": ("How many were found", "numbers"),
-    },
-}
 
 
 def write(job, target, path):
     """Writes a Job's TFLite file; gives what its report says beside what the gate finds."""
     content = _content(job, target)
     path.write_bytes(content)
-    notes = {"labels": LABELMAP} if target.nms == "task" else {}
+    notes = {"labels": LABELMAP} if target.has_labelmap else {}
     if target.limits.quantized:
         notes["quantization"] = metadata.quantization(content)
         notes |= {"skipped": list(job.skipped.values())} if job.skipped else {}
@@ -111,16 +33,14 @@ def write(job, target, path):
 
 
 def _content(job, target):
-    model = for_tflite(without_quantization(job.model))
+    model, layout = for_tflite(without_quantization(job.model)), LAYOUTS[target.nms, target.limits.integer]
     if target.limits.quantized:
-        model = with_bounded_boxes(job.quantized()) if target.limits.integer else job.quantized()
-    content = to_tflite(model, OUTPUT_STAGES[target.nms, target.limits.integer], target.precision, job.batch)
+        model = job.quantized()
+    model = layout.prepare(model)
+    content = to_tflite(model, layout, target.precision, job.batch)
     if target.limits.integer:
         content = to_full_integer(content, job.images(), per_channel=job.per_channel)
-    outputs = [metadata.Output(name, *what) for name, what in OUTPUTS[target.nms].items()]
-    if target.limits.integer:
-        outputs = [each._replace(kind="boxes_unit") if each.name == "boxes" else each for each in outputs]
-    config = model.config
+    outputs, config = layout.outputs(model), model.config
     described = metadata.describe(
         config.name,
         f"{config.name}, trained with tfyolo on {config.data.path if config.data else 'images unknown'}; "
@@ -133,7 +53,10 @@ def _content(job, target):
     content = metadata.attached(content, [each.name for each in outputs], described)
     export = {"nms": target.nms, "precision": target.precision}
     text = json.dumps(describe(job.model, export=export, sha256=metadata.checksum(content)))
-    return metadata.with_files(content, {EXPORT_META: text, metadata.LABELS: label_lines(job.model)})
+    files = {EXPORT_META: text, metadata.LABELS: label_lines(job.model)}
+    if target.nms in ("app", "e2e"):
+        files[metadata.APP] = metadata.app_text(model, end_to_end=target.nms == "e2e")  # last, where they look
+    return metadata.with_files(content, files)
 
 
 def for_tflite(model):
@@ -141,24 +64,23 @@ def for_tflite(model):
     return fuse(model, {mish: mish_by_exp})
 
 
-def to_tflite(model, end, precision="float32", batch=1):
-    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. end: of OUTPUT_STAGES."""
+def to_tflite(model, layout, precision="float32", batch=1):
+    """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. layout: of LAYOUTS."""
     height, width = model.input_size
     signature = tf.TensorSpec([batch, height, width, 3], tf.float32, "images")
 
     @tf.function(input_signature=[signature], autograph=False)
-    def candidates(images):
-        found = model.decoder(model.network(images, training=False))
-        return found.boxes, found.scores
+    def body(images):
+        return layout.body(model, images)
 
     # Frozen before anything else is made of it: converted with its variables, a model can lose its weights without a
     # word.
-    frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
+    frozen = convert_variables_to_constants_v2(body.get_concrete_function())
     module = tf.Module()
 
     @tf.function(input_signature=[signature], autograph=False)
     def serve(images):
-        return end(model, *frozen(images))
+        return layout.end(model, *frozen(images))
 
     module.serve = serve
     with tempfile.TemporaryDirectory() as scratch:

@@ -6,13 +6,11 @@ import threading
 import weakref
 
 import numpy as np
-import tensorflow as tf
 
 from tfyolo import checkpoint
-from tfyolo.model import postprocess
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
-from tfyolo.structures import Candidates, Detections
+from tfyolo.predict.layouts import layout_of, postprocess_of
 from tfyolo.tflite import flatbuffer, metadata
 from tfyolo.tflite.interpreter import interpreter
 
@@ -46,21 +44,17 @@ def load_tflite(path, threads, options):
     except flatbuffer.FlatbufferError as error:
         raise _no_tflite(path, error) from error
     del content, graph  # the interpreter maps the file
-    if target["nms"] != "none":
+    layout = layout_of(target["nms"], target["precision"], config, classes)
+    if layout and layout.has_nms:
         check_no_options(path, options)
     network = _Network(path, threads)
     outputs, taken = network.outputs, network.inputs.get("images")
     size = (*config.model.input_size, 3)
-    if (
-        target["nms"] not in _OUTPUTS
-        or set(outputs) != _OUTPUTS[target["nms"]]
-        or taken is None
-        or tuple(taken["shape"][1:]) != size
-    ):
+    if layout is None or set(outputs) != layout.outputs or taken is None or tuple(taken["shape"][1:]) != size:
         raise _no_tflite(path, f"its inputs and outputs are not those of an export of {EXPORT_META}'s model")
 
     def run(images):
-        """{output: [B, ...]}: as many images at once as the file takes, uint8 where it takes that."""
+        """What the layout makes of the outputs: as many images at once as the file takes, uint8 where it takes that."""
         images = np.asarray(images, "float32")
         if taken["dtype"] == np.uint8:
             images = np.round(255 * images).astype("uint8")
@@ -70,9 +64,11 @@ def load_tflite(path, threads, options):
             rest = at_once - len(part)
             each = network(np.concatenate([part, np.repeat(part[-1:], rest, 0)]) if rest else part)
             found.append({name: value[: len(part)] for name, value in each.items()})
-        return {name: _dequantized(np.concatenate([each[name] for each in found]), outputs[name]) for name in outputs}
+        return layout.read(
+            {name: _dequantized(np.concatenate([each[name] for each in found]), outputs[name]) for name in outputs}
+        )
 
-    return Detector(config, classes, *_reading(target, run, config, options), path)
+    return Detector(config, classes, run, postprocess_of(layout, config, options), path)
 
 
 def _no_tflite(path, reason):
@@ -157,44 +153,3 @@ def _line(error):
 def _dequantized(values, details):
     scale, zero = details["quantization"]
     return values if values.dtype.kind == "f" or not scale else (values.astype("float32") - zero) * np.float32(scale)
-
-
-# The outputs of a TFLite file, by nms of exports.Target.
-_OUTPUTS = {
-    "builtin": {*Detections._fields},
-    "none": {"boxes", "scores"},
-    "task": {"location", "category", "score", "number of detections"},
-}
-
-
-def _reading(target, run, config, options):
-    """(network, postprocess) of a Detector, by the outputs of a TFLite file.
-
-    Args:
-        target: {"nms", "precision"} of its exports.Target.
-        run: images -> {output: array}.
-        config: the Config.
-        options: of the post-processing.
-    """
-    sides = np.array([*config.model.input_size] * 2, "float32")
-
-    def candidates(images):
-        found = run(images)
-        # The boxes of full-int8 are 0..1.
-        boxes = found["boxes"] * (sides if target["precision"] == "full-int8" else 1)
-        return Candidates(tf.constant(boxes), tf.constant(found["scores"]), None, None, sides[:2])
-
-    def task(images):
-        found = run(images)
-        count = found["number of detections"].astype("int32")
-        padding = np.arange(found["score"].shape[1]) >= count[:, None]  # its values may be anything
-        boxes = np.where(padding[..., None], 0, found["location"]) * sides
-        scores, labels = np.where(padding, 0, found["score"]), np.where(padding, -1, found["category"]).astype("int32")
-        return Detections(boxes, scores, labels, count, scores.max(axis=1, initial=0))
-
-    def same(detections):
-        return detections
-
-    if target["nms"] == "none":
-        return candidates, postprocess(config, **options)
-    return task if target["nms"] == "task" else lambda images: Detections(**run(images)), same

@@ -5,6 +5,7 @@ A table of that schema is written as a list of its fields, in the schema's order
 
 import hashlib
 import io
+import json
 import zipfile
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 from tfyolo.errors import Error
 
 LABELS = "labels.txt"
+APP = "metadata.json"  # what the apps round YOLO read, which look for it at the file's very end
 _VALUE_LABELS = 3  # AssociatedFileType.TENSOR_VALUE_LABELS
 _RGB, _BOUNDARIES, _RATIO, _PIXEL = 1, 1, 0, 1
 _FEATURE, _IMAGE, _BOX = 1, 2, 3  # ContentProperties
@@ -126,6 +128,14 @@ def attached(content, outputs, metadata):
     file.buffers.append(_buffer(metadata))
     file.metadata = [*(file.metadata or []), _entry(len(file.buffers) - 1)]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
+
+
+def app_text(model, *, end_to_end):
+    """The text of APP: what a Model's file holds. end_to_end: whether NMS is included."""
+    stride = max(2 ** int(level[1:]) for level in model.decoder.levels)
+    names = {str(label): name for label, name in enumerate(model.classes)}
+    facts = {"task": "detect", "names": names, "imgsz": [*model.input_size], "stride": stride}
+    return json.dumps(facts | {"end2end": end_to_end})
 
 
 # --- the files behind it ----------------------------------------------------------------------------------------------
