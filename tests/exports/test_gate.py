@@ -133,6 +133,33 @@ def test_a_mixed_file_leaves_more_in_float_until_the_gate_passes_it(demo, evalua
         exports.export(demo.model, tmp_path, [target], calibration=evaluable_data, overwrite=True)
 
 
+@pytest.mark.parametrize(
+    "figures, message",
+    [
+        (
+            {"F1": 0.47},
+            r"its F1 at confidence threshold 0\.25 is 0\.4700, 0\.0300 below .*at most 0\.02",
+        ),
+        (
+            {"score_shift": -0.4},
+            r"what it finds with the model are 0\.400 lower in the mean; at most 0\.05",
+        ),
+        ({"score_shift": 0.06}, r"are 0\.060 higher in the mean"),
+        ({"AP": 0.48}, r"its AP is 0\.4800, 0\.0200 below"),
+        ({}, None),
+    ],
+)
+def test_what_users_see_of_a_file_is_that_of_the_model(figures, message, demo):
+    """AP knows only the order of scores: those of a file may fall from .85 to .45 without a change of it."""
+    gate = Gate(demo.model, None, None, None)
+    report = {"AP": 0.5, "keras_AP": 0.5, "F1": 0.5, "keras_F1": 0.5, "score_shift": 0.0} | figures
+    if message is None:
+        gate._check_figures(Target("tflite", "int8"), report)
+        return
+    with pytest.raises(RefusedError, match=message):
+        gate._check_figures(Target("tflite", "int8"), report)
+
+
 @pytest.mark.parametrize("quantize, models", [(False, 1), (True, 2)])
 def test_a_model_is_evaluated_once_for_all_targets(quantize, models, demo, evaluable_data, monkeypatch):
     """In float and in int8 it is the same one, unless it was trained with rounding."""
@@ -141,7 +168,8 @@ def test_a_model_is_evaluated_once_for_all_targets(quantize, models, demo, evalu
     seen = []
     monkeypatch.setattr(gates, "load", lambda path: loading.load(demo.paths["tflite"]))
     monkeypatch.setattr(gates, "without_quantization", lambda model: demo.model if quantize else model)
-    monkeypatch.setattr(gates, "evaluate", lambda of, *_, **__: seen.append(of) or SimpleNamespace(metrics={"AP": 0.5}))
+    evaluation = SimpleNamespace(report=SimpleNamespace(metrics={"AP": 0.5}, f1_at=lambda score: 0.5), found=[])
+    monkeypatch.setattr(gates, "evaluated", lambda of, *_, **__: seen.append(of) or evaluation)
     gate = Gate(model, evaluable_data, None, lambda: None)
     for precision in ("float32", "int8", "int8"):
         assert gate.check(Target("tflite", precision), demo.paths["tflite"])["drop"] == 0

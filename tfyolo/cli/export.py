@@ -67,7 +67,11 @@ from tfyolo.origin import from_meta, initialised_line
 )
 @data_options
 @format_option
-@click.option("--max-drop", type=click.FloatRange(0, 1), help="Of AP.  [default: .002; of dynamic and int8 .01]")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    help="Of AP; twice as much of F1.  [default: .002; of dynamic and int8 .01]",
+)
 @click.option("--out", help="Folder for the exports.  [default: RUN/export]")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier export has left there.")
 @device_option
@@ -145,7 +149,9 @@ def export(
         report = each.report
         line = f"{name:<20}{report['bytes'] / 1e6:8.1f} MB{report['ms']:8.1f} ms (the model: {report['keras_ms']:.1f})"
         if "AP" in report:
-            line += f"  AP {report['AP']:.4f} (the model: {report['keras_AP']:.4f})"
+            line += (
+                f"  AP {report['AP']:.4f} (the model: {report['keras_AP']:.4f}), scores {report['score_shift']:+.3f}"
+            )
         click.echo(f"{line}  {each.path}")
         if "worst" in report:
             layers = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])

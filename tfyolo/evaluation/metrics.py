@@ -66,6 +66,32 @@ def match(gt_boxes, gt_labels, crowd, boxes, labels, scores, iou=IOU, *, difficu
     return gt_index
 
 
+def score_shift(expected, found, score):
+    """How much higher the scores of one detector are than those of another, on what both find.
+
+    A detection with at least the confidence threshold is matched to the other's best free one of its class.
+
+    Args:
+        expected: a Found for each image, of the one.
+        found: of the other; None in either for an image that could not be read.
+        score: the confidence threshold, 0..1.
+
+    Returns:
+        The mean difference; nan if they have no detection in common.
+    """
+    differences = [np.zeros(0)]
+    for one, other in zip(expected, found, strict=True):
+        if one is None or other is None:
+            continue
+        clear = one.scores >= score
+        boxes, labels, scores = one.boxes[clear], one.labels[clear], one.scores[clear]
+        index = match(boxes, labels, np.zeros(len(boxes), bool), other.boxes, other.labels, other.scores)
+        matched = index >= 0
+        differences.append(other.scores[matched] - scores[index[matched]])
+    differences = np.concatenate(differences)
+    return float(differences.mean()) if len(differences) else math.nan
+
+
 def coco_figures(records, found, num_classes):
     """COCO's metrics, over all and per class.
 

@@ -78,6 +78,10 @@ class Report(NamedTuple):
         files = {note: self.counts[kind] for kind, note in UNEXPECTED.items() if self.counts[kind]}
         return [f"{note}: {counted(len(some), 'image')}: {listed(some, 5)}" for note, some in files.items()]
 
+    def f1_at(self, score) -> float:
+        """F1, all classes pooled, at a confidence threshold of 0..1."""
+        return float(np.interp(score, self.curves.scores, self.curves.f1_all))
+
     def to_json(self) -> dict:
         """All of it as plain lists, dicts and numbers; nan becomes null."""
         return plain({**self._asdict(), "curves": self.curves._asdict()}, digits=6)

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -53,6 +54,27 @@ def evaluate(
         DataError: the data cannot be read.
         CheckpointError: the detector cannot be read.
     """
+    return evaluated(detector, data, split=split, batch=batch, out=out, progress=progress, pictures=pictures).report
+
+
+class Evaluated(NamedTuple):
+    """An evaluation with what it stands on.
+
+    Attributes:
+        report: the Report.
+        found: a metrics.Found for each image, None for one that could not be read.
+    """
+
+    report: Report
+    found: list
+
+
+def evaluated(detector, data=None, *, split=None, batch=8, out=None, progress=True, pictures=0) -> Evaluated:
+    """evaluate(), which takes the same, with the detections.
+
+    Returns:
+        Evaluated.
+    """
     if batch < 1:
         raise EvaluationError(f"batch: expected an integer above 0, received {batch}")
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
@@ -67,7 +89,7 @@ def evaluate(
     report = evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
     if out is not None:
         write_report(Path(out), report, source, found, pictures)
-    return report
+    return Evaluated(report, found)
 
 
 def _smaller(batch, detector, error):

@@ -38,11 +38,11 @@ class Exported(NamedTuple):
     Attributes:
         path: of the file or folder.
         report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms", "origin": of the weights,
-            {"weights", "licence", "source"} or None if they began at random}. With data also "AP", "keras_AP", "drop";
-            of int8 "worst": [(feature map, SQNR in dB)] and "quantization": {integer input or output: {"dtype",
-            "scale", "zero_point"}}; of
-            calibration images that cannot be read "skipped": [why]; of "task" "labels": the file of class names; of
-            "auto", where int8 alone was refused, "floats": [feature map] that stay float32, "ms_more": what they cost.
+            {"weights", "licence", "source"} or None if they began at random}. With data also "AP", "keras_AP", "drop",
+            "F1" and "keras_F1" at the confidence threshold 0.25, "score_shift" in the mean; of int8 "worst": [(feature
+            map, SQNR in dB)] and "quantization": {integer input or output: {"dtype", "scale", "zero_point"}}; of
+            calibration images that cannot be read "skipped": [why]; with a label map "labels": the file of class names;
+            of "auto", where int8 alone was refused, "floats": [feature map] that stay float32, "ms_more": their cost.
     """
 
     path: Path

@@ -6,13 +6,16 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from tfyolo.evaluation.run import evaluate
+from tfyolo.evaluation.metrics import score_shift
+from tfyolo.evaluation.run import evaluated
 from tfyolo.exports.targets import WITH_NMS, ExportError, RefusedError, size_of
 from tfyolo.graph.fusion import fuse
 from tfyolo.model import without_quantization
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.load import load
 from tfyolo.structures import Detections
+
+THRESHOLD = 0.25  # the confidence threshold of detect
 
 
 class Gate:
@@ -31,7 +34,7 @@ class Gate:
         # After QAT, targets that are not quantized are compared with the model without fake quantization.
         unquantized, own = without_quantization(model), Detector.of(fuse(model))
         self.detectors = {True: own, False: own if unquantized is model else Detector.of(fuse(unquantized))}
-        self.references = {}  # {Detector: its AP}
+        self.references = {}  # {Detector: its Evaluated}
         height, width = model.input_size
         # Noise of all scales, as in images.
         rng = np.random.default_rng(0)
@@ -47,10 +50,10 @@ class Gate:
 
         Returns:
             The report: {"bytes", "best_score_off", "scores_off", "boxes_off", "ms", "keras_ms"}; with data "AP",
-                "keras_AP", "drop".
+                "keras_AP", "drop", "F1", "keras_F1", "score_shift".
 
         Raises:
-            RefusedError: outputs lie too far from the model's, or lose too much AP.
+            RefusedError: outputs lie too far from the model's, or lose too much AP or F1, or scores are others.
             ExportError: outputs contradict themselves.
         """
         quantized = target.limits.quantized
@@ -61,18 +64,33 @@ class Gate:
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
         self._check_distances(target, report, what)
         if self.validation is not None and own not in self.references:
-            self.references[own] = evaluate(own, self.validation, progress=False).metrics["AP"]
-        if not np.isnan(self.references.get(own, np.nan)):  # as it is where there is no ground truth to evaluate on
-            reference, ap = self.references[own], evaluate(detector, self.validation, progress=False).metrics["AP"]
-            drop, most = reference - ap, self.max_drop if self.max_drop is not None else target.limits.max_drop
-            report |= {"AP": ap, "keras_AP": reference, "drop": drop}
-            if not drop <= most:
+            self.references[own] = evaluated(own, self.validation, progress=False)
+        reference = self.references.get(own)
+        if reference and not np.isnan(reference.report.metrics["AP"]):  # as it is without ground truth
+            report |= _figures(reference, evaluated(detector, self.validation, progress=False))
+            self._check_figures(target, report)
+        return report
+
+    def _check_figures(self, target, report):
+        """Raises RefusedError if a file loses too much AP or F1, or its scores are others."""
+        most = self.max_drop if self.max_drop is not None else target.limits.max_drop
+        for name, most_of_it in (("AP", most), ("F1", 2 * most)):
+            own, drop = report[f"keras_{name}"], report[f"keras_{name}"] - report[name]
+            if not drop <= most_of_it:
+                where = f" at confidence threshold {THRESHOLD:g}" if name == "F1" else ""
                 raise RefusedError(
-                    f"{target.name}: its AP is {ap:.4f}, {drop:.4f} below the model's {reference:.4f}; at most "
-                    f"{most:g} may be lost (--max-drop). The file was not kept. {_advice(target)}",
+                    f"{target.name}: its {name}{where} is {report[name]:.4f}, {drop:.4f} below the model's {own:.4f}; "
+                    f"at most {most_of_it:g} may be lost (--max-drop). The file was not kept. {_advice(target)}",
                     report,
                 )
-        return report
+        shift, limit = report["score_shift"], max(target.limits.max_shift, most)
+        if abs(shift) > limit:
+            raise RefusedError(
+                f"{target.name}: the scores of what it finds with the model are {abs(shift):.3f} "
+                f"{'lower' if shift < 0 else 'higher'} in the mean; at most {limit:g} is allowed (--max-drop). The "
+                f"file was not kept. {_advice(target)}",
+                report,
+            )
 
     def _compared(self, target, own, detector, images):
         """How far every output of the file lies from the model's, at most."""
@@ -115,6 +133,19 @@ class Gate:
                 f"{pixels:.3g}). The file was not kept. {_advice(target)}",
                 off,
             )
+
+
+def _figures(reference, found):
+    """What the report says of an Evaluated file beside the Evaluated model."""
+    own, ap = reference.report, found.report.metrics["AP"]
+    return {
+        "AP": ap,
+        "keras_AP": own.metrics["AP"],
+        "drop": own.metrics["AP"] - ap,
+        "F1": found.report.f1_at(THRESHOLD),
+        "keras_F1": own.f1_at(THRESHOLD),
+        "score_shift": score_shift(reference.found, found.found, THRESHOLD),
+    }
 
 
 def _with_black(images):
