@@ -15,6 +15,8 @@ from tqdm import tqdm
 from tfyolo import config as configs
 from tfyolo.data import readers
 from tfyolo.data.sources.source import Source
+from tfyolo.exports.card import CARD
+from tfyolo.exports.card import text as card_text
 from tfyolo.exports.gate import Gate
 from tfyolo.exports.job import FLOAT_SHARES, Job
 from tfyolo.exports.targets import (
@@ -165,8 +167,10 @@ def _write(out, targets, job, gate, progress):
                 if target.has_labelmap:
                     write_text(out / LABELMAP, label_lines(job.model))
                 atomic_replace(aside, path)
-                report = {target.name: {"file": target.file, **made[target.name].report}}
-                write_text(out / "report.json", json.dumps(_earlier(out) | report, indent=1))
+                report = {"file": target.file, "target": [*target], **made[target.name].report}
+                report = _earlier(out) | {target.name: report}
+                write_text(out / "report.json", json.dumps(report, indent=1))
+                write_text(out / CARD, card_text(job.model, report))
     return made
 
 

@@ -21,9 +21,9 @@ from tfyolo.tflite import metadata
 
 def write(job, target, path):
     """Writes a Job's TFLite file; gives what its report says beside what the gate finds."""
-    content = _content(job, target)
+    content, outputs = _content(job, target)
     path.write_bytes(content)
-    notes = {"labels": LABELMAP} if target.has_labelmap else {}
+    notes = metadata.tensors(content, outputs) | ({"labels": LABELMAP} if target.has_labelmap else {})
     if target.limits.quantized:
         notes["quantization"] = metadata.quantization(content)
         notes |= {"skipped": list(job.skipped.values())} if job.skipped else {}
@@ -56,7 +56,7 @@ def _content(job, target):
     files = {EXPORT_META: text, metadata.LABELS: label_lines(job.model)}
     if target.nms in ("app", "e2e"):
         files[metadata.APP] = metadata.app_text(model, end_to_end=target.nms == "e2e")  # last, where they look
-    return metadata.with_files(content, files)
+    return metadata.with_files(content, files), outputs
 
 
 def for_tflite(model):

@@ -190,6 +190,31 @@ def quantization(content):
     return found
 
 
+_DTYPES = {getattr(schema.TensorType, name.upper()): name for name in ("float32", "uint8", "int8", "int32", "int64")}
+
+
+def tensors(content, outputs):
+    """The inputs and outputs of a TFLite file.
+
+    Args:
+        content: its bytes.
+        outputs: [Output] in the order of the file.
+
+    Returns:
+        {"inputs", "outputs"}: {name: {"shape", "dtype"; of integers with a scale "scale", "zero_point"; "what"}}.
+    """
+    graph, integers = schema.Model.GetRootAs(content).Subgraphs(0), quantization(content)
+    what = {each.name: each.description for each in outputs}
+    found = {}
+    for way, indices in (("inputs", graph.InputsAsNumpy()), ("outputs", graph.OutputsAsNumpy())):
+        found[way] = {}
+        for tensor in map(graph.Tensors, indices):
+            name = tensor.Name().decode()
+            facts = {"shape": tensor.ShapeAsNumpy().tolist(), "dtype": _DTYPES[tensor.Type()]}
+            found[way][name] = facts | integers.get(name, {}) | ({"what": what[name]} if name in what else {})
+    return found
+
+
 def _buffer(data):
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(data, "u1")

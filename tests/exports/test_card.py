@@ -1,0 +1,55 @@
+"""MODEL.md: its lines are run, as a newcomer would."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import lively
+from PIL import Image
+from test_detect import picture
+
+from tfyolo.exports import card
+from tfyolo.exports import export as exports
+from tfyolo.exports.targets import Target
+from tfyolo.predict import load as loading
+
+KINDS = ("builtin", "task", "none", "app", "e2e", "heads")
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("ai_edge_litert")
+    out = tmp_path_factory.mktemp("card")
+    exports.export(lively("demo", CLASSES), out, [Target("tflite", nms=nms) for nms in KINDS])
+    return out
+
+
+def sections(folder):
+    return dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", (folder / card.CARD).read_text(), re.DOTALL | re.MULTILINE))
+
+
+def test_it_names_every_file_with_its_tensors(folder):
+    found = sections(folder)
+    assert {*found} == {each.name for each in folder.glob("*.tflite")} and len(found) == len(KINDS)
+    assert "| in | `images` | [1, 64, 64, 3] | float32 |" in found["model.tflite"]
+    assert "For: cpu." in found["model.tflite"] and "For: android-gpu, browser." in found["model-raw.tflite"]
+    assert "a, b, c" in (folder / card.CARD).read_text().partition("##")[0]
+
+
+@pytest.mark.parametrize("nms", KINDS[:-1])
+def test_its_lines_find_what_the_file_finds(nms, folder, tmp_path, monkeypatch):
+    name = Target("tflite", nms=nms).file
+    (code,) = re.findall(r"```python\n(.*?)```", sections(folder)[name], re.DOTALL)
+    assert len(code.splitlines()) < 20
+    image = picture(64, 64)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    (tmp_path / name).write_bytes((folder / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code.replace("photo.jpg", "photo.png"), found)
+    expected = loading.load(folder / name)(image, 0.0)
+    assert len(expected.boxes) > 5
+    for box, score, label in zip(expected.boxes[:5], expected.scores[:5], expected.labels[:5], strict=True):
+        off = np.abs(np.clip(found["boxes"], 0, 64) - box).max(axis=1) + np.abs(found["scores"] - score)
+        assert off.min() < 0.05 and found["labels"][off.argmin()] == label
