@@ -51,5 +51,7 @@ def test_its_lines_find_what_the_file_finds(nms, folder, tmp_path, monkeypatch):
     expected = loading.load(folder / name)(image, 0.0)
     assert len(expected.boxes) > 5
     for box, score, label in zip(expected.boxes[:5], expected.scores[:5], expected.labels[:5], strict=True):
-        off = np.abs(np.clip(found["boxes"], 0, 64) - box).max(axis=1) + np.abs(found["scores"] - score)
-        assert off.min() < 0.05 and found["labels"][off.argmin()] == label
+        alike = np.abs(np.clip(found["boxes"], 0, 64) - box).max(axis=1) < 0.05
+        same = alike & (np.abs(found["scores"] - score) < 1e-3) & (found["labels"] == label)
+        # Of all candidates the lines take the best class of each alone.
+        assert same.any() or (nms in ("none", "app") and found["scores"][alike].max() > score)
