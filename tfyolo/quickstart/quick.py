@@ -1,6 +1,5 @@
 """quick: looks at the data, chooses a model and a plan, trains, evaluates, exports, and writes what it did."""
 
-import collections
 import json
 import math
 import os
@@ -35,9 +34,7 @@ from tfyolo.training.train import train
 # YOLOX-nano at 256 pixels: test AP .591 with 8, .567 with 16.
 BATCH = 8
 GATE_IMAGES = 200  # that the gate compares AP on; on fewer, chance alone makes differences of more than it allows
-MAX_DROP = collections.defaultdict(
-    lambda: None, auto=0.005
-)  # of AP: what is seen on so few images is half of the truth
+
 
 USELESS = 0.05  # AP50 below which next to nothing is detected
 ADVICE = "it has learned next to nothing: it needs more minutes (--minutes), more images, or weights to start from"
@@ -185,7 +182,6 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
                     [form],
                     calibration=shares.train,
                     validation=judged,
-                    max_drop=MAX_DROP[form.precision],
                     overwrite=True,
                 )
             except ExportError as error:
