@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfyolo.boxes import diou, iou
 from tfyolo.postprocess import Nms, Top
 from tfyolo.structures import Candidates
+from tfyolo.tflite.interpreter import interpreter as started
 
 
 def candidates(count=60, classes=4, batch=2, seed=0):
@@ -196,7 +197,7 @@ def in_tflite(tmp_path_factory):
         module.run = traced(FORMS[form])
         tf.saved_model.save(module, folder, {"serving_default": module.run})
         content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-        return module.run, tf.lite.Interpreter(model_content=content).get_signature_runner()
+        return module.run, started(model_content=content).get_signature_runner()
 
     return of
 

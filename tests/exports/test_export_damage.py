@@ -16,6 +16,7 @@ from exporting import assert_same
 
 from tfyolo import checkpoint
 from tfyolo.predict import load as loading
+from tfyolo.predict import tflite as tflite_runtime
 from tfyolo.predict.exported import EXPORT_META
 from tfyolo.tflite import metadata
 
@@ -106,7 +107,7 @@ def test_a_damaged_file_is_one_error_before_the_interpreter_sees_it(kind, demo, 
     def seen(*_, **__):
         raise AssertionError("the interpreter has seen it")
 
-    monkeypatch.setattr(tf.lite, "Interpreter", seen)
+    monkeypatch.setattr(tflite_runtime, "interpreter", seen)
     data = demo.paths["tflite"].read_bytes()
     for seed in range(3):
         (tmp_path / "x.tflite").write_bytes(damaged(data, kind, seed))

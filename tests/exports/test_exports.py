@@ -32,6 +32,7 @@ from tfyolo.predict import load as loading
 from tfyolo.predict import saved_model as saved_model_file
 from tfyolo.predict.detector import Detector
 from tfyolo.structures import Detections
+from tfyolo.tflite.interpreter import interpreter as started
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_a_tflite_file_holds_every_weight(exported, form, octets):
 
 @pytest.mark.parametrize("form", TFLITE)
 def test_tflite_files_need_no_operations_but_the_builtin(exported, form):
-    interpreter = tf.lite.Interpreter(str(exported.paths[form]))
+    interpreter = started(model_path=str(exported.paths[form]), delegates=False)
     names = {operation["op_name"] for operation in interpreter._get_ops_details()}
     assert "CONV_2D" in names and "NON_MAX_SUPPRESSION_V5" in names
     assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper() or name == "WHILE"]
@@ -108,7 +109,7 @@ def test_other_layers_and_decoders_are_builtin_operations_too(name, tmp_path):
     model.network(pictures / np.float32(255), training=True)
     save_model(tmp_path / "run.h5", model)
     path = exported_to(model, tmp_path, ["tflite"])["tflite"]
-    names = {operation["op_name"] for operation in tf.lite.Interpreter(str(path))._get_ops_details()}
+    names = {operation["op_name"] for operation in started(model_path=str(path), delegates=False)._get_ops_details()}
     assert not [name for name in names if name.startswith("Flex") or "CUSTOM" in name.upper()]
     image = pictures[0]
     found, expected = loading.load(path)(image), Detector.of(model)(image)

@@ -15,6 +15,7 @@ from tfyolo.exports.targets import ExportError, Target
 from tfyolo.model import build, resized
 from tfyolo.predict import load as loading
 from tfyolo.predict.detector import Detector
+from tfyolo.tflite.interpreter import interpreter as started
 
 
 @pytest.mark.parametrize("nms", ["none", "task"])
@@ -22,7 +23,7 @@ def test_other_targets_find_what_the_run_finds(nms, demo):
     path = demo.other(nms)
     for image in demo.images:
         assert_same(loading.load(path)(image), demo.detector(image), pixels=2e-3)
-    interpreter = tf.lite.Interpreter(str(path))
+    interpreter = started(model_path=str(path), delegates=False)
     names = [operation["op_name"] for operation in interpreter._get_ops_details()]
     assert ("NON_MAX_SUPPRESSION_V5" in names) == (nms == "task")
     assert not [name for name in names if name.startswith("Flex") or name.startswith("TFLite_")]  # builtin ones alone
@@ -64,7 +65,7 @@ def test_raw_candidates_leave_nms_to_whoever_reads_them(demo):
 def test_integers_alone(name, evaluable_data, tmp_path):
     model, form = lively(name, CLASSES), Target("tflite", "full-int8", "none")
     path = exports.export(model, tmp_path, [form], calibration=evaluable_data)[form.name].path
-    interpreter = tf.lite.Interpreter(str(path))
+    interpreter = started(model_path=str(path), delegates=False)
     assert {detail["dtype"] for detail in interpreter.get_output_details()} == {np.uint8}
     types = {detail["dtype"] for detail in interpreter.get_tensor_details()}
     assert types <= {np.int8, np.uint8, np.int32} and np.int8 in types

@@ -24,6 +24,7 @@ from tfyolo.graph.quantization import FakeQuantize, quantize
 from tfyolo.nn import activations
 from tfyolo.predict import load as loading
 from tfyolo.predict.detector import Detector
+from tfyolo.tflite.interpreter import interpreter as started
 from tfyolo.training import steps
 from tfyolo.training import train as training
 
@@ -417,7 +418,7 @@ def test_the_int8_file_computes_what_the_fake_quantized_network_does(name, per_c
         mine, theirs = quantized_model.network(image[None]), detector.network(image[None])
         assert np.abs(mine.scores - theirs.scores).max() < 0.05  # some feature maps go to the other side of a half
         assert np.abs(mine.scores - theirs.scores).mean() < 0.005
-    interpreter = tf.lite.Interpreter(str(tmp_path / "x.tflite"))
+    interpreter = started(model_path=str(tmp_path / "x.tflite"), delegates=False)
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8
     types = {each["index"]: each["dtype"] for each in interpreter.get_tensor_details()}
     convolutions = [op for op in interpreter._get_ops_details() if "CONV_2D" in op["op_name"]]
@@ -477,7 +478,7 @@ def test_training_goes_on_from_a_run_and_its_file_takes_the_ranges_it_has_learne
     assert made["tflite-int8"].path.exists()
     scales = [
         detail["quantization"][0]
-        for detail in tf.lite.Interpreter(str(made["tflite-int8"].path)).get_tensor_details()
+        for detail in started(model_path=str(made["tflite-int8"].path), delegates=False).get_tensor_details()
         if detail["dtype"] == np.int8
     ]
     name = next(path for path in bounds if path.startswith("backbone") and path.endswith(".act.int8/high"))

@@ -4,12 +4,12 @@ time.
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
 from tfyolo.tflite import flatbuffer
 from tfyolo.tflite.flatbuffer import FlatbufferError
+from tfyolo.tflite.interpreter import interpreter as started
 
 
 def tensor(name, shape, buffer=0, dtype=schema.TensorType.FLOAT32):
@@ -85,7 +85,7 @@ def test_what_runs_passes():
     content = packed(model())
     flatbuffer.check(content)
     flatbuffer.check(memoryview(content))
-    runner = tf.lite.Interpreter(model_content=content).get_signature_runner()
+    runner = started(model_content=content).get_signature_runner()
     np.testing.assert_array_equal(runner(images=np.ones([1, 2, 3], "float32"))["found"], np.arange(1, 7))
 
 

@@ -31,6 +31,7 @@ from tfyolo.exports import tflite
 from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.graph import calibration
 from tfyolo.graph.summary import summarize
+from tfyolo.tflite.interpreter import interpreter as started
 from tfyolo.training.steps import loss_terms
 from tfyolo.weights.darknet import files as darknet_files
 from tfyolo.weights.darknet import importing, layout
@@ -200,8 +201,7 @@ def test_tflite_files_have_plain_operations(name, tmp_path):
         (rounded, rounded, "int8", np.int8, 0.01),  # the decoder's steps, and some that round to the other side
     ):
         content = tflite.to_tflite(source, LAYOUTS["none", False], precision)
-        plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        interpreter = tf.lite.Interpreter(model_content=content, experimental_op_resolver_type=plain)
+        interpreter = started(model_content=content, delegates=False)
         tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
         operations = interpreter._get_ops_details()
         names = {operation["op_name"] for operation in operations}

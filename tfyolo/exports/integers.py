@@ -46,12 +46,10 @@ def _dequantizes(file, operation):
 
 def _ranges(content, tensors, batches):
     """{tensor's number: (min, max)} of a TFLite file in images; 0 is always within."""
-    # Delegates would hide what is inside.
-    operations = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     running = interpreter(
         model_content=content,
         num_threads=os.cpu_count(),
-        experimental_op_resolver_type=operations,
+        delegates=False,  # which would hide what is inside
         experimental_preserve_all_tensors=True,
     )
     (taken,) = running.get_input_details()

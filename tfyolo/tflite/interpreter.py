@@ -1,25 +1,37 @@
-"""TensorFlow's own interpreter of TFLite files, without what it prints at each start."""
+"""The interpreter of TFLite files: ai-edge-litert's where it is installed, else TensorFlow's own, which is to go."""
 
 import warnings
-
-import tensorflow as tf
 
 from tfyolo.libraries import libraries_silent
 
 
-def interpreter(**options):
-    """A tf.lite.Interpreter with its memory allocated.
+def interpreter(*, delegates=True, **options):
+    """An Interpreter with its memory allocated, without what it prints at each start.
 
     Args:
-        options: of tf.lite.Interpreter: model_path or model_content, num_threads, ...
+        delegates: False: without XNNPACK, so that every tensor of the graph is seen as it is.
+        options: of ai_edge_litert's Interpreter, which are those of tf.lite: model_path or model_content, num_threads.
 
     Raises:
-        ValueError, RuntimeError: it is no TFLite file that TensorFlow can run.
+        ValueError, RuntimeError: it is no TFLite file that it can run.
     """
+    kind, resolvers = _found()
+    if not delegates:
+        options["experimental_op_resolver_type"] = resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     with warnings.catch_warnings():
-        # The interpreter's own end, announced at each start; setup.py pins a TensorFlow that has it.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # tf.lite's announces its own end at each start
         with libraries_silent():  # the delegate's line of INFO
-            made = tf.lite.Interpreter(**options)
+            made = kind(**options)
             made.allocate_tensors()
     return made
+
+
+def _found():
+    """(the class, the enumeration of its operation resolvers)."""
+    try:
+        from ai_edge_litert import interpreter as litert
+    except ImportError:
+        import tensorflow as tf
+
+        return tf.lite.Interpreter, tf.lite.experimental.OpResolverType
+    return litert.Interpreter, litert.OpResolverType
