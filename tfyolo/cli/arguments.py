@@ -98,6 +98,18 @@ class Choices(_Named):
         return list(EXPORTERS) if self.table == "exporters" else choices(self.table)
 
 
+class Lints(_Named):
+    """A name in tflite.lint's table of devices."""
+
+    name = "name"
+
+    def names(self):
+        """The names that the table holds now."""
+        from tfyolo.tflite.lint import LINTS
+
+        return list(LINTS)
+
+
 class _Device(click.ParamType):
     name = "device"
 
