@@ -25,8 +25,8 @@ class Upsample(layers.Layer):
         size = self.compute_output_shape(x.shape)[1:3]
         if None in size:
             return ops.repeat(ops.repeat(x, self.factor, axis=1), self.factor, axis=2)
-        # For whole factors the corner of a cell and its middle lie in the same one; Coral's compiler takes no half-pixel
-        # centres.
+        # A pixel's corner and its middle come from the same cell, as the factor is whole; without half-pixel centres
+        # Coral's compiler takes it, too.
         return tf.raw_ops.ResizeNearestNeighbor(images=x, size=size, align_corners=False, half_pixel_centers=False)
 
     def compute_output_shape(self, shape):

@@ -183,7 +183,7 @@ def summary(report: Report) -> str:
     passed = "all taken" if report.passed else f"{counted(len(report.findings), 'operator')} not taken"
     return (
         f"{report.table}: {passed}; {report.on_device} of {counted(report.operators, 'operator')} and "
-        f"{_percent(report.share_of_macs)} of the MACs run on the device"
+        f"{percent(report.share_of_macs)} of the MACs run on the device"
     )
 
 
@@ -204,7 +204,7 @@ def _line(found):
     return printable(f"{named:<44} {layer}{more}: {first.reason}")
 
 
-def _percent(share):
-    """Never rounded to all or to nothing."""
+def percent(share):
+    """A share of 0..1 in words, never rounded to all or to nothing."""
     text = f"{100 * share:.1f}"
     return f"{'> 99.9' if text == '100.0' and share < 1 else '< 0.1' if text == '0.0' and share > 0 else text} %"
