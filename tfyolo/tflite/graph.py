@@ -98,9 +98,10 @@ class Operator(NamedTuple):
     @property
     def macs(self):
         """Multiplications with an addition each, of convolutions and products of matrices; of others none."""
-        if self.name not in _MACS or not self.outputs or len(self.inputs) < 2 or None in self.inputs[:2]:
+        try:
+            return _MACS[self.name](self) if self.name in _MACS else 0
+        except (IndexError, AttributeError):  # it lacks an input, or its inputs sides
             return 0
-        return _MACS[self.name](self)
 
 
 def _size(tensor):
@@ -113,9 +114,7 @@ _MACS = {
     "DEPTHWISE_CONV_2D": lambda each: _size(each.outputs[0]) * math.prod(each.inputs[1].shape[1:3]),
     "FULLY_CONNECTED": lambda each: _size(each.outputs[0]) * each.inputs[1].shape[-1],
     "BATCH_MATMUL": lambda each: _size(each.outputs[0]) * each.inputs[0].shape[-1],
-    "TRANSPOSE_CONV": lambda each: (
-        _size(each.inputs[2]) * math.prod(each.inputs[1].shape[:3]) if len(each.inputs) > 2 and each.inputs[2] else 0
-    ),
+    "TRANSPOSE_CONV": lambda each: _size(each.inputs[2]) * math.prod(each.inputs[1].shape[:3]),
 }
 
 

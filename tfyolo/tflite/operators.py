@@ -1,6 +1,6 @@
 """What stands at the numbers of a TFLite file: names of operators and of types, and where an operator's options stand.
 
-Facts of TFLite's schema.fbs, as of TensorFlow 2.21 (2026-03). A test compares them with TensorFlow's own reading of it.
+Facts of TFLite's schema.fbs, as of ai-edge-litert 2.3 (2026). A test compares them with TensorFlow's reading of it.
 """
 
 _OPERATORS = (
@@ -33,7 +33,7 @@ _OPERATORS = (
 )
 _TYPES = (
     "float32 float16 int32 uint8 int64 string bool int16 complex64 int8 float64 complex128 uint64 resource variant "
-    "uint32 uint16 int4 bfloat16 int2 uint4 "
+    "uint32 uint16 int4 bfloat16 int2 uint4 float8_e4m3fn float8_e5m2 "
 )
 NAMES = tuple(_OPERATORS.split())  # of BuiltinOperator, in the order of their numbers
 TYPES = tuple(_TYPES.split())  # of TensorType

@@ -61,8 +61,16 @@ def refused(table: Table, operator: Operator) -> str | None:
     if wrong:
         reasons.append(f"{' and '.join(wrong)}, where it takes {', '.join(sorted(allowed))}")
     else:  # rules ask for no more than one type
-        reasons += [reason for rule in (*table.rules, *taken.rules) if (reason := rule(operator))]
+        reasons += [reason for rule in (*table.rules, *taken.rules) if (reason := _answer(rule, operator))]
     return "; ".join(dict.fromkeys(reasons)) or None
+
+
+def _answer(rule, operator):
+    try:
+        return rule(operator)
+    # Rules take inputs, sides and options as a converter writes them.
+    except (IndexError, ValueError, TypeError, AttributeError, KeyError):
+        return "inputs or sides that such an operator does not have"
 
 
 def same(names: str, taken: Taken | None = None) -> dict[str, Taken]:
