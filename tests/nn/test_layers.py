@@ -49,9 +49,17 @@ def test_a_frozen_batch_norm_stands_still():
     assert not layer.trainable_variables and not np.any(layer.moving_mean)
 
 
-def test_upsample_repeats_pixels():
-    x = noise(2, 3, 5, 4)
-    np.testing.assert_array_equal(Upsample()(x), x.repeat(2, 1).repeat(2, 2))
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("size", [(3, 5), (40, 41), (76, 13)])
+def test_upsample_repeats_pixels(factor, size):
+    x, upsample = noise(2, *size, 4), tf.function(Upsample(factor))
+    np.testing.assert_array_equal(upsample(x), x.repeat(factor, 1).repeat(factor, 2))
+    (resize,) = (
+        each
+        for each in upsample.get_concrete_function(x).graph.get_operations()
+        if each.type == "ResizeNearestNeighbor"
+    )
+    assert not resize.get_attr("half_pixel_centers")  # which Coral's compiler refuses
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import tfyolo_here
+from conftest import ROOT, tfyolo_here
 from tensorflow.lite.python import schema_py_generated as schema
 from test_flatbuffer import code, model, operator, packed, tensor
 
@@ -298,3 +298,13 @@ def test_it_needs_no_tensorflow(tmp_path):
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW, str(path)], check=True)
     assert time.monotonic() - began < 10  # a second, where nothing else runs
+
+
+def test_the_table_of_the_page_is_one(monkeypatch):
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"## A class of devices to lint for\n.*?```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setitem(LINTS, "my-npu", None)
+    exec(written, {})
+    window = {"kernel_h": 3, "kernel_w": 2, "activation": "RELU"}
+    assert refused(LINTS["my-npu"], of("MAX_POOL_2D", INT8, **window)) == "a fused RELU; a window of 3 x 2"
+    assert refused(LINTS["my-npu"], of("CONV_2D", INT8, KERNEL, BIAS, version=3)) is None

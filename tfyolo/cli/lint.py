@@ -9,11 +9,11 @@ from tfyolo.cli.arguments import Lints, json_option, print_json, require_path
 
 
 @main.command()
-@click.argument("file", metavar="FILE.tflite")
+@click.argument("file", metavar="FILE")
 @click.option("--target", type=Lints("lints"), help="Class of devices.  [default: each, in a line]")
 @json_option
 def lint(file, target, as_json):
-    """Say which operators of a TFLite file a class of devices does not take, and why: offline, in a second.
+    """Say which operators of FILE, a TFLite file, a class of devices does not take, and why: offline, in a second.
 
     \b
     tfyolo lint runs/yolov8n/export/model-raw.tflite
