@@ -189,6 +189,7 @@ CASES = [
      "scales of its inputs other than its output's"),
     ("ethosu", of("TOPK_V2", INT8), "not among its operators"),
     ("micro", of("LOGISTIC", shaped(1, 4, kind="uint8")), "uint8, where it takes float32, int16, int8"),
+    ("micro", of("CONV_2D", FLOAT, KERNEL), "a kernel of int8 for inputs of float32"),
     ("micro", of("QUANTIZE", shaped(1, 4, kind="uint8")), None),
     ("micro", of("NON_MAX_SUPPRESSION_V5", FLOAT), "not among its operators"),
     ("coreml", of("RESHAPE", shaped(1, 2, 2, 2, 2, 2, kind="float32")), "rank 6, where it takes up to 5"),
