@@ -130,6 +130,14 @@ def test_pooling_pads_as_darknet(size, stride):
     np.testing.assert_array_equal(max_pool(x, size, stride, name="p")[0], np.array(expected, "float32"))
 
 
+def test_a_strided_pool_of_an_odd_window_needs_no_padding_of_its_own():
+    """Padding with the lowest number is PADV2 in TFLite, which Coral's compiler refuses."""
+    images = keras.Input((8, 10, 3))
+    network = keras.Model(images, max_pool(images, 3, 2, name="p"))
+    assert {type(layer) for layer in network.layers[1:]} == {keras.layers.MaxPooling2D}
+    assert network.output.shape == (None, 4, 5, 3)
+
+
 def test_spp_is_the_three_pools_and_the_map_largest_window_first():
     x = noise(1, 16, 16, 2)
     expected = np.concatenate([max_pool(x, size, 1, name="p") for size in (13, 9, 5)] + [x], -1)
