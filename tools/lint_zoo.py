@@ -3,8 +3,8 @@
     python tools/lint_zoo.py
     python tools/lint_zoo.py yolov8n demo
 
-Networks of random weights are exported without NMS, small, and linted: float32 for a phone's GPU and for Core ML's
-limits, full-int8 for accelerators. Rows of configs that are not named stay as they are. A minute or two a config.
+Networks of random weights are exported without NMS, small, and linted: float32 for a phone's GPU, full-int8 for
+accelerators. Rows of configs that are not named stay as they are. A minute or two a config.
 """
 
 import re
@@ -36,9 +36,10 @@ FAMILIES = {
 COLUMNS = {"gpu": "float32", "edgetpu": "full-int8", "ethosu": "full-int8", "micro": "full-int8"}
 INTRODUCTION = """# What devices take
 
-Which classes of devices take all operators of a config's files, and why not where they do not: `tfyolo lint` of files
-exported with `--nms none` (networks of random weights; {how}). A share is that of the multiply-accumulates
-that run on the device. `tools/lint_zoo.py` writes this table.
+Which classes of devices take all operators of a config's files: `tfyolo lint` of files exported with `--nms none`, of
+networks with random weights, for images of 96 pixels where the config leaves the choice. Where a device does not take
+all, the share of the multiply-accumulates that it runs stands before the operators in its way; `tfyolo lint` gives the
+layers and the reasons. `python tools/lint_zoo.py` writes this table.
 
 """
 
@@ -98,7 +99,7 @@ def written(rows, text):
     lines = {name: rows.get(name, f"| {name} {known[name]}" if name in known else None) for name in FAMILIES}
     heads = ["config", *(f"`{target}`, {precision}" for target, precision in COLUMNS.items())]
     table = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *filter(None, lines.values())]
-    return INTRODUCTION.format(how="images of 96 pixels where the config lets choose") + "\n".join(table) + "\n"
+    return INTRODUCTION + "\n".join(table) + "\n"
 
 
 @click.command(cls=Command)
