@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import CONFIGS, small
 
 from tfyolo import model as models
@@ -11,7 +12,10 @@ from tfyolo.boxes import iou
 from tfyolo.decoders import DECODERS
 from tfyolo.decoders.anchors import Anchor, Region, Wide
 from tfyolo.decoders.decoder import by_level, make_priors
+from tfyolo.decoders.ssd import Ssd
 from tfyolo.decoders.yolov1 import Grid
+from tfyolo.decoders.yolov8 import Dfl
+from tfyolo.decoders.yolox import Point
 from tfyolo.structures import level_stride
 
 
@@ -86,6 +90,30 @@ def test_encode_is_the_inverse_of_decode(kind, scale):
     candidates = decoder(noise(decoder, spread=2.0))
     codes = decoder.activate(candidates.logits["box"])
     np.testing.assert_allclose(decoder.encode(candidates.boxes, candidates.priors), codes, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        *(kind(anchors=ANCHORS, scale_yx={"p4": 1.1, "p5": 1.05}) for kind in FORMULAS),
+        Dfl(levels=("p4", "p5")),
+        Point(levels=("p4", "p5")),
+        Grid(),
+        Ssd(sizes=(0.2, 0.4, 0.6), levels=("p4", "p5")),
+    ],
+    ids=lambda decoder: type(decoder).__name__,
+)
+def test_nothing_is_broadcast_to_more_sides(decoder):
+    """A phone's GPU multiplies and adds no [N, 2] and [B, N, 2], as what is made of priors once was."""
+    sides = {level: 128 // level_stride(level) for level in decoder.levels}
+    raw = {
+        part: {level: tf.TensorSpec([1, side, side, decoder.num_anchors, z]) for level, side in sides.items()}
+        for part, z in decoder.parts(3).items()
+    }
+    operations = tf.function(lambda raw: decoder(raw)[:2]).get_concrete_function(raw).graph.get_operations()
+    joined = [op for op in operations if op.type in ("Mul", "AddV2", "Sub", "RealDiv", "Minimum", "Maximum")]
+    ranks = [[each.shape.rank for each in op.inputs if each.shape.rank > 1] for op in joined]
+    assert len(ranks) > 2 and all(len(set(each)) < 2 for each in ranks)
 
 
 @pytest.mark.parametrize("kind", FORMULAS)

@@ -49,9 +49,17 @@ def test_a_frozen_batch_norm_stands_still():
     assert not layer.trainable_variables and not np.any(layer.moving_mean)
 
 
-def test_upsample_repeats_pixels():
-    x = noise(2, 3, 5, 4)
-    np.testing.assert_array_equal(Upsample()(x), x.repeat(2, 1).repeat(2, 2))
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("size", [(3, 5), (40, 41), (76, 13)])
+def test_upsample_repeats_pixels(factor, size):
+    x, upsample = noise(2, *size, 4), tf.function(Upsample(factor))
+    np.testing.assert_array_equal(upsample(x), x.repeat(factor, 1).repeat(factor, 2))
+    (resize,) = (
+        each
+        for each in upsample.get_concrete_function(x).graph.get_operations()
+        if each.type == "ResizeNearestNeighbor"
+    )
+    assert not resize.get_attr("half_pixel_centers")  # which Coral's compiler refuses
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -120,6 +128,14 @@ def test_pooling_pads_as_darknet(size, stride):
     places = range(0, 8, stride)
     expected = [[padded[i : i + size, j : j + size].max((0, 1)) for j in places] for i in places]
     np.testing.assert_array_equal(max_pool(x, size, stride, name="p")[0], np.array(expected, "float32"))
+
+
+def test_a_strided_pool_of_an_odd_window_needs_no_padding_of_its_own():
+    """Padding with the lowest number is PADV2 in TFLite, which Coral's compiler refuses."""
+    images = keras.Input((8, 10, 3))
+    network = keras.Model(images, max_pool(images, 3, 2, name="p"))
+    assert {type(layer) for layer in network.layers[1:]} == {keras.layers.MaxPooling2D}
+    assert network.output.shape == (None, 4, 5, 3)
 
 
 def test_spp_is_the_three_pools_and_the_map_largest_window_first():

@@ -100,6 +100,18 @@ class Choices(_Named):
         return list(tables[self.table]) if self.table in tables else choices(self.table)
 
 
+class Lints(_Named):
+    """A name in tflite.lint's table of devices."""
+
+    name = "name"
+
+    def names(self):
+        """The names that the table holds now."""
+        from tfyolo.tflite.lint import LINTS
+
+        return list(LINTS)
+
+
 class _Device(click.ParamType):
     name = "device"
 

@@ -48,8 +48,8 @@ class Anchor(Decoder):
         return ops.sigmoid(yx), hw
 
     def _reach(self, priors):
-        """Pixels between the two ends of sigmoid: [N, 1]."""
-        return (by_level(self.scale_yx, priors) * priors.strides)[:, None]
+        """Pixels between the two ends of sigmoid: [..., N, 1]."""
+        return (by_level(self.scale_yx, priors) * priors.strides)[..., None]
 
     def _sides(self, codes_hw, anchors):
         # The anchor is inside the exponent: in an int8 file the factors of all anchors would share one scale.

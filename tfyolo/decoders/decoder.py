@@ -69,7 +69,7 @@ def by_level(value, priors):
         priors: Priors of N candidates.
 
     Returns:
-        [N] float32.
+        [N] float32, or as the priors' strides are.
     """
     numbers = value if isinstance(value, dict) else {}
     values = ops.full_like(priors.strides, 0.0 if numbers else value)
@@ -127,7 +127,8 @@ class Decoder(keras.layers.Layer):
         logits = {part: self._flatten(levels) for part, levels in parts.items()}
         grids = {level: ops.shape(parts["box"][level])[1:3] for level in self.levels}
         priors = self._priors(grids)
-        boxes = self._decode(*self._activate(logits["box"]), priors)
+        # With a side for the batch, too: a phone's GPU broadcasts no [N, 2] to [B, N, 2].
+        boxes = self._decode(*self._activate(logits["box"]), Priors(*(each[None] for each in priors)))
         scores = self._class_probability(logits["cls"])
         if self.has_objectness:
             scores = self._probability(logits["obj"]) * scores

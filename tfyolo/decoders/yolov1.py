@@ -32,15 +32,15 @@ class Grid(Decoder):
 
     @staticmethod
     def _image_hw(priors):
-        return ops.max(priors.centers + priors.strides[:, None] / 2, axis=0)  # [2]
+        return ops.max(priors.centers + priors.strides[..., None] / 2, axis=-2, keepdims=True)  # [..., 1, 2]
 
     def _decode(self, first, second, priors):
-        yx = priors.centers + (first - 0.5) * priors.strides[:, None]
+        yx = priors.centers + (first - 0.5) * priors.strides[..., None]
         return around(yx, ops.square(second) * self._image_hw(priors))
 
     def encode(self, boxes, priors):
         """Boxes [..., N, 4] -> codes [..., N, 4], the inverse of decode."""
         boxes_yxhw = boxes_to_yxhw(boxes)
-        yx = (boxes_yxhw[..., :2] - priors.centers) / priors.strides[:, None] + 0.5
+        yx = (boxes_yxhw[..., :2] - priors.centers) / priors.strides[..., None] + 0.5
         hw = ops.sqrt(ops.maximum(boxes_yxhw[..., 2:], 0.0) / self._image_hw(priors))
         return ops.concatenate([yx, hw], axis=-1)

@@ -39,10 +39,10 @@ class Dfl(Decoder):
         return ops.split(ops.sum(share * np.arange(self.bins, dtype="float32"), axis=-1), 2, axis=-1)
 
     def _decode(self, first, second, priors):
-        cell = priors.strides[:, None]
+        cell = priors.strides[..., None]
         return ops.concatenate([priors.centers - first * cell, priors.centers + second * cell], axis=-1)
 
     def encode(self, boxes, priors):
         """Boxes [..., N, 4] -> codes [..., N, 4], the inverse of decode."""
         before, after = ops.split(boxes, 2, axis=-1)
-        return ops.concatenate([priors.centers - before, after - priors.centers], axis=-1) / priors.strides[:, None]
+        return ops.concatenate([priors.centers - before, after - priors.centers], axis=-1) / priors.strides[..., None]

@@ -29,6 +29,54 @@ class PerAnchor(layers.Layer):
         return (*shape[:-1], self.count, shape[-1] // self.count)
 
 
+class InRow(layers.Layer):
+    """[B, h, w, count * Z] -> [B, h, w * count, Z]: a cell's outputs side by side, a box each.
+
+    What is divided by parts before it gets a side for the boxes has 4 sides at most, as phones' GPUs need it.
+
+    Args:
+        count: A.
+    """
+
+    quantization = "moves"
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, x):
+        """[B, h, w, count * Z] -> [B, h, w * count, Z]."""
+        return ops.reshape(x, self.compute_output_shape(ops.shape(x)))
+
+    def compute_output_shape(self, shape):
+        """(B, h, w * count, Z) of (B, h, w, count * Z)."""
+        width = None if shape[2] is None else shape[2] * self.count
+        return (*shape[:2], width, shape[3] // self.count)
+
+
+class OfRow(layers.Layer):
+    """[B, h, w * count, Z] -> [B, h, w, count, Z]: the boxes of InRow, cell by cell.
+
+    Args:
+        count: A.
+    """
+
+    quantization = "moves"
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, x):
+        """[B, h, w * count, Z] -> [B, h, w, count, Z]."""
+        return ops.reshape(x, self.compute_output_shape(ops.shape(x)))
+
+    def compute_output_shape(self, shape):
+        """(B, h, w, count, Z) of (B, h, w * count, Z)."""
+        width = None if shape[2] is None else shape[2] // self.count
+        return (*shape[:2], width, self.count, shape[3])
+
+
 class Implicit(layers.Layer):
     """Implicit knowledge: one learned number a channel, which does not depend on the image.
 
@@ -111,8 +159,13 @@ def outputs(x, parts, num_anchors, biases, name, implicit=False):
     x = declared(convolution, (parts, num_anchors))(x)  # [B, h, w, A * Z]
     if implicit:
         x = declared(Implicit("multiply", name=f"{name}.implicit_multiply"), (parts, num_anchors))(x)
-    x = PerAnchor(num_anchors, name=f"{name}.anchors")(x)  # [B, h, w, A, Z]
-    return split_parts(x, parts)
+    if len(parts) == 1:
+        return {part: PerAnchor(num_anchors, name=f"{name}.anchors")(x) for part in parts}  # [B, h, w, A, Z]
+    x = InRow(num_anchors, name=f"{name}.row")(x)  # [B, h, w * A, Z]
+    return {
+        part: OfRow(num_anchors, name=f"{name}.{part}.anchors")(values)  # [B, h, w, A, Z]
+        for part, values in split_parts(x, parts).items()
+    }
 
 
 def prior_biases(parts, prior):

@@ -150,6 +150,10 @@ def max_pool(x, size=2, stride=2, *, pad=None, name):
     alike = all(
         out == -(-side // stride) and max((out - 1) * stride + size - side, 0) // 2 == pad // 2 for side, out in grids
     )
+    if pad and not alike and size % 2 and pad == size - 1:
+        # Every cell's maximum, of which some are picked: without PADV2, which Coral's compiler refuses.
+        x = layers.MaxPooling2D(size, 1, "same", data_format="channels_last", name=f"{name}.every")(x)
+        return layers.MaxPooling2D(1, stride, "valid", data_format="channels_last", name=name)(x)
     if pad and not alike:
         x = PadLowest(pad // 2, pad - pad // 2, name=f"{name}.pad")(x)
     padding = "same" if alike else "valid"

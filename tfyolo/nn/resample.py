@@ -1,5 +1,6 @@
 """Layers that change the grid of a feature map: upsampling and space to depth."""
 
+import tensorflow as tf
 from keras import layers, ops
 
 
@@ -24,7 +25,9 @@ class Upsample(layers.Layer):
         size = self.compute_output_shape(x.shape)[1:3]
         if None in size:
             return ops.repeat(ops.repeat(x, self.factor, axis=1), self.factor, axis=2)
-        return ops.image.resize(x, size, interpolation="nearest", data_format="channels_last")
+        # A pixel's corner and its middle come from the same cell, as the factor is whole; without half-pixel centres
+        # Coral's compiler takes it, too.
+        return tf.raw_ops.ResizeNearestNeighbor(images=x, size=size, align_corners=False, half_pixel_centers=False)
 
     def compute_output_shape(self, shape):
         """As call()."""
