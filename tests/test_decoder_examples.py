@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import ROOT, lively
 from test_detect import picture
 
-from tfyolo.data.geometry import FITS, restore
+from tfyolo.data.geometry import FITS, prepare, restore
 from tfyolo.decoders.yolov8 import Dfl
 from tfyolo.postprocess import Nms
 from tfyolo.predict.detector import Detector
@@ -273,7 +273,7 @@ def test_the_cases_are_what_they_are_called():
 def real_candidates(demo):
     """A Case of the raw file of a small model, and what `tfyolo detect` gives for the same image."""
     detector, image = load(demo.other("none")), picture(150, 90, seed=5)
-    prepared, _ = prepare_by(detector, image)
+    prepared, _ = prepare(image, detector.input_size, detector.preprocess)
     found = detector.network(prepared[None])
     arrays = (np.asarray(found.boxes[0]), np.asarray(found.scores[0]))
     return detector, image, Case("candidates", arrays)
@@ -283,16 +283,10 @@ def real_heads(demo):
     """A Case of the heads' outputs of a small YOLOv8, whose own order of sides is top, left, bottom, right."""
     model, image = lively("yolov8n"), picture(80, 200, seed=6)
     detector = Detector.of(model)
-    prepared, _ = prepare_by(detector, image)
+    prepared, _ = prepare(image, detector.input_size, detector.preprocess)
     logits = model.decoder(model.network(prepared[None], training=False)).logits
     box = np.asarray(logits["box"][0]).reshape(-1, 4, 16)[:, [1, 0, 3, 2]].reshape(-1, 64)
     return detector, image, Case("heads", (np.asarray(logits["cls"][0]), box))
-
-
-def prepare_by(detector, image):
-    from tfyolo.data.geometry import prepare
-
-    return prepare(image, detector.input_size, detector.preprocess)
 
 
 @pytest.fixture(scope="module")
