@@ -250,3 +250,6 @@ function stopCamera() {
   video.srcObject = shown = null;
   $("camera").textContent = "start the camera";
 }
+
+// Last, because it takes its time: without an adapter there is nothing for WebGPU to run on.
+$("accelerator").options[1].disabled = !(await navigator.gpu?.requestAdapter());
