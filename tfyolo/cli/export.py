@@ -26,13 +26,15 @@ from tfyolo.origin import from_meta, initialised_line
 
 @main.command()
 @click.argument("run", metavar="RUN")
-@click.option("--to", "--format", "targets", multiple=True, type=Choices("exporters"), help="[default: both]")
+@click.option(
+    "--to", "--format", "targets", multiple=True, type=Choices("exporters"), help="[default: saved_model, tflite]"
+)
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
     type=Choices("precisions"),
-    help="Of a TFLite file; repeat for several.  [default: the three that need no data]",
+    help="Of a TFLite or ONNX file; repeat for several.  [default: the three that need no data]",
 )
 @click.option(
     "--nms",
@@ -40,12 +42,14 @@ from tfyolo.origin import from_meta, initialised_line
     default="builtin",
     show_default=True,
     help=(
-        "NMS in a TFLite file: its own (builtin), as mediapipe and Android's task library want it (task), or left out."
+        "NMS in a TFLite or ONNX file: its own (builtin), as mediapipe and Android's task library want it (task), or "
+        "left out (none; app: in one tensor, for Frigate and apps that read YOLO files)."
     ),
 )
+@click.option("--layout", type=Choices("layouts"), help="Order of an ONNX file's input.  [default: nhwc; of app nchw]")
 @click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the images.  [default: the run's]")
 @click.option("--any-size", is_flag=True, help="A SavedModel's floats: images of every size that its strides allow.")
-@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Images a TFLite file takes.")
+@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Images a TFLite or ONNX file takes.")
 @click.option(
     "--per-tensor",
     is_flag=True,
@@ -68,6 +72,7 @@ def export(
     targets,
     precisions,
     nms,
+    layout,
     size,
     any_size,
     batch,
@@ -109,7 +114,7 @@ def export(
     from tfyolo.exports import export as exports
     from tfyolo.exports.targets import asked_targets
 
-    asked = asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1)
+    asked = asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1, layout)
     made = exports.export(
         run,
         out,

@@ -90,7 +90,7 @@ class Gate:
             ]
             if fault := _malformed(found[1], len(self.model.classes), self.model.postprocess.score):
                 raise ExportError(f"{target.name}: {fault}. The file was not kept. Please report it.")
-            pairs = [found, [_as_detections(each) for each in outputs]] if target.nms == "none" else [found]
+            pairs = [found, [_as_detections(each) for each in outputs]] if target.nms in ("none", "app") else [found]
             for mine, theirs in pairs:
                 if mine.boxes.shape != theirs.boxes.shape:
                     shapes = f"boxes {list(theirs.boxes.shape)} where the model has {list(mine.boxes.shape)}"
