@@ -59,7 +59,7 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "triton": Runtime(
         title="a Triton repository's folder",
-        recognises=lambda path: any(path.glob("*/config.pbtxt")),
+        recognises=lambda path: os.path.isdir(path) and any(path.glob("*/config.pbtxt")),
         load="tfyolo.predict.onnx:load_triton",
     ),
     "run": Runtime(
