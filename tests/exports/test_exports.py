@@ -243,8 +243,8 @@ def test_an_earlier_export_is_only_replaced_when_asked(demo):
 
 
 def test_formats_that_are_none_are_named(demo, tmp_path):
-    with pytest.raises(ExportError, match=r"expected one of saved_model, tflite, received 'onnx'"):
-        exports.export(demo.model, tmp_path / "new", [Target("tflite"), Target("onnx")])
+    with pytest.raises(ExportError, match=r"expected one of saved_model, tflite, onnx, triton, received 'tfjs'"):
+        exports.export(demo.model, tmp_path / "new", [Target("tflite"), Target("tfjs")])
     assert not (tmp_path / "new").exists()
 
 

@@ -87,7 +87,7 @@ class NamedIn(_Named):
 
 
 class Choices(_Named):
-    """A name in the table of "exporters" or "destinations", or one of the exporters' "precisions" or kinds of "nms"."""
+    """A name in the table of "exporters" or "destinations", or of the exporters' "precisions", "nms" or "layouts"."""
 
     name = "choice"
 
@@ -107,9 +107,10 @@ class Lints(_Named):
 
     def names(self):
         """The names that the table holds now."""
+        from tfyolo.exports.destinations import DESTINATIONS
         from tfyolo.tflite.lint import LINTS
 
-        return list(LINTS)
+        return [*LINTS, *(name for name, each in DESTINATIONS.items() if each.lint and name not in LINTS)]
 
 
 class _Device(click.ParamType):
@@ -235,9 +236,10 @@ def require_model(path, expected=None):
         expected: what should be there, for the message; None: whatever can be loaded.
     """
     from tfyolo import config as configs
-    from tfyolo.predict.runtimes import titles
+    from tfyolo.predict.runtimes import runtime_of, titles
 
-    if problem := configs.foreign(path, expected or titles()):
+    own = expected is None and runtime_of(path).exported  # ours, or the runtime's error says what it is
+    if not own and (problem := configs.foreign(path, expected or titles())):
         raise click.ClickException(problem)
     require_path(path, expected or titles())
 

@@ -34,13 +34,15 @@ from tfyolo.origin import from_meta, initialised_line
     metavar="NAME",
     help="Where it is to run: a name of `tfyolo targets`; repeat for several.",
 )
-@click.option("--to", "--format", "targets", multiple=True, type=Choices("exporters"), help="[default: both]")
+@click.option(
+    "--to", "--format", "targets", multiple=True, type=Choices("exporters"), help="[default: saved_model, tflite]"
+)
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
     type=Choices("precisions"),
-    help="Of a TFLite file; repeat for several.  [default: the three that need no data]",
+    help="Of a TFLite or ONNX file; repeat for several.  [default: the three that need no data]",
 )
 @click.option(
     "--nms",
@@ -48,13 +50,14 @@ from tfyolo.origin import from_meta, initialised_line
     default="builtin",
     show_default=True,
     help=(
-        "What a TFLite file gives out: after NMS of its own (builtin, e2e) or as mediapipe wants it (task); before it, "
+        "What a file gives out: after NMS of its own (builtin, e2e) or as mediapipe wants it (task); before it, "
         "decoded (none, app) or not (heads, logits)."
     ),
 )
+@click.option("--layout", type=Choices("layouts"), help="Order of an ONNX file's input.  [default: nhwc; of app nchw]")
 @click.option("--size", type=Whole("Side"), nargs=2, metavar="H W", help="Of the images.  [default: the run's]")
 @click.option("--any-size", is_flag=True, help="A SavedModel's floats: images of every size that its strides allow.")
-@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Images a TFLite file takes.")
+@click.option("--batch", type=Whole("Batch"), default=1, show_default=True, help="Images a TFLite or ONNX file takes.")
 @click.option(
     "--per-tensor",
     is_flag=True,
@@ -82,6 +85,7 @@ def export(
     targets,
     precisions,
     nms,
+    layout,
     size,
     any_size,
     batch,
@@ -128,7 +132,9 @@ def export(
     from tfyolo.exports import export as exports
     from tfyolo.exports.targets import asked_targets
 
-    asked = asked or asked_targets(targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1)
+    asked = asked or asked_targets(
+        targets, precisions, nms, precisions or nms != "builtin" or size or batch != 1, layout
+    )
     made = exports.export(
         run,
         out,
@@ -161,6 +167,9 @@ def export(
                 f"{'':<20}{counted(len(report['floats']), 'feature map')} in float32, {report['ms_more']:+.1f} ms: "
                 f"{', '.join(report['floats'])}"
             )
+        for place, found in report.get("lint", {}).items():
+            for line in [f"{place}: {found['summary']}", *found["findings"]]:
+                click.echo(f"{'':<20}{line}")
         for message in report.get("skipped", []):
             click.echo(f"{'':<20}left out of calibration: {message}")
     if line := initialised_line(from_meta(report["origin"])):

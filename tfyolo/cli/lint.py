@@ -10,7 +10,11 @@ from tfyolo.cli.arguments import Lints, json_option, print_json, require_path
 
 @main.command()
 @click.argument("file", metavar="FILE")
-@click.option("--target", type=Lints("lints"), help="Class of devices.  [default: each, in a line]")
+@click.option(
+    "--target",
+    type=Lints("lints"),
+    help="Class of devices, or where `tfyolo export --target` sends a file.  [default: each class, in a line]",
+)
 @json_option
 def lint(file, target, as_json):
     """Say which operators of FILE, a TFLite file, a class of devices does not take, and why: offline, in a second.
@@ -22,9 +26,12 @@ def lint(file, target, as_json):
     With --target, exit code 0 says that all are taken, 1 that some are not.
     """
     require_path(file, "a TFLite file")
+    from tfyolo.exports.destinations import DESTINATIONS
     from tfyolo.tflite.lint import LINTS, lines, summary
     from tfyolo.tflite.lint import lint as reported
 
+    if target in DESTINATIONS:
+        target = DESTINATIONS[target].lint
     reports = [reported(file, name) for name in ([target] if target else LINTS)]
     if as_json:
         found = {

@@ -45,7 +45,7 @@ from tfyolo.messages import counted, printable
 @device_option
 @json_option
 def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, out, draw_images, device, as_json):
-    """Evaluate MODEL, a run, a SavedModel or a .tflite file, by the COCO metrics.
+    """Evaluate MODEL, a run, a SavedModel, a .tflite or an .onnx file, by the COCO metrics.
 
     \b
     tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
@@ -104,7 +104,7 @@ def _given(**options):
 def detect(
     model, sources, camera, frames, score, iou, class_agnostic, soft_nms, flip, scales, out, overwrite, device, as_json
 ):
-    """Find objects by MODEL (a run, a SavedModel or a .tflite file), draw them, write them as JSON.
+    """Find objects by MODEL (a run, a SavedModel, a .tflite or an .onnx file), draw them, write them as JSON.
 
     \b
     tfyolo detect runs/yolov3-tiny photo.jpg holiday/ 'more/*.png' film.mp4

@@ -25,8 +25,9 @@ def foreign(path, expected):
         **dict.fromkeys((".pt", ".pth"), f"PyTorch's weights; `tfyolo import {named}` makes a run of them"),
         ".weights": f"Darknet's weights; `tfyolo import NET.cfg {named}` makes a run of them",
         ".cfg": f"Darknet's network; `tfyolo import {named} NET.weights` makes a run of it",
+        ".onnx": "an export; name the run, or import the checkpoint it was made of",
         **dict.fromkeys(
-            (".onnx", ".engine", ".torchscript"), "an export of another program; import the checkpoint it was made of"
+            (".engine", ".torchscript"), "an export of another program; import the checkpoint it was made of"
         ),
     }
     what = (

@@ -34,7 +34,7 @@ def evaluate(
     """Evaluates a detector on a data set.
 
     Args:
-        detector: a Detector, or the path of what tfyolo.load takes: a run, a SavedModel, a .tflite file.
+        detector: a Detector, or the path of what tfyolo.load takes: a run, a SavedModel, a .tflite or .onnx file.
         data: a Source, or the path of a data set; None: what the detector was trained with. Classes that only the
             detector or only the data knows, by name, are left out.
         split: of the data set at a path; None: the one that the detector was evaluated on while it trained, else

@@ -1,6 +1,6 @@
 """MODEL.md: what an app's developer has to know of the files beside it, and the lines that read each of them."""
 
-from tfyolo.exports.destinations import DESTINATIONS
+from tfyolo.exports.destinations import places_of
 from tfyolo.exports.targets import Target
 from tfyolo.origin import initialised_line
 
@@ -95,7 +95,7 @@ def _sentence(line):
 
 def _of_file(model, entry):
     target = Target(*entry["target"])
-    meant = [name for name, each in DESTINATIONS.items() if each.target._replace(precision=target.precision) == target]
+    meant = places_of(target)
     rows = [
         f"| {way} | `{name}` | {each['shape']} | {each['dtype']} | {_scale(each)} | {each.get('what', '')} |"
         for way, tensors in (("in", entry["inputs"]), ("out", entry["outputs"]))
@@ -111,6 +111,8 @@ def _of_file(model, entry):
         "|---|---|---|---|---|---|",
         *rows,
     ]
+    for name, found in entry.get("lint", {}).items():
+        lines += ["", f"{name}: {found['summary']}", *(f"- {line}" for line in found["findings"])]
     if target.nms not in _READ:
         return [*lines, "", "Decoding is left to what reads it; `tfyolo.load` does it for comparison."]
     return [*lines, "", "```python", _python(model, target, entry), "```"]

@@ -79,6 +79,21 @@ DESTINATIONS: dict[str, Destination] = {
         Target("tflite", "float32", "none"),
         "LiteRT.js (examples/browser); NMS is the page's",
     ),
+    "onnx": Destination(
+        "ONNX Runtime",
+        Target("onnx"),
+        "onnxruntime; boxes after NMS; needs tfyolo[onnx]",
+    ),
+    "openvino": Destination(
+        "OpenVINO, and Frigate's onnx and openvino detectors (`yolo-generic`)",
+        Target("onnx", nms="app"),
+        "OpenVINO, onnxruntime: [1, 4 + K, N] from NCHW images; NMS is theirs; needs tfyolo[onnx]",
+    ),
+    "triton": Destination(
+        "NVIDIA Triton",
+        Target("triton"),
+        "the server: a model repository with config.pbtxt; boxes after NMS; needs tfyolo[onnx]",
+    ),
     "tfserving": Destination(
         "TensorFlow Serving",
         Target("saved_model"),
@@ -114,7 +129,31 @@ def targets_of(names: Sequence[str], precisions: Sequence[str] = ()) -> list[Tar
     return list(found)
 
 
-def lint_of(target: Target, names: Sequence[str]) -> dict[str, str]:
-    """{destination: key of tflite.lint.LINTS} of those among names whose file a Target is."""
-    alike = [name for name in names if DESTINATIONS[name].target._replace(precision=target.precision) == target]
-    return {name: DESTINATIONS[name].lint for name in alike if DESTINATIONS[name].lint}
+def places_of(target: Target) -> list[str]:
+    """Names of the destinations whose file, in some precision, a Target is."""
+    return [name for name, each in DESTINATIONS.items() if each.target._replace(precision=target.precision) == target]
+
+
+def lints_of(target: Target, path) -> dict[str, dict]:
+    """What the destinations of a Target do not take of its file.
+
+    Args:
+        target: the Target.
+        path: of the file.
+
+    Returns:
+        {destination: {"summary": a line, "findings": [a line each], "passed", "share_of_macs"}}, of those with a lint.
+    """
+    found = {}
+    for name in places_of(target):
+        if table := DESTINATIONS[name].lint:
+            from tfyolo.tflite.lint import lines, lint, summary
+
+            report = lint(path, table)
+            found[name] = {
+                "summary": summary(report),
+                "findings": lines(report),
+                "passed": report.passed,
+                "share_of_macs": report.share_of_macs,
+            }
+    return found

@@ -17,6 +17,7 @@ from tfyolo.data import readers
 from tfyolo.data.sources.source import Source
 from tfyolo.exports.card import CARD
 from tfyolo.exports.card import text as card_text
+from tfyolo.exports.destinations import lints_of
 from tfyolo.exports.gate import Gate
 from tfyolo.exports.job import FLOAT_SHARES, Job
 from tfyolo.exports.targets import (
@@ -44,7 +45,8 @@ class Exported(NamedTuple):
             "F1" and "keras_F1" at the confidence threshold 0.25, "score_shift" in the mean; of int8 "worst": [(feature
             map, SQNR in dB)] and "quantization": {integer input or output: {"dtype", "scale", "zero_point"}}; of
             calibration images that cannot be read "skipped": [why]; with a label map "labels": the file of class names;
-            of "auto", where int8 alone was refused, "floats": [feature map] that stay float32, "ms_more": their cost.
+            of "auto", where int8 alone was refused, "floats": [feature map] that stay float32, "ms_more": their cost;
+            where it is meant for devices of few operators "lint", as destinations.lints_of gives it.
     """
 
     path: Path
@@ -161,8 +163,10 @@ def _write(out, targets, job, gate, progress):
             scratch = stack.enter_context(scratch_folder(out, "export"))
         for target in tqdm(targets, desc="export", unit="file", leave=False, disable=not progress or None):
             aside, path = scratch / target.file, out / target.file
-            report = _passed(job, target, aside, gate, out)
-            made[target.name] = Exported(path, report | {"origin": to_meta(job.model.origin)})
+            report = _passed(job, target, aside, gate, out) | {"origin": to_meta(job.model.origin)}
+            if lints := lints_of(target, aside):
+                report["lint"] = lints
+            made[target.name] = Exported(path, report)
             with _on_disk(out):
                 if target.has_labelmap:
                     write_text(out / LABELMAP, label_lines(job.model))

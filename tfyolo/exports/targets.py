@@ -4,6 +4,7 @@ A user adds an export target with `EXPORTERS["npz"] = Exporter(...)`, and what r
 predict.runtimes.RUNTIMES.
 """
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -78,8 +79,12 @@ class Exporter(NamedTuple):
         runtime: the key of predict.runtimes.RUNTIMES whose entry loads it.
         precisions: {name: Precision} that it can have, the default ones first.
         nms: kinds of outputs that it can have: of Target.nms.
-        defaults: names of the precisions that are written if none is asked for; they need no data.
+        defaults: names of the precisions that are written if none is asked for; they need no data. Without any, it is
+            only written when it is named.
         any_size: whether it can take images of any size.
+        layouts: orders of the input's axes, as Target's, the default one first.
+        needs: modules that it imports beyond what tfyolo is installed with.
+        requirement: what pip installs to have them.
     """
 
     title: str
@@ -91,8 +96,19 @@ class Exporter(NamedTuple):
     nms: tuple[str, ...] = ("builtin",)
     defaults: tuple[str, ...] = ("float32",)
     any_size: bool = False
+    layouts: tuple[str, ...] = ("nhwc",)
+    needs: tuple[str, ...] = ()
+    requirement: str = ""
 
 
+_ONNX = {
+    "precisions": {name: PRECISIONS[name] for name in ("float32", "float16")},
+    "nms": ("builtin", "none", "app"),
+    "defaults": (),
+    "layouts": ("nhwc", "nchw"),
+    "needs": ("tf2onnx", "onnx", "onnxruntime"),
+    "requirement": "tfyolo[onnx]",
+}
 EXPORTERS: dict[str, Exporter] = {
     "saved_model": Exporter(
         title="a SavedModel",
@@ -112,6 +128,10 @@ EXPORTERS: dict[str, Exporter] = {
         nms=("builtin", "task", "none", "app", "e2e", "heads", "logits"),
         defaults=("float32", "float16", "dynamic"),
     ),
+    "onnx": Exporter("an ONNX file", "tfyolo.exports.onnx:write", "model", ".onnx", "onnx", **_ONNX),
+    "triton": Exporter(
+        "a model repository of Triton's", "tfyolo.exports.triton:write", "triton", "", "triton", **_ONNX
+    ),
 }
 
 
@@ -122,13 +142,15 @@ class Target(NamedTuple):
         target: a key of EXPORTERS.
         precision: one of that exporter's precisions.
         nms: what it gives out. With NMS: by "builtin" operations, the "task" libraries' own outputs, or "e2e", one
-            tensor of detections. Without: "none", decoded boxes and scores of all candidates; "app", both in one
-            tensor; "heads", what the last convolutions output; "logits", class logits and box distributions.
+            tensor of detections. Without: "none", decoded boxes and scores of all candidates; "app", both in one tensor
+            [B, 4 + K, N]; "heads", what the last convolutions output; "logits", class logits and box distributions.
+        layout: of the input, "nhwc" or "nchw"; None: what who reads such a file expects.
     """
 
     target: str
     precision: str = "float32"
     nms: str = "builtin"
+    layout: str | None = None
 
     @property
     def exporter(self) -> Exporter:
@@ -142,6 +164,12 @@ class Target(NamedTuple):
         if limits.integer and self.nms in UNDECODED:  # no coordinate is in int8
             return limits._replace(max_drop=PRECISIONS["int8"].max_drop)
         return limits
+
+    @property
+    def input_layout(self) -> str:
+        """The order of the input's axes, "nhwc" or "nchw"."""
+        own = "nchw" if self.nms == "app" and "nchw" in self.exporter.layouts else self.exporter.layouts[0]
+        return self.layout or own
 
     @property
     def name(self) -> str:
@@ -162,6 +190,7 @@ class Target(NamedTuple):
     def _ending(self):
         parts = [self.precision] if self.precision != "float32" else []
         parts += [{"none": "raw"}.get(self.nms, self.nms)] if self.nms != "builtin" else []
+        parts += [self.layout] if self.layout and self.layout != self._replace(layout=None).input_layout else []
         return "".join(f"-{part}" for part in parts)
 
 
@@ -174,45 +203,58 @@ def is_quantized(precision: str) -> bool:
 
 
 def choices(attribute: str) -> list[str]:
-    """All "precisions" or "nms" of all exporters, each once, in the order of the table."""
+    """All "precisions", "nms" or "layouts" of all exporters, each once, in the order of the table."""
     return list(dict.fromkeys(each for exporter in EXPORTERS.values() for each in getattr(exporter, attribute)))
 
 
-def asked_targets(names=(), precisions=(), nms="builtin", narrowed=False) -> list[Target]:
+def asked_targets(names=(), precisions=(), nms="builtin", narrowed=False, layout=None) -> list[Target]:
     """The Targets of a command.
 
     Args:
-        names: of EXPORTERS; none: all, or, of a narrowed command, those that have a choice of precisions.
+        names: of EXPORTERS; none: all with defaults, or, of a narrowed command, those of them that have a choice of
+            precisions.
         precisions: of each that has a choice; none: its defaults, or float32 if narrowed.
         nms: of each that has a choice; a precision that cannot include NMS leaves out the builtin one.
         narrowed: whether options were given that only exporters with a choice of precisions take.
+        layout: of each that has a choice of precisions; None: its own.
     """
     found = []
     for name, exporter in EXPORTERS.items():
         chooses = len(exporter.precisions) > 1
-        if name not in names and (names or (narrowed and not chooses)):
+        if name not in names and (names or (narrowed and not chooses) or not exporter.defaults):
             continue
         if not chooses:
             found.append(Target(name, *exporter.precisions))
             continue
-        for precision in precisions or (("float32",) if narrowed else exporter.defaults):
+        for precision in precisions or (("float32",) if narrowed or not exporter.defaults else exporter.defaults):
             limits = exporter.precisions.get(precision)
             left_out = limits is not None and limits.integer and nms == "builtin"
-            found.append(Target(name, precision, "none" if left_out else nms))
+            found.append(Target(name, precision, "none" if left_out else nms, layout))
     return found
 
 
 def check_target(target: Target, batch: int = 1) -> None:
     """Raises ExportError if no exporter writes a target, or not for so many images at once."""
-    known = (list(EXPORTERS), choices("precisions"), choices("nms"))
+    known = (list(EXPORTERS), choices("precisions"), choices("nms"), [None, *choices("layouts")])
     for value, names in zip(target, known, strict=True):
         if value not in names:
-            raise ExportError(f"expected one of {', '.join(names)}, received {value!r}")
+            raise ExportError(f"expected one of {', '.join(filter(None, names))}, received {value!r}")
     exporter = target.exporter
     if target.precision not in exporter.precisions or target.nms not in exporter.nms:
         raise ExportError(
             f"{target.name}: {exporter.title} has {', '.join(exporter.precisions)} and NMS {', '.join(exporter.nms)}; "
             f"received {target.precision} and {target.nms}"
+        )
+    layouts = (target._replace(layout=None).input_layout,) if target.nms == "app" else exporter.layouts
+    if target.input_layout not in layouts:
+        raise ExportError(
+            f"{target.name}: {exporter.title} with NMS {target.nms} has the layout {' or '.join(layouts)} of its "
+            f"input, received {target.layout}"
+        )
+    if missing := [name for name in exporter.needs if importlib.util.find_spec(name) is None]:
+        raise ExportError(
+            f"{target.name}: expected {', '.join(exporter.needs)} to make and to check it, found no "
+            f"{', '.join(missing)}; pip install '{exporter.requirement}'"
         )
     if exporter.runtime not in RUNTIMES:
         raise ExportError(

@@ -26,8 +26,9 @@ def load(
 
     Args:
         path: a run's folder (its best.h5, else last.h5), a .h5 file, or what another entry of RUNTIMES recognises: a
-            SavedModel's folder, a .tflite file.
-        threads: of a TFLite file; None: as many as there are cores. TensorFlow's own are set in tf.config.threading.
+            SavedModel's folder, a .tflite or an .onnx file.
+        threads: of a TFLite or ONNX file; None: as many as there are cores. TensorFlow's own are set in
+            tf.config.threading.
         flip: test-time augmentation (TTA) of a run: also on the flipped image.
         scales: TTA of a run: on the image at so many times the training size, each; sides are rounded to what the
             network takes.

@@ -52,6 +52,16 @@ RUNTIMES: dict[str, Runtime] = {
         recognises=lambda path: path.suffix == ".tflite",
         load="tfyolo.predict.tflite:load_tflite",
     ),
+    "onnx": Runtime(
+        title="an .onnx file",
+        recognises=lambda path: path.suffix == ".onnx",
+        load="tfyolo.predict.onnx:load_onnx",
+    ),
+    "triton": Runtime(
+        title="a Triton repository's folder",
+        recognises=lambda path: os.path.isdir(path) and any(path.glob("*/config.pbtxt")),
+        load="tfyolo.predict.onnx:load_triton",
+    ),
     "run": Runtime(
         title="a run's folder or a .h5 file",
         recognises=lambda path: os.path.isdir(path) or path.suffix == ".h5",

@@ -2,8 +2,8 @@
 
     graph("yolox_nano.onnx") -> Graph
 
-A file is a message of protocol buffers: fields, each a number, a type and a value. What is read of it are the nodes and
-the arrays of floats; the rest is passed over. Every length is checked against what is there before it is used.
+A file is a message of protocol buffers. What is read of it are the nodes and the arrays of floats; the rest is passed
+over.
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 
 from tfyolo.files import read_regular
 from tfyolo.messages import counted, printable
+from tfyolo.protobuf import fields, varint
 from tfyolo.weights.torch.unpickle import TorchError
 
 LARGEST = 2 << 30  # bytes: what a message of protocol buffers may have
@@ -63,9 +64,9 @@ def graph(path):
     except OSError as error:
         raise TorchError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        (message,) = [value for number, value in _fields(content) if number == _GRAPH] or [b""]
+        (message,) = [value for number, value in fields(content) if number == _GRAPH] or [b""]
         nodes, arrays = [], {}
-        for number, value in _fields(_bytes(message)):
+        for number, value in fields(_bytes(message)):
             if number == _NODE:
                 nodes.append(_node(value))
             elif number == _INITIALIZER:
@@ -80,41 +81,7 @@ def graph(path):
         raise TorchError(f"{path}: expected an ONNX file of a network, it does not read as one ({error})") from None
 
 
-# --- protocol buffers -------------------------------------------------------------------------------------------------
-
-
-def _varint(data, at):
-    """(an unsigned number, where it ends)."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            break
-        value |= (data[at] & 0x7F) << shift
-        at += 1
-        if data[at - 1] < 0x80:
-            return value, at
-    raise TorchError("it ends, or goes on, within a number")
-
-
-def _fields(data):
-    """(number, value) of each field of a message: a number, or a memoryview of bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-        else:
-            if kind == 2:
-                size, at = _varint(data, at)
-            elif kind in (1, 5):
-                size = 8 if kind == 1 else 4
-            else:
-                raise TorchError(f"it has a field of type {kind}")
-            if size > len(data) - at:
-                raise TorchError("it ends within a field")
-            value, at = data[at : at + size], at + size
-        yield key >> 3, value
+# --- its messages -----------------------------------------------------------------------------------------------------
 
 
 def _bytes(value):
@@ -135,7 +102,7 @@ class _Node(NamedTuple):
 
 def _node(message):
     kind, inputs, outputs = "", [], []
-    for number, value in _fields(_bytes(message)):
+    for number, value in fields(_bytes(message)):
         if number == _INPUT:
             inputs.append(_text(value))
         elif number == _OUTPUT:
@@ -148,7 +115,7 @@ def _node(message):
 def _array(message):
     """(name, array) of a TensorProto; None for an array that holds no floats."""
     name, kind, shape, packed, raw, outside = "", 0, [], [], None, False
-    for number, value in _fields(_bytes(message)):
+    for number, value in fields(_bytes(message)):
         if number == _DIMS:
             shape += [value] if isinstance(value, int) else _varints(value)
         elif number == _DATA_TYPE:
@@ -175,7 +142,7 @@ def _array(message):
 def _varints(data):
     at, values = 0, []
     while at < len(data) and len(values) < 10:
-        value, at = _varint(data, at)
+        value, at = varint(data, at)
         values.append(value)
     return values
 
