@@ -109,7 +109,7 @@ class _Group(click.Group):
     command_class = Command
     # In the order in which they are used.
     ORDER = (
-        *("quick", "configs", "check-data", "train", "evaluate", "detect", "targets", "export", "lint", "benchmark"),
+        *("quick", "configs", "check-data", "train", "evaluate", "detect", "export", "targets", "lint", "benchmark"),
         *("summary", "scale", "kmeans-anchors", "make-tfrecords", "weights", "import", "verify", "demo-data"),
     )
     ALIASES = {"val": "evaluate", "predict": "detect"}  # noqa: RUF012

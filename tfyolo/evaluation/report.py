@@ -78,7 +78,7 @@ class Report(NamedTuple):
         files = {note: self.counts[kind] for kind, note in UNEXPECTED.items() if self.counts[kind]}
         return [f"{note}: {counted(len(some), 'image')}: {listed(some, 5)}" for note, some in files.items()]
 
-    def f1_at(self, score) -> float:
+    def f1_at(self, score: float) -> float:
         """F1, all classes pooled, at a confidence threshold of 0..1."""
         return float(np.interp(score, self.curves.scores, self.curves.f1_all))
 
