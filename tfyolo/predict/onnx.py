@@ -26,6 +26,7 @@ OUTPUTS = {
 }
 # The numbers of fields (onnx.proto): metadata_props of a ModelProto, key and value of each.
 _METADATA, _KEY, _VALUE = 14, 1, 2
+_EXPECTED = "an ONNX file that tfyolo has exported"
 
 
 def with_description(content, text):
@@ -121,16 +122,17 @@ def _read(path):
     try:
         return read_regular(path)
     except FileNotFoundError:
-        raise _no_onnx(path, "no such file") from None
+        raise checkpoint.CheckpointError(
+            f"{path}: no such file; expected {_EXPECTED}; of another program's, import the checkpoint it was made of"
+        ) from None
     except OSError as error:
         raise _no_onnx(path, error.strerror) from error
 
 
 def _no_onnx(path, reason):
-    """An error that names the file, what was expected and why it is none."""
     return checkpoint.CheckpointError(
-        f"{path}: {reason}; expected an ONNX file that tfyolo has exported. If it is damaged, export it again; of "
-        "another program's, import the checkpoint it was made of"
+        f"{path}: expected {_EXPECTED}; this one is damaged or another program's ({reason}). Export it again, or "
+        "import the checkpoint it was made of"
     )
 
 
