@@ -20,7 +20,7 @@ from tfyolo.exports.targets import Target
 from tfyolo.predict.load import load
 
 pytestmark = pytest.mark.slow
-PACKAGES = ("@litertjs/core@2.5", "puppeteer-core@25")
+PACKAGES = ("@litertjs/core@2.5", "puppeteer-core@24")
 BROWSERS = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "chrome")
 CLASSES = ("a", "b", "größer")
 # One network of each way to bring images to its size.

@@ -19,27 +19,25 @@ try {
   page.on("console", (message) => console.error(message.text()));
   page.on("pageerror", (error) => console.error(error));
   await page.goto(url);
-  const says = (text) =>
-    page.waitForFunction(
-      (text) => {
-        const status = document.getElementById("status");
-        if (status.className === "error") throw new Error(status.textContent);
-        return status.textContent.includes(text);
-      },
-      { timeout: 120000 },
-      text,
-    );
+  // Waits for a condition of the page's, or for what it says is wrong.
+  const until = async (condition) => {
+    await page.waitForFunction(`${condition} || document.getElementById("status").className`, { timeout: 120000 });
+    const [wrong, text] = await page.$eval("#status", (status) => [status.className, status.textContent]);
+    if (wrong) throw new Error(text);
+  };
   const found = async (action) => {
     await page.evaluate(() => delete window.found);
     await action();
-    await page.waitForFunction(() => window.found ?? document.getElementById("status").className, { timeout: 120000 });
-    const result = await page.evaluate(() => window.found ?? document.getElementById("status").textContent);
-    console.log(JSON.stringify(result));
+    await until("window.found");
+    console.log(await page.evaluate(() => JSON.stringify(window.found)));
   };
   await (await page.$("#model")).uploadFile(model);
-  await says("Choose an image");
+  await until('document.getElementById("status").textContent.includes("Choose an image")');
   for (const image of images) await found(async () => (await page.$("#image")).uploadFile(image));
   await found(() => page.click("#camera"));
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
 } finally {
   await browser.close();
 }
