@@ -3,11 +3,10 @@
 import os
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
-from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
 
+from tfyolo.exports.convert import quantize_integers
 from tfyolo.tflite.interpreter import interpreter
 
 
@@ -37,7 +36,7 @@ def to_full_integer(content, batches, *, per_channel=True):
         graph.tensors[index].quantization = parameters = schema.QuantizationParametersT()
         parameters.min, parameters.max = ([float(bound)] for bound in ranges[index])
     content = bytes(flatbuffer_utils.convert_object_to_bytearray(file))
-    return mlir_quantize(content, not per_channel, input_data_type=tf.uint8, output_data_type=tf.uint8)
+    return quantize_integers(content, per_channel=per_channel)
 
 
 def _dequantizes(file, operation):

@@ -6,12 +6,12 @@ import tempfile
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from tfyolo.exports import convert
 from tfyolo.exports.integers import to_full_integer
 from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.exports.saved_model import save_module
 from tfyolo.exports.targets import LABELMAP, PRECISIONS, label_lines
 from tfyolo.graph.fusion import fuse
-from tfyolo.libraries import libraries_silent
 from tfyolo.model import describe, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
 from tfyolo.origin import initialised_line
@@ -66,6 +66,7 @@ def for_tflite(model):
 
 def to_tflite(model, layout, precision="float32", batch=1):
     """The bytes of a TFLite file of a Model as it is: for_tflite fuses it. layout: of LAYOUTS."""
+    convert.start()
     height, width = model.input_size
     signature = tf.TensorSpec([batch, height, width, 3], tf.float32, "images")
 
@@ -86,13 +87,9 @@ def to_tflite(model, layout, precision="float32", batch=1):
     with tempfile.TemporaryDirectory() as scratch:
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         save_module(module, scratch, {"serving_default": serve}, options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(scratch)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if precision != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if precision == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if PRECISIONS[precision].quantized:
-            converter.inference_input_type = tf.uint8
-        with libraries_silent():  # the converter's notes on what it quantises
-            return converter.convert()
+        return convert.convert_saved_model(
+            scratch,
+            optimized=precision != "float32",
+            float16=precision == "float16",
+            uint8_input=PRECISIONS[precision].quantized,
+        )
