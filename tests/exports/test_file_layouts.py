@@ -106,7 +106,7 @@ def test_an_apps_file_keeps_their_contract(model_of, tmp_path):
 def frigates(outputs, details, size):
     """Boxes (x1, y1, x2, y2) and scores [N, K], read from two integer tensors as Frigate's edgetpu detector does.
 
-    It tells them apart by their last axis, and knows no names.
+    It tells them apart by their last axis, and knows no names. The sides come left, top, right, bottom.
     """
     real = {}
     for name, value in outputs.items():
@@ -120,7 +120,7 @@ def frigates(outputs, details, size):
         for y in range(size[0] // stride):
             for x in range(size[1] // stride):
                 first, second = distances[at, :2], distances[at, 2:]
-                corners = (x + 0.5 - first[1], y + 0.5 - first[0], x + 0.5 + second[1], y + 0.5 + second[0])
+                corners = (x + 0.5 - first[0], y + 0.5 - first[1], x + 0.5 + second[0], y + 0.5 + second[1])
                 rows.append([stride * each for each in corners])
                 at += 1
     return np.array(rows), scores

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfyolo.graph.ends import ends
 from tfyolo.graph.nodes import used
 from tfyolo.model import with_largest_box
+from tfyolo.predict.layouts import SIDES
 from tfyolo.structures import Candidates
 from tfyolo.tflite import metadata
 
@@ -120,9 +121,13 @@ def _as_ends(model, *tensors):
 
 
 def _logits(model, images):
-    """Class logits [B, N, K] and box distributions [B, N, 4 * bins]; N over all cells, finest level first."""
+    """Class logits [B, N, K] and box distributions [B, N, 4 * bins] in the order of predict.layouts.SIDES.
+
+    N goes over all cells, finest level first.
+    """
     found = model.decoder(model.network(images, training=False)).logits
-    return found["cls"], found["box"]
+    sides = tf.split(found["box"], 4, axis=-1)
+    return found["cls"], tf.concat([sides[place] for place in SIDES], axis=-1)
 
 
 def _clamped(model, classes, boxes):
@@ -154,7 +159,7 @@ _APP = {"output0": ("Centre x, centre y, width, height in 0..1 and all scores of
 _END_TO_END = {"output0": ("Left, top, right, bottom in 0..1, score and class of each detection", "labels")}
 _LOGITS = {
     "class_logits": (f"Of each cell, clamped to {-CLAMP:g}..{CLAMP:g}: a score is their sigmoid", "labels"),
-    "box_logits": ("Distributions of the distances to top, left, bottom and right, of each cell", "numbers"),
+    "box_logits": ("Distributions of the distances to left, top, right and bottom, of each cell", "numbers"),
 }
 
 

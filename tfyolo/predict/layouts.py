@@ -10,6 +10,10 @@ from tfyolo.graph.ends import ends, tail
 from tfyolo.model import decoder_of, outline_of, postprocess
 from tfyolo.structures import Candidates, Detections, level_stride
 
+# Where in our (top, left, bottom, right) the left, top, right and bottom stand that others expect, and the other way
+# round.
+SIDES = (1, 0, 3, 2)
+
 
 class Layout(NamedTuple):
     """How the outputs of one kind are read.
@@ -117,7 +121,9 @@ def _logits(config, classes, precision):
         }
 
     def read(found):
-        return decoder({"box": levels(found["box_logits"]), "cls": levels(found["class_logits"])})
+        box = np.split(found["box_logits"], 4, axis=-1)
+        box = np.concatenate([box[place] for place in SIDES], axis=-1)
+        return decoder({"box": levels(box), "cls": levels(found["class_logits"])})
 
     return Layout({"class_logits", "box_logits"}, read, False)
 
