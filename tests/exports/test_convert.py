@@ -161,4 +161,5 @@ def test_memory_stays_flat_over_twenty_exports(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     sizes = list(map(int, done.stdout.split()))
     assert len(sizes) == 20, done.stderr
-    assert sizes[-1] - sizes[2] < 60e6, sizes
+    # It goes up and down by 100 MB as TensorFlow takes and returns it: the highest count, of the first and the last.
+    assert max(sizes[-6:]) - max(sizes[:6]) < 60e6, sizes
