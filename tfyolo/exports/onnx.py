@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.exports.targets import ExportError
-from tfyolo.exports.tflite import OUTPUT_STAGES
 from tfyolo.graph.fusion import fuse
 from tfyolo.libraries import libraries_silent
 from tfyolo.model import describe, without_quantization
@@ -96,7 +96,7 @@ def to_onnx(model, target, batch):
 def _with_nms(model, boxes, scores):
     """Detections; of a known number of images NMS is unrolled, of an open one it is a loop."""
     if boxes.shape[0] is not None:
-        return OUTPUT_STAGES["builtin", False](model, boxes, scores)
+        return LAYOUTS["builtin", False].end(model, boxes, scores)
     size = np.array(model.input_size, "float32")
     return model.postprocess(Candidates(boxes, scores, None, None, size))._asdict()
 
@@ -108,7 +108,7 @@ def _app(model, boxes, scores):
     return {"output0": tf.transpose(tf.concat([*sides, scores], -1), [0, 2, 1])}
 
 
-_STAGES = {"builtin": _with_nms, "none": OUTPUT_STAGES["none", False], "app": _app}
+_STAGES = {"builtin": _with_nms, "none": LAYOUTS["none", False].end, "app": _app}
 
 
 def _serve(model, target, batch):
