@@ -43,6 +43,12 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, atol=1e-2, rtol=1e-4)
 
 
+def met(found, expected):
+    """The share of rows [N, Z] that have a row like them among others."""
+    apart = np.abs(found[:, None] - expected).max(-1) - 1e-3 * np.abs(expected).max(-1)
+    return np.mean(apart.min(axis=1) < 1e-2)
+
+
 @functools.cache
 def small(name):
     return lively(name, CLASSES)
@@ -64,31 +70,45 @@ def test_candidates_are_the_models_in_every_family(name):
     assert {node.domain for node in proto.graph.node} == {""}
     found, expected = ran(proto, given), model.decoder(model.network(images))
     assert list(found) == ["boxes", "scores"]
-    np.testing.assert_allclose(found["scores"], expected.scores, atol=2e-5)
-    close(found["boxes"], expected.boxes)
+    if "cornernet" in name:  # of corners with one score it is chance which comes first, or is left out
+        rows = [np.concatenate(list(map(np.asarray, each)), -1) for each in (found.values(), expected[:2])]
+        assert all(min(met(*pair), met(*pair[::-1])) > 0.98 for pair in zip(*rows, strict=True))
+        return
+    # Some sums of random weights grow to thousands, so that float32 shows in the fourth digit.
+    np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-3)
+    assert np.median(np.abs(found["scores"] - expected.scores)) < 1e-5
+    np.testing.assert_allclose(found["boxes"], expected.boxes, atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow), None])
 @pytest.mark.parametrize(
-    "name, classes",
+    "name, options",
     [
-        ("demo", ("one",)),
-        *(pytest.param(each, CLASSES, marks=pytest.mark.slow) for each in ("yolov8n-e2e", "cornernet-small")),
+        ("demo", {}),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("yolov8n-e2e", {}), ("demo", {"soft_linear": True}))
+        ),
     ],
 )
-def test_detections_are_the_models(name, classes, batch):
+def test_detections_are_the_models(name, options, batch):
     """With one class; unrolled, and as a loop over any number of images."""
-    model = lively(name, classes)
+    model = lively(name, ("one",), **{f"model.postprocess.{key}": value for key, value in options.items()})
     proto = onnx_file.to_onnx(model, Target("onnx"), batch)
     images, _ = seen(model, batch or 3)
-    found, expected = ran(proto, images), model.postprocess(model.decoder(model.network(images)))
+    candidates = model.decoder(model.network(images))
+    found, expected = ran(proto, images), model.postprocess(candidates)
     assert tuple(found) == runtime.OUTPUTS["builtin"]
     assert found["count"].tolist() == expected.count.numpy().tolist() and found["count"].min() > 5
     np.testing.assert_allclose(found["scores"], expected.scores, atol=2e-5)
     np.testing.assert_allclose(found["best"], expected.best, atol=2e-5)
-    # Two of nearly the same score may have changed places.
-    same = np.isclose(found["boxes"], expected.boxes, atol=1e-2, rtol=1e-4).all(-1)
-    assert np.mean(same & (found["labels"] == np.asarray(expected.labels))) > 0.98
+    # Of equal scores it is chance which comes first, and which is the last that there is room for.
+    boxes = np.asarray(candidates.boxes)
+    for b, count in enumerate(found["count"]):
+        apart = np.abs(found["boxes"][b, :count, None] - boxes[b]).max(-1) - 1e-4 * np.abs(boxes[b]).max(-1)
+        assert (apart.min(axis=1) < 1e-2).all() and (
+            found["labels"][b] == np.where(np.arange(300) < count, 0, -1)
+        ).all()
     shapes = [
         [side.dim_param or side.dim_value for side in each.type.tensor_type.shape.dim] for each in proto.graph.output
     ]

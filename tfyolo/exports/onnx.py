@@ -1,10 +1,12 @@
 """ONNX files: their outputs, their conversion, what they carry about themselves."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -123,7 +125,8 @@ def _serve(model, target, batch):
         found = model.decoder(model.network(images, training=False))
         return found.boxes, found.scores
 
-    frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
+    with _groups_without_xla(model.network):
+        frozen = convert_variables_to_constants_v2(candidates.get_concrete_function())
 
     @tf.function(input_signature=[outside], autograph=False)
     def serve(images):
@@ -131,6 +134,28 @@ def _serve(model, target, batch):
         return _STAGES[target.nms](model, boxes, scores)
 
     return serve, outside
+
+
+@contextlib.contextmanager
+def _groups_without_xla(network):
+    """While it lasts, convolutions in groups are one operation.
+
+    Keras has XLA compile them, in a function that nothing inlines and tf2onnx does not know (Keras 3.15,
+    backend/tensorflow/nn.py).
+    """
+    grouped = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1]
+    for layer in grouped:
+        layer.convolution_op = functools.partial(
+            tf.nn.conv2d,
+            strides=layer.strides,
+            padding=layer.padding.upper(),
+            dilations=layer.dilation_rate,
+        )
+    try:
+        yield
+    finally:
+        for layer in grouped:
+            del layer.convolution_op
 
 
 # --- conversion -------------------------------------------------------------------------------------------------------
