@@ -283,5 +283,5 @@ def test_outputs_stand_in_the_order_that_is_promised(nms, form, demo):
     image = demo.images[0]
     images = cv2.resize(image, demo.detector.input_size[::-1])[None]
     by_name = started(model_path=str(path)).get_signature_runner()(images=as_taken(images, np.float32))
-    for value, key in zip(by_tf_lite(path, images), promised, strict=True):
+    for value, key in zip(by_interpreter(started(model_path=str(path)), images), promised, strict=True):
         np.testing.assert_array_equal(value, by_name[key])

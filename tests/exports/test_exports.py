@@ -22,8 +22,8 @@ from tfyolo import checkpoint
 from tfyolo.data import readers
 from tfyolo.data.sources.source import Record, Source
 from tfyolo.evaluation.run import evaluate
+from tfyolo.exports import convert, targets
 from tfyolo.exports import export as exports
-from tfyolo.exports import targets
 from tfyolo.exports.gate import Gate
 from tfyolo.exports.targets import ExportError, Target
 from tfyolo.model import describe, save_model
@@ -239,7 +239,9 @@ def test_an_earlier_export_is_only_replaced_when_asked(demo):
     victim.touch()
     exported_to(demo.model, folder, ["saved_model"], overwrite=True)
     assert not victim.exists()
-    assert sorted(os.listdir(folder)) == sorted(["report.json", *(path.name for path in demo.paths.values())])
+    assert sorted(os.listdir(folder)) == sorted(
+        ["MODEL.md", "report.json", *(path.name for path in demo.paths.values())]
+    )
 
 
 def test_formats_that_are_none_are_named(demo, tmp_path):
@@ -257,6 +259,7 @@ def no_file_above(octets):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        convert.stop()  # which has the limit, too
 
 
 def exported_before(demo, form, folder):

@@ -37,7 +37,7 @@ def test_a_head_with_anchors_has_no_tensor_of_five_sides_before_its_parts(seeded
 def test_a_phones_gpu_takes_the_whole_of_a_raw_file(demo):
     report = lint(demo.other("none"), "gpu")
     assert report.passed and report.share_of_operators == 1, report.findings
-    with_nms = lint(demo.paths["tflite-float32"], "gpu")
+    with_nms = lint(demo.paths["tflite"], "gpu")
     assert "NON_MAX_SUPPRESSION_V5" in {each.operator for each in with_nms.findings}
     assert with_nms.share_of_macs == 1  # it comes after all convolutions
 
