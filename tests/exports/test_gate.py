@@ -112,6 +112,7 @@ def test_a_file_that_loses_more_ap_than_allowed_is_refused(demo, evaluable_data,
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_mixed_file_leaves_more_in_float_until_the_gate_passes_it(demo, evaluable_data, tmp_path, monkeypatch):
     tried, check = [], Gate.check
 

@@ -97,6 +97,7 @@ def signalled(monkeypatch, what, count, *numbers):
     monkeypatch.setattr(place, name, made if what == "step" else called)
 
 
+@pytest.mark.slow
 def test_the_command_that_a_scheduler_repeats_ends_with_the_run_that_was_never_stopped(
     demo_run, demo_records, tmp_path, monkeypatch
 ):
