@@ -36,11 +36,6 @@ class Shares(NamedTuple):
     notes: tuple[str, ...]
 
 
-def joined(first, second, most) -> Source:
-    """A Source of the images of two, which have the same classes, at most so many."""
-    return first._replace(records=tuple([*first.records, *second.records][:most]))
-
-
 def shares_of(path, seed=0, **options) -> Shares:
     """Finds or makes the parts of a data set.
 

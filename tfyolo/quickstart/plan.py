@@ -15,7 +15,7 @@ SIZES = (640, 512, 416, 320, 256, 192)
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 # Seconds for an export with its calibration and gate, and the sheet: at least so many, and so many times what it takes
 # to build the network and time it, which is as slow as the machine is busy.
-RESERVE, RESERVED_PROBES = 50.0, 12.0
+RESERVE, RESERVED_PROBES = 65.0, 12.0
 UNTIL_FIRST_STEP = 30.0  # seconds
 
 

@@ -23,7 +23,7 @@ from tfyolo.model import load_model
 from tfyolo.predict.load import load
 from tfyolo.quickstart import plan as plans
 from tfyolo.quickstart.budget import Budget
-from tfyolo.quickstart.kept_aside import fewer, joined, shares_of
+from tfyolo.quickstart.kept_aside import fewer, shares_of
 from tfyolo.quickstart.sheet import draw_detections, written_sheet
 from tfyolo.quickstart.starts import NOTHING_HERE, best_start, start_from
 from tfyolo.quickstart.targets import SHORTEST, TARGETS
@@ -165,7 +165,8 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
     with budget.phase("export"):
         made, faults, taken = {}, [], 0.0
         model = load_model(run.folder)
-        judged = joined(shares.val, shares.aside, GATE_IMAGES)
+        most = max(shares.val, shares.aside, key=lambda source: len(source.records))
+        few = most._replace(records=most.records[:GATE_IMAGES])
         wanted = list(TARGETS[target])
         while wanted:
             in_time = budget.left >= 1.5 * taken
@@ -181,7 +182,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
                     run.folder / "export",
                     [form],
                     calibration=shares.train,
-                    validation=judged,
+                    validation=few,
                     overwrite=True,
                 )
             except ExportError as error:

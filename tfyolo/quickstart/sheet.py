@@ -1,6 +1,5 @@
 """The sheet of quick: what was done with each minute, how good it is, and what to do next."""
 
-from tfyolo.messages import counted
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.quickstart.starts import NOTHING_HERE
 from tfyolo.visualize import drawing, image_files
@@ -54,12 +53,6 @@ def written_sheet(result, budget, start, plan, epochs, each, shares, faults, tar
             for each in result.exports.values()
         ),
         "",
-        *(
-            f"{each.path.name} is int8 but for {counted(len(each.report['floats']), 'feature map')} in float32, "
-            f"which cost {each.report['ms_more']:.1f} ms."
-            for each in result.exports.values()
-            if "floats" in each.report
-        ),
         "(AP of the files: on some of the images held back from training.)",
         "",
         "## What was done",
