@@ -10,7 +10,7 @@ from test_detect import picture
 
 from tfyolo.exports import card
 from tfyolo.exports import export as exports
-from tfyolo.exports.targets import Target
+from tfyolo.exports.targets import ExportError, Target
 from tfyolo.predict import load as loading
 
 KINDS = ("builtin", "task", "none", "app", "e2e", "heads")
@@ -55,3 +55,20 @@ def test_its_lines_find_what_the_file_finds(nms, folder, tmp_path, monkeypatch):
         same = alike & (np.abs(found["scores"] - score) < 1e-3) & (found["labels"] == label)
         # Of all candidates the lines take the best class of each alone.
         assert same.any() or (nms in ("none", "app") and found["scores"][alike].max() > score)
+
+
+@pytest.mark.parametrize(
+    "entry", [None, "x", [], {}, {"file": "x.tflite"}, {"target": ["gone", "float32", "none", None]}]
+)
+def test_entries_of_other_versions_are_passed_over(entry):
+    rest = {"inputs": {}, "outputs": {}, "file": "x", "bytes": 1, "ms": 1.0}
+    entry = rest | entry if isinstance(entry, dict) and "target" in entry else entry
+    assert "##" not in card.text(lively("demo", CLASSES), {"x": entry})
+
+
+def test_a_file_of_the_users_of_that_name_stays(folder, tmp_path):
+    (tmp_path / card.CARD).write_text("mine")
+    with pytest.raises(ExportError, match=r"MODEL\.md: there already"):
+        exports.export(lively("demo", CLASSES), tmp_path, [Target("tflite")])
+    assert (tmp_path / card.CARD).read_text() == "mine"
+    assert card.is_one((folder / card.CARD).read_bytes())

@@ -1,5 +1,6 @@
 """The command lint: what a device takes of a TFLite file."""
 
+import os
 import sys
 
 import click
@@ -26,6 +27,8 @@ def lint(file, target, as_json):
     With --target, exit code 0 says that all are taken, 1 that some are not.
     """
     require_path(file, "a TFLite file")
+    if os.path.isdir(file):
+        raise click.ClickException(f"{file}: expected a TFLite file, received a folder")
     from tfyolo.exports.destinations import DESTINATIONS
     from tfyolo.tflite.lint import LINTS, lines, summary
     from tfyolo.tflite.lint import lint as reported

@@ -1,10 +1,11 @@
 """MODEL.md: what an app's developer has to know of the files beside it, and the lines that read each of them."""
 
 from tfyolo.exports.destinations import places_of
-from tfyolo.exports.targets import Target
+from tfyolo.exports.targets import EXPORTERS, Target
 from tfyolo.origin import initialised_line
 
 CARD = "MODEL.md"
+_MARK = "<!-- `tfyolo export` writes this file anew each time. -->"  # its last line, by which it is known
 
 _BOX = """one = min(height / photo.height, width / photo.width)
 h, w = int(photo.height * one), int(photo.width * one)
@@ -80,9 +81,22 @@ def text(model, report):
         f"- {_sentence(initialised_line(model.origin) or 'initialised at random')}",
     ]
     for entry in report.values():
-        if "inputs" in entry:
+        if _is_described(entry):
             lines += _of_file(model, entry)
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", _MARK, ""])
+
+
+def _is_described(entry):
+    """Whether an entry says what MODEL.md needs: those of earlier versions, and of formats without tensors, do not."""
+    needed = {"target", "inputs", "outputs", "file", "bytes", "ms"}
+    if not isinstance(entry, dict) or not needed <= entry.keys() or not isinstance(entry["target"], list):
+        return False
+    return entry["target"][0] in EXPORTERS and len(entry["target"]) <= len(Target._fields)
+
+
+def is_one(content):
+    """Whether the bytes of a file are those of a MODEL.md that was written here."""
+    return content.rstrip().endswith(_MARK.encode())
 
 
 def _has(model, name):

@@ -16,6 +16,7 @@ from tfyolo import config as configs
 from tfyolo.data import readers
 from tfyolo.data.sources.source import Source
 from tfyolo.exports.card import CARD
+from tfyolo.exports.card import is_one as is_card
 from tfyolo.exports.card import text as card_text
 from tfyolo.exports.destinations import lints_of
 from tfyolo.exports.gate import Gate
@@ -133,6 +134,8 @@ def _check_options(model, out, targets, any_size, batch, per_channel, overwrite)
     labelmap = out / LABELMAP if any(target.has_labelmap for target in targets) else None
     if labelmap and labelmap.exists() and not _holds(labelmap, label_lines(model)):
         taken.append(str(labelmap))
+    if (out / CARD).exists() and not is_card(read_regular(out / CARD)):
+        taken.append(str(out / CARD))
     if taken and not overwrite:
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
     if any_size and not any(target.exporter.any_size for target in targets):

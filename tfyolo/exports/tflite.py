@@ -10,7 +10,7 @@ from tfyolo.exports import convert
 from tfyolo.exports.integers import to_full_integer
 from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.exports.saved_model import save_module
-from tfyolo.exports.targets import LABELMAP, PRECISIONS, label_lines
+from tfyolo.exports.targets import LABELMAP, is_quantized, label_lines
 from tfyolo.graph.fusion import fuse
 from tfyolo.model import describe, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
@@ -91,5 +91,5 @@ def to_tflite(model, layout, precision="float32", batch=1):
             scratch,
             optimized=precision != "float32",
             float16=precision == "float16",
-            uint8_input=PRECISIONS[precision].quantized,
+            uint8_input=is_quantized(precision),
         )

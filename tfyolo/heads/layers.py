@@ -7,11 +7,11 @@ import numpy as np
 from keras import initializers, layers, ops
 
 
-class PerAnchor(layers.Layer):
-    """[B, h, w, count * Z] -> [B, h, w, count, Z]: a cell's outputs, box by box.
+class _Regrouped(layers.Layer):
+    """The same numbers in the same order, as compute_output_shape says.
 
     Args:
-        count: A.
+        count: A, boxes of a cell.
     """
 
     quantization = "moves"
@@ -21,58 +21,35 @@ class PerAnchor(layers.Layer):
         self.count = count
 
     def call(self, x):
-        """[B, h, w, count * Z] -> [B, h, w, count, Z]."""
+        """As compute_output_shape."""
         return ops.reshape(x, self.compute_output_shape(ops.shape(x)))
 
+
+class PerAnchor(_Regrouped):
+    """[B, h, w, A * Z] -> [B, h, w, A, Z]: a cell's outputs, box by box."""
+
     def compute_output_shape(self, shape):
-        """(B, h, w, count, Z) of (B, h, w, count * Z)."""
+        """(B, h, w, A, Z) of (B, h, w, A * Z)."""
         return (*shape[:-1], self.count, shape[-1] // self.count)
 
 
-class InRow(layers.Layer):
-    """[B, h, w, count * Z] -> [B, h, w * count, Z]: a cell's outputs side by side, a box each.
+class InRow(_Regrouped):
+    """[B, h, w, A * Z] -> [B, h, w * A, Z]: a cell's outputs side by side, a box each.
 
     What is divided by parts before it gets a side for the boxes has 4 sides at most, as phones' GPUs need it.
-
-    Args:
-        count: A.
     """
 
-    quantization = "moves"
-
-    def __init__(self, count, **kwargs):
-        super().__init__(**kwargs)
-        self.count = count
-
-    def call(self, x):
-        """[B, h, w, count * Z] -> [B, h, w * count, Z]."""
-        return ops.reshape(x, self.compute_output_shape(ops.shape(x)))
-
     def compute_output_shape(self, shape):
-        """(B, h, w * count, Z) of (B, h, w, count * Z)."""
+        """(B, h, w * A, Z) of (B, h, w, A * Z)."""
         width = None if shape[2] is None else shape[2] * self.count
         return (*shape[:2], width, shape[3] // self.count)
 
 
-class OfRow(layers.Layer):
-    """[B, h, w * count, Z] -> [B, h, w, count, Z]: the boxes of InRow, cell by cell.
-
-    Args:
-        count: A.
-    """
-
-    quantization = "moves"
-
-    def __init__(self, count, **kwargs):
-        super().__init__(**kwargs)
-        self.count = count
-
-    def call(self, x):
-        """[B, h, w * count, Z] -> [B, h, w, count, Z]."""
-        return ops.reshape(x, self.compute_output_shape(ops.shape(x)))
+class OfRow(_Regrouped):
+    """[B, h, w * A, Z] -> [B, h, w, A, Z]: the boxes of InRow, cell by cell."""
 
     def compute_output_shape(self, shape):
-        """(B, h, w, count, Z) of (B, h, w * count, Z)."""
+        """(B, h, w, A, Z) of (B, h, w * A, Z)."""
         width = None if shape[2] is None else shape[2] // self.count
         return (*shape[:2], width, self.count, shape[3])
 

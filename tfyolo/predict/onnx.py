@@ -1,10 +1,6 @@
 """An ONNX file of tfyolo's as a Detector, run by onnxruntime. The package onnx is not needed."""
 
-import ctypes
 import hashlib
-import os
-import threading
-import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +11,10 @@ from tfyolo.libraries import libraries_silent
 from tfyolo.model import postprocess
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
+from tfyolo.predict.forks import Renewed
+from tfyolo.predict.layouts import layout_of, postprocess_of
 from tfyolo.protobuf import ProtobufError, field, fields
-from tfyolo.structures import Candidates, Detections
+from tfyolo.structures import Candidates
 
 # The outputs of an ONNX file in their order, by nms of exports.Target.
 OUTPUTS = {
@@ -92,7 +90,7 @@ def load_onnx(path, threads, options):
             found.append([value[: len(part)] for value in each])
         return dict(zip(network.outputs, map(np.concatenate, zip(*found, strict=True)), strict=True))
 
-    return Detector(config, classes, *_reading(target, run, config, options), path)
+    return Detector(config, classes, *_reading(target, run, config, classes, options), path)
 
 
 def load_triton(path, threads, options):
@@ -159,7 +157,7 @@ def _parted(path, content):
 # --- onnxruntime ------------------------------------------------------------------------------------------------------
 
 
-class _Network:
+class _Network(Renewed):
     """The network of an ONNX file: images as it takes them -> [array of each output].
 
     Any number of threads may call it. A forked process starts a session of its own: the threads of the other one exist
@@ -177,11 +175,9 @@ class _Network:
 
     def __init__(self, path, content, threads):
         self.path, self.threads, self.sum = path, threads, checksum(content)
-        self.lock = threading.Lock()
-        self.session = self._started(content)
-        self.inputs = {each.name: list(each.shape) for each in self.session.get_inputs()}
-        self.outputs = [each.name for each in self.session.get_outputs()]
-        _NETWORKS.add(self)
+        super().__init__(self._started(content))
+        self.inputs = {each.name: list(each.shape) for each in self.handle.get_inputs()}
+        self.outputs = [each.name for each in self.handle.get_outputs()]
 
     def _started(self, content):
         try:
@@ -202,36 +198,18 @@ class _Network:
 
     def __call__(self, images):
         with self.lock:
-            if self.session is None:
+            if self.handle is None:
                 content = _read(self.path)
                 if checksum(content) != self.sum:
                     raise checkpoint.CheckpointError(
                         f"{self.path}: was loaded in the process that this one was forked from, and replaced since; "
                         "load it anew"
                     )
-                self.session = self._started(content)
+                self.handle = self._started(content)
         try:
-            return self.session.run(self.outputs, {"images": images})
+            return self.handle.run(self.outputs, {"images": images})
         except Exception as error:  # as above
             raise _no_onnx(self.path, _line(error)) from error
-
-    def renew(self):
-        """Drops the session in a forked process; the next call starts another."""
-        # It is never freed, not at the process's end either: that would wait for threads of the parent.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.session))
-        self.lock, self.session = threading.Lock(), None
-
-
-_NETWORKS = weakref.WeakSet()
-
-
-def _after_fork():
-    for network in _NETWORKS:
-        network.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _line(error):
@@ -241,30 +219,25 @@ def _line(error):
 # --- what it gives ----------------------------------------------------------------------------------------------------
 
 
-def _reading(target, run, config, options):
+def _reading(target, run, config, classes, options):
     """(network, postprocess) of a Detector, by the outputs of an ONNX file.
 
     Args:
         target: {"nms", "precision"} of its exports.Target.
         run: images -> {output: array}.
         config: the Config.
+        classes: names in label order.
         options: of the post-processing.
     """
+    if target["nms"] != "app":
+        layout = layout_of(target["nms"], target["precision"], config, classes)
+        return lambda images: layout.read(run(images)), postprocess_of(layout, config, options)
     size = np.array(config.model.input_size, "float32")
 
-    def candidates(images):
-        found = run(images)
-        return Candidates(tf.constant(found["boxes"]), tf.constant(found["scores"]), None, None, size)
-
-    def app(images):
+    def app(images):  # in pixels, where a TFLite file has 0..1
         rows = run(images)["output0"].transpose(0, 2, 1)
         middle, half = rows[..., [1, 0]], rows[..., [3, 2]] / 2
         boxes = np.concatenate([middle - half, middle + half], -1)
         return Candidates(tf.constant(boxes), tf.constant(rows[..., 4:]), None, None, size)
 
-    def detections(images):
-        return Detections(**run(images))
-
-    if target["nms"] == "builtin":
-        return detections, lambda found: found
-    return {"none": candidates, "app": app}[target["nms"]], postprocess(config, **options)
+    return app, postprocess(config, **options)

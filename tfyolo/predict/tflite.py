@@ -1,15 +1,11 @@
 """A TFLite file of tfyolo's as a Detector."""
 
-import ctypes
-import os
-import threading
-import weakref
-
 import numpy as np
 
 from tfyolo import checkpoint
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
+from tfyolo.predict.forks import Renewed
 from tfyolo.predict.layouts import layout_of, postprocess_of
 from tfyolo.tflite import flatbuffer, metadata
 from tfyolo.tflite.interpreter import interpreter
@@ -77,7 +73,7 @@ def _no_tflite(path, reason):
     )
 
 
-class _Network:
+class _Network(Renewed):
     """The network of a TFLite file: images as it takes them -> {output: array}.
 
     An interpreter writes every answer into the same memory, so one thread at a time runs it. A forked process makes an
@@ -93,10 +89,8 @@ class _Network:
 
     def __init__(self, path, threads):
         self.path, self.threads, self.state = path, threads, _identity(path)
-        self.lock = threading.Lock()
-        self.runner = self._started()
-        self.inputs, self.outputs = self.runner.get_input_details(), self.runner.get_output_details()
-        _NETWORKS.add(self)
+        super().__init__(self._started())
+        self.inputs, self.outputs = self.handle.get_input_details(), self.handle.get_output_details()
 
     def _started(self):
         try:
@@ -106,35 +100,17 @@ class _Network:
 
     def __call__(self, images):
         with self.lock:
-            if self.runner is None:
+            if self.handle is None:
                 if _identity(self.path) != self.state:
                     raise checkpoint.CheckpointError(
                         f"{self.path}: was loaded in the process that this one was forked from, and replaced since; "
                         "load it anew"
                     )
-                self.runner = self._started()
+                self.handle = self._started()
             try:
-                return self.runner(images=images)
+                return self.handle(images=images)
             except (ValueError, RuntimeError) as error:
                 raise _no_tflite(self.path, _line(error)) from error
-
-    def renew(self):
-        """Drops the interpreter in a forked process; the next call makes another."""
-        # It is never freed, not at the process's end either: that would wait for threads of the parent.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.runner))
-        self.lock, self.runner = threading.Lock(), None
-
-
-_NETWORKS = weakref.WeakSet()
-
-
-def _after_fork():
-    for network in _NETWORKS:
-        network.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _identity(path):
