@@ -15,8 +15,8 @@ from conftest import lively
 from exporting import assert_same
 from test_detect import picture
 
+from tfyolo.predict import forks
 from tfyolo.predict import load as loading
-from tfyolo.predict import tflite as tflite_file
 
 
 @pytest.mark.parametrize("form", ["tflite", "saved_model", "run"])
@@ -86,7 +86,7 @@ def test_a_forked_process_has_an_interpreter_of_its_own(demo, tmp_path):
     shutil.copy(demo.paths["tflite"], path)
     network = loading.load(path, threads=2).network
     expected = network(images)
-    (interpreter,) = (each for each in tflite_file._NETWORKS if each.path == path)
+    (interpreter,) = (each for each in forks._ALL if getattr(each, "path", None) == path)
 
     def work():
         found = network(images)
