@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, lively
 
-from tfyolo import benchmark as bench
 from tfyolo import checkpoint
 from tfyolo import model as models
+from tfyolo.benchmark import run as bench
+from tfyolo.benchmark import turns
+from tfyolo.benchmark.competitors import competitors
 from tfyolo.data import demo
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets
@@ -135,7 +137,8 @@ def test_exports_are_measured_and_evaluated_beside_the_run(tmp_path):
 
 def test_an_exporter_from_outside_is_made_and_measured(tmp_path, monkeypatch):
     """The formats are those of the tables: an entry that is taken out is not made, one that is put in is."""
-    models.save_model(tmp_path / "run.h5", lively("demo"))
+    model = lively("demo")
+    models.save_model(tmp_path / "run.h5", model)
 
     def write(job, target, path):
         models.save_model(path, job.model)
@@ -149,7 +152,8 @@ def test_an_exporter_from_outside_is_made_and_measured(tmp_path, monkeypatch):
     exporter = targets.Exporter(title="a copy", write=write, stem="model", suffix=".copy", runtime="copy")
     monkeypatch.setitem(targets.EXPORTERS, "copy", exporter)
     monkeypatch.setitem(RUNTIMES, "copy", Runtime("a .copy file", lambda path: path.suffix == ".copy", load))
-    measures, _, _ = bench.competitors(tmp_path / "run.h5", (), None, 1, tmp_path / "scratch")
+    image = bench.prepared_image(model, None)
+    measures, _ = competitors(tmp_path / "run.h5", model, image, 1, tmp_path / "scratch")
     assert list(measures) == ["keras", "copy"] and (tmp_path / "scratch" / "copy" / "model.copy").exists()
     measured = measures["copy"]()
     assert measured.keys() == {"network", "postprocess", "total"} and measured["total"] > 0
@@ -163,7 +167,7 @@ def test_exports_of_one_name_have_names_of_their_own():
 def test_ratios_are_taken_within_a_turn():
     """In the second of three turns the machine was ten times slower, for both."""
     base, other = [[0.1, 0.1], [1.0], [0.1, 0.1, 0.3]], [[0.2], [2.0, 2.0], [0.3]]
-    rows = bench.figures({"keras": {"total": base}, "tflite": {"total": other, "network": other}}, "keras")
+    rows = turns.figures({"keras": {"total": base}, "tflite": {"total": other, "network": other}}, "keras")
     assert rows["keras"]["total"]["ratio"] == 1 and rows["keras"]["total"]["ratio_iqr"] == 0
     assert rows["keras"]["network"] is None
     total = rows["tflite"]["total"]

@@ -303,6 +303,7 @@ def real(demo):
     return found
 
 
+@pytest.mark.slow
 def test_equals_the_detector_of_a_real_file(language, real, tmp_path):
     decoded = LANGUAGES[language]({name: case for name, (_, case) in real.items()}, tmp_path)
     for name, (expected, _) in real.items():

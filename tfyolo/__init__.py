@@ -125,5 +125,8 @@ def __getattr__(name):
         from tfyolo.libraries import import_tensorflow
 
         import_tensorflow()
-    value = globals()[name] = getattr(importlib.import_module(f"tfyolo.{module}"), attribute)
+    from tfyolo.libraries import missing_explained
+
+    with missing_explained(f"tfyolo.{name}"):
+        value = globals()[name] = getattr(importlib.import_module(f"tfyolo.{module}"), attribute)
     return value

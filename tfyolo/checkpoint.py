@@ -13,7 +13,7 @@ import numpy as np
 from tfyolo import config as configs
 from tfyolo import hdf5
 from tfyolo import origin as origins
-from tfyolo.errors import Error
+from tfyolo.errors import CheckpointError
 from tfyolo.files import atomic_file, parse_json
 from tfyolo.messages import printable
 
@@ -21,10 +21,6 @@ from tfyolo.messages import printable
 FOR_USE = ("averages", "weights")
 # What a run goes on from.
 OF_A_RUN = ("weights", "averages", "optimizer", "random")
-
-
-class CheckpointError(Error):
-    """A file of weights cannot be read, or does not fit what it is loaded into."""
 
 
 # --- files of weights -------------------------------------------------------------------------------------------------

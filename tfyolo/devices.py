@@ -7,7 +7,7 @@ import os
 import sys
 
 from tfyolo.errors import Error
-from tfyolo.libraries import import_tensorflow, libraries_silent
+from tfyolo.libraries import has_tensorflow, import_tensorflow, libraries_silent, missing_explained
 
 
 class DeviceError(Error):
@@ -46,7 +46,7 @@ def check_process():
         )
 
 
-def start(device=None, threads=None):
+def start(device=None, threads=None, *, optional=False):
     """Imports TensorFlow, quietly, and lets it look for its devices, once for all.
 
     TensorFlow reads its log level at the import: a TF_CPP_MIN_LOG_LEVEL that is set stays.
@@ -54,15 +54,20 @@ def start(device=None, threads=None):
     Args:
         device: what parsed() returns; None: all GPUs, else the processor.
         threads: how many TensorFlow may use; None: as many as there are cores.
+        optional: whether what follows can do without TensorFlow, on the processor.
 
     Raises:
         DeviceError: the device is not there.
+        MissingError: TensorFlow is not installed.
     """
+    if optional and device in (None, "cpu") and not has_tensorflow():
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     first = "tensorflow" not in sys.modules
-    import_tensorflow()
-    import absl.logging
-    import tensorflow as tf
+    with missing_explained("this command"):
+        import_tensorflow()
+        import absl.logging
+        import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
     absl.logging.set_verbosity(absl.logging.ERROR)

@@ -1,4 +1,4 @@
-"""The one base of what this package raises."""
+"""The one base of what this package raises, and errors that more than one room raises."""
 
 
 class Error(ValueError):
@@ -9,3 +9,11 @@ class Error(ValueError):
     """
 
     exit_code = 1
+
+
+class CheckpointError(Error):
+    """A file of weights or an export cannot be read, or does not fit what it is loaded into."""
+
+
+class MissingError(Error, ImportError):
+    """A package is not installed that what was asked for needs. The message says what to install."""

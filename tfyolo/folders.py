@@ -58,7 +58,7 @@ def new(out, name, inside="runs", begun=()):
             for number in itertools.count(1):
                 with contextlib.suppress(Taken):
                     path = Path(inside) / (name if number == 1 else f"{name}-{number}")
-                    folder = stack.enter_context(_reserved(path))
+                    folder = stack.enter_context(_reserved(path, numbered=True))
                     break
         yield folder
 
@@ -86,12 +86,13 @@ def left_by_a_crash(folder):
 
 
 @contextlib.contextmanager
-def _reserved(folder, begun=()):
+def _reserved(folder, begun=(), *, numbered=False):
     left = begun if left_by_a_crash(folder) else ()
     if _filled(folder, left):
         what = ", of a process that was killed and of others" if left else ""
         raise Taken(f"{folder}: expected a new or empty folder, it holds something already{what}; name another --out")
-    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    # A numbered folder may be there because another process that tried to take it was a moment faster, in vain.
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists() or (numbered and path == folder)]
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_empty, made)
         locked = _make_and_lock(folder, stack)

@@ -1,9 +1,15 @@
-"""How the libraries under this package are kept from writing between its lines, and TensorFlow's import."""
+"""The libraries under this package: how they are kept from writing between its lines, and what is said without them."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 import threading
+
+from tfyolo.errors import MissingError
+
+# Packages that not every install has: those of the extra `train`.
+_OF_TRAINING = ("tensorflow", "keras", "cv2", "matplotlib", "h5py", "faster_coco_eval", "tensorboard")
 
 _one_at_a_time = threading.RLock()
 _held_back = None  # (thread that does, a duplicate of standard error) while it is held back
@@ -66,3 +72,31 @@ def import_tensorflow():
     asked = os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
     with contextlib.nullcontext() if asked else libraries_silent():
         import tensorflow  # noqa: F401
+
+
+def has_tensorflow():
+    """Whether TensorFlow is installed; it is not on a device that only detects (`pip install 'tfyolo[edge]'`)."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+@contextlib.contextmanager
+def missing_explained(what):
+    """Says what to install where a package of the extra `train` is missing, in place of Python's own words.
+
+    Args:
+        what: was asked for: "tfyolo train".
+
+    Raises:
+        MissingError: such a package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _OF_TRAINING:
+            raise
+        raise MissingError(
+            f"{what}: expected the package {package}, which is not installed; pip install 'tfyolo[train]' brings all "
+            "that training, evaluation and exports need. Without it, `tfyolo detect`, `tfyolo benchmark` and "
+            "tfyolo.load take .tflite files"
+        ) from error

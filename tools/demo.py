@@ -100,11 +100,11 @@ def draw_detections(folder, path, source):
         source: the images, a Source.
     """
     from tfyolo.predict import load as loading
-    from tfyolo.visualize import drawing, image_files
+    from tfyolo.visualize import drawing, image_files, sheets
 
     def drawn_large(found):
         """The drawing of a small image, enlarged so that tags fit."""
-        image, boxes = drawing.enlarged(found.image, found.boxes, side=400)
+        image, boxes = sheets.enlarged(found.image, found.boxes, side=400)
         return drawing.draw(image, boxes, found.labels, found.scores, found.classes)
 
     detector = loading.load(path)
@@ -112,7 +112,7 @@ def draw_detections(folder, path, source):
     found = [detector(record.path, score=0.5) for record in several]
     for each in found:
         image_files.save(folder / "detections" / Path(each.file).name, each.draw())
-    sheet = drawing.gallery([drawn_large(each) for each in found], columns=4, width=1280)
+    sheet = sheets.gallery([drawn_large(each) for each in found], columns=4, width=1280)
     image_files.save(folder / "detections.png", sheet)
 
 

@@ -139,7 +139,7 @@ public final class Decoder {
     for (int i = 0; i < 2; i++) {
       int inner = boxed && (i == 0) == wide ? (int) ((long) image[i] * input[1 - i] / image[1 - i]) : input[i];
       if (!fit.equals("letterbox")) scale[i] = (double) Math.max(inner, 1) / image[i];
-      if (corners) scale[i] = image[i] > 1 ? Math.max(inner - 1, 0) / (image[i] - 1.0) : Math.max(inner, 1);
+      if (corners) scale[i] = image[i] > 1 ? Math.max(inner - 1, 1) / (image[i] - 1.0) : Math.max(inner, 1);
       if (corners) margin[i] = (input[i] - inner) / 2 + 0.5 - 0.5 * scale[i];
       if (fit.equals("letterbox")) margin[i] = (input[i] - image[i] * factor) / 2;
     }

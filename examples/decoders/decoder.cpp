@@ -47,8 +47,8 @@ inline Placement placement(Size image, Size input, const std::string& fit) {
   const double height = std::max(inner_h, 1L), width = std::max(inner_w, 1L);
   if (fit == "stretch" || fit == "letterbox_top_left") return {height / H, width / W, 0, 0};
   if (fit != "darknet" && fit != "darknet_letterbox") throw std::invalid_argument("no placement is known for " + fit);
-  const double scale_y = H > 1 ? (height - 1) / (H - 1) : height;
-  const double scale_x = W > 1 ? (width - 1) / (W - 1) : width;
+  const double scale_y = H > 1 ? std::max(height - 1, 1.0) / (H - 1) : height;
+  const double scale_x = W > 1 ? std::max(width - 1, 1.0) / (W - 1) : width;
   return {scale_y, scale_x, (h - inner_h) / 2 + 0.5 - 0.5 * scale_y, (w - inner_w) / 2 + 0.5 - 0.5 * scale_x};
 }
 

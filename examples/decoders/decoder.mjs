@@ -136,7 +136,7 @@ export function placement([height, width], [h, w], fit) {
     return [Math.max(inner[0], 1) / height, Math.max(inner[1], 1) / width, 0, 0];
   }
   if (fit !== "darknet" && fit !== "darknet_letterbox") throw new Error(`fit: no placement is known for "${fit}"`);
-  const scale = (n, m) => (m > 1 ? Math.max(n - 1, 0) / (m - 1) : Math.max(n, 1));
+  const scale = (n, m) => (m > 1 ? Math.max(n - 1, 1) / (m - 1) : Math.max(n, 1));
   const scales = [scale(inner[0], height), scale(inner[1], width)];
   const margins = [Math.floor((h - inner[0]) / 2), Math.floor((w - inner[1]) / 2)];
   return [...scales, margins[0] + 0.5 - 0.5 * scales[0], margins[1] + 0.5 - 0.5 * scales[1]];

@@ -85,6 +85,7 @@ def test_exports_are_reported_with_their_sizes(trained, exported):
     assert again.exit_code == 1 and f"{path}: there already" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_run_and_its_exports_are_evaluated_alike_without_naming_the_data(trained, exported, tmp_path):
     metrics = []
     for model in (trained[0], exported["saved_model"]["path"], exported["tflite"]["path"]):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfyolo.data import decoding, geometry
+from tfyolo.data.contents import ImageError
 
 RNG = np.random.default_rng(0)
 PHOTO = cv2.resize(RNG.integers(0, 256, (5, 7, 3), np.uint8), (31, 22))  # smooth, odd and not square
@@ -198,19 +199,19 @@ BROKEN = {
 def test_broken_files_are_named(message, tmp_path):
     path = tmp_path / "image.jpg"
     path.write_bytes(BROKEN[message])
-    with pytest.raises(decoding.ImageError) as error:
+    with pytest.raises(ImageError) as error:
         decoding.read_image(path)
     assert str(path) in str(error.value) and message in str(error.value)
-    with pytest.raises(decoding.ImageError, match=f"{len(BROKEN[message])} bytes"):
+    with pytest.raises(ImageError, match=f"{len(BROKEN[message])} bytes"):
         decoding.read_image(BROKEN[message])
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_in_graph(BROKEN[message])
 
 
 def test_missing_file_and_folder_are_named(tmp_path):
-    with pytest.raises(decoding.ImageError, match=r"nowhere\.jpg: no such file"):
+    with pytest.raises(ImageError, match=r"nowhere\.jpg: no such file"):
         decoding.read_image(tmp_path / "nowhere.jpg")
-    with pytest.raises(decoding.ImageError, match="a folder, not an image"):
+    with pytest.raises(ImageError, match="a folder, not an image"):
         decoding.read_image(tmp_path)
 
 

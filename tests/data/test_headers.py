@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from tfyolo.config import Augment
 from tfyolo.data import datasets, decoding, headers, readers
 from tfyolo.data.check import check
+from tfyolo.data.contents import ImageError
 
 KINDS = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "TIFF": "TIFF"}
 # Unlike in every corner, so that no two orientations look the same.
@@ -143,11 +144,11 @@ def bomb(side=40_000):
 
 
 def test_an_image_of_too_many_pixels_is_an_error_before_it_is_decoded(tmp_path, monkeypatch):
-    with pytest.raises(decoding.ImageError, match=r"40,000 x 40,000 pixels .* at most 200,000,000"):
+    with pytest.raises(ImageError, match=r"40,000 x 40,000 pixels .* at most 200,000,000"):
         decoding.read_image(bomb())
     contents = encoded("JPEG")
     monkeypatch.setattr(decoding, "decode_image", None)  # which is not called
-    with pytest.raises(decoding.ImageError, match=r"48 x 64 pixels .* at most 3,000 .*max_pixels"):
+    with pytest.raises(ImageError, match=r"48 x 64 pixels .* at most 3,000 .*max_pixels"):
         decoding.read_image(contents, 3000)
 
 
@@ -166,7 +167,7 @@ def test_a_header_that_is_not_read_does_not_lead_past_the_limit(kind, tmp_path):
     contents = evasive(kind)
     with pytest.raises(OSError, match=r"damaged|not an image"):
         headers.read_header(contents)
-    with pytest.raises(decoding.ImageError):
+    with pytest.raises(ImageError):
         decoding.read_image(contents, 48 * 64 - 1)
     (tmp_path / "image.png").write_bytes(encoded("PNG"))
     (tmp_path / "image.txt").write_text("0 .5 .5 .2 .2")
@@ -213,11 +214,11 @@ def test_detection_has_the_same_limit(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb())
     (tmp_path / "image.png").write_bytes(encoded("PNG"))
     detector = Detector(load_config("demo"), ("a",), lambda images: images, None, "made")
-    with pytest.raises(decoding.ImageError, match="40,000 x 40,000 pixels"):
+    with pytest.raises(ImageError, match="40,000 x 40,000 pixels"):
         detector(tmp_path / "bomb.png")
     detector.max_pixels = 1000
     for image in (tmp_path / "image.png", encoded("PNG"), [encoded("PNG")]):
-        with pytest.raises(decoding.ImageError, match=r"48 x 64 pixels .* at most 1,000"):
+        with pytest.raises(ImageError, match=r"48 x 64 pixels .* at most 1,000"):
             detector(image)
     skipped = []
     assert list(detector.stream(tmp_path, skipped=skipped)) == []
@@ -249,7 +250,7 @@ def test_fifos_and_devices_are_not_read(tmp_path):
     for path in (tmp_path / "fifo.jpg", "/dev/zero"):
         with pytest.raises(OSError, match="not a regular file"):
             headers.read_header(path)
-        with pytest.raises(decoding.ImageError, match="not a regular file"):
+        with pytest.raises(ImageError, match="not a regular file"):
             decoding.read_image(path)
 
 
@@ -266,7 +267,7 @@ def test_damaged_images_are_errors_or_images(kind):
         damaged = bytes(damaged[: rng.integers(2, len(damaged))] if rng.random() < 0.3 else damaged)
         try:
             image = decoding.read_image(damaged, 1 << 22)
-        except decoding.ImageError:
+        except ImageError:
             ends["error"] += 1
             continue
         ends["image"] += 1

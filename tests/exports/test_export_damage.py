@@ -18,7 +18,7 @@ from tfyolo import checkpoint
 from tfyolo.predict import load as loading
 from tfyolo.predict import tflite as tflite_runtime
 from tfyolo.predict.exported import EXPORT_META
-from tfyolo.tflite import metadata
+from tfyolo.tflite import packed
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5])
@@ -88,7 +88,7 @@ DAMAGES = {
 def damaged(data, kind, seed):
     """What a kind of damage makes of a TFLite file's bytes: others, whatever the seed."""
     rng = np.random.default_rng([list(DAMAGES).index(kind), seed])
-    _, end = metadata.files_behind(data)
+    _, end = packed.files_behind(data)
     while (other := DAMAGES[kind](data, end, rng)) == data:
         pass
     return other
@@ -96,10 +96,10 @@ def damaged(data, kind, seed):
 
 def without_checksum(data):
     """As earlier versions have written it."""
-    files, end = metadata.files_behind(data)
+    files, end = packed.files_behind(data)
     meta = json.loads(files[EXPORT_META])
     assert meta.pop("sha256") == hashlib.sha256(data[:end]).hexdigest()
-    return metadata.with_files(data[:end], {**files, EXPORT_META: json.dumps(meta)})
+    return packed.with_files(data[:end], {**files, EXPORT_META: json.dumps(meta)})
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

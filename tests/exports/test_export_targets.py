@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from conftest import ROOT, lively
 
 import tfyolo
-from tfyolo import benchmark, cli, model
+from tfyolo import cli, model
+from tfyolo.benchmark.run import benchmark
 from tfyolo.exports.targets import EXPORTERS, ExportError, Target
 from tfyolo.predict.runtimes import RUNTIMES
 
@@ -39,7 +40,7 @@ def test_an_export_target_from_outside(npz, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (*own.config.model.input_size, 3), dtype="uint8")
     found, expected = (tfyolo.load(each)(image, 0.0) for each in (made.path, run))
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
-    report = benchmark.benchmark(run, [made.path], seconds=0.01, rounds=2, baseline="keras")
+    report = benchmark(run, [made.path], seconds=0.01, rounds=2, baseline="keras")
     assert report["competitors"]["model.npz"]["total"]["median_ms"] > 0
     with pytest.raises(tfyolo.Error, match="has no TTA"):
         tfyolo.load(made.path, flip=True)

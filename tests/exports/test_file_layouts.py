@@ -126,6 +126,7 @@ def frigates(outputs, details, size):
     return np.array(rows), scores
 
 
+@pytest.mark.slow
 def test_frigates_own_decoding_reads_integer_logits(model_of, tmp_path, evaluable_data):
     model = model_of("yolov8n")
     (path,) = _exported(model, tmp_path, *targets_of(["frigate-coral"]), calibration=evaluable_data)

@@ -115,6 +115,7 @@ def test_detections_are_the_models(name, options, batch):
     assert all(shape[0] == (batch or "batch") for shape in shapes)
 
 
+@pytest.mark.slow
 def test_one_tensor_for_apps():
     """[B, 4 + K, N]: middle x, middle y, width, height in pixels of the input, then the scores; input NCHW."""
     model, target = small("demo"), Target("onnx", nms="app")
@@ -128,6 +129,7 @@ def test_one_tensor_for_apps():
     np.testing.assert_allclose(found["output0"][:, 4:], np.moveaxis(expected.scores, -1, 1), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_float16_is_half_the_size_and_finds_nearly_the_same():
     model = small("demo")
     whole, half = (onnx_file.to_onnx(model, Target("onnx", each, "none"), 1) for each in ("float32", "float16"))
@@ -182,6 +184,7 @@ def made(demo, tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_a_file_passes_the_gate_and_finds_what_the_run_finds(form, made, demo, capfd):
     path, report = made(form)
     assert report["boxes_off"] < (1e-2 if form.precision == "float32" else 1) and report["ms"] > 0

@@ -117,6 +117,7 @@ def test_other_batches_and_sizes(batch, size, demo, tmp_path):
     np.testing.assert_allclose(found.boxes[:, :10], wanted.boxes[:, :10], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_saved_model_for_images_of_any_size(demo, tmp_path):
     made = exports.export(demo.model, tmp_path, [Target("saved_model")], any_size=True)["saved_model"].path
     serve = tf.saved_model.load(str(made)).signatures["serving_default"]

@@ -61,6 +61,7 @@ def config_message():
 
 
 @pytest.mark.parametrize("form", [Target("triton", nms="none"), pytest.param(Target("triton"), marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_triton_repository_says_what_its_model_takes_and_gives(form, demo, tmp_path):
     path, report = exports.export(demo.model, tmp_path, [form])[form.name]
     (folder,) = path.iterdir()

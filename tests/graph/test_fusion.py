@@ -294,6 +294,7 @@ def test_keras_batch_norms_are_fused_too(options):
     np.testing.assert_allclose(*(next(iter(outputs(each).values())) for each in (network, fused)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_is_folded_when_it_is_loaded_and_exported_but_not_in_its_file(tmp_path):
     model = lively("demo")
     randomise(model.network)

@@ -13,8 +13,9 @@ import tensorflow as tf
 from conftest import lively
 from PIL import Image, ImageOps, ImageShow
 
-from tfyolo.data import decoding, geometry
-from tfyolo.predict import media, video
+from tfyolo.data import geometry
+from tfyolo.data.contents import ImageError
+from tfyolo.predict import imaging, media, video
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.media import SourceError
@@ -175,7 +176,7 @@ def test_boxes_lie_in_the_upright_image(detector, orientation):
     ],
 )
 def test_what_is_no_image_is_an_error(detector, image, received):
-    with pytest.raises(decoding.ImageError, match=f"expected an? (image|PIL image).*received {received}"):
+    with pytest.raises(ImageError, match=f"expected an? (image|PIL image).*received {received}"):
         detector(image)
 
 
@@ -238,8 +239,8 @@ def folder(tmp_path, images, video_file):
 
 
 def test_a_folder_is_gone_through_as_it_is_asked_for(detector, images, folder, monkeypatch):
-    read, reader = [], decoding.read_image
-    monkeypatch.setattr(decoding, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
+    read, reader = [], imaging.read_image
+    monkeypatch.setattr(imaging, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
     found = detector.stream(folder, batch=2)
     assert read == []
     first = next(found)
@@ -268,7 +269,7 @@ def test_a_stream_is_made_of_anything(detector, images, folder):
 def test_what_cannot_be_read_ends_a_stream_or_is_noted(detector, folder):
     (folder / "1.png").write_bytes(b"no image")
     (folder / "video.avi").write_bytes(b"no video")
-    with pytest.raises(decoding.ImageError, match=r"1\.png"):
+    with pytest.raises(ImageError, match=r"1\.png"):
         list(detector.stream(folder, batch=1))
     skipped = []
     found = list(detector.stream(folder, skipped=skipped))

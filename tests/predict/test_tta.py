@@ -47,6 +47,7 @@ def test_candidates_of_all_flips_and_scales_go_through_one_nms(name, tmp_path):
     assert len(detector(picture(height, width)).boxes) > 0
 
 
+@pytest.mark.slow
 def test_impossible_tta_is_an_error(tmp_path):
     for name, options, message in (
         ("demo", {"scales": (1.0, 0.0)}, r"scales: expected numbers above 0, at least one, received \[1.0, 0.0\]"),

@@ -142,6 +142,12 @@ FAULTS = {
 }  # fmt: skip
 
 
+def test_numbers_of_options_are_the_schemas():
+    options = schema.BuiltinOptions
+    assert (options.ReshapeOptions, options.SqueezeOptions) == flatbuffer._OF_VECTOR
+    assert (options.ConcatEmbeddingsOptions, options.BucketizeOptions) == flatbuffer._OF_SEVERAL
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_one_thing_wrong_is_said(fault):
     change, message = FAULTS[fault]

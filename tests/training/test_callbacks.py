@@ -95,6 +95,7 @@ def test_callbacks_see_the_rows_of_history_and_one_of_them_stops_the_run_cleanly
     assert nothing.calls == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_before_its_first_evaluation_has_no_metrics(config, tmp_path):
     run = training.train(config, tmp_path / "run", progress=False, callbacks=[Recorder(stop=1)])
     assert run.metrics == {} and not (run.folder / "best.h5").exists()

@@ -44,6 +44,7 @@ def machine(monkeypatch):
     return clock
 
 
+@pytest.mark.slow
 def test_a_run_within_a_budget_is_bit_for_bit_the_run_of_so_many_epochs(demo_records, machine, tmp_path, capsys):
     budget = 1 + 3.01 / MARGIN  # the first epoch is done by then
     run = tfyolo.train(config_of(demo_records, stages(12, 6), f"train.minutes={budget}"), tmp_path / "fitted")

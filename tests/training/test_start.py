@@ -37,6 +37,7 @@ def weights(folder):
     return checkpoint.load(folder / "best.h5", checkpoint.FOR_USE)[1]
 
 
+@pytest.mark.slow
 def test_an_epoch_takes_their_place_only_if_it_is_better(demo_records, evaluations, tmp_path, capsys):
     evaluations[:] = [0.1, 0.2]
     first = trained(demo_records, tmp_path / "first")

@@ -94,6 +94,7 @@ def test_the_sizes_of_multi_scale_training():
     assert scales((32, 32), 0.9, 32)[0] == (32, 32)
 
 
+@pytest.mark.slow
 def test_a_step_at_another_size_is_the_step_of_images_of_that_size():
     size, other = (64, 64), (96, 128)
     sample = random_sample(size, batch=4)
@@ -422,6 +423,7 @@ def test_clipping_shortens_the_step_to_the_norm():
         np.testing.assert_allclose(clipped[name], free[name] / 4, rtol=1e-2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_loss_weights_scale_their_terms():
     _, figures, _ = one_step("demo")
     _, weighted, _ = one_step("demo", weights={"box": 3.0, "cls": 0.0})

@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from tfyolo.evaluation.report import Curves
 from tfyolo.structures import BACKGROUND, IGNORE
-from tfyolo.visualize import drawing, image_files, plots
+from tfyolo.visualize import drawing, image_files, plots, sheets
 from tfyolo.visualize.drawing import FOUND, IGNORED, MISSED, WRONG
 from tfyolo.visualize.image_files import DrawingError
 
@@ -146,11 +146,11 @@ def test_a_figure_of_no_known_kind_is_an_error(tmp_path):
 def test_small_images_are_enlarged_with_their_boxes():
     image, boxes = blank(48, 96), np.array([[12, 24, 36, 48]])
     image[12:36, 24:48] = 250
-    large, there, none = drawing.enlarged(image, boxes, np.zeros([0, 4]))
+    large, there, none = sheets.enlarged(image, boxes, np.zeros([0, 4]))
     assert large.shape == (240, 480, 3) and there.tolist() == [[60, 120, 180, 240]] and none.shape == (0, 4)
     bright = np.argwhere(large[..., 0] > 170)
     np.testing.assert_allclose([*bright.min(0), *bright.max(0) + 1], there[0], atol=1)
-    same, theirs = drawing.enlarged(blank(480, 640), boxes)
+    same, theirs = sheets.enlarged(blank(480, 640), boxes)
     assert same.shape == (480, 640, 3) and theirs is boxes
 
 
@@ -158,7 +158,7 @@ def test_small_images_are_enlarged_with_their_boxes():
 def test_images_are_brought_to_a_side_with_their_boxes(size, expected):
     image, (y, x) = blank(*size), np.array(size) // 4
     image[y : 2 * y, x : 3 * x] = 250
-    there, boxes = drawing.resized(image, [[y, x, 2 * y, 3 * x]], side=240)
+    there, boxes = sheets.resized(image, [[y, x, 2 * y, 3 * x]], side=240)
     assert there.shape == (*expected, 3)
     bright = np.argwhere(there[..., 0] > 170)
     np.testing.assert_allclose([*bright.min(0), *bright.max(0) + 1], boxes[0], atol=1)
@@ -234,40 +234,40 @@ def test_a_heatmap_is_warm_where_the_map_is_high():
     image = blank(64, 96)
     values = np.zeros((4, 6))
     values[1, 4] = 1
-    picture = drawing.heatmap(image, values).astype(int)
+    picture = sheets.heatmap(image, values).astype(int)
     assert picture.shape == image.shape and (image == GREY).all()
     red = picture[..., 0]
     y, x = np.unravel_index(red.argmax(), red.shape)
     assert 16 <= y < 32 and 64 <= x < 80  # cell (1, 4) of cells of 16 pixels
     assert red[20:28, 68:76].min() > red[:, :32].max() + 50
     strange = np.where(values > 0, np.inf, np.nan)
-    np.testing.assert_array_equal(drawing.heatmap(image, strange), picture)
+    np.testing.assert_array_equal(sheets.heatmap(image, strange), picture)
 
 
 def test_a_grid_shows_every_image_once():
     images = [np.full((10 + i, 20 - i, 3), 40 * i, np.uint8) for i in range(5)]
-    sheet = drawing.grid(images, 3, padding=2)
+    sheet = sheets.grid(images, 3, padding=2)
     assert sheet.shape == (2 * (14 + 2) + 2, 3 * (20 + 2) + 2, 3)
     for i, image in enumerate(images):
         rows, columns = np.nonzero((sheet == 40 * i).all(axis=-1))
         assert len(rows) == image.shape[0] * image.shape[1]
         assert rows.min() // 17 == i // 3 and columns.min() // 22 == i % 3
     with pytest.raises(DrawingError, match="received 0 images"):
-        drawing.grid([], 3)
+        sheets.grid([], 3)
 
 
 def test_a_title_stands_above_the_image():
     image = blank(120, 200)
-    said, silent = (drawing.titled(image, title) for title in ("objectness, p3", ""))
+    said, silent = (sheets.titled(image, title) for title in ("objectness, p3", ""))
     np.testing.assert_array_equal(said[-120:], image)
     strip = said[:-120]
     assert strip.shape == silent[:-120].shape and (silent[:-120] == 255).all() and (strip < 100).any()
-    assert drawing.titled(image, "a title that is much too long " * 9).shape == said.shape
+    assert sheets.titled(image, "a title that is much too long " * 9).shape == said.shape
 
 
 def test_a_gallery_fills_its_width_with_every_image_in_shape():
     shapes = [(100, 50), (50, 100), (80, 80), (30, 90), (64, 64)]
-    sheet = drawing.gallery([np.full((*s, 3), 20 + 40 * i, np.uint8) for i, s in enumerate(shapes)], 3, 400)
+    sheet = sheets.gallery([np.full((*s, 3), 20 + 40 * i, np.uint8) for i, s in enumerate(shapes)], 3, 400)
     assert sheet.shape[1] == 400
     for i, (height, width) in enumerate(shapes):
         rows, columns = np.nonzero((sheet == 20 + 40 * i).all(axis=-1))
@@ -275,7 +275,7 @@ def test_a_gallery_fills_its_width_with_every_image_in_shape():
         assert (np.ptp(columns) + 1) / (np.ptp(rows) + 1) == pytest.approx(width / height, rel=0.05)
     assert (sheet[:, :4] == 255).all() and not (sheet[4:-4, 4:8] == 255).all(axis=(1, 2)).all()
     with pytest.raises(DrawingError, match="received none"):
-        drawing.gallery([], 3, 400)
+        sheets.gallery([], 3, 400)
 
 
 def test_saved_is_what_is_read_back(tmp_path):

@@ -12,7 +12,7 @@ from tfyolo import model as models
 from tfyolo.heads import HEADS
 from tfyolo.origin import Origin
 from tfyolo.structures import as_raw
-from tfyolo.tflite import metadata
+from tfyolo.tflite import metadata, packed
 from tfyolo.weights.initial import initialise
 from tfyolo.weights.torch import layouts
 from tfyolo.weights.transfer import paired_channels, shared_classes, transferred
@@ -230,7 +230,7 @@ def test_the_licence_travels_from_the_first_weights_to_the_last_line(tmp_path):
     assert extra["origin"] == ULTRALYTICS._asdict()
     for file in (last / "export").glob("*.tflite"):
         content = file.read_bytes()
-        files, _ = metadata.files_behind(content)
+        files, _ = packed.files_behind(content)
         assert json.loads(files["tfyolo.json"])["origin"] == ULTRALYTICS._asdict()
         assert b"initialised from best.pt, AGPL-3.0" in content
 

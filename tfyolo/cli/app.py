@@ -83,8 +83,11 @@ class Command(click.Command):
 
     def invoke(self, context):
         """Runs the command, and ends the process with an exit code where it fails."""
+        from tfyolo.libraries import missing_explained
+
         try:
-            return super().invoke(context)
+            with missing_explained(context.command_path):
+                return super().invoke(context)
         except Error as error:
             click.echo(f"Error: {printable(error, keep=chr(10))}", err=True)
             sys.exit(error.exit_code)

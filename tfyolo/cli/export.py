@@ -212,24 +212,27 @@ def benchmark(
 ):
     """Time RUN's model and its EXPORTs on one image, in turns.
 
-    They run as Keras, SavedModel, TFLite and, if RUN was imported from Darknet, in OpenCV.
+    They run as Keras, SavedModel, TFLite and, if RUN was imported from Darknet, in OpenCV. In RUN's place an export may
+    stand: then exports alone take turns, on a device without TensorFlow, too.
 
     \b
     tfyolo benchmark runs/yolov8n runs/yolov8n/export/*.tflite --data my/images
     """
     from tfyolo.peers import Peer
-    from tfyolo.predict.runtimes import titles
+    from tfyolo.predict.runtimes import runtime_of, titles
 
     if plot and not path:
         raise click.UsageError("--plot shows AP, expected --data with it")
-    require_model(run, "a run's folder or a .h5 file")
+    require_model(run)
     for each in paths:
         require_path(each, titles(exported=True))
+    if unfused and runtime_of(run).exported:
+        raise click.UsageError(f"--unfused times a run's network before fusion; {run} is an export")
     given = [Peer.parsed(peer) for peer in peers]
     if path:
         require_path(path, DATA)
-    start_tensorflow(device, threads)
-    from tfyolo import benchmark as benchmarks
+    start_tensorflow(device, threads, optional=path is None)
+    from tfyolo.benchmark import run as benchmarks
     from tfyolo.data import readers
 
     with split_hint():

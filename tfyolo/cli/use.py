@@ -116,11 +116,11 @@ def detect(
     require_model(model)
     for source in sources:
         require_path(source, "an image, a video, a folder or a glob")
-    start_tensorflow(device)
+    start_tensorflow(device, optional=True)
     from tqdm import tqdm
 
     from tfyolo import folders
-    from tfyolo.data.decoding import ImageError
+    from tfyolo.data.contents import ImageError
     from tfyolo.files import write_text
     from tfyolo.predict import load as loading
     from tfyolo.predict import media

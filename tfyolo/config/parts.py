@@ -144,7 +144,7 @@ def _written(module, table):
 
 
 def _signature(module, name):
-    """The inspect.Signature of a module's function or class: keyword-only arguments alone, defaults in words."""
+    """The inspect.Signature of a module's function or class: keyword-only arguments with literal defaults."""
     for node in tables.tree_of(module).body:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("tfyolo."):
             for alias in node.names:
@@ -166,11 +166,18 @@ def _of_arguments(arguments):
         inspect.Parameter(
             argument.arg,
             inspect.Parameter.KEYWORD_ONLY,
-            default=empty if default is None else ast.unparse(default),
+            default=empty if default is None else _literal(default),
             annotation=_evaluated(argument.annotation),
         )
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     )
+
+
+def _literal(default):
+    try:
+        return ast.literal_eval(default)
+    except ValueError:
+        return ast.unparse(default)
 
 
 def _evaluated(annotation):

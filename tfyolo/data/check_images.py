@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfyolo.data.decoding import ImageError, decode_image, read_image
+from tfyolo.data.contents import ImageError
+from tfyolo.data.decoding import decode_image, read_image
 from tfyolo.data.geometry import scale_of
 from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.sources.source import TOLERANCE, Problem, image_bytes

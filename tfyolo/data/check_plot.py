@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tfyolo.data.decoding import ImageError, read_record
+from tfyolo.data.contents import ImageError
+from tfyolo.data.decoding import read_record
 from tfyolo.data.geometry import scale_of
 
 
@@ -19,7 +20,7 @@ def summary_figure(report, sources, sizes):
     """
     from matplotlib.figure import Figure  # most callers want no picture, and matplotlib takes a second to import
 
-    from tfyolo.visualize import drawing
+    from tfyolo.visualize import drawing, sheets
 
     figure = Figure(figsize=(16, 9), layout="constrained")
     top, bottom = figure.subfigures(2, 1)
@@ -63,7 +64,7 @@ def summary_figure(report, sources, sizes):
             continue
         axis = axes[drawn]
         drawn += 1
-        image, boxes = drawing.resized(image, record.boxes * scale_of(record.size, image.shape[:2]), side=360)
+        image, boxes = sheets.resized(image, record.boxes * scale_of(record.size, image.shape[:2]), side=360)
         axis.imshow(drawing.draw_ground_truth(image, boxes, record.labels, record.ignored, source.classes))
         axis.set_title(str(record.image_id), fontsize=7)
     return figure

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from tfyolo.data import augment as aug
 from tfyolo.data import geometry
-from tfyolo.data.decoding import ImageError, read_record
+from tfyolo.data.contents import ImageError
+from tfyolo.data.decoding import read_record
 from tfyolo.data.geometry import FITS, paste, prepare, transform_boxes
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.loading import loader, traced

@@ -3,7 +3,6 @@
 decode_image and what it calls are graph operations only: training, detection and exported models share them.
 """
 
-import errno
 import functools
 import os
 import threading
@@ -12,17 +11,8 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from tfyolo.data.headers import HEAD, MOST_PIXELS, kind_of, read_header, surely_fits, too_large
-from tfyolo.errors import Error
-from tfyolo.files import read_bytes
-from tfyolo.messages import printable
-
-
-class ImageError(Error):
-    """An image cannot be read. The message names the file, what is wrong with it and what to do."""
-
-    def __init__(self, message):
-        super().__init__(printable(message))
+from tfyolo.data.contents import ENDS, checked_contents, damaged, unknown
+from tfyolo.data.headers import HEAD, MOST_PIXELS, kind_of, read_header, surely_fits
 
 
 @functools.partial(tf.function, autograph=False)  # traced once for all data sets that decode
@@ -166,8 +156,6 @@ def _upright(image, orientation):
     return tf.cond(one_of(3, 4, 7, 8), lambda: tf.reverse(image, [0]), lambda: image)
 
 
-# How files of each kind end. TensorFlow decodes these; cv2 would give half an image without a word.
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 # Eager operations in several Python threads at once crash TensorFlow now and then; cv2 may work in all of them.
 _one_at_a_time = threading.Lock()
 
@@ -195,28 +183,16 @@ def read_image(source, most_pixels=MOST_PIXELS):
     Raises:
         ImageError: it cannot be read in full: a truncated image is an error, not half an image.
     """
-    if isinstance(source, bytes):
-        name, contents = f"an image of {len(source)} bytes", source
-    else:
-        path, span = source if isinstance(source, tuple) else (source, None)
-        name = f"file {os.fspath(path)}" + (f", bytes {span[0]} to {sum(span)}" if span else "")
-        contents = file_contents(path, span)
-    if not contents:
-        raise ImageError(f"{name}: empty. Copy it anew, or remove it and its annotations")
-    if contents.startswith(b"version https://git-lfs"):
-        raise ImageError(f"{name}: a pointer of Git LFS, not the image. Run `git lfs pull` to fetch it")
-    if reason := too_large(contents, most_pixels):
-        raise ImageError(f"{name}: {reason}; make it smaller, or allow more (max_pixels)")
+    name, contents = checked_contents(source, most_pixels)
     fits = surely_fits(contents, most_pixels)
-    if (kind := kind_of(contents)) in _ENDS:
+    # TensorFlow decodes these; cv2 would give half an image without a word.
+    if (kind := kind_of(contents)) in ENDS:
         try:
             with _one_at_a_time, tf.device("CPU:0"):
                 return decode_image(tf.constant(contents), None if fits else most_pixels).numpy()
         # UnicodeDecodeError: a message of libpng that holds bytes of the file.
         except (tf.errors.OpError, UnicodeDecodeError) as error:
-            state = "damaged" if contents.rstrip(b"\0").endswith(_ENDS[kind]) else "truncated"
-            remedy = "Copy it anew, or remove it and its annotations"
-            raise ImageError(f"{name}: {state} {kind} of {len(contents)} bytes. {remedy}") from error
+            raise damaged(name, contents, kind) from error
     webp = contents[8:12] == b"WEBP"  # which cv2 turns by a reading of its own
     flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if webp else 0)
     try:
@@ -224,20 +200,10 @@ def read_image(source, most_pixels=MOST_PIXELS):
     except cv2.error:
         image = None
     if image is None:
-        known = "Expected JPEG, PNG, GIF, BMP, WebP or TIFF"
-        raise ImageError(f"{name}: no image, or a damaged one. {known}. Received: bytes that begin {contents[:8]!r}")
+        raise unknown(name, contents)
     return _upright(tf.constant(image), tf.constant(read_header(contents).orientation)).numpy() if webp else image
 
 
 def read_record(record, most_pixels=MOST_PIXELS):
     """Reads the image of a Record, a file of its own or inside a shard: [H, W, 3] np.uint8 RGB. Raises ImageError."""
     return read_image((record.path, record.span), most_pixels)
-
-
-def file_contents(path, span):
-    """The bytes of a file, or of a span (offset, length) inside it. Raises ImageError."""
-    try:
-        return read_bytes(path, span)
-    except OSError as error:
-        what = {errno.ENOENT: "no such file", errno.EISDIR: "a folder, not an image"}.get(error.errno, error.strerror)
-        raise ImageError(f"file {os.fspath(path)}: {what}. Check the path") from error

@@ -86,7 +86,7 @@ def _largest_inside(size, target):
 def darknet_stretch(size, target):
     """Darknet's resize_image: the centres of the corner pixels come to lie on each other, not the corners."""
     size, target = tf.cast(size, tf.float32), tf.cast(target, tf.float32)
-    y, x = tf.unstack(tf.where(size > 1, (target - 1) / tf.maximum(size - 1, 1), target))
+    y, x = tf.unstack(tf.where(size > 1, tf.maximum(target - 1, 1) / tf.maximum(size - 1, 1), target))
     return translation(0.5, 0.5) @ matrix_of(y, 0, 0, 0, x, 0) @ translation(-0.5, -0.5)
 
 

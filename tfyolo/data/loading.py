@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.config.ranges import MOST_PIXELS
-from tfyolo.data.decoding import ImageError, decode_image, file_contents, read_record
+from tfyolo.data.contents import ImageError, file_contents
+from tfyolo.data.decoding import decode_image, read_record
 from tfyolo.data.geometry import GREY, scale_of
 from tfyolo.data.headers import surely_fits
 

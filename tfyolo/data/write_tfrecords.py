@@ -53,7 +53,8 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     """
     import tensorflow as tf  # which readers do without
 
-    from tfyolo.data.decoding import ImageError, read_image  # which imports it, too
+    from tfyolo.data.contents import ImageError
+    from tfyolo.data.decoding import read_image  # which imports it, too
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

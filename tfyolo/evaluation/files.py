@@ -8,7 +8,7 @@ from tfyolo.evaluation.metrics import Found, boxes_to_xywh, match
 from tfyolo.files import write_text
 from tfyolo.messages import printable
 from tfyolo.structures import BACKGROUND
-from tfyolo.visualize import drawing, image_files, plots
+from tfyolo.visualize import drawing, image_files, plots, sheets
 
 
 def write_report(out, report, source, found, pictures):
@@ -61,7 +61,7 @@ def _draw_worst(out, score, source, found, count):
         record, one = source.records[number], shown[number]
         image = decoding.read_record(record, source.max_pixels)
         scale = geometry.scale_of(record.size, image.shape[:2])
-        image, gt_boxes, boxes = drawing.enlarged(image, record.boxes * scale, one.boxes * scale)
+        image, gt_boxes, boxes = sheets.enlarged(image, record.boxes * scale, one.boxes * scale)
         image = drawing.draw_matches(
             image, gt_boxes, record.labels, record.ignored, boxes, one.labels, one.scores, source.classes, index
         )

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfyolo.graph.ends import ends
 from tfyolo.graph.nodes import used
 from tfyolo.model import with_largest_box
-from tfyolo.predict.layouts import SIDES
+from tfyolo.predict.heads import SIDES
 from tfyolo.structures import Candidates
 from tfyolo.tflite import metadata
 
@@ -121,7 +121,7 @@ def _as_ends(model, *tensors):
 
 
 def _logits(model, images):
-    """Class logits [B, N, K] and box distributions [B, N, 4 * bins] in the order of predict.layouts.SIDES.
+    """Class logits [B, N, K] and box distributions [B, N, 4 * bins] in the order of predict.heads.SIDES.
 
     N goes over all cells, finest level first.
     """

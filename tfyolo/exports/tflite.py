@@ -16,7 +16,7 @@ from tfyolo.model import describe, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
 from tfyolo.origin import initialised_line
 from tfyolo.predict.exported import EXPORT_META
-from tfyolo.tflite import metadata
+from tfyolo.tflite import metadata, packed
 
 
 def write(job, target, path):
@@ -52,11 +52,11 @@ def _content(job, target):
     )
     content = metadata.attached(content, [each.name for each in outputs], described)
     export = {"nms": target.nms, "precision": target.precision}
-    text = json.dumps(describe(job.model, export=export, sha256=metadata.checksum(content)))
+    text = json.dumps(describe(job.model, export=export, sha256=packed.checksum(content)))
     files = {EXPORT_META: text, metadata.LABELS: label_lines(job.model)}
     if target.nms in ("app", "e2e"):
         files[metadata.APP] = metadata.app_text(model, end_to_end=target.nms == "e2e")  # last, where they look
-    return metadata.with_files(content, files), outputs
+    return packed.with_files(content, files), outputs
 
 
 def for_tflite(model):

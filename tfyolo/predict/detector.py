@@ -1,28 +1,28 @@
 """A detector: images in, boxes in the image's own pixels out."""
 
-import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Union, overload
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from tfyolo import config as configs
-from tfyolo.data import geometry
-from tfyolo.data.geometry import restore
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.devices import check_process
 from tfyolo.messages import counted, printable
-from tfyolo.model import Model, postprocess
+from tfyolo.predict import imaging
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.predict.media import each_image, find_images, is_many, read_image_like
-from tfyolo.predict.tta import tta_candidates, with_constants
+
+if TYPE_CHECKING:  # a device that only detects has no TensorFlow
+    import tensorflow as tf
+
+    from tfyolo.model import Model
 
 # One image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W], [H, W, 3] or [H, W, 4] of uint8.
-ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | tf.Tensor
+ImageLike = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "tf.Tensor"]
 
 
 class Detector:
@@ -58,11 +58,11 @@ class Detector:
     @classmethod
     def of(
         cls,
-        model: Model,
+        model: "Model",
         source: str | os.PathLike = "a model in memory",
         *,
         flip: bool = False,
-        others: Sequence[Model] = (),
+        others: Sequence["Model"] = (),
         constant: bool = False,
         **options: Any,
     ) -> "Detector":
@@ -83,20 +83,10 @@ class Detector:
                 cannot join the candidates.
             ValueError: an option has a wrong value.
         """
-        models = [model, *others]
-        if (flip or others) and not model.postprocess.suppresses:
-            raise model.config.error(
-                "model.postprocess",
-                "expected one with NMS for test-time augmentation; top would repeat an object for each flip and scale",
-            )
-        largest = max(models, key=lambda each: each.input_size)
-        # Batches of a few sizes are traced once for all sizes.
-        traced = functools.partial(tf.function, autograph=False, reduce_retracing=True)
-        candidates = traced(functools.partial(tta_candidates, models, flip))
-        if constant:
-            candidates = with_constants(candidates, largest.input_size)
-        select = traced(postprocess(model.config, **options))
-        return cls(largest.config, model.classes, candidates, select, source)
+        from tfyolo.predict.in_memory import functions_of
+
+        config, network, select = functions_of([model, *others], flip=flip, constant=constant, **options)
+        return cls(config, model.classes, network, select, source)
 
     def __repr__(self):
         height, width = self.input_size
@@ -168,7 +158,7 @@ class Detector:
             source = find_images([source])
         elif isinstance(source, int):
             source, batch = [source], 1
-        elif not isinstance(source, Iterable) or isinstance(source, bytes | Image.Image | np.ndarray | tf.Tensor):
+        elif not isinstance(source, Iterable) or _is_image(source):
             source = [source]
         return self._in_batches(each_image(source, skipped, self.max_pixels), score, batch)
 
@@ -181,10 +171,9 @@ class Detector:
         """The ImageDetections of each row (image, file, frame) of a batch."""
         check_process()
         images = [image for image, _, _ in rows]
-        prepared = [geometry.prepare(image, self.input_size, self.preprocess) for image in images]
-        batch, transforms = (tf.stack(each) for each in zip(*prepared, strict=True))
+        batch, transforms = imaging.prepared(images, self.input_size, self.preprocess)
         found = self.postprocess(self.network(batch))
-        boxes = restore(found.boxes, transforms, tf.constant([image.shape[:2] for image in images]))
+        boxes = imaging.restored(found.boxes, transforms, [image.shape[:2] for image in images])
         columns = (boxes, found.scores, found.labels, found.best)
         found = zip(*map(np.asarray, columns), rows, strict=True)
         return [self._kept(*detections, score, *row) for *detections, row in found]
@@ -194,6 +183,10 @@ class Detector:
         inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         kept = inside & (scores >= score)
         return ImageDetections(boxes[kept], scores[kept], labels[kept], self.classes, float(best), image, file, frame)
+
+
+def _is_image(source):
+    return isinstance(source, bytes | Image.Image) or hasattr(source, "__array__")
 
 
 def _check_unit(**values):

@@ -1,7 +1,7 @@
 """What every export carries about itself, and how it is checked."""
 
-from tfyolo import checkpoint
 from tfyolo import config as configs
+from tfyolo.errors import CheckpointError
 from tfyolo.files import parse_json
 
 # The file of model.describe() inside an export: in a SavedModel's assets.extra, in the zip at a TFLite file's end.
@@ -30,16 +30,14 @@ def described_by(path, text):
     except configs.ConfigError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise checkpoint.CheckpointError(
-            f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it again"
-        ) from error
+        raise CheckpointError(f"{path}: its {EXPORT_META} is not as tfyolo wrote it; export it again") from error
     return config, classes, {"nms": "builtin", "precision": "float32"} | target, meta.get("sha256")
 
 
 def check_no_options(path, options):
     """Raises CheckpointError if options of post-processing are given for an export, which has its own."""
     if options:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{path}: an export has its post-processing inside; {', '.join(options)} can only be set on a run"
         )
 

@@ -4,15 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from tfyolo.graph.ends import ends, tail
-from tfyolo.model import decoder_of, outline_of, postprocess
-from tfyolo.structures import Candidates, Detections, level_stride
-
-# Where in our (top, left, bottom, right) the left, top, right and bottom stand that others expect, and the other way
-# round.
-SIDES = (1, 0, 3, 2)
+from tfyolo.edge import candidates as edge
+from tfyolo.libraries import has_tensorflow
+from tfyolo.predict.runtimes import resolved
+from tfyolo.structures import Candidates, Detections
 
 
 class Layout(NamedTuple):
@@ -52,7 +48,7 @@ def _builtin(config, classes, precision):
 
 
 def _candidates(boxes, scores, sides):
-    return Candidates(tf.constant(boxes), tf.constant(scores), None, None, sides[:2])
+    return Candidates(boxes, scores, None, None, sides[:2])
 
 
 def _none(config, classes, precision):
@@ -99,33 +95,14 @@ def _end_to_end(config, classes, precision):
     return Layout({"output0"}, read, True)
 
 
-def _heads(config, classes, precision):
-    outline, decoder = outline_of(config, len(classes)), decoder_of(config)
-    names, behind = list(ends(outline)), tail(outline)
-
-    def read(found):
-        return decoder(behind([tf.constant(found[name]) for name in names]))
-
-    return Layout({*names}, read, False)
-
-
 def _logits(config, classes, precision):
-    decoder = decoder_of(config)
-    grids = [[side // level_stride(level) for side in config.model.input_size] for level in decoder.levels]
+    read = resolved("tfyolo.predict.heads:logits_read") if has_tensorflow() else edge.logits_read
+    return Layout({"class_logits", "box_logits"}, read(config), False)
 
-    def levels(flat):
-        parts = np.split(flat, np.cumsum([h * w for h, w in grids])[:-1], axis=1)
-        return {
-            level: tf.reshape(part, (len(flat), h, w, 1, flat.shape[-1]))
-            for level, part, (h, w) in zip(decoder.levels, parts, grids, strict=True)
-        }
 
-    def read(found):
-        box = np.split(found["box_logits"], 4, axis=-1)
-        box = np.concatenate([box[place] for place in SIDES], axis=-1)
-        return decoder({"box": levels(box), "cls": levels(found["class_logits"])})
-
-    return Layout({"class_logits", "box_logits"}, read, False)
+def _heads(config, classes, precision):
+    names, read = resolved("tfyolo.predict.heads:heads_read")(config, len(classes))
+    return Layout({*names}, read, False)
 
 
 _LAYOUTS = {
@@ -141,4 +118,6 @@ _LAYOUTS = {
 
 def postprocess_of(layout, config, options):
     """What follows read() in a Detector. options: of the post-processing, for a Layout without NMS."""
-    return (lambda detections: detections) if layout.has_nms else postprocess(config, **options)
+    if layout.has_nms:
+        return lambda detections: detections
+    return (resolved("tfyolo.model:postprocess") if has_tensorflow() else edge.postprocess)(config, **options)

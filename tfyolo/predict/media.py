@@ -3,17 +3,18 @@
 import glob
 import os
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tfyolo.data import decoding
+from tfyolo.data.contents import ImageError
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.files import Tree, visible
 from tfyolo.data.sources.index import IMAGES
+from tfyolo.edge.images import pil_pixels
 from tfyolo.errors import Error
 from tfyolo.files import what_is
 from tfyolo.libraries import libraries_silent
+from tfyolo.predict import imaging
 
 # --- one image --------------------------------------------------------------------------------------------------------
 
@@ -32,14 +33,14 @@ def read_image_like(image, most_pixels=MOST_PIXELS):
         ImageError: it is no image, or a file of more pixels.
     """
     if isinstance(image, str | os.PathLike):
-        return decoding.read_image(image, most_pixels), os.fspath(image)
+        return imaging.read_image(image, most_pixels), os.fspath(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return decoding.read_image(bytes(image), most_pixels), None
+        return imaging.read_image(bytes(image), most_pixels), None
     if isinstance(image, Image.Image):
         return _of_pil(image), None
     if hasattr(image, "__array__"):
         return _of_array(np.asarray(image)), None
-    raise decoding.ImageError(
+    raise ImageError(
         "expected an image: a path, the bytes of a file, a PIL image, or an array or tensor [H, W, 3] of uint8; "
         f"received {type(image).__name__}"
     )
@@ -56,7 +57,7 @@ def _of_array(image):
         hint = "; put the channels last" if first and image.shape[2] not in (1, 3, 4) else ""
         if image.dtype.kind == "f":
             hint += "; of values from 0 to 1, (255 * image).round().astype('uint8') makes one"
-        raise decoding.ImageError(
+        raise ImageError(
             "expected an image [H, W, 3], [H, W] or [H, W, 4] of uint8 in RGB order, received "
             f"{image.dtype} {list(image.shape)}{hint}"
         )
@@ -66,16 +67,10 @@ def _of_array(image):
 
 
 def _of_pil(image):
-    """The same pixels as read_image gives of its file: upright, alpha dropped, the upper eight of 16 bits."""
-    if image.mode in ("I", "F"):  # their value for white is not known
-        raise decoding.ImageError(f"expected a PIL image of a mode such as RGB or L, received {image.mode}; convert it")
     try:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            return _of_array((np.asarray(upright) >> 8).astype(np.uint8))
-        return np.asarray(upright.convert("RGB"))
+        return pil_pixels(image)
     except OSError as error:
-        raise decoding.ImageError(f"a PIL image that cannot be read in full: {error}") from error
+        raise ImageError(f"a PIL image that cannot be read in full: {error}") from error
 
 
 def is_many(path):
@@ -102,7 +97,7 @@ def each_image(sources, skipped, most_pixels):
         for each in find_images([source]) if many else [source]:
             try:
                 yield from _frames_of(each, most_pixels)
-            except (decoding.ImageError, SourceError) as error:
+            except (ImageError, SourceError) as error:
                 if skipped is None:
                     raise
                 skipped.append((each, str(error)))
@@ -172,7 +167,7 @@ def check(source, most_pixels=MOST_PIXELS):
     if isinstance(source, int) or source.lower().endswith(VIDEOS):
         frames(source, most_pixels)
     else:
-        decoding.read_image(source, most_pixels)
+        imaging.read_image(source, most_pixels)
 
 
 def frames(source, most_pixels=MOST_PIXELS):
@@ -190,6 +185,7 @@ def frames(source, most_pixels=MOST_PIXELS):
     """
     if not isinstance(source, int) and not os.path.isfile(source):  # on other paths OpenCV may wait for ever
         raise SourceError(f"{source}: expected a camera or a video, received {what_is(source)}")
+    cv2 = _opencv(source)
     with libraries_silent():  # the error below reports it once
         capture = cv2.VideoCapture(source)
     if not capture.isOpened():
@@ -211,3 +207,14 @@ def frames(source, most_pixels=MOST_PIXELS):
             capture.release()
 
     return each(), capture.get(cv2.CAP_PROP_FPS) or 25.0
+
+
+def _opencv(source):
+    try:
+        import cv2
+    except ImportError as error:
+        what = f"camera {source}" if isinstance(source, int) else source
+        raise SourceError(
+            f"{what}: expected OpenCV, which reads cameras and videos; pip install opencv-python-headless ({error})"
+        ) from error
+    return cv2

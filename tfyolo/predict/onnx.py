@@ -3,12 +3,10 @@
 import hashlib
 
 import numpy as np
-import tensorflow as tf
 
-from tfyolo import checkpoint
+from tfyolo.errors import CheckpointError
 from tfyolo.files import read_regular
 from tfyolo.libraries import libraries_silent
-from tfyolo.model import postprocess
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
 from tfyolo.predict.forks import Renewed
@@ -63,7 +61,7 @@ def load_onnx(path, threads, options):
     text, graph = _parted(path, content)
     config, classes, target, written = described_by(path, text)
     if written != checksum(graph):
-        raise checkpoint.CheckpointError(f"{path}: {OTHER_BYTES}")
+        raise CheckpointError(f"{path}: {OTHER_BYTES}")
     if target["nms"] == "builtin":
         check_no_options(path, options)
     network = _Network(path, content, threads)
@@ -108,7 +106,7 @@ def load_triton(path, threads, options):
     models = [config.parent for config in path.glob("*/config.pbtxt")]
     if len(models) != 1:
         names = ", ".join(sorted(model.name for model in models))
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{path}: expected a repository of one model, received {names}; name one's file, MODEL/1/model.onnx"
         )
     versions = [file for file in models[0].glob("*/model.onnx") if file.parent.name.isdecimal()]
@@ -120,7 +118,7 @@ def _read(path):
     try:
         return read_regular(path)
     except FileNotFoundError:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{path}: no such file; expected {_EXPECTED}; of another program's, import the checkpoint it was made of"
         ) from None
     except OSError as error:
@@ -128,7 +126,7 @@ def _read(path):
 
 
 def _no_onnx(path, reason):
-    return checkpoint.CheckpointError(
+    return CheckpointError(
         f"{path}: expected {_EXPECTED}; this one is damaged or another program's ({reason}). Export it again, or "
         "import the checkpoint it was made of"
     )
@@ -150,7 +148,7 @@ def _parted(path, content):
     end = with_description(b"", text)
     graph = content[: -len(end)]
     if not content.endswith(end):  # another program has written it anew
-        raise checkpoint.CheckpointError(f"{path}: {OTHER_BYTES}")
+        raise CheckpointError(f"{path}: {OTHER_BYTES}")
     return text, graph
 
 
@@ -184,7 +182,7 @@ class _Network(Renewed):
             with libraries_silent():  # what it says of the devices that it looks for
                 import onnxruntime
         except ImportError as error:
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"{self.path}: expected onnxruntime, which runs ONNX files, found none ({error}); pip install "
                 "'tfyolo[onnx]'"
             ) from error
@@ -201,7 +199,7 @@ class _Network(Renewed):
             if self.handle is None:
                 content = _read(self.path)
                 if checksum(content) != self.sum:
-                    raise checkpoint.CheckpointError(
+                    raise CheckpointError(
                         f"{self.path}: was loaded in the process that this one was forked from, and replaced since; "
                         "load it anew"
                     )
@@ -229,15 +227,19 @@ def _reading(target, run, config, classes, options):
         classes: names in label order.
         options: of the post-processing.
     """
-    if target["nms"] != "app":
-        layout = layout_of(target["nms"], target["precision"], config, classes)
-        return lambda images: layout.read(run(images)), postprocess_of(layout, config, options)
-    size = np.array(config.model.input_size, "float32")
+    layout = layout_of(target["nms"], target["precision"], config, classes)
+    if target["nms"] == "app":
+        layout = layout._replace(read=_app_read(config))
+    return lambda images: layout.read(run(images)), postprocess_of(layout, config, options)
 
-    def app(images):  # in pixels, where a TFLite file has 0..1
-        rows = run(images)["output0"].transpose(0, 2, 1)
+
+def _app_read(config):
+    """{output: array} -> Candidates, of boxes in pixels, where a TFLite file has 0..1."""
+
+    def read(found):
+        rows = found["output0"].transpose(0, 2, 1)
         middle, half = rows[..., [1, 0]], rows[..., [3, 2]] / 2
         boxes = np.concatenate([middle - half, middle + half], -1)
-        return Candidates(tf.constant(boxes), tf.constant(rows[..., 4:]), None, None, size)
+        return Candidates(boxes, rows[..., 4:], None, None, np.array(config.model.input_size, "float32"))
 
-    return app, postprocess(config, **options)
+    return read

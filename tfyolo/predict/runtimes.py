@@ -65,7 +65,7 @@ RUNTIMES: dict[str, Runtime] = {
     "run": Runtime(
         title="a run's folder or a .h5 file",
         recognises=lambda path: os.path.isdir(path) or path.suffix == ".h5",
-        load="tfyolo.predict.load:load_run",
+        load="tfyolo.predict.run:load_run",
         exported=False,
     ),
 }

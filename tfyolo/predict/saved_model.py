@@ -6,7 +6,7 @@ from pathlib import Path
 import absl.logging
 import tensorflow as tf
 
-from tfyolo import checkpoint
+from tfyolo.errors import CheckpointError
 from tfyolo.files import read_regular
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
@@ -37,23 +37,21 @@ def load_saved_model(path, threads, options):
     """
     described = path / "assets.extra" / EXPORT_META
     if any(not file.is_file() for file in path.rglob("*") if not file.is_dir()):
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{path}: expected a SavedModel's folder, received one with what is no regular file in it"
         )
     if not described.exists():
-        raise checkpoint.CheckpointError(
-            f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing"
-        )
+        raise CheckpointError(f"{path}: expected a SavedModel that tfyolo has exported, but {described} is missing")
     check_no_options(path, options)
     config, classes, _, written = described_by(path, read_regular(described))
     if written is not None and written != checksums(path):
-        raise checkpoint.CheckpointError(f"{path}: {OTHER_BYTES}")
+        raise CheckpointError(f"{path}: {OTHER_BYTES}")
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)  # it would warn that the model cannot be trained
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # of a dozen kinds, none of them TensorFlow's own
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{path}: expected a SavedModel that tfyolo has exported, but it does not load; export it again"
         ) from error
     finally:

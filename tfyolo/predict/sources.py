@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from tfyolo.data.decoding import ImageError
+from tfyolo.data.contents import ImageError
 from tfyolo.messages import counted
 from tfyolo.predict import media, video
 from tfyolo.visualize import image_files

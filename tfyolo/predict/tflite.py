@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from tfyolo import checkpoint
+from tfyolo.errors import CheckpointError
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
 from tfyolo.predict.forks import Renewed
 from tfyolo.predict.layouts import layout_of, postprocess_of
-from tfyolo.tflite import flatbuffer, metadata
+from tfyolo.tflite import flatbuffer, packed
 from tfyolo.tflite.interpreter import interpreter
 
 
@@ -24,17 +24,17 @@ def load_tflite(path, threads, options):
         ConfigError: its config, or an option, is not as it should be.
     """
     if not path.is_file():
-        raise checkpoint.CheckpointError(f"{path}: expected a TFLite file, found none")
+        raise CheckpointError(f"{path}: expected a TFLite file, found none")
     content = path.read_bytes()
     try:
-        files, size = metadata.files_behind(content)
+        files, size = packed.files_behind(content)
         text = files[EXPORT_META]
-    except (metadata.DamagedError, KeyError) as error:
-        raise _no_tflite(path, error if isinstance(error, metadata.DamagedError) else f"no {EXPORT_META}") from error
+    except (packed.DamagedError, KeyError) as error:
+        raise _no_tflite(path, error if isinstance(error, packed.DamagedError) else f"no {EXPORT_META}") from error
     config, classes, target, written = described_by(path, text)
     graph = memoryview(content)[:size]
-    if written is not None and written != metadata.checksum(graph):
-        raise checkpoint.CheckpointError(f"{path}: {OTHER_BYTES}")
+    if written is not None and written != packed.checksum(graph):
+        raise CheckpointError(f"{path}: {OTHER_BYTES}")
     try:
         flatbuffer.check(graph)  # exports of earlier versions have no checksum, and those of others may have any
     except flatbuffer.FlatbufferError as error:
@@ -68,7 +68,7 @@ def load_tflite(path, threads, options):
 
 
 def _no_tflite(path, reason):
-    return checkpoint.CheckpointError(
+    return CheckpointError(
         f"{path}: expected a TFLite file that tfyolo has exported; this one is damaged or another program's ({reason})"
     )
 
@@ -102,7 +102,7 @@ class _Network(Renewed):
         with self.lock:
             if self.handle is None:
                 if _identity(self.path) != self.state:
-                    raise checkpoint.CheckpointError(
+                    raise CheckpointError(
                         f"{self.path}: was loaded in the process that this one was forked from, and replaced since; "
                         "load it anew"
                     )

@@ -4,7 +4,6 @@ import contextlib
 import sys
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from tfyolo.files import atomic_file
@@ -30,6 +29,8 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
         SourceError: nothing can be read, or `out` cannot be written as a video; then nothing is left.
     """
     images, rate = frames(source, detector.max_pixels)
+    import cv2  # not on every device; frames() says so
+
     out, writer, rows = Path(out), None, []
     bar = tqdm(images, desc=printable(source), unit="frame", total=limit, disable=not progress or None)
     with contextlib.closing(images), contextlib.ExitStack() as written:

@@ -2,7 +2,7 @@
 
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.quickstart.starts import NOTHING_HERE
-from tfyolo.visualize import drawing, image_files
+from tfyolo.visualize import drawing, image_files, sheets
 
 
 def draw_detections(detector, source, path, most=8):
@@ -17,12 +17,12 @@ def draw_detections(detector, source, path, most=8):
     several = sorted(source.records, key=lambda record: -min(len(record.boxes), 4))[:most]
     found = [detector(record.path, score=0.4) for record in several if record.span is None]
     if found:
-        image_files.save(path, drawing.gallery([_large(each) for each in found], columns=4, width=1280))
+        image_files.save(path, sheets.gallery([_large(each) for each in found], columns=4, width=1280))
 
 
 def _large(found: ImageDetections):
     """What is found in a small image, in one that is large enough for its tags."""
-    image, boxes = drawing.enlarged(found.image, found.boxes, side=400)
+    image, boxes = sheets.enlarged(found.image, found.boxes, side=400)
     return drawing.draw(image, boxes, found.labels, found.scores, found.classes)
 
 

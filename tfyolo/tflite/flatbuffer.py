@@ -6,9 +6,9 @@ The layout is that of FlatBuffers (https://flatbuffers.dev/internals), what stan
 import math
 
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
 
 from tfyolo.errors import Error
+from tfyolo.tflite.operators import TYPES
 
 
 class FlatbufferError(Error):
@@ -83,17 +83,20 @@ _TABLES = {
     "OptionsOfVector": {"vector": (0, ["i4"])},
 }
 _OPTIONS_SLOT = 4  # of an operator
-_OPTIONS = schema.BuiltinOptions
-_OF_VECTOR = (_OPTIONS.ReshapeOptions, _OPTIONS.SqueezeOptions)
-_OF_SEVERAL = (_OPTIONS.BucketizeOptions, _OPTIONS.ConcatEmbeddingsOptions)
+# Numbers of BuiltinOptions, which a test compares with TensorFlow's reading of the schema: those of Reshape and
+# Squeeze, whose first field is a vector, and those of ConcatEmbeddings and Bucketize, which have several.
+_OF_VECTOR = (17, 30)
+_OF_SEVERAL = (3, 115)
 # Bytes of an element of a tensor; strings and handles, which the package's files do not have, are missing.
 _BYTES = {
-    **dict.fromkeys((schema.TensorType.BOOL, schema.TensorType.INT8, schema.TensorType.UINT8), 1),
-    **dict.fromkeys(
-        (schema.TensorType.FLOAT16, schema.TensorType.BFLOAT16, schema.TensorType.INT16, schema.TensorType.UINT16), 2
-    ),
-    **dict.fromkeys((schema.TensorType.FLOAT32, schema.TensorType.INT32, schema.TensorType.UINT32), 4),
-    **dict.fromkeys((schema.TensorType.FLOAT64, schema.TensorType.INT64, schema.TensorType.UINT64), 8),
+    TYPES.index(name): size
+    for size, names in {
+        1: ("bool", "int8", "uint8"),
+        2: ("float16", "bfloat16", "int16", "uint16"),
+        4: ("float32", "int32", "uint32"),
+        8: ("float64", "int64", "uint64"),
+    }.items()
+    for name in names
 }
 _LARGEST = 1 << 31  # bytes of a tensor that the interpreter is let allocate
 

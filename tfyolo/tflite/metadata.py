@@ -3,18 +3,13 @@
 A table of that schema is written as a list of its fields, in the schema's order; None where one is left out.
 """
 
-import hashlib
-import io
 import json
-import zipfile
 from typing import NamedTuple
 
 import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
-
-from tfyolo.errors import Error
 
 LABELS = "labels.txt"
 APP = "metadata.json"  # what the apps round YOLO read, which look for it at the file's very end
@@ -136,45 +131,6 @@ def app_text(model, *, end_to_end):
     names = {str(label): name for label, name in enumerate(model.classes)}
     facts = {"task": "detect", "names": names, "imgsz": [*model.input_size], "stride": stride}
     return json.dumps(facts | {"end2end": end_to_end})
-
-
-# --- the files behind it ----------------------------------------------------------------------------------------------
-
-MOST = 64 << 20  # bytes of the files behind a TFLite file
-
-
-class DamagedError(Error):
-    """A file is not what was written. The message says how that shows."""
-
-
-def with_files(content, files):
-    """A TFLite file's bytes with files behind them, as the format's own zip. files: {name: text}."""
-    packed = io.BytesIO(content)
-    with zipfile.ZipFile(packed, "a") as archive:
-        for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name), text)  # without the time: the same model gives the same bytes
-    return packed.getvalue()
-
-
-def files_behind(content):
-    """({name: bytes}, how many bytes stand before them) of a file's bytes; DamagedError if they are not whole."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > MOST:
-                raise DamagedError(f"more than {MOST} bytes of files behind the model")
-            # Each is checked by the checksum that the zip has of it.
-            files = {entry.filename: archive.read(entry) for entry in entries}
-            return files, min((entry.header_offset for entry in entries), default=len(content))
-    except DamagedError:
-        raise
-    except Exception as error:  # of a dozen kinds, zlib's and struct's among them
-        raise DamagedError(f"the files behind the model do not read ({error})") from error
-
-
-def checksum(content):
-    """By which bytes differ from all others: SHA-256, in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def quantization(content):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfyolo.data import datasets
 from tfyolo.evaluation.metrics import match
 from tfyolo.training.clock import duration
-from tfyolo.visualize import drawing, image_files
+from tfyolo.visualize import drawing, image_files, sheets
 
 
 def better(metrics, best):
@@ -82,12 +82,12 @@ def draw_batch(sample, strategy, classes, path, most=16):
     """
     parts = (np.concatenate(strategy.experimental_local_results(value)) for value in sample[:4])
     images, boxes, labels, crowd = (value[:most] for value in parts)
-    sheets = []
+    shown = []
     for b, image in enumerate(images):
         real = labels[b] >= 0
-        image, there = drawing.resized(image, boxes[b][real], side=320)
-        sheets.append(drawing.draw_ground_truth(image, there, labels[b][real], crowd[b][real], classes))
-    image_files.save(path, drawing.grid(sheets, columns=4))
+        image, there = sheets.resized(image, boxes[b][real], side=320)
+        shown.append(drawing.draw_ground_truth(image, there, labels[b][real], crowd[b][real], classes))
+    image_files.save(path, sheets.grid(shown, columns=4))
 
 
 def draw_detections(model, detector, source, folder, writer, epoch, *, count, batch, score):
@@ -108,7 +108,7 @@ def draw_detections(model, detector, source, folder, writer, epoch, *, count, ba
         return
     first, skipped = source._replace(records=source.records[:count]), {}
     options = {"batch": min(batch, len(first.records)), "preprocess": detector.preprocess}
-    sheets = []
+    shown = []
     for sample in datasets.eval_dataset(first, size=detector.input_size, skipped=skipped, **options):
         raw = model.network(sample.image, training=False)
         maps = model.decoder.objectness(raw)
@@ -122,16 +122,16 @@ def draw_detections(model, detector, source, folder, writer, epoch, *, count, ba
             kept = (np.arange(len(found.scores[b])) < found.count[b]) & (found.scores[b] >= score)
             boxes, *rest = (getattr(found, name)[b][kept] for name in ("boxes", "labels", "scores"))
             gt_index = match(ground_truth, record.labels, record.crowd, boxes, *rest, difficult=record.difficult)
-            image, ground_truth, boxes = drawing.enlarged(image, ground_truth, boxes)
+            image, ground_truth, boxes = sheets.enlarged(image, ground_truth, boxes)
             drawn = drawing.draw_matches(
                 image, ground_truth, record.labels, record.ignored, boxes, *rest, model.classes, gt_index
             )
-            heat = {f"objectness, {name}": drawing.heatmap(image, levels[b].numpy()) for name, levels in maps.items()}
+            heat = {f"objectness, {name}": sheets.heatmap(image, levels[b].numpy()) for name, levels in maps.items()}
             name = Path(str(record.image_id)).stem
             panels = {f"{name}, confidence from {score:.2f}": drawn, **heat}
-            sheet = drawing.grid([drawing.titled(panel, title) for title, panel in panels.items()], len(panels))
+            sheet = sheets.grid([sheets.titled(panel, title) for title, panel in panels.items()], len(panels))
             image_files.save(folder / f"{number + 1:02d}_{name}.jpg", sheet)
-            sheets.append(sheet)
-    if sheets:
+            shown.append(sheet)
+    if shown:
         with writer.as_default():
-            tf.summary.image("validation", drawing.grid(sheets, columns=1)[None], step=epoch)
+            tf.summary.image("validation", sheets.grid(shown, columns=1)[None], step=epoch)

@@ -1,12 +1,15 @@
 """Images for files: as uint8 RGB, and written by their file's suffix."""
 
+import io
 from pathlib import Path
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from tfyolo.errors import Error
 from tfyolo.files import atomic_file
+
+QUALITY = 95  # of JPEG and WebP, 0..100
 
 
 class DrawingError(Error):
@@ -38,22 +41,23 @@ def save(path, image):
     """Writes an image in the format of its file's suffix, complete or not at all; makes the folder.
 
     Args:
-        path: of the file: .png, .jpg, or what else OpenCV writes.
+        path: of the file: .png, .jpg, or what else Pillow writes.
         image: as rgb_uint8 takes it.
 
     Raises:
         DrawingError: the suffix is not known.
     """
-    path = Path(path)
-    try:
-        done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(rgb_uint8(image), cv2.COLOR_RGB2BGR))
-    except cv2.error:
-        done = False
-    if not done:
+    path, encoded = Path(path), io.BytesIO()
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
         raise DrawingError(
             f"{path}: expected a suffix that says how to write it, such as .png or .jpg, received {path.suffix!r}"
         )
-    write_image(path, encoded.tobytes())
+    try:
+        Image.fromarray(rgb_uint8(image)).save(encoded, kind, quality=QUALITY)
+    except (OSError, ValueError) as error:  # of another kind of picture, or too large a one
+        raise DrawingError(f"{path}: expected a kind of file for photographs, such as .png or .jpg: {error}") from error
+    write_image(path, encoded.getvalue())
 
 
 def write_image(path, contents):

@@ -1,0 +1,1 @@
+"""How fast a run and its exports detect on this machine, in turns with other programs."""

@@ -1,0 +1,1 @@
+"""Detection on a device without TensorFlow: images, decoding and NMS with numpy and Pillow alone."""
