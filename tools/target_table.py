@@ -1,0 +1,116 @@
+"""Writes docs/destinations.md: what each destination's file keeps of a run's AP, and which programs read it here.
+
+    python tools/target_table.py runs/yolov8n runs/nano --data my/images --photo photo.jpg --python clients/bin/python
+
+Every file goes through the gate of `tfyolo export`, and then through tools/clients.py in an environment that has the
+programs. A cell is AP on the data's `val`, the model's less the file's, and the share of multiply-accumulates that the
+device takes, where it has a lint.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from tfyolo.cli.app import Command
+from tfyolo.devices import start as start_tensorflow
+
+TABLE = Path(__file__).parent.parent / "docs" / "destinations.md"
+HEAD = """# Where files run
+
+For each destination of `tfyolo targets`: AP of the file on the validation split (the model's less the file's), and where
+the device has a lint, the share of multiply-accumulates that it takes. Below, which programs have read the file here, and
+the largest difference of their outputs from those of LiteRT's interpreter or onnxruntime, as a part of the output's
+largest value; for mediapipe the part of its detections that tfyolo finds, too, for vela that of the multiply-accumulates
+on the NPU. Written by `tools/target_table.py`.
+"""
+
+
+def row_of(model, name, destination, folder, data, split, photo, python):
+    """What becomes of a Model at a destination.
+
+    Args:
+        model: the Model.
+        name: the destination's.
+        destination: its entry of DESTINATIONS.
+        folder: where to export to.
+        data: a DataSet's path.
+        split: of it, to evaluate on.
+        photo: the path of an image, for the programs.
+        python: an interpreter that has them.
+
+    Returns:
+        (cell of the table, {program: figure}).
+    """
+    from tfyolo.data import readers
+    from tfyolo.exports.destinations import targets_of
+    from tfyolo.exports.export import export
+    from tfyolo.exports.targets import ExportError
+
+    target = targets_of([name])
+    options = {"validation": readers.read(data, split), "overwrite": True, "max_drop": 0.05}
+    if destination.target.precision in ("int8", "full-int8"):
+        options["calibration"] = readers.read(data, "train")
+    try:
+        ((_, made),) = export(model, folder, target, **options).items()
+    except (ExportError, ValueError) as error:
+        return " ".join(str(error).split("\n")[0].split())[:160], {}
+    report = made.report
+    cell = f"{report['AP']:.4f} ({report['AP'] - report['keras_AP']:+.4f})"
+    for found in report.get("lint", {}).values():
+        cell += f", {found['share_of_macs']:.1%}" + ("" if found["passed"] else " of MACs")
+    path = made.path / "1" / "model.onnx" if made.path.is_dir() and (made.path / "1").exists() else made.path
+    path = next(iter(Path(made.path).glob("*/1/model.onnx")), path) if made.path.is_dir() else path
+    if path.is_dir():
+        return cell, {}
+    command = [python, Path(__file__).with_name("clients.py"), photo, path, "--json"]
+    environment = os.environ | {"PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        return cell, {"programs": done.stderr.strip().splitlines()[-1][:160]}
+    return cell, next(iter(json.loads(done.stdout).values()))
+
+
+@click.command(cls=Command)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True))
+@click.option("--data", "datas", multiple=True, required=True, help="Data of the runs: one for all, or one for each.")
+@click.option("--split", default="val", show_default=True)
+@click.option("--photo", required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("--python", default=sys.executable, help="An interpreter that has the programs.")
+@click.option("--target", "names", multiple=True, help="Only these destinations.")
+def main(runs, datas, split, photo, python, names):
+    """Write docs/destinations.md of RUNS."""
+    start_tensorflow()
+    from tfyolo.exports.destinations import DESTINATIONS
+    from tfyolo.files import write_text
+    from tfyolo.model import load_model
+
+    datas = datas * len(runs) if len(datas) == 1 else datas
+    models = {Path(run).name: (load_model(run), data) for run, data in zip(runs, datas, strict=True)}
+    lines = [HEAD, f"| destination | {' | '.join(models)} |", f"|---|{'---|' * len(models)}"]
+    programs = ["", "| destination | programs |", "|---|---|"]
+    for name in names or DESTINATIONS:
+        cells, read = [], {}
+        for model, data in models.values():
+            with tempfile.TemporaryDirectory() as folder:
+                cell, found = row_of(model, name, DESTINATIONS[name], folder, data, split, photo, python)
+            cells.append(cell)
+            for program, figure in found.items():
+                read.setdefault(program, []).append(figure)
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        click.echo(lines[-1])
+        words = (
+            f"{program}: {', '.join(each if isinstance(each, str) else f'{each:.2g}' for each in figures)}"
+            for program, figures in read.items()
+        )
+        programs.append(f"| `{name}` | {'; '.join(words)} |")
+        click.echo(programs[-1])
+        write_text(TABLE, "\n".join([*lines, *programs, ""]))
+
+
+if __name__ == "__main__":
+    main()
