@@ -4,9 +4,9 @@
 
 Needs no TensorFlow. A program that is not installed is left out; an environment with tfyolo[edge], mediapipe, openvino,
 onnxruntime and ethos-u-vela has all. A TFLite file's outputs are compared with those of LiteRT's interpreter, an ONNX
-file's with onnxruntime's: the largest difference, as a part of the output's largest value. Of mediapipe, whose boxes are
-whole pixels, it is the part of its detections that tfyolo finds, too; of vela, the part of the multiply-accumulates that
-runs on the NPU.
+file's with onnxruntime's: the largest difference, as a part of the output's largest value. Of mediapipe, whose boxes
+are whole pixels, it is the part of its detections that tfyolo finds, too; of vela, the part of the
+multiply-accumulates that runs on the NPU.
 """
 
 import csv
@@ -83,12 +83,11 @@ def by_openvino(path, images):
 
 def difference(found, expected):
     """The largest difference of two {output: array}, as a part of the output's largest value."""
-    return max(
-        float(
-            np.abs(found[name].astype("f8") - value.astype("f8")).max(initial=0) / max(np.abs(value).max(initial=0), 1)
-        )
-        for name, value in expected.items()
-    )
+    parts = []
+    for name, value in expected.items():
+        largest = max(np.abs(value).max(initial=0), 1)
+        parts.append(float(np.abs(found[name].astype("f8") - value.astype("f8")).max(initial=0) / largest))
+    return max(parts)
 
 
 def mediapipe_share(path, photo):
@@ -103,9 +102,8 @@ def mediapipe_share(path, photo):
     options = vision.ObjectDetectorOptions(BaseOptions(model_asset_path=str(path)), score_threshold=0.3)
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(image).save(f"{folder}/x.png")
-        found = vision.ObjectDetector.create_from_options(options).detect(
-            mediapipe.Image.create_from_file(f"{folder}/x.png")
-        )
+        theirs = vision.ObjectDetector.create_from_options(options)
+        found = theirs.detect(mediapipe.Image.create_from_file(f"{folder}/x.png"))
     expected = detector(image, 0.2)
     same = 0
     for each in found.detections:
@@ -126,7 +124,7 @@ def vela_share(path):
         (summary,) = Path(folder).glob("*_summary_*.csv")
         with summary.open(newline="") as file:
             (row,) = csv.DictReader(file)
-    return float(row["nn_macs"]) / sum(operator.macs for operator in read(path).operators)
+    return float(row["nn_macs"]) / sum(operator.macs for operator in read(path))
 
 
 def has(module):

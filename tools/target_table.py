@@ -22,11 +22,11 @@ from tfyolo.devices import start as start_tensorflow
 TABLE = Path(__file__).parent.parent / "docs" / "destinations.md"
 HEAD = """# Where files run
 
-For each destination of `tfyolo targets`: AP of the file on the validation split (the model's less the file's), and where
-the device has a lint, the share of multiply-accumulates that it takes. Below, which programs have read the file here, and
+For each destination of `tfyolo targets`: AP of the file on the validation split (less the model's), and where the
+device has a lint, the share of multiply-accumulates that it takes. Below, which programs have read the file here, and
 the largest difference of their outputs from those of LiteRT's interpreter or onnxruntime, as a part of the output's
-largest value; for mediapipe the part of its detections that tfyolo finds, too, for vela that of the multiply-accumulates
-on the NPU. Written by `tools/target_table.py`.
+largest value; for mediapipe the part of its detections that tfyolo finds, too, for vela that of the
+multiply-accumulates on the NPU. Written by `tools/target_table.py`.
 """
 
 
@@ -63,8 +63,7 @@ def row_of(model, name, destination, folder, data, split, photo, python):
     cell = f"{report['AP']:.4f} ({report['AP'] - report['keras_AP']:+.4f})"
     for found in report.get("lint", {}).values():
         cell += f", {found['share_of_macs']:.1%}" + ("" if found["passed"] else " of MACs")
-    path = made.path / "1" / "model.onnx" if made.path.is_dir() and (made.path / "1").exists() else made.path
-    path = next(iter(Path(made.path).glob("*/1/model.onnx")), path) if made.path.is_dir() else path
+    path = next(made.path.glob("*/1/model.onnx"), made.path)  # of a Triton repository
     if path.is_dir():
         return cell, {}
     command = [python, Path(__file__).with_name("clients.py"), photo, path, "--json"]
