@@ -7,7 +7,7 @@ import os
 import sys
 
 from tfyolo.errors import Error
-from tfyolo.libraries import has_tensorflow, import_tensorflow, libraries_silent, missing_explained
+from tfyolo.libraries import has_tensorflow, import_tensorflow, libraries_silent
 
 
 class DeviceError(Error):
@@ -58,16 +58,15 @@ def start(device=None, threads=None, *, optional=False):
 
     Raises:
         DeviceError: the device is not there.
-        MissingError: TensorFlow is not installed.
+        ModuleNotFoundError: TensorFlow is not installed.
     """
     if optional and device in (None, "cpu") and not has_tensorflow():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     first = "tensorflow" not in sys.modules
-    with missing_explained("this command"):
-        import_tensorflow()
-        import absl.logging
-        import tensorflow as tf
+    import_tensorflow()
+    import absl.logging
+    import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
     absl.logging.set_verbosity(absl.logging.ERROR)

@@ -171,6 +171,7 @@ def test_boxes_lie_where_the_rectangles_are(source):
     assert several > 10
 
 
+@pytest.mark.slow
 def test_mosaic_and_mixup_end_before_the_plain_epochs(source):
     for mixing in ({"mosaic": 1.0}, {"mixup": 1.0}):
         augment = PLAIN.model_copy(update=mixing)

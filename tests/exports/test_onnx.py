@@ -80,7 +80,7 @@ def test_candidates_are_the_models_in_every_family(name):
     np.testing.assert_allclose(found["boxes"], expected.boxes, atol=1e-2, rtol=1e-3)
 
 
-@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow), None])
+@pytest.mark.parametrize("batch", [1, *(pytest.param(each, marks=pytest.mark.slow) for each in (2, None))])
 @pytest.mark.parametrize(
     "name, options",
     [

@@ -62,6 +62,7 @@ def test_raw_candidates_leave_nms_to_whoever_reads_them(demo):
 
 
 @pytest.mark.parametrize("name", ["demo", pytest.param("yolov3-tiny", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_integers_alone(name, evaluable_data, tmp_path):
     model, form = lively(name, CLASSES), Target("tflite", "full-int8", "none")
     path = exports.export(model, tmp_path, [form], calibration=evaluable_data)[form.name].path

@@ -69,6 +69,7 @@ def test_a_flip_needs_a_post_processing_with_nms():
     Detector.of(model, flip=True)
 
 
+@pytest.mark.slow
 def test_an_export_has_no_tta(tmp_path):
     path = exports.export(lively("demo"), tmp_path, [targets.Target("tflite")])["tflite"].path
     with pytest.raises(CheckpointError, match="an export has no TTA; to flip and to scale, name the run"):

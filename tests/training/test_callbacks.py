@@ -61,6 +61,7 @@ def same(row, written):
     return all(float(written[name]) == pytest.approx(value, rel=1e-5, nan_ok=True) for name, value in row.items())
 
 
+@pytest.mark.slow
 def test_callbacks_see_the_rows_of_history_and_one_of_them_stops_the_run_cleanly(config, tmp_path):
     first, rows, last = Recorder(stop=2), [], Recorder()
 

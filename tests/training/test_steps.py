@@ -165,7 +165,7 @@ KINDS = {
 }
 
 # With an auxiliary head there is all that there is without; both count what depends on the predictions.
-LONG = ("balanced", "balanced with aux", "aligned", "iou_aware")
+LONG = ("balanced", "balanced with aux", "aligned", "iou_aware", "multibox", "corner")
 EACH_KIND = [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in KINDS]
 
 
@@ -276,7 +276,9 @@ def test_an_optimizer_that_sums_where_nobody_can_tell_takes_no_two_replicas():
     make_step(model, bare, None, strategy_of(1), None, eager=True)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [each if each == "sgd" else pytest.param(each, marks=pytest.mark.slow) for each in OPTIMIZERS]
+)
 def test_three_steps_of_each_optimizer_are_the_same_on_two_replicas(name):
     """Weights, and what the optimizer keeps; with the norm clipped."""
     sample, results = uneven(), []
@@ -397,12 +399,10 @@ def test_twenty_accumulated_steps_are_those_of_the_whole_batch(name, frozen_norm
 
 # What balanced and aligned have to be learned grows with what is learned, and their sums with it.
 STEADY = [name for name in CONFIGS if load_config(name).model.objective.name not in ("balanced", "aligned")]
-QUICK = ("demo-m2det",)
 
 
-@pytest.mark.parametrize(
-    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in STEADY if name not in QUICK)]
-)
+@pytest.mark.parametrize("name", STEADY)
+@pytest.mark.slow
 def test_twenty_steps_on_one_batch_lower_its_loss(name):
     config = small(name)
     model = models.build(config, NAMES)

@@ -51,6 +51,7 @@ def test_what_is_used_of_last_h5_is_what_training_evaluated(data, tmp_path):
         np.testing.assert_array_equal(used[name], best[name])  # of one epoch, so the best too
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_step_and_images(data, tmp_path):
     stage = "train.stages=[{epochs: 3, lr: 1e30, warmup: 0, schedule: constant}]"
     optimizer = "train.optimizer={name: sgd}"
