@@ -213,3 +213,18 @@ def test_targets_that_cannot_be_are_named_before_anything_is_written(form, optio
     with pytest.raises(ExportError, match=message):
         exports.export(demo.model, tmp_path / "new", [Target("tflite"), form], **options)
     assert not (tmp_path / "new").exists()
+
+
+def test_what_depends_on_the_images_is_compared_on_images_of_the_data(demo, evaluable_data, tmp_path, monkeypatch):
+    """On noise, which no network is trained for, a file may differ that is right on photographs."""
+    seen, compared = [], Gate._compared
+
+    def noted(self, target, own, detector, images):
+        seen.append(images is self.noise)
+        return compared(self, target, own, detector, images)
+
+    monkeypatch.setattr(Gate, "_compared", noted)
+    for precision, data in (("dynamic", evaluable_data), ("dynamic", None), ("float32", evaluable_data)):
+        target = Target("tflite", precision)
+        exports.export(demo.model, tmp_path, [target], validation=data, overwrite=True, max_drop=1.0)
+    assert seen == [False, True, True]

@@ -4,6 +4,7 @@ export(model, "runs/x/export", [Target("tflite", "int8")], calibration=source, v
 """
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ def export(
         _check_calibration(target, model, calibration)
     open_network = network_for(model, (None, None)) if any_size else None
     job = Job(model, batch, per_channel, calibration, open_network)
-    gate = Gate(model, validation, max_drop, job.typical)
+    gate = Gate(model, validation, max_drop, functools.partial(job.typical, validation))
     return _write(out, targets, job, gate, progress)
 
 

@@ -25,7 +25,7 @@ class Gate:
         model: the Model.
         validation: the Source on which AP is compared, or None.
         max_drop: the most AP that may be lost, 0..1; None: that of the target's precision.
-        typical: () -> a batch of the calibration's images or None; called for quantized targets alone.
+        typical: () -> a batch of images of the data or None; called for targets alone whose errors depend on them.
     """
 
     def __init__(self, model, validation, max_drop, typical):
@@ -58,8 +58,8 @@ class Gate:
         """
         quantized = target.limits.quantized
         own, detector = self.detectors[quantized], load(path)
-        typical = self.typical() if quantized else None
-        images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the calibration")
+        typical = self.typical() if target.limits.by_images else None
+        images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the data")
         report = {"bytes": size_of(path), **self._compared(target, own, detector, images)}
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}
         self._check_distances(target, report, what)

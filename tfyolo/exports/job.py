@@ -66,11 +66,15 @@ class Job:
 
     def images(self):
         """Batches of the calibration's images, as the network reads them: [B, H, W, 3] float32 0..1."""
-        model, source = self.model, self.calibration
-        records = datasets.sampled(source.records, CALIBRATION_IMAGES)
-        options = {"skipped": self.skipped, "most_pixels": source.max_pixels}
-        return datasets.prepared_batches(records, model.input_size, model.preprocess, **options)
+        return self._batches(self.calibration, self.skipped)
 
-    def typical(self):
-        """The first of those batches, None without calibration."""
-        return next(iter(self.images())) if self.calibration and self.calibration.records else None
+    def typical(self, validation):
+        """The first of those batches; without calibration one of the validation's Source, None without that, too."""
+        if self.calibration and self.calibration.records:
+            return next(iter(self.images()))
+        return next(iter(self._batches(validation, {}))) if validation and validation.records else None
+
+    def _batches(self, source, skipped):
+        records = datasets.sampled(source.records, CALIBRATION_IMAGES)
+        options = {"skipped": skipped, "most_pixels": source.max_pixels}
+        return datasets.prepared_batches(records, self.model.input_size, self.model.preprocess, **options)
