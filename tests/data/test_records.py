@@ -84,14 +84,25 @@ def test_the_index_agrees_with_tensorflows_own_reader(source, tmp_path):
         assert feature["image/encoded"].bytes_list.value[0] == content[start : start + length]
 
 
-def test_broken_images_are_left_out_and_named(source, tmp_path):
-    cut, gone = source.records[0].path, source.records[1].path
+@pytest.mark.parametrize("check", [False, True])
+def test_broken_images_are_left_out_and_named(check, source, tmp_path):
+    cut, damaged, gone = (record.path for record in source.records[:3])
     Path(cut).write_bytes(Path(cut).read_bytes()[:500])
     Path(gone).unlink()
-    written = write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
-    assert written.records == 3
-    assert {file for file, _ in written.skipped} == {cut, gone}
-    assert len(read(tmp_path / "out").records) == 3
+    content = bytearray(Path(damaged).read_bytes())
+    content[len(content) // 2] ^= 0xFF  # of a PNG; its header and its end are as they should be
+    Path(damaged).write_bytes(content)
+    written = write_tfrecords.write(source, tmp_path / "out", 2, check=check, progress=False)
+    found = {cut, gone, *([damaged] if check else [])}
+    assert {file for file, _ in written.skipped} == found and written.records == 5 - len(found)
+    assert len(read(tmp_path / "out").records) == 5 - len(found)
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(9), b"more"])
+def test_what_stands_behind_an_images_end_does_no_harm(behind, source, tmp_path):
+    with open(source.records[0].path, "ab") as file:
+        file.write(behind)
+    assert write_tfrecords.write(source, tmp_path / "out", 1, progress=False).records == 5
 
 
 def test_shards_are_not_overwritten_unasked(source, tmp_path):

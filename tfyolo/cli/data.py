@@ -67,7 +67,8 @@ def _config_of(path):
 )
 @click.option("--shards", type=Whole("Count"), help="Files a split.  [default: by size, about 200 MB each]")
 @click.option("--overwrite", is_flag=True, help="Replace shards that are in OUT already.")
-def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
+@click.option("--check", is_flag=True, help="Decode every image, and leave out what cannot be.")
+def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite, check):
     """Write the data set at PATH as sharded TFRecords into OUT, the images byte for byte."""
     require_path(path, DATA)
     start_tensorflow()
@@ -79,7 +80,7 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite):
     for split, source in sources.items() if chosen else readers.without_unions(sources).items():
         if left_out := readers.faults(source, "the records"):
             click.echo(left_out, err=True)
-        written = write_tfrecords.write(source, out, shards=shards, overwrite=overwrite)
+        written = write_tfrecords.write(source, out, shards=shards, overwrite=overwrite, check=check)
         images, files = counted(written.records, "image"), counted(len(written.files), "shard")
         click.echo(f"{split}: {images} in {files} in {out}")
         for file, reason in written.skipped:

@@ -1,13 +1,17 @@
 """A Source written as TFRecord shards, with the bytes of its images as they are."""
 
+import itertools
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from tfyolo.data.contents import ENDS, ImageError, checked_contents
+from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.sources.source import image_bytes
 from tfyolo.data.tfrecords import split_of
 from tfyolo.errors import Error
@@ -15,6 +19,7 @@ from tfyolo.files import atomic_replace, scratch_folder
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
+AHEAD = 64  # images that are read before they are written
 
 
 class WriteError(Error):
@@ -35,26 +40,24 @@ class Written(NamedTuple):
     skipped: tuple[tuple[str, str], ...]
 
 
-def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Written:
+def write(source, folder, shards=None, *, overwrite=False, check=False, progress=True) -> Written:
     """Writes a Source as <split>-00000-of-00004.tfrecord, ..., and <split>.json.
 
-    Each image is decoded once, to leave out the broken ones. The shards get their names only when all are complete;
-    those of an earlier time are removed only then.
+    Images that cannot be read are left out. The shards get their names only when all are complete; those of an earlier
+    time are removed only then.
 
     Args:
         source: a Source.
         folder: where to; made if it is not there.
         shards: how many; None: of about 200 MB each.
         overwrite: replaces the shards of this split that lie there.
+        check: decodes every image, on all cores; else those alone whose header or end is not as it should be.
         progress: shows a bar on standard error.
 
     Raises:
         WriteError: the folder has shards of this split, or there cannot be so many.
     """
     import tensorflow as tf  # which readers do without
-
-    from tfyolo.data.contents import ImageError
-    from tfyolo.data.decoding import read_image  # which imports it, too
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,20 +72,20 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     if not 0 < shards <= len(source.records):
         raise WriteError(f"shards: expected 1..{len(source.records)}, the number of images, received {shards}")
 
+    broken = _broken(source, progress) if check else {}
     skipped = []
     bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="images", disable=not progress or None)
-    with scratch_folder(folder, "writing") as aside, bar:
+    with scratch_folder(folder, "writing") as aside, ThreadPoolExecutor() as threads, bar:
         names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
         for shard, name in enumerate(names):
             with tf.io.TFRecordWriter(os.path.join(aside, name)) as writer:
-                for record in source.records[shard::shards]:
+                records = source.records[shard::shards]
+                for record, encoded, fault in _read_ahead(records, source.max_pixels, broken, threads):
                     bar.update()
-                    try:
-                        encoded = image_bytes(record)
-                        read_image(encoded, source.max_pixels)
+                    if fault:
+                        skipped.append((record.path, fault))
+                    else:
                         writer.write(_encode(record, encoded, source).SerializeToString())
-                    except (OSError, ImageError) as error:
-                        skipped.append((record.path, str(error)))
         ids = _numbers_of(source)
         described = {
             "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
@@ -97,6 +100,45 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
             if file.name not in names:
                 file.unlink()
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
+
+
+def _broken(source, progress):
+    """{(path, span): what is wrong} of images that cannot be decoded."""
+    from tfyolo.data.check_images import check_images
+
+    (checks,) = check_images({source.split: source}, progress).values()
+    return {
+        (record.path, record.span): "; ".join(problem.message for problem in each.problems)
+        for record, each in zip(source.records, checks, strict=True)
+        if each.digest is None
+    }
+
+
+def _read_ahead(records, most_pixels, broken, threads):
+    """(record, the bytes of its image, what is wrong with it or "") for each, in order; files are read by threads."""
+
+    def read(record):
+        if fault := broken.get((record.path, record.span)):
+            return record, b"", fault
+        try:
+            encoded = image_bytes(record)
+            _check(encoded, most_pixels)
+        except (OSError, ImageError) as error:
+            return record, b"", str(error)
+        return record, encoded, ""
+
+    for start in range(0, len(records), AHEAD):
+        yield from threads.map(read, itertools.islice(records, start, start + AHEAD))
+
+
+def _check(encoded, most_pixels):
+    """Raises ImageError unless an image is one by its header and its end; where these leave doubt, it is decoded."""
+    _, contents = checked_contents(encoded, most_pixels)
+    end = ENDS.get(kind_of(contents))
+    if end is None or not contents.rstrip(b"\0").endswith(end) or not surely_fits(contents, most_pixels):
+        from tfyolo.data.decoding import read_image  # which imports TensorFlow
+
+        read_image(contents, most_pixels)
 
 
 def _numbers_of(source):
