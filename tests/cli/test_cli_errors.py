@@ -190,7 +190,6 @@ TYPED = [
         "received Darknet's weights; `tfyolo import NET.cfg theirs.weights` makes a run of them",
     ),
     (["export", "theirs.onnx"], "theirs.onnx is an export; name the run"),
-    (["benchmark", "theirs.onnx"], "theirs.onnx: expected a run's folder or a .h5 file, received an export; name the"),
     (["detect", "nowhere.onnx", "."], "nowhere.onnx: expected a run's folder, a .h5 file"),
     (["evaluate", "nowhere"], "nowhere: expected a run's folder"),
     (["evaluate", "yolov8n"], "received the name of a config, which has no weights; `tfyolo train yolov8n data=PATH`"),

@@ -4,7 +4,8 @@ calibration = calibrate(model, images)
 quantized = calibration.quantized()
 
 It equalizes the channels (graph.equalization), measures the range of each feature map (Jacob et al. 2018,
-arXiv:1712.05877) and takes the mean error away (Nagel et al. 2019, arXiv:1906.04721).
+arXiv:1712.05877), takes the mean error away (Nagel et al. 2019, arXiv:1906.04721) and fits the last convolutions to
+what they then read (graph.refitting).
 """
 
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from tfyolo.graph.equalization import equalized
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import call_in_order, map_name, nodes
 from tfyolo.graph.quantization import KERNELS, QUANTIZER, FakeQuantize, quantize
+from tfyolo.graph.refitting import refit_ends
 
 CALIBRATION_IMAGES = 128  # when a data set has more
 SAMPLES = 4096  # values of a feature map that are kept of each batch
@@ -169,18 +171,21 @@ class Calibration(NamedTuple):
         fused: the Model that is quantized, fused and equalized.
         ranges: {name of a feature map: (low, high)}
         images: [B, H, W, 3], a few of them.
+        batches: function that returns an iterable of them all.
         per_channel: as for quantize().
     """
 
     fused: Any
     ranges: dict
     images: tf.Tensor
+    batches: Any
     per_channel: bool
 
     def quantized(self, floats=()):
         """The fake-quantized Model. floats: names of feature maps that stay float32."""
         found = quantize(self.fused, self.ranges, per_channel=self.per_channel, floats=floats)
         correct_biases(found, self.fused, self.images)
+        refit_ends(found, self.fused, self.batches())
         return found
 
 
@@ -189,8 +194,8 @@ def calibrate(model, images, *, per_channel=True, gates=True):
 
     Args:
         model: a Model, fused or not.
-        images: function that returns an iterable of batches [B, H, W, 3], float32 in 0..1. It is called three times, so
-            that no images are kept.
+        images: function that returns an iterable of batches [B, H, W, 3], float32 in 0..1. It is called anew for
+            each pass, so that no images are kept.
         per_channel: as for quantize().
         gates: as for equalized(); QAT needs False, whose network is built anew from the config alone.
 
@@ -201,7 +206,7 @@ def calibrate(model, images, *, per_channel=True, gates=True):
         QuantizationError: a layer does not declare how it is quantized.
     """
     fused = equalized(fuse(model), images(), gates=gates and per_channel)  # a gate's scales need one of each channel
-    return Calibration(fused, observe(fused, images()), _first(images(), CORRECTION_IMAGES), per_channel)
+    return Calibration(fused, observe(fused, images()), _first(images(), CORRECTION_IMAGES), images, per_channel)
 
 
 def _first(batches, count):
