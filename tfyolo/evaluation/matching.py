@@ -164,7 +164,7 @@ def matched(boxes, scores, groups, gt_boxes, gt_groups, crowd, ignored, ious):
     """
     order = np.lexsort((-scores, groups))
     in_order, rank = groups[order], np.empty(len(order), np.int64)
-    rank[order] = _places(in_order)
+    rank[order] = places(in_order)
     # Every pair of a detection and an object of its group, in the order of detections
     gt_order = np.argsort(gt_groups, kind="stable")
     first, last = (np.searchsorted(gt_groups[gt_order], in_order, side) for side in ("left", "right"))
@@ -175,7 +175,7 @@ def matched(boxes, scores, groups, gt_boxes, gt_groups, crowd, ignored, ious):
     d, g, overlap = d[near], g[near], overlap[near]
     # In round r, the r-th of each group that overlaps anything takes its object: those of one round are independent.
     candidates, c = np.unique(d, return_inverse=True)
-    rounds = _places(in_order[candidates])
+    rounds = places(in_order[candidates])
     sort = np.lexsort((overlap, c, rounds[c]))
     c, g, overlap = c[sort], g[sort], overlap[sort]
     ends = np.searchsorted(rounds[c], np.arange(rounds.max(initial=-1) + 2))
@@ -197,8 +197,8 @@ def matched(boxes, scores, groups, gt_boxes, gt_groups, crowd, ignored, ious):
     return Matched(rank, rows[sort], taken[sort])
 
 
-def _places(groups):
-    """Each one's place among its equals: sorted [N] -> [N]."""
+def places(groups):
+    """Each one's place among its equals: [N] int, sorted -> [N]."""
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     return np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfyolo.evaluation.matching import IOU, boxes_to_xywh, chunks, match, matched, verdicts
+from tfyolo.evaluation.matching import IOU, boxes_to_xywh, chunks, match, matched, places, verdicts
 from tfyolo.structures import BACKGROUND
 
 GRID = np.linspace(0, 1, 201)  # the scores at which F1 is computed
@@ -13,6 +13,7 @@ IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, small, medium, large
 MOST = 1, 10, 100  # detections of a class in an image
+BLOCK = 1_000_000  # detections that are counted at a time
 
 
 class Verdicts(NamedTuple):
@@ -129,11 +130,10 @@ def coco_figures(objects, found, verdict, num_classes):
     recall = np.full((len(IOUS), num_classes, len(AREAS), len(MOST)), np.nan)
     scores, labels = found.scores, found.labels
     counted = ~_ignored(objects)
-    rows_of = np.argsort(labels.astype(np.min_scalar_type(num_classes)), kind="stable")
-    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
+    rows_of, ends = _by_class(labels, num_classes)
     for k in range(num_classes):
         total = counted[objects.labels == k].sum(axis=0)  # [A]
-        rows = rows_of[ends[k - 1] if k else 0 : ends[k]]
+        rows = rows_of[ends[k] : ends[k + 1]]
         rows = rows[verdict.rank[rows] < MOST[-1]]
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         there = np.flatnonzero(total)
@@ -149,6 +149,25 @@ def coco_figures(objects, found, verdict, num_classes):
     # nan in all rows of a class or in none
     per_class = precision[..., 0].mean(axis=(0, 1)), precision[0, ..., 0].mean(axis=0)
     return metrics, per_class, precision[0, ..., 0].T
+
+
+def _by_class(labels, num_classes):
+    """([D] the rows of each class in turn, each class's in their order; [K + 1] where each class's begin).
+
+    A block at a time, with places of four bytes: sorting all at once needs sixteen for each.
+    """
+    blocks = range(0, len(labels), BLOCK)
+    counts = sum(
+        (np.bincount(labels[b : b + BLOCK], minlength=num_classes) for b in blocks), np.zeros(num_classes, int)
+    )
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    rows, following = np.empty(len(labels), np.int32), starts[:-1].copy()
+    for b in blocks:
+        order = np.argsort(labels[b : b + BLOCK], kind="stable")
+        sorted_labels = labels[b + order]
+        rows[following[sorted_labels] + places(sorted_labels)] = b + order
+        following += np.bincount(sorted_labels, minlength=num_classes)
+    return rows, starts
 
 
 def _class_figures(found, verdict, rows, total, areas):
@@ -198,13 +217,15 @@ def score_counts(found, gt_index, num_classes):
     Returns:
         (right [K, S], wrong [K, S]).
     """
-    size = num_classes, len(GRID) + 1
-    counts = []
-    for chosen in (gt_index >= 0, gt_index == BACKGROUND):
-        bins = found.labels[chosen] * size[1] + np.searchsorted(GRID, found.scores[chosen], side="right")
-        histogram = np.bincount(bins, minlength=size[0] * size[1]).reshape(size)
-        counts.append(np.cumsum(histogram[:, :0:-1], axis=1)[:, ::-1])
-    return tuple(counts)
+    S, verdict = len(GRID) + 1, np.array([BACKGROUND, 0])[:, None]
+    histograms = np.zeros((2, num_classes * S), int)  # wrong, right
+    for start in range(0, len(gt_index), BLOCK):
+        rows = slice(start, start + BLOCK)
+        bins = found.labels[rows] * S + np.searchsorted(GRID, found.scores[rows], side="right")
+        for histogram, chosen in zip(histograms, np.minimum(gt_index[rows], 0) == verdict, strict=True):
+            histogram += np.bincount(bins[chosen], minlength=num_classes * S)
+    wrong, right = np.cumsum(histograms.reshape(2, num_classes, S)[..., :0:-1], axis=-1)[..., ::-1]
+    return right, wrong
 
 
 def confusion_counts(objects, found, gt_index, score, num_classes):
