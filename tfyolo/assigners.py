@@ -18,6 +18,7 @@ from tfyolo.nn.parts import over_parts
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 AT_ONCE = 2**18  # pairs of an image that are compared at a time, where all are
+SCORES_AT_ONCE = 2**24  # of candidates and classes
 
 
 class _Pairs(NamedTuple):
@@ -419,8 +420,14 @@ def _class_cost(candidates, labels, pairs):
 
     # Of each candidate once, as if it had no class; then of the one class that a ground truth has.
     own = ops.nonzero(ops.segment_max(ops.ones_like(pairs.rows), pairs.rows, B * N) > 0)[0]
-    none = ops.sum(ops.log(1 - root(ops.take(scores, own, axis=0))), axis=-1)
-    none = ops.scatter(own[:, None], none, (B * N,))
+    (none,) = over_parts(
+        lambda _, rows: ((), (ops.sum(ops.log(1 - root(ops.take(scores, rows, axis=0))), axis=-1),)),
+        (),
+        [(ops.expand_dims(own, 0), 0)],
+        max(SCORES_AT_ONCE // scores.shape[-1], 1),
+        ("float32",),
+    )[1]
+    none = ops.scatter(ops.expand_dims(own, -1), none[0], (B * N,))
     p = root(pairs.of_class(candidates.scores, labels))
     return ops.log(1 - p) - ops.log(p) - ops.take(none, pairs.rows)
 
@@ -463,6 +470,7 @@ def _near(candidates, boxes, labels, cells, ratio):
 
 def _overlap_of(candidates, boxes, gt_index, measure):
     """An overlap, iou or ciou, of candidates with their ground truths, at least 0; 0 without one: [B, N]."""
+    boxes = ops.pad(boxes, ((0, 0), (0, 1), (0, 0)))  # a row for those without one, where there is none at all
     gt_boxes = ops.take_along_axis(boxes, ops.expand_dims(ops.maximum(gt_index, 0), -1), axis=1)
     overlap = ops.maximum(measure(candidates.boxes, gt_boxes), 0.0)
     return ops.stop_gradient(ops.where(gt_index >= 0, overlap, 0.0))

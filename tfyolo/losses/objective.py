@@ -66,9 +66,11 @@ def targets_of(assigner, candidates, sample, guide=None):
     index = assignment.gt_index
     positive = index >= 0
     gt = ops.maximum(index, 0)
-    boxes = ops.take_along_axis(sample.boxes, ops.expand_dims(gt, -1), axis=1)
+    # One row more, for those without a ground truth where there is none at all
+    boxes, labels = ops.pad(sample.boxes, ((0, 0), (0, 1), (0, 0))), ops.pad(sample.labels, ((0, 0), (0, 1)))
+    boxes = ops.take_along_axis(boxes, ops.expand_dims(gt, -1), axis=1)
     boxes = ops.where(positive[..., None], boxes, ops.stop_gradient(candidates.boxes))
-    labels = ops.take_along_axis(sample.labels, gt, axis=1)
+    labels = ops.take_along_axis(labels, gt, axis=1)
     in_crowd = ops.logical_and(index == BACKGROUND, _inside_crowd(candidates.boxes, sample))
     return Targets(positive, boxes, labels, ops.where(in_crowd, IGNORE, index), assignment.quality)
 
