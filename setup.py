@@ -22,7 +22,6 @@ TRAIN = [
     "opencv-python-headless>=4.10",
     "matplotlib>=3.9",
     "h5py>=3.11",
-    "faster-coco-eval>=1.6.5",
     "tensorboard>=2.19",
 ]
 EDGE = ["ai-edge-litert>=2.3,<3"]  # what follows tf.lite.Interpreter, on phones and (as LiteRT.js) in browsers

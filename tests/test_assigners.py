@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import random_sample, small
+import tensorflow as tf
+from conftest import load_config, random_sample, small
 
+from tfyolo import assigners
 from tfyolo import model as models
-from tfyolo.assigners import best_anchor, responsible_cell
-from tfyolo.boxes import iou
+from tfyolo.assigners import ASSIGNERS, best_anchor, responsible_cell
+from tfyolo.boxes import iou, pairwise_iou, yxhw_to_boxes
 from tfyolo.structures import BACKGROUND, IGNORE
 
 
@@ -95,3 +97,98 @@ def test_no_truths_is_all_background_and_padding_changes_nothing(name, assigner)
     full = assigner(candidates, sample.boxes, sample.labels)
     cut = assigner(candidates, sample.boxes[:, :-2], sample.labels[:, :-2])
     np.testing.assert_array_equal(full.gt_index, cut.gt_index)
+
+
+# --- many ground truths -----------------------------------------------------------------------------------------------
+
+# A config whose decoder makes candidates for an assigner
+CONFIG_OF = {
+    "best_anchor": "yolov3",
+    "responsible_cell": "yolov1",
+    "task_aligned": "yolov8n",
+    "ota": "yolov7",
+    "simota": "yolox-s",
+    "anchor_ratio": "yolov7",
+    "max_iou": "m2det512-vgg",
+}
+
+
+def random_candidates(name, size=(128, 192), classes=3, batch=2):
+    """Candidates of an assigner's config from random outputs: no network is built."""
+    config, rng = load_config(CONFIG_OF[name]), np.random.default_rng(0)
+    decoder = models.decoder_of(config)
+    raw = {
+        part: {
+            level: tf.constant(
+                rng.normal(-1, 1, (batch, *(-(-side // 2 ** int(level[1:])) for side in size), decoder.num_anchors, z)),
+                tf.float32,
+            )
+            for level in decoder.levels
+        }
+        for part, z in decoder.parts(classes).items()
+    }
+    return decoder(raw)
+
+
+@pytest.mark.parametrize("name", ASSIGNERS)
+def test_one_trace_serves_any_number_of_ground_truths_and_none(name):
+    candidates, traces = random_candidates(name), []
+
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec((None, None, 4)), tf.TensorSpec((None, None), tf.int32)],
+    )
+    def assigned(boxes, labels):
+        traces.append(1)
+        return ASSIGNERS[name](candidates, boxes, labels)
+
+    sample = random_sample((128, 192), ground_truths=40, padding=3)
+    empty = assigned(sample.boxes[:, :0], sample.labels[:, :0])
+    assert empty.gt_index.dtype == tf.int32 and (empty.gt_index.numpy() == BACKGROUND).all()
+    assert not empty.quality.numpy().any()
+    for count in (1, 40):
+        boxes, labels = sample.boxes[:, :count], sample.labels[:, :count]
+        traced, eager = assigned(boxes, labels), ASSIGNERS[name](candidates, boxes, labels)
+        np.testing.assert_array_equal(traced.gt_index, eager.gt_index)
+        np.testing.assert_allclose(traced.quality, eager.quality, rtol=1e-5, atol=1e-6)
+    assert len(traces) == 1 and (eager.gt_index.numpy() > 0).any()
+
+
+@pytest.mark.parametrize("at_once", [1, 10_000])
+@pytest.mark.parametrize("name", ["best_anchor", "max_iou"])
+def test_parts_of_the_ground_truths_change_nothing(name, at_once, monkeypatch):
+    candidates, sample = random_candidates(name), random_sample((128, 192), ground_truths=23, padding=3)
+    whole = ASSIGNERS[name](candidates, sample.boxes, sample.labels)
+    monkeypatch.setattr(assigners, "AT_ONCE", at_once)
+    for one, other in zip(ASSIGNERS[name](candidates, sample.boxes, sample.labels), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_max_iou_is_the_row_of_the_whole_table():
+    """Many ground truths, some alike, that want one prior: the table of all pairs, which the assigner never makes."""
+    candidates, sample = random_candidates("max_iou"), random_sample((128, 192), ground_truths=60, padding=5)
+    boxes = tf.concat([sample.boxes[:, :30]] * 2, axis=1)  # each stands there twice
+    found = ASSIGNERS["max_iou"](candidates, boxes, sample.labels, match=0.4, ignore=0.3).gt_index.numpy()
+    stand = yxhw_to_boxes(np.concatenate([candidates.priors.centers, candidates.priors.anchors], axis=-1))
+    for b in range(2):
+        table = np.where(sample.labels[b] >= 0, pairwise_iou(stand, boxes[b]), 0)  # [N, M]
+        forced = {}
+        for _ in range(3):
+            free = np.where(np.isin(np.arange(len(table)), list(forced)), 0, 1)
+            asked = {m: (table[:, m] * free).argmax() for m in range(60) if m not in forced.values()}
+            asked = {m: n for m, n in asked.items() if table[n, m] * free[n] > 0}
+            for n in set(asked.values()):
+                forced[n] = max((m for m in asked if asked[m] == n), key=lambda m: table[n, m])
+        expected = np.where(table.max(1) > 0.4, table.argmax(1), np.where(table.max(1) > 0.3, IGNORE, BACKGROUND))
+        expected[list(forced)] = list(forced.values())
+        np.testing.assert_array_equal(found[b], expected)
+        assert len(forced) > 30
+
+
+def test_candidates_that_are_no_grid_are_refused():
+    candidates, sample = random_candidates("task_aligned"), random_sample((128, 192))
+    centers = candidates.priors.centers.copy()
+    centers[5] += 1
+    candidates = candidates._replace(priors=candidates.priors._replace(centers=centers))
+    with pytest.raises(ValueError, match="expected priors that are whole grids"):
+        ASSIGNERS["task_aligned"](candidates, sample.boxes, sample.labels)

@@ -9,7 +9,7 @@ import threading
 from tfyolo.errors import MissingError
 
 # Packages that not every install has: those of the extra `train`.
-_OF_TRAINING = ("tensorflow", "keras", "cv2", "matplotlib", "h5py", "faster_coco_eval", "tensorboard")
+_OF_TRAINING = ("tensorflow", "keras", "cv2", "matplotlib", "h5py", "tensorboard")
 
 _one_at_a_time = threading.RLock()
 _held_back = None  # (thread that does, a duplicate of standard error) while it is held back

@@ -151,11 +151,7 @@ def build(
         network = _bounded_network(config, size, decoder, len(classes))
     finally:
         keras.config.set_dtype_policy(previous)
-    assigner = None
-    if config.model.assigner is not None:
-        builder, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
-        assigner = functools.partial(builder, **options)
-    objective = _make(config, "objective", decoder, assigner)
+    objective = objective_of(config, decoder)
     has_aux = as_raw(network.output).aux is not None
     if objective.reads_aux not in (None, has_aux):
         raise config.error(
@@ -265,6 +261,15 @@ def outline_of(config, num_classes, size=None):
 def decoder_of(config):
     """The decoder that a config describes."""
     return _make(config, "decoder")
+
+
+def objective_of(config, decoder):
+    """The objective that a config describes, with its assigner, for a decoder."""
+    assigner = None
+    if config.model.assigner is not None:
+        builder, options = resolve(config, "model.assigner", config.model.assigner, ASSIGNERS)
+        assigner = functools.partial(builder, **options)
+    return _make(config, "objective", decoder, assigner)
 
 
 def scaling(config, depth=1.0, width=1.0):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from tfyolo.evaluation import metrics
+from tfyolo.evaluation.matching import Found
 
 
 def test_score_shift_is_the_mean_difference_on_what_both_find():
     def found(boxes, scores, labels):
-        return metrics.Found(np.array(boxes, "float64").reshape(-1, 4), np.array(scores), np.array(labels, int))
+        return Found(np.array(boxes, "float64").reshape(-1, 4), np.array(scores), np.array(labels, int))
 
     one = found([[0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]], [0.9, 0.5, 0.1], [0, 1, 0])
     other = found(

@@ -14,8 +14,17 @@ from tfyolo.assigners import best_anchor, responsible_cell
 from tfyolo.boxes import area, iou
 from tfyolo.decoders.anchors import Anchor, Region, Wide
 from tfyolo.losses.darknet import Dense
-from tfyolo.losses.elementwise import TERMS, bce, focal, softmax_cross_entropy
-from tfyolo.structures import BACKGROUND
+from tfyolo.losses.elementwise import (
+    TERMS,
+    bce,
+    bce_of_class,
+    bce_of_others,
+    focal,
+    softmax_cross_entropy,
+    softmax_cross_entropy_of_class,
+)
+from tfyolo.losses.objective import at_positives, targets_of
+from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 NAMES = ("a", "b", "c")
 LOGITS = np.linspace(-30, 30, 41).astype("float32")
@@ -27,6 +36,69 @@ def test_bce_equals_the_definition(target):
     expected = -(target * np.log(p) + (1 - target) * np.log1p(-p + 1e-300))
     finite = np.isfinite(expected)
     np.testing.assert_allclose(bce(np.float32(target), LOGITS)[finite], expected[finite], rtol=1e-3, atol=1e-6)
+
+
+def values_and_gradients(function, logits):
+    logits = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        values = function(logits)
+    return values, tape.gradient(values, logits)
+
+
+@pytest.mark.parametrize("on, off", [(1.0, 0.0), (0.7, 0.0), (0.95, 0.05)])
+def test_terms_of_one_class_are_those_of_targets_over_all(on, off):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(-4, 6, (5, 40)).astype("float32"), rng.integers(0, 40, 5).astype("int32")
+    own = np.eye(40, dtype="float32")[labels]
+    targets = own * on + (1 - own) * off
+    for ours, whole in (
+        (functools.partial(bce_of_class, labels, on=on, off=off), lambda z: tf.reduce_sum(bce(targets, z), -1)),
+        (
+            functools.partial(bce_of_others, labels, off=off),
+            lambda z: tf.reduce_sum((1 - own) * bce(targets, z), -1),
+        ),
+        (functools.partial(softmax_cross_entropy_of_class, labels), functools.partial(softmax_cross_entropy, own)),
+    ):
+        for one, other in zip(values_and_gradients(ours, logits), values_and_gradients(whole, logits), strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        bce_of_others(labels * 0 - 1, logits), np.sum(bce(np.zeros_like(logits), logits), -1), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("share", [0, 0.3])
+def test_terms_at_positives_are_those_of_all_where_they_count(share):
+    rng = np.random.default_rng(0)
+    positive, labels = rng.random((2, 50)) < share, rng.integers(0, 4, (2, 50)).astype("int32")
+    logits = rng.normal(0, 3, (2, 50, 4)).astype("float32")
+    found, gradient = values_and_gradients(lambda z: at_positives(positive, bce_of_class, labels, z), logits)
+    expected, whole = values_and_gradients(
+        lambda z: tf.where(positive, tf.reduce_sum(bce(tf.one_hot(labels, 4), z), -1), 0.0), logits
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(tf.convert_to_tensor(gradient), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0, 0.2, 1])
+def test_what_lies_in_a_crowd_is_seen_in_the_table_of_all_pairs(share):
+    _, sample, _, candidates = forward("yolov3")
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 90, (2, 30, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 60, (2, 30, 2))], axis=-1).astype("float32")
+    crowd = rng.random((2, 30)) < share
+    sample = sample._replace(boxes=tf.constant(boxes), labels=tf.zeros((2, 30), tf.int32), crowd=tf.constant(crowd))
+    corners = rng.uniform(0, 90, (*candidates.boxes.shape[:2], 2))
+    found = np.concatenate([corners, corners + rng.uniform(1, 60, corners.shape)], axis=-1).astype("float32")
+    candidates = candidates._replace(boxes=tf.constant(found))
+    nobody = Assignment(tf.fill(found.shape[:2], BACKGROUND), tf.zeros(found.shape[:2]))
+    index = targets_of(lambda *_: nobody, candidates, sample).index
+    least, most = (np.maximum, np.minimum)
+    sides = most(found[:, :, None, 2:], boxes[:, None, :, 2:]) - least(found[:, :, None, :2], boxes[:, None, :, :2])
+    shared = np.prod(np.maximum(sides, 0), axis=-1) * crowd[:, None]
+    expected = np.any(shared > 0.5 * area(found)[..., None], axis=-1)
+    np.testing.assert_array_equal(index, np.where(expected, IGNORE, BACKGROUND))
+    assert share in (0, 1) or expected.any()
 
 
 @pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.5, 1.5)])
@@ -200,8 +272,13 @@ def test_an_image_without_boxes_only_learns_background(name):
     empty = sample._replace(boxes=sample.boxes * 0, labels=sample.labels * 0 - 1)
     terms = model.objective(raw, candidates, empty)
     tells = next(term for term in ("obj", "heat", "cls") if term in terms)
-    for name, value in terms.items():
-        assert (float(value) > 0) == name.endswith(tells)
+    for term, value in terms.items():
+        assert (float(value) > 0) == term.endswith(tells)
+    if model.objective.assigner is not None:
+        none = {part: getattr(sample, part)[:, :0] for part in ("boxes", "labels", "crowd")}
+        again = model.objective(raw, candidates, sample._replace(**none))
+        for term, value in again.items():
+            assert float(value) == pytest.approx(float(terms[term]), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", EACH_CONFIG)

@@ -12,8 +12,8 @@ from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.data import decoding, readers
-from tfyolo.evaluation import metrics
 from tfyolo.evaluation import run as evaluation
+from tfyolo.evaluation.matching import Found
 from tfyolo.evaluation.report import evaluate_detections
 from tfyolo.graph import pairing
 from tfyolo.nn.norm import BatchNorm
@@ -88,7 +88,7 @@ def test_its_average_precision_is_opencvs(fastest, shared):
         labels, scores, boxes = oracle(cv2.resize(image.astype("float32") / 255, (320, 320)))
         limits = np.tile(image.shape[:2], 2)
         boxes = (boxes * limits / 320).clip(0, limits).astype("float32")
-        found.append(metrics.Found(boxes, scores.astype("float32"), labels))
+        found.append(Found(boxes, scores.astype("float32"), labels))
         own = detector(image, 0.05)
         for label, score, box in zip(own.labels, own.scores, own.boxes, strict=True):
             near = (labels == label) & (np.abs(scores - score) < 0.01) & (np.abs(boxes - box).max(-1, initial=0) < 2)

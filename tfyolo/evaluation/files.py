@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tfyolo.data import decoding, geometry
-from tfyolo.evaluation.metrics import Found, boxes_to_xywh, match
+from tfyolo.evaluation.matching import Found, boxes_to_xywh, match
 from tfyolo.files import write_text
 from tfyolo.messages import printable
 from tfyolo.structures import BACKGROUND

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tfyolo.errors import Error
-from tfyolo.evaluation.metrics import GRID, coco_figures, confusion_counts, match, share
+from tfyolo.evaluation.matching import Findings, Objects
+from tfyolo.evaluation.metrics import GRID, coco_figures, confusion_counts, judge, score_counts, share
 from tfyolo.messages import counted, listed, plain
-from tfyolo.structures import BACKGROUND
 
 
 class EvaluationError(Error):
@@ -127,38 +127,28 @@ def evaluate_detections(source, found, seconds=None, resized=()):
 
     Args:
         source: the Source.
-        found: a Found for each of its records, None for an image that could not be read.
+        found: their Findings, or a Found for each of its records, None for an image that could not be read.
         seconds: of an image: {"read", "network", "postprocess", "total"}; None: not measured.
         resized: the places of those records whose boxes were scaled to the size of the file.
 
     Returns:
         The Report.
     """
-    skipped = [record.path for record, one in zip(source.records, found, strict=True) if one is None]
-    records = [record for record, one in zip(source.records, found, strict=True) if one is not None]
-    found = [one for one in found if one is not None]
-    if not found:
+    found = found if isinstance(found, Findings) else Findings(found)
+    classes, read = source.classes, found.read
+    skipped = [record.path for record, can in zip(source.records, read, strict=True) if not can]
+    if not read.any():
         raise EvaluationError(
             f"{title_of(source)}: expected images to evaluate on, received {len(skipped) or 'none'}"
             + (f" that cannot be read, the first: {skipped[0]}" if skipped else "")
         )
-    classes = source.classes
-    metrics, per_class, precision = coco_figures(records, found, len(classes))
-    gt_index = [
-        match(r.boxes, r.labels, r.crowd, f.boxes, f.labels, f.scores, difficult=r.difficult)
-        for r, f in zip(records, found, strict=True)
-    ]
+    objects = Objects.of(source.records, read)
+    verdict = judge(objects, found, len(classes))
+    metrics, per_class, precision = coco_figures(objects, found, verdict, len(classes))
 
     # F1 at every score: how many are right (tp), wrong (fp) and there (total), class by class
-    index, scores, labels = (
-        np.concatenate(parts) for parts in (gt_index, [f.scores for f in found], [f.labels for f in found])
-    )
-    tp, fp = (
-        np.stack([(scores[chosen & (labels == k)] >= GRID[:, None]).sum(axis=1) for k in range(len(classes))])  # [K, S]
-        for chosen in (index >= 0, index == BACKGROUND)
-    )
-    labels_there = np.concatenate([r.labels[~r.ignored] for r in records])
-    total = np.bincount(labels_there, minlength=len(classes))[:, None]  # [K, 1]
+    tp, fp = score_counts(found, verdict.gt_index, len(classes))  # [K, S]
+    total = np.bincount(objects.labels[~objects.ignored], minlength=len(classes))[:, None]  # [K, 1]
     f1 = np.where(total > 0, share(2 * tp, tp + fp + total), np.nan)
     f1_all = share(2 * tp.sum(0), (tp + fp + total).sum(0))
     best = np.flatnonzero(f1_all == f1_all.max())
@@ -178,15 +168,15 @@ def evaluate_detections(source, found, seconds=None, resized=()):
         metrics=metrics,
         per_class=[dict(zip(names, (row[0], int(row[1]), *map(float, row[2:])), strict=True)) for row in rows],
         score=score,
-        confusion=confusion_counts(records, found, gt_index, score, len(classes)),
+        confusion=confusion_counts(objects, found, verdict.gt_index, score, len(classes)),
         curves=Curves(np.linspace(0, 1, precision.shape[1]), precision, GRID, f1, f1_all),
         seconds=seconds or dict.fromkeys(("read", "network", "postprocess", "total"), math.nan),
         counts={
-            "images": len(records),
+            "images": int(read.sum()),
             "truths": int(total.sum()),
-            "crowds": int(sum(r.crowd.sum() for r in records)),
-            "difficult": int(sum(np.sum(r.difficult) for r in records)),
-            "detections": len(scores),
+            "crowds": int(objects.crowd.sum()),
+            "difficult": int(objects.difficult.sum()),
+            "detections": len(found.scores),
             "skipped": skipped,
             "resized": list(dict.fromkeys(source.records[i].path for i in sorted(resized))),
         },

@@ -14,7 +14,7 @@ from tfyolo.data import datasets, geometry, readers
 from tfyolo.data.geometry import restore
 from tfyolo.data.sources.source import Source
 from tfyolo.evaluation.files import write_report
-from tfyolo.evaluation.metrics import Found
+from tfyolo.evaluation.matching import Findings, Found
 from tfyolo.evaluation.report import EvaluationError, Report, evaluate_detections, shortened_names, title_of
 from tfyolo.messages import counted
 from tfyolo.predict.detector import Detector
@@ -62,11 +62,11 @@ class Evaluated(NamedTuple):
 
     Attributes:
         report: the Report.
-        found: a metrics.Found for each image, None for one that could not be read.
+        found: Findings, with None for an image that could not be read.
     """
 
     report: Report
-    found: list
+    found: Findings
 
 
 def evaluated(detector, data=None, *, split=None, batch=8, out=None, progress=True, pictures=0) -> Evaluated:
@@ -80,7 +80,7 @@ def evaluated(detector, data=None, *, split=None, batch=8, out=None, progress=Tr
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
     source = data if isinstance(data, Source) else source_for(detector, data, split)
     source, label_of, left_out = _in_common(detector.classes, source)
-    found, seconds, resized = [], None, {}
+    found, seconds, resized = Findings(), None, {}
     while source.records and seconds is None:
         try:
             found, seconds = _find(detector, source, label_of, batch, progress, resized)
@@ -187,10 +187,9 @@ def _find(detector, source, label_of, batch, progress, resized):
         resized: a dict that gets {index of a Record: (H, W)}, as eval_dataset fills it.
 
     Returns:
-        (a Found, in pixels of the annotations, or None, for each record; {"read", "network", "postprocess", "total"}:
-        the seconds of an image).
+        (Findings, in pixels of the annotations; {"read", "network", "postprocess", "total"}: the seconds of an image).
     """
-    found, skipped = [None] * len(source.records), {}
+    found, skipped = Findings(), {}
     size = np.array(detector.input_size)
     options = {"batch": batch, "preprocess": detector.preprocess, "skipped": skipped}
     options["resized"] = resized
@@ -213,7 +212,10 @@ def _find(detector, source, label_of, batch, progress, resized):
             # The margins are alike on both sides, and what lies between them is the file's image.
             files = np.rint((size - 2 * transforms[:, :2, 2]) / transforms[:, [0, 1], [0, 1]])
             in_files = np.asarray(restore(detections.boxes, transforms, files))
-            for b in np.flatnonzero(ids >= 0):
+            for b in np.flatnonzero(ids >= 0):  # in the order of the records
+                if ids[b] in skipped:  # what could not be read came as a grey image
+                    found.append(None)
+                    continue
                 kept = slice(detections.count[b])
                 boxes = in_files[b, kept]
                 inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # what lies wholly beside the image goes
@@ -221,12 +223,10 @@ def _find(detector, source, label_of, batch, progress, resized):
                     boxes = boxes * geometry.scale_of(resized[ids[b]], source.records[ids[b]].size)
                 labels = label_of[detections.labels[b, kept]]
                 inside &= labels >= 0  # a class that the data does not know
-                found[ids[b]] = Found(boxes[inside], detections.scores[b, kept][inside], labels[inside])
+                found.append(Found(boxes[inside], detections.scores[b, kept][inside], labels[inside]))
             images = int((ids >= 0).sum())
             laps.append((images, read - started, network - read, postprocess - network))
             bar.update(images)
-    for i in skipped:  # what could not be read came as a grey image
-        found[i] = None
     images, *spent = np.sum(laps[1:] or laps, axis=0)  # the first batch also pays for tracing
     names = ("read", "network", "postprocess")
     seconds = {name: float(value / images) for name, value in zip(names, spent, strict=True)}

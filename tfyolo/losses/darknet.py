@@ -5,8 +5,8 @@ from keras import ops
 from tfyolo.boxes import OVERLAPS, area
 from tfyolo.config.ranges import BelowOne, Level, NonNegative
 from tfyolo.decoders.decoder import by_level, check_levels
-from tfyolo.losses.elementwise import TERMS, softmax_cross_entropy, squared
-from tfyolo.losses.objective import Objective, count_of_images, required, targets_of
+from tfyolo.losses.elementwise import TERMS, bce_of_class, softmax_cross_entropy, squared
+from tfyolo.losses.objective import Objective, at_positives, count_of_images, required, targets_of
 from tfyolo.structures import IGNORE
 
 
@@ -77,11 +77,11 @@ class Dense(Objective):
         gain = by_level(self.obj_gain, candidates.priors) * ops.where(positive, 1.0, self.noobj_gain)  # [B, N]
         gain = gain * ops.cast(index != IGNORE, "float32")
 
-        classes = self._class_term(candidates.logits["cls"], labels)
+        classes = at_positives(positive, self._class_term, labels, candidates.logits["cls"])
         sums = {
             "box": ops.sum(ops.where(positive, box, 0.0)),
             "obj": ops.sum(gain * objectness),
-            "cls": ops.sum(ops.where(positive, classes, 0.0)),
+            "cls": ops.sum(classes),
         }
         return sums, {"images": count_of_images(sample)}
 
@@ -96,11 +96,14 @@ class Dense(Objective):
             return ops.sum(squared(self.decoder.encode(boxes, candidates.priors), codes), axis=-1)
         return 1 - OVERLAPS[self.box](candidates.boxes, boxes)
 
-    def _class_term(self, logits, labels):
-        """[B, N, K], [B, N] -> [B, N]."""
+    def _class_term(self, labels, logits):
+        """[P], [P, K] -> [P]."""
         K = logits.shape[-1]
-        center = 1 / K if self.cls == "softmax" else 0.5
-        targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + center * self.label_smoothing
+        off = self.label_smoothing * (1 / K if self.cls == "softmax" else 0.5)
+        on = 1 - self.label_smoothing + off
+        if self.cls == "bce":
+            return bce_of_class(labels, logits, on, off)
+        targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + off
         if self.cls == "softmax":
             return softmax_cross_entropy(targets, logits)
         return ops.sum(TERMS[self.cls](targets, logits), axis=-1)

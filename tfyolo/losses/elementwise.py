@@ -16,6 +16,42 @@ def bce(targets, logits):
     return ops.maximum(logits, 0.0) - logits * targets + ops.log1p(ops.exp(-ops.absolute(logits)))
 
 
+def bce_of_others(labels, logits, off=0.0):
+    """The sum of `bce` over all classes but one, with the same target.
+
+    Args:
+        labels: [...] int, the class left out; -1 for none.
+        logits: [..., K], before the sigmoid.
+        off: the target, in 0..1.
+
+    Returns:
+        [...], at least 0.
+    """
+    own = ops.expand_dims(labels, -1) == ops.arange(logits.shape[-1], dtype=labels.dtype)
+    values = ops.sum(ops.softplus(ops.where(own, -float("inf"), logits)), axis=-1)
+    return values - off * ops.sum(ops.where(own, 0.0, logits), axis=-1) if off else values
+
+
+def logits_of(labels, logits):
+    """Each one's logit of its class: labels [...] int32 in 0..K-1, logits [..., K] -> [...]."""
+    return ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)[..., 0]
+
+
+def bce_of_class(labels, logits, on=1.0, off=0.0):
+    """The sum of `bce` over all classes, without a tensor of their targets.
+
+    Args:
+        labels: [...] int32, the class with the target `on`.
+        logits: [..., K], before the sigmoid.
+        on: [...] or a number, in 0..1.
+        off: the target of the other classes, in 0..1.
+
+    Returns:
+        [...], at least 0.
+    """
+    return bce_of_others(labels, logits, off) + bce(on, logits_of(labels, logits))
+
+
 def focal(targets, logits, alpha=0.25, gamma=2.0):
     """Focal loss, elementwise: easy examples count less.
 
@@ -57,6 +93,11 @@ TERMS = {"bce": bce, "focal": focal, "squared": squared}
 def softmax_cross_entropy(targets, logits):
     """Cross-entropy of one class out of K: targets [..., K] that add up to 1, logits [..., K] -> [...]."""
     return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
+
+
+def softmax_cross_entropy_of_class(labels, logits):
+    """Cross-entropy of one class out of K: labels [...] int32 in 0..K-1, logits [..., K] -> [...]."""
+    return ops.logsumexp(logits, axis=-1) - logits_of(labels, logits)
 
 
 def distribution_focal(targets, logits):

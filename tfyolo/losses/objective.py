@@ -8,6 +8,7 @@ from keras import ops
 
 from tfyolo.boxes import area, intersection
 from tfyolo.config import parts
+from tfyolo.nn.parts import over_parts
 from tfyolo.structures import BACKGROUND, IGNORE, as_raw
 
 
@@ -65,18 +66,45 @@ def targets_of(assigner, candidates, sample, guide=None):
     index = assignment.gt_index
     positive = index >= 0
     gt = ops.maximum(index, 0)
-    boxes = ops.take_along_axis(sample.boxes, ops.expand_dims(gt, -1), axis=1)
+    # One row more, for those without a ground truth where there is none at all
+    boxes, labels = ops.pad(sample.boxes, ((0, 0), (0, 1), (0, 0))), ops.pad(sample.labels, ((0, 0), (0, 1)))
+    boxes = ops.take_along_axis(boxes, ops.expand_dims(gt, -1), axis=1)
     boxes = ops.where(positive[..., None], boxes, ops.stop_gradient(candidates.boxes))
-    labels = ops.take_along_axis(sample.labels, gt, axis=1)
+    labels = ops.take_along_axis(labels, gt, axis=1)
     in_crowd = ops.logical_and(index == BACKGROUND, _inside_crowd(candidates.boxes, sample))
     return Targets(positive, boxes, labels, ops.where(in_crowd, IGNORE, index), assignment.quality)
 
 
 def _inside_crowd(boxes, sample):
     """Whether half of a candidate's box lies in a crowd: [B, N] bool."""
-    crowds = ops.where(sample.crowd[..., None], sample.boxes, 0.0)
-    shared = intersection(ops.expand_dims(boxes, 2), ops.expand_dims(crowds, 1))  # [B, N, M]
-    return ops.stop_gradient(ops.any(shared > 0.5 * ops.expand_dims(area(boxes), -1), axis=-1))
+    boxes = ops.expand_dims(ops.stop_gradient(boxes), 2)  # [B, N, 1, 4]
+    half = 0.5 * area(boxes)
+
+    def part(inside, crowds):
+        shared = intersection(boxes, ops.expand_dims(crowds, 1))  # [B, N, m]
+        return ops.logical_or(inside, ops.any(shared > half, axis=-1)), ()
+
+    # The crowds alone, which come first: most images have none.
+    order = ops.argsort(ops.where(sample.crowd, 0, 1), axis=1)
+    order = order[:, : ops.max(ops.sum(ops.cast(sample.crowd, "int32"), axis=1))]
+    crowds = ops.take_along_axis(ops.where(sample.crowd[..., None], sample.boxes, 0.0), order[..., None], axis=1)
+    return over_parts(part, ops.zeros_like(half[..., 0], dtype="bool"), [(crowds, 0)], 4)[0]
+
+
+def at_positives(positive, term, *values):
+    """A term of the candidates that are matched, which are few: it is computed of them alone.
+
+    Args:
+        positive: [B, N] bool.
+        term: ([P, ...] of each of the values) -> [P].
+        values: [B, N, ...].
+
+    Returns:
+        [B, N]; 0 elsewhere.
+    """
+    size, rows = ops.shape(positive), ops.nonzero(ops.reshape(positive, (-1,)))[0]  # [P]
+    own = [ops.take(ops.reshape(each, (-1, *each.shape[2:])), rows, axis=0) for each in values]
+    return ops.reshape(ops.scatter(ops.expand_dims(rows, -1), term(*own), (size[0] * size[1],)), size)
 
 
 def count_of_images(sample):

@@ -3,8 +3,8 @@
 from keras import ops
 
 from tfyolo.config.ranges import NonNegative
-from tfyolo.losses.elementwise import smooth_l1, softmax_cross_entropy
-from tfyolo.losses.objective import Objective, required, targets_of
+from tfyolo.losses.elementwise import smooth_l1, softmax_cross_entropy_of_class
+from tfyolo.losses.objective import Objective, at_positives, required, targets_of
 from tfyolo.structures import BACKGROUND
 
 
@@ -51,12 +51,13 @@ class MultiBox(Objective):
         box = ops.sum(smooth_l1(codes, self.decoder.activate(candidates.logits["box"])), axis=-1)
 
         logits = candidates.logits["cls"]  # [B, N, 1 + K]
-        classes = softmax_cross_entropy(ops.one_hot(ops.where(positive, labels + 1, 0), logits.shape[-1]), logits)
-        cost = ops.where(index == BACKGROUND, ops.stop_gradient(classes), -1.0)  # of what may be a negative
+        cost = softmax_cross_entropy_of_class(ops.zeros_like(labels), ops.stop_gradient(logits))  # as background
+        cost = ops.where(index == BACKGROUND, cost, -1.0)  # of what may be a negative
         rank = ops.argsort(ops.argsort(-cost, axis=1), axis=1)
         most = ops.cast(self.negatives * ops.cast(ops.maximum(found, 1), "float32"), rank.dtype)
         learned = ops.logical_or(positive, ops.logical_and(rank < most, index == BACKGROUND))
-        sums = {"box": ops.sum(ops.where(positive, box, 0.0)), "cls": ops.sum(ops.where(learned, classes, 0.0))}
+        classes = at_positives(learned, softmax_cross_entropy_of_class, ops.where(positive, labels + 1, 0), logits)
+        sums = {"box": ops.sum(ops.where(positive, box, 0.0)), "cls": ops.sum(classes)}
         return sums, {"positives": ops.cast(ops.sum(found), "float32")}
 
     def normalised(self, sums, counts):

@@ -5,8 +5,8 @@ from keras import ops
 from tfyolo.boxes import OVERLAPS, boxes_to_yxhw
 from tfyolo.config.ranges import BelowOne, Level, NonNegative
 from tfyolo.decoders.decoder import check_levels
-from tfyolo.losses.elementwise import bce
-from tfyolo.losses.objective import Deep, count_of_images, required, targets_of
+from tfyolo.losses.elementwise import bce, bce_of_class
+from tfyolo.losses.objective import Deep, at_positives, count_of_images, required, targets_of
 from tfyolo.structures import IGNORE, level_stride
 
 
@@ -80,8 +80,13 @@ class Balanced(Deep):
             return ops.sum(ops.expand_dims(ops.sum(values, axis=0), -1) * levels, axis=0)
 
         overlap = OVERLAPS[self.box](candidates.boxes, boxes)
-        targets = ops.one_hot(labels, K) * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
-        classes = ops.mean(bce(targets, candidates.logits["cls"]), axis=-1)
+        off = 0.5 * self.label_smoothing
+        classes = at_positives(
+            positive,
+            lambda labels, logits: bce_of_class(labels, logits, 1 - off, off),
+            labels,
+            candidates.logits["cls"],
+        )
         quality = ops.stop_gradient(ops.where(positive, ops.maximum(overlap, 0.0), 0.0))
         if assigner is self.aux_assigner:
             yx = boxes_to_yxhw(boxes)[..., :2]
@@ -91,7 +96,7 @@ class Balanced(Deep):
         sums = {
             "box": each_level(ops.where(positive, 1 - overlap, 0.0)),
             "obj": each_level(ops.where(index != IGNORE, objectness, 0.0)) / ops.sum(levels, axis=0),  # an image's mean
-            "cls": each_level(ops.where(positive, classes, 0.0)),
+            "cls": each_level(classes) / K,
         }
         scale = {"box": 1.0, "obj": height * width / 640**2, "cls": K / 80}
         sums = {name: scale[name] * value for name, value in sums.items()}

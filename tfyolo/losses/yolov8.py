@@ -4,8 +4,8 @@ from keras import ops
 
 from tfyolo.boxes import OVERLAPS
 from tfyolo.config.ranges import NonNegative
-from tfyolo.losses.elementwise import bce, distribution_focal
-from tfyolo.losses.objective import Deep, required, targets_of
+from tfyolo.losses.elementwise import bce, bce_of_others, distribution_focal, logits_of
+from tfyolo.losses.objective import Deep, at_positives, required, targets_of
 from tfyolo.structures import IGNORE
 
 
@@ -65,8 +65,10 @@ class Aligned(Deep):
         quality = ops.where(positive, quality, 0.0)  # [B, N]
 
         logits = candidates.logits["cls"]
-        targets = ops.one_hot(labels, logits.shape[-1]) * quality[..., None]
-        classes = ops.sum(bce(targets, logits), axis=-1) * ops.cast(index != IGNORE, "float32")
+        classes = bce_of_others(ops.where(positive, labels, -1), logits) + at_positives(
+            positive, lambda labels, logits, quality: bce(quality, logits_of(labels, logits)), labels, logits, quality
+        )
+        classes = classes * ops.cast(index != IGNORE, "float32")
         sums = {
             "box": ops.sum(quality * (1 - OVERLAPS[self.box](candidates.boxes, boxes))),
             "cls": ops.sum(classes),

@@ -4,8 +4,8 @@ from keras import ops
 
 from tfyolo.boxes import iou
 from tfyolo.config.ranges import NonNegative
-from tfyolo.losses.elementwise import bce
-from tfyolo.losses.objective import Objective, required, targets_of
+from tfyolo.losses.elementwise import bce, bce_of_class
+from tfyolo.losses.objective import Objective, at_positives, required, targets_of
 from tfyolo.structures import IGNORE
 
 
@@ -53,15 +53,13 @@ class IouAware(Objective):
         overlap = iou(candidates.boxes, boxes)  # [B, N]
 
         objectness = bce(ops.cast(positive, "float32"), candidates.logits["obj"][..., 0])
-        logits = candidates.logits["cls"]
-        targets = ops.one_hot(labels, logits.shape[-1]) * ops.stop_gradient(overlap)[..., None]
-        classes = ops.sum(bce(targets, logits), axis=-1)
+        classes = at_positives(positive, bce_of_class, labels, candidates.logits["cls"], ops.stop_gradient(overlap))
         codes = self.decoder.activate(candidates.logits["box"])
         errors = ops.sum(ops.absolute(self.decoder.encode(boxes, candidates.priors) - codes), axis=-1)
         sums = {
             "box": ops.sum(ops.where(positive, 1 - ops.square(overlap), 0.0)),
             "obj": ops.sum(ops.where(index != IGNORE, objectness, 0.0)),
-            "cls": ops.sum(ops.where(positive, classes, 0.0)),
+            "cls": ops.sum(classes),
             "l1": ops.sum(ops.where(positive, errors, 0.0)),
         }
         return sums, {"positives": ops.sum(ops.cast(positive, "float32"))}

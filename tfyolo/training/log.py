@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo.data import datasets
-from tfyolo.evaluation.metrics import match
+from tfyolo.evaluation.matching import match
 from tfyolo.training.clock import duration
 from tfyolo.visualize import drawing, image_files, sheets
 

@@ -77,7 +77,7 @@ def draw_matches(image, gt_boxes, gt_labels, ignored, boxes, labels, scores, cla
         labels: [D].
         scores: [D], 0..1.
         classes: names in label order.
-        gt_index: [D], of evaluation.metrics.match.
+        gt_index: [D], of evaluation.matching.match.
 
     Returns:
         [H, W, 3] uint8 RGB.
