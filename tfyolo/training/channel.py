@@ -102,7 +102,8 @@ def _connected(address, timeout):
 def _gather(workers, listener, me, end):
     """The chief's part: all others have come, and each can be reached where TensorFlow will look for it."""
     there, coming, tell = {}, {}, _Waiting(workers, 0, end)
-    with selectors.DefaultSelector() as selector:
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        stack.callback(lambda: [connection.close() for connection in (*there.values(), *coming)])
         selector.register(listener, selectors.EVENT_READ)
         while len(there) < len(workers) - 1:
             tell.about([i for i in range(1, len(workers)) if i not in there])
@@ -122,7 +123,8 @@ def _gather(workers, listener, me, end):
                 if read and not coming[connection].endswith(b"\n") and len(coming[connection]) < LONGEST_LINE:
                     continue
                 selector.unregister(connection)
-                index = _introduced(coming.pop(connection), me) if read else None
+                index = _introduced(coming[connection], me) if read else None
+                del coming[connection]
                 for gone in [i for i, other in there.items() if other is connection or i == index]:
                     there.pop(gone).close()  # it ended, or came again before the others did
                 if index is None or not _reachable(workers, index):
@@ -130,9 +132,10 @@ def _gather(workers, listener, me, end):
                 else:
                     there[index] = connection
                     selector.register(connection, selectors.EVENT_READ)  # to see whether it stays
-    for connection in there.values():
-        connection.setblocking(True)
-        connection.sendall(b"go\n")
+        for connection in there.values():
+            connection.setblocking(True)
+            connection.sendall(b"go\n")
+        stack.pop_all()
     return there
 
 
@@ -176,9 +179,15 @@ def _report(workers, index, me, end):
     while True:
         tell.about([0])
         connection = _connected(workers[0], 2.0)
-        if connection is None:
-            time.sleep(0.2)
-            continue
+        if connection and _let_go_on(connection, me, tell):
+            return connection
+        time.sleep(0.2)
+
+
+def _let_go_on(connection, me, tell):
+    """Whether the chief is at the other end, and all others have come to it; else the connection is closed."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(connection.close)
         with contextlib.suppress(OSError):
             connection.sendall(json.dumps(me).encode() + b"\n")
             connection.settimeout(0.5)
@@ -186,11 +195,11 @@ def _report(workers, index, me, end):
                 with contextlib.suppress(TimeoutError):
                     if connection.recv(3) == b"go\n":
                         connection.settimeout(None)
-                        return connection
-                    break  # what answers there is no chief, or it has ended
+                        stack.pop_all()
+                        return True
+                    return False  # what answers there is no chief, or it has ended
                 tell.about([0], "and those that it waits for")
-        connection.close()
-        time.sleep(0.2)
+    return False
 
 
 class _Waiting:

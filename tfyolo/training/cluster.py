@@ -36,11 +36,8 @@ class ClusterError(Error):
 # --- who they are -----------------------------------------------------------------------------------------------------
 
 
-def found(environ=os.environ):
-    """Reads who trains together: TF_CONFIG, or what srun tells its tasks.
-
-    Args:
-        environ: {variable: text}.
+def found():
+    """Reads who trains together, from the environment: TF_CONFIG, or what srun tells its tasks.
 
     Returns:
         (Workers, the index of this process among them), the chief first; None: this process trains alone.
@@ -48,10 +45,10 @@ def found(environ=os.environ):
     Raises:
         ClusterError: it cannot be understood.
     """
-    if environ.get("TF_CONFIG", "").strip():
-        workers, index = _of_tf_config(environ["TF_CONFIG"])
-    elif environ.get("SLURM_PROCID") and environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
-        workers, index = _of_slurm(environ)
+    if os.environ.get("TF_CONFIG", "").strip():
+        workers, index = _of_tf_config(os.environ["TF_CONFIG"])
+    elif os.environ.get("SLURM_PROCID") and os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        workers, index = _of_slurm()
     else:
         return None
     return (workers, index) if len(workers) > 1 else None
@@ -75,7 +72,7 @@ def _of_tf_config(text):
         return Workers(), 0
     if not isinstance(cluster, dict):
         raise wrong("`cluster`, with a list of addresses for `worker`", shortened(cluster))
-    if not isinstance(task, dict):
+    if not isinstance(task, dict) or not task:
         raise wrong("`task`, with `type` and `index`", shortened(task))
     kinds = [kind for kind in ("chief", "master", "worker") if cluster.get(kind)]
     if others := sorted(set(cluster) - {"chief", "master", "worker", "evaluator"}):
@@ -102,21 +99,21 @@ def _is_address(value):
     return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
-def _of_slurm(environ):
+def _of_slurm():
     import_tensorflow()
-    from tensorflow.distribute.cluster_resolver import SlurmClusterResolver
+    import tensorflow as tf
 
     try:
-        tasks, job = int(environ["SLURM_STEP_NUM_TASKS"]), int(environ.get("SLURM_JOB_ID", 0))
+        tasks, job = int(os.environ["SLURM_STEP_NUM_TASKS"]), int(os.environ.get("SLURM_JOB_ID", 0))
         # Only the addresses are asked for; GPUs are those that SLURM lets each task see. Jobs that share a node get
         # ports of their own, below those that systems give away.
-        resolver = SlurmClusterResolver(
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             port_base=12_000 + job * 16 % 20_000, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
         )
         workers = resolver.cluster_spec().job_tasks("worker")
-        own = [i for i, address in enumerate(workers) if address.rpartition(":")[0] == environ["SLURMD_NODENAME"]]
+        own = [i for i, address in enumerate(workers) if address.rpartition(":")[0] == os.environ["SLURMD_NODENAME"]]
         # Sorted by host, not by SLURM_PROCID: n10 comes before n9.
-        return Workers(workers), own[int(environ["SLURM_LOCALID"])]
+        return Workers(workers), own[int(os.environ["SLURM_LOCALID"])]
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise ClusterError(
             "SLURM: expected the variables that srun gives each task of a step (SLURM_STEP_NODELIST, "
