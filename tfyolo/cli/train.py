@@ -63,9 +63,11 @@ def train(config, overrides, out, resume, overfit, device, as_json):
 
     Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130
     or 75. A second Ctrl-C ends it at once.
+
+    Started on several machines that TF_CONFIG names, or by srun, it is one training; 138 says that a worker was lost.
     """
     from tfyolo import config as configs
-    from tfyolo.training import cluster
+    from tfyolo.training import channel, cluster
 
     overrides, device = _without_device(overrides, device)
     is_run = _is_run(config)
@@ -104,6 +106,10 @@ def train(config, overrides, out, resume, overfit, device, as_json):
 
     try:
         run = training.train(loaded, out, resume=resume, overfit=overfit, progress=not as_json)
+    except (channel.LostError, channel.OtherError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.stdout.flush()
+        os._exit(error.exit_code)  # at its own end TensorFlow would wait for who is gone
     except runs.Stopped as stop:
         if not cluster.join().chief:
             sys.exit(130 if stop.signal == signal.SIGINT else RESUME)

@@ -56,6 +56,8 @@ def train(
 ) -> Run:
     """Trains a config. best.h5 and last.h5 in the run's folder are what load(), evaluate and export take.
 
+    Several processes that TF_CONFIG or srun names to each other are one training (tfyolo.training.cluster).
+
     Ctrl-C and SIGTERM (where nobody else has a handler for it) end it when the running step is done, and raise Stopped:
     what the epoch has trained until then is kept. A second Ctrl-C ends it at once.
 
@@ -91,7 +93,7 @@ def train(
         overfit: how many images to overfit, without augmentation, until all objects in them are found: the first thing
             to try when nothing is detected. None: trains on all.
         progress: prints the plan and a line for each epoch, and shows a bar on standard error.
-        callbacks: functions and objects, called in this order.
+        callbacks: functions and objects, called in this order; of several processes by worker 0 alone.
 
     Returns:
         The Run: its folder, and the metrics of its best epoch (0: the initial weights, which knew all classes); {}
@@ -103,6 +105,8 @@ def train(
         FolderError: something else lies in `out`, or another process writes into it.
         TrainingError: there is nothing to resume or to train on, memory does not suffice, a loss is not finite,
             `overfit` images are not overfit, or a callback is none.
+        ClusterError: TF_CONFIG or srun's variables are wrong, or TensorFlow had begun to work before.
+        LostError, OtherError: another worker is gone, or has ended by an error.
         Stopped: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
     team = join()
