@@ -122,8 +122,7 @@ def train(
             with team.folder(lambda: run_folder(config, out, resume), GONE_ON_FROM) as folder:
                 try:
                     remove_leftovers(folder)
-                    run = _train(config, folder, overfit, progress, callbacks, signals, team)
-                    return run._replace(folder=Path(team.told(str(run.folder))))
+                    return _train(config, folder, overfit, progress, callbacks, signals, team)
                 finally:
                     kept = folder / "last.h5"
                     if not kept.exists():
@@ -144,6 +143,7 @@ def train(
 
 def _train(config, folder, overfit, progress, callbacks, signals, team):
     began = time.monotonic()
+    place = Path(team.told(str(folder)))  # of the run, whatever folder this worker has
     config, overfit, asked, at = requested(config, folder, overfit, team)
     if at.saved and finished(config, at.state, overfit):
         epochs = counted(at.state["epoch"], "epoch")
@@ -151,7 +151,7 @@ def _train(config, folder, overfit, progress, callbacks, signals, team):
             f"{folder}: its training is done ({epochs}), nothing is left to train; to begin a new one with its "
             f"weights: tfyolo train {folder} train.stages.0.epochs=..."
         )
-        return Run(folder, at.state["best"])
+        return Run(place, at.state["best"])
     job = prepared(config, folder, overfit, asked, at, callbacks, signals, progress, team)
     job.clock.began = began
     callbacks.begin(folder, job.config)
@@ -169,7 +169,7 @@ def _train(config, folder, overfit, progress, callbacks, signals, team):
             "never fit to the anchors (tfyolo check-data, kmeans-anchors), a loss that does not fall to the "
             "learning rate."
         )
-    run = Run(folder, at.state["best"] or {})
+    run = Run(place, at.state["best"] or {})
     job.recorders.end(run)
     callbacks.end(run)
     return run
