@@ -90,6 +90,7 @@ def parsed(group, words):
 
 def check_line(line):
     line = re.sub(r"^until (.*?); do .*; done$", r"\1", line)  # a loop around a command
+    line = re.sub(r"^(\w+='[^']*'|srun) (?=tfyolo )", "", line)  # what sets its environment
     words = shlex.split(line, comments=True)
     if line.startswith(FOREIGN):
         return

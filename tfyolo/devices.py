@@ -46,7 +46,7 @@ def check_process():
         )
 
 
-def start(device=None, threads=None, *, optional=False):
+def start(device=None, threads=None, *, optional=False, first=None):
     """Imports TensorFlow, quietly, and lets it look for its devices, once for all.
 
     TensorFlow reads its log level at the import: a TF_CPP_MIN_LOG_LEVEL that is set stays.
@@ -55,6 +55,7 @@ def start(device=None, threads=None, *, optional=False):
         device: what parsed() returns; None: all GPUs, else the processor.
         threads: how many TensorFlow may use; None: as many as there are cores.
         optional: whether what follows can do without TensorFlow, on the processor.
+        first: called before TensorFlow looks at its devices, if it is to be before anything else.
 
     Raises:
         DeviceError: the device is not there.
@@ -63,7 +64,7 @@ def start(device=None, threads=None, *, optional=False):
     if optional and device in (None, "cpu") and not has_tensorflow():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    first = "tensorflow" not in sys.modules
+    new = "tensorflow" not in sys.modules
     import_tensorflow()
     import absl.logging
     import tensorflow as tf
@@ -71,11 +72,14 @@ def start(device=None, threads=None, *, optional=False):
     tf.get_logger().setLevel("ERROR")
     absl.logging.set_verbosity(absl.logging.ERROR)
     with libraries_silent():
-        if threads and first:  # later it does not listen
+        if threads and new:  # later it does not listen
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         if device:
             choose(device)
+    if first:
+        first()
+    with libraries_silent():
         tf.config.list_logical_devices()
 
 

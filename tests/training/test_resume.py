@@ -122,6 +122,36 @@ def test_the_command_that_a_scheduler_repeats_ends_with_the_run_that_was_never_s
     assert finished.exit_code == 0 and "nothing is left to train" in finished.stderr
 
 
+@pytest.mark.slow
+def test_a_run_that_saves_within_its_epochs_loses_no_more_than_the_steps_since(
+    demo_run, demo_records, tmp_path, monkeypatch
+):
+    """It crashes in the second of two steps, as a power cut would have it: no handler runs."""
+    stage = "train.stages=[{epochs: 1, lr: 0.001, plain_epochs: 1}]"
+    settings = [f"data={demo_records[0]}", *conftest.TINY, stage, "train.save_minutes=0.000001"]
+    config, steps = configs.load(ROOT / "configs" / "demo.yaml", settings), []
+
+    def made(*args, **kwargs):
+        step = real(*args, **kwargs)
+
+        def crashing(*sample):
+            steps.append(1)
+            assert len(steps) < 2, "a power cut"
+            return step(*sample)
+
+        return crashing
+
+    real = stages_module.make_step
+    with monkeypatch.context() as patch:
+        patch.setattr(stages_module, "make_step", made)
+        with pytest.raises(AssertionError, match="a power cut"):
+            training.train(config, tmp_path / "run", progress=False)
+    state = checkpoint.read_meta(tmp_path / "run" / "last.h5")["state"]
+    assert (state["epoch"], state["running"]["step"]) == (0, 1)
+    training.train(config, tmp_path / "run", resume=True, progress=False)
+    assert_same_run(demo_run[0], tmp_path / "run")  # which saved at the end of its epoch alone
+
+
 # Where a signal comes: (what is waited for, how often), which signal, and what is then kept: (epochs, steps of the
 # next).
 PLACES = {

@@ -21,7 +21,7 @@ from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo import model as models
 from tfyolo.quickstart.starts import best_start
-from tfyolo.training import job
+from tfyolo.training import cluster, job
 from tfyolo.weights import fetch, named, published
 from tfyolo.weights.darknet import importing
 from tfyolo.weights.initial import initialise
@@ -361,7 +361,7 @@ def test_train_init_knows_the_names(server, monkeypatch, tmp_path, capsys):
             configs.check_init(config)
         assert ("did you mean yolox-s?" in str(told.value)) == (init == "yolox_s")
     config = load_config("demo", "train.init=mine", "data=x")
-    found, *_ = job.requested(config, tmp_path, None)
+    found, *_ = job.requested(config, tmp_path, None, cluster.Team())
     assert found.train.init == "mine" and server.requests == [("mine.pth", None)]  # before anything else is done
     (tmp_path / "mine").mkdir()
     with pytest.raises(
@@ -370,7 +370,7 @@ def test_train_init_knows_the_names(server, monkeypatch, tmp_path, capsys):
         configs.check_init(config)
     models.save_model(tmp_path / "mine" / "best.h5", models.build(small("demo"), ("a",)))
     capsys.readouterr()
-    found, *_ = job.requested(config, tmp_path, None)
+    found, *_ = job.requested(config, tmp_path, None, cluster.Team())
     assert found.train.init == str(tmp_path / "mine")
     assert "train.init=mine: what has that name here is taken" in capsys.readouterr().err
 

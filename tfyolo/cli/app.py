@@ -4,7 +4,7 @@ What was typed is checked first, then TensorFlow is imported, which takes second
 two in each command.
 
 Exit codes: 0 done; 1 it could not be done, or a check failed; 2 wrong arguments or a wrong config; 75 training was
-stopped by SIGTERM, to be resumed; 130 stopped by Ctrl-C.
+stopped by SIGTERM, to be resumed; 130 stopped by Ctrl-C; 138 one of several workers was lost, to be resumed.
 """
 
 import os

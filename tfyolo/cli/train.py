@@ -63,8 +63,11 @@ def train(config, overrides, out, resume, overfit, device, as_json):
 
     Ctrl-C and SIGTERM end it when the running step is done, with everything to go on from; the exit code is then 130
     or 75. A second Ctrl-C ends it at once.
+
+    Started on several machines that TF_CONFIG names, or by srun, it is one training; 138 says that a worker was lost.
     """
     from tfyolo import config as configs
+    from tfyolo.training import channel, cluster
 
     overrides, device = _without_device(overrides, device)
     is_run = _is_run(config)
@@ -93,8 +96,9 @@ def train(config, overrides, out, resume, overfit, device, as_json):
         for i in range(len(loaded.train.stages)):
             require_data(loaded.stage_data(i)[0])
         configs.check_init(loaded)
+    cluster.found()  # what is wrong with it shows at once
     with _leaving_at_sigterm():
-        start_tensorflow(device)
+        start_tensorflow(device, first=cluster.join)
         from tfyolo import checkpoint
         from tfyolo import model as models
         from tfyolo.training import runs
@@ -102,12 +106,20 @@ def train(config, overrides, out, resume, overfit, device, as_json):
 
     try:
         run = training.train(loaded, out, resume=resume, overfit=overfit, progress=not as_json)
+    except (channel.LostError, channel.OtherError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.stdout.flush()
+        os._exit(error.exit_code)  # at its own end TensorFlow would wait for who is gone
     except runs.Stopped as stop:
+        if not cluster.join().chief:
+            sys.exit(130 if stop.signal == signal.SIGINT else RESUME)
         hint = "nothing was learned yet, nothing is left"
         if stop.folder:
             hint = f"`tfyolo train {shlex.quote(str(stop.folder))} --resume` goes on"
         click.echo(f"\nstopped; {hint}", err=True)
         sys.exit(130 if stop.signal == signal.SIGINT else RESUME)
+    if not cluster.join().chief:
+        return
     origin = checkpoint.origin_of(checkpoint.read_meta(models.weights_file(run.folder)))
     if as_json:
         print_json({"run": str(run.folder), **(run.metrics or {}), "origin": to_meta(origin)})

@@ -242,6 +242,8 @@ class Train(Strict):
     stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1, max_length=100)]
     # A budget: once the first epoch has shown how long one takes, all stages keep as many as fit, in proportion.
     minutes: Positive | None = None
+    # Besides the end of each epoch, write last.h5 every so many minutes; null: not.
+    save_minutes: Positive | None = None
     batch: Batch = 16  # images a step, over all replicas
     accumulate: Batch = 1  # parts a step is computed in, to save memory; must divide batch
     optimizer: Part = Part(name="adamw")

@@ -192,6 +192,8 @@ def train_dataset(
     plain_epochs=0,
     start_epoch=0,
     start_step=0,
+    part=(0, 1),
+    pieces=1,
     preprocess="letterbox",
     skipped=None,
     resized=None,
@@ -211,6 +213,8 @@ def train_dataset(
         plain_epochs: the last epochs, without mosaic and mixup.
         start_epoch: where the stream starts.
         start_step: the step of that epoch at which it starts.
+        part: (i, n): of each batch only the i-th of n equal parts, for one of n workers.
+        pieces: into which the part is cut, one after the other, for so many devices of the worker.
         preprocess: how images are brought to `size`, a key of geometry.FITS.
         skipped: a dict that gets {index of a Record: message} of each image that cannot be read; it comes grey and
             without boxes.
@@ -219,7 +223,8 @@ def train_dataset(
 
     Returns:
         (a tf.data.Dataset of Samples, the steps of an epoch: images / batch, rounded up). Images are [B, H, W, 3]
-        uint8, boxes [B, M, 4] with M >= 1; image_id and transform are those of the first image of a mosaic or mixture.
+        uint8, boxes [B, M, 4] with M >= 1, B of a piece; image_id and transform are those of the first image of a
+        mosaic or mixture.
 
     Raises:
         DataError: there are no images.
@@ -231,9 +236,16 @@ def train_dataset(
     draws = steps * batch
     size = tuple(size)
     draw = _augmented(load, images, draws, size, FITS[preprocess], augment, seed, epochs - plain_epochs)
-    numbers = tf.data.Dataset.range(start_epoch * draws + start_step * batch, epochs * draws)
-    samples = numbers.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _batched(samples, size, batch, np.uint8(0)), steps
+    index, workers = part
+    share = batch // workers
+    first, end = start_epoch * steps + start_step, epochs * steps
+
+    def draw_own(number):
+        return draw(number // share * batch + index * share + number % share)
+
+    numbers = tf.data.Dataset.range(first * share, end * share)
+    samples = numbers.map(draw_own, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _batched(samples, size, share // pieces, np.uint8(0)), steps
 
 
 def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, resized=None):

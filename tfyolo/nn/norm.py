@@ -69,10 +69,12 @@ class BatchNorm(layers.Layer):
         def statistic(name, initializer, **kwargs):
             return self.add_weight((shape[-1],), initializer, dtype="float32", autocast=False, name=name, **kwargs)
 
+        # All replicas compute the same: none need be asked.
+        same = {"aggregation": "only_first_replica"}
         self.gamma = statistic("gamma", "ones")
         self.beta = statistic("beta", "zeros")
-        self.moving_mean = statistic("moving_mean", "zeros", trainable=False, aggregation="mean")
-        self.moving_variance = statistic("moving_variance", "ones", trainable=False, aggregation="mean")
+        self.moving_mean = statistic("moving_mean", "zeros", trainable=False, **same)
+        self.moving_variance = statistic("moving_variance", "ones", trainable=False, **same)
 
     def call(self, x, training=False):
         """[B, h, w, C] -> the same shape; by the moving statistics, except in training."""

@@ -30,13 +30,7 @@ def fitted(job, trainee, stage_index, epochs_done):
         Job, Trainee: those of the new config.
     """
     before, given = job.config.train, job.epochs
-    height, width = trainee.size
-    step = job.clock.rate * height * width
-    evaluation = job.clock.evaluation(len(job.sources[stage_index][1].records), step / before.batch)
-    whole = Clock.of(job.config, job.sources, job.epochs_before(stage_index), 0)
-    seconds = whole.pixels * job.clock.rate + whole.evaluations * evaluation
-    left = max(0.0, 60 * before.minutes - job.clock.used) * MARGIN
-    factor = min(1.0, (left + epochs_done * trainee.steps * step) / seconds)
+    factor = job.team.by_chief(_factor, job, trainee, stage_index, epochs_done)
     stages = list(before.stages)
     for i, stage in enumerate(stages[stage_index:], stage_index):
         least = epochs_done if i == stage_index else 1
@@ -56,6 +50,17 @@ def fitted(job, trainee, stage_index, epochs_done):
             file=sys.stdout,
         )
     return job, trainee._replace(batches=batches)
+
+
+def _factor(job, trainee, stage_index, epochs_done):
+    """The part of the epochs from this stage on that fits, at most 1."""
+    train, (height, width) = job.config.train, trainee.size
+    step = job.clock.rate * height * width
+    evaluation = job.clock.evaluation(len(job.sources[stage_index][1].records), step / train.batch)
+    whole = Clock.of(job.config, job.sources, job.epochs_before(stage_index), 0)
+    seconds = whole.pixels * job.clock.rate + whole.evaluations * evaluation
+    left = max(0.0, 60 * train.minutes - job.clock.used) * MARGIN
+    return min(1.0, (left + epochs_done * trainee.steps * step) / seconds)
 
 
 def every(train, stages):

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
@@ -22,7 +22,9 @@ from tfyolo.training.briefing import briefing
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.checks import check_batch, check_classes, check_quantize, check_stage
 from tfyolo.training.clock import Clock
+from tfyolo.training.cluster import Team
 from tfyolo.training.log import TensorBoard
+from tfyolo.training.metrics import Agreement
 from tfyolo.training.reading import overfit_config, read_stages, warnings_of, with_divisions, with_images_for
 from tfyolo.training.runs import History, Signals, differing, found_from_anywhere
 from tfyolo.training.steps import make_strategy
@@ -44,6 +46,7 @@ class Progress:
         ready: whether it came with trained weights for all its classes.
         evaluate_batch: how many images an evaluation takes at a time; None: as many as the config says.
         reported: lines about the validation data that were printed, each once.
+        kept_at: when last.h5 was written last, or the process began, by time.monotonic().
     """
 
     state: dict = dataclasses.field(default_factory=lambda: {"stage": 0, "epoch": 0, "best": None})
@@ -53,6 +56,7 @@ class Progress:
     ready: bool = False
     evaluate_batch: int | None = None
     reported: set = dataclasses.field(default_factory=set)
+    kept_at: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Job(NamedTuple):
@@ -68,11 +72,13 @@ class Job(NamedTuple):
         model: a Model in float32, in which the EMA is evaluated and saved.
         detector: the Detector of that model.
         clock: how long the rest takes.
-        board: the run's TensorBoard.
-        recorders: the Callbacks of the run itself, history.csv and TensorBoard.
-        callbacks: those of the user.
+        board: the run's TensorBoard; None: another worker writes it.
+        recorders: the Callbacks of the run itself, history.csv and TensorBoard; none where another worker has them.
+        callbacks: those of the user, likewise.
         signals: what asks training to stop.
         progress: whether lines and a bar are shown.
+        team: the processes that train, of which this is one.
+        agreement: the Agreement of several workers; None: this process trains alone.
     """
 
     config: configs.Config
@@ -84,11 +90,13 @@ class Job(NamedTuple):
     model: Model
     detector: Detector
     clock: Clock
-    board: TensorBoard
+    board: TensorBoard | None
     recorders: Callbacks
     callbacks: Callbacks
     signals: Signals
     progress: bool
+    team: Team
+    agreement: Agreement | None
 
     @property
     def epochs(self):
@@ -100,13 +108,14 @@ class Job(NamedTuple):
         return sum(stage.epochs for stage in self.config.train.stages[:stage_index])
 
 
-def requested(config, folder, overfit):
+def requested(config, folder, overfit, team):
     """Determines what to train: a new run, or the rest of the one in a folder.
 
     Args:
         config: the Config that was asked for; None with a run to resume.
         folder: the run's, a Path.
         overfit: as for train(); a run that goes on has its own.
+        team: the Team.
 
     Returns:
         The Config, overfit, the config as it was given when the run began (JSON; None in old runs), and the Progress.
@@ -120,7 +129,7 @@ def requested(config, folder, overfit):
     if not (folder / "last.h5").exists():
         parts.check(config)
         configs.check_init(config)
-        _bring_init(config.train.init)
+        _bring_init(config.train.init, team)
         find_pretrained(config)
         return normalising(given), overfit, configs.to_json(given), Progress()
     meta, saved = checkpoint.load_run(folder / "last.h5")
@@ -130,10 +139,9 @@ def requested(config, folder, overfit):
         and asked
         and (others := differing(json.loads(configs.to_json(given)), configs.with_new_names(json.loads(asked))))
     ):
-        tqdm.write(
+        team.say(
             f"{folder}: goes on with the settings that it was begun with; other now, and not used: "
-            f"{', '.join(others[:8])}{', ...' if len(others) > 8 else ''}",
-            file=sys.stderr,
+            f"{', '.join(others[:8])}{', ...' if len(others) > 8 else ''}"
         )
     origin = {name: meta[name] for name in ("darknet",) if name in meta}
     origin["origin"] = to_meta(checkpoint.origin_of(meta))
@@ -141,17 +149,17 @@ def requested(config, folder, overfit):
     return checkpoint.config_of(folder / "last.h5", meta), meta.get("overfit"), asked, at
 
 
-def _bring_init(init):
+def _bring_init(init, team):
     """Fetches the weights that train.init names, before anything that takes time is done."""
     if init not in PUBLISHED:
         return
     if configs.is_published(init):
         fetched(init)
     else:
-        tqdm.write(f"train.init={init}: what has that name here is taken, not the published weights", file=sys.stderr)
+        team.say(f"train.init={init}: what has that name here is taken, not the published weights")
 
 
-def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
+def prepared(config, folder, overfit, asked, at, callbacks, signals, progress, team):
     """Reads all data and builds the model to evaluate by, so that what is wrong shows now and not at hour three.
 
     Args:
@@ -163,6 +171,7 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
         callbacks: the user's Callbacks.
         signals: the Signals that ask training to stop.
         progress: whether the plan is printed, and later lines and a bar.
+        team: the Team.
 
     Returns:
         The Job.
@@ -172,7 +181,7 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
         DataError: the data cannot be read.
         TrainingError: there is nothing to train on.
     """
-    strategy = make_strategy()
+    strategy = team.strategy or make_strategy()
     replicas = strategy.num_replicas_in_sync
     if overfit and not at.saved:
         config = overfit_config(config, overfit, replicas)
@@ -181,6 +190,7 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
     check_quantize(config, resumed=bool(at.saved))
     sources = read_stages(config, overfit, folder)
     check_classes(config, sources)
+    team.same("the data", [[len(source.records), *source.classes] for pair in sources for source in pair])
     config, notes = with_images_for(config, sources, replicas * config.train.accumulate)
     config, divisions = with_divisions(config, sources, folder)
     model = build(config, sources[0][0].classes)
@@ -189,14 +199,14 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
 
     steps_done = at.running["step"] if at.running else 0
     if progress:
-        tqdm.write(briefing(config, model, sources, folder, {**at.state, "step": steps_done}))
+        team.say(briefing(config, model, sources, folder, {**at.state, "step": steps_done}), file=sys.stdout)
     for warning in [*notes, *dict.fromkeys(warning for pair in sources for warning in warnings_of(*pair))]:
-        tqdm.write(warning, file=sys.stderr)
+        team.say(warning)
     model = quantization_aware(model) if config.model.quantize else model
     write_text(folder / "config.yaml", configs.to_yaml(config))
     for file, division in divisions.items():
         write_text(file, division.to_json())
-    board = TensorBoard(folder / "tensorboard")
+    board = TensorBoard(folder / "tensorboard") if team.chief else None
     return Job(
         config=config,
         folder=folder,
@@ -208,8 +218,10 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress):
         detector=Detector.of(model, source=folder),
         clock=Clock.of(config, sources, at.state["epoch"], steps_done),
         board=board,
-        recorders=Callbacks([History(folder / "history.csv", keep=at.state["epoch"]), board]),
+        recorders=Callbacks([History(folder / "history.csv", keep=at.state["epoch"]), board] if team.chief else ()),
         callbacks=callbacks,
         signals=signals,
-        progress=progress,
+        progress=progress and team.chief,
+        team=team,
+        agreement=Agreement(signals, replicas) if team.together else None,
     )

@@ -78,7 +78,7 @@ def too_many(config, strategy, size, fits):
         config: the Config of the run.
         strategy: its tf.distribute strategy.
         size: (H, W) of the images, in pixels.
-        fits: how many of them fit, from what_fits().
+        fits: how many of them fit, from what_fits(); None: several workers did not try.
 
     Returns:
         The message, with settings that fit.
@@ -87,6 +87,8 @@ def too_many(config, strategy, size, fits):
     whole = config.train.batch // replicas
     images = counted(whole // accumulate, "image")
     fault = f"{images} of {size[0]} x {size[1]} at a time do not fit into a device's memory"
+    if fits is None:
+        return f"{fault}; expected more workers, a larger train.accumulate or a smaller train.batch"
     if not fits:
         return (
             f"{fault}, nor does one; expected a smaller model.input_size or model, train.precision=bfloat16, "

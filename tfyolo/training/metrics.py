@@ -19,6 +19,37 @@ class _Step(NamedTuple):
     image_ids: tuple  # of each replica, [B / replicas]
 
 
+class Agreement:
+    """What each worker says with a step, so that all conclude the same of the sums: when to fetch, and when to stop.
+
+    Args:
+        signals: the worker's Signals.
+        replicas: how many devices all workers train on.
+
+    Attributes:
+        said: {"signals", "seconds"}, what make_step() takes.
+    """
+
+    def __init__(self, signals, replicas):
+        self.signals, self.replicas = signals, replicas
+        self.said = {name: tf.Variable(0.0, trainable=False) for name in ("signals", "seconds")}
+
+    def say(self, seconds):
+        """Before a step.
+
+        Args:
+            seconds: a step's here; 0: not known yet.
+        """
+        self.said["signals"].assign(self.signals.received is not None)
+        self.said["seconds"].assign(seconds)
+
+    def take(self, values):
+        """Takes what was said out of a step's sums. Returns the mean seconds of a step, 0 if none are known."""
+        if values.pop("signals"):
+            self.signals.agreed = True
+        return values.pop("seconds") / self.replicas
+
+
 class EpochMetrics:
     """How far an epoch is: the steps done, the sums of their metrics, the seconds spent.
 
@@ -26,6 +57,7 @@ class EpochMetrics:
         epoch: its number, from 1.
         source: the Source whose records the image ids of a sample count.
         running: what a stopped run has kept of the epoch: {"step", "sums", "lr", "seconds"}; None: it begins.
+        agreement: the Agreement with other workers; None: there are none.
 
     Attributes:
         first: how many steps were done before.
@@ -33,7 +65,7 @@ class EpochMetrics:
         whole: whether weights, optimizer and EMA have all taken in the same steps; False while a step runs.
     """
 
-    def __init__(self, epoch, source, running=None):
+    def __init__(self, epoch, source, running=None, agreement=None):
         running = running or {"step": 0, "sums": {}, "lr": None, "seconds": 0.0}
         self.epoch, self.source = epoch, source
         self.first, self.lr, self.whole = running["step"], running["lr"], True
@@ -41,7 +73,7 @@ class EpochMetrics:
         self._on_device = []
         self._fetched_at = time.monotonic()
         self._began = self._fetched_at - running["seconds"]
-        self._interval = 1
+        self._interval, self._seconds, self.agreement = 1, 0.0, agreement
 
     @property
     def step(self):
@@ -69,6 +101,8 @@ class EpochMetrics:
             strategy: the tf.distribute strategy.
         """
         self.whole = False
+        if self.agreement:
+            self.agreement.say(self._seconds)
         values = step(sample, size)
         # The ids alone are kept to name a step's images by: the images themselves are large.
         self._on_device.append(_Step(number, values, strategy.experimental_local_results(sample.image_id)))
@@ -76,8 +110,8 @@ class EpochMetrics:
 
     @property
     def due(self):
-        """Whether it is time to fetch."""
-        waited = time.monotonic() - self._fetched_at
+        """Whether it is time to fetch: for several workers at the same step."""
+        waited = 0 if self.agreement else time.monotonic() - self._fetched_at
         return len(self._on_device) >= self._interval or waited >= FETCH_SECONDS
 
     def fetch(self):
@@ -97,13 +131,15 @@ class EpochMetrics:
         table = tf.stack([step.values[name] for step in steps for name in names]).numpy().reshape(len(steps), -1)
         for step, row in zip(steps, table.tolist(), strict=True):
             values = dict(zip(names, row, strict=True))
+            agreed = self.agreement.take(values) if self.agreement else None
             self._check_finite(values, step)
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
         self._fetched = steps[-1].number, sums
         self._on_device.clear()
         # The device is idle now, so that this is what a step takes, and not what it takes to ask for one.
         now = time.monotonic()
-        seconds = max((now - self._fetched_at) / len(steps), 1e-6)
+        self._seconds = max((now - self._fetched_at) / len(steps), 1e-6)
+        seconds = self._seconds if agreed is None else agreed or FETCH_SECONDS
         self._interval = min(FETCH_STEPS, max(1, int(FETCH_SECONDS / seconds)))
         self._fetched_at = now
         return len(steps)

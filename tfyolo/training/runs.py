@@ -50,12 +50,19 @@ class Signals:
 
     A second Ctrl-C waits for nothing; SIGTERM may come several times, as schedulers send it.
 
+    Args:
+        together: whether several processes train, and stop where all have agreed to: then all but what is in a
+            `with listening()` waits.
+
     Attributes:
         received: the number of the first that came; None: none. It stays if the exception is lost in a __del__.
+        agreed: whether all processes have agreed to stop.
+        forwarded: whether another process was told of what this one has received.
     """
 
-    def __init__(self):
-        self.received, self.waiting, self.before = None, False, {}
+    def __init__(self, together=False):
+        self.together, self.agreed, self.forwarded = together, False, False
+        self.received, self.waiting, self.before = None, together, {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -89,11 +96,27 @@ class Signals:
         try:
             yield
         finally:
-            self.waiting = False
+            self.waiting = self.together
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Lets a signal raise, where one process works for all that train together."""
+        self.waiting = False
+        try:
+            if self.received:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.waiting = self.together
+
+    @property
+    def due(self):
+        """Whether it is time to stop: a signal has come, and where several processes train all have agreed."""
+        return self.agreed if self.together else self.received is not None
 
     def check(self):
-        """Raises KeyboardInterrupt if a signal has come."""
-        if self.received:
+        """Raises KeyboardInterrupt if it is time to stop."""
+        if self.due:
             raise KeyboardInterrupt
 
 
@@ -140,6 +163,7 @@ _BEGUN = (
     "tensorboard",
 )
 _WRITTEN = (*_BEGUN, "last.h5")
+GONE_ON_FROM = ("last.h5", "division*.json")
 
 
 def remove_leftovers(folder):

@@ -1,12 +1,11 @@
 """What one stage trains: its model, optimizer, EMA, batches and step."""
 
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+import tensorflow as tf
 
 from tfyolo import checkpoint
 from tfyolo.data import datasets
@@ -81,7 +80,7 @@ def build_stage(job, at, stage_index):
             config, job.model.classes, input_size=(None, None) if sizes else size, precision=config.train.precision
         )
         if not saved:
-            model, at.origin, at.ready = _initialised(model, source, size)
+            model, at.origin, at.ready = _initialised(job.team, model, source, size)
         elif config.model.quantize:
             model = quantization_aware(model)
         for layer in frozen_layers(config, stage_index, model.network):
@@ -108,6 +107,7 @@ def build_stage(job, at, stage_index):
         ema,
         strategy,
         batches.element_spec,
+        said=job.agreement and job.agreement.said,
         sizes=sizes,
         accumulate=config.train.accumulate,
         clip=config.train.clip,
@@ -132,7 +132,7 @@ def batches_of(job, stage_index, size, unexpected, epochs_done, steps_done=0):
     Returns:
         (an iterator of distributed Samples, the steps of an epoch)
     """
-    config, stage = job.config, job.config.train.stages[stage_index]
+    config, stage, team = job.config, job.config.train.stages[stage_index], job.team
     dataset, steps = datasets.train_dataset(
         job.sources[stage_index][0],
         size=size,
@@ -143,16 +143,23 @@ def batches_of(job, stage_index, size, unexpected, epochs_done, steps_done=0):
         plain_epochs=stage.plain_epochs,
         start_epoch=epochs_done,
         start_step=steps_done,
+        part=(team.index, team.size),
+        pieces=job.strategy.num_replicas_in_sync // team.size if team.together else 1,
         preprocess=config.model.preprocess,
         **unexpected,
     )
-    return iter(job.strategy.experimental_distribute_dataset(dataset)), steps
+    if not team.together:
+        return iter(job.strategy.experimental_distribute_dataset(dataset)), steps
+    # The steps are counted: of a stream without end TensorFlow does not ask all workers at each whether there is more.
+    endless = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return iter(job.strategy.distribute_datasets_from_function(lambda _: endless)), steps
 
 
-def _initialised(model, source, size):
+def _initialised(team, model, source, size):
     """Gives a new run's Model the weights that its config names.
 
     Args:
+        team: the run's Team; what each worker has computed might differ in the last digits.
         model: the Model, in the precision of training.
         source: the Source that is trained on; some of its images give batch norms statistics, or calibrate.
         size: (H, W) of the images.
@@ -173,13 +180,14 @@ def _initialised(model, source, size):
     )
     if config.train.init:
         report, origin, ready = initialise(model, config.train.init, images)
-        tqdm.write("\n".join(f"{config.train.init}: {line}" for line in report), file=sys.stderr)
+        team.say("\n".join(f"{config.train.init}: {line}" for line in report))
     else:
         report, origin = initialise_backbone(model)
         for line in report:
-            tqdm.write(f"backbone: {line}", file=sys.stderr)
+            team.say(f"backbone: {line}")
     if config.model.quantize:
         model = calibrate(model, images, gates=False).quantized()
     if unreadable:
-        tqdm.write("calibration: " + unexpected_lines("skipped", unreadable, 0, few), file=sys.stderr)
+        team.say("calibration: " + unexpected_lines("skipped", unreadable, 0, few))
+    checkpoint.assign(model.network, team.arrays(checkpoint.weights_of(model.network)))
     return model, origin, ready

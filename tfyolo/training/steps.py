@@ -46,7 +46,9 @@ def loss_terms(model, sample, weights=None, whole=lambda counts: counts):
     return {name: value * (weights or {}).get(name, 1.0) for name, value in terms.items()}
 
 
-def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, clip=None, weights=None, eager=False):
+def make_step(
+    model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, clip=None, weights=None, said=None, eager=False
+):
     """Makes step(sample, size=None) -> {"loss", each term, "gradient_norm"}: scalar tensors, over the global batch.
 
     The batch goes through in `accumulate` parts, one after the other. Their gradients add up to those of the whole;
@@ -64,6 +66,7 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
         accumulate: the number of equal parts of a replica's batch.
         clip: the largest norm of the gradients; None: any.
         weights: {term of the loss: factor}; 1 where unnamed.
+        said: {name: tf.Variable}, scalars of each worker whose sums over the replicas come with the metrics.
         eager: whether the step runs op by op, for a debugger.
 
     Raises:
@@ -104,7 +107,9 @@ def make_step(model, optimizer, ema, strategy, spec, *, sizes=(), accumulate=1, 
     def on_replica(sample, size):
         sample = sample._replace(image=tf.image.convert_image_dtype(sample.image, tf.float32))
         sample = resize_sample(sample, size) if size else sample
-        summed, metrics = merged_sums(in_parts(sample) if accumulate > 1 else gradients(sample, merged_sums))
+        found, metrics = in_parts(sample) if accumulate > 1 else gradients(sample, merged_sums)
+        metrics |= {name: value.read_value() for name, value in (said or {}).items()}
+        summed, metrics = merged_sums((found, metrics))
         norm = tf.linalg.global_norm(summed)
         if clip:
             factor = tf.minimum(1.0, clip / (norm + 1e-6))

@@ -1,6 +1,8 @@
 """Training: one script, read from top to bottom."""
 
 import gc
+import json
+import math
 import os
 import signal
 import sys
@@ -20,6 +22,7 @@ from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.clock import duration
+from tfyolo.training.cluster import join
 from tfyolo.training.fitting import fitted
 from tfyolo.training.job import prepared, requested
 from tfyolo.training.log import better, draw_batch, draw_detections, epoch_line
@@ -27,6 +30,7 @@ from tfyolo.training.memory import evaluated_at_once, too_large, too_many, what_
 from tfyolo.training.metrics import EpochMetrics
 from tfyolo.training.reading import unexpected_lines
 from tfyolo.training.runs import (
+    GONE_ON_FROM,
     PERFECT,
     Run,
     Signals,
@@ -51,6 +55,8 @@ def train(
     callbacks: Iterable[Callable[[dict], Any] | Any] = (),
 ) -> Run:
     """Trains a config. best.h5 and last.h5 in the run's folder are what load(), evaluate and export take.
+
+    Several processes that TF_CONFIG or srun names to each other are one training (tfyolo.training.cluster).
 
     Ctrl-C and SIGTERM (where nobody else has a handler for it) end it when the running step is done, and raise Stopped:
     what the epoch has trained until then is kept. A second Ctrl-C ends it at once.
@@ -87,7 +93,7 @@ def train(
         overfit: how many images to overfit, without augmentation, until all objects in them are found: the first thing
             to try when nothing is detected. None: trains on all.
         progress: prints the plan and a line for each epoch, and shows a bar on standard error.
-        callbacks: functions and objects, called in this order.
+        callbacks: functions and objects, called in this order; of several processes by worker 0 alone.
 
     Returns:
         The Run: its folder, and the metrics of its best epoch (0: the initial weights, which knew all classes); {}
@@ -99,19 +105,24 @@ def train(
         FolderError: something else lies in `out`, or another process writes into it.
         TrainingError: there is nothing to resume or to train on, memory does not suffice, a loss is not finite,
             `overfit` images are not overfit, or a callback is none.
+        ClusterError: TF_CONFIG or srun's variables are wrong, or TensorFlow had begun to work before.
+        LostError, OtherError: another worker is gone, or has ended by an error.
         Stopped: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
-    callbacks = Callbacks(callbacks)
+    team = join()
+    callbacks = Callbacks(callbacks if team.chief else ())
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
     if resume and out is None and config is not None:
         out = Path("runs") / config.name
     kept = None
-    with Signals() as signals:
+    given = config and json.loads(configs.to_json(config))
+    with Signals(team.together) as signals, team.training(signals):
         try:
-            with run_folder(config, out, resume) as folder:
+            team.same("the config", given)
+            with team.folder(lambda: run_folder(config, out, resume), GONE_ON_FROM) as folder:
                 try:
                     remove_leftovers(folder)
-                    return _train(config, folder, overfit, progress, callbacks, signals)
+                    return _train(config, folder, overfit, progress, callbacks, signals, team)
                 finally:
                     kept = folder / "last.h5"
                     if not kept.exists():
@@ -119,25 +130,29 @@ def train(
         except tf.errors.ResourceExhaustedError as error:
             raise TrainingError(f"{folder}: {too_large(error)}") from error
         except KeyboardInterrupt:
-            epochs = checkpoint.read_meta(kept)["state"]["epoch"] if kept else 0
-            raise Stopped(kept and kept.parent, epochs, signals.received or signal.SIGINT) from None
+            left = None, 0
+            if kept and team.chief:
+                left = str(kept.parent), checkpoint.read_meta(kept)["state"]["epoch"]
+            where, epochs = team.told(left) if signals.agreed else left
+            usual = signal.SIGTERM if team.together else signal.SIGINT  # where another worker has received it
+            raise Stopped(where and Path(where), epochs, signals.received or usual) from None
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def _train(config, folder, overfit, progress, callbacks, signals):
+def _train(config, folder, overfit, progress, callbacks, signals, team):
     began = time.monotonic()
-    config, overfit, asked, at = requested(config, folder, overfit)
+    place = Path(team.told(str(folder)))  # of the run, whatever folder this worker has
+    config, overfit, asked, at = requested(config, folder, overfit, team)
     if at.saved and finished(config, at.state, overfit):
         epochs = counted(at.state["epoch"], "epoch")
-        tqdm.write(
+        team.say(
             f"{folder}: its training is done ({epochs}), nothing is left to train; to begin a new one with its "
-            f"weights: tfyolo train {folder} train.stages.0.epochs=...",
-            file=sys.stderr,
+            f"weights: tfyolo train {folder} train.stages.0.epochs=..."
         )
-        return Run(folder, at.state["best"])
-    job = prepared(config, folder, overfit, asked, at, callbacks, signals, progress)
+        return Run(place, at.state["best"])
+    job = prepared(config, folder, overfit, asked, at, callbacks, signals, progress, team)
     job.clock.began = began
     callbacks.begin(folder, job.config)
 
@@ -154,7 +169,7 @@ def _train(config, folder, overfit, progress, callbacks, signals):
             "never fit to the anchors (tfyolo check-data, kmeans-anchors), a loss that does not fall to the "
             "learning rate."
         )
-    run = Run(folder, at.state["best"] or {})
+    run = Run(place, at.state["best"] or {})
     job.recorders.end(run)
     callbacks.end(run)
     return run
@@ -175,16 +190,16 @@ def _train_stage(job, at, stage_index):
         _keep_start(job, at, trainee)
     job.clock.new_step()
     while (epoch := at.state["epoch"] - before) < job.config.train.stages[stage_index].epochs:
-        metrics = EpochMetrics(before + epoch + 1, job.sources[stage_index][0], at.running)
+        metrics = EpochMetrics(before + epoch + 1, job.sources[stage_index][0], at.running, job.agreement)
         at.running = None
         try:
-            row = _train_epoch(job, trainee, metrics, stage_index, epoch)
+            row = _train_epoch(job, at, trainee, metrics, stage_index, epoch)
             if job.config.train.minutes and job.clock.timed:
                 job, trainee = fitted(job, trainee, stage_index, epoch + 1)
             evaluation, epochs = None, job.config.train.stages[stage_index].epochs
             if (epoch + 1) % job.config.train.evaluate_every == 0 or epoch + 1 == epochs:
                 began = time.monotonic()
-                evaluation = _evaluate_epoch(job, at, trainee.ema, stage_index, row)
+                evaluation = _evaluate(job, at, trainee.ema, stage_index, row)
                 job.clock.evaluated(time.monotonic() - began)
             with job.signals.finishing():
                 metrics.whole = False  # from here on the epoch is kept, not a part of it
@@ -195,7 +210,7 @@ def _train_stage(job, at, stage_index):
                 if metrics.step > metrics.first:
                     _keep(job, at, trainee, stage=stage_index, running=metrics.running())
             raise
-        stopped = job.callbacks.epoch_end(row)
+        stopped = job.team.by_chief(job.callbacks.epoch_end, row)
         if stopped or (job.overfit and evaluation and evaluation.improved and row["AP50"] >= PERFECT):
             return job, True
         job.signals.check()
@@ -205,8 +220,11 @@ def _train_stage(job, at, stage_index):
 # --- one epoch of steps -----------------------------------------------------------------------------------------------
 
 
-def _train_epoch(job, trainee, metrics, stage_index, epoch):
-    """Takes the steps of an epoch that are left. Returns its row of history.csv. A signal ends it after a step."""
+def _train_epoch(job, at, trainee, metrics, stage_index, epoch):
+    """Takes the steps of an epoch that are left. Returns its row of history.csv. A signal ends it after a step.
+
+    Where train.save_minutes are over, last.h5 is written meanwhile.
+    """
     config, (height, width) = job.config, trainee.size
     job.clock.go_on()
     bar = tqdm(
@@ -220,10 +238,10 @@ def _train_epoch(job, trainee, metrics, stage_index, epoch):
     )
     with job.signals.finishing():
         for i in bar:
-            if job.signals.received:
+            if job.signals.due:
                 break
             sample = next(trainee.batches)
-            if epoch == i == 0:
+            if epoch == i == 0 and job.team.chief:
                 name = "train_batch.png" if stage_index == 0 else f"train_batch_{stage_index + 1}.png"
                 draw_batch(sample, job.strategy, job.model.classes, job.folder / name)
             last = i + 1 == trainee.steps
@@ -233,10 +251,12 @@ def _train_epoch(job, trainee, metrics, stage_index, epoch):
                 step_size = trainee.step_size(config.train.seed, stage_index, epoch, i)
                 job.clock.takes(step_size)
                 metrics.take(trainee.step, i + 1, sample, step_size, job.strategy)
-                fetched = metrics.fetch() if metrics.due or last or job.signals.received else 0
+                fetched = metrics.fetch() if metrics.due or last or job.signals.due else 0
             except tf.errors.ResourceExhaustedError as error:
-                largest = trainee.sizes[-1] if trainee.sizes else None
-                fits = what_fits(trainee.model, job.strategy, sample, largest, config.train.accumulate)
+                fits = None
+                if not job.team.together:
+                    largest = trainee.sizes[-1] if trainee.sizes else None
+                    fits = what_fits(trainee.model, job.strategy, sample, largest, config.train.accumulate)
                 fault = too_many(config, job.strategy, trainee.size, fits)
                 raise TrainingError(f"epoch {metrics.epoch}, step {i + 1}: {fault}") from error
             if fetched:
@@ -244,6 +264,9 @@ def _train_epoch(job, trainee, metrics, stage_index, epoch):
                 means = {name: f"{metrics.sums[name] / metrics.step:.3g}" for name in metrics.sums}
                 means.pop("gradient_norm")
                 bar.set_postfix(means | {"left": duration(job.clock.left)})
+                minutes = (time.monotonic() - at.kept_at) / 60
+                if job.team.chief and not last and minutes >= (config.train.save_minutes or math.inf):
+                    _keep(job, at, trainee, stage=stage_index, running=metrics.running())
         metrics.fetch()
         seconds = metrics.seconds
     job.signals.check()
@@ -275,17 +298,25 @@ def _keep_start(job, at, trainee):
     A few images of a large network's own classes teach it little; what it learns of them it pays for with the rest.
     """
     row = {"epoch": 0}
-    evaluation = _evaluate_epoch(job, at, trainee.ema, 0, row)
+    evaluation = _evaluate(job, at, trainee.ema, 0, row)
     if not row["AP"] > 0:
         return
     at.state = {**at.state, "best": {"epoch": 0, **evaluation.metrics}}
-    save_model(job.folder / "best.h5", job.model, epoch=0, metrics=evaluation.metrics, **at.origin)
+    if job.team.chief:
+        save_model(job.folder / "best.h5", job.model, epoch=0, metrics=evaluation.metrics, **at.origin)
     if job.progress:
         tqdm.write(f"start    AP {row['AP']:.3f}, AP50 {row['AP50']:.3f} before training", file=sys.stdout)
 
 
-def _evaluate_epoch(job, at, ema, stage_index, row):
+def _evaluate(job, at, ema, stage_index, row):
     """Evaluates the EMA on the stage's validation data, and draws it. Adds the metrics to the row."""
+    evaluation = Evaluation(*job.team.by_chief(_evaluate_here, job, at, ema, stage_index, row["epoch"]))
+    row.update(evaluation.metrics)
+    return evaluation
+
+
+def _evaluate_here(job, at, ema, stage_index, epoch):
+    """The same by this process; returns an Evaluation."""
     source = job.sources[stage_index][1]
     checkpoint.assign(job.model.network, ema.arrays())
     batch = at.evaluate_batch or job.config.train.evaluate_batch
@@ -293,20 +324,19 @@ def _evaluate_epoch(job, at, ema, stage_index, row):
     report = evaluate(job.detector, source, batch=batch, progress=False)
     at.evaluate_batch = report.batch  # what fitted into memory
     metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
-    row.update(metrics)
     draw_detections(
         job.model,
         job.detector,
         source,
-        job.folder / "pictures" / f"epoch_{row['epoch']:04d}",
+        job.folder / "pictures" / f"epoch_{epoch:04d}",
         job.board.writer,
-        row["epoch"],
+        epoch,
         count=job.config.train.draw_images,
         batch=report.batch,
         score=report.score if np.isfinite(report.score) else 0.25,
     )
     best = at.state["best"]
-    return Evaluation(metrics, best is None or better(metrics, best), report.unexpected)
+    return Evaluation(metrics, best is None or bool(better(metrics, best)), report.unexpected)
 
 
 # --- what is kept: everything to go on from, written whole or not at all ----------------------------------------------
@@ -315,20 +345,22 @@ def _evaluate_epoch(job, at, ema, stage_index, row):
 def _keep_epoch(job, at, trainee, row, evaluation):
     """Writes the epoch's row, best.h5 if it is the best, and last.h5; prints what there is to report."""
     improved = evaluation is not None and evaluation.improved
-    job.recorders.epoch_end(row)  # before last.h5: a resumed run drops a row too many, but could not make up for one
-    if job.progress:
-        tqdm.write(epoch_line(row, job.epochs, improved, job.clock.left))
-    for name, found in trainee.unexpected.items():
+    best = {"epoch": row["epoch"], **evaluation.metrics} if improved else at.state["best"]
+    for name, found in trainee.unexpected.items():  # each worker reports what it has read
         if len(found) > (known := trainee.reported[name]):
             tqdm.write(unexpected_lines(name, found, known, job.sources[row["stage"]][0]), file=sys.stderr)
             trainee.reported[name] = len(found)
+    if not job.team.chief:
+        _keep(job, at, trainee, stage=row["stage"], epoch=row["epoch"], best=best)
+        return
+    job.recorders.epoch_end(row)  # before last.h5: a resumed run drops a row too many, but could not make up for one
+    if job.progress:
+        tqdm.write(epoch_line(row, job.epochs, improved, job.clock.left))
     for line in evaluation.unexpected if evaluation else ():
         if line not in at.reported:
             tqdm.write(f"evaluation: {line}", file=sys.stderr)
             at.reported.add(line)
-    best = at.state["best"]
     if improved:
-        best = {"epoch": row["epoch"], **evaluation.metrics}
         save_model(job.folder / "best.h5", job.model, epoch=row["epoch"], metrics=evaluation.metrics, **at.origin)
     _keep(job, at, trainee, stage=row["stage"], epoch=row["epoch"], best=best)
     if evaluation:
@@ -336,7 +368,7 @@ def _keep_epoch(job, at, trainee, row, evaluation):
 
 
 def _keep(job, at, trainee, **changes):
-    """Writes last.h5, with what has changed in the state. The next stage starts from what it holds."""
+    """Keeps the run as it is now, with what has changed in the state: in last.h5, and for the next stage's start."""
     arrays = {
         "weights": checkpoint.weights_of(trainee.model.network),
         "averages": trainee.ema.arrays(),
@@ -344,6 +376,9 @@ def _keep(job, at, trainee, **changes):
         "random": checkpoint.random_states(trainee.model.network),
     }
     state = {**at.state, **changes, "averaged": int(trainee.ema.steps.numpy())}
-    meta = {"state": state, "overfit": job.overfit, "asked": job.asked, **at.origin}
-    checkpoint.save(job.folder / "last.h5", describe(job.model, **meta), **arrays)
-    at.state, at.saved = state, arrays
+    if "running" not in changes:
+        state.pop("running", None)
+    if job.team.chief:
+        meta = {"state": state, "overfit": job.overfit, "asked": job.asked, **at.origin}
+        checkpoint.save(job.folder / "last.h5", describe(job.model, **meta), **arrays)
+    at.state, at.saved, at.kept_at = state, arrays, time.monotonic()
