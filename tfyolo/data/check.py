@@ -162,7 +162,7 @@ def check(
     problems += _twins(sources, checked)
     problems += _classes(sources)
     for name, source in sources.items():
-        if all(record.ignored.all() for record in source.records):
+        if source.records.ignored.all():
             message = f"the split {name} has no boxes: no model can be trained or evaluated on it"
             problems.append(Problem(os.fspath(path), message, "warning"))
 
@@ -276,16 +276,15 @@ def _classes(sources):
 
 
 def _split(source, classes):
-    counts = np.zeros(len(source.classes), int)
-    for record in source.records:
-        np.add.at(counts, record.labels[~record.ignored], 1)
+    records = source.records
+    counts = np.bincount(records.labels[~records.ignored], minlength=len(source.classes))
     by_name = Counter()
     for name, count in zip(source.classes, counts.tolist(), strict=True):
         by_name[name] += count
     return Split(
-        pictures=len(source.records),
-        empty=sum(not len(record.boxes) for record in source.records),
-        crowds=int(sum(record.crowd.sum() for record in source.records)),
+        pictures=len(records),
+        empty=int((records.counts == 0).sum()),
+        crowds=int(records.crowd.sum()),
         boxes={name: by_name[name] for name in classes},
-        difficult=int(sum(np.sum(record.difficult) for record in source.records)),
+        difficult=int(records.difficult.sum()),
     )

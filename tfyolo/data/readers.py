@@ -361,8 +361,8 @@ def without_unions(sources):
     """{split: Source} without those that only join others, as VOC's trainval does."""
     kept = dict(sources)
     for joined in [name for name in sources if name.startswith("trainval")]:
-        others = {(r.path, r.span) for name, source in kept.items() if name != joined for r in source.records}
-        if all((record.path, record.span) in others for record in kept[joined].records):
+        others = {key for name, source in kept.items() if name != joined for key in source.records.files()}
+        if others.issuperset(kept[joined].records.files()):
             del kept[joined]
     return kept
 

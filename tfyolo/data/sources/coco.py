@@ -12,6 +12,7 @@ from tfyolo.data.sources.conventions import Corners
 from tfyolo.data.sources.files import Tree, some, stem_of, text_link
 from tfyolo.data.sources.index import locate, name_parts
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, may_be_of, meaning, split_among
+from tfyolo.data.sources.records import RecordsBuilder
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -187,7 +188,7 @@ def read(place, split, file, together):
         )
     if located.word:
         findings.warning(file, located.word)
-    records, corners = [], Corners("`bbox` [x, y, width, height]")
+    records, corners = RecordsBuilder(), Corners("`bbox` [x, y, width, height]")
     for image_id, entry in entries.items():
         name = entry["file_name"]
         if (image := located.files.get(name)) is None:

@@ -11,6 +11,7 @@ import os
 from tfyolo.data import tfrecords, write_tfrecords
 from tfyolo.data.headers import image_size
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
+from tfyolo.data.sources.records import RecordsBuilder
 from tfyolo.data.sources.source import LONGEST_SIDE, Annotation, DataError, Findings, finish, record
 from tfyolo.messages import counted, shortened
 
@@ -75,7 +76,7 @@ def read(place, shards, together, indexed):
     category_ids = sorted(classes, key=lambda number: (isinstance(number, str), number))
     label_of = {category: label for label, category in enumerate(category_ids)}
 
-    result, seen = [], set()
+    records, seen = RecordsBuilder(), set()
     for shard in shards:
         examples, damage = indexed(shard)
         if damage:
@@ -115,8 +116,8 @@ def read(place, shards, together, indexed):
                 area = example.areas[place - 1] if example.areas else None
                 crowd, difficult = (bool(flags and flags[place - 1]) for flags in (example.crowd, example.difficult))
                 annotations.append(Annotation(f"{where}: box {place}", box, label_of[number], crowd, area, difficult))
-            result.append(record(image_id, shard, size, annotations, shard, findings, example.span))
-    return finish(result, [classes[category] for category in category_ids], category_ids, findings, "tfrecord")
+            records.append(record(image_id, shard, size, annotations, shard, findings, example.span))
+    return finish(records, [classes[category] for category in category_ids], category_ids, findings, "tfrecord")
 
 
 FORMAT = Format(
