@@ -225,6 +225,15 @@ def parse_json(content):
         raise ValueError("nested too deeply") from None
 
 
+def cache_folder() -> Path:
+    """Where fetched weights and what was read of data lie: $TFYOLO_CACHE, else ~/.cache/tfyolo.
+
+    Raises:
+        RuntimeError: nothing says where the user's files are.
+    """
+    return Path(os.environ.get("TFYOLO_CACHE") or Path("~", ".cache", "tfyolo")).expanduser()
+
+
 def what_is(path) -> str:
     """What stands at a path that is no regular file, in words: "a folder", "a FIFO or a device", "no such file"."""
     try:

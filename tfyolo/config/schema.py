@@ -161,6 +161,7 @@ class Data(Strict):
     background: bool = False  # train on images without labels even if most have none, or labels that cannot be read
     outside: bool = False  # follow paths in the data's files that lead out of its folder
     max_pixels: Pixels = MOST_PIXELS  # of an image; a larger one is an error before it is decoded
+    cache: bool = True  # keep what is read in the cache folder, and take it from there while no file has changed
 
 
 class Model(Strict):

@@ -148,7 +148,7 @@ def check(
         anchors: [(h, w)] in its pixels, to hold the boxes against.
         out: a folder for report.json and check.png, the summary as a plot.
         progress: shows a bar on standard error.
-        **options: of readers.DataSet: images, format, names, outside, max_pixels.
+        **options: of readers.DataSet: images, format, names, outside, max_pixels, cache.
 
     Raises:
         DataError: nothing there is a data set, or no split of it can be read.

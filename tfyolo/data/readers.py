@@ -10,6 +10,7 @@ not opened, except for the headers of those whose size is not written in the ann
 import functools
 import os
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.conventions import check_pixels
 from tfyolo.data.sources.division import divide, read_division
 from tfyolo.data.sources.formats import FORMATS
+from tfyolo.data.sources.kept import Cache, Kept, is_possible
 from tfyolo.data.sources.place import ORDER, Options, Place, meaning
 from tfyolo.data.sources.recognition import below, candidates_of
+from tfyolo.data.sources.seen import Seen, watched
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.data.sources.text import read_lines
 from tfyolo.messages import counted, printable, shortened
@@ -42,12 +45,15 @@ class DataSet:
         names: of the classes, by number, for data without any: a list, or a file with one a line.
         outside: whether paths in the data's files may lead out of its folder.
         max_pixels: of an image; a larger one is an error before it is decoded.
+        cache: whether what is read is kept in the cache folder, and taken from there while the files stay as they are.
 
     Raises:
         DataError: nothing there is a data set.
     """
 
-    def __init__(self, path, *, images=None, format=None, names=None, outside=False, max_pixels=MOST_PIXELS):
+    def __init__(
+        self, path, *, images=None, format=None, names=None, outside=False, max_pixels=MOST_PIXELS, cache=True
+    ):
         if format is not None and format not in FORMATS:
             raise DataError(f"data.format: expected one of {', '.join(FORMATS)}, received {shortened(format)}")
         if images is not None and not os.path.isdir(images):
@@ -58,26 +64,45 @@ class DataSet:
             if os.path.exists(path):
                 raise DataError(f"{path}: expected a data set, received what is neither a folder nor a regular file")
             raise DataError(f"{path}: no such file or folder; expected a data set ({', '.join(FORMATS)})")
-        formats = (format,) if format else tuple(FORMATS)
-        self._candidates, errors = candidates_of(self.place, formats)
-        if not self._candidates:
-            self.place, self._candidates = below(self.place, formats, errors)
+        self._formats = (format,) if format else tuple(FORMATS)
+        self._cache = self._seen = self._kept = None
+        if cache and is_possible():
+            self._cache = Cache([os.path.abspath(path), self.path, self.place.globbed, options, self._formats])
+            self._seen, self._kept = Seen(), self._cache.opened()
+        if self._kept:
+            self.place = Place(self._kept.path, options)
+        self._candidates, self._refused, self._read_here = [], [], {}
+        self._settled = self._kept is not None
+        if not self._kept:
+            self._recognise()
+
+    def _recognise(self):
+        if self._kept:
+            self._seen.extend(self._kept.states)
+        with watched(self._seen):
+            self.place = Place(self.path, self.place.options)
+            candidates, errors = candidates_of(self.place, self._formats)
+            if not candidates:
+                self.place, candidates = below(self.place, self._formats, errors)
         self._refused = [(name, str(error)) for name, error in errors]
-        self._settled = False
+        known = [each for each in candidates if self._kept and each[0] == self._kept.format]
+        self._candidates = known or candidates
 
     @property
     def format(self) -> str:
         """A key of FORMATS."""
-        return self._candidates[0][0]
+        return self._candidates[0][0] if self._candidates else self._kept.format
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the splits; ("all",) where the data is not divided."""
-        return tuple(self._candidates[0][1].splits)
+        return tuple(self._candidates[0][1].splits) if self._candidates else self._kept.splits
 
     @property
     def why(self) -> str:
         """Which format it is and why, where there was a choice; else ""."""
+        if self._kept:
+            return self._kept.why
         (name, candidate), *others = self._candidates
         if not others and not self._refused:
             return ""
@@ -95,14 +120,27 @@ class DataSet:
             SplitError: there is no such split; none ever serves in place of another.
             DataError: it cannot be read, or has no images.
         """
-        try:
-            source = self._read(split)
-        except SplitError:
-            raise
-        except DataError as error:
-            if self._settled or not (source := self._read_otherwise(split, error)):
+        if self._kept:
+            name = _chosen(split, self.splits, f"this {self.format} data", self.path)
+            if name in self._kept.sources:
+                _tell(self.path, self._cache.folder)
+                return self._kept.sources[name]
+            if not self._candidates:
+                self._recognise()
+        with watched(self._seen):
+            try:
+                source = self._read(split)
+            except SplitError:
                 raise
+            except DataError as error:
+                if self._settled or not (source := self._read_otherwise(split, error)):
+                    raise
         self._settled = True
+        if self._cache:
+            self._read_here[source.split] = source
+            sources = {**(self._kept.sources if self._kept else {}), **self._read_here}
+            states = self._seen.states()
+            self._cache.keep(Kept(self.format, self.splits, self.why, self.place.path, states, sources))
         return source
 
     def _read_otherwise(self, split, error):
@@ -159,7 +197,7 @@ def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Sourc
     Args:
         path: a folder, a file, or a glob of .tfrecord files.
         split: its name, or what its name means.
-        **options: of DataSet: images, format, names, outside, max_pixels.
+        **options: of DataSet: images, format, names, outside, max_pixels, cache.
 
     Raises:
         SplitError: there is no such split.
@@ -173,12 +211,20 @@ def splits(path, **options) -> tuple[str, ...]:
 
     Args:
         path: a folder, a file, or a glob of .tfrecord files.
-        **options: of DataSet: images, format, names, outside, max_pixels.
+        **options: of DataSet: images, format, names, outside, max_pixels, cache.
 
     Raises:
         DataError: nothing there is a data set.
     """
     return DataSet(path, **options).splits
+
+
+@functools.cache  # once in a process
+def _tell(path, folder):
+    line = (
+        f"{path}: no file has changed since it was read, its index is taken from {folder}; data.cache=false reads anew"
+    )
+    print(printable(line), file=sys.stderr)
 
 
 def _chosen(split, names, data, path):
@@ -260,6 +306,7 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
         names=data.names,
         outside=data.outside,
         max_pixels=data.max_pixels,
+        cache=data.cache,
     )
     division, whole = _division(dataset, data, place, run)
     found = []

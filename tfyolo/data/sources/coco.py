@@ -13,6 +13,7 @@ from tfyolo.data.sources.files import Tree, some, stem_of, text_link
 from tfyolo.data.sources.index import locate, name_parts
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, may_be_of, meaning, split_among
 from tfyolo.data.sources.records import RecordsBuilder
+from tfyolo.data.sources.seen import is_folder
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -135,7 +136,7 @@ def _located(place, split, file, names):
         folders = [*(os.path.join(root, where) for where in (*below, "images")), root, above]
     folders = list(dict.fromkeys(map(os.path.normpath, folders)))
     sample = some(names, 100)
-    likely = (folder for folder in folders if os.path.isdir(folder))
+    likely = filter(is_folder, folders)
     first = [folder for folder in likely if any(tree.index(folder).relative("/".join(name_parts(n))) for n in sample)][
         :1
     ]

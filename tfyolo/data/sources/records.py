@@ -155,8 +155,7 @@ class Records(Sequence):
         )
 
     def _path(self, place):
-        c = self._columns
-        return _text(c.folders, c.folders_ends, c.folder[place]) + _text(c.names, c.names_ends, place)
+        return path_at(self._columns[:5], place)
 
     def _span(self, place):
         spans = self._columns.spans
@@ -279,7 +278,7 @@ class RecordsBuilder:
     """
 
     def __init__(self, items=()):
-        self._folders, self._folder, self._names, self._ids = {}, array("i"), Strings(), Strings()
+        self._paths, self._ids = Paths(), Strings()
         self._spans, self._sizes, self._spanned = array("q"), array("i"), False
         self._ends, self._boxes, self._labels, self._areas = array("q", [0]), array("f"), array("i"), array("f")
         self._crowd, self._difficult = bytearray(), bytearray()
@@ -298,9 +297,7 @@ class RecordsBuilder:
                 f"{record.path}: expected labels, crowd and areas of {count} boxes, received {len(record.labels)}, "
                 f"{len(record.crowd)} and {len(record.areas)}"
             )
-        folder, slash, name = os.fspath(record.path).rpartition(os.sep)
-        self._folder.append(self._folders.setdefault(folder + slash, len(self._folders)))
-        self._names.append(name)
+        self._paths.append(os.fspath(record.path))
         self._ids.append("" if record.image_id is None else json.dumps(record.image_id))
         self._spans.extend(record.span or (-1, -1))
         self._spanned |= record.span is not None
@@ -317,13 +314,8 @@ class RecordsBuilder:
         """The Records that were added."""
         if not all(self._ids.lengths()):
             self._ids = self._by_stems()
-        folders = Strings()
-        for folder in self._folders:
-            folders.append(folder)
         columns = Columns(
-            *folders.arrays(),
-            np.frombuffer(self._folder, np.int32),
-            *self._names.arrays(),
+            *self._paths.arrays(),
             *self._ids.arrays(),
             np.frombuffer(self._spans if self._spanned else b"", np.int64).reshape(-1, 2),
             np.frombuffer(self._sizes, np.int32).reshape(-1, 2),
@@ -340,12 +332,39 @@ class RecordsBuilder:
 
     def _by_stems(self):
         """The ids, those that are missing by the stems of their files, or the whole path where a stem occurs twice."""
-        folders, ids = list(self._folders), Strings()
-        counts = Counter(os.path.splitext(name)[0] for name in self._names)
-        for given, folder, name in zip(self._ids, self._folder, self._names, strict=True):
-            stem = os.path.splitext(name)[0]
-            ids.append(given or json.dumps(stem if counts[stem] == 1 else folders[folder] + name))
+        counts, ids = Counter(os.path.splitext(name)[0] for name in self._paths.names), Strings()
+        for given, path in zip(self._ids, self._paths, strict=True):
+            stem = os.path.splitext(os.path.basename(path))[0]
+            ids.append(given or json.dumps(stem if counts[stem] == 1 else path))
         return ids
+
+
+class Paths:
+    """Paths, appended one by one, whose folders are kept once.
+
+    Attributes:
+        names: Strings, of the files.
+    """
+
+    def __init__(self):
+        self._folders, self._folder, self.names = {}, array("i"), Strings()
+
+    def append(self, path: str):
+        """Adds a path."""
+        folder, slash, name = path.rpartition(os.sep)
+        self._folder.append(self._folders.setdefault(folder + slash, len(self._folders)))
+        self.names.append(name)
+
+    def __iter__(self):
+        folders = list(self._folders)
+        return (folders[folder] + name for folder, name in zip(self._folder, self.names, strict=True))
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """(folders, folders_ends, folder, names, names_ends), as in Columns."""
+        folders = Strings()
+        for folder in self._folders:
+            folders.append(folder)
+        return *folders.arrays(), np.frombuffer(self._folder, np.int32), *self.names.arrays()
 
 
 class Strings:
@@ -371,6 +390,17 @@ class Strings:
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """([bytes] uint8, [N + 1] int64)."""
         return np.frombuffer(self._bytes, np.uint8), np.frombuffer(self._ends, np.int64)
+
+
+def path_at(arrays, place) -> str:
+    """A path.
+
+    Args:
+        arrays: (folders, folders_ends, folder, names, names_ends), as in Columns.
+        place: which.
+    """
+    folders, folders_ends, folder, names, names_ends = arrays
+    return _text(folders, folders_ends, folder[place]) + _text(names, names_ends, place)
 
 
 def _text(strings, ends, place):

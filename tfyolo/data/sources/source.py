@@ -9,6 +9,7 @@ import numpy as np
 
 from tfyolo.data.headers import MOST_PIXELS, image_size
 from tfyolo.data.sources.records import Record, Records
+from tfyolo.data.sources.seen import looked_at
 from tfyolo.errors import Error
 from tfyolo.files import read_bytes
 from tfyolo.messages import counted, printable
@@ -216,6 +217,7 @@ def upright_size(stated, image, findings):
     sides = tuple(map(whole, stated))
     if all(side and 0 < side <= LONGEST_SIDE for side in sides):
         return sides
+    looked_at(image)
     try:
         return image_size(image)
     except OSError as error:

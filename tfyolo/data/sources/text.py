@@ -5,6 +5,7 @@ import re
 
 import yaml
 
+from tfyolo.data.sources.seen import looked_at
 from tfyolo.data.sources.source import DataError
 from tfyolo.files import open_regular, parse_json, read_regular
 from tfyolo.messages import shortened
@@ -16,6 +17,7 @@ _DEEPEST_YAML = 20  # levels
 
 def read_bytes(file, most=None) -> bytes:
     """All of a regular file. Raises DataError; also if it is longer than `most` bytes."""
+    looked_at(file)
     try:
         content = read_regular(file, most)
     except OSError as error:
@@ -115,6 +117,7 @@ def read_yaml(file):
 
 def starts(file, count=1 << 16) -> bytes:
     """The first bytes of a file; none if it cannot be read."""
+    looked_at(file)
     try:
         with open_regular(file) as stream:
             return stream.read(count)

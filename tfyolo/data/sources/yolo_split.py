@@ -9,6 +9,7 @@ from tfyolo.data.sources.files import Tree, leads_outside, some, stem_of
 from tfyolo.data.sources.index import IMAGES, locate
 from tfyolo.data.sources.place import SPLITS, meaning
 from tfyolo.data.sources.records import RecordsBuilder
+from tfyolo.data.sources.seen import is_file
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -85,7 +86,7 @@ def images_of(place, part, findings, names_of=None, few=None):
             place.options.outside
             and leads_outside(path, place.root)
             and name.lower().endswith(IMAGES)
-            and os.path.isfile(path)
+            and is_file(path)
         ):
             outside[name] = path
         else:
