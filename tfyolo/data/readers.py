@@ -121,10 +121,10 @@ class DataSet:
             DataError: it cannot be read, or has no images.
         """
         if self._kept:
-            name = _chosen(split, self.splits, f"this {self.format} data", self.path)
+            name = self._chosen(split)
             if name in self._kept.sources:
                 _tell(self.path, self._cache.folder)
-                return self._kept.sources[name]
+                return self._kept.sources[name]._replace(split=split)
             if not self._candidates:
                 self._recognise()
         with watched(self._seen):
@@ -137,7 +137,7 @@ class DataSet:
                     raise
         self._settled = True
         if self._cache:
-            self._read_here[source.split] = source
+            self._read_here[self._chosen(split)] = source
             sources = {**(self._kept.sources if self._kept else {}), **self._read_here}
             states = self._seen.states()
             self._cache.keep(Kept(self.format, self.splits, self.why, self.place.path, states, sources))
@@ -157,8 +157,7 @@ class DataSet:
         return None
 
     def _read(self, split):
-        (format, candidate), options = self._candidates[0], self.place.options
-        name = _chosen(split, candidate.splits, f"this {format} data", self.path)
+        (format, candidate), options, name = self._candidates[0], self.place.options, self._chosen(split)
         source = candidate.splits[name]()
         check_pixels(source.records)
         lines = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
@@ -189,6 +188,19 @@ class DataSet:
         return source._replace(
             problems=tuple(problems), split=split, format=format, name=printable(called), max_pixels=options.max_pixels
         )
+
+    def _chosen(self, split):
+        """The name among those of the splits that is meant."""
+        names = self.splits
+        if split in names:
+            return split
+        meant = [name for name in names if meaning(name) == meaning(split)]
+        if len(meant) != 1:
+            wrong = (
+                f"is ambiguous in this {self.format} data" if meant else f"does not exist in this {self.format} data"
+            )
+            raise SplitError(f"{self.path}: the split {split!r} {wrong}; its splits are {', '.join(names)}")
+        return meant[0]
 
 
 def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Source:
@@ -225,17 +237,6 @@ def _tell(path, folder):
         f"{path}: no file has changed since it was read, its index is taken from {folder}; data.cache=false reads anew"
     )
     print(printable(line), file=sys.stderr)
-
-
-def _chosen(split, names, data, path):
-    """The name among those of the splits that is meant."""
-    if split in names:
-        return split
-    meant = [name for name in names if meaning(name) == meaning(split)]
-    if len(meant) != 1:
-        wrong = "is ambiguous in" if meant else "does not exist in"
-        raise SplitError(f"{path}: the split {split!r} {wrong} {data}; its splits are {', '.join(names)}")
-    return meant[0]
 
 
 def names_given(names) -> tuple[str, ...] | None:
