@@ -209,8 +209,10 @@ def require_path(path, expected):
         path: as it was typed.
         expected: what should be there, for the message.
     """
-    from tfyolo.files import what_is
+    from tfyolo.files import elsewhere, what_is
 
+    if wrong := elsewhere(path):
+        raise click.UsageError(printable(wrong))
     if os.path.isfile(path) or os.path.isdir(path):
         return
     if (received := what_is(path)) != "no such file":

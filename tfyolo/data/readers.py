@@ -26,6 +26,7 @@ from tfyolo.data.sources.recognition import below, candidates_of
 from tfyolo.data.sources.seen import Seen, watched
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.data.sources.text import read_lines
+from tfyolo.files import elsewhere
 from tfyolo.messages import counted, printable, shortened
 
 # Problems of annotations whose image was not found.
@@ -56,6 +57,9 @@ class DataSet:
     ):
         if format is not None and format not in FORMATS:
             raise DataError(f"data.format: expected one of {', '.join(FORMATS)}, received {shortened(format)}")
+        for key, given in (("data", path), ("data.images", images)):
+            if given is not None and (wrong := elsewhere(given)):
+                raise DataError(f"{key}: {wrong}")
         if images is not None and not os.path.isdir(images):
             raise DataError(f"data.images: expected a folder of images, received {images}, which is not there")
         options = Options(images and os.fspath(images), names_given(names), outside, max_pixels)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tfyolo.data.sources.source import image_bytes
 from tfyolo.data.tfrecords import split_of
 from tfyolo.errors import Error
-from tfyolo.files import atomic_replace, scratch_folder
+from tfyolo.files import atomic_replace, local, scratch_folder
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -56,7 +56,7 @@ def write(source, folder, shards=None, *, overwrite=False, progress=True) -> Wri
     from tfyolo.data.contents import ImageError
     from tfyolo.data.decoding import read_image  # which imports it, too
 
-    folder = Path(folder)
+    folder = local(folder)
     folder.mkdir(parents=True, exist_ok=True)
     old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
     if old and not overwrite:
