@@ -266,10 +266,18 @@ def read_regular(path, most=None) -> bytes:
     return content
 
 
-def parse_json(content):
-    """What a JSON text, str or bytes, holds. Raises ValueError, also if it is nested too deeply."""
+def parse_json(content, of_each=None):
+    """What a JSON text holds.
+
+    Args:
+        content: str or bytes.
+        of_each: a function that gets each dict when it is parsed, inner ones first, and gives what stands for it.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
     try:
-        return json.loads(content)
+        return json.loads(content, object_hook=of_each)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

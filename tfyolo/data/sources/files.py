@@ -78,7 +78,8 @@ class Tree:
 
     def files(self, folder, suffixes=""):
         """The paths of a folder's files whose names end so, in any case."""
-        return [os.path.join(folder, name) for name in self.list(folder)[1] if name.lower().endswith(suffixes)]
+        prefix = os.path.join(folder, "")
+        return [prefix + name for name in self.list(folder)[1] if name.lower().endswith(suffixes)]
 
     def has(self, path):
         """Whether a path is a visible file of its folder."""

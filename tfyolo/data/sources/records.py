@@ -155,7 +155,8 @@ class Records(Sequence):
         )
 
     def _path(self, place):
-        return path_at(self._columns[:5], place)
+        c = self._columns
+        return _text(c.folders, c.folders_ends, c.folder[place]) + _text(c.names, c.names_ends, place)
 
     def _span(self, place):
         spans = self._columns.spans
@@ -392,15 +393,22 @@ class Strings:
         return np.frombuffer(self._bytes, np.uint8), np.frombuffer(self._ends, np.int64)
 
 
-def path_at(arrays, place) -> str:
-    """A path.
+def paths_at(arrays, start, end) -> list[str]:
+    """Some paths, much faster than one by one.
 
     Args:
         arrays: (folders, folders_ends, folder, names, names_ends), as in Columns.
-        place: which.
+        start: the first.
+        end: after the last.
     """
     folders, folders_ends, folder, names, names_ends = arrays
-    return _text(folders, folders_ends, folder[place]) + _text(names, names_ends, place)
+    folder, first = folder[start:end], names_ends[start]
+    above = {place: _text(folders, folders_ends, place) for place in np.unique(folder).tolist()}
+    run, ends = names[first : names_ends[end]].tobytes(), (names_ends[start : end + 1] - first).tolist()
+    return [
+        above[place] + run[begins:stops].decode("utf-8", "surrogatepass")
+        for place, (begins, stops) in zip(folder.tolist(), itertools.pairwise(ends), strict=True)
+    ]
 
 
 def _text(strings, ends, place):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfyolo.data.sources.records import Paths, path_at
+from tfyolo.data.sources.records import Paths, paths_at
 
 _seen = contextvars.ContextVar("seen", default=None)
 _CHUNK = 1 << 16  # files whose states are compared at a time
@@ -43,8 +43,8 @@ class Seen:
     def extend(self, states: "States"):
         """Notes what was noted before, as it was then."""
         self._folders |= states.digests
-        for place in range(len(states.states)):
-            self._paths.append(path_at(states[1:6], place))
+        for path in paths_at(states[1:6], 0, len(states.states)):
+            self._paths.append(path)
         self._states.extend(states.states.ravel().tolist())
 
     def states(self) -> "States":
@@ -84,7 +84,7 @@ class States(NamedTuple):
             return False
         for start in range(0, len(self.states), _CHUNK):
             before = self.states[start : start + _CHUNK]
-            now = [_state(path_at(self[1:6], place)) for place in range(start, start + len(before))]
+            now = [_state(path) for path in paths_at(self[1:6], start, start + len(before))]
             if not np.array_equal(before, now):
                 return False
         return True

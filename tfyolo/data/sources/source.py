@@ -170,17 +170,18 @@ def record(image_id, image, size, annotations, file, findings, span=None):
     height, width = size
     kept = []
     for annotation in annotations:
-        y1, x1, y2, x2 = annotation.box
-        box = max(y1, 0.0), max(x1, 0.0), min(y2, float(height)), min(x2, float(width))
+        box = y1, x1, y2, x2 = annotation.box
         wrong, left_out = None, True
-        if not all(map(math.isfinite, annotation.box)):
-            wrong = "is not finite; left out"
-        elif y2 <= y1 or x2 <= x1:
-            wrong = "has no area; left out"
-        elif box[2] <= box[0] or box[3] <= box[1]:
-            wrong = f"lies outside its image of {height} x {width}; left out"
-        elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
-            wrong, left_out = f"reaches over the edge of its image of {height} x {width}; clipped", False
+        if not (0 <= y1 < y2 <= height and 0 <= x1 < x2 <= width):  # as nearly all are
+            box = max(y1, 0.0), max(x1, 0.0), min(y2, float(height)), min(x2, float(width))
+            if not all(map(math.isfinite, annotation.box)):
+                wrong = "is not finite; left out"
+            elif y2 <= y1 or x2 <= x1:
+                wrong = "has no area; left out"
+            elif box[2] <= box[0] or box[3] <= box[1]:
+                wrong = f"lies outside its image of {height} x {width}; left out"
+            elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
+                wrong, left_out = f"reaches over the edge of its image of {height} x {width}; clipped", False
         if wrong:
             report = findings.error if left_out else findings.warning
             report(file, f"{annotation.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} {wrong}")

@@ -1,6 +1,7 @@
 """A data set's text files, read within bounds."""
 
 import codecs
+import json
 import re
 
 import yaml
@@ -49,11 +50,13 @@ def read_lines(file, most=MOST_TEXT) -> list[str]:
     return [line.strip() for line in read_text(file, most).splitlines() if line.strip()]
 
 
-def read_json(file):
-    """What a JSON file holds. Raises DataError."""
+def read_json(file, of_each=None):
+    """What a JSON file holds; of_each: as parse_json takes it. Raises DataError."""
     content = read_bytes(file)
     try:
-        return parse_json(content)
+        # As json.loads does, which would keep the bytes beside the text.
+        content = content.decode(json.detect_encoding(content), "surrogatepass")
+        return parse_json(content, of_each)
     except ValueError as error:
         raise DataError(f"{file}: not valid JSON: {error}") from None
 

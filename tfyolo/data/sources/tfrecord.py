@@ -24,7 +24,7 @@ def find(place):
     if not groups:
         return None
     together = [shard for shards in groups.values() for shard in shards]
-    indexed = functools.cache(_index)  # a shard serves all splits where nothing says what the classes are
+    indexed = functools.cache(_index)
     splits = {split: functools.partial(read, place, shards, together, indexed) for split, shards in groups.items()}
     sound = sum(tfrecords.begins_well(shards[0]) for shards in groups.values())
     return Candidate(
@@ -76,9 +76,10 @@ def read(place, shards, together, indexed):
     category_ids = sorted(classes, key=lambda number: (isinstance(number, str), number))
     label_of = {category: label for label, category in enumerate(category_ids)}
 
-    records, seen = RecordsBuilder(), set()
+    # Only where nothing says what the classes are does a shard serve all splits; else one is held at a time.
+    records, seen, index = RecordsBuilder(), set(), _index if known else indexed
     for shard in shards:
-        examples, damage = indexed(shard)
+        examples, damage = index(shard)
         if damage:
             findings.error(shard, damage)
         for example in examples:
