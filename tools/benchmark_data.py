@@ -113,11 +113,11 @@ def start(path):
     from tfyolo.data import readers
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     source = readers.read(path, "train")
-    seconds = time.perf_counter() - began
+    seconds, computed = time.perf_counter() - began[0], time.process_time() - began[1]
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
-    print(json.dumps({"seconds": seconds, "peak": peak, "images": len(source.records)}))
+    print(json.dumps({"seconds": seconds, "computed": computed, "peak": peak, "images": len(source.records)}))
 
 
 def started(path, cache):
@@ -142,9 +142,13 @@ def row_of(name, count, folder):
     kept = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
     over = (second["peak"] - kept) / count
     return (
-        f"| {name} | {count:,} | {first['seconds']:.2f} | {first['peak'] / MB:,.0f} | {second['seconds']:.2f} | "
+        f"| {name} | {count:,} | {_times(first)} | {first['peak'] / MB:,.0f} | {_times(second)} | "
         f"{second['peak'] / MB:,.0f} | {kept / MB:,.1f} | {over:,.0f} |"
     )
+
+
+def _times(start):
+    return f"{start['seconds']:.2f} ({start['computed']:.2f})"
 
 
 @click.command(cls=Command)
@@ -158,8 +162,8 @@ def main(names, counts, folder, path):
         start(path)
         return
     print(
-        "| format | images | first start, s | peak, MB | second start, s | peak, MB | cache, MB | bytes an image over "
-        "the cache |"
+        "| format | images | first start, s (processor) | peak, MB | second start, s (processor) | peak, MB | "
+        "cache, MB | bytes an image over the cache |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in names or DRAW:

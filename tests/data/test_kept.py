@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import scenes
+from click.testing import CliRunner
 from scenes import SIZES, coco_json, only, write_image, write_json, write_text
 from test_columns import all_same
 
 from tfyolo import config
+from tfyolo.cli import main
 from tfyolo.data import readers
 from tfyolo.data.readers import DataSet, read
 from tfyolo.data.sources import files, kept, seen, text
@@ -230,6 +232,16 @@ def test_the_config_turns_it_off(root, cache):
     assert cache.exists() and is_kept(root)
     with pytest.raises(ValueError, match="cache"):
         config.Data(path=str(root), cache="no")
+
+
+def test_commands_turn_it_off(root, cache):
+    scenes.make_coco(root)
+    told = []
+    for option in ("--no-cache", "--cache", "--cache", "--no-cache"):
+        readers._tell.cache_clear()
+        result = CliRunner().invoke(main, ["check-data", str(root), option, "--json"])
+        told.append("data.cache=false or --no-cache reads it anew" in result.stderr)
+    assert told == [False, False, True, False]
 
 
 def test_few_images_young_files_and_formats_of_others_are_not_kept(root, cache, monkeypatch):

@@ -237,10 +237,8 @@ def splits(path, **options) -> tuple[str, ...]:
 
 @functools.cache  # once in a process
 def _tell(path, folder):
-    line = (
-        f"{path}: no file has changed since it was read, its index is taken from {folder}; data.cache=false reads anew"
-    )
-    print(printable(line), file=sys.stderr)
+    why = "no file has changed since it was read, its index is taken from"
+    print(printable(f"{path}: {why} {folder}; data.cache=false or --no-cache reads it anew"), file=sys.stderr)
 
 
 def names_given(names) -> tuple[str, ...] | None:

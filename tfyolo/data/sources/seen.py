@@ -18,7 +18,7 @@ import numpy as np
 from tfyolo.data.sources.records import Paths, paths_at
 
 _seen = contextvars.ContextVar("seen", default=None)
-_CHUNK = 1 << 16  # files whose states are compared at a time
+_CHUNK = 1 << 13  # files whose states are compared at a time
 _NOTHING, _NO_FILE = (-1, 0, 0), (-2, 0, 0)
 # A file that was written in the last nanoseconds may be written again without getting another time: file systems count
 # time in steps of up to 2 s. The clock of a server may be ahead.
