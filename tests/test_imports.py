@@ -21,7 +21,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room, which is a folder or a file of the package, imports only from the lines above its own, and from itself.
 ORDER = [
     {"errors"},
-    {"structures", "messages", "files", "peers", "folders", "libraries", "origin", "protobuf"},
+    {"files"},
+    {"structures", "messages", "peers", "folders", "libraries", "origin", "protobuf"},
     {"config", "hdf5", "tflite", "devices"},
     {"checkpoint"},
     {"boxes"},

@@ -18,6 +18,55 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tfyolo.errors import Error
+
+# --- of this machine --------------------------------------------------------------------------------------------------
+
+# Of two letters and more, since C:/ is a drive; pathlib leaves one slash of two.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_WAYS = {
+    "gs": "mount the bucket (gcsfuse BUCKET FOLDER)",
+    "s3": "mount the bucket (mount-s3 BUCKET FOLDER, or rclone mount)",
+    "http": "download it",
+    "https": "download it",
+    "file": "name it without file://",
+}
+
+
+class NotLocalError(Error):
+    """A path is an address elsewhere. The message says how to come by what is there."""
+
+    exit_code = 2
+
+
+def elsewhere(path) -> str | None:
+    """Why a path is none of this machine's: the scheme before it, such as gs:// or s3://; None if it may be one.
+
+    Args:
+        path: as it was given.
+    """
+    address = _ADDRESS.match(os.fspath(path))
+    if not address:
+        return None
+    way = _WAYS.get(address[1].lower(), "mount it (rclone mount)")
+    copied = "" if way.startswith(("download", "name")) else " or copy it here"
+    return f"expected a file or folder of this machine, received the address {path}: {way}{copied}, and name that path"
+
+
+def local(path) -> Path:
+    """The Path of a file or folder of this machine, where Path alone would make gs:// a folder called `gs:`.
+
+    Args:
+        path: as it was given.
+
+    Raises:
+        NotLocalError: it is an address.
+    """
+    if wrong := elsewhere(path):
+        raise NotLocalError(wrong)
+    return Path(path)
+
+
 # --- complete or absent -----------------------------------------------------------------------------------------------
 
 
@@ -217,12 +266,29 @@ def read_regular(path, most=None) -> bytes:
     return content
 
 
-def parse_json(content):
-    """What a JSON text, str or bytes, holds. Raises ValueError, also if it is nested too deeply."""
+def parse_json(content, of_each=None):
+    """What a JSON text holds.
+
+    Args:
+        content: str or bytes.
+        of_each: a function that gets each dict when it is parsed, inner ones first, and gives what stands for it.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
     try:
-        return json.loads(content)
+        return json.loads(content, object_hook=of_each)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def cache_folder() -> Path:
+    """Where fetched weights and what was read of data lie: $TFYOLO_CACHE, else ~/.cache/tfyolo.
+
+    Raises:
+        RuntimeError: nothing says where the user's files are.
+    """
+    return Path(os.environ.get("TFYOLO_CACHE") or Path("~", ".cache", "tfyolo")).expanduser()
 
 
 def what_is(path) -> str:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from tfyolo.errors import Error
+from tfyolo.files import local
 
 try:
     import fcntl
@@ -53,7 +54,7 @@ def new(out, name, inside="runs", begun=()):
     """
     with contextlib.ExitStack() as stack:
         if out is not None:
-            folder = stack.enter_context(_reserved(Path(out), begun))
+            folder = stack.enter_context(_reserved(local(out), begun))
         else:
             for number in itertools.count(1):
                 with contextlib.suppress(Taken):

@@ -78,7 +78,7 @@ def test_dataset_sizes_are_letterboxed_and_without_crowds():
     boxes = np.float32([[0, 0, 50, 100], [10, 10, 20, 20], [0, 0, 100, 200]])
     crowd = np.array([False, False, True])
     record = Record(0, "a.jpg", boxes, np.zeros(3, np.int32), crowd, np.zeros(3, np.float32), (100, 200))
-    empty = record._replace(boxes=boxes[:0], crowd=crowd[:0])
+    empty = record._replace(boxes=boxes[:0], labels=record.labels[:0], crowd=crowd[:0], areas=record.areas[:0])
     source = Source((record, empty), ("a",), (0,), (), "", "", "")
     # 100 x 200 into 400 x 400: by 2, as the width allows; into 100 x 400: by 1, as the height does.
     np.testing.assert_allclose(clustering.dataset_sizes(source, (400, 400)), [[100, 200], [20, 20]])

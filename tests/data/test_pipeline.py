@@ -187,7 +187,7 @@ def test_mosaic_and_mixup_end_before_the_plain_epochs(source):
 def test_boxes_are_padded_to_the_most_and_never_cut(tmp_path):
     source = make_source(tmp_path, [(40, 60)] * 2, boxes_each=300)
     few = source.records[1]._replace(boxes=source.records[1].boxes[:2], labels=np.array([4, 5], np.int32))
-    few = few._replace(crowd=np.array([False, True]), areas=few.areas[:2])
+    few = few._replace(crowd=np.array([False, True]), areas=few.areas[:2], difficult=False)
     source = source._replace(records=(source.records[0], few))
     (batch,) = datasets.eval_dataset(source, size=(48, 64), batch=2)
     assert batch.image.shape == (2, 48, 64, 3) and batch.boxes.shape == (2, 300, 4)

@@ -44,7 +44,12 @@ def test_class_names_lie_beside_a_file_for_the_task_libraries(demo, tmp_path):
 def test_one_class_and_images_without_ground_truth(evaluable_data, tmp_path):
     """Where there is nothing to evaluate on, AP decides nothing."""
     model = build(small("demo"), ("a",))
-    none = {"boxes": np.zeros((0, 4), "f4"), "labels": np.zeros(0, "i4"), "crowd": np.zeros(0, bool)}
+    none = {
+        "boxes": np.zeros((0, 4), "f4"),
+        "labels": np.zeros(0, "i4"),
+        "crowd": np.zeros(0, bool),
+        "difficult": False,
+    }
     records = tuple(record._replace(**none, areas=np.zeros(0)) for record in evaluable_data.records)
     empty = evaluable_data._replace(records=records, classes=("a",))
     forms = [Target("tflite"), Target("tflite", "int8"), Target("tflite", nms="task"), Target("tflite", nms="none")]

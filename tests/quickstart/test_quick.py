@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import tfyolo
 from tfyolo.cli import main
 from tfyolo.data.readers import DataSet, read_all_configured
-from tfyolo.data.sources.division import key_of
+from tfyolo.data.sources.division import keys_of
 from tfyolo.quickstart import plan as plans
 from tfyolo.quickstart import sheet
 from tfyolo.quickstart.budget import Budget
@@ -77,7 +77,7 @@ def test_training_reads_the_parts_from_the_division_fewer_images_included(tmp_pa
     file.write_text(shares.division.to_json())
     data = tfyolo.load_config("demo", [f"data.path={root}", f"data.train={shares.split}", f"data.division={file}"]).data
     train, val = read_all_configured(data, ("train", "val"))
-    keys = [[key_of(record, root) for record in each.records] for each in (train, shares.train)]
+    keys = [keys_of(each.records, root) for each in (train, shares.train)]
     assert keys[0] == keys[1] and paths(val) == paths(shares.val)
     assert not [problem for problem in train.problems if "after the data was divided" in problem.message]
 

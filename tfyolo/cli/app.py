@@ -15,6 +15,7 @@ import click
 from tfyolo import __version__
 from tfyolo.cli.arguments import ELSEWHERE
 from tfyolo.errors import Error
+from tfyolo.files import elsewhere
 from tfyolo.messages import printable
 
 # Options of commands that have a new name. The old one works for one version, with a notice.
@@ -45,6 +46,11 @@ class Command(click.Command):
             raise click.UsageError(f"{error.option_name}: {hint}", context) from None
         if context.args and not context.resilient_parsing:
             raise click.UsageError(self._one_too_many(context.args[0]), context)
+        for parameter in self.params:
+            value = context.params.get(parameter.name)
+            for word in value if isinstance(value, tuple) else (value,):
+                if isinstance(word, str) and (wrong := elsewhere(word)):
+                    raise click.UsageError(printable(f"{parameter.opts[0]}: {wrong}"), context)
         return context.args
 
     def _with_new_names(self, args):

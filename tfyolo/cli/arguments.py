@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from tfyolo.messages import plain, printable
 
@@ -135,7 +136,7 @@ device_option = click.option(
 
 def _remember(context, parameter, value):
     """Keeps an option of how data is read for reading_options(), so that no command has to pass it on."""
-    if value:
+    if context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
         context.meta.setdefault("tfyolo.reading", {})[parameter.name] = value
 
 
@@ -176,6 +177,12 @@ def data_options(command):
             "--outside", is_flag=True, help="Follow paths in the data that lead out of its folder.", **options
         ),
         max_pixels_option,
+        click.option(
+            "--cache/--no-cache",
+            default=True,
+            help="Take what was read before from the cache folder, while no file has changed.  [default: --cache]",
+            **options,
+        ),
     ):
         command = option(command)
     return command
@@ -209,8 +216,10 @@ def require_path(path, expected):
         path: as it was typed.
         expected: what should be there, for the message.
     """
-    from tfyolo.files import what_is
+    from tfyolo.files import elsewhere, what_is
 
+    if wrong := elsewhere(path):
+        raise click.UsageError(printable(wrong))
     if os.path.isfile(path) or os.path.isdir(path):
         return
     if (received := what_is(path)) != "no such file":

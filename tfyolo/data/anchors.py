@@ -47,14 +47,12 @@ def dataset_sizes(source, input_size, preprocess="letterbox"):
     Returns:
         [M, 2] (h, w) in pixels of the input.
     """
-    sizes = [np.zeros([0, 2], np.float32)]
-    for record in source.records:
-        boxes = record.boxes[~record.ignored]
-        scale = np.divide(input_size, record.size)
-        if FITS[preprocess].keeps_aspect:
-            scale = scale.min()
-        sizes.append((boxes[:, 2:] - boxes[:, :2]) * scale)
-    return np.concatenate(sizes)
+    records = source.records
+    learned = ~records.ignored
+    boxes, scale = records.boxes[learned], np.divide(input_size, records.sizes)
+    if FITS[preprocess].keeps_aspect:
+        scale = scale.min(axis=1, keepdims=True)
+    return (boxes[:, 2:] - boxes[:, :2]) * scale[records.image_of[learned]]
 
 
 def kmeans(sizes_hw, k, seed=0):

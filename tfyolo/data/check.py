@@ -4,7 +4,6 @@ import json
 import os
 import textwrap
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from tfyolo.data.check_images import check_images
 from tfyolo.data.check_plot import summary_figure
 from tfyolo.data.sources.place import meaning
 from tfyolo.data.sources.source import DataError, Problem
-from tfyolo.files import atomic_file, write_text
+from tfyolo.files import atomic_file, local, write_text
 from tfyolo.messages import counted, listed
 
 FEW = 20  # boxes of a class below which it can hardly be learned
@@ -148,12 +147,12 @@ def check(
         anchors: [(h, w)] in its pixels, to hold the boxes against.
         out: a folder for report.json and check.png, the summary as a plot.
         progress: shows a bar on standard error.
-        **options: of readers.DataSet: images, format, names, outside, max_pixels.
+        **options: of readers.DataSet: images, format, names, outside, max_pixels, cache.
 
     Raises:
         DataError: nothing there is a data set, or no split of it can be read.
     """
-    input_size = tuple(input_size or (416, 416))
+    folder, input_size = out and local(out), tuple(input_size or (416, 416))
     anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
     dataset = readers.DataSet(path, **options)
     sources, problems = _sources(dataset)
@@ -162,7 +161,7 @@ def check(
     problems += _twins(sources, checked)
     problems += _classes(sources)
     for name, source in sources.items():
-        if all(record.ignored.all() for record in source.records):
+        if source.records.ignored.all():
             message = f"the split {name} has no boxes: no model can be trained or evaluated on it"
             problems.append(Problem(os.fspath(path), message, "warning"))
 
@@ -188,8 +187,7 @@ def check(
         fitness,
         tuple(dict.fromkeys(problems)),
     )
-    if out is not None:
-        folder = Path(out)
+    if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1))
         with atomic_file(folder / "check.png") as aside:
@@ -276,16 +274,15 @@ def _classes(sources):
 
 
 def _split(source, classes):
-    counts = np.zeros(len(source.classes), int)
-    for record in source.records:
-        np.add.at(counts, record.labels[~record.ignored], 1)
+    records = source.records
+    counts = np.bincount(records.labels[~records.ignored], minlength=len(source.classes))
     by_name = Counter()
     for name, count in zip(source.classes, counts.tolist(), strict=True):
         by_name[name] += count
     return Split(
-        pictures=len(source.records),
-        empty=sum(not len(record.boxes) for record in source.records),
-        crowds=int(sum(record.crowd.sum() for record in source.records)),
+        pictures=len(records),
+        empty=int((records.counts == 0).sum()),
+        crowds=int(records.crowd.sum()),
         boxes={name: by_name[name] for name in classes},
-        difficult=int(sum(np.sum(record.difficult) for record in source.records)),
+        difficult=int(records.difficult.sum()),
     )

@@ -1,7 +1,6 @@
 """Every image of a data set read in full: what is wrong with it, and the digest by which copies of it are found."""
 
 import hashlib
-import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,17 +47,14 @@ def check_images(sources, progress=True):
     Returns:
         {split: [ImageCheck of each of its Records]}.
     """
-    records = [record for source in sources.values() for record in source.records]
-    most_pixels = next(iter(sources.values())).max_pixels
-    decoded = tqdm(
-        _decode(records, most_pixels),
-        total=len(records),
-        desc="checking",
-        unit="images",
-        disable=not progress or None,
-    )
-    checks = (_check(record, *found) for record, found in zip(records, decoded, strict=True))
-    return {name: list(itertools.islice(checks, len(source.records))) for name, source in sources.items()}
+    checked = {name: [] for name in sources}
+    total = sum(len(source.records) for source in sources.values())
+    with tqdm(total=total, desc="checking", unit="images", disable=not progress or None) as bar:
+        for name, source in sources.items():
+            for record, found in zip(source.records, _decode(source.records, source.max_pixels), strict=True):
+                checked[name].append(_check(record, *found))
+                bar.update()
+    return checked
 
 
 def _decode(records, most_pixels):

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tfyolo.errors import Error
-from tfyolo.files import atomic_file
+from tfyolo.files import atomic_file, local
 
 CLASSES = ("cross", "disc", "ring", "star", "triangle")
 VERSION = 1  # of what is drawn: the same version, numbers and seed give the same bytes
@@ -44,7 +44,7 @@ def write(folder, *, train=400, val=100, test=100, size=(176, 320), seed=0, prog
     Raises:
         DemoError: the folder holds something else, or there would be no images.
     """
-    folder = Path(folder)
+    folder = local(folder)
     counts = {split: count for split, count in (("train", train), ("val", val), ("test", test)) if count}
     description = json.dumps({"version": VERSION, "pictures": counts, "size": size, "seed": seed})
     if not counts or min(counts.values()) < 0 or not 64 <= size[0] <= size[1]:

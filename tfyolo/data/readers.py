@@ -10,6 +10,7 @@ not opened, except for the headers of those whose size is not written in the ann
 import functools
 import os
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.conventions import check_pixels
 from tfyolo.data.sources.division import divide, read_division
 from tfyolo.data.sources.formats import FORMATS
+from tfyolo.data.sources.kept import Cache, Kept, is_possible
 from tfyolo.data.sources.place import ORDER, Options, Place, meaning
 from tfyolo.data.sources.recognition import below, candidates_of
+from tfyolo.data.sources.seen import Seen, watched
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.data.sources.text import read_lines
+from tfyolo.files import elsewhere
 from tfyolo.messages import counted, printable, shortened
 
 # Problems of annotations whose image was not found.
@@ -42,14 +46,20 @@ class DataSet:
         names: of the classes, by number, for data without any: a list, or a file with one a line.
         outside: whether paths in the data's files may lead out of its folder.
         max_pixels: of an image; a larger one is an error before it is decoded.
+        cache: whether what is read is kept in the cache folder, and taken from there while the files stay as they are.
 
     Raises:
         DataError: nothing there is a data set.
     """
 
-    def __init__(self, path, *, images=None, format=None, names=None, outside=False, max_pixels=MOST_PIXELS):
+    def __init__(
+        self, path, *, images=None, format=None, names=None, outside=False, max_pixels=MOST_PIXELS, cache=True
+    ):
         if format is not None and format not in FORMATS:
             raise DataError(f"data.format: expected one of {', '.join(FORMATS)}, received {shortened(format)}")
+        for key, given in (("data", path), ("data.images", images)):
+            if given is not None and (wrong := elsewhere(given)):
+                raise DataError(f"{key}: {wrong}")
         if images is not None and not os.path.isdir(images):
             raise DataError(f"data.images: expected a folder of images, received {images}, which is not there")
         options = Options(images and os.fspath(images), names_given(names), outside, max_pixels)
@@ -58,26 +68,45 @@ class DataSet:
             if os.path.exists(path):
                 raise DataError(f"{path}: expected a data set, received what is neither a folder nor a regular file")
             raise DataError(f"{path}: no such file or folder; expected a data set ({', '.join(FORMATS)})")
-        formats = (format,) if format else tuple(FORMATS)
-        self._candidates, errors = candidates_of(self.place, formats)
-        if not self._candidates:
-            self.place, self._candidates = below(self.place, formats, errors)
+        self._formats = (format,) if format else tuple(FORMATS)
+        self._cache = self._seen = self._kept = None
+        if cache and is_possible():
+            self._cache = Cache([os.path.abspath(path), self.path, self.place.globbed, options, self._formats])
+            self._seen, self._kept = Seen(), self._cache.opened()
+        if self._kept:
+            self.place = Place(self._kept.path, options)
+        self._candidates, self._refused, self._read_here = [], [], {}
+        self._settled = self._kept is not None
+        if not self._kept:
+            self._recognise()
+
+    def _recognise(self):
+        if self._kept:
+            self._seen.extend(self._kept.states)
+        with watched(self._seen):
+            self.place = Place(self.path, self.place.options)
+            candidates, errors = candidates_of(self.place, self._formats)
+            if not candidates:
+                self.place, candidates = below(self.place, self._formats, errors)
         self._refused = [(name, str(error)) for name, error in errors]
-        self._settled = False
+        known = [each for each in candidates if self._kept and each[0] == self._kept.format]
+        self._candidates = known or candidates
 
     @property
     def format(self) -> str:
         """A key of FORMATS."""
-        return self._candidates[0][0]
+        return self._candidates[0][0] if self._candidates else self._kept.format
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the splits; ("all",) where the data is not divided."""
-        return tuple(self._candidates[0][1].splits)
+        return tuple(self._candidates[0][1].splits) if self._candidates else self._kept.splits
 
     @property
     def why(self) -> str:
         """Which format it is and why, where there was a choice; else ""."""
+        if self._kept:
+            return self._kept.why
         (name, candidate), *others = self._candidates
         if not others and not self._refused:
             return ""
@@ -95,14 +124,27 @@ class DataSet:
             SplitError: there is no such split; none ever serves in place of another.
             DataError: it cannot be read, or has no images.
         """
-        try:
-            source = self._read(split)
-        except SplitError:
-            raise
-        except DataError as error:
-            if self._settled or not (source := self._read_otherwise(split, error)):
+        if self._kept:
+            name = self._chosen(split)
+            if name in self._kept.sources:
+                _tell(self.path, self._cache.folder)
+                return self._kept.sources[name]._replace(split=split)
+            if not self._candidates:
+                self._recognise()
+        with watched(self._seen):
+            try:
+                source = self._read(split)
+            except SplitError:
                 raise
+            except DataError as error:
+                if self._settled or not (source := self._read_otherwise(split, error)):
+                    raise
         self._settled = True
+        if self._cache:
+            self._read_here[self._chosen(split)] = source
+            sources = {**(self._kept.sources if self._kept else {}), **self._read_here}
+            states = self._seen.states()
+            self._cache.keep(Kept(self.format, self.splits, self.why, self.place.path, states, sources))
         return source
 
     def _read_otherwise(self, split, error):
@@ -119,8 +161,7 @@ class DataSet:
         return None
 
     def _read(self, split):
-        (format, candidate), options = self._candidates[0], self.place.options
-        name = _chosen(split, candidate.splits, f"this {format} data", self.path)
+        (format, candidate), options, name = self._candidates[0], self.place.options, self._chosen(split)
         source = candidate.splits[name]()
         check_pixels(source.records)
         lines = [word for word in (candidate.note, self.why, *alike(source.classes)) if word]
@@ -152,6 +193,19 @@ class DataSet:
             problems=tuple(problems), split=split, format=format, name=printable(called), max_pixels=options.max_pixels
         )
 
+    def _chosen(self, split):
+        """The name among those of the splits that is meant."""
+        names = self.splits
+        if split in names:
+            return split
+        meant = [name for name in names if meaning(name) == meaning(split)]
+        if len(meant) != 1:
+            wrong = (
+                f"is ambiguous in this {self.format} data" if meant else f"does not exist in this {self.format} data"
+            )
+            raise SplitError(f"{self.path}: the split {split!r} {wrong}; its splits are {', '.join(names)}")
+        return meant[0]
+
 
 def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Source:
     """Reads one split of a data set.
@@ -159,7 +213,7 @@ def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Sourc
     Args:
         path: a folder, a file, or a glob of .tfrecord files.
         split: its name, or what its name means.
-        **options: of DataSet: images, format, names, outside, max_pixels.
+        **options: of DataSet: images, format, names, outside, max_pixels, cache.
 
     Raises:
         SplitError: there is no such split.
@@ -173,7 +227,7 @@ def splits(path, **options) -> tuple[str, ...]:
 
     Args:
         path: a folder, a file, or a glob of .tfrecord files.
-        **options: of DataSet: images, format, names, outside, max_pixels.
+        **options: of DataSet: images, format, names, outside, max_pixels, cache.
 
     Raises:
         DataError: nothing there is a data set.
@@ -181,15 +235,10 @@ def splits(path, **options) -> tuple[str, ...]:
     return DataSet(path, **options).splits
 
 
-def _chosen(split, names, data, path):
-    """The name among those of the splits that is meant."""
-    if split in names:
-        return split
-    meant = [name for name in names if meaning(name) == meaning(split)]
-    if len(meant) != 1:
-        wrong = "is ambiguous in" if meant else "does not exist in"
-        raise SplitError(f"{path}: the split {split!r} {wrong} {data}; its splits are {', '.join(names)}")
-    return meant[0]
+@functools.cache  # once in a process
+def _tell(path, folder):
+    why = "no file has changed since it was read, its index is taken from"
+    print(printable(f"{path}: {why} {folder}; data.cache=false or --no-cache reads it anew"), file=sys.stderr)
 
 
 def names_given(names) -> tuple[str, ...] | None:
@@ -260,6 +309,7 @@ def read_all_configured(data, uses, place="data", run=None) -> tuple[Source, ...
         names=data.names,
         outside=data.outside,
         max_pixels=data.max_pixels,
+        cache=data.cache,
     )
     division, whole = _division(dataset, data, place, run)
     found = []
@@ -361,8 +411,8 @@ def without_unions(sources):
     """{split: Source} without those that only join others, as VOC's trainval does."""
     kept = dict(sources)
     for joined in [name for name in sources if name.startswith("trainval")]:
-        others = {(r.path, r.span) for name, source in kept.items() if name != joined for r in source.records}
-        if all((record.path, record.span) in others for record in kept[joined].records):
+        others = {key for name, source in kept.items() if name != joined for key in source.records.files()}
+        if others.issuperset(kept[joined].records.files()):
             del kept[joined]
     return kept
 

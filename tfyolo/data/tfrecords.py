@@ -13,6 +13,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from tfyolo.data.sources.seen import is_file, looked_at
 from tfyolo.errors import Error
 from tfyolo.files import open_regular, parse_json, read_regular
 from tfyolo.messages import counted
@@ -62,6 +63,7 @@ def index(shard) -> list[Example]:
     Raises:
         ShardError: the file ends early or is not TFRecord.
     """
+    looked_at(shard)
     examples = []
     with open_regular(shard) as stream:
         length = os.fstat(stream.fileno()).st_size
@@ -89,6 +91,7 @@ def index(shard) -> list[Example]:
 
 def begins_well(shard) -> bool:
     """Whether a file begins as a shard does: with the length of a record that is in it."""
+    looked_at(shard)
     with open_regular(shard) as stream:
         head = stream.read(13)
         room = os.fstat(stream.fileno()).st_size - 16
@@ -109,7 +112,7 @@ def read_classes(shards, maps=()):
         ShardError: a file is there and holds something else.
     """
     described = Path(shards[0]).with_name(f"{split_of(Path(shards[0]).name)}.json")
-    if described.is_file():
+    if is_file(described):
         return _described(described)
     for file in maps:
         if classes := _label_map(file):
@@ -155,6 +158,7 @@ def _label_map(file):
 
 
 def _bounded(file):
+    looked_at(file)
     try:
         return read_regular(file, MOST_DESCRIBED)
     except OSError as error:

@@ -15,7 +15,7 @@ from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.sources.source import image_bytes
 from tfyolo.data.tfrecords import split_of
 from tfyolo.errors import Error
-from tfyolo.files import atomic_replace, scratch_folder
+from tfyolo.files import atomic_replace, local, scratch_folder
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -59,7 +59,7 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
     """
     import tensorflow as tf  # which readers do without
 
-    folder = Path(folder)
+    folder = local(folder)
     folder.mkdir(parents=True, exist_ok=True)
     old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
     if old and not overwrite:

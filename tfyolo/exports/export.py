@@ -31,7 +31,7 @@ from tfyolo.exports.targets import (
     check_target,
     label_lines,
 )
-from tfyolo.files import atomic_replace, parse_json, read_regular, scratch_folder, write_text
+from tfyolo.files import atomic_replace, local, parse_json, read_regular, scratch_folder, write_text
 from tfyolo.model import Model, load_model, network_for, resized, weights_file
 from tfyolo.origin import to_meta
 from tfyolo.predict.runtimes import resolved
@@ -100,14 +100,13 @@ def export(
         ExportError: something cannot be written, or is not as good as it should be.
         CheckpointError, DataError: the run or the data cannot be read.
     """
-    run = None if isinstance(model, Model) else model
+    run, out = None if isinstance(model, Model) else model, out and local(out)
     if run is not None:
         out = weights_file(run).parent / "export" if out is None else out
         model = load_model(run)
     if out is None:
         raise ExportError("expected a folder for the exports of a model in memory, received none")
     targets = [target if isinstance(target, Target) else Target(*target) for target in targets]
-    out = Path(out)
     _check_options(model, out, targets, any_size, batch, per_channel, overwrite)
     if size is not None:
         model = resized(model, size)

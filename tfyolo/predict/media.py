@@ -12,7 +12,7 @@ from tfyolo.data.sources.files import Tree, visible
 from tfyolo.data.sources.index import IMAGES
 from tfyolo.edge.images import pil_pixels
 from tfyolo.errors import Error
-from tfyolo.files import what_is
+from tfyolo.files import elsewhere, what_is
 from tfyolo.libraries import libraries_silent
 from tfyolo.predict import imaging
 
@@ -135,6 +135,8 @@ def find_images(sources):
     """
     files = []
     for source in map(str, sources):
+        if wrong := elsewhere(source):
+            raise SourceError(wrong)
         if os.path.isdir(source):
             found = Tree(source).files(source, IMAGES + VIDEOS)
         elif os.path.exists(source):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfyolo.data.readers import DataSet
-from tfyolo.data.sources.division import Division, divide, key_of
+from tfyolo.data.sources.division import Division, divide, keys_of
 from tfyolo.data.sources.place import meaning
 from tfyolo.data.sources.source import DataError, Source
 from tfyolo.messages import counted
@@ -100,7 +100,7 @@ def fewer(shares, count, root, seed=0) -> Shares:
     if len(shares.train.records) <= count:
         return shares
     train = _some(shares.train, count, seed)
-    kept = {key_of(record, root) for record in train.records}
+    kept = set(keys_of(train.records, root))
     parts = dict(shares.division.parts)
     parts["left out"] = tuple(key for key in parts["train"] if key not in kept)
     parts["train"] = tuple(key for key in parts["train"] if key in kept)
@@ -117,17 +117,17 @@ def _labelled(dataset, name, classes):
         source = dataset.read(name)
     except DataError:
         return None
-    if not any(len(record.boxes) for record in source.records) or not set(source.classes) <= set(classes):
+    if not len(source.records.boxes) or not set(source.classes) <= set(classes):
         return None
     return source if source.classes == classes else source.with_classes(classes)
 
 
 def _keys(source, root):
-    return tuple(key_of(record, root) for record in source.records)
+    return tuple(keys_of(source.records, root))
 
 
 def _some(source, count, seed):
     if len(source.records) <= count:
         return source
     chosen = np.sort(np.random.default_rng(seed).choice(len(source.records), count, replace=False))
-    return source._replace(records=tuple(source.records[i] for i in chosen))
+    return source._replace(records=source.records[chosen])

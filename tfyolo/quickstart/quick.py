@@ -117,7 +117,7 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
     with budget.phase("look at the data"):
         root = DataSet(data).place.root
         shares = shares_of(data, seed)
-        boxes = sum(len(record.boxes) for record in shares.train.records)
+        boxes = len(shares.train.records.boxes)
         report(
             f"data      {counted(len(shares.train.records), 'image')} to train on, {counted(boxes, 'box')}, "
             f"{counted(len(shares.train.classes), 'class')}: {', '.join(shares.train.classes[:8])}"

@@ -58,17 +58,10 @@ def _model(config, model):
     )
 
 
-def _once(source):
-    """The source's records without the repetitions of what is overfit."""
-    return list({id(record): record for record in source.records}.values())
-
-
 def _split(source):
-    records = _once(source)
-    boxes = sum(len(record.boxes) for record in records)
-    ignored = sum(int(record.ignored.sum()) for record in records)
-    empty = sum(not len(record.boxes) for record in records)
-    line = f"{source.name} {source.split}: {counted(len(records), 'image')}, {counted(boxes, 'box')}"
+    records = source.records.once()
+    ignored, empty = int(records.ignored.sum()), int((records.counts == 0).sum())
+    line = f"{source.name} {source.split}: {counted(len(records), 'image')}, {counted(len(records.boxes), 'box')}"
     if len(source.records) > len(records):
         line += f", each {len(source.records) // len(records)} times an epoch"
     notes = [f"{ignored:,} of them crowds or difficult"] if ignored else []
@@ -77,8 +70,10 @@ def _split(source):
 
 
 def _classes(source):
-    counts = Counter(np.concatenate([record.labels[~record.ignored] for record in _once(source)]).tolist())
-    several = [f"{source.classes[label]} {count:,}" for label, count in counts.most_common(SHOWN)]
+    records = source.records.once()
+    labels, first, counts = np.unique(records.labels[~records.ignored], return_index=True, return_counts=True)
+    most = np.lexsort((first, -counts))[:SHOWN].tolist()
+    several = [f"{source.classes[labels[place]]} {counts[place]:,}" for place in most]
     rest, never = len(counts) - len(several), len(source.classes) - len(counts)
     several += [f"{rest} more"] if rest > 0 else []
     return ", ".join(several) + (f"; {counted(never, 'class')} without a box" if never else "")

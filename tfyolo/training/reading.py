@@ -1,6 +1,7 @@
 """What a run is trained and evaluated on: the Sources of its stages, and what is wrong with them."""
 
 import os
+from collections import Counter
 
 import numpy as np
 
@@ -136,13 +137,13 @@ def read_stage(config, stage_index, overfit, run=None):
     data, place = config.stage_data(stage_index)
     trained, *validated = readers.read_all_configured(data, ("train",) if overfit else ("train", "val"), place, run)
     if not overfit:
-        if not any(len(record.boxes) for record in trained.records):
+        if not len(trained.records.boxes):
             raise TrainingError(f"{data.path}: expected boxes to train on, the split {data.train!r} has none")
         (validated,) = validated
         if validated.classes != trained.classes and set(validated.classes) <= set(trained.classes):
             validated = validated.with_classes(trained.classes)  # labels count those of the training data
         return trained, validated
-    some = tuple(record for record in trained.records if len(record.boxes))[:overfit]
+    some = trained.records[np.flatnonzero(trained.records.counts)[:overfit]]
     if len(some) < overfit:
         raise TrainingError(
             f"{data.path}: expected {counted(overfit, 'image')} with boxes to overfit, it has {len(some)}"
@@ -162,19 +163,22 @@ def warnings_of(trained, validated):
         Lines.
     """
     yield from filter(None, (readers.faults(trained, "training"), readers.faults(validated, "evaluation")))
-    seen = {(record.path, record.span) for record in trained.records}
-    if trained.split != validated.split and (
-        same := sum((record.path, record.span) in seen for record in validated.records)
-    ):
+    if trained.split != validated.split and (same := _shared(trained.records, validated.records)):
         yield (
             f"{validated.name} {validated.split}: {same} of its {counted(len(validated.records), 'image')} are also "
             f"trained on, as {trained.split!r}: the AP will show how well they are remembered"
         )
-    if all(record.ignored.all() for record in validated.records):
+    if validated.records.ignored.all():
         yield (
             f"{validated.name}: the split {validated.split!r} has no boxes: there will be no AP, and the last epoch "
             "counts as the best. Name a split with boxes: data.val=..."
         )
+
+
+def _shared(many, few):
+    """How many of some Records are among others, of which there may be so many that no set should hold them."""
+    counts = Counter(few.files())
+    return sum(counts.pop(key, 0) for key in many.files())
 
 
 def unexpected_lines(kind, found, reported, source):

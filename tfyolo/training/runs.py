@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tfyolo import config as configs
 from tfyolo import folders
 from tfyolo.errors import Error
-from tfyolo.files import atomic_file, remove_left, temporary_names
+from tfyolo.files import atomic_file, local, remove_left, temporary_names
 from tfyolo.visualize import plots
 
 
@@ -135,7 +135,7 @@ def run_folder(config, out, resume):
         TrainingError: there is neither a config nor a run.
         FolderError: something else lies there, or another process writes into it.
     """
-    there = out is not None and (Path(out) / "last.h5").exists()
+    there = out is not None and (local(out) / "last.h5").exists()
     if resume and there:
         return folders.held(out)
     if config is None:

@@ -169,7 +169,7 @@ def _initialised(team, model, source, size):
         is ready, as Progress.ready.
     """
     config, unreadable, ready = model.config, {}, False
-    few = source._replace(records=tuple(datasets.sampled(source.records, CALIBRATION_IMAGES)))
+    few = source._replace(records=datasets.sampled(source.records, CALIBRATION_IMAGES))
     images = functools.partial(
         datasets.prepared_batches,
         few.records,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tfyolo import __version__
 from tfyolo.config.wording import did_you_mean
 from tfyolo.errors import Error
-from tfyolo.files import atomic_replace, what_is
+from tfyolo.files import atomic_replace, cache_folder, what_is
 from tfyolo.messages import printable, shortened
 from tfyolo.weights.published import PUBLISHED
 
@@ -43,11 +43,6 @@ class _CutOffError(Exception):
 
 class _NoConnectionError(_CutOffError):
     """There was none."""
-
-
-def cache_folder() -> Path:
-    """Where fetched weights lie: $TFYOLO_CACHE, else ~/.cache/tfyolo."""
-    return Path(os.environ.get("TFYOLO_CACHE") or Path.home() / ".cache" / "tfyolo").expanduser()
 
 
 def is_here(name: str) -> bool:

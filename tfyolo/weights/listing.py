@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tfyolo.weights.fetch import cache_folder, is_here
+from tfyolo.files import cache_folder
+from tfyolo.weights.fetch import is_here
 from tfyolo.weights.published import PUBLISHED
 
 

@@ -12,6 +12,8 @@ from tfyolo.data.sources.conventions import Corners
 from tfyolo.data.sources.files import Tree, some, stem_of, text_link
 from tfyolo.data.sources.index import locate, name_parts
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, may_be_of, meaning, split_among
+from tfyolo.data.sources.records import RecordsBuilder
+from tfyolo.data.sources.seen import is_folder
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -134,13 +136,17 @@ def _located(place, split, file, names):
         folders = [*(os.path.join(root, where) for where in (*below, "images")), root, above]
     folders = list(dict.fromkeys(map(os.path.normpath, folders)))
     sample = some(names, 100)
-    likely = (folder for folder in folders if os.path.isdir(folder))
+    likely = filter(is_folder, folders)
     first = [folder for folder in likely if any(tree.index(folder).relative("/".join(name_parts(n))) for n in sample)][
         :1
     ]
 
+    @functools.cache
+    def is_fit(folder):
+        return may_be_of(split, split_among(os.path.relpath(folder or ".", tree.root or ".").split(os.sep)))
+
     def accepts(path):
-        return may_be_of(split, split_among(os.path.relpath(path, tree.root or ".").split(os.sep)[:-1]))
+        return is_fit(os.path.dirname(path))
 
     folders = list(dict.fromkeys((*first, *folders)))
     return locate(names, [functools.partial(tree.index, folder) for folder in (*first, tree.root)], accepts), folders
@@ -187,25 +193,36 @@ def read(place, split, file, together):
         )
     if located.word:
         findings.warning(file, located.word)
-    records, corners = [], Corners("`bbox` [x, y, width, height]")
+    records, corners = RecordsBuilder(), Corners("`bbox` [x, y, width, height]")
     for image_id, entry in entries.items():
-        name = entry["file_name"]
+        name, boxes = entry["file_name"], boxes_of.pop(image_id)
         if (image := located.files.get(name)) is None:
-            boxes = counted(len(boxes_of[image_id]), "box")
+            count = counted(len(boxes), "box")
             findings.error(
-                os.path.join(looked[0], name), f"image missing: it {located.missing[name]}; {file} has {boxes} for it"
+                os.path.join(looked[0], name), f"image missing: it {located.missing[name]}; {file} has {count} for it"
             )
         elif size := upright_size((entry.get("height"), entry.get("width")), image, findings):
-            for y1, x1, y2, x2 in (each.box for each in boxes_of[image_id]):
+            for y1, x1, y2, x2 in (each.box for each in boxes):
                 corners.see((x1, y1, x2 - x1, y2 - y1), (y1, x1, y2, x2), size)
-            records.append(record(entry["id"], image, size, boxes_of[image_id], file, findings))
+            records.append(record(entry["id"], image, size, boxes, file, findings))
     corners.check(file)
     classes = [categories[category]["name"] for category in category_ids]
     return finish(records, classes, [categories[category]["id"] for category in category_ids], findings, "coco")
 
 
+def _lean(entry):
+    """An entry without what is not read of it, which is most of it, as soon as it is parsed."""
+    if "image_id" in entry:
+        unread = ("segmentation", "keypoints") if entry.get("bbox") else ()
+    else:
+        unread = ("coco_url", "flickr_url", "date_captured") if "file_name" in entry else ()
+    for key in unread:
+        entry.pop(key, None)
+    return entry
+
+
 def _content(file):
-    content = read_json(file)
+    content = read_json(file, _lean)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in _LISTS):
         keys = (
             ", ".join(shortened(key)[1:-1] for key in content) if isinstance(content, dict) else type(content).__name__
@@ -233,7 +250,7 @@ def _identity(value):
 def _entries(content, kind, needed, file, findings):
     """{id: entry} of a list's entries that have what they need."""
     table = {}
-    for place, entry in enumerate(content[kind]):
+    for place, entry in enumerate(content.pop(kind)):
         given = entry if isinstance(entry, dict) else {}
         identity = _identity(given.get("id"))
         if identity is None or not isinstance(given.get(needed), str):
@@ -270,6 +287,7 @@ def _boxes(annotations, entries, label_of, file, findings):
     """{image id: [Annotation]}."""
     boxes, seen = {image_id: [] for image_id in entries}, set()
     for place, entry in enumerate(annotations):
+        annotations[place] = None  # which may be millions, and are not asked for again
         number = entry.get("id") if isinstance(entry, dict) else None
         where = f"annotation {shortened(number)}" if isinstance(number, int | float | str) else f"annotations[{place}]"
         wrong = None

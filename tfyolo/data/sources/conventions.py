@@ -1,5 +1,7 @@
 """Boxes in another convention than that of their format are an error, not boxes of something else."""
 
+import numpy as np
+
 from tfyolo.data.sources.source import DataError
 from tfyolo.messages import counted
 
@@ -54,12 +56,14 @@ def check_pixels(records):
     Args:
         records: Records.
     """
-    filled = [record for record in records if len(record.boxes) and min(record.size) > 1]
-    boxes = filled[0].boxes if filled else []
-    if filled and all(record.boxes.max() <= 1 for record in filled) and (boxes % 1).any():
-        y1, x1, y2, x2 = boxes[0].tolist()
+    filled = np.flatnonzero((records.counts > 0) & (records.sizes.min(axis=1) > 1))
+    if not len(filled):
+        return
+    first = records[filled[0]]
+    if (first.boxes <= 1).all() and (first.boxes % 1).any() and (records[filled].boxes <= 1).all():
+        y1, x1, y2, x2 = first.boxes[0].tolist()
         raise DataError(
-            f"{filled[0].path}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} lies in the first pixel, as all boxes of "
+            f"{first.path}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} lies in the first pixel, as all boxes of "
             f"{counted(len(filled), 'image')} do: expected pixels, received parts of the image, 0..1? Multiply them by "
             "its sides"
         )

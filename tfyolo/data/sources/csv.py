@@ -13,7 +13,8 @@ from tfyolo.data.sources.csv_table import EXPECTED, read_table, rows_of
 from tfyolo.data.sources.files import some, stem_of
 from tfyolo.data.sources.index import locate
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, may_be_of, meaning, split_named
-from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole, with_ids
+from tfyolo.data.sources.records import RecordsBuilder
+from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, whole
 from tfyolo.data.sources.text import head_text, read_lines
 from tfyolo.messages import counted, shortened
 
@@ -131,7 +132,7 @@ def read(place, split, tables, parsed):
         raise DataError(f"{where}: its images (such as {first}) are not there. Say where: data.images=FOLDER")
     if located.word:
         findings.warning(where, located.word)
-    records, corners = [], Corners("corner and sides")
+    records, corners = RecordsBuilder(), Corners("corner and sides")
     for name, boxes in boxes_of.items():
         if (image := located.files.get(name)) is None:
             message = f"image missing: it {located.missing[name]}; {where} has {counted(len(boxes), 'box')} for it"
@@ -145,7 +146,7 @@ def read(place, split, tables, parsed):
             records.append(record(None, image, size, boxes, where, findings))
     if all(table.has_sides for table in tables[split]):
         corners.check(where)
-    return finish(with_ids(records), classes, numbers, findings, "csv")
+    return finish(records, classes, numbers, findings, "csv")
 
 
 def _in_parts(rows):

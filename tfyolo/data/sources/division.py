@@ -3,6 +3,7 @@
 It is divided once, and from then on by what is written.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -32,10 +33,11 @@ class Division(NamedTuple):
     def part(self, source, name, root) -> Source:
         """A part of the split that is divided, as a Source."""
         chosen = set(self.parts[name])
-        kept = tuple(record for record in source.records if key_of(record, root) in chosen)
+        keys = keys_of(source.records, root)
+        kept = source.records[np.array([key in chosen for key in keys], bool)]
         known = {key for keys in self.parts.values() for key in keys}
         problems = source.problems
-        strangers = [record for record in source.records if key_of(record, root) not in known]
+        strangers = [key for key in keys if key not in known]
         gone = len(chosen) - len(kept)
         notes = [
             (
@@ -68,10 +70,20 @@ def read_division(file) -> Division:
     return division
 
 
-def key_of(record, root):
-    """What a Division calls an image, wherever the data lies."""
-    relative = os.path.relpath(record.path, root).replace(os.sep, "/")
-    return relative if record.span is None else f"{relative}@{record.span[0]}"
+def keys_of(records, root) -> list[str]:
+    """What a Division calls images, wherever the data lies.
+
+    Args:
+        records: Records.
+        root: the folder of the data.
+    """
+    relative = functools.cache(lambda folder: os.path.relpath(folder or ".", root))
+    keys = []
+    for path, span in records.files():
+        folder, name = os.path.split(path)
+        key = os.path.normpath(os.path.join(relative(folder), name)).replace(os.sep, "/")
+        keys.append(key if span is None else f"{key}@{span[0]}")
+    return keys
 
 
 def divide(source, shares, seed, root) -> Division:
@@ -102,11 +114,12 @@ def divide(source, shares, seed, root) -> Division:
     order = rng.permutation(len(groups))
     # What each group has: a column a class, of boxes that count; and the number of its images last.
     has = np.zeros((len(groups), len(source.classes) + 1), np.int32)
+    group_of = np.zeros(len(source.records), np.int64)
     for number, group in enumerate(groups):
-        for index in group:
-            record = source.records[index]
-            np.add.at(has[number], record.labels[~record.ignored], 1)
+        group_of[group] = number
         has[number, -1] = len(group)
+    learned = ~source.records.ignored
+    np.add.at(has, (group_of[source.records.image_of[learned]], source.records.labels[learned]), 1)
     names, weights = list(parts), np.array(list(parts.values()))
     wanted = weights[:, None] * has.sum(axis=0)  # [parts, classes + 1], what each part still lacks
     chosen = np.full(len(groups), -1)
@@ -122,9 +135,9 @@ def divide(source, shares, seed, root) -> Division:
                 chosen[number] = part
                 wanted[part] -= has[number]
     _fill(chosen, has[:, -1], len(names))
-    keys = {name: [] for name in names}
+    every, keys = keys_of(source.records, root), {name: [] for name in names}
     for number, group in enumerate(groups):
-        keys[names[chosen[number]]] += [key_of(source.records[index], root) for index in group]
+        keys[names[chosen[number]]] += [every[index] for index in group]
     return Division(source.split, seed, {name: tuple(sorted(members)) for name, members in keys.items()})
 
 
@@ -140,9 +153,9 @@ def _fill(chosen, sizes, parts):
 def _groups(source):
     """[[indices of records]] of the same bytes. Only files of the same length are read."""
     lengths = {}
-    for index, record in enumerate(source.records):
+    for index, (path, span) in enumerate(source.records.files()):
         try:
-            length = record.span[1] if record.span else os.path.getsize(record.path)
+            length = span[1] if span else os.path.getsize(path)
         except OSError:
             length = -1 - index
         lengths.setdefault(length, []).append(index)

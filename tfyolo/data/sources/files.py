@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from tfyolo.data.sources.index import IMAGES, Index, composed
+from tfyolo.data.sources.seen import looked_at, looked_into
 from tfyolo.data.sources.source import DataError
 from tfyolo.data.sources.text import starts
 from tfyolo.messages import counted, shortened
@@ -42,16 +43,10 @@ class Tree:
     def list(self, folder):
         """([names of folders], [names of files]) in a folder, both sorted; empty where there is none."""
         if folder not in self._listed:
-            folders, files = [], []
-            try:
-                with os.scandir(folder or ".") as entries:
-                    for entry in entries:
-                        if kind := visible(entry.name) and _kind(entry):
-                            (folders if kind == "folder" else files).append(entry.name)
-            except (NotADirectoryError, FileNotFoundError, ValueError):
-                pass
-            except OSError as error:
-                self.notes.append((folder, f"cannot be listed: {error.strerror}"))
+            folders, files, error = listing(folder)
+            looked_into(folder, (folders, files, error))
+            if error:
+                self.notes.append((folder, f"cannot be listed: {error}"))
             self._entries += len(folders) + len(files)
             if self._entries > MOST_ENTRIES:
                 raise DataError(
@@ -61,7 +56,7 @@ class Tree:
                 if "." not in name and (target := text_link(os.path.join(folder, name))):
                     message = f"a symbolic link that was written as text, to {target}; make it a link or a folder"
                     self.notes.append((os.path.join(folder, name), message))
-            self._listed[folder] = sorted(folders), sorted(files)
+            self._listed[folder] = folders, files
         return self._listed[folder]
 
     def folders(self, folder):
@@ -83,7 +78,8 @@ class Tree:
 
     def files(self, folder, suffixes=""):
         """The paths of a folder's files whose names end so, in any case."""
-        return [os.path.join(folder, name) for name in self.list(folder)[1] if name.lower().endswith(suffixes)]
+        prefix = os.path.join(folder, "")
+        return [prefix + name for name in self.list(folder)[1] if name.lower().endswith(suffixes)]
 
     def has(self, path):
         """Whether a path is a visible file of its folder."""
@@ -130,6 +126,25 @@ def _identities_above(folder):
     return tuple(found)
 
 
+def listing(folder) -> tuple[list[str], list[str], str]:
+    """([names of folders], [names of files], why it cannot be listed or "") of a folder, both sorted.
+
+    Args:
+        folder: its path; "" for the current one. One that is not there is empty.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder or ".") as entries:
+            for entry in entries:
+                if kind := visible(entry.name) and _kind(entry):
+                    (folders if kind == "folder" else files).append(entry.name)
+    except (NotADirectoryError, FileNotFoundError, ValueError):
+        pass
+    except OSError as error:
+        return [], [], error.strerror
+    return sorted(folders), sorted(files), ""
+
+
 def _kind(entry):
     """Returns "folder", "file", or None for a FIFO, a device, a link that leads nowhere."""
     try:
@@ -151,6 +166,7 @@ def some(items, count=20):
 
 def text_link(file) -> str | None:
     """Where a symbolic link leads that was written as a text file, as git does on Windows; None if the file is none."""
+    looked_at(file)
     if os.path.splitext(file)[1] or not os.path.isfile(file) or os.path.getsize(file) > 1000:
         return None
     target = starts(file, 1000).decode("utf-8", "replace").strip()

@@ -8,7 +8,8 @@ import math
 
 from tfyolo.data.sources.files import some
 from tfyolo.data.sources.place import Candidate, Companions, Format
-from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size, with_ids
+from tfyolo.data.sources.records import RecordsBuilder
+from tfyolo.data.sources.source import Annotation, DataError, Findings, finish, record, upright_size
 from tfyolo.data.sources.text import read_json, starts
 from tfyolo.messages import counted, shortened
 
@@ -61,7 +62,7 @@ def read(images, files, members, parsed):
         raise DataError(f"{images.place.path}: not one shape with a label in {counted(len(files), 'JSON file')}")
     classes = sorted(labels)
     label_of = {name: label for label, name in enumerate(classes)}
-    records = []
+    records = RecordsBuilder()
     for file in members:
         content = parsed(file)
         if isinstance(content, DataError):
@@ -89,7 +90,7 @@ def read(images, files, members, parsed):
                 continue
             annotations.append(Annotation(f"{where} ({shortened(_label(shape))[1:-1]})", box, label_of[_label(shape)]))
         records.append(record(None, image, size, annotations, file, findings))
-    return finish(with_ids(records), classes, range(len(classes)), findings, "labelme")
+    return finish(records, classes, range(len(classes)), findings, "labelme")
 
 
 def _label(shape):

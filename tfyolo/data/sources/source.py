@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfyolo.data.headers import MOST_PIXELS, image_size
+from tfyolo.data.sources.records import Record, Records
+from tfyolo.data.sources.seen import looked_at
 from tfyolo.errors import Error
 from tfyolo.files import read_bytes
 from tfyolo.messages import counted, printable
@@ -27,41 +29,6 @@ class SplitError(DataError):
     """A data set has no such split, or several that the name may mean. The message ends in the splits that it has."""
 
 
-class Record(NamedTuple):
-    """One image and what is known about it.
-
-    Difficult objects and crowds are not learned, nor are candidates inside them background; evaluation.matching says
-    how a detection of one is counted.
-
-    Attributes:
-        image_id: int or str, as in the annotations.
-        path: the file that holds the image.
-        boxes: [M, 4] float32 (y1, x1, y2, x2), pixels of the image seen upright, clipped to it.
-        labels: [M] int32.
-        crowd: [M] bool, COCO's crowds: one box round many objects.
-        areas: [M] float32 pixels, by which COCO's metrics sort small, medium and large: the file's `area`, else the
-            box's.
-        size: (H, W) as the annotations state it, else that of the file.
-        span: (offset, length) of the image inside `path`; None if it is all of it.
-        difficult: [M] bool, VOC's difficult objects; False where none is.
-    """
-
-    image_id: Any
-    path: str
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    areas: np.ndarray
-    size: tuple[int, int]
-    span: tuple[int, int] | None = None
-    difficult: Any = False
-
-    @property
-    def ignored(self):
-        """[M] bool: the boxes that are neither learned nor counted."""
-        return self.crowd | self.difficult
-
-
 class Problem(NamedTuple):
     """Something wrong in the data: in which file, what, and "error" (something was left out) or "warning"."""
 
@@ -70,11 +37,25 @@ class Problem(NamedTuple):
     severity: str = "error"
 
 
-class Source(NamedTuple):
+class _Source(NamedTuple):
+    records: Records
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    problems: tuple[Problem, ...]
+    name: str
+    split: str
+    format: str
+    same_as: str = ""
+    doubts: str = ""
+    max_pixels: int = MOST_PIXELS
+    division: Any = None
+
+
+class Source(_Source):
     """One split of a data set.
 
     Attributes:
-        records: a Record for each image.
+        records: Records, a Record for each image; any iterable of them is taken.
         classes: names, in label order.
         category_ids: the numbers that the files use, one per label; None where they have none.
         problems: what is wrong.
@@ -88,17 +69,15 @@ class Source(NamedTuple):
         division: the Division that this is a part of, if the data does not divide itself.
     """
 
-    records: tuple[Record, ...]
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    problems: tuple[Problem, ...]
-    name: str
-    split: str
-    format: str
-    same_as: str = ""
-    doubts: str = ""
-    max_pixels: int = MOST_PIXELS
-    division: Any = None
+    __slots__ = ()
+
+    def __new__(cls, records, *others, **named):
+        """Takes the records into columns, wherever they come from."""
+        return super().__new__(cls, Records.of(records), *others, **named)
+
+    @classmethod
+    def _make(cls, values):  # through which _replace goes
+        return cls(*values)
 
     def with_classes(self, names: list[str]) -> "Source":
         """The same images with only the boxes of some classes.
@@ -111,22 +90,9 @@ class Source(NamedTuple):
         for label, name in enumerate(names):
             if name in own:
                 label_of[own[name]] = label
-
-        def chosen(record):
-            labels = label_of[record.labels]
-            kept = labels >= 0
-            difficult = np.broadcast_to(record.difficult, kept.shape)
-            columns = {
-                "boxes": record.boxes,
-                "labels": labels,
-                "crowd": record.crowd,
-                "areas": record.areas,
-                "difficult": difficult,
-            }
-            return record._replace(**{name: column[kept] for name, column in columns.items()})
-
         ids = tuple(self.category_ids[own[name]] if name in own else None for name in names)
-        return self._replace(records=tuple(map(chosen, self.records)), classes=tuple(names), category_ids=ids)
+        records = self.records.with_labels(label_of[self.records.labels])
+        return self._replace(records=records, classes=tuple(names), category_ids=ids)
 
 
 class Findings:
@@ -193,7 +159,7 @@ def record(image_id, image, size, annotations, file, findings, span=None):
     """The Record of the annotations that are sound; each that is not becomes a Problem.
 
     Args:
-        image_id: as in the annotations.
+        image_id: as in the annotations; None: the stem of the file, or its path where another has the same stem.
         image: the file that holds it.
         size: (H, W) that the boxes count in.
         annotations: Annotations.
@@ -204,17 +170,18 @@ def record(image_id, image, size, annotations, file, findings, span=None):
     height, width = size
     kept = []
     for annotation in annotations:
-        y1, x1, y2, x2 = annotation.box
-        box = max(y1, 0.0), max(x1, 0.0), min(y2, float(height)), min(x2, float(width))
+        box = y1, x1, y2, x2 = annotation.box
         wrong, left_out = None, True
-        if not all(map(math.isfinite, annotation.box)):
-            wrong = "is not finite; left out"
-        elif y2 <= y1 or x2 <= x1:
-            wrong = "has no area; left out"
-        elif box[2] <= box[0] or box[3] <= box[1]:
-            wrong = f"lies outside its image of {height} x {width}; left out"
-        elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
-            wrong, left_out = f"reaches over the edge of its image of {height} x {width}; clipped", False
+        if not (0 <= y1 < y2 <= height and 0 <= x1 < x2 <= width):  # as nearly all are
+            box = max(y1, 0.0), max(x1, 0.0), min(y2, float(height)), min(x2, float(width))
+            if not all(map(math.isfinite, annotation.box)):
+                wrong = "is not finite; left out"
+            elif y2 <= y1 or x2 <= x1:
+                wrong = "has no area; left out"
+            elif box[2] <= box[0] or box[3] <= box[1]:
+                wrong = f"lies outside its image of {height} x {width}; left out"
+            elif max(box[0] - y1, box[1] - x1, y2 - box[2], x2 - box[3]) > TOLERANCE:
+                wrong, left_out = f"reaches over the edge of its image of {height} x {width}; clipped", False
         if wrong:
             report = findings.error if left_out else findings.warning
             report(file, f"{annotation.where}: the box y {y1:g}..{y2:g}, x {x1:g}..{x2:g} {wrong}")
@@ -251,6 +218,7 @@ def upright_size(stated, image, findings):
     sides = tuple(map(whole, stated))
     if all(side and 0 < side <= LONGEST_SIDE for side in sides):
         return sides
+    looked_at(image)
     try:
         return image_size(image)
     except OSError as error:
@@ -291,21 +259,11 @@ def each_once(names, file, findings):
     return list(counts)
 
 
-def with_ids(records):
-    """Records with the stems of their files as ids, and the whole path where a stem is not the only one."""
-    stems = [os.path.splitext(os.path.basename(each.path))[0] for each in records]
-    counts = Counter(stems)
-    return [
-        each._replace(image_id=stem if counts[stem] == 1 else each.path)
-        for each, stem in zip(records, stems, strict=True)
-    ]
-
-
 def finish(records, classes, category_ids, findings, format) -> Source:
     """A Source without a name and a split.
 
     Args:
-        records: Records.
+        records: Records, or an iterable of single ones, which a RecordsBuilder keeps smallest.
         classes: names, in label order; they are kept printable, so that they are wherever they are shown.
         category_ids: the files' numbers of the classes.
         findings: Findings of the reading.
@@ -316,6 +274,7 @@ def finish(records, classes, category_ids, findings, format) -> Source:
             findings.warning(
                 "", f"the name of the class {name} has control characters; it stands for them as shown here"
             )
+    records = Records.of(records)
     doubts = findings.doubts(len(records))
     names = tuple(map(printable, classes))
-    return Source(tuple(records), names, tuple(category_ids), findings.finished(), "", "", format, doubts=doubts)
+    return Source(records, names, tuple(category_ids), findings.finished(), "", "", format, doubts=doubts)

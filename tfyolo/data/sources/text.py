@@ -1,10 +1,12 @@
 """A data set's text files, read within bounds."""
 
 import codecs
+import json
 import re
 
 import yaml
 
+from tfyolo.data.sources.seen import looked_at
 from tfyolo.data.sources.source import DataError
 from tfyolo.files import open_regular, parse_json, read_regular
 from tfyolo.messages import shortened
@@ -16,6 +18,7 @@ _DEEPEST_YAML = 20  # levels
 
 def read_bytes(file, most=None) -> bytes:
     """All of a regular file. Raises DataError; also if it is longer than `most` bytes."""
+    looked_at(file)
     try:
         content = read_regular(file, most)
     except OSError as error:
@@ -47,11 +50,13 @@ def read_lines(file, most=MOST_TEXT) -> list[str]:
     return [line.strip() for line in read_text(file, most).splitlines() if line.strip()]
 
 
-def read_json(file):
-    """What a JSON file holds. Raises DataError."""
+def read_json(file, of_each=None):
+    """What a JSON file holds; of_each: as parse_json takes it. Raises DataError."""
     content = read_bytes(file)
     try:
-        return parse_json(content)
+        # As json.loads does, which would keep the bytes beside the text.
+        content = content.decode(json.detect_encoding(content), "surrogatepass")
+        return parse_json(content, of_each)
     except ValueError as error:
         raise DataError(f"{file}: not valid JSON: {error}") from None
 
@@ -115,6 +120,7 @@ def read_yaml(file):
 
 def starts(file, count=1 << 16) -> bytes:
     """The first bytes of a file; none if it cannot be read."""
+    looked_at(file)
     try:
         with open_regular(file) as stream:
             return stream.read(count)

@@ -11,6 +11,7 @@ import os
 from tfyolo.data import tfrecords, write_tfrecords
 from tfyolo.data.headers import image_size
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
+from tfyolo.data.sources.records import RecordsBuilder
 from tfyolo.data.sources.source import LONGEST_SIDE, Annotation, DataError, Findings, finish, record
 from tfyolo.messages import counted, shortened
 
@@ -23,7 +24,7 @@ def find(place):
     if not groups:
         return None
     together = [shard for shards in groups.values() for shard in shards]
-    indexed = functools.cache(_index)  # a shard serves all splits where nothing says what the classes are
+    indexed = functools.cache(_index)
     splits = {split: functools.partial(read, place, shards, together, indexed) for split, shards in groups.items()}
     sound = sum(tfrecords.begins_well(shards[0]) for shards in groups.values())
     return Candidate(
@@ -75,9 +76,10 @@ def read(place, shards, together, indexed):
     category_ids = sorted(classes, key=lambda number: (isinstance(number, str), number))
     label_of = {category: label for label, category in enumerate(category_ids)}
 
-    result, seen = [], set()
+    # Only where nothing says what the classes are does a shard serve all splits; else one is held at a time.
+    records, seen, index = RecordsBuilder(), set(), _index if known else indexed
     for shard in shards:
-        examples, damage = indexed(shard)
+        examples, damage = index(shard)
         if damage:
             findings.error(shard, damage)
         for example in examples:
@@ -115,8 +117,8 @@ def read(place, shards, together, indexed):
                 area = example.areas[place - 1] if example.areas else None
                 crowd, difficult = (bool(flags and flags[place - 1]) for flags in (example.crowd, example.difficult))
                 annotations.append(Annotation(f"{where}: box {place}", box, label_of[number], crowd, area, difficult))
-            result.append(record(image_id, shard, size, annotations, shard, findings, example.span))
-    return finish(result, [classes[category] for category in category_ids], category_ids, findings, "tfrecord")
+            records.append(record(image_id, shard, size, annotations, shard, findings, example.span))
+    return finish(records, [classes[category] for category in category_ids], category_ids, findings, "tfrecord")
 
 
 FORMAT = Format(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tfyolo.data.sources.files import some, stem_of
 from tfyolo.data.sources.index import IMAGES, name_parts
 from tfyolo.data.sources.place import Candidate, Companions, Format
+from tfyolo.data.sources.records import RecordsBuilder
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -19,7 +20,6 @@ from tfyolo.data.sources.source import (
     flag,
     record,
     upright_size,
-    with_ids,
 )
 from tfyolo.data.sources.text import read_bytes, read_lines, starts
 from tfyolo.messages import counted, shortened
@@ -111,7 +111,7 @@ def _read(files, members, listed, parsed, images):
     label_of = {name: label for label, name in enumerate(classes)}
     if listed:
         members = _listed(*listed, members, findings)
-    records, used = [], {}
+    records, used = RecordsBuilder(), {}
     for file in members:
         xml = parsed(file)
         if isinstance(xml, DataError):
@@ -145,7 +145,7 @@ def _read(files, members, listed, parsed, images):
         records.append(record(None, image, size, annotations, file, findings))
     if not listed:
         _without_xml(files, members, used, images, findings)
-    return finish(with_ids(records), classes, range(len(classes)), findings, "voc")
+    return finish(records, classes, range(len(classes)), findings, "voc")
 
 
 def _without_xml(files, members, used, images, findings):

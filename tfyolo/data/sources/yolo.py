@@ -14,6 +14,7 @@ from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.data.sources.files import leads_outside, some, stem_of
 from tfyolo.data.sources.index import IMAGES, name_parts
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning, split_named
+from tfyolo.data.sources.seen import is_file, is_folder
 from tfyolo.data.sources.source import (
     DataError,
     Findings,
@@ -100,7 +101,7 @@ def _by_folders(place, names=None):
     likely = [folder for folder in tree.folders(root) if os.path.basename(folder).lower() in IMAGE_FOLDERS]
     images = place.images.root if place.images else next(iter(likely), None)
     labels = images and tree.spelled(os.path.join(os.path.dirname(images), "labels"))
-    if images and (os.path.isdir(labels) or _some_labels(place, own, images)):
+    if images and (is_folder(labels) or _some_labels(place, own, images)):
         inside = {os.path.basename(folder): folder for folder in own.folders(images)}
         divided = {split: folder for split, folder in inside.items() if meaning(split) in SPLITS}
         if divided or (inside and not own.files(images, IMAGES) and all(len(own.index(f)) for f in inside.values())):
@@ -286,9 +287,9 @@ def _resolve(place, file, key, entry, roots, kind="", notes=None):
         tries += [os.path.normpath(os.path.join(base, written.removeprefix("../"))) for base in bases]
 
     def part(path):
-        if os.path.isdir(path) and kind != "file" and not place.images:
+        if is_folder(path) and kind != "file" and not place.images:
             return Part(folder=path)
-        return Part(listed=path) if os.path.isfile(path) else None
+        return Part(listed=path) if is_file(path) else None
 
     inside = [path for path in tries if not leads_outside(path, place.root)]
     for path in inside:
@@ -322,7 +323,7 @@ def _in_images(place, key, ends):
     ways += [[way, "images"] for way in dict.fromkeys((key, meaning(key), "valid" if key == "val" else key))]
     for way in ways:
         path = os.path.join(place.images.root, *way)
-        if os.path.isdir(path):
+        if is_folder(path):
             return Part(folder=path, by_end=True)
     # The folder itself: of one split. _by_yaml sees to it that no other takes it, too.
     return Part(folder=place.images.root, by_end=True)

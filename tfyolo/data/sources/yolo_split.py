@@ -8,6 +8,8 @@ from tfyolo.data.sources.conventions import Corners
 from tfyolo.data.sources.files import Tree, leads_outside, some, stem_of
 from tfyolo.data.sources.index import IMAGES, locate
 from tfyolo.data.sources.place import SPLITS, meaning
+from tfyolo.data.sources.records import RecordsBuilder
+from tfyolo.data.sources.seen import is_file
 from tfyolo.data.sources.source import (
     Annotation,
     DataError,
@@ -16,7 +18,6 @@ from tfyolo.data.sources.source import (
     finish,
     record,
     upright_size,
-    with_ids,
 )
 from tfyolo.data.sources.text import read_lines
 from tfyolo.data.sources.yolo_text import Pairs, read_rows, row_format
@@ -85,7 +86,7 @@ def images_of(place, part, findings, names_of=None, few=None):
             place.options.outside
             and leads_outside(path, place.root)
             and name.lower().endswith(IMAGES)
-            and os.path.isfile(path)
+            and is_file(path)
         ):
             outside[name] = path
         else:
@@ -147,7 +148,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
     if unnamed := names is None:
         names, message = _numbered(place, texts, rows_of, others)
         findings.warning(parts[0].folder or parts[0].listed, message)
-    records, corners = [], Corners("`class cx cy w h`")
+    records, corners = RecordsBuilder(), Corners("`class cx cy w h`")
     for image, rows in rows_of.items():
         if not (size := upright_size((None, None), image, findings)):
             continue
@@ -180,10 +181,10 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
                 corners.see(values, (y1, x1, y2, x2), (1, 1))
             annotations.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
         records.append(record(None, image, size, annotations, file or image, findings))
-        if file and not len(records[-1].boxes) and not annotations and os.path.getsize(file) > 2:
+        if file and not annotations and os.path.getsize(file) > 2:
             findings.emptied.append(image)
     corners.check(parts[0].folder or parts[0].listed)
-    source = finish(with_ids(records), names, range(len(names)), findings, "yolo")
+    source = finish(records, names, range(len(names)), findings, "yolo")
     return source._replace(same_as=same_as)
 
 
