@@ -224,6 +224,17 @@ def test_an_error_of_one_worker_ends_all_with_its_message_and_code(channels):
         assert re.fullmatch(r"worker 2 \(127.0.0.1:\d+\) ended with an error: no such file", str(fault))
 
 
+def test_a_worker_that_hangs_is_lost_too():
+    """Its connection stays, but TensorFlow's heartbeats end."""
+    team = cluster.Team()
+    team.channel = SimpleNamespace(fault=None)
+    fault = team._fault_behind(tf.errors.UnavailableError(None, None, "no heartbeat"), patience=0)
+    assert isinstance(fault, LostError) and "no heartbeat" in str(fault)
+    assert team._fault_behind(tf.errors.InvalidArgumentError(None, None, "of its own"), patience=0) is None
+    team.channel.fault = LostError("worker 1 is gone")
+    assert team._fault_behind(tf.errors.CancelledError(None, None, ""), patience=0) is team.channel.fault
+
+
 def test_a_lone_worker_says_whom_it_waits_for_and_gives_up(capfd, monkeypatch):
     monkeypatch.setattr(channel, "TOLD_EVERY", 0.0)
     for index, missing in ((0, [1, 2]), (1, [0])):

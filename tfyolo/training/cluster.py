@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tfyolo.errors import Error
 from tfyolo.libraries import import_tensorflow, libraries_silent
 from tfyolo.messages import shortened
-from tfyolo.training.channel import Channel, OtherError, Workers, meet
+from tfyolo.training.channel import Channel, LostError, OtherError, Workers, meet
 
 WAIT = 600.0  # seconds, for workers that start later
 CONNECT = 60  # seconds, in which those that are all there have to connect
@@ -186,7 +186,7 @@ def _ended_after(seconds):
     finally:
         if main:
             signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
+            signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
 # --- working together -------------------------------------------------------------------------------------------------
@@ -260,6 +260,11 @@ class Team:
         end = time.monotonic() + patience
         while self.channel.fault is None and time.monotonic() < end:
             time.sleep(0.05)
+        if self.channel.fault is None and type(error).__name__ in ("UnavailableError", "DeadlineExceededError"):
+            return LostError(
+                "a worker does not answer any more, though it did not end, and with it the training; end it, and the "
+                f"same command on all workers, with --resume, goes on from last.h5 ({shortened(str(error), 200)})"
+            )
         return self.channel.fault
 
     def by_chief(self, function, *arguments):
