@@ -18,8 +18,8 @@ import numpy as np
 class Record(NamedTuple):
     """One image and what is known about it.
 
-    Difficult objects and crowds are not learned, nor are candidates inside them background; evaluation.matching says how
-    a detection of one is counted.
+    Difficult objects and crowds are not learned, nor are candidates inside them background; evaluation.matching says
+    how a detection of one is counted.
 
     Attributes:
         image_id: int or str, as in the annotations.
