@@ -261,5 +261,5 @@ def test_a_scratch_folder_is_gone_at_the_end_and_takes_those_of_the_killed_along
 
 def test_one_file_alone_opens_hdf5():
     """Where nothing is followed out of a file, and nothing may be larger than it."""
-    found = [path.name for path in PACKAGE.rglob("*.py") if "h5py" in path.read_text(encoding="utf-8")]
+    found = [path.name for path in PACKAGE.rglob("*.py") if "import h5py" in path.read_text(encoding="utf-8")]
     assert found == ["hdf5.py"]

@@ -131,10 +131,8 @@ def row_of(name, count, folder):
     """A row of the table."""
     root, cache = folder / f"{name}-{count}", folder / f"{name}-{count}-cache"
     if not root.exists():
-        aside = root.with_name(f".{root.name}")
-        aside.mkdir(parents=True)
-        DRAW[name](aside, count)
-        aside.rename(root)
+        root.mkdir(parents=True)
+        DRAW[name](root, count)
         time.sleep(3)  # files that have just been written may yet change unnoticed, and are not kept
     subprocess.run(["rm", "-rf", str(cache)], check=True)
     first, second = started(root, cache), started(root, cache)

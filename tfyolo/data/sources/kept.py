@@ -115,7 +115,7 @@ def is_possible() -> bool:
         cache_folder()
     except RuntimeError:
         return False
-    return all(format.find.__module__.startswith("tfyolo.") for format in FORMATS.values())
+    return all((format.find.__module__ or "").startswith("tfyolo.") for format in FORMATS.values())
 
 
 def _write(folder, kept):
