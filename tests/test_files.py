@@ -14,7 +14,7 @@ from tfyolo.config import ConfigError
 from tfyolo.data import check, demo, write_tfrecords
 from tfyolo.data.readers import DataSet
 from tfyolo.data.sources.source import DataError
-from tfyolo.files import NotLocalError, elsewhere, local
+from tfyolo.files import NotLocalError, cache_folder, elsewhere, local
 from tfyolo.predict.media import SourceError, find_images
 from tfyolo.training.runs import run_folder
 
@@ -99,3 +99,9 @@ def test_what_annotations_call_images_may_be_an_address(tmp_path):
     (tmp_path / "all.json").write_text(json.dumps(content))
     (tmp_path / "one.jpg").touch()
     assert DataSet(tmp_path).read("all").records[0].path == str(tmp_path / "one.jpg")
+
+
+def test_the_cache_folder_is_no_address(monkeypatch):
+    monkeypatch.setenv("TFYOLO_CACHE", "gs://bucket/cache")
+    with pytest.raises(NotLocalError, match=r"gs://bucket/cache.*gcsfuse"):
+        cache_folder()

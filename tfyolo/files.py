@@ -287,8 +287,9 @@ def cache_folder() -> Path:
 
     Raises:
         RuntimeError: nothing says where the user's files are.
+        NotLocalError: TFYOLO_CACHE is an address.
     """
-    return Path(os.environ.get("TFYOLO_CACHE") or Path("~", ".cache", "tfyolo")).expanduser()
+    return local(os.environ.get("TFYOLO_CACHE") or Path("~", ".cache", "tfyolo")).expanduser()
 
 
 def what_is(path) -> str:

@@ -9,7 +9,7 @@ import threading
 from tfyolo.errors import MissingError
 
 # Packages that not every install has: those of the extra `train`.
-_OF_TRAINING = ("tensorflow", "keras", "cv2", "matplotlib", "h5py", "tensorboard")
+_OF_TRAINING = ("tensorflow", "absl", "keras", "cv2", "matplotlib", "h5py", "tensorboard")
 
 _one_at_a_time = threading.RLock()
 _held_back = None  # (thread that does, a duplicate of standard error) while it is held back
@@ -98,5 +98,5 @@ def missing_explained(what):
         raise MissingError(
             f"{what}: expected the package {package}, which is not installed; pip install 'tfyolo[train]' brings all "
             "that training, evaluation and exports need. Without it, `tfyolo detect`, `tfyolo benchmark` and "
-            "tfyolo.load take .tflite files"
+            "tfyolo.load take .tflite files, all but those of `--nms heads`"
         ) from error

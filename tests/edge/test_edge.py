@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import lively
 from exporting import CLASSES
-from test_decoding import FILES, OTHER_FILES
+from PIL import Image
+from test_decoding import FILES, OTHER_FILES, pil_encode
 from test_detect import picture
 
 from tfyolo import config as configs
@@ -41,6 +42,18 @@ def test_half_an_image_is_an_error(name, share):
     contents, _ = FILES[name]
     with pytest.raises(ImageError, match=r"empty|truncated|damaged"):
         images.read_image(contents[: int(share * len(contents))])
+
+
+def test_an_image_of_a_kind_that_training_does_not_read_is_none():
+    for mode, kind in (("F", "tiff"), ("RGB", "ico")):
+        with pytest.raises(ImageError, match="no image, or a damaged one"):
+            images.read_image(pil_encode(Image.new(mode, (32, 32)), kind))
+
+
+def test_more_pixels_than_pillow_opens_are_no_damage(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageError, match=r"more pixels than Pillow opens.*MAX_IMAGE_PIXELS"):
+        images.read_image(FILES["png"][0])
 
 
 def test_the_ways_to_fit_an_image_are_those_of_training():
@@ -106,7 +119,7 @@ def test_integer_heads_are_decoded_alike():
 # Runs a command where what the extra `train` brings is not installed.
 WITHOUT = """
 import sys
-sys.modules |= dict.fromkeys(["tensorflow", "keras", "cv2", "matplotlib", "h5py", "tensorboard"])
+sys.modules |= dict.fromkeys(["tensorflow", "absl", "keras", "cv2", "matplotlib", "h5py", "tensorboard"])
 sys.argv[0] = "tfyolo"
 """
 COMMAND = WITHOUT + "from tfyolo.cli import main; main()"
@@ -183,6 +196,7 @@ def test_python_has_it_too(files, tmp_path):
         ["export", "RUN"],
         ["detect", "RUN", "IMAGE"],
         ["detect", "HEADS", "IMAGE"],
+        ["detect", "SAVED_MODEL", "IMAGE"],
         ["detect", "FILE", "IMAGE", "--device", "gpu"],
         ["check-data", "DATA"],
     ],
@@ -192,6 +206,9 @@ def test_what_needs_tensorflow_says_what_to_install(arguments, files, tmp_path):
     model = lively("demo", CLASSES)
     save_model(tmp_path / "run.h5", model)
     places = {"RUN": tmp_path / "run.h5", "IMAGE": files / "wide.png", "DATA": files}
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"")
+    places["SAVED_MODEL"] = tmp_path / "saved_model"
     places |= {name: exported(model, tmp_path / name, nms) for name, nms in (("FILE", "builtin"), ("HEADS", "heads"))}
     done = without_tensorflow(*(places.get(word, word.replace("DATA", str(files))) for word in arguments))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr

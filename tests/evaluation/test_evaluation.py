@@ -542,6 +542,14 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(records, capfd):
         evaluate(Tight(records, 0), source(records), batch=1, progress=False)
 
 
+def test_images_of_shards_are_named_one_by_one(records):
+    shard = [each._replace(path="train.tfrecord", span=(100 * i, 50)) for i, each in enumerate(records)]
+    found = [None, *(Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)) for _ in records[1:])]
+    report = evaluate_detections(source(shard), found, resized=range(1, len(records)))
+    names = [f"train.tfrecord, image {record.image_id}" for record in records]
+    assert report.counts["skipped"] == names[:1] and report.counts["resized"] == names[1:]
+
+
 def test_no_images():
     with pytest.raises(EvaluationError, match="made test: expected images"):
         evaluate(Planted([]), source([]), progress=False)

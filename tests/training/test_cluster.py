@@ -67,6 +67,8 @@ def test_tf_config_says_who_trains(given, expected, monkeypatch):
         (tf_config(["a:1", "b:99999"], 0), "expected a list of host:port"),
         (tf_config(["a:1", "b:2"], 2), "expected an `index` from 0 to 1, of the workers, received 2"),
         (tf_config(["a:1", "b:2"], None), "expected an `index`"),
+        (tf_config(["a:1", "b:2"], True), "expected an `index`"),
+        (tf_config(["grpc://a:1", "b:2"], 0), "expected a list of host:port"),
         (tf_config(["a:1", "b:2"], 0, "evaluator"), "expected one of worker .* received 'evaluator'"),
         (tf_config(["a:1", "a:1"], 0), "expected every address once, received a:1"),
         (

@@ -19,6 +19,7 @@ FITS = {
     "darknet_letterbox": (0.5, False, 0.0),
     "letterbox_top_left": (114 / 255, False, 0.5),
 }
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # of Pillow's: those that TensorFlow and cv2 read
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
@@ -43,10 +44,15 @@ def read_image(source, most_pixels=MOST_PIXELS):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that it does not understand
-            with Image.open(io.BytesIO(contents)) as image:
+            with Image.open(io.BytesIO(contents), formats=_FORMATS) as image:
                 return pil_pixels(image)
     except ImageError:
-        raise
+        raise unknown(name, contents) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name}: more pixels than Pillow opens; make it smaller, or in Python raise PIL.Image.MAX_IMAGE_PIXELS "
+            f"({error})"
+        ) from error
     except Exception as error:  # of a dozen kinds: each of Pillow's formats has its own
         kind = kind_of(contents)
         raise (damaged(name, contents, kind) if kind in ENDS else unknown(name, contents)) from error

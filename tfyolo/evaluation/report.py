@@ -136,7 +136,7 @@ def evaluate_detections(source, found, seconds=None, resized=()):
     """
     found = found if isinstance(found, Findings) else Findings(found)
     classes, read = source.classes, found.read
-    skipped = [record.path for record, can in zip(source.records, read, strict=True) if not can]
+    skipped = [_called(record) for record, can in zip(source.records, read, strict=True) if not can]
     if not read.any():
         raise EvaluationError(
             f"{title_of(source)}: expected images to evaluate on, received {len(skipped) or 'none'}"
@@ -178,9 +178,14 @@ def evaluate_detections(source, found, seconds=None, resized=()):
             "difficult": int(objects.difficult.sum()),
             "detections": len(found.scores),
             "skipped": skipped,
-            "resized": list(dict.fromkeys(source.records[i].path for i in sorted(resized))),
+            "resized": list(dict.fromkeys(_called(source.records[i]) for i in sorted(resized))),
         },
     )
+
+
+def _called(record):
+    """What the image of a Record is called: its file, and in a shard its id, too."""
+    return record.path if record.span is None else f"{record.path}, image {record.image_id}"
 
 
 def title_of(source):

@@ -85,7 +85,7 @@ def _of_tf_config(text):
         raise wrong(f"one of {', '.join(kinds) or 'chief, worker'} as the task's `type`", shortened(kind))
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
-    if not isinstance(index, int) or not 0 <= index < len(cluster[kind]):
+    if type(index) is not int or not 0 <= index < len(cluster[kind]):
         raise wrong(f"an `index` from 0 to {len(cluster[kind]) - 1}, of the {kind}s", shortened(index))
     workers = [address for each in kinds for address in cluster[each]]
     twice = {address for address in workers if workers.count(address) > 1}
@@ -96,7 +96,7 @@ def _of_tf_config(text):
 
 def _is_address(value):
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
+    return bool(host) and "/" not in host and port.isdecimal() and 0 < int(port) < 65536
 
 
 def _of_slurm():
