@@ -20,6 +20,7 @@ from tfyolo.predict.load import load
 from tfyolo.structures import Candidates
 
 EXAMPLES, CLIENTS = ROOT / "examples" / "decoders", ROOT / "tests" / "decoder_clients"
+DECODER = ROOT / "tfyolo" / "edge" / "decoder.py"
 SIZE = (96, 128)
 LEVELS = {"p3": 8, "p4": 16, "p5": 32}
 PIXELS = 1e-3
@@ -170,7 +171,7 @@ def by_ours(name):
 
 
 def python_decoder():
-    spec = importlib.util.spec_from_file_location("decoder", EXAMPLES / "decoder.py")
+    spec = importlib.util.spec_from_file_location("decoder", DECODER)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -329,7 +330,7 @@ def test_an_unknown_fit_is_refused():
         python_decoder().from_candidates(*candidates(), SIZE, (10, 10), "crop")
 
 
-SOURCES = [path for path in EXAMPLES.iterdir() if path.is_file() and path.suffix != ".md"]
+SOURCES = [DECODER, *(path for path in EXAMPLES.iterdir() if path.is_file() and path.suffix != ".md")]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

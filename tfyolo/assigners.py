@@ -14,7 +14,7 @@ from keras import ops
 
 from tfyolo.boxes import boxes_to_yxhw, ciou, iou, pairwise_iou, shape_iou, yxhw_to_boxes
 from tfyolo.config.ranges import AboveOne, Count, NonNegative, Positive, Probability
-from tfyolo.nn.parts import over_parts
+from tfyolo.nn.chunks import over_chunks
 from tfyolo.structures import BACKGROUND, IGNORE, Assignment
 
 AT_ONCE = 2**18  # pairs of an image that are compared at a time, where all are
@@ -203,7 +203,7 @@ def _most_overlap(candidates, boxes, labels):
 
     predicted = ops.stop_gradient(candidates.boxes)
     N = predicted.shape[1]
-    return over_parts(part, ops.zeros_like(predicted[..., 0]), [(boxes, 0), (labels, -1)], max(AT_ONCE // N, 1))[0]
+    return over_chunks(part, ops.zeros_like(predicted[..., 0]), [(boxes, 0), (labels, -1)], max(AT_ONCE // N, 1))[0]
 
 
 def best_anchor(candidates, boxes, labels, *, ignore: Probability = 0.7, match: Probability = 1.0):
@@ -420,7 +420,7 @@ def _class_cost(candidates, labels, pairs):
 
     # Of each candidate once, as if it had no class; then of the one class that a ground truth has.
     own = ops.nonzero(ops.segment_max(ops.ones_like(pairs.rows), pairs.rows, B * N) > 0)[0]
-    (none,) = over_parts(
+    (none,) = over_chunks(
         lambda _, rows: ((), (ops.sum(ops.log(1 - root(ops.take(scores, rows, axis=0))), axis=-1),)),
         (),
         [(ops.expand_dims(own, 0), 0)],
@@ -512,7 +512,7 @@ def max_iou(candidates, boxes, labels, *, match: Probability = 0.5, ignore: Prob
 
         none = ops.zeros((B, N)), ops.zeros((B, N), "int32")
         items = (boxes, 0), (labels, -1), (rows, 0)
-        return over_parts(part, none, items, max(AT_ONCE // N, 1), ("float32", "int32"))
+        return over_chunks(part, none, items, max(AT_ONCE // N, 1), ("float32", "int32"))
 
     rows = ops.broadcast_to(ops.arange(M), (B, M))
     forced, left, nearest = ops.full((B, N), -1, "int32"), labels >= 0, None

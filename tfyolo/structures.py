@@ -97,6 +97,8 @@ class Sample(NamedTuple):
 class Priors(NamedTuple):
     """Where the candidates stand, in pixels of the network's input.
 
+    They are whole grids, one a stride, row by row: assigners find the cells near a box by arithmetic.
+
     Attributes:
         centers: [N, 2] (y, x), the cells' centres.
         strides: [N], pixels a cell.

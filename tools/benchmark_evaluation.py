@@ -27,11 +27,11 @@ def boxes_of(rng, count):
 
 
 def invented(images, detections, classes):
-    """Ground truth and detections: (a Source, Findings)."""
+    """Ground truth and detections: (a Source, DetectionColumns)."""
     from tfyolo.data.sources.source import Record, Source
-    from tfyolo.evaluation.matching import Findings, Found
+    from tfyolo.evaluation.matching import DetectionColumns, Found
 
-    rng, records, found = np.random.default_rng(0), [], Findings()
+    rng, records, found = np.random.default_rng(0), [], DetectionColumns()
     for i in range(images):
         gt_boxes, sides = boxes_of(rng, rng.poisson(OBJECTS))
         gt_labels = rng.integers(0, classes, len(sides)).astype(np.int32)

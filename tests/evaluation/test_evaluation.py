@@ -12,10 +12,11 @@ import tensorflow as tf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tfyolo.data.sources.records import Records
 from tfyolo.data.sources.source import Record, Source
 from tfyolo.evaluation import matching
-from tfyolo.evaluation.matching import Findings, Found, Objects, match
-from tfyolo.evaluation.metrics import coco_figures, judge
+from tfyolo.evaluation.matching import DetectionColumns, Found, Objects, match
+from tfyolo.evaluation.metrics import coco_figures, verdicts_of
 from tfyolo.evaluation.report import EvaluationError, evaluate_detections
 from tfyolo.evaluation.run import evaluate
 from tfyolo.structures import BACKGROUND, IGNORE, Detections
@@ -151,9 +152,9 @@ def plausible(seed, images, classes, crowds=0.1, areas=True, difficult=0.0):
 
 def figures(gt, results, classes):
     """The twelve numbers, AP and AP50 of each class, and the curves of precision."""
-    results = Findings(results)
-    objects = Objects.of(gt, results.read)
-    return coco_figures(objects, results, judge(objects, results, classes), classes)
+    results = DetectionColumns(results)
+    objects = Objects.of(Records.of(gt), results.read)
+    return coco_figures(objects, results, verdicts_of(objects, results, classes), classes)
 
 
 def coco_says(gt, results, classes):

@@ -79,9 +79,10 @@ def test_maps_in_float_are_not_quantized_nor_what_only_moves_them():
     assert [each for each in quantizers(quantize(model, floats=["conv"])) if "conv" in each] == []
 
 
-def test_a_job_leaves_as_many_in_float_as_it_takes_and_begins_anew(measured, monkeypatch):
+def test_a_job_leaves_as_many_in_float_as_it_takes_and_begins_anew(measured, images, monkeypatch):
     work = job.Job(gated(0.5), 1, True, None)
     monkeypatch.setattr(job.Job, "_calibration", measured)
+    monkeypatch.setattr(job.Job, "images", lambda _: [images])
     monkeypatch.setattr(job, "sensitivities", lambda *_: [("moved", 0.5), ("a", 0.3), ("b", 0.15), ("c", 0.05)])
     monkeypatch.setattr(job, "tied", lambda _: {"moved"})
     assert not work.leave_in_float(0.0) and work.floats == ()
@@ -89,3 +90,14 @@ def test_a_job_leaves_as_many_in_float_as_it_takes_and_begins_anew(measured, mon
     assert not work.leave_in_float(0.55)
     assert work.leave_in_float(0.75) and work.floats == ("a", "b")
     assert work.leave_in_float(0.0) and work.floats == ()
+
+
+def test_what_is_clipped_in_front_of_a_sigmoid_counts_for_nothing(images):
+    """Channels far below 0, whose SiLU is 0 either way: to first order, what the clipping moves would seem much."""
+    model = gated(0.5)
+    layer = model.network.get_layer("first")
+    layer.bias.assign(layer.bias - np.float32([0, 0, 0, 0, 60, 60, 60, 60]))
+    calibrated = calibration.calibrate(model._replace(decoder=Scores()), lambda: [images])
+    low, _ = calibrated.ranges["first"]
+    assert low > -30  # it is clipped
+    assert dict(sensitivities(calibrated.quantized(), tf.constant(images)))["first"] < 0.5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfyolo.nn.parts import over_parts
+from tfyolo.nn.chunks import over_chunks
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 7])
@@ -18,7 +18,7 @@ def test_parts_add_up_to_the_whole(count, size, traced):
             assert own.shape[1:] == (size, 5)
             return (carried[0] + tf.reduce_sum(own, axis=1), carried[1] + 1), (tf.reduce_max(own, axis=-1),)
 
-        return over_parts(part, (tf.zeros((2, 5)), 0), [(values, 0.0)], size, ("float32",))
+        return over_chunks(part, (tf.zeros((2, 5)), 0), [(values, 0.0)], size, ("float32",))
 
     spec = tf.TensorSpec((None, None, 5))
     (total, parts), (most,) = (tf.function(summed, input_signature=[spec]) if traced else summed)(tf.constant(values))

@@ -139,7 +139,7 @@ def test_the_whole_way(tmp_path):
     )
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
-    assert figures["model"].endswith("model-int8-task.tflite") and 0 <= figures["AP"] <= 1
+    assert figures["model"].endswith("model-auto-task.tflite") and 0 <= figures["AP"] <= 1
     assert sum(figures["seconds"].values()) < 360
     sheet = (tmp_path / "out" / "quick.md").read_text()
     assert f"AP {figures['AP']:.3f}" in sheet and (tmp_path / "out" / "detections.png").exists()

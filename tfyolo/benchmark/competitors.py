@@ -4,8 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfyolo import checkpoint
-from tfyolo.benchmark.files import export_measure
-from tfyolo.benchmark.turns import in_one, in_two
+from tfyolo.benchmark.turns import export_measure, in_one, in_two
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets, tflite
 from tfyolo.exports.layouts import LAYOUTS

@@ -20,8 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tfyolo.benchmark.files import export_measure
-from tfyolo.benchmark.turns import figures, take_turns
+from tfyolo.benchmark.turns import export_measure, figures, take_turns
 from tfyolo.exports import targets
 from tfyolo.peers import Peer
 from tfyolo.predict import imaging

@@ -3,6 +3,10 @@
 import statistics
 import time
 
+import numpy as np
+
+from tfyolo.predict.load import load
+
 PARTS = ("network", "postprocess", "total")
 
 
@@ -26,6 +30,12 @@ def in_two(network, postprocess):
         return {"network": middle - start, "postprocess": end - middle, "total": end - start}
 
     return measure
+
+
+def export_measure(path, image, threads):
+    """The measurement of an export by its Detector: the file's network, and the post-processing that it leaves."""
+    detector, images = load(path, threads=threads), image[None]
+    return in_two(lambda: detector.network(images), lambda found: np.asarray(detector.postprocess(found).boxes))
 
 
 def in_one(total, network=None):

@@ -9,7 +9,7 @@ from tfyolo.data import augment as aug
 from tfyolo.data import geometry
 from tfyolo.data.contents import ImageError
 from tfyolo.data.decoding import read_record
-from tfyolo.data.geometry import FITS, paste, prepare, transform_boxes
+from tfyolo.data.geometry import FITS, paste, prepare, preparing, transform_boxes
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.loading import loader, traced
 from tfyolo.data.sources.source import DataError
@@ -35,10 +35,10 @@ def prepared_batches(records, size, preprocess, batch=4, skipped=None, most_pixe
         DataError: less than half of the images can be read; after the last batch.
     """
     skipped = {} if skipped is None else skipped
-    images = []
+    prepared, images = preparing(tuple(size), preprocess), []
     for place, record in enumerate(records):
         try:
-            images.append(prepare(read_record(record, most_pixels), size, preprocess)[0])
+            images.append(prepared(read_record(record, most_pixels))[0])
         except ImageError as error:
             skipped[place] = str(error)
         if len(images) == batch:

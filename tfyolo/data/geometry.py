@@ -3,6 +3,7 @@
 prepare and what it calls are graph operations only: training, detection and exported models share them.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -298,6 +299,21 @@ def prepare(image, target, preprocess="letterbox"):
     transform = fit.matrix(tf.shape(image)[:2], target)
     options = {"fill": fit.fill, "antialias": fit.antialias, "rim": fit.rim, "replicate": not fit.antialias}
     return warp(image, transform, target, **options), transform
+
+
+@functools.lru_cache(maxsize=32)
+def preparing(target, preprocess="letterbox"):
+    """prepare() for one size, traced once: outside a graph a third of its time.
+
+    Args:
+        target: (h, w).
+        preprocess: how, a key of FITS.
+
+    Returns:
+        A function [H, W, 3] uint8 -> what prepare returns.
+    """
+    signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
+    return tf.function(lambda image: prepare(image, target, preprocess), signature, autograph=False)
 
 
 def scale_of(stated, size):

@@ -70,7 +70,7 @@ class DataSet:
             raise DataError(f"{path}: no such file or folder; expected a data set ({', '.join(FORMATS)})")
         self._formats = (format,) if format else tuple(FORMATS)
         self._cache = self._seen = self._kept = None
-        if cache and is_possible():
+        if cache and is_possible(self._formats):
             self._cache = Cache([os.path.abspath(path), self.path, self.place.globbed, options, self._formats])
             self._seen, self._kept = Seen(), self._cache.opened()
         if self._kept:

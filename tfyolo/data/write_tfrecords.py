@@ -1,6 +1,5 @@
 """A Source written as TFRecord shards, with the bytes of its images as they are."""
 
-import itertools
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -68,12 +67,12 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
             "overwrite"
         )
     if shards is None:
-        shards = -(-sum(_length(record) for record in source.records) // SHARD_BYTES) or 1
+        shards = -(-sum(_length(path, span) for path, span in source.records.files()) // SHARD_BYTES) or 1
     if not 0 < shards <= len(source.records):
         raise WriteError(f"shards: expected 1..{len(source.records)}, the number of images, received {shards}")
 
     broken = _broken(source, progress) if check else {}
-    skipped = []
+    ids, skipped = _numbers_of(source), []
     bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="images", disable=not progress or None)
     with scratch_folder(folder, "writing") as aside, ThreadPoolExecutor() as threads, bar:
         names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
@@ -85,11 +84,10 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
                     if fault:
                         skipped.append((record.path, fault))
                     else:
-                        writer.write(_encode(record, encoded, source).SerializeToString())
-        ids = _numbers_of(source)
+                        writer.write(_encode(record, encoded, source.classes, ids).SerializeToString())
         described = {
             "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
-            "integer_ids": all(isinstance(record.image_id, int) for record in source.records),
+            "integer_ids": all(isinstance(image_id, int) for image_id in source.records.ids()),
         }
         Path(aside, f"{source.split}.json").write_text(
             json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8"
@@ -128,7 +126,7 @@ def _read_ahead(records, most_pixels, broken, threads):
         return record, encoded, ""
 
     for start in range(0, len(records), AHEAD):
-        yield from threads.map(read, itertools.islice(records, start, start + AHEAD))
+        yield from threads.map(read, records[start : start + AHEAD])
 
 
 def _check(encoded, most_pixels):
@@ -147,14 +145,14 @@ def _numbers_of(source):
     return source.category_ids if whole else tuple(range(1, len(source.classes) + 1))
 
 
-def _length(record):
+def _length(path, span):
     try:
-        return record.span[1] if record.span else os.path.getsize(record.path)
+        return span[1] if span else os.path.getsize(path)
     except OSError:
         return 0
 
 
-def _encode(record, encoded, source):
+def _encode(record, encoded, classes, ids):
     import tensorflow as tf
 
     # The stated size, even if it is wrong, is what the boxes count in; reading multiplies by it again.
@@ -165,7 +163,7 @@ def _encode(record, encoded, source):
         "image/format": [_FORMATS.get(encoded[:2], b"")],
         "image/filename": [os.path.basename(record.path).encode()],
         "image/source_id": [str(record.image_id).encode()],
-        "image/object/class/text": [source.classes[label].encode() for label in record.labels],
+        "image/object/class/text": [classes[label].encode() for label in record.labels],
     }
     floats = {
         "image/object/bbox/ymin": y1 / height,
@@ -177,7 +175,7 @@ def _encode(record, encoded, source):
     integers = {
         "image/height": [height],
         "image/width": [width],
-        "image/object/class/label": [_numbers_of(source)[label] for label in record.labels],
+        "image/object/class/label": [ids[label] for label in record.labels],
         "image/object/is_crowd": record.crowd.astype(int),
         "image/object/difficult": (record.difficult & np.ones_like(record.crowd)).astype(int),
     }

@@ -10,7 +10,6 @@ Boxes are (top, left, bottom, right); sizes are (height, width). What both entri
 import numpy as np
 
 STRIDES = (8, 16, 32)  # pixels of the input that a cell of each level covers
-BINS = 16  # distances 0 .. 15, in cells, that each side of a box has logits for
 
 
 def from_candidates(boxes, scores, input_size, image_size, fit="letterbox", **options):
@@ -39,8 +38,8 @@ def from_heads(class_logits, box_logits, input_size, image_size, fit="letterbox"
 
     Args:
         class_logits: [N, K]. The N cells are those of stride 8, row by row, then those of 16 and of 32.
-        box_logits: [N, 64]: of the distances from a cell's middle to the left, top, right and bottom side of its box,
-            16 logits each.
+        box_logits: [N, 4 * bins], mostly [N, 64]: of the distances from a cell's middle to the left, top, right and
+            bottom side of its box; bin i is a distance of i cells.
         input_size: see from_candidates.
         image_size: see there, too.
         fit: see placement.
@@ -50,11 +49,11 @@ def from_heads(class_logits, box_logits, input_size, image_size, fit="letterbox"
     return from_candidates(boxes, scores, input_size, image_size, fit, **options)
 
 
-def decoded(class_logits, box_logits, input_size):
+def decoded(class_logits, box_logits, input_size, strides=STRIDES):
     """Boxes [N, 4] in pixels of the network's input and scores [N, K]; the arguments are those of from_heads."""
     class_logits, box_logits = np.asarray(class_logits, "float64"), np.asarray(box_logits, "float64")
     middles, cells = [], []
-    for stride in STRIDES:
+    for stride in strides:
         height, width = input_size[0] // stride, input_size[1] // stride
         y, x = np.divmod(np.arange(height * width), width)
         middles.append((np.stack([y, x], axis=1) + 0.5) * stride)
@@ -62,10 +61,10 @@ def decoded(class_logits, box_logits, input_size):
     middles, cells = np.concatenate(middles), np.concatenate(cells)  # [N, 2] (y, x); [N, 1]
     if len(middles) != len(class_logits):
         raise ValueError(f"expected {len(middles)} rows for an input of {input_size}, received {len(class_logits)}")
-    # A distance is the mean of its 16 bins under their softmax.
-    logits = box_logits.reshape(-1, 4, BINS)
+    # A distance is the mean of its bins under their softmax.
+    logits = box_logits.reshape(len(middles), 4, box_logits.shape[-1] // 4)
     share = np.exp(logits - logits.max(axis=2, keepdims=True))
-    left, top, right, bottom = (share @ np.arange(BINS) / share.sum(axis=2)).T
+    left, top, right, bottom = (share @ np.arange(logits.shape[2]) / share.sum(axis=2)).T
     before, after = np.stack([top, left], axis=1), np.stack([bottom, right], axis=1)
     boxes = np.concatenate([middles - before * cells, middles + after * cells], axis=1)
     return boxes, 1 / (1 + np.exp(-class_logits))

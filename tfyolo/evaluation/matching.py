@@ -27,7 +27,7 @@ class Found(NamedTuple):
     labels: np.ndarray
 
 
-class Findings(Sequence):
+class DetectionColumns(Sequence):
     """The detections of many images, in arrays that grow: 24 bytes each, not counting Python's objects.
 
     As a sequence it holds a Found for each image, or None for one that could not be read.
@@ -108,16 +108,9 @@ class Objects(NamedTuple):
     @classmethod
     def of(cls, records, read):
         """The Objects of Records; none of those that could not be read ([I] bool)."""
-        records = [record if can else None for record, can in zip(records, read, strict=True)]
-        some = [record for record in records if record is not None]
-        return cls(
-            np.concatenate([np.zeros((0, 4), np.float32), *(r.boxes for r in some)]),
-            np.concatenate([np.zeros(0, np.int32), *(r.labels for r in some)]),
-            np.concatenate([np.zeros(0, np.float32), *(r.areas for r in some)]),
-            np.concatenate([np.zeros(0, bool), *(r.crowd for r in some)]),
-            np.concatenate([np.zeros(0, bool), *(np.broadcast_to(r.difficult, len(r.labels)) for r in some)]),
-            np.cumsum([0, *(0 if record is None else len(record.labels) for record in records)]),
-        )
+        own = records[np.flatnonzero(read)]
+        starts = np.concatenate([[0], np.cumsum(np.where(read, records.counts, 0))])
+        return cls(own.boxes, own.labels, own.areas, own.crowd, own.difficult, starts)
 
     @property
     def ignored(self):

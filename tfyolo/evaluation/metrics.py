@@ -37,12 +37,12 @@ class Verdicts(NamedTuple):
 _BITS = np.arange(len(IOUS), dtype=np.uint16)
 
 
-def judge(objects, found, num_classes):
+def verdicts_of(objects, found, num_classes):
     """Matches the detections of many images, a range of images at a time.
 
     Args:
         objects: the Objects of the images.
-        found: their Findings.
+        found: their DetectionColumns.
         num_classes: K.
 
     Returns:
@@ -116,7 +116,7 @@ def coco_figures(objects, found, verdict, num_classes):
 
     Args:
         objects: the Objects of the images.
-        found: their Findings.
+        found: their DetectionColumns.
         verdict: the Verdicts of these.
         num_classes: K.
 
@@ -174,7 +174,7 @@ def _class_figures(found, verdict, rows, total, areas):
     """The curves of one class.
 
     Args:
-        found: the Findings.
+        found: the DetectionColumns.
         verdict: their Verdicts.
         rows: [n], the class's detections in the order of scores.
         total: [a], how many objects of an area count.
@@ -210,7 +210,7 @@ def score_counts(found, gt_index, num_classes):
     """How many detections of each class are right and wrong at each score of GRID.
 
     Args:
-        found: the Findings.
+        found: the DetectionColumns.
         gt_index: [D], of Verdicts.
         num_classes: K.
 
@@ -233,7 +233,7 @@ def confusion_counts(objects, found, gt_index, score, num_classes):
 
     Args:
         objects: the Objects of the images.
-        found: their Findings.
+        found: their DetectionColumns.
         gt_index: [D], of Verdicts.
         score: the confidence threshold.
         num_classes: K.

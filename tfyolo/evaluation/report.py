@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tfyolo.errors import Error
-from tfyolo.evaluation.matching import Findings, Objects
-from tfyolo.evaluation.metrics import GRID, coco_figures, confusion_counts, judge, score_counts, share
+from tfyolo.evaluation.matching import DetectionColumns, Objects
+from tfyolo.evaluation.metrics import GRID, coco_figures, confusion_counts, score_counts, share, verdicts_of
 from tfyolo.messages import counted, listed, plain
 
 
@@ -127,23 +127,23 @@ def evaluate_detections(source, found, seconds=None, resized=()):
 
     Args:
         source: the Source.
-        found: their Findings, or a Found for each of its records, None for an image that could not be read.
+        found: their DetectionColumns, or a Found for each of its records, None for an image that could not be read.
         seconds: of an image: {"read", "network", "postprocess", "total"}; None: not measured.
         resized: the places of those records whose boxes were scaled to the size of the file.
 
     Returns:
         The Report.
     """
-    found = found if isinstance(found, Findings) else Findings(found)
+    found = found if isinstance(found, DetectionColumns) else DetectionColumns(found)
     classes, read = source.classes, found.read
-    skipped = [_called(record) for record, can in zip(source.records, read, strict=True) if not can]
+    skipped = [_called(source.records[i]) for i in np.flatnonzero(~read)]
     if not read.any():
         raise EvaluationError(
             f"{title_of(source)}: expected images to evaluate on, received {len(skipped) or 'none'}"
             + (f" that cannot be read, the first: {skipped[0]}" if skipped else "")
         )
     objects = Objects.of(source.records, read)
-    verdict = judge(objects, found, len(classes))
+    verdict = verdicts_of(objects, found, len(classes))
     metrics, per_class, precision = coco_figures(objects, found, verdict, len(classes))
 
     # F1 at every score: how many are right (tp), wrong (fp) and there (total), class by class

@@ -13,7 +13,7 @@ from tfyolo.data import datasets, geometry, readers
 from tfyolo.data.geometry import restore
 from tfyolo.data.sources.source import Source
 from tfyolo.evaluation.files import write_report
-from tfyolo.evaluation.matching import Findings, Found
+from tfyolo.evaluation.matching import DetectionColumns, Found
 from tfyolo.evaluation.report import EvaluationError, Report, evaluate_detections, shortened_names, title_of
 from tfyolo.files import local
 from tfyolo.messages import counted
@@ -62,11 +62,11 @@ class Evaluated(NamedTuple):
 
     Attributes:
         report: the Report.
-        found: Findings, with None for an image that could not be read.
+        found: DetectionColumns, with None for an image that could not be read.
     """
 
     report: Report
-    found: Findings
+    found: DetectionColumns
 
 
 def evaluated(detector, data=None, *, split=None, batch=8, out=None, progress=True, pictures=0) -> Evaluated:
@@ -81,7 +81,7 @@ def evaluated(detector, data=None, *, split=None, batch=8, out=None, progress=Tr
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
     source = data if isinstance(data, Source) else source_for(detector, data, split)
     source, label_of, left_out = _in_common(detector.classes, source)
-    found, seconds, resized = Findings(), None, {}
+    found, seconds, resized = DetectionColumns(), None, {}
     while source.records and seconds is None:
         try:
             found, seconds = _find(detector, source, label_of, batch, progress, resized)
@@ -188,9 +188,10 @@ def _find(detector, source, label_of, batch, progress, resized):
         resized: a dict that gets {index of a Record: (H, W)}, as eval_dataset fills it.
 
     Returns:
-        (Findings, in pixels of the annotations; {"read", "network", "postprocess", "total"}: the seconds of an image).
+        (DetectionColumns, in pixels of the annotations; {"read", "network", "postprocess", "total"}: the seconds of an
+        image).
     """
-    found, skipped = Findings(), {}
+    found, skipped = DetectionColumns(), {}
     size = np.array(detector.input_size)
     options = {"batch": batch, "preprocess": detector.preprocess, "skipped": skipped}
     options["resized"] = resized

@@ -58,7 +58,7 @@ class Gate:
         """
         quantized = target.limits.quantized
         own, detector = self.detectors[quantized], load(path)
-        typical = self.typical() if target.limits.by_images else None
+        typical = self.typical() if target.limits.depends_on_images else None
         images, what = (self.noise, "noise") if typical is None else (_with_black(typical[:3]), "the data")
         report = {"bytes": size_of(path), **self._compared(target, own, detector, images)}
         report |= {"ms": _milliseconds(detector, self.noise), "keras_ms": _milliseconds(own, self.noise)}

@@ -1,15 +1,18 @@
 """What an exporter writes from: the Model, its quantized version, the calibration's images."""
 
 import functools
+import math
 
 from tfyolo.data import datasets
 from tfyolo.exports.tflite import for_tflite
-from tfyolo.graph.calibration import CALIBRATION_IMAGES, calibrate, sqnr
+from tfyolo.graph.calibration import CALIBRATION_IMAGES, CORRECTION_IMAGES, calibrate, sqnr
 from tfyolo.graph.quantization import tied
 from tfyolo.graph.sensitivity import sensitivities
 
 # Parts of the error whose feature maps a mixed file leaves in float32, one after the other until the gate passes it.
 FLOAT_SHARES = (0.0, 0.5, 0.75, 0.9, 0.97)
+AT_ONCE = 4 * 640 * 640  # pixels of a batch, whose feature maps are all kept at a time
+MOST_KEPT = 128 * 640 * 640  # pixels of calibration images that stay in memory for the next pass; 12 bytes each
 
 
 class Job:
@@ -29,7 +32,7 @@ class Job:
         self.model, self.batch, self.per_channel, self.calibration = model, batch, per_channel, calibration
         self.open_network = open_network
         self.worst, self.skipped, self.floats = None, {}, ()
-        self._quantized = None
+        self._quantized = self._images = None
 
     def quantized(self):
         """The Model of fake quantization: with the ranges that it was trained with, or with those found in images."""
@@ -59,22 +62,28 @@ class Job:
 
     @functools.cached_property
     def _sensitivities(self):
-        found = sensitivities(self._calibration.quantized(), self._calibration.images)
+        found = sensitivities(self.quantized(), self._calibration.images)  # of all in int8, which came first
         without = tied(self._calibration.fused.network)
         found = [(name, part) for name, part in found if name not in without]
         return [(name, part / sum(part for _, part in found)) for name, part in found]
 
     def images(self):
         """Batches of the calibration's images, as the network reads them: [B, H, W, 3] float32 0..1."""
-        return self._batches(self.calibration, self.skipped)
+        if self._images is not None:
+            return self._images
+        found = self._batches(self.calibration, self.skipped)
+        if CALIBRATION_IMAGES * math.prod(self.model.input_size) <= MOST_KEPT:
+            found = self._images = list(found)
+        return found
 
     def typical(self, validation):
         """The first of those batches; without calibration one of the validation's Source, None without that, too."""
         if self.calibration and self.calibration.records:
-            return next(iter(self.images()))
+            return next(iter(self._images or self._batches(self.calibration, {})))
         return next(iter(self._batches(validation, {}))) if validation and validation.records else None
 
     def _batches(self, source, skipped):
         records = datasets.sampled(source.records, CALIBRATION_IMAGES)
-        options = {"skipped": skipped, "most_pixels": source.max_pixels}
+        batch = min(max(AT_ONCE // math.prod(self.model.input_size), 1), CORRECTION_IMAGES)
+        options = {"batch": batch, "skipped": skipped, "most_pixels": source.max_pixels}
         return datasets.prepared_batches(records, self.model.input_size, self.model.preprocess, **options)

@@ -23,7 +23,7 @@ from tfyolo.graph.quantization import KERNELS, QUANTIZER, FakeQuantize, quantize
 from tfyolo.graph.refitting import refit_ends
 
 CALIBRATION_IMAGES = 128  # when a data set has more
-SAMPLES = 4096  # values of a feature map that are kept of each batch
+SAMPLES = 16384  # values of a feature map that are kept of each batch
 SHRUNK = np.linspace(1.0, 0.02, 50)  # parts of an end of the whole range that are tried
 EXTREMES = 1024  # values at either end that a range is searched with one by one
 GROUPS = 4096  # into which those between are put
@@ -46,27 +46,27 @@ def observe(model, batches):
     tensors = [x for node in order for x in node.output_tensors]
     probe = keras.Model(model.network.input, tensors)
 
-    @tf.function
-    def sampled(images, number):
-        found = []
-        for place, values in enumerate(keras.tree.flatten(probe(images, training=False))):
-            flat = tf.reshape(values, [-1])
-            # At other positions in each batch and each feature map.
-            picked = tf.random.stateless_uniform([SAMPLES], tf.stack([place, number]), 0, tf.size(flat), tf.int32)
-            found.append((tf.reduce_min(flat), tf.reduce_max(flat), tf.gather(flat, picked)))
-        return found
+    @tf.function(reduce_retracing=True)
+    def sampled(images, seed):
+        maps = [tf.reshape(x, [-1]) for x in keras.tree.flatten(probe(images, training=False))]
+        # At other positions in each batch and each feature map.
+        places = tf.random.stateless_uniform([len(maps), SAMPLES], seed)
+        sizes = tf.cast([tf.size(x) for x in maps], tf.float32)[:, None]
+        places = tf.unstack(tf.cast(places * sizes, tf.int32))
+        picked = [tf.gather(x, tf.minimum(place, tf.size(x) - 1)) for x, place in zip(maps, places, strict=True)]
+        return tf.stack(list(map(tf.reduce_min, maps))), tf.stack(list(map(tf.reduce_max, maps))), tf.stack(picked)
 
     seen = [
-        [[np.asarray(part) for part in found] for found in sampled(images, tf.constant(number))]
+        [part.numpy() for part in sampled(tf.convert_to_tensor(images), tf.constant([0, number]))]
         for number, images in enumerate(batches)
     ]
+    lows, highs, values = (np.stack(each, 1) for each in zip(*seen, strict=True))  # [maps, batches], [.., SAMPLES]
     only_reader = {id(x): node.operation for node in order for x in node.input_tensors if readers[id(x)] == 1}
     ranges = {}
-    for x, found in zip(tensors, zip(*seen, strict=True), strict=True):
-        lows, highs, values = zip(*found, strict=True)
+    for x, low, high, sample in zip(tensors, lows, highs, values, strict=True):
         reader = only_reader.get(id(x))
         behind = FLATTENING.get(function_quantization(reader.activation)) if type(reader) is layers.Activation else None
-        ranges[map_name(x)] = best_range(min(lows), max(highs), np.concatenate(values), behind or _identity)
+        ranges[map_name(x)] = best_range(low.min(), high.max(), sample.reshape(-1), behind or _identity)
     return ranges
 
 

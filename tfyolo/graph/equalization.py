@@ -19,26 +19,27 @@ PASS_SCALES = (layers.MaxPooling2D, layers.ZeroPadding2D)  # of each channel by 
 LEAST_USED = 1 / 32
 
 
-class Pair(NamedTuple):
-    """Two convolutions in a row.
+class Row(NamedTuple):
+    """Convolutions in a row.
 
     Attributes:
-        first: the layer whose output nothing but the second reads.
-        second: the next convolution.
+        first: the layer whose output nothing but the next ones read.
+        next: the convolutions that read it: one, or several side by side.
         gate: the one gated activation between them; None: all between keeps scales.
     """
 
     first: layers.Layer
-    second: layers.Layer
+    next: tuple[layers.Layer, ...]
     gate: layers.Activation | None
 
 
 def equalized(model, batches, *, gates=True):
     """Equalizes a Model across layers: it computes the same, and all channels of a feature map use 256 values alike.
 
-    Of two convolutions in a row, with nothing but homogeneous activations, pools and padding between, the first
-    multiplies a channel and the second divides it. Before a depthwise convolution, whose kernels are quantized per
-    channel anyway, all channels get one range. Before others, their ranges meet those of the kernels half way.
+    Of convolutions in a row, with nothing but homogeneous activations, pools and padding between, the first multiplies
+    a channel and the next, or all those that read it, divide it. Before depthwise convolutions, whose kernels are
+    quantized per channel anyway, all channels get one range. Before others, their ranges meet those of the kernels half
+    way.
 
     A gated activation, x * sigmoid(x), is not homogeneous. Where channels differ much, its gate gets a scale of its own
     for each channel, x * sigmoid(scale * x): a depthwise 1x1 convolution more. The first layer of YOLOX-nano, whose
@@ -47,7 +48,7 @@ def equalized(model, batches, *, gates=True):
     Args:
         model: a fused Model.
         batches: iterable of images [B, H, W, 3], float32 in 0..1.
-        gates: False: the network keeps its layers, and only pairs without a gate are equalized.
+        gates: False: the network keeps its layers, and only rows without a gate are equalized.
 
     Returns:
         A Model with weights of its own.
@@ -55,21 +56,22 @@ def equalized(model, batches, *, gates=True):
     Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1. The scale of the sigmoids is tfyolo's own.
     """
     model = fuse(model)  # weights of its own
-    pairs = [pair for pair in in_a_row(model.network) if gates or not pair.gate]
-    if not pairs:
+    rows = [row for row in in_a_row(model.network) if gates or not row.gate]
+    if not rows:
         return model
     factors = {}
-    for pair, reach in zip(pairs, _reach([pair.first.output for pair in pairs], model.network, batches), strict=True):
+    for row, reach in zip(rows, _reach([row.first.output for row in rows], model.network, batches), strict=True):
         reach = np.maximum(reach / max(reach.max(), 1e-9), 1e-3)
-        if not pair.gate or np.quantile(reach, 0.25) < LEAST_USED:
-            factors[pair] = _factor(pair.second, reach)
-    network = _with_scaled_gates(model.network, {pair.gate: 1 / factors[pair] for pair in factors if pair.gate})
-    for pair, factor in factors.items():
-        first, second = (network.get_layer(layer.name) for layer in (pair.first, pair.second))
+        if not row.gate or np.quantile(reach, 0.25) < LEAST_USED:
+            factors[row] = _factor(row.next, reach)
+    network = _with_scaled_gates(model.network, {row.gate: 1 / factors[row] for row in factors if row.gate})
+    for row, factor in factors.items():
+        first = network.get_layer(row.first.name)
         first.kernel.assign(np.asarray(first.kernel) * _by_channel(first, factor))
         if first.use_bias:
             first.bias.assign(np.asarray(first.bias) * factor)
-        second.kernel.assign(np.asarray(second.kernel) / factor[:, None])
+        for reader in (network.get_layer(layer.name) for layer in row.next):
+            reader.kernel.assign(np.asarray(reader.kernel) / factor[:, None])
     return model._replace(network=network)
 
 
@@ -83,12 +85,18 @@ def _reach(tensors, network, batches):
     return [np.max(values, axis=0) for values in zip(*found, strict=True)]
 
 
-def _factor(second, reach):
-    """[C]: what each channel that a convolution reads is multiplied by. reach: [C], above 0, at most 1."""
-    if isinstance(second, layers.DepthwiseConv2D):
+def _factor(readers, reach):
+    """[C]: what each channel that convolutions read is multiplied by. reach: [C], above 0, at most 1."""
+    if all(isinstance(reader, layers.DepthwiseConv2D) for reader in readers):
         return 1 / reach
-    weight = np.abs(np.asarray(second.kernel)).max(axis=(0, 1, 3))
-    return np.sqrt(np.maximum(weight / max(weight.max(), 1e-9), 1e-3) / reach)
+    weights = [np.abs(np.asarray(reader.kernel)).max(axis=(0, 1, 3)) for reader in readers if _mixes(reader)]
+    weight = np.max([each / max(each.max(), 1e-9) for each in weights], axis=0)
+    return np.sqrt(np.maximum(weight, 1e-3) / reach)
+
+
+def _mixes(convolution):
+    """Whether it mixes channels, so that those it reads share a range of its kernel's."""
+    return not isinstance(convolution, layers.DepthwiseConv2D)
 
 
 def _by_channel(convolution, values):
@@ -111,7 +119,7 @@ def _with_scaled_gates(network, scales):
 
 
 def in_a_row(network):
-    """Finds the convolutions in a row: the second alone reads the first's output, and what lies between keeps scales.
+    """Finds convolutions in a row: others alone read the first's output, and what lies between keeps scales.
 
     One gated activation may lie between too.
 
@@ -119,28 +127,39 @@ def in_a_row(network):
         network: keras.Model.
 
     Returns:
-        [Pair]
+        [Row]
     """
     order, readers = nodes(network)
     calls = collections.Counter(node.operation for node in order)
-    read_by = {id(x): node for node in order for x in node.input_tensors}
-    pairs = []
+    read_by = collections.defaultdict(list)
+    for node in order:
+        for x in node.input_tensors:
+            read_by[id(x)].append(node)
+
+    def divides(layer):
+        return type(layer) in CONVOLUTIONS and getattr(layer, "groups", 1) == 1 and calls[layer] == 1
+
+    rows = []
     for node in order:
         first, x, gate = node.operation, node.output_tensors[0], None
         if type(first) not in CONVOLUTIONS or first.activation is not keras.activations.linear or calls[first] > 1:
             continue
-        while readers[id(x)] == 1 and id(x) in read_by:  # one reader, and no output of the network
-            second = read_by[id(x)].operation
-            if type(second) in CONVOLUTIONS and getattr(second, "groups", 1) == 1 and calls[second] == 1:
-                pairs.append(Pair(first, second, gate))
-            if gate is None and _is_gate(second) and calls[second] == 1:
-                gate = second
-            elif type(second) not in PASS_SCALES and not (
-                type(second) is layers.Activation and is_homogeneous(second.activation)
+        while len(read_by[id(x)]) == readers[id(x)]:  # it is no output of the network
+            behind = [node.operation for node in read_by[id(x)]]
+            if all(map(divides, behind)):
+                rows.append(Row(first, tuple(behind), gate))
+                break
+            if len(behind) > 1:
+                break
+            (layer,) = behind
+            if gate is None and _is_gate(layer) and calls[layer] == 1:
+                gate = layer
+            elif type(layer) not in PASS_SCALES and not (
+                type(layer) is layers.Activation and is_homogeneous(layer.activation)
             ):
                 break
-            x = read_by[id(x)].output_tensors[0]
-    return pairs
+            (x,) = read_by[id(x)][0].output_tensors
+    return rows
 
 
 def _is_gate(layer):

@@ -12,7 +12,7 @@ from keras import layers
 from tfyolo.graph.ends import ends
 from tfyolo.graph.nodes import source, used
 
-BACKGROUND = 1e-3  # the weight of a cell in which nothing is seen, where one with an object of score 1 has 1
+EMPTY_WEIGHT = 1e-3  # the weight of a cell in which nothing is seen, where one with an object of score 1 has 1
 RIDGE = 0.1  # how much a kernel's change costs, as a part of what its inputs are worth in the mean
 
 
@@ -71,7 +71,7 @@ def _cell_weights(raw, scores, levels):
     for level, (batch, height, width, anchors) in zip(levels, shapes, strict=True):
         count = height * width * anchors
         cells = best[:, start : start + count].reshape(batch, height, width, anchors)
-        found[level], start = BACKGROUND + cells.max(axis=-1), start + count
+        found[level], start = EMPTY_WEIGHT + cells.max(axis=-1), start + count
     return found
 
 

@@ -2,8 +2,9 @@
 
 import keras
 import tensorflow as tf
+from keras import layers
 
-from tfyolo.graph.nodes import call_in_order
+from tfyolo.graph.nodes import call_in_order, readers_of
 from tfyolo.graph.quantization import QUANTIZER, FakeQuantize
 
 PROJECTIONS = 2  # random ones of the outputs, for each batch
@@ -16,6 +17,8 @@ def sensitivities(quantized, images):
 
     The outputs are the scores of all candidates and, weighted by them, their boxes. A map's noise n moves them by J n,
     in first order; v J n for a random v has the mean square |J n|^2, so that a few backward passes do for all maps.
+    What a range clips in front of a sigmoid does not count: it is clipped where the sigmoid is flat (see
+    graph.calibration.observe), and to first order a large noise there would seem to move much.
 
     Args:
         quantized: a Model of fake quantization.
@@ -41,6 +44,9 @@ def _errors(quantized, images, seed):
         if type(layer) is not FakeQuantize or layer.name in marks:  # called again, it only moves numbers
             return outputs
         noise = outputs - args[0]
+        if any(_is_sigmoid(reader) for reader in readers_of(layer.output)):
+            low, high = _range(layer)
+            noise = tf.where((args[0] >= low) & (args[0] <= high), noise, 0.0)
         if layer.name.startswith("backbone."):
             noise -= tf.reduce_mean(noise, range(len(noise.shape) - 1), keepdims=True)
         noises[layer.name] = noise
@@ -68,3 +74,11 @@ def _errors(quantized, images, seed):
                 key = name.removesuffix(QUANTIZER)
                 errors[key] = errors.get(key, 0.0) + float(tf.reduce_sum(moved**2))
     return errors
+
+
+def _is_sigmoid(layer):
+    return type(layer) is layers.Activation and layer.activation is keras.activations.sigmoid
+
+
+def _range(quantizer):
+    return quantizer.range if quantizer.fixed else (quantizer.low, quantizer.high)

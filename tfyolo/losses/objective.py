@@ -8,7 +8,7 @@ from keras import ops
 
 from tfyolo.boxes import area, intersection
 from tfyolo.config import parts
-from tfyolo.nn.parts import over_parts
+from tfyolo.nn.chunks import over_chunks
 from tfyolo.structures import BACKGROUND, IGNORE, as_raw
 
 
@@ -88,7 +88,7 @@ def _inside_crowd(boxes, sample):
     order = ops.argsort(ops.where(sample.crowd, 0, 1), axis=1)
     order = order[:, : ops.max(ops.sum(ops.cast(sample.crowd, "int32"), axis=1))]
     crowds = ops.take_along_axis(ops.where(sample.crowd[..., None], sample.boxes, 0.0), order[..., None], axis=1)
-    return over_parts(part, ops.zeros_like(half[..., 0], dtype="bool"), [(crowds, 0)], 4)[0]
+    return over_chunks(part, ops.zeros_like(half[..., 0], dtype="bool"), [(crowds, 0)], 4)[0]
 
 
 def at_positives(positive, term, *values):

@@ -10,11 +10,11 @@ if has_tensorflow():
     import tensorflow as tf
 
     from tfyolo.data.decoding import read_image
-    from tfyolo.data.geometry import prepare, restore
+    from tfyolo.data.geometry import preparing, restore
 
     def prepared(images, size, preprocess):
         """edge.images.prepared by TensorFlow: tensors."""
-        pairs = [prepare(image, size, preprocess) for image in images]
+        pairs = list(map(preparing(tuple(size), preprocess), images))
         return tuple(tf.stack(each) for each in zip(*pairs, strict=True))
 
     def restored(boxes, transforms, sizes):

@@ -70,16 +70,25 @@ def _task(config, classes, precision):
     return Layout({"location", "category", "score", "number of detections"}, read, True)
 
 
-def _app(config, classes, precision):
-    sides = _sides(config)
+def app_read(config, unit):
+    """Reads the one tensor of the YOLO apps, [B, 4 + K, N]: a function {output: array} -> Candidates.
+
+    Args:
+        config: the Config.
+        unit: what its boxes count in, in pixels: 1 in ONNX files, [4] (H, W, H, W) in TFLite files.
+    """
 
     def read(found):
         rows = found["output0"].transpose(0, 2, 1)
         yx, hw = rows[..., 1::-1], rows[..., 3:1:-1]
-        boxes = np.concatenate([yx - hw / 2, yx + hw / 2], axis=-1) * sides
-        return _candidates(boxes.astype("float32"), rows[..., 4:], sides)
+        boxes = np.concatenate([yx - hw / 2, yx + hw / 2], axis=-1) * unit
+        return _candidates(boxes.astype("float32"), rows[..., 4:], _sides(config))
 
-    return Layout({"output0"}, read, False)
+    return read
+
+
+def _app(config, classes, precision):
+    return Layout({"output0"}, app_read(config, _sides(config)), False)
 
 
 def _end_to_end(config, classes, precision):

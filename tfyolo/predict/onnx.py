@@ -10,9 +10,8 @@ from tfyolo.libraries import libraries_silent
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.exported import EXPORT_META, OTHER_BYTES, check_no_options, described_by
 from tfyolo.predict.forks import Renewed
-from tfyolo.predict.layouts import layout_of, postprocess_of
+from tfyolo.predict.layouts import app_read, layout_of, postprocess_of
 from tfyolo.protobuf import ProtobufError, field, fields
-from tfyolo.structures import Candidates
 
 # The outputs of an ONNX file in their order, by nms of exports.Target.
 OUTPUTS = {
@@ -229,17 +228,5 @@ def _reading(target, run, config, classes, options):
     """
     layout = layout_of(target["nms"], target["precision"], config, classes)
     if target["nms"] == "app":
-        layout = layout._replace(read=_app_read(config))
+        layout = layout._replace(read=app_read(config, 1.0))
     return lambda images: layout.read(run(images)), postprocess_of(layout, config, options)
-
-
-def _app_read(config):
-    """{output: array} -> Candidates, of boxes in pixels, where a TFLite file has 0..1."""
-
-    def read(found):
-        rows = found["output0"].transpose(0, 2, 1)
-        middle, half = rows[..., [1, 0]], rows[..., [3, 2]] / 2
-        boxes = np.concatenate([middle - half, middle + half], -1)
-        return Candidates(boxes, rows[..., 4:], None, None, np.array(config.model.input_size, "float32"))
-
-    return read

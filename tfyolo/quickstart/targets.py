@@ -5,7 +5,7 @@ from tfyolo.exports.targets import Target
 # What each is exported as, the best first: others are for where that does not pass the gate, or time is left.
 TARGETS = {
     "android-cpu": (
-        Target("tflite", "int8", "task"),
+        Target("tflite", "auto", "task"),  # int8 wherever that does no harm
         Target("tflite", "dynamic", "task"),
         Target("tflite", "float32", "task"),
     ),

@@ -44,7 +44,9 @@ class Workers(tuple):
 # --- meeting ----------------------------------------------------------------------------------------------------------
 
 LONGEST_LINE = 1 << 20  # bytes of a message without what follows it
+GO, NO = b"go\n", b"no "  # the chief's answer: train, or the error that keeps all from it
 TOLD_EVERY = 30.0  # seconds
+STAYS = 5.0  # seconds that the chief goes on answering where they cannot train together
 
 
 def meet(workers, index, seconds):
@@ -123,7 +125,11 @@ def _gather(workers, listener, me, end):
                 if read and not coming[connection].endswith(b"\n") and len(coming[connection]) < LONGEST_LINE:
                     continue
                 selector.unregister(connection)
-                index = _introduced(coming[connection], me) if read else None
+                try:
+                    index = _introduced(coming[connection], me) if read else None
+                except OtherError as error:
+                    _refuse(listener, [connection, *there.values()], len(workers) - 1, str(error))
+                    raise
                 del coming[connection]
                 for gone in [i for i, other in there.items() if other is connection or i == index]:
                     there.pop(gone).close()  # it ended, or came again before the others did
@@ -134,9 +140,26 @@ def _gather(workers, listener, me, end):
                     selector.register(connection, selectors.EVENT_READ)  # to see whether it stays
         for connection in there.values():
             connection.setblocking(True)
-            connection.sendall(b"go\n")
+            connection.sendall(GO)
         stack.pop_all()
     return there
+
+
+def _refuse(listener, connections, count, text):
+    """Tells those who have come, and for some seconds those who come yet, why they cannot train: none waits in vain."""
+    end, told = time.monotonic() + STAYS, 0
+    listener.settimeout(0.2)
+    while told < count and time.monotonic() < end:
+        for connection in connections:
+            with contextlib.suppress(OSError), connection:
+                connection.settimeout(1.0)
+                connection.sendall(NO + text.encode() + b"\n")
+                connection.shutdown(socket.SHUT_WR)
+                connection.recv(4096)  # what it says must be read, or closing takes back what it was told
+            told += 1
+        connections = []
+        with contextlib.suppress(OSError):
+            connections = [listener.accept()[0]]
 
 
 def _introduced(line, me):
@@ -185,19 +208,31 @@ def _report(workers, index, me, end):
 
 
 def _let_go_on(connection, me, tell):
-    """Whether the chief is at the other end, and all others have come to it; else the connection is closed."""
+    """Whether the chief is at the other end, and all others have come to it; else the connection is closed.
+
+    Raises:
+        OtherError: they cannot train together, as the chief says.
+    """
     with contextlib.ExitStack() as stack:
         stack.callback(connection.close)
         with contextlib.suppress(OSError):
             connection.sendall(json.dumps(me).encode() + b"\n")
             connection.settimeout(0.5)
-            while True:
+            answer = b""
+            while len(answer) < LONGEST_LINE:
                 with contextlib.suppress(TimeoutError):
-                    if connection.recv(3) == b"go\n":
+                    # No byte of what comes after the line: the Channel reads that.
+                    read = connection.recv(1)
+                    answer += read
+                    if answer == GO:
                         connection.settimeout(None)
                         stack.pop_all()
                         return True
-                    return False  # what answers there is no chief, or it has ended
+                    if answer.startswith(NO) and read == b"\n":
+                        raise OtherError(printable(answer[len(NO) :].decode(errors="replace").strip()))
+                    if not read or not (GO.startswith(answer) or answer.startswith(NO) or NO.startswith(answer)):
+                        return False  # what answers there is no chief, or it has ended
+                    continue
                 tell.about([0], "and those that it waits for")
     return False
 
@@ -248,20 +283,20 @@ class Channel:
     def __init__(self, workers, index, sockets, abort, on_signal):
         self.workers, self.index, self.sockets = workers, index, sockets
         self.abort, self.on_signal = abort, on_signal
-        self.fault, self.ended, self.closed, self.heard = None, set(), set(), queue.SimpleQueue()
+        self.fault, self.ended, self.closed, self.inbox = None, set(), set(), queue.SimpleQueue()
         self.one_at_a_time, self.exit = threading.Lock(), None
         for other, connection in sockets.items():
             _keep_alive(connection)
             threading.Thread(target=self._listen, args=(other, connection), daemon=True).start()
 
-    def tell(self, data=b"", **message):
+    def send(self, data=b"", **message):
         """Sends a message, and bytes with it, to all that this worker is connected to."""
         line = json.dumps({**message, "bytes": len(data)}).encode() + b"\n"
         for connection in self.sockets.values():
             with contextlib.suppress(OSError):  # who listens there will find out
                 connection.sendall(line + data)
 
-    def hear(self, meanwhile=lambda: None):
+    def receive(self, meanwhile=lambda: None):
         """Waits for the chief's next message.
 
         Args:
@@ -275,7 +310,7 @@ class Channel:
         """
         while True:
             with contextlib.suppress(queue.Empty):
-                return self.heard.get(timeout=0.2)
+                return self.inbox.get(timeout=0.2)
             if self.fault:
                 raise self.fault
             meanwhile()
@@ -292,19 +327,19 @@ class Channel:
         Raises:
             LostError, OtherError: one has not.
         """
-        self.tell(kind="end")
+        self.send(kind="end")
         while len(self.ended) < len(self.sockets):
             if self.fault:
                 raise self.fault
             time.sleep(0.02)
         if self.index == 0:
-            self.tell(kind="all")
+            self.send(kind="all")
         else:
-            self.hear()
+            self.receive()
 
     def fail(self, text, code):
         """Tells the others of an error that ends this worker, and so all."""
-        self.tell(kind="failed", index=self.index, text=text, code=code)
+        self.send(kind="failed", index=self.index, text=text, code=code)
 
     def leave(self):
         """The main thread has left the training by itself: it need not be ended."""
@@ -342,7 +377,7 @@ class Channel:
                 error.exit_code = message["code"]
                 self._end_all(other, error, message)
         else:
-            self.heard.put((message, data))
+            self.inbox.put((message, data))
 
     def _end_all(self, other, fault, message=None):
         """Has this worker end, and if it is the chief, all others."""
@@ -355,7 +390,7 @@ class Channel:
             self.exit.start()
         if self.index == 0:
             self.ended.add(other)
-            self.tell(**(message or {"kind": "failed", "index": other, "text": str(fault), "code": fault.exit_code}))
+            self.send(**(message or {"kind": "failed", "index": other, "text": str(fault), "code": fault.exit_code}))
         self.abort(str(fault))
 
     def _leave_at_once(self):

@@ -283,7 +283,7 @@ class Team:
         if not self.together:
             return function(*arguments)
         if not self.chief:
-            message, _ = self.channel.hear(self._forward)
+            message, _ = self.channel.receive(self._forward)
             if message["stopped"]:
                 self.signals.agreed = True
                 raise KeyboardInterrupt
@@ -293,12 +293,12 @@ class Team:
                 value = function(*arguments)
         except KeyboardInterrupt:
             self.signals.agreed = True
-            self.channel.tell(kind="told", stopped=True)
+            self.channel.send(kind="value", stopped=True)
             raise
-        self.channel.tell(kind="told", stopped=False, value=value)
+        self.channel.send(kind="value", stopped=False, value=value)
         return value
 
-    def told(self, value):
+    def broadcast(self, value):
         """Has the chief tell the others a value that JSON can hold.
 
         Args:
@@ -310,8 +310,8 @@ class Team:
         if not self.together:
             return value
         if not self.chief:
-            return self.channel.hear(self._forward)[0]["value"]
-        self.channel.tell(kind="told", value=value)
+            return self.channel.receive(self._forward)[0]["value"]
+        self.channel.send(kind="value", value=value)
         return value
 
     def same(self, what, value):
@@ -324,7 +324,7 @@ class Team:
         Raises:
             OtherError: it is another one than the chief's.
         """
-        expected = self.told(value)
+        expected = self.broadcast(value)
         if expected != value:
             from tfyolo.training.runs import differing
 
@@ -351,14 +351,14 @@ class Team:
             with reserved() as folder:
                 if self.together:
                     files = sorted(file for name in names for file in folder.glob(name))
-                    self.told([file.name for file in files])
+                    self.broadcast([file.name for file in files])
                     for file in files:
-                        self.channel.tell(file.read_bytes(), kind="file")
+                        self.channel.send(file.read_bytes(), kind="file")
                 yield folder
             return
         with tempfile.TemporaryDirectory(prefix="tfyolo-worker-") as folder:
-            for name in self.told(None):
-                (Path(folder) / Path(name).name).write_bytes(self.channel.hear()[1])
+            for name in self.broadcast(None):
+                (Path(folder) / Path(name).name).write_bytes(self.channel.receive()[1])
             yield Path(folder)
 
     def arrays(self, arrays):
@@ -375,9 +375,9 @@ class Team:
         if self.chief:
             file = io.BytesIO()
             np.savez(file, *arrays.values())
-            self.channel.tell(file.getvalue(), kind="arrays", names=list(arrays))
+            self.channel.send(file.getvalue(), kind="arrays", names=list(arrays))
             return arrays
-        message, data = self.channel.hear(self._forward)
+        message, data = self.channel.receive(self._forward)
         with np.load(io.BytesIO(data)) as file:
             return dict(zip(message["names"], (file[name] for name in file.files), strict=True))
 
@@ -385,7 +385,7 @@ class Team:
         """Tells the chief, who decides, of a signal that this worker has received while it waits."""
         if self.signals.received and not self.signals.forwarded:
             self.signals.forwarded = True
-            self.channel.tell(kind="signal", number=int(self.signals.received))
+            self.channel.send(kind="signal", number=int(self.signals.received))
 
     def _forwarded(self, number):
         if self.signals and self.signals.before:

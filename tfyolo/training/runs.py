@@ -163,7 +163,7 @@ _BEGUN = (
     "tensorboard",
 )
 _WRITTEN = (*_BEGUN, "last.h5")
-GONE_ON_FROM = ("last.h5", "division*.json")
+NEEDED_TO_RESUME = ("last.h5", "division*.json")
 
 
 def remove_leftovers(folder):

@@ -30,7 +30,7 @@ from tfyolo.training.memory import evaluated_at_once, too_large, too_many, what_
 from tfyolo.training.metrics import EpochMetrics
 from tfyolo.training.reading import unexpected_lines
 from tfyolo.training.runs import (
-    GONE_ON_FROM,
+    NEEDED_TO_RESUME,
     PERFECT,
     Run,
     Signals,
@@ -119,7 +119,7 @@ def train(
     with Signals(team.together) as signals, team.training(signals):
         try:
             team.same("the config", given)
-            with team.folder(lambda: run_folder(config, out, resume), GONE_ON_FROM) as folder:
+            with team.folder(lambda: run_folder(config, out, resume), NEEDED_TO_RESUME) as folder:
                 try:
                     remove_leftovers(folder)
                     return _train(config, folder, overfit, progress, callbacks, signals, team)
@@ -133,7 +133,7 @@ def train(
             left = None, 0
             if kept and team.chief:
                 left = str(kept.parent), checkpoint.read_meta(kept)["state"]["epoch"]
-            where, epochs = team.told(left) if signals.agreed else left
+            where, epochs = team.broadcast(left) if signals.agreed else left
             usual = signal.SIGTERM if team.together else signal.SIGINT  # where another worker has received it
             raise Stopped(where and Path(where), epochs, signals.received or usual) from None
 
@@ -143,7 +143,7 @@ def train(
 
 def _train(config, folder, overfit, progress, callbacks, signals, team):
     began = time.monotonic()
-    place = Path(team.told(str(folder)))  # of the run, whatever folder this worker has
+    place = Path(team.broadcast(str(folder)))  # of the run, whatever folder this worker has
     config, overfit, asked, at = requested(config, folder, overfit, team)
     if at.saved and finished(config, at.state, overfit):
         epochs = counted(at.state["epoch"], "epoch")

@@ -109,13 +109,17 @@ class Cache:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def is_possible() -> bool:
-    """Whether there is a cache folder, and all formats are this package's: what others look at is not known."""
+def is_possible(formats) -> bool:
+    """Whether there is a cache folder, and some formats are this package's: what others look at is not known.
+
+    Args:
+        formats: keys of FORMATS.
+    """
     try:
         cache_folder()
     except RuntimeError:
         return False
-    return all((format.find.__module__ or "").startswith("tfyolo.") for format in FORMATS.values())
+    return all((format.find.__module__ or "").startswith("tfyolo.") for format in map(FORMATS.get, formats))
 
 
 def _write(folder, kept):

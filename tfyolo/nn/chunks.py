@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def over_parts(function, carried, items, size, outputs=()):
+def over_chunks(function, carried, items, size, outputs=()):
     """Computes something of every object, where all objects at once would need too much memory.
 
     No gradient flows through it.

@@ -1,1 +1,0 @@
-../../tfyolo/edge/decoder.py
