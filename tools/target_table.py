@@ -9,6 +9,7 @@ device takes, where it has a lint.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ the largest difference of their outputs from those of LiteRT's interpreter or on
 largest value; for mediapipe the part of its detections that tfyolo finds, too, for vela that of the
 multiply-accumulates on the NPU. Written by `tools/target_table.py`.
 """
+PROGRAMS = "| destination | programs |"
 
 
 def row_of(model, name, destination, folder, data, split, photo, python):
@@ -74,6 +76,17 @@ def row_of(model, name, destination, folder, data, split, photo, python):
     return cell, next(iter(json.loads(done.stdout).values()))
 
 
+def known(text, head):
+    """The rows of a page, {destination: line} of both its tables; none, if the first has another head."""
+    first, found, second = text.partition(PROGRAMS)
+    if not found or head not in first.splitlines():
+        return {}, {}
+    return tuple(
+        {match[1]: match[0] for match in re.finditer(r"^\| `([^`]+)` \|.*$", part, re.MULTILINE)}
+        for part in (first, second)
+    )
+
+
 @click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option("--data", "datas", multiple=True, required=True, help="Data of the runs: one for all, or one for each.")
@@ -82,7 +95,7 @@ def row_of(model, name, destination, folder, data, split, photo, python):
 @click.option("--python", default=sys.executable, help="An interpreter that has the programs.")
 @click.option("--target", "names", multiple=True, help="Only these destinations.")
 def main(runs, datas, split, photo, python, names):
-    """Write docs/destinations.md of RUNS."""
+    """Write docs/destinations.md of RUNS; rows of other destinations stay, if they are of the same runs."""
     start_tensorflow()
     from tfyolo.exports.destinations import DESTINATIONS
     from tfyolo.files import write_text
@@ -90,8 +103,8 @@ def main(runs, datas, split, photo, python, names):
 
     datas = datas * len(runs) if len(datas) == 1 else datas
     models = {Path(run).name: (load_model(run), data) for run, data in zip(runs, datas, strict=True)}
-    lines = [HEAD, f"| destination | {' | '.join(models)} |", f"|---|{'---|' * len(models)}"]
-    programs = ["", "| destination | programs |", "|---|---|"]
+    head = f"| destination | {' | '.join(models)} |"
+    kept, programs = known(TABLE.read_text(encoding="utf-8"), head) if TABLE.exists() else ({}, {})
     for name in names or DESTINATIONS:
         cells, read = [], {}
         for model, data in models.values():
@@ -100,15 +113,18 @@ def main(runs, datas, split, photo, python, names):
             cells.append(cell)
             for program, figure in found.items():
                 read.setdefault(program, []).append(figure)
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-        click.echo(lines[-1])
+        kept[name] = f"| `{name}` | {' | '.join(cells)} |"
         words = (
             f"{program}: {', '.join(each if isinstance(each, str) else f'{each:.2g}' for each in figures)}"
             for program, figures in read.items()
         )
-        programs.append(f"| `{name}` | {'; '.join(words)} |")
-        click.echo(programs[-1])
-        write_text(TABLE, "\n".join([*lines, *programs, ""]))
+        programs[name] = f"| `{name}` | {'; '.join(words)} |"
+        click.echo(f"{kept[name]}\n{programs[name]}")
+        tables = [
+            [head, f"|---|{'---|' * len(models)}", *(kept[each] for each in DESTINATIONS if each in kept)],
+            [PROGRAMS, "|---|---|", *(programs[each] for each in DESTINATIONS if each in programs)],
+        ]
+        write_text(TABLE, "\n".join([HEAD, *tables[0], "", *tables[1], ""]))
 
 
 if __name__ == "__main__":
