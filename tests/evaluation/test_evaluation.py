@@ -18,7 +18,7 @@ from tfyolo.evaluation import matching
 from tfyolo.evaluation.matching import DetectionColumns, Found, Objects, match
 from tfyolo.evaluation.metrics import coco_figures, verdicts_of
 from tfyolo.evaluation.report import EvaluationError, evaluate_detections
-from tfyolo.evaluation.run import evaluate
+from tfyolo.evaluation.run import evaluate, evaluate_share
 from tfyolo.structures import BACKGROUND, IGNORE, Detections
 
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -541,6 +541,29 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(records, capfd):
     assert capfd.readouterr().err == message
     with pytest.raises(EvaluationError, match="one image of 64 x 96 does not fit into memory"):
         evaluate(Tight(records, 0), source(records), batch=1, progress=False)
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_several_processes_find_what_one_finds(count, records, tmp_path):
+    """With an image that cannot be read, one of another size than stated, and more processes than images."""
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG no image")
+    records[1] = records[1]._replace(path=str(bad))
+    given = source([*records[:2], records[2]._replace(size=tuple(2 * side for side in records[2].size)), *records[3:]])
+
+    def planted(index=0, count=1):
+        return Planted(list(given.records)[index::count], keep=lambda i: i != 1)
+
+    def part_of(index, collect):
+        return evaluate_share(planted(index, count), given, 1, index, count, collect)
+
+    parts = []
+    for index in range(1, count):
+        assert part_of(index, lambda data, **message: parts.append((message, data))) is None
+    report = part_of(0, lambda data, **message: [(message, data), *parts])
+    whole = evaluate(planted(), given, batch=1, progress=False)
+    assert report.metrics == whole.metrics and report.counts == whole.counts and report.unexpected == whole.unexpected
+    assert report.counts["skipped"] == [str(bad)] and report.counts["resized"]
 
 
 def test_images_of_shards_are_named_one_by_one(records):

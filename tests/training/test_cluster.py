@@ -320,6 +320,9 @@ with runs.Signals(team.together) as signals, team.training(signals):
     sums = step(tf.constant([1.0, 10.0]) * (1 + team.index))
     arrays = team.arrays({"x/y": np.full([2], team.index, "int64"), "z": np.float32(team.index)})
     told = team.by_chief(lambda: [team.index, None])
+    parts = team.collect(bytes([team.index]) * 9, number=team.index)
+    assert parts == ([({"number": 0}, bytes(9)), (parts[1][0], bytes([1]) * 9)] if team.chief else None)
+    assert not team.chief or parts[1][0]["number"] == 1
     team.same("the data", [1])
     print(team.index, sums["a"].numpy().tolist(), sums["b"][0].numpy().tolist(), {k: v.tolist() for k, v in
           arrays.items()}, told)

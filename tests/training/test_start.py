@@ -19,11 +19,11 @@ def evaluations(monkeypatch):
     """The APs that the next evaluations find, one after the other."""
     found = []
 
-    def evaluate(detector, source, **kwargs):
+    def evaluate_share(*_):
         ap = found.pop(0)
         return SimpleNamespace(metrics={"AP": ap, "AP50": ap, "AP75": ap}, batch=4, score=float("nan"), unexpected=[])
 
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(training, "evaluate_share", evaluate_share)
     return found
 
 

@@ -1,5 +1,6 @@
 """The detections and the ground truth of many images in arrays, and COCO's rule of matching the ones to the others."""
 
+import io
 import itertools
 from array import array
 from collections.abc import Sequence
@@ -76,6 +77,33 @@ class DetectionColumns(Sequence):
     def read(self):
         """[I] bool, whether an image could be read."""
         return np.array([i not in self._unread for i in range(len(self))], bool)
+
+    def to_bytes(self) -> bytes:
+        """All of it, for another process."""
+        file = io.BytesIO()
+        unread = np.array(sorted(self._unread), np.int64)
+        np.savez(file, boxes=self.boxes, scores=self.scores, labels=self.labels, starts=self.starts, unread=unread)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data) -> "DetectionColumns":
+        """What to_bytes gave."""
+        new = cls()
+        with np.load(io.BytesIO(data)) as file:
+            new._boxes, new._scores, new._labels = (
+                bytearray(file[name].tobytes()) for name in ("boxes", "scores", "labels")
+            )
+            new._starts, new._unread = array("q", file["starts"].tobytes()), set(file["unread"].tolist())
+        return new
+
+    @classmethod
+    def dealt(cls, parts) -> "DetectionColumns":
+        """Puts together what was dealt out like cards: image i is image i // n of part i % n.
+
+        Args:
+            parts: n DetectionColumns.
+        """
+        return cls(parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts))))
 
     def __len__(self):
         return len(self._starts) - 1

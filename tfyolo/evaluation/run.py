@@ -81,16 +81,48 @@ def evaluated(detector, data=None, *, split=None, batch=8, out=None, progress=Tr
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
     source = data if isinstance(data, Source) else source_for(detector, data, split)
     source, label_of, left_out = _in_common(detector.classes, source)
+    found, seconds, resized, batch = _detected(detector, source, label_of, batch, progress)
+    report = evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
+    if out is not None:
+        write_report(out, report, source, found, pictures)
+    return Evaluated(report, found)
+
+
+def evaluate_share(detector, source, batch, index, count, collect) -> Report | None:
+    """evaluate(), shared by several processes: each takes every count-th image, and the first of them puts together.
+
+    Args:
+        detector: a Detector, the same in all of them.
+        source: a Source.
+        batch: images at a time.
+        index: which process this is.
+        count: of processes.
+        collect: (data, **message) -> [(message, data)] of all of them, in order, of the first; None of the others.
+
+    Returns:
+        The Report, whose seconds are the first's own; None of the others.
+    """
+    source, label_of, left_out = _in_common(detector.classes, source)
+    share = source._replace(records=source.records[index::count])
+    found, seconds, resized, batch = _detected(detector, share, label_of, batch, False)
+    resized = [index + i * count for i in resized]
+    parts = collect(found.to_bytes(), resized=resized)
+    if parts is None:
+        return None
+    found = DetectionColumns.dealt([DetectionColumns.from_bytes(data) for _, data in parts])
+    resized = [i for message, _ in parts for i in message["resized"]]
+    return evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
+
+
+def _detected(detector, source, label_of, batch, progress):
+    """What _find returns, {index of an image of another size than stated: its size}, and the batch that fits."""
     found, seconds, resized = DetectionColumns(), None, {}
     while source.records and seconds is None:
         try:
             found, seconds = _find(detector, source, label_of, batch, progress, resized)
         except tf.errors.ResourceExhaustedError as error:
             batch = _smaller(batch, detector, error)
-    report = evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
-    if out is not None:
-        write_report(out, report, source, found, pictures)
-    return Evaluated(report, found)
+    return found, seconds, resized, batch
 
 
 def _smaller(batch, detector, error):

@@ -298,6 +298,25 @@ class Team:
         self.channel.send(kind="value", stopped=False, value=value)
         return value
 
+    def collect(self, data, **message):
+        """Brings what each worker has to the chief.
+
+        Args:
+            data: bytes.
+            **message: what JSON can hold.
+
+        Returns:
+            [(message, data)] of all workers, in their order: of the chief; None of the others.
+        """
+        if not self.chief:
+            self.channel.send(data, kind="part", index=self.index, **message)
+            return None
+        found = {0: (message, data)}
+        while len(found) < self.size:
+            received, content = self.channel.receive()
+            found[received["index"]] = received, content
+        return [found[i] for i in range(self.size)]
+
     def broadcast(self, value):
         """Has the chief tell the others a value that JSON can hold.
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
-from tfyolo.evaluation.run import evaluate
+from tfyolo.evaluation.run import evaluate_share
 from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
 from tfyolo.training.callbacks import Callbacks
@@ -309,19 +309,20 @@ def _keep_start(job, at, trainee):
 
 
 def _evaluate(job, at, ema, stage_index, row):
-    """Evaluates the EMA on the stage's validation data, and draws it. Adds the metrics to the row."""
+    """Evaluates the EMA on the stage's validation data, and draws it. Adds the metrics to the row.
+
+    All workers share the images; the chief puts together and draws.
+    """
+    if not job.team.chief:
+        _evaluate_images(job, at, ema, stage_index)
     evaluation = Evaluation(*job.team.by_chief(_evaluate_here, job, at, ema, stage_index, row["epoch"]))
     row.update(evaluation.metrics)
     return evaluation
 
 
 def _evaluate_here(job, at, ema, stage_index, epoch):
-    """The same by this process; returns an Evaluation."""
-    source = job.sources[stage_index][1]
-    checkpoint.assign(job.model.network, ema.arrays())
-    batch = at.evaluate_batch or job.config.train.evaluate_batch
-    batch = batch or evaluated_at_once(job.config, job.strategy.num_replicas_in_sync)
-    report = evaluate(job.detector, source, batch=batch, progress=False)
+    """The chief's part; returns an Evaluation."""
+    source, report = job.sources[stage_index][1], _evaluate_images(job, at, ema, stage_index)
     at.evaluate_batch = report.batch  # what fitted into memory
     metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
     draw_detections(
@@ -337,6 +338,15 @@ def _evaluate_here(job, at, ema, stage_index, epoch):
     )
     best = at.state["best"]
     return Evaluation(metrics, best is None or bool(better(metrics, best)), report.unexpected)
+
+
+def _evaluate_images(job, at, ema, stage_index):
+    """The Report of the EMA on this worker's share of the images and, of the chief, on all; None of the others."""
+    checkpoint.assign(job.model.network, ema.arrays())
+    batch = at.evaluate_batch or job.config.train.evaluate_batch
+    batch = batch or evaluated_at_once(job.config, job.strategy.num_replicas_in_sync)
+    team = job.team
+    return evaluate_share(job.detector, job.sources[stage_index][1], batch, team.index, team.size, team.collect)
 
 
 # --- what is kept: everything to go on from, written whole or not at all ----------------------------------------------
