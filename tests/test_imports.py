@@ -44,7 +44,7 @@ ORDER = [
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-DATA_MAY_IMPORT = {"errors", "structures", "files", "config", "messages", "boxes", "visualize", "data"}
+DATA_MAY_IMPORT = {"errors", "structures", "files", "folders", "config", "messages", "boxes", "visualize", "data"}
 KNOW_DATA = {name for name, rank in RANK.items() if rank > RANK["model"]}
 SPEAK_KERAS = {"boxes", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
 

@@ -152,6 +152,36 @@ def test_nothing_is_left_of_a_write_that_fails(source, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_what_was_interrupted_goes_on_behind_its_last_whole_shard(check, source, tmp_path, monkeypatch, capsys):
+    """In the end the files are those of a call that was not interrupted; other records, or shards, begin anew."""
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    source = source._replace(records=[source.records[0]._replace(path=str(bad), span=None), *source.records[1:]])
+    whole = write_tfrecords.write(source, tmp_path / "whole", 3, check=check, progress=False)
+    encode, left = write_tfrecords._encode, 3  # shards of two images, one of them bad, two and one
+
+    def interrupted(*arguments):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return encode(*arguments)
+
+    monkeypatch.setattr(write_tfrecords, "_encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_tfrecords.write(source, tmp_path / "out", 3, check=check, progress=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".train.unfinished"]
+    left = 1
+    resumed = write_tfrecords.write(source, tmp_path / "out", 3, check=check)
+    assert "train: goes on; 2 of 3 shards are written" in capsys.readouterr().err
+    assert resumed.records == whole.records == 4 and resumed.skipped == whole.skipped
+    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "out")]
+    assert files[0] == files[1]
+    for name in files[0]:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
 def foreign(**features):
     def feature(values):
         kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]

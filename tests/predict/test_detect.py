@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 import cv2
@@ -239,6 +240,7 @@ def folder(tmp_path, images, video_file):
 
 
 def test_a_folder_is_gone_through_as_it_is_asked_for(detector, images, folder, monkeypatch):
+    monkeypatch.setattr(media, "AHEAD", 0)
     read, reader = [], imaging.read_image
     monkeypatch.setattr(imaging, "read_image", lambda path, *most: read.append(path) or reader(path, *most))
     found = detector.stream(folder, batch=2)
@@ -254,6 +256,33 @@ def test_a_folder_is_gone_through_as_it_is_asked_for(detector, images, folder, m
     # A call with a source of several images is a stream.
     for source in (folder, f"{folder}/*", f"{folder}/video.avi"):
         assert [each.file for each in detector(source)] == [each.file for each in detector.stream(source)]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 9])
+def test_what_is_done_ahead_comes_in_order_and_stops_where_it_is_left(ahead, monkeypatch):
+    monkeypatch.setattr(media, "AHEAD", ahead)
+    monkeypatch.setattr(media.os, "cpu_count", lambda: 3)
+    begun = []
+
+    def slow(number):
+        begun.append(number)
+        time.sleep(0.02 * (number % 3 == 0))
+        if number == 5:
+            raise ImageError("five")
+        return -number
+
+    results = media.ahead(slow, range(40))
+    for number in range(8):
+        item, result = next(results)
+        assert item == number
+        if number == 5:
+            with pytest.raises(ImageError, match="five"):
+                result()
+        else:
+            assert result() == -number
+    results.close()
+    assert len(begun) <= 8 + 3 * ahead + 1
+    assert [item for item, _ in media.ahead(slow, range(40))] == list(range(40))
 
 
 def test_a_stream_is_made_of_anything(detector, images, folder):

@@ -69,7 +69,10 @@ def _config_of(path):
 @click.option("--overwrite", is_flag=True, help="Replace shards that are in OUT already.")
 @click.option("--check", is_flag=True, help="Decode every image, and leave out what cannot be.")
 def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite, check):
-    """Write the data set at PATH as sharded TFRecords into OUT, the images byte for byte."""
+    """Write the data set at PATH as sharded TFRecords into OUT, the images byte for byte.
+
+    Interrupted, the same command goes on behind the last whole shard.
+    """
     require_path(path, DATA)
     start_tensorflow()
     from tfyolo.data import readers, write_tfrecords

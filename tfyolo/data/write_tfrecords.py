@@ -1,7 +1,11 @@
 """A Source written as TFRecord shards, with the bytes of its images as they are."""
 
+import contextlib
+import hashlib
 import json
 import os
+import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from tfyolo import folders
 from tfyolo.data.contents import ENDS, ImageError, checked_contents
 from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.sources.source import image_bytes
 from tfyolo.data.tfrecords import split_of
 from tfyolo.errors import Error
-from tfyolo.files import atomic_replace, local, scratch_folder
+from tfyolo.files import atomic_replace, local, write_text
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -43,7 +48,8 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
     """Writes a Source as <split>-00000-of-00004.tfrecord, ..., and <split>.json.
 
     Images that cannot be read are left out. The shards get their names only when all are complete; those of an earlier
-    time are removed only then.
+    time are removed only then. Where it was interrupted before, the same call goes on behind the last shard that was
+    whole.
 
     Args:
         source: a Source.
@@ -55,6 +61,7 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
 
     Raises:
         WriteError: the folder has shards of this split, or there cannot be so many.
+        Taken: another process writes this split there.
     """
     import tensorflow as tf  # which readers do without
 
@@ -71,20 +78,37 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
     if not 0 < shards <= len(source.records):
         raise WriteError(f"shards: expected 1..{len(source.records)}, the number of images, received {shards}")
 
-    broken = _broken(source, progress) if check else {}
+    names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
     ids, skipped = _numbers_of(source), []
-    bar = tqdm(total=len(source.records), desc=f"writing {source.split}", unit="images", disable=not progress or None)
-    with scratch_folder(folder, "writing") as aside, ThreadPoolExecutor() as threads, bar:
-        names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
-        for shard, name in enumerate(names):
-            with tf.io.TFRecordWriter(os.path.join(aside, name)) as writer:
-                records = source.records[shard::shards]
-                for record, encoded, fault in _read_ahead(records, source.max_pixels, broken, threads):
-                    bar.update()
-                    if fault:
-                        skipped.append((record.path, fault))
-                    else:
-                        writer.write(_encode(record, encoded, source.classes, ids).SerializeToString())
+    with _unfinished(folder, source, shards, check) as aside:
+        parts = {name: source.records[shard::shards] for shard, name in enumerate(names)}
+        left = [name for name in names if not all((aside / each).exists() for each in (name, f"{name}.json"))]
+        if progress and len(left) < len(names):
+            done = f"{len(names) - len(left)} of {counted(len(names), 'shard')}"
+            print(f"{source.split}: goes on; {done} are written", file=sys.stderr, flush=True)
+        broken = {}
+        if check:
+            places = np.concatenate([np.arange(len(source.records))[names.index(name) :: shards] for name in left])
+            broken = _broken(source._replace(records=source.records[np.sort(places)]), progress)
+        bar = tqdm(
+            total=sum(len(parts[name]) for name in left),
+            desc=f"writing {source.split}",
+            unit="images",
+            disable=not progress or None,
+        )
+        with ThreadPoolExecutor() as threads, bar:
+            for name in left:
+                faults = []
+                with tf.io.TFRecordWriter(os.path.join(aside, name)) as writer:
+                    for record, encoded, fault in _read_ahead(parts[name], source.max_pixels, broken, threads):
+                        bar.update()
+                        if fault:
+                            faults.append((record.path, fault))
+                        else:
+                            writer.write(_encode(record, encoded, source.classes, ids).SerializeToString())
+                write_text(aside / f"{name}.json", json.dumps(faults))  # now the shard is whole
+        for name in names:
+            skipped += map(tuple, json.loads((aside / f"{name}.json").read_text(encoding="utf-8")))
         described = {
             "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
             "integer_ids": all(isinstance(image_id, int) for image_id in source.records.ids()),
@@ -98,6 +122,35 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
             if file.name not in names:
                 file.unlink()
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
+
+
+@contextlib.contextmanager
+def _unfinished(folder, source, shards, check):
+    """Yields the Path of a folder for what is not complete yet.
+
+    It holds what an earlier call for the same records has written: the shards that have a .json beside them are whole.
+    Where the `with` is left by an error, it stays, if it has one.
+    """
+    aside = folder / f".{source.split}.unfinished"
+    digest = hashlib.blake2b(json.dumps([shards, check, source.classes, source.category_ids]).encode())
+    for column in source.records.columns():
+        digest.update(np.ascontiguousarray(column))
+    aside.mkdir(exist_ok=True)
+    with folders.held(aside):
+        plan = aside / "plan"
+        if not plan.exists() or plan.read_text(encoding="utf-8") != digest.hexdigest():
+            for path in aside.glob("*.tfrecord*"):
+                path.unlink()
+            write_text(plan, digest.hexdigest())
+        kept = False
+        try:
+            yield aside
+        except BaseException:
+            kept = any(aside.glob("*.tfrecord.json"))
+            raise
+        finally:
+            if not kept:
+                shutil.rmtree(aside)
 
 
 def _broken(source, progress):

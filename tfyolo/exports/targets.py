@@ -42,8 +42,8 @@ class Precision(NamedTuple):
         max_shift: the most that the scores of what both find may be higher or lower, in the mean, 0..1.
         quantized: int8, whose ranges come from calibration images or from quantization-aware training.
         integer: no float tensor is left; boxes are 0..1 and NMS cannot be included.
-        depends_on_images: integers compute in it, so that errors depend on what is seen: the gate compares on images of
-            the data where it has them.
+        depends_on_images: it rounds, so that errors depend on what is seen: the gate compares on images of the data,
+            where it has them.
         mixed: where int8 would be refused, the feature maps that cost most stay float32.
     """
 
@@ -59,7 +59,7 @@ class Precision(NamedTuple):
 
 PRECISIONS = {
     "float32": Precision(1e-3, 0.1, 0.002, 0.001),
-    "float16": Precision(2e-2, 2.0, 0.002, 0.01),
+    "float16": Precision(2e-2, 2.0, 0.002, 0.01, depends_on_images=True),
     "dynamic": Precision(0.1, 5.0, 0.01, depends_on_images=True),
     "int8": Precision(0.25, 10.0, 0.01, quantized=True, depends_on_images=True),
     "auto": Precision(0.25, 10.0, 0.01, quantized=True, depends_on_images=True, mixed=True),

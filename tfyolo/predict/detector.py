@@ -14,7 +14,7 @@ from tfyolo.devices import check_process
 from tfyolo.messages import counted, printable
 from tfyolo.predict import imaging
 from tfyolo.predict.detections import ImageDetections
-from tfyolo.predict.media import each_image, find_images, is_many, read_image_like
+from tfyolo.predict.media import each_file, each_image, find_images, is_many, read_image_like
 
 if TYPE_CHECKING:  # a device that only detects has no TensorFlow
     import tensorflow as tf
@@ -125,7 +125,7 @@ class Detector:
             return list(self._in_batches(rows, score, batch))
         if isinstance(image, str | os.PathLike) and is_many(os.fspath(image)):
             return self.stream(image, score, batch=batch)
-        return self._find([(*read_image_like(image, self.max_pixels), None)], score)[0]
+        return self.find([(*read_image_like(image, self.max_pixels), None)], score)[0]
 
     def stream(
         self,
@@ -135,7 +135,7 @@ class Detector:
         batch: int = 8,
         skipped: list | None = None,
     ) -> "Iterator[ImageDetections]":
-        """Finds the objects in many images, each read only when its turn comes.
+        """Finds the objects in many images, each read when its turn comes, files a few before it.
 
         Args:
             source: a folder (images and videos directly inside), a video, a glob, a camera's number, an image, or any
@@ -155,8 +155,8 @@ class Detector:
         _check_unit(score=score)
         _check_above_0(batch=batch)
         if isinstance(source, str | os.PathLike):
-            source = find_images([source])
-        elif isinstance(source, int):
+            return self._in_batches(each_file(find_images([source]), skipped, self.max_pixels), score, batch)
+        if isinstance(source, int):
             source, batch = [source], 1
         elif not isinstance(source, Iterable) or _is_image(source):
             source = [source]
@@ -165,10 +165,18 @@ class Detector:
     def _in_batches(self, rows, score, batch):
         rows = iter(rows)
         while some := list(itertools.islice(rows, batch)):
-            yield from self._find(some, score)
+            yield from self.find(some, score)
 
-    def _find(self, rows, score):
-        """The ImageDetections of each row (image, file, frame) of a batch."""
+    def find(self, rows: Sequence[tuple[np.ndarray, str | None, int | None]], score: float) -> "list[ImageDetections]":
+        """Finds the objects in images that are read, all at once.
+
+        Args:
+            rows: (image [H, W, 3] uint8 RGB, its file or None, its frame in a video or None) of each.
+            score: the confidence threshold, 0..1.
+
+        Returns:
+            The ImageDetections of each.
+        """
         check_process()
         images = [image for image, _, _ in rows]
         batch, transforms = imaging.prepared(images, self.input_size, self.preprocess)

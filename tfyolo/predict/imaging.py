@@ -3,6 +3,9 @@
 TensorFlow does it where it is installed, as in training, and edge.images where it is not.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 from tfyolo.edge import images as edge
 from tfyolo.libraries import has_tensorflow
 
@@ -14,7 +17,8 @@ if has_tensorflow():
 
     def prepared(images, size, preprocess):
         """edge.images.prepared by TensorFlow: tensors."""
-        pairs = list(map(preparing(tuple(size), preprocess), images))
+        with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as threads:
+            pairs = list(threads.map(preparing(tuple(size), preprocess), images))
         return tuple(tf.stack(each) for each in zip(*pairs, strict=True))
 
     def restored(boxes, transforms, sizes):

@@ -1,7 +1,10 @@
 """Images wherever they come from: paths, bytes, arrays, PIL, folders, globs, videos, cameras."""
 
+import collections
+import contextlib
 import glob
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -78,6 +81,59 @@ def is_many(path):
     return os.path.isdir(path) or path.lower().endswith(VIDEOS) or (glob.has_magic(path) and not os.path.exists(path))
 
 
+AHEAD = 2  # for each core: what is begun before its turn
+
+
+def ahead(function, items):
+    """Calls a function of each item in threads, on all cores, some calls before their turn.
+
+    Args:
+        function: of an item. It releases Python's lock where it works long, as decoding and encoding do.
+        items: iterable.
+
+    Yields:
+        (item, a function that returns what the call returned, or raises what it raised), in the items' order.
+    """
+    cores, waiting = os.cpu_count() or 1, collections.deque()
+    threads = ThreadPoolExecutor(cores)
+    try:
+        for item in items:
+            waiting.append((item, threads.submit(function, item)))
+            if len(waiting) > AHEAD * cores:
+                item, future = waiting.popleft()
+                yield item, future.result
+        for item, future in waiting:
+            yield item, future.result
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+def each_file(files, skipped, most_pixels):
+    """each_image() of files that are all known: images are read ahead.
+
+    Args:
+        files: paths of images and videos.
+        skipped: as of each_image.
+        most_pixels: as of each_image.
+
+    Yields:
+        As each_image.
+
+    Raises:
+        SourceError, ImageError: as of each_image.
+    """
+
+    def read(file):
+        return None if file.lower().endswith(VIDEOS) else read_image_like(file, most_pixels)
+
+    for file, result in ahead(read, files):
+        with _skipping(file, skipped):
+            if (found := result()) is None:
+                yield from _frames_of(file, most_pixels)
+            else:
+                yield (*found, None)
+
+
 def each_image(sources, skipped, most_pixels):
     """Reads every image and frame of sources, each when its turn comes.
 
@@ -94,13 +150,22 @@ def each_image(sources, skipped, most_pixels):
     """
     for source in sources:
         many = isinstance(source, str | os.PathLike) and is_many(os.fspath(source))
-        for each in find_images([source]) if many else [source]:
-            try:
-                yield from _frames_of(each, most_pixels)
-            except (ImageError, SourceError) as error:
-                if skipped is None:
-                    raise
-                skipped.append((each, str(error)))
+        if many:
+            yield from each_file(find_images([source]), skipped, most_pixels)
+            continue
+        with _skipping(source, skipped):
+            yield from _frames_of(source, most_pixels)
+
+
+@contextlib.contextmanager
+def _skipping(source, skipped):
+    """Notes in `skipped`, if it is there, that a source cannot be read."""
+    try:
+        yield
+    except (ImageError, SourceError) as error:
+        if skipped is None:
+            raise
+        skipped.append((source, str(error)))
 
 
 def _frames_of(source, most_pixels):

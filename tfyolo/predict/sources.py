@@ -1,5 +1,6 @@
 """Detection in files, one after the other: for each a drawing, rows for JSON, and a line on what was found."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from tfyolo.data.contents import ImageError
 from tfyolo.messages import counted
 from tfyolo.predict import media, video
 from tfyolo.visualize import image_files
+
+BATCH = 4  # images through the network at once
 
 
 class Detected(NamedTuple):
@@ -58,18 +61,51 @@ def detect_each(
     Yields:
         A Detected for each source; one that cannot be read has an `error`.
     """
-    shown = tqdm(sources, unit="file", disable=not progress or len(sources) < 2 or None)
-    for source, path in zip(shown, drawings, strict=True):
-        try:
-            if isinstance(source, int) or source.lower().endswith(media.VIDEOS):
-                rows = video.detect_video(detector, source, path, score=score, limit=limit, progress=progress)
-                yield Detected(source, path, rows, _of_frames(rows, score))
-            else:
-                found = detector(source, score)
-                image_files.save(path, found.draw())
-                yield Detected(source, path, [found.to_json()], _of_image(found, score))
-        except (ImageError, media.SourceError) as error:
-            yield Detected(source, path, [], error=str(error))
+    with tqdm(total=len(sources), unit="file", disable=not progress or len(sources) < 2 or None) as bar:
+        for moves, pairs in itertools.groupby(zip(sources, drawings, strict=True), lambda pair: _moves(pair[0])):
+            if not moves:
+                for found in _in_images(detector, pairs, score):
+                    yield found
+                    bar.update()
+                continue
+            for source, path in pairs:
+                try:
+                    rows = video.detect_video(detector, source, path, score=score, limit=limit, progress=progress)
+                    yield Detected(source, path, rows, _of_frames(rows, score))
+                except (ImageError, media.SourceError) as error:
+                    yield Detected(source, path, [], error=str(error))
+                bar.update()
+
+
+def _moves(source):
+    return isinstance(source, int) or source.lower().endswith(media.VIDEOS)
+
+
+def _in_images(detector, pairs, score):
+    """A Detected for each (source, drawing) of images, which are read ahead and drawn behind, on all cores."""
+
+    def found_in_batches():
+        """(source, drawing, ImageDetections or the error), in order."""
+        reading = media.ahead(lambda pair: media.read_image_like(pair[0], detector.max_pixels), pairs)
+        while some := list(itertools.islice(reading, BATCH)):
+            rows, errors = [], {}
+            for i, (_, result) in enumerate(some):
+                try:
+                    rows.append((*result(), None))
+                except ImageError as error:
+                    errors[i] = error
+            found = iter(detector.find(rows, score) if rows else ())
+            yield from ((*pair, errors[i] if i in errors else next(found)) for i, (pair, _) in enumerate(some))
+
+    def drawn(each):
+        source, path, found = each
+        if isinstance(found, ImageError):
+            return Detected(source, path, [], error=str(found))
+        image_files.save(path, found.draw())
+        return Detected(source, path, [found.to_json()], _of_image(found, score))
+
+    for _, result in media.ahead(drawn, found_in_batches()):
+        yield result()
 
 
 def _of_frames(rows, score):
