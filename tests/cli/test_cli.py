@@ -27,9 +27,11 @@ import tfyolo as tfyolo_package
 from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.cli import app
+from tfyolo.data.readers import DataSet
 from tfyolo.evaluation.report import EvaluationError
 from tfyolo.exports import export as exports
 from tfyolo.exports import targets
+from tfyolo.model import load_model
 from tfyolo.predict import sources
 
 DEMO = str(ROOT / "configs" / "demo.yaml")
@@ -117,6 +119,35 @@ def test_a_run_and_its_exports_detect_alike(trained, exported, data, tmp_path):
             assert (row["file"], row["height"], row["width"]) == (other["file"], other["height"], other["width"])
             assert other["best"] == pytest.approx(row["best"], abs=2e-4)
             assert len(other["detections"]) == pytest.approx(len(row["detections"]), abs=2)
+
+
+def test_what_is_detected_becomes_labels_that_training_reads_and_crops(trained, data, tmp_path):
+    """The label files, beside the images, are a YOLO data set of what was found."""
+    shutil.copytree(data / "test", tmp_path / "set" / "images")
+    out, wanted = tmp_path / "out", load_model(trained[0]).classes[:2]
+    options = ["--score", 0.001, "--save-txt", "--save-crops", "--out", out, "--json"]
+    for name in wanted:
+        options += ["--classes", name]
+    result = tfyolo("detect", trained[0], tmp_path / "set" / "images", *options)
+    assert result.exit_code == 0, result.stderr
+    rows = {row["file"]: row["detections"] for row in json.loads(result.stdout)}
+    assert {each["class"] for found in rows.values() for each in found} == set(wanted)
+    crops = list((out / "crops").rglob("*.jpg"))
+    assert len(crops) == sum(map(len, rows.values())) and {crop.parent.name for crop in crops} == set(wanted)
+
+    shutil.move(out / "labels", tmp_path / "set" / "labels")
+    shutil.move(tmp_path / "set" / "labels" / "classes.txt", tmp_path / "set" / "classes.txt")
+    source = DataSet(tmp_path / "set").read("all")
+    assert source.classes == load_model(trained[0]).classes and len(source.records) == len(rows)
+    for record in source.records:
+        # What has no area, or is there twice, is left out as of every data set.
+        expected = np.reshape([each["box_xyxy"] for each in rows[record.path]], (-1, 1, 4))
+        off = np.abs(expected - record.boxes[None, :, [1, 0, 3, 2]]).max(axis=2)
+        assert (off.min(axis=0, initial=np.inf) < 0.02).all() and len(record.boxes) > 0.9 * len(expected)
+    refused = tfyolo(
+        "detect", trained[0], tmp_path / "set" / "images", "--classes", "unicorn", "--out", tmp_path / "no"
+    )
+    assert refused.exit_code == 2 and "unicorn" in refused.stderr and wanted[0] in refused.stderr
 
 
 def test_detect_says_what_it_did_not_find(trained, data, tmp_path):

@@ -95,6 +95,9 @@ def _given(**options):
 @click.option(
     "--soft-nms", type=Range(0, min_open=True), metavar="SIGMA", help="Soft-NMS: lower scores, not drop boxes; 0.5."
 )
+@click.option("--classes", "chosen", multiple=True, metavar="NAME", help="Only objects of a class; repeat for several.")
+@click.option("--save-txt", is_flag=True, help="YOLO label files, in OUT/labels: to correct and to train on.")
+@click.option("--save-crops", is_flag=True, help="What lies in each box, in OUT/crops, a folder a class.")
 @tta_options
 @click.option("--out", help="Folder for the drawings and detections.json.  [default: detections, numbered if taken]")
 @click.option("--overwrite", is_flag=True, help="Replace what is in --out under the same names.")
@@ -102,7 +105,23 @@ def _given(**options):
 @device_option
 @json_option
 def detect(
-    model, sources, camera, frames, score, iou, class_agnostic, soft_nms, flip, scales, out, overwrite, device, as_json
+    model,
+    sources,
+    camera,
+    frames,
+    score,
+    iou,
+    class_agnostic,
+    soft_nms,
+    chosen,
+    save_txt,
+    save_crops,
+    flip,
+    scales,
+    out,
+    overwrite,
+    device,
+    as_json,
 ):
     """Find objects by MODEL (a run, a SavedModel, a .tflite or an .onnx file), draw them, write them as JSON.
 
@@ -136,7 +155,10 @@ def detect(
     if camera is not None:
         files, drawn = [*files, camera], [*drawn, Path(out) / f"camera{camera}.mp4"]
     summary = Path(out) / "detections.json"
-    taken = [str(path) for path in (*drawn, summary) if path.exists()]
+    saving = detection.Saving(
+        chosen or None, Path(out) / "labels" if save_txt else None, Path(out) / "crops" if save_crops else None
+    )
+    taken = [str(path) for path in (*drawn, summary, *filter(None, saving[1:])) if path.exists()]
     if taken and not overwrite:
         most = {"most_pixels": reading_options()["max_pixels"]} if "max_pixels" in reading_options() else {}
         for file in files:  # other errors are reported at once
@@ -149,8 +171,14 @@ def detect(
     detector = loading.load(model, **tta_arguments(flip, scales), **options)
     detector.max_pixels = reading_options().get("max_pixels", detector.max_pixels)
 
-    rows, faults = [], 0
-    for each in detection.detect_each(detector, files, drawn, score=score, limit=frames, progress=not as_json):
+    if unknown := [name for name in chosen if name not in detector.classes]:
+        raise click.UsageError(
+            f"--classes: expected names of {printable(', '.join(detector.classes[:80]))}, received "
+            f"{printable(', '.join(unknown))}"
+        )
+
+    rows, faults, shown = [], 0, {"score": score, "limit": frames, "progress": not as_json, "saving": saving}
+    for each in detection.detect_each(detector, files, drawn, **shown):
         if each.error:
             faults += 1
             tqdm.write(f"Error: {printable(each.error)}", file=sys.stderr)
@@ -160,6 +188,8 @@ def detect(
             tqdm.write(printable(f"{each.source}: {each.summary} -> {each.drawing}"))
     if rows:  # where nothing could be read, nothing is left
         write_text(summary, jsons.dumps(rows, indent=1))
+        if save_txt:
+            write_text(saving.labels / "classes.txt", "".join(f"{name}\n" for name in detector.classes))
     if as_json:
         print_json(rows)
     else:

@@ -3,10 +3,11 @@
 import dataclasses
 import importlib
 import json
+import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageShow
 
 from tfyolo.files import write_text
+from tfyolo.messages import listed
 from tfyolo.predict.media import SourceError
 from tfyolo.visualize import drawing, image_files
 
@@ -102,6 +104,37 @@ class ImageDetections:
     def boxes_xyxy(self) -> np.ndarray:
         """[D, 4] float32 (x1, y1, x2, y2): the order that most other tools read."""
         return self.boxes[:, [1, 0, 3, 2]]
+
+    def of_classes(self, names: Sequence[str]) -> "ImageDetections":
+        """The detections of some classes alone.
+
+        Args:
+            names: of classes.
+
+        Raises:
+            ValueError: the model knows no such class.
+        """
+        if unknown := [name for name in names if name not in self.classes]:
+            raise ValueError(
+                f"expected classes of the model, {listed(self.classes, 80)}, received {listed(unknown, 8)}"
+            )
+        return self[np.isin(self.labels, [self.classes.index(name) for name in names])]
+
+    def to_yolo(self) -> str:
+        """The lines of a YOLO label file: label, the box's middle (x, y), width and height, in 0..1 of the image."""
+        height, width = self.image.shape[:2]
+        x1, y1, x2, y2 = (self.boxes_xyxy / [width, height, width, height]).T
+        rows = zip(self.labels, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, strict=True)
+        return "".join(f"{label} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for label, x, y, w, h in rows)
+
+    def crops(self) -> list[np.ndarray]:
+        """What of the image lies in each box, [h, w, 3] uint8 RGB; at least one pixel."""
+        height, width = self.image.shape[:2]
+        found = []
+        for y1, x1, y2, x2 in self.boxes.tolist():
+            top, left = min(int(y1), height - 1), min(int(x1), width - 1)
+            found.append(self.image[top : max(math.ceil(y2), top + 1), left : max(math.ceil(x2), left + 1)])
+        return found
 
     def draw(self) -> np.ndarray:
         """The image with boxes, classes and scores: [H, W, 3] uint8 RGB."""

@@ -1,6 +1,7 @@
 """Detection in files, one after the other: for each a drawing, rows for JSON, and a line on what was found."""
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from tfyolo.data.contents import ImageError
+from tfyolo.files import write_text
 from tfyolo.messages import counted
 from tfyolo.predict import media, video
 from tfyolo.visualize import image_files
@@ -45,8 +47,54 @@ def drawing_paths(sources: Sequence[str], folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+class Saving(NamedTuple):
+    """What is kept of detections, beside drawings and rows for JSON.
+
+    Attributes:
+        classes: names of those that count; None: all.
+        labels: a folder for a YOLO label file of each image or frame; None: none are written.
+        crops: a folder for what lies in each box, in a folder for each class; None: none are written.
+    """
+
+    classes: Sequence[str] | None = None
+    labels: Path | None = None
+    crops: Path | None = None
+
+    def saved(self, found, drawing, frame=None):
+        """Keeps what there is to keep of ImageDetections.
+
+        Args:
+            found: the ImageDetections.
+            drawing: the path of their drawing, after which files are named.
+            frame: its number, in a video.
+
+        Returns:
+            Those of the classes that count.
+        """
+        found = found if self.classes is None else found.of_classes(self.classes)
+        name = drawing.stem if frame is None else f"{drawing.stem}_{frame:06d}"
+        if self.labels:
+            self.labels.mkdir(parents=True, exist_ok=True)
+            write_text(self.labels / f"{name}.txt", found.to_yolo())
+        if self.crops:
+            for number, (each, crop) in enumerate(zip(found, found.crops(), strict=True), 1):
+                folder = self.crops / re.sub(r"[^\w.-]+", "_", each.name)
+                image_files.save(folder / f"{name}-{number}.jpg", crop)
+        return found
+
+
+EVERYTHING = Saving()
+
+
 def detect_each(
-    detector, sources: Sequence[str | int], drawings: Sequence[Path], *, score=0.25, limit=None, progress=True
+    detector,
+    sources: Sequence[str | int],
+    drawings: Sequence[Path],
+    *,
+    score=0.25,
+    limit=None,
+    progress=True,
+    saving=EVERYTHING,
 ) -> Iterator[Detected]:
     """Runs a detector over images, videos and cameras, and draws what it finds.
 
@@ -57,6 +105,7 @@ def detect_each(
         score: the confidence threshold, 0..1.
         limit: the most frames of a video or a camera; None: all.
         progress: shows a bar on standard error; videos have a bar of their own.
+        saving: what else is kept.
 
     Yields:
         A Detected for each source; one that cannot be read has an `error`.
@@ -64,13 +113,14 @@ def detect_each(
     with tqdm(total=len(sources), unit="file", disable=not progress or len(sources) < 2 or None) as bar:
         for moves, pairs in itertools.groupby(zip(sources, drawings, strict=True), lambda pair: _moves(pair[0])):
             if not moves:
-                for found in _in_images(detector, pairs, score):
+                for found in _in_images(detector, pairs, score, saving):
                     yield found
                     bar.update()
                 continue
             for source, path in pairs:
                 try:
-                    rows = video.detect_video(detector, source, path, score=score, limit=limit, progress=progress)
+                    options = {"score": score, "limit": limit, "progress": progress, "saved": saving.saved}
+                    rows = video.detect_video(detector, source, path, **options)
                     yield Detected(source, path, rows, _of_frames(rows, score))
                 except (ImageError, media.SourceError) as error:
                     yield Detected(source, path, [], error=str(error))
@@ -81,7 +131,7 @@ def _moves(source):
     return isinstance(source, int) or source.lower().endswith(media.VIDEOS)
 
 
-def _in_images(detector, pairs, score):
+def _in_images(detector, pairs, score, saving):
     """A Detected for each (source, drawing) of images, which are read ahead and drawn behind, on all cores."""
 
     def found_in_batches():
@@ -101,6 +151,7 @@ def _in_images(detector, pairs, score):
         source, path, found = each
         if isinstance(found, ImageError):
             return Detected(source, path, [], error=str(found))
+        found = saving.saved(found, path)
         image_files.save(path, found.draw())
         return Detected(source, path, [found.to_json()], _of_image(found, score))
 

@@ -11,7 +11,7 @@ from tfyolo.messages import counted, printable
 from tfyolo.predict.media import SourceError, frames
 
 
-def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True):
+def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True, saved=None):
     """Draws detections into a video. Ctrl-C ends it; what was read until then is kept.
 
     Args:
@@ -21,6 +21,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
         score: the confidence threshold, 0..1.
         limit: the most frames to read; None: all.
         progress: whether a bar is shown.
+        saved: (ImageDetections, out, number of the frame) -> those that count, as Saving.saved; None: all do.
 
     Returns:
         For each frame the dict of ImageDetections.to_json(), with "frame".
@@ -37,6 +38,7 @@ def detect_video(detector, source, out, *, score=0.25, limit=None, progress=True
         try:
             for number, image in enumerate(bar):
                 found = detector(image, score)
+                found = saved(found, out, number) if saved else found
                 rows.append({**found.to_json(), "file": str(source), "frame": number})
                 if writer is None:  # its size is known only now
                     height, width = image.shape[:2]
