@@ -104,8 +104,10 @@ def ahead(function, items):
                 yield item, future.result
         for item, future in waiting:
             yield item, future.result
-    finally:
+    except BaseException:  # it is left before its end
         threads.shutdown(wait=True, cancel_futures=True)
+        raise
+    threads.shutdown(wait=False)  # the last results may not have been asked for yet
 
 
 def each_file(files, skipped, most_pixels):
