@@ -13,6 +13,7 @@ import csv
 import importlib.metadata
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,9 @@ import numpy as np
 
 import tfyolo
 from tfyolo.edge.images import prepared, read_image
+from tfyolo.predict.exported import EXPORT_META, described_by
 from tfyolo.tflite.interpreter import interpreter
+from tfyolo.tflite.packed import files_behind
 
 
 def as_taken(images, dtype):
@@ -127,9 +130,24 @@ def vela_share(path):
     return float(row["nn_macs"]) / sum(operator.macs for operator in read(path))
 
 
+def refusal(error):
+    """Why a program does not take a file, in a few words: the operator that OpenVINO names, or how the error begins."""
+    text = " ".join(str(error).split())
+    operators = dict.fromkeys(re.findall(r"No translator found for (?:TFL_)?(\w+)", text))
+    return f"refuses {', '.join(operators)}" if operators else text[:100] or type(error).__name__
+
+
 def has(module):
     """Whether a module, or a command of that name, is installed."""
     return importlib.util.find_spec(module) is not None or shutil.which(module) is not None
+
+
+def config_of(path):
+    """The Config of an export, also of one whose decoding needs TensorFlow."""
+    if path.suffix == ".onnx":
+        return tfyolo.load(path).config
+    files, _ = files_behind(path.read_bytes())
+    return described_by(path, files[EXPORT_META])[0]
 
 
 def clients_of(path, photo):
@@ -143,7 +161,7 @@ def clients_of(path, photo):
         {program and version: figure, or why it does not run}.
     """
     version = importlib.metadata.version
-    config = tfyolo.load(path).config
+    config = config_of(path)
     images, _ = prepared([read_image(photo)], tuple(config.model.input_size), config.model.preprocess)
     found = {}
 
@@ -151,7 +169,7 @@ def clients_of(path, photo):
         try:
             found[f"{name} {version(package)}"] = function(*arguments)
         except Exception as error:  # of every program's own kinds
-            found[f"{name} {version(package)}"] = " ".join(str(error).split())[:120] or type(error).__name__
+            found[f"{name} {version(package)}"] = refusal(error)
 
     if path.suffix == ".onnx":
         expected = by_onnxruntime(path, images)

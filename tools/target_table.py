@@ -60,7 +60,7 @@ def row_of(model, name, destination, folder, data, split, photo, python):
     try:
         ((_, made),) = export(model, folder, target, **options).items()
     except (ExportError, ValueError) as error:
-        return " ".join(str(error).split("\n")[0].split())[:160], {}
+        return " ".join(str(error).split())[:110], {}
     report = made.report
     cell = f"{report['AP']:.4f} ({report['AP'] - report['keras_AP']:+.4f})"
     for found in report.get("lint", {}).values():
@@ -115,7 +115,7 @@ def main(runs, datas, split, photo, python, names):
                 read.setdefault(program, []).append(figure)
         kept[name] = f"| `{name}` | {' | '.join(cells)} |"
         words = (
-            f"{program}: {', '.join(each if isinstance(each, str) else f'{each:.2g}' for each in figures)}"
+            f"{program}: {', '.join(dict.fromkeys(e if isinstance(e, str) else f'{e:.2g}' for e in figures))}"
             for program, figures in read.items()
         )
         programs[name] = f"| `{name}` | {'; '.join(words)} |"
