@@ -1,7 +1,10 @@
 """A small scene, written as a data set of every format that the readers read."""
 
+import contextlib
 import json
+import os
 import shutil
+import uuid
 from pathlib import Path
 
 import cv2
@@ -385,6 +388,24 @@ MAKERS = {
     "labelme": make_labelme,
     "labelme apart": make_labelme_apart,
 }
+
+
+@contextlib.contextmanager
+def at_address(folder):
+    """Yields the address of a copy of a folder, in ram://, TensorFlow's file system in memory."""
+    import tensorflow as tf
+
+    place = f"ram://{uuid.uuid4().hex}"
+    for here, _, names in os.walk(folder):
+        there = str(Path(place[6:]) / os.path.relpath(here, folder))
+        tf.io.gfile.makedirs(f"ram://{there}")
+        for name in names:
+            with tf.io.gfile.GFile(f"ram://{there}/{name}", "wb") as file:
+                file.write(Path(here, name).read_bytes())
+    try:
+        yield place
+    finally:
+        tf.io.gfile.rmtree(place)
 
 
 def only(problems, file, *words, severity="error"):

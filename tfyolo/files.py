@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import errno
 import fnmatch
+import glob
 import json
 import os
+import posixpath
 import re
 import shutil
 import socket
@@ -18,15 +20,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tfyolo import remote
 from tfyolo.errors import Error
 
-# --- of this machine --------------------------------------------------------------------------------------------------
+# --- here or elsewhere ------------------------------------------------------------------------------------------------
 
 # Of two letters and more, since C:/ is a drive; pathlib leaves one slash of two.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _WAYS = {
     "gs": "mount the bucket (gcsfuse BUCKET FOLDER)",
-    "s3": "mount the bucket (mount-s3 BUCKET FOLDER, or rclone mount)",
+    "s3": "mount the bucket (mount-s3 BUCKET FOLDER, s3fs BUCKET FOLDER, or rclone mount)",
     "http": "download it",
     "https": "download it",
     "file": "name it without file://",
@@ -39,18 +42,42 @@ class NotLocalError(Error):
     exit_code = 2
 
 
+def address(path) -> str | None:
+    """The address elsewhere that a path is, such as gs://bucket/folder; None for a path of this machine.
+
+    Args:
+        path: as it was given; after pathlib it has one slash where two were.
+    """
+    path = os.fspath(path)
+    if ":/" not in path or not (found := _ADDRESS.match(path)):
+        return None
+    return f"{found[1].lower()}://{posixpath.normpath(path[found.end() - 1 :]).lstrip('/')}"
+
+
 def elsewhere(path) -> str | None:
     """Why a path is none of this machine's: the scheme before it, such as gs:// or s3://; None if it may be one.
 
     Args:
         path: as it was given.
     """
-    address = _ADDRESS.match(os.fspath(path))
-    if not address:
+    return address(path) and _refused(path, "a file or folder of this machine")
+
+
+def unreachable(path) -> str | None:
+    """Why nothing can be read or written at a path: an address whose scheme tf.io.gfile does not know; else None.
+
+    Args:
+        path: as it was given.
+    """
+    if not (found := address(path)) or remote.is_known(found.partition(":")[0]):
         return None
-    way = _WAYS.get(address[1].lower(), "mount it (rclone mount)")
+    return _refused(path, "a path of this machine, or an address that TensorFlow knows, such as gs://")
+
+
+def _refused(path, expected):
+    way = _WAYS.get(address(path).partition(":")[0], "mount it (rclone mount)")
     copied = "" if way.startswith(("download", "name")) else " or copy it here"
-    return f"expected a file or folder of this machine, received the address {path}: {way}{copied}, and name that path"
+    return f"expected {expected}, received the address {path}: {way}{copied}, and name that path"
 
 
 def local(path) -> Path:
@@ -65,6 +92,52 @@ def local(path) -> Path:
     if wrong := elsewhere(path):
         raise NotLocalError(wrong)
     return Path(path)
+
+
+def normal(path) -> str:
+    """os.path.normpath, which leaves addresses what they are, and makes none of a path of this machine."""
+    if found := address(path):
+        return found
+    path = os.path.normpath(path)
+    return os.path.join(os.curdir, path) if address(path) else path
+
+
+def absolute(path) -> str:
+    """os.path.abspath, which leaves addresses what they are."""
+    return address(path) or os.path.abspath(path)
+
+
+def is_file(path) -> bool:
+    """os.path.isfile, also of addresses, where it raises OSError if that cannot be known."""
+    if found := address(path):
+        return (status := remote.status(found)) is not None and not status.is_folder
+    return os.path.isfile(path)
+
+
+def is_folder(path) -> bool:
+    """os.path.isdir, also of addresses, where it raises OSError if that cannot be known."""
+    if found := address(path):
+        return (status := remote.status(found)) is not None and status.is_folder
+    return os.path.isdir(path)
+
+
+def is_there(path) -> bool:
+    """os.path.exists, also of addresses, where it raises OSError if that cannot be known."""
+    return remote.status(found) is not None if (found := address(path)) else os.path.exists(path)
+
+
+def size_of(path) -> int:
+    """os.path.getsize, also of addresses. Raises OSError."""
+    if not (found := address(path)):
+        return os.path.getsize(path)
+    if (status := remote.status(found)) is None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), found)
+    return status.length
+
+
+def matching(pattern) -> list[str]:
+    """The paths that a pattern fits, sorted, as glob.glob finds them; also of addresses. Raises OSError."""
+    return remote.matching(found) if (found := address(pattern)) else sorted(glob.glob(pattern, recursive=True))
 
 
 # --- complete or absent -----------------------------------------------------------------------------------------------
@@ -233,12 +306,14 @@ def open_regular(path):
     """A file opened to read bytes.
 
     Args:
-        path: of the file.
+        path: of the file; an address, too.
 
     Raises:
         OSError: with strerror and filename; also for what is no regular file, such as a FIFO or a device, where reading
             might never end, and for a name that no file can have.
     """
+    if found := address(path):
+        return remote.opened(found)
     try:
         stream = open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     except ValueError:  # a NUL, or half a surrogate pair
@@ -294,6 +369,8 @@ def cache_folder() -> Path:
 
 def what_is(path) -> str:
     """What stands at a path that is no regular file, in words: "a folder", "a FIFO or a device", "no such file"."""
+    if address(path):
+        return "a folder" if is_folder(path) else "no such file"
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):

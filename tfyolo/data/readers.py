@@ -7,6 +7,7 @@ A split is found by its name, or by what its name says: "train" also finds train
 not opened, except for the headers of those whose size is not written in the annotations.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -26,7 +27,7 @@ from tfyolo.data.sources.recognition import below, candidates_of
 from tfyolo.data.sources.seen import Seen, watched
 from tfyolo.data.sources.source import DataError, Problem, Source, SplitError
 from tfyolo.data.sources.text import read_lines
-from tfyolo.files import elsewhere
+from tfyolo.files import absolute, address, is_folder, is_there, unreachable
 from tfyolo.messages import counted, printable, shortened
 
 # Problems of annotations whose image was not found.
@@ -58,20 +59,26 @@ class DataSet:
         if format is not None and format not in FORMATS:
             raise DataError(f"data.format: expected one of {', '.join(FORMATS)}, received {shortened(format)}")
         for key, given in (("data", path), ("data.images", images)):
-            if given is not None and (wrong := elsewhere(given)):
+            if given is not None and (wrong := unreachable(given)):
                 raise DataError(f"{key}: {wrong}")
-        if images is not None and not os.path.isdir(images):
+        with _there(images):
+            missing = images is not None and not is_folder(images)
+        if missing:
             raise DataError(f"data.images: expected a folder of images, received {images}, which is not there")
-        options = Options(images and os.fspath(images), names_given(names), outside, max_pixels)
-        self.path, self.place = os.fspath(path), Place(path, options)
-        if not (self.place.file or self.place.is_folder or self.place.globbed):
-            if os.path.exists(path):
+        images = images and (address(images) or os.fspath(images))
+        options = Options(images, names_given(names), outside, max_pixels)
+        with _there(path):
+            self.path, self.place = os.fspath(path), Place(path, options)
+            missing = not (self.place.file or self.place.is_folder or self.place.globbed)
+            there = missing and is_there(path)
+        if missing:
+            if there:
                 raise DataError(f"{path}: expected a data set, received what is neither a folder nor a regular file")
             raise DataError(f"{path}: no such file or folder; expected a data set ({', '.join(FORMATS)})")
         self._formats = (format,) if format else tuple(FORMATS)
         self._cache = self._seen = self._kept = None
         if cache and is_possible(self._formats):
-            self._cache = Cache([os.path.abspath(path), self.path, self.place.globbed, options, self._formats])
+            self._cache = Cache([absolute(path), self.path, self.place.globbed, options, self._formats])
             self._seen, self._kept = Seen(), self._cache.opened()
         if self._kept:
             self.place = Place(self._kept.path, options)
@@ -83,7 +90,7 @@ class DataSet:
     def _recognise(self):
         if self._kept:
             self._seen.extend(self._kept.states)
-        with watched(self._seen):
+        with _there(self.path), watched(self._seen):
             self.place = Place(self.path, self.place.options)
             candidates, errors = candidates_of(self.place, self._formats)
             if not candidates:
@@ -131,7 +138,7 @@ class DataSet:
                 return self._kept.sources[name]._replace(split=split)
             if not self._candidates:
                 self._recognise()
-        with watched(self._seen):
+        with _there(self.path), watched(self._seen):
             try:
                 source = self._read(split)
             except SplitError:
@@ -205,6 +212,17 @@ class DataSet:
             )
             raise SplitError(f"{self.path}: the split {split!r} {wrong}; its splits are {', '.join(names)}")
         return meant[0]
+
+
+@contextlib.contextmanager
+def _there(path):
+    """What an address does not answer, in the `with`, is a DataError; of paths of this machine, OSErrors stay."""
+    try:
+        yield
+    except OSError as error:
+        if path is None or not address(path):
+            raise
+        raise DataError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
 
 
 def read(path: str | os.PathLike, split: str = "train", **options: Any) -> Source:

@@ -5,17 +5,17 @@ image/source_id, image/object/bbox/{ymin,xmin,ymax,xmax} in 0..1, image/object/c
 category ids of the source. <split>.json beside the shards holds the class of each id, also of those that no image has.
 """
 
+import contextlib
 import itertools
 import mmap
 import os
 import re
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 from tfyolo.data.sources.seen import is_file, looked_at
 from tfyolo.errors import Error
-from tfyolo.files import open_regular, parse_json, read_regular
+from tfyolo.files import address, open_regular, parse_json, read_regular
 from tfyolo.messages import counted
 
 
@@ -65,28 +65,53 @@ def index(shard) -> list[Example]:
     """
     looked_at(shard)
     examples = []
-    with open_regular(shard) as stream:
-        length = os.fstat(stream.fileno()).st_size
-        if not length:
-            return []
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            at = 0
-            while at < length:
-                try:
-                    (size,) = struct.unpack_from("<Q", data, at)  # length, its checksum, the record, its checksum
-                    if not size or at + 16 + size > length:
-                        raise ValueError
-                except (ValueError, struct.error):
-                    what = "cut off or damaged" if examples else "damaged, or not a TFRecord file of tf.train.Examples"
-                    raise ShardError(
-                        f"{what} at byte {at}, after {counted(len(examples), 'record')}", examples
-                    ) from None
-                try:
-                    examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
-                except (ValueError, IndexError, KeyError, struct.error):
-                    examples.append(Example(len(examples), "", "", None, [], [], [], [], [], None, [], damaged=True))
-                at += 16 + size
+    with open_regular(shard) as stream, _bytes_of(stream, shard) as data:
+        length, at = stream.seek(0, os.SEEK_END), 0
+        while at < length:
+            try:
+                (size,) = struct.unpack("<Q", data[at : at + 8])  # length, its checksum, the record, its checksum
+                if not size or at + 16 + size > length:
+                    raise ValueError
+            except (ValueError, struct.error):
+                what = "cut off or damaged" if examples else "damaged, or not a TFRecord file of tf.train.Examples"
+                raise ShardError(f"{what} at byte {at}, after {counted(len(examples), 'record')}", examples) from None
+            if address(shard):
+                data.cover(at, at + 16 + size)
+            try:
+                examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
+            except (ValueError, IndexError, KeyError, struct.error):
+                examples.append(Example(len(examples), "", "", None, [], [], [], [], [], None, [], damaged=True))
+            at += 16 + size
     return examples
+
+
+def _bytes_of(stream, shard):
+    """What gives the bytes of an open shard by their places, in a `with`: a memory map where there can be one."""
+    if address(shard):
+        return contextlib.nullcontext(_Window(stream))
+    return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(stream.fileno()).st_size else stream
+
+
+class _Window:
+    """The bytes of a stream by their places. It reads ahead, images too: to ask a network again costs more."""
+
+    def __init__(self, stream):
+        self.stream, self.start, self.bytes = stream, 0, b""
+
+    def cover(self, first, last):
+        """Reads on, unless it has all from a place to another."""
+        if first < self.start or last > self.start + len(self.bytes):
+            self.stream.seek(first)
+            self.start, self.bytes = first, self.stream.read(max(_AHEAD, last - first))
+
+    def __getitem__(self, place):
+        first, last = (place.start, place.stop) if isinstance(place, slice) else (place, place + 1)
+        self.cover(first, last)
+        found = self.bytes[first - self.start : last - self.start]
+        return found if isinstance(place, slice) else found[0]
+
+
+_AHEAD = 8 << 20  # bytes
 
 
 def begins_well(shard) -> bool:
@@ -94,7 +119,7 @@ def begins_well(shard) -> bool:
     looked_at(shard)
     with open_regular(shard) as stream:
         head = stream.read(13)
-        room = os.fstat(stream.fileno()).st_size - 16
+        room = stream.seek(0, os.SEEK_END) - 16
     return len(head) == 13 and 0 < struct.unpack_from("<Q", head)[0] <= room and head[12:] == b"\n"
 
 
@@ -111,7 +136,8 @@ def read_classes(shards, maps=()):
     Raises:
         ShardError: a file is there and holds something else.
     """
-    described = Path(shards[0]).with_name(f"{split_of(Path(shards[0]).name)}.json")
+    folder, name = os.path.split(shards[0])
+    described = os.path.join(folder, f"{split_of(name)}.json")
     if is_file(described):
         return _described(described)
     for file in maps:

@@ -19,7 +19,7 @@ from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.sources.source import image_bytes
 from tfyolo.data.tfrecords import split_of
 from tfyolo.errors import Error
-from tfyolo.files import atomic_replace, local, write_text
+from tfyolo.files import atomic_replace, local, size_of, write_text
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -200,7 +200,7 @@ def _numbers_of(source):
 
 def _length(path, span):
     try:
-        return span[1] if span else os.path.getsize(path)
+        return span[1] if span else size_of(path)
     except OSError:
         return 0
 

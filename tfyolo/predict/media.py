@@ -15,7 +15,7 @@ from tfyolo.data.sources.files import Tree, visible
 from tfyolo.data.sources.index import IMAGES
 from tfyolo.edge.images import pil_pixels
 from tfyolo.errors import Error
-from tfyolo.files import elsewhere, what_is
+from tfyolo.files import address, elsewhere, is_folder, is_there, matching, unreachable, what_is
 from tfyolo.libraries import libraries_silent
 from tfyolo.predict import imaging
 
@@ -78,7 +78,7 @@ def _of_pil(image):
 
 def is_many(path):
     """Whether a path means more than one image: a folder, a video or a glob."""
-    return os.path.isdir(path) or path.lower().endswith(VIDEOS) or (glob.has_magic(path) and not os.path.exists(path))
+    return is_folder(path) or path.lower().endswith(VIDEOS) or (glob.has_magic(path) and not is_there(path))
 
 
 AHEAD = 2  # for each core: what is begun before its turn
@@ -202,21 +202,20 @@ def find_images(sources):
     """
     files = []
     for source in map(str, sources):
-        if wrong := elsewhere(source):
+        if wrong := unreachable(source):
             raise SourceError(wrong)
-        if os.path.isdir(source):
+        source = address(source) or source
+        if is_folder(source):
             found = Tree(source).files(source, IMAGES + VIDEOS)
-        elif os.path.exists(source):
+        elif is_there(source):
             found = [source]
         else:
             given = source.split(os.sep)
             found = [
-                path
-                for path in sorted(glob.glob(source, recursive=True))
-                if all(visible(part) or part in given for part in path.split(os.sep))
+                path for path in matching(source) if all(visible(part) or part in given for part in path.split(os.sep))
             ]
         if not found:
-            kind = "folder without images" if os.path.isdir(source) else "name that no file has"
+            kind = "folder without images" if is_folder(source) else "name that no file has"
             raise SourceError(f"{source}: expected an image, a video, a folder or a glob, received a {kind}")
         files += found
     return files
@@ -252,6 +251,8 @@ def frames(source, most_pixels=MOST_PIXELS):
     Raises:
         SourceError: it does not open, or its frames have more pixels.
     """
+    if not isinstance(source, int) and (wrong := elsewhere(source)):  # OpenCV opens files
+        raise SourceError(wrong)
     if not isinstance(source, int) and not os.path.isfile(source):  # on other paths OpenCV may wait for ever
         raise SourceError(f"{source}: expected a camera or a video, received {what_is(source)}")
     cv2 = _opencv(source)

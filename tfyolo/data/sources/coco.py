@@ -25,7 +25,7 @@ from tfyolo.data.sources.source import (
     whole,
 )
 from tfyolo.data.sources.text import read_bytes, read_json, starts
-from tfyolo.files import open_regular, parse_json
+from tfyolo.files import normal, open_regular, parse_json, size_of
 from tfyolo.messages import counted, shortened
 
 _LISTS = ("images", "annotations", "categories")
@@ -94,7 +94,7 @@ def _files(place):
 
 def _look(file):
     """Some of the images' names in a JSON that may be COCO's; None if it is of another kind."""
-    if os.path.getsize(file) <= SMALL:
+    if size_of(file) <= SMALL:
         try:
             content = parse_json(read_bytes(file))
         except DataError:
@@ -134,7 +134,7 @@ def _located(place, split, file, names):
             tree = Tree(root)
         below = [where for way in ways for where in (way, os.path.join("images", way), os.path.join(way, "images"))]
         folders = [*(os.path.join(root, where) for where in (*below, "images")), root, above]
-    folders = list(dict.fromkeys(map(os.path.normpath, folders)))
+    folders = list(dict.fromkeys(map(normal, folders)))
     sample = some(names, 100)
     likely = filter(is_folder, folders)
     first = [folder for folder in likely if any(tree.index(folder).relative("/".join(name_parts(n))) for n in sample)][

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfyolo.data.sources.source import DataError, Problem, Source, image_bytes
 from tfyolo.data.sources.text import read_json
+from tfyolo.files import size_of
 from tfyolo.messages import counted, shortened
 
 
@@ -155,7 +156,7 @@ def _groups(source):
     lengths = {}
     for index, (path, span) in enumerate(source.records.files()):
         try:
-            length = span[1] if span else os.path.getsize(path)
+            length = span[1] if span else size_of(path)
         except OSError:
             length = -1 - index
         lengths.setdefault(length, []).append(index)

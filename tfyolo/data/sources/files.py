@@ -1,12 +1,15 @@
 """The files of a data set, listed once and without what is nobody's data."""
 
+import contextlib
 import os
 from pathlib import Path
 
+from tfyolo import remote
 from tfyolo.data.sources.index import IMAGES, Index, composed
 from tfyolo.data.sources.seen import looked_at, looked_into
 from tfyolo.data.sources.source import DataError
 from tfyolo.data.sources.text import starts
+from tfyolo.files import address
 from tfyolo.messages import counted, shortened
 
 MOST_ENTRIES = 20_000_000  # files and folders in and below one; links can make more of a few
@@ -93,10 +96,9 @@ class Tree:
         while pending:
             here, above = pending.pop()
             try:
-                status = os.stat(here or ".")
+                identity = _identity(here)
             except (OSError, ValueError):
                 continue
-            identity = status.st_dev, status.st_ino
             if identity in above:
                 self.notes.append((here, "a link that leads back to a folder that it lies in; not followed"))
                 continue
@@ -114,15 +116,22 @@ class Tree:
         return self._indices[folder, suffixes]
 
 
+def _identity(folder):
+    """What tells a folder from all others, by whatever name or link: (device, number). At an address there are no links."""
+    if found := address(folder):
+        return found
+    status = os.stat(folder or ".")
+    return status.st_dev, status.st_ino
+
+
 def _identities_above(folder):
-    """(device, number) of each folder that one lies in."""
+    """The identity of each folder that one lies in."""
+    if address(folder):
+        return ()
     found = []
     for above in Path(os.path.abspath(folder)).parents:
-        try:
-            status = os.stat(above)
-        except OSError:
-            continue
-        found.append((status.st_dev, status.st_ino))
+        with contextlib.suppress(OSError):
+            found.append(_identity(above))
     return tuple(found)
 
 
@@ -134,6 +143,8 @@ def listing(folder) -> tuple[list[str], list[str], str]:
     """
     folders, files = [], []
     try:
+        if found := address(folder):
+            return *([name for name in names if visible(name)] for names in remote.names_in(found)), ""
         with os.scandir(folder or ".") as entries:
             for entry in entries:
                 if kind := visible(entry.name) and _kind(entry):
@@ -166,6 +177,8 @@ def some(items, count=20):
 
 def text_link(file) -> str | None:
     """Where a symbolic link leads that was written as a text file, as git does on Windows; None if the file is none."""
+    if address(file):
+        return None
     looked_at(file)
     if os.path.splitext(file)[1] or not os.path.isfile(file) or os.path.getsize(file) > 1000:
         return None

@@ -6,6 +6,7 @@ import unicodedata
 import urllib.parse
 from typing import NamedTuple
 
+from tfyolo.files import absolute
 from tfyolo.messages import shortened
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -19,7 +20,7 @@ class Index:
 
     def __init__(self, root, paths):
         self.root, self.paths = root, paths
-        self._absolute = os.path.join(os.path.abspath(root), "").replace(os.sep, "/")
+        self._absolute = os.path.join(absolute(root), "").replace(os.sep, "/")
         start = len(os.path.join(root, "")) if root else 0
         self._relative = {composed(path[start:].replace(os.sep, "/")): path for path in paths}
         self._by_name = self._by_stem = None

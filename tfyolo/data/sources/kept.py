@@ -96,10 +96,10 @@ class Cache:
             kept: what was read.
         """
         few = sum(len(source.records) for source in kept.sources.values()) < FEWEST
-        if few or not kept.states.are_old() or not kept.states.last(listing):
-            return
         above = self.folder.parent
         with contextlib.suppress(OSError):
+            if few or not kept.states.are_old() or not kept.states.last(listing):
+                return
             above.mkdir(parents=True, exist_ok=True)
             remove_left(above, ["*"])
             with atomic_file(self.folder) as aside:

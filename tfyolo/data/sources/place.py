@@ -1,7 +1,6 @@
 """Where a data set may lie, and what a format finds there."""
 
 import functools
-import glob
 import os
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.files import Tree, leads_outside, stem_of
 from tfyolo.data.sources.index import name_parts
 from tfyolo.data.sources.source import Source
+from tfyolo.files import address, is_file, is_folder, is_there, matching, normal
 from tfyolo.messages import counted
 
 
@@ -43,6 +43,7 @@ class Place:
         path: as it was given.
         options: Options.
         file: the path if it is a file, else None.
+        is_folder: whether the path is a folder.
         globbed: the files that the path, a pattern, stands for.
         root: the folder that nothing in the data leads out of.
         tree: what lies there.
@@ -52,18 +53,15 @@ class Place:
     """
 
     def __init__(self, path, options):
-        self.path, self.options = os.fspath(path), options
-        self.file = self.path if os.path.isfile(self.path) else None
-        self.globbed = () if os.path.exists(self.path) else tuple(sorted(filter(os.path.isfile, glob.glob(self.path))))
-        self.root = os.path.normpath(self.path if os.path.isdir(self.path) else os.path.dirname(self.path))
+        self.path, self.options = address(path) or os.fspath(path), options
+        self.file = self.path if is_file(self.path) else None
+        self.is_folder = is_folder(self.path)
+        there = self.file or self.is_folder or is_there(self.path)
+        self.globbed = () if there else tuple(filter(is_file, matching(self.path)))
+        self.root = normal(self.path if self.is_folder else os.path.dirname(self.path))
         self.tree = Tree(self.root)
         self.images = Tree(options.images) if options.images else None
         self._splits, self.numbers = {}, {}
-
-    @property
-    def is_folder(self):
-        """Whether the path is a folder."""
-        return os.path.isdir(self.path)
 
     def relative(self, path):
         """A path below the root as it is seen from there, with slashes; "" for the root itself."""

@@ -1,6 +1,6 @@
 """Which formats the files at a place have, best first."""
 
-import os
+import itertools
 
 from tfyolo.data.sources.csv_table import EXPECTED
 from tfyolo.data.sources.files import some
@@ -65,7 +65,7 @@ def below(place, formats, errors):
     if inside:
         hint = f"; did you mean {' or '.join(below.path for below, _ in inside[:8])}?"
     elif place.is_folder:
-        hint = f"; it holds {', '.join(sorted(os.listdir(place.path))[:8]) or 'nothing'}"
+        hint = f"; it holds {', '.join(sorted(itertools.chain(*place.tree.list(place.root)))[:8]) or 'nothing'}"
     else:
         packed = (place.file or "").lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
         hint = "; it is an archive: unpack it first" if packed else ""

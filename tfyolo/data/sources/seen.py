@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfyolo import files, remote
 from tfyolo.data.sources.records import Paths, paths_at
 
 _seen = contextvars.ContextVar("seen", default=None)
@@ -84,7 +85,7 @@ class States(NamedTuple):
             return False
         for start in range(0, len(self.states), _CHUNK):
             before = self.states[start : start + _CHUNK]
-            now = [_state(path) for path in paths_at(self[1:6], start, start + len(before))]
+            now = _states(paths_at(self[1:6], start, start + len(before)))
             if not np.array_equal(before, now):
                 return False
         return True
@@ -92,7 +93,8 @@ class States(NamedTuple):
     def are_old(self) -> bool:
         """Whether no file was changed so lately that another change might leave its times as they are."""
         ago = time.time() - self.states[:, 1:] / 1e9
-        return not ((ago < _STEP) & (ago > -_AHEAD)).any()
+        untold = (self.states[:, 0] >= 0) & (self.states[:, 1] == 0)  # a file system that does not say when
+        return not (((ago < _STEP) & (ago > -_AHEAD)).any() or untold.any())
 
 
 @contextlib.contextmanager
@@ -131,18 +133,35 @@ def looked_into(folder, content):
 
 
 def is_file(path) -> bool:
-    """os.path.isfile, noted."""
+    """files.is_file, noted."""
     looked_at(path)
-    return os.path.isfile(path)
+    return files.is_file(path)
 
 
 def is_folder(path) -> bool:
-    """os.path.isdir, noted."""
+    """files.is_folder, noted."""
     looked_at(path)
-    return os.path.isdir(path)
+    return files.is_folder(path)
+
+
+def _states(paths):
+    """The states of files; those at addresses are asked for together."""
+    addresses = {path: found for path in paths if (found := files.address(path))}
+    there = dict(zip(addresses, remote.statuses(addresses.values()), strict=True)) if addresses else {}
+    return [_state_there(there[path]) if path in there else _state_here(path) for path in paths]
+
+
+def _state_there(status):
+    if status is None:
+        return _NOTHING
+    return _NO_FILE if status.is_folder else (status.length, status.changed, status.changed)
 
 
 def _state(file):
+    return _state_there(remote.status(found)) if (found := files.address(file)) else _state_here(file)
+
+
+def _state_here(file):
     try:
         status = os.stat(file)
     except (OSError, ValueError):

@@ -5,7 +5,6 @@ shards, else from what occurs in the shards of all splits.
 """
 
 import functools
-import io
 import os
 
 from tfyolo.data import tfrecords, write_tfrecords
@@ -13,6 +12,7 @@ from tfyolo.data.headers import image_size
 from tfyolo.data.sources.place import SPLITS, Candidate, Format, meaning
 from tfyolo.data.sources.records import RecordsBuilder
 from tfyolo.data.sources.source import LONGEST_SIDE, Annotation, DataError, Findings, finish, record
+from tfyolo.files import read_bytes
 from tfyolo.messages import counted, shortened
 
 
@@ -100,9 +100,7 @@ def read(place, shards, together, indexed):
             size = example.size
             if not size or max(size) > LONGEST_SIDE:
                 try:
-                    with open(shard, "rb") as stream:
-                        stream.seek(example.span[0])
-                        size = image_size(io.BytesIO(stream.read(example.span[1])))
+                    size = image_size(read_bytes(shard, example.span))
                 except OSError as error:
                     findings.error(shard, f"{where}: {error.strerror or error}; left out")
                     continue

@@ -23,6 +23,7 @@ from tfyolo.data.sources.source import (
 from tfyolo.data.sources.text import MOST_YAML, head_text, read_lines, read_yaml
 from tfyolo.data.sources.yolo_split import NAMES, Part, images_of, is_list, read, texts_of
 from tfyolo.data.sources.yolo_text import IMAGE_FOLDERS, Pairs, read_rows
+from tfyolo.files import normal, size_of
 from tfyolo.messages import counted, shortened
 
 
@@ -82,7 +83,7 @@ def _candidate(place, parts, names, why, *, note="", same_as=None, points=None, 
         images, labelled = images + len(found), labelled + len(texts)
         for text in some(texts, 5):
             lines = read_rows(text, Findings())
-            rows, sound = rows + 1, sound + (lines is not None and (bool(lines) or os.path.getsize(text) < 3))
+            rows, sound = rows + 1, sound + (lines is not None and (bool(lines) or size_of(text) < 3))
     score = labelled / images * (sound / rows if rows else 0) if images else 0.0
     why += f": {labelled} of {counted(images, 'image')} sampled have a text, {sound} of {rows} texts read as boxes"
     options = {"together": tuple(parts.values()), "points": points, "notes": notes}
@@ -282,9 +283,9 @@ def _resolve(place, file, key, entry, roots, kind="", notes=None):
         return Part(error=DataError(f"{file}: {key}: expected a path, received {shortened(entry)}"))
     written, here = entry.replace("\\", "/"), os.path.dirname(file) or "."
     bases = [os.path.join(here, root.replace("\\", "/")) for root in roots]
-    tries = [os.path.normpath(os.path.join(base, written)) for base in bases]
+    tries = [normal(os.path.join(base, written)) for base in bases]
     if written.startswith("../"):  # Roboflow says ../train/images for what lies beside the file
-        tries += [os.path.normpath(os.path.join(base, written.removeprefix("../"))) for base in bases]
+        tries += [normal(os.path.join(base, written.removeprefix("../"))) for base in bases]
 
     def part(path):
         if is_folder(path) and kind != "file" and not place.images:
@@ -306,7 +307,7 @@ def _resolve(place, file, key, entry, roots, kind="", notes=None):
         return Part(error=DataError(message))
     ends = name_parts(f"{roots[0]}/{written}".replace("\\", "/"))[-20:]
     for start in range(1, len(ends)):
-        path = os.path.normpath(os.path.join(here, *ends[start:]))
+        path = normal(os.path.join(here, *ends[start:]))
         if not leads_outside(path, place.root) and (found := part(path)):
             if notes is not None and ends[:start] != ["data"]:
                 notes.append((file, f"{key}: {shortened(entry)} is not there; {path} is taken, beside the file"))

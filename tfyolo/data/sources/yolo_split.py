@@ -21,6 +21,7 @@ from tfyolo.data.sources.source import (
 )
 from tfyolo.data.sources.text import read_lines
 from tfyolo.data.sources.yolo_text import Pairs, read_rows, row_format
+from tfyolo.files import normal, size_of
 from tfyolo.messages import counted, shortened
 
 UNNAMED = 10_000  # classes that data may have without saying what they are called: more is a stray number
@@ -81,7 +82,7 @@ def images_of(place, part, findings, names_of=None, few=None):
     here = os.path.dirname(part.listed)
     outside, inside = {}, []
     for name in listed:
-        path = os.path.normpath(os.path.join(here, name.replace("\\", "/")))
+        path = normal(os.path.join(here, name.replace("\\", "/")))
         if (
             place.options.outside
             and leads_outside(path, place.root)
@@ -181,7 +182,7 @@ def read(place, parts, names, *, together=(), points=None, same_as="", notes=())
                 corners.see(values, (y1, x1, y2, x2), (1, 1))
             annotations.append(Annotation(f"line {line}", (y1 * height, x1 * width, y2 * height, x2 * width), number))
         records.append(record(None, image, size, annotations, file or image, findings))
-        if file and not annotations and os.path.getsize(file) > 2:
+        if file and not annotations and size_of(file) > 2:
             findings.emptied.append(image)
     corners.check(parts[0].folder or parts[0].listed)
     source = finish(records, names, range(len(names)), findings, "yolo")
@@ -252,7 +253,7 @@ def _orphans(place, parts, others, pairs, texts, findings):
     elsewhere = set(texts_of(place, others)) if unused else ()
     for text in unused:
         if text not in elsewhere and not is_list(text):
-            if os.path.getsize(text) < 3 or read_rows(text, Findings()):
+            if size_of(text) < 3 or read_rows(text, Findings()):
                 findings.error(text, "label without image; left out")
             else:
                 findings.warning(text, "neither the label file of an image nor a list of images; left out")

@@ -7,6 +7,7 @@ from tfyolo.data.sources.files import leads_outside, stem_of
 from tfyolo.data.sources.index import IMAGES
 from tfyolo.data.sources.source import DataError
 from tfyolo.data.sources.text import read_text
+from tfyolo.files import normal
 from tfyolo.messages import shortened
 
 IMAGE_FOLDERS = ("images", "imgs", "img", "image", "jpegimages")
@@ -55,9 +56,9 @@ class Pairs:
         below = self._relative(images).split("/")
         below = below[1:] if below[0].lower() in IMAGE_FOLDERS else below
         root = self.place.root
-        labels = [os.path.normpath(os.path.join(root, "labels", *below)), os.path.join(root, "labels")]
+        labels = [normal(os.path.join(root, "labels", *below)), os.path.join(root, "labels")]
         if self.place.images:
-            labels += [os.path.normpath(os.path.join(root, *below)), root]
+            labels += [normal(os.path.join(root, *below)), root]
         return [
             *likely,
             images,
