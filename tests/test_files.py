@@ -1,4 +1,4 @@
-"""Addresses such as gs:// are refused wherever a path is asked for, and nothing is made of them."""
+"""Addresses that TensorFlow does not know are refused wherever a path is asked for, and nothing is made of them."""
 
 import json
 import os
@@ -68,19 +68,24 @@ def test_python_refuses_it(call, error, tmp_path, monkeypatch):
 
 
 COMMANDS = [
-    ["train", "demo", "data=gs://pets"],
-    ["train", "demo", "data=x", "--out", "gs://pets/run"],
-    ["quick", "data=gs://pets"],
-    ["check-data", "gs://pets"],
-    ["check-data", "x", "--out", "gs://pets"],
+    ["train", "demo", "data=s3://pets"],
+    ["train", "demo", "data=x", "--out", "s3://pets/run"],
+    ["train", "s3://pets/run", "--resume"],
+    ["quick", "data=s3://pets"],
+    ["check-data", "s3://pets"],
+    ["check-data", "x", "--out", "s3://pets"],
+    ["make-tfrecords", "x", "s3://pets"],
+    ["kmeans-anchors", "s3://pets", "--config", "demo"],
+    ["detect", "s3://run", "x.jpg"],
+    ["detect", "run", "x.jpg", "s3://pets/y.jpg"],
+    ["evaluate", "run", "--data", "s3://pets"],
+    ["export", "run", "--out", "s3://pets"],
+    # Where TensorFlow's own do not serve, either:
+    ["quick", "data=x", "--out", "gs://pets"],
     ["make-tfrecords", "x", "gs://pets"],
-    ["kmeans-anchors", "gs://pets", "--config", "demo"],
-    ["detect", "gs://run", "x.jpg"],
-    ["detect", "run", "x.jpg", "gs://pets/y.jpg"],
     ["detect", "run", "x.jpg", "--out", "gs://pets"],
-    ["evaluate", "run", "--data", "gs://pets"],
-    ["export", "run", "--out", "gs://pets"],
     ["demo-data", "gs://pets"],
+    ["import", "gs://pets/yolov4.cfg", "gs://pets/yolov4.weights", "--out", "x"],
 ]
 
 
@@ -88,7 +93,8 @@ COMMANDS = [
 def test_commands_refuse_it_at_once(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, command)
-    assert result.exit_code == 2 and "gcsfuse BUCKET FOLDER" in result.output.replace("\n", " "), result.output
+    way = "gcsfuse BUCKET FOLDER" if any("gs://" in word for word in command) else "mount-s3 BUCKET FOLDER"
+    assert result.exit_code == 2 and way in result.output.replace("\n", " "), result.output
     assert not os.listdir(tmp_path)
 
 

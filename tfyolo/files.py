@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from tfyolo import remote
-from tfyolo.errors import Error
+from tfyolo.errors import CheckpointError, Error
 
 # --- here or elsewhere ------------------------------------------------------------------------------------------------
 
@@ -138,6 +138,46 @@ def size_of(path) -> int:
 def matching(pattern) -> list[str]:
     """The paths that a pattern fits, sorted, as glob.glob finds them; also of addresses. Raises OSError."""
     return remote.matching(found) if (found := address(pattern)) else sorted(glob.glob(pattern, recursive=True))
+
+
+def here(path) -> Path:
+    """The Path of a model or weights: their own; of what is at an address, that of the copy that remote.fetched makes.
+
+    Args:
+        path: of a file, a run's folder or an export, as it was given.
+
+    Raises:
+        NotLocalError: it is an address that tf.io.gfile does not know.
+        CheckpointError: nothing is at the address, or it cannot be read.
+    """
+    if wrong := unreachable(path):
+        raise NotLocalError(wrong)
+    try:
+        return remote.fetched(found) if (found := address(path)) else Path(path)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be fetched: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def written_to(folder, *, whole=False):
+    """Yields the Path to write a folder at: its own, or that of one here which is copied to an address at the end.
+
+    Args:
+        folder: as it was given.
+        whole: whether what lies at an address is to be there from the beginning, as it is in a folder of this machine.
+
+    Raises:
+        NotLocalError: it is an address that tf.io.gfile does not know.
+        OSError: the address cannot be read or written.
+    """
+    if wrong := unreachable(folder):
+        raise NotLocalError(wrong)
+    if found := address(folder):
+        mirror = remote.Mirror(found)
+        with mirror.held(mirror.names() if whole else ()) as copy:
+            yield copy
+    else:
+        yield Path(folder)
 
 
 # --- complete or absent -----------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import inspect
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -20,6 +19,7 @@ from tfyolo.config.ranges import MOST_CLASSES
 from tfyolo.darknet.layers import LocallyConnected
 from tfyolo.decoders import DECODERS
 from tfyolo.devices import check_process
+from tfyolo.files import here
 from tfyolo.graph.fusion import fuse
 from tfyolo.graph.nodes import deferred_variables, unallocated_variables
 from tfyolo.heads import HEADS
@@ -483,7 +483,7 @@ def weights_file(path):
     Raises:
         CheckpointError: it is a config, or a folder without either.
     """
-    path = Path(path)
+    path = here(path)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         runs = [path.parent / name for name in ("best.h5", "last.h5")]
         folder = path.parent if any(file.exists() for file in runs) else "runs/NAME"

@@ -4,15 +4,21 @@ tfyolo.files asks here for what is no path of this machine; so TensorFlow is imp
 an OSError, as of files here.
 """
 
+import atexit
 import contextlib
 import errno
+import fnmatch
 import functools
+import importlib
 import importlib.util
 import io
 import os
 import posixpath
+import shutil
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from tfyolo.libraries import has_tensorflow, import_tensorflow
@@ -183,3 +189,171 @@ def opened(address) -> io.RawIOBase:
     if found.is_folder:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), address)
     return _Stream(address, found.length)
+
+
+# --- copies on this machine -------------------------------------------------------------------------------------------
+
+# What the model of a run is made of; the first of the weights that is there.
+_WEIGHTS = ("best.h5", "last.h5")
+_BESIDE = ("config.yaml", "division*.json")
+
+
+@functools.cache
+def _copies():
+    """(the folder of this process's copies, {address: {address of each of its files: the Status that was copied}})."""
+    folder = tempfile.mkdtemp(prefix="tfyolo-fetched-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder), {}
+
+
+def fetched(address) -> Path:
+    """A copy of a file or a folder, here for as long as the process lives; made anew if a file has changed.
+
+    Args:
+        address: of the file or folder. Of a run what its model is made of is copied, of other folders all.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    root, known = _copies()
+    copy, found = root / address.replace("://", "/"), status(address)
+    if found is None:
+        raise OSError(errno.ENOENT, "no such file or folder", address)
+    files = _files_of(address) if found.is_folder else {address: found}
+    if known.get(address) != files or not all(each.changed for each in files.values()):
+        known.pop(address, None)
+        if copy.is_dir():
+            shutil.rmtree(copy)
+        for file in files:
+            download(file, root / file.replace("://", "/"))
+        known[address] = files
+    return copy
+
+
+def _files_of(folder):
+    names = names_in(folder)[1]
+    weights = next((name for name in _WEIGHTS if name in names), None)
+    beside = [name for name in names for pattern in _BESIDE if fnmatch.fnmatchcase(name, pattern)]
+    chosen = [posixpath.join(folder, name) for name in (weights, *beside)] if weights else list(_below(folder))
+    return {file: each for file, each in zip(chosen, statuses(chosen), strict=True) if each}
+
+
+def _below(folder):
+    """The addresses of all files in and below a folder."""
+    folders, names = names_in(folder)
+    yield from (posixpath.join(folder, name) for name in names)
+    for name in folders:
+        yield from _below(posixpath.join(folder, name))
+
+
+def download(address, file):
+    """Copies a file at an address to a Path, whose folder is made. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _as_os_errors(address) as gfile:
+        gfile.copy(address, str(file), overwrite=True)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def upload(file, address):
+    """Copies a file of this machine to an address, where it is complete or absent, as files.atomic_file writes it.
+
+    Args:
+        file: its Path.
+        address: of the copy, which replaces what is there. Its folder is there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder, name = posixpath.split(address)
+    aside = posixpath.join(folder, f".{name}.tmp")  # one name for all times: what a process that was killed left goes
+    with _as_os_errors(address) as gfile:
+        gfile.copy(str(file), aside, overwrite=True)
+        gfile.rename(aside, address, overwrite=True)
+
+
+class Mirror:
+    """A folder that is written here and copied to an address.
+
+    Args:
+        address: of the folder.
+        last: names of files that are copied after all others.
+
+    Attributes:
+        address: of the folder.
+        folder: the Path that is written into, in the `with` of held().
+    """
+
+    def __init__(self, address, last=()):
+        self.address, self.folder, self._last, self._copied, self._folders = address, None, last, {}, set()
+
+    def names(self) -> list[str]:
+        """The names of all files at the address, with slashes; what begins with a dot is none. Raises OSError."""
+        try:
+            found = [file[len(self.address) + 1 :] for file in _below(self.address)]
+        except FileNotFoundError:
+            return []
+        return [name for name in found if _is_own(name)]
+
+    @contextlib.contextmanager
+    def held(self, names=()):
+        """Yields the folder to write into; at the end what has changed is copied, and the folder is gone.
+
+        Args:
+            names: of the files at the address that are to lie in it from the beginning.
+
+        Raises:
+            OSError: the address cannot be read or written; what was written stays in the folder if that shows at the
+                end only.
+        """
+        self._make("")
+        self.folder = Path(tempfile.mkdtemp(prefix="tfyolo-mirror-"))
+        try:
+            for name in names:
+                download(posixpath.join(self.address, name), self.folder / name)
+            self._copied = dict(self._states())
+            try:
+                yield self.folder
+            finally:
+                try:
+                    self.copy()
+                except OSError as error:
+                    kept, self.folder = self.folder, None
+                    raise OSError(
+                        error.errno, f"{error.strerror}; what was written is in {kept}", self.address
+                    ) from error
+        finally:
+            if self.folder:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError), _as_os_errors(self.address) as gfile:
+                if not any(names_in(self.address)):
+                    gfile.rmtree(self.address)
+
+    def copy(self):
+        """Copies what has changed since the last time to the address, each file complete or absent. Raises OSError."""
+        for name, state in sorted(self._states(), key=lambda item: (item[0] in self._last, item[0])):
+            if self._copied.get(name) != state:
+                self._make(posixpath.dirname(name))
+                upload(self.folder / name, posixpath.join(self.address, name))
+                self._copied[name] = state
+
+    def _states(self):
+        """(name, state) of each file that is to be copied."""
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and _is_own(name):
+                status = path.stat()
+                yield name, (status.st_size, status.st_mtime_ns, status.st_ino)
+
+    def _make(self, name):
+        if name not in self._folders:
+            folder = posixpath.join(self.address, name) if name else self.address
+            with _as_os_errors(folder) as gfile:
+                gfile.makedirs(folder)
+            self._folders.add(name)
+
+
+def _is_own(name):
+    """Whether a file belongs to what is written: what begins with a dot is a lock, or not finished."""
+    return not any(part.startswith(".") for part in name.split("/"))

@@ -57,7 +57,7 @@ def test_what_is_damaged_is_named_by_its_address(tmp_path):
         problems = check.check(place, progress=False).problems
         assert any(p.file == f"{place}/train2017/one.jpg" and "truncated" in p.message for p in problems)
     shutil.rmtree(tmp_path / "train2017")
-    with at_address(tmp_path) as place, pytest.raises(DataError, match="its images .* are not in ram://"):
+    with at_address(tmp_path) as place, pytest.raises(DataError, match=r"its images .* are not in ram://"):
         read(place, "train")
 
 

@@ -15,13 +15,27 @@ import click
 from tfyolo import __version__
 from tfyolo.cli.arguments import ELSEWHERE
 from tfyolo.errors import Error
-from tfyolo.files import elsewhere
+from tfyolo.files import elsewhere, unreachable
 from tfyolo.messages import printable
 
 # Options of commands that have a new name. The old one works for one version, with a notice.
 RENAMED_OPTIONS = {
     "--pictures": "--draw-images",  # evaluate
     "--picture": "--plot",  # benchmark
+}
+
+# What may be an address, such as gs://..., of each command.
+_DATA = {"path", "images", "names"}
+TAKE_ADDRESSES = {
+    "quick": {"data", "init"},
+    "check-data": {*_DATA, "out"},
+    "train": {"config", "out"},
+    "evaluate": {*_DATA, "model", "out"},
+    "detect": {"model", "sources"},
+    "export": {*_DATA, "run", "out"},
+    "benchmark": {"run", "paths", "path"},
+    "kmeans-anchors": _DATA,
+    "make-tfrecords": _DATA,
 }
 
 
@@ -49,7 +63,8 @@ class Command(click.Command):
         for parameter in self.params:
             value = context.params.get(parameter.name)
             for word in value if isinstance(value, tuple) else (value,):
-                if isinstance(word, str) and (wrong := elsewhere(word)):
+                may_be = parameter.name in TAKE_ADDRESSES.get(self.name, ())
+                if isinstance(word, str) and (wrong := (unreachable if may_be else elsewhere)(word)):
                     raise click.UsageError(printable(f"{parameter.opts[0]}: {wrong}"), context)
         return context.args
 

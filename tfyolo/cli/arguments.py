@@ -216,10 +216,12 @@ def require_path(path, expected):
         path: as it was typed.
         expected: what should be there, for the message.
     """
-    from tfyolo.files import elsewhere, what_is
+    from tfyolo.files import address, unreachable, what_is
 
-    if wrong := elsewhere(path):
+    if wrong := unreachable(path):
         raise click.UsageError(printable(wrong))
+    if address(path):  # what is there shows when TensorFlow has started
+        return
     if os.path.isfile(path) or os.path.isdir(path):
         return
     if (received := what_is(path)) != "no such file":
@@ -238,7 +240,7 @@ def require_path(path, expected):
 
 
 def require_model(path, expected=None):
-    """Ends the command unless there is a model of tfyolo's at a path.
+    """Ends the command unless there is a model of tfyolo's at a path. Returns the path, or a copy's if at an address.
 
     Args:
         path: as it was typed.
@@ -247,10 +249,22 @@ def require_model(path, expected=None):
     from tfyolo import config as configs
     from tfyolo.predict.runtimes import runtime_of, titles
 
+    path = here(path)
     own = expected is None and runtime_of(path).exported  # ours, or the runtime's error says what it is
     if not own and (problem := configs.foreign(path, expected or titles())):
         raise click.ClickException(problem)
     require_path(path, expected or titles())
+    return path
+
+
+def here(path):
+    """The path of a model; of a copy on this machine, if it is an address."""
+    from tfyolo import files
+
+    if not files.address(path):
+        return path
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as devices.start, which comes later
+    return str(files.here(path))
 
 
 def _config_without_weights(name):

@@ -10,6 +10,7 @@ from tfyolo.cli.arguments import (
     data_options,
     device_option,
     format_option,
+    here,
     json_option,
     print_json,
     reading_options,
@@ -20,6 +21,7 @@ from tfyolo.cli.arguments import (
     split_hint,
 )
 from tfyolo.devices import start as start_tensorflow
+from tfyolo.files import normal
 from tfyolo.messages import counted
 from tfyolo.origin import from_meta, initialised_line
 
@@ -109,8 +111,9 @@ def export(
 
     Every file is run and compared with the model before it takes its place; with data, its AP, too.
     """
-    refuse_export(run, "name the run that it was made from")
-    require_model(run, "a run's folder or a .h5 file")
+    copy = here(run)
+    refuse_export(copy, "name the run that it was made from")
+    require_model(copy, "a run's folder or a .h5 file")
     from tfyolo.exports.destinations import targets_of
     from tfyolo.exports.targets import is_quantized
 
@@ -158,7 +161,7 @@ def export(
             line += (
                 f"  AP {report['AP']:.4f} (the model: {report['keras_AP']:.4f}), scores {report['score_shift']:+.3f}"
             )
-        click.echo(f"{line}  {each.path}")
+        click.echo(f"{line}  {normal(each.path)}")
         if "worst" in report:
             layers = ", ".join(f"{layer} {ratio:.0f} dB" for layer, ratio in report["worst"])
             click.echo(f"{'':<20}SQNR is lowest in {layers}")
@@ -223,7 +226,7 @@ def benchmark(
 
     if plot and not path:
         raise click.UsageError("--plot shows AP, expected --data with it")
-    require_model(run)
+    run, paths = require_model(run), tuple(map(here, paths))
     for each in paths:
         require_path(each, titles(exported=True))
     if unfused and runtime_of(run).exported:

@@ -16,6 +16,7 @@ from tfyolo.cli.app import Command, main
 from tfyolo.cli.arguments import (
     Whole,
     device_option,
+    here,
     json_option,
     print_json,
     read_config,
@@ -24,6 +25,7 @@ from tfyolo.cli.arguments import (
     require_run,
 )
 from tfyolo.devices import start as start_tensorflow
+from tfyolo.files import absolute, address, is_folder, is_there, normal
 from tfyolo.origin import initialised_line, to_meta
 
 
@@ -70,29 +72,30 @@ def train(config, overrides, out, resume, overfit, device, as_json):
     from tfyolo.training import channel, cluster
 
     overrides, device = _without_device(overrides, device)
+    if address(config) or address(out or ""):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as devices.start, which comes later
     is_run = _is_run(config)
     if is_run and overrides and (not resume or _another(out, config)):
-        loaded = read_config(Path(config) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
+        loaded = read_config(Path(here(config)) / "config.yaml", [f"train.init={jsons.dumps(config)}", *overrides])
     elif is_run:
         if not resume or overrides or out:
-            require_run(config, overrides)
+            require_run(here(config), overrides)
             raise click.UsageError(
                 f"{config} is a folder: go on with its run by `tfyolo train {config} --resume`, alone, or begin a "
                 f"new one with its weights by `tfyolo train {config} data=PATH`"
             )
         out = config
         loaded = None
-    elif resume and not os.path.exists(config) and os.path.basename(config) != config:
+    elif resume and not is_there(config) and os.path.basename(config) != config:
         out, loaded = config, None
     else:
         loaded = read_config(config, overrides)
         if resume:
             out = out or str(Path("runs") / loaded.name)
+    last = out and os.path.join(out, "last.h5")
     if loaded is None:
-        require_path(
-            os.path.join(out, "last.h5"), "the last.h5 of a run to resume (to begin one, name a config and --out)"
-        )
-    elif not (resume and os.path.exists(os.path.join(out, "last.h5"))):
+        require_path(last, "the last.h5 of a run to resume (to begin one, name a config and --out)")
+    elif not (resume and is_there(last)):
         for i in range(len(loaded.train.stages)):
             require_data(loaded.stage_data(i)[0])
         configs.check_init(loaded)
@@ -115,21 +118,21 @@ def train(config, overrides, out, resume, overfit, device, as_json):
             sys.exit(130 if stop.signal == signal.SIGINT else RESUME)
         hint = "nothing was learned yet, nothing is left"
         if stop.folder:
-            hint = f"`tfyolo train {shlex.quote(str(stop.folder))} --resume` goes on"
+            hint = f"`tfyolo train {shlex.quote(normal(stop.folder))} --resume` goes on"
         click.echo(f"\nstopped; {hint}", err=True)
         sys.exit(130 if stop.signal == signal.SIGINT else RESUME)
     if not cluster.join().chief:
         return
     origin = checkpoint.origin_of(checkpoint.read_meta(models.weights_file(run.folder)))
     if as_json:
-        print_json({"run": str(run.folder), **(run.metrics or {}), "origin": to_meta(origin)})
+        print_json({"run": normal(run.folder), **(run.metrics or {}), "origin": to_meta(origin)})
     else:
         best = run.metrics
         scores = "the last one, for want of an AP"
         if not math.isnan(best["AP"]):
             scores = f"AP {best['AP']:.3f}, AP50 {best['AP50']:.3f}"
         name = f"epoch {best['epoch']}" if best["epoch"] else "the initial weights, no epoch was better"
-        click.echo(f"best: {name}, {scores}; everything is in {run.folder}")
+        click.echo(f"best: {name}, {scores}; everything is in {normal(run.folder)}")
         if origin:
             click.echo(initialised_line(origin))
 
@@ -153,14 +156,16 @@ def _leaving_at_sigterm():
 
 
 def _another(folder, than):
-    return folder is not None and os.path.realpath(folder) != os.path.realpath(than)
+    return folder is not None and (
+        absolute(folder) != absolute(than) and os.path.realpath(folder) != os.path.realpath(than)
+    )
 
 
 def _is_run(path):
     """Whether a CONFIG is the folder of a run: any folder, except one without a run that is named like a config."""
     from tfyolo import config as configs
 
-    return os.path.isdir(path) and (os.path.exists(Path(path) / "config.yaml") or path not in configs.packaged_names())
+    return is_folder(path) and (is_there(Path(path) / "config.yaml") or path not in configs.packaged_names())
 
 
 def _without_device(overrides, device):

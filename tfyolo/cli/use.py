@@ -50,7 +50,7 @@ def evaluate(model, path, split, images, data_format, batch, iou, flip, scales, 
     \b
     tfyolo evaluate runs/yolov3-tiny --split test --out runs/yolov3-tiny/test
     """
-    require_model(model)
+    model = require_model(model)
     for given, expected in ((path, DATA), (images, "a folder of images")):
         if given:
             require_path(given, expected)
@@ -132,7 +132,7 @@ def detect(
         raise click.UsageError(
             f"{printable(model)} is MODEL; behind it name images, videos, folders or globs, or a --camera"
         )
-    require_model(model)
+    model = require_model(model)
     for source in sources:
         require_path(source, "an image, a video, a folder or a glob")
     start_tensorflow(device, optional=True)

@@ -6,7 +6,7 @@ import shlex
 from tfyolo.config import tables
 from tfyolo.config.schema import Config
 from tfyolo.config.wording import did_you_mean
-from tfyolo.files import what_is
+from tfyolo.files import is_file, is_folder, is_there, what_is
 
 
 def foreign(path, expected):
@@ -20,7 +20,7 @@ def foreign(path, expected):
         "x.pt: expected ..., received PyTorch's weights; `tfyolo import x.pt` makes a run of them", or None.
     """
     path = os.fspath(path)
-    there, named = "" if os.path.exists(path) else "no such file; ", shlex.quote(path)
+    there, named = "" if is_there(path) else "no such file; ", shlex.quote(path)
     received = {
         **dict.fromkeys((".pt", ".pth"), f"PyTorch's weights; `tfyolo import {named}` makes a run of them"),
         ".weights": f"Darknet's weights; `tfyolo import NET.cfg {named}` makes a run of them",
@@ -30,9 +30,7 @@ def foreign(path, expected):
             (".engine", ".torchscript"), "an export of another program; import the checkpoint it was made of"
         ),
     }
-    what = (
-        None if os.path.exists(path) and not os.path.isfile(path) else received.get(os.path.splitext(path)[1].lower())
-    )
+    what = None if is_there(path) and not is_file(path) else received.get(os.path.splitext(path)[1].lower())
     return what and f"{path}: {there}expected {expected}, received {what}"
 
 
@@ -54,18 +52,18 @@ def check_init(config: Config) -> None:
     if init is None or is_published(init):
         return
     suffix = os.path.splitext(init)[1].lower()
-    if (problem := foreign(init, expected)) and (suffix != ".weights" or not os.path.exists(init)):
+    if (problem := foreign(init, expected)) and (suffix != ".weights" or not is_there(init)):
         raise config.error("train.init", f"{problem}, from which it can be initialised")
-    if os.path.isdir(init):
-        if any(os.path.exists(os.path.join(init, name)) for name in ("best.h5", "last.h5")):
+    if is_folder(init):
+        if any(is_there(os.path.join(init, name)) for name in ("best.h5", "last.h5")):
             return
         received = "a folder without best.h5 and last.h5"
-    elif not os.path.exists(init):
+    elif not is_there(init):
         received = f"no such file{did_you_mean(os.path.basename(init), tables.names('published weights'))}"
     elif suffix in (".yaml", ".yml", ".tflite"):
         received = "a config" if suffix != ".tflite" else "an export"
         received += "; name the folder of the run"
-    elif not os.path.isfile(init):
+    elif not is_file(init):
         received = what_is(init)
     else:
         return

@@ -37,7 +37,7 @@ from tfyolo.config.renamed import rename_keys, renamed_notice
 from tfyolo.config.schema import SHORT, Config, ConfigError
 from tfyolo.config.wording import cut, join_path, place_line, shown, spaced_hint
 from tfyolo.config.zoo import packaged, packaged_names
-from tfyolo.files import parse_json, read_regular, what_is
+from tfyolo.files import address, here, parse_json, read_regular, what_is
 
 # ----------------------------------------------------------------------------------------------------------- in and out
 
@@ -54,7 +54,7 @@ def load(path: str | os.PathLike, overrides: tuple[str, ...] | list[str] = ()) -
         ConfigError: with one line for each thing that is wrong.
     """
     problems = {}
-    file = _find(os.fspath(path))
+    file = _find(os.fspath(here(path) if address(path) else path))
     root = _read(file, problems)
     for override in overrides:
         try:

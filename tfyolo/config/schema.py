@@ -37,7 +37,7 @@ from tfyolo.config.ranges import (
 )
 from tfyolo.config.wording import did_you_mean, nearest, place_line, shown
 from tfyolo.errors import Error
-from tfyolo.files import elsewhere
+from tfyolo.files import unreachable
 from tfyolo.messages import printable
 
 
@@ -88,8 +88,8 @@ def _file_or_names(value):
     raise ValueError(f"expected {_FILE_OR_NAMES}, received {shown(value)}")
 
 
-def _of_this_machine(value):
-    if wrong := elsewhere(value):
+def _reachable(value):
+    if wrong := unreachable(value):
         raise ValueError(wrong)
     return value
 
@@ -124,7 +124,7 @@ _FOLDER_NAME = "text without slashes and control characters, of at most 200 byte
 _SPLIT_OR_SHARE = "the name of a split, or a share above 0 and below 1 of the training images to hold back"
 _FILE_OR_NAMES = "a file of class names, one a line, or a list of them"
 Text = Annotated[str, Field(min_length=1)]
-LocalPath = Annotated[Text, AfterValidator(_of_this_machine)]
+Place = Annotated[Text, AfterValidator(_reachable)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 SplitOrShare = Annotated[Any, BeforeValidator(_split_or_share), WithJsonSchema({"expected": _SPLIT_OR_SHARE})]
 FileOrNames = Annotated[Any, BeforeValidator(_file_or_names), WithJsonSchema({"expected": _FILE_OR_NAMES})]
@@ -158,8 +158,8 @@ class Data(Strict):
 
     model_config = ConfigDict(json_schema_extra={"short": "path", "expected": "a path, or a section with `path`"})
     # Relative paths count from the current directory.
-    path: LocalPath  # a folder, a COCO .json, a YOLO data .yaml, a folder of .tfrecord files; recognised for what it is
-    images: LocalPath | None = None  # the folder of the images, if the annotations do not lead there
+    path: Place  # a folder, a COCO .json, a YOLO data .yaml, a folder of .tfrecord files; recognised for what it is
+    images: Place | None = None  # the folder of the images, if the annotations do not lead there
     format: DataFormat = None  # a key of data.sources.formats.FORMATS; only if the data is not recognised
     train: Text = "train"  # the training split
     val: SplitOrShare = "val"  # the validation split; or the share of train's images, such as 0.1, to hold back
@@ -264,7 +264,7 @@ class Train(Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
     # Weights to initialise from: a run, an import, a .h5 file, a Darknet backbone's file, or a name of `tfyolo
     # weights`, which is fetched.
-    init: LocalPath | None = None
+    init: Place | None = None
     seed: Seed = 0
     evaluate_every: Count = 5  # epochs
     # Images at a time in evaluation, which one device does; null: a replica's part of the batch, at most 16.

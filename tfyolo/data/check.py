@@ -14,7 +14,7 @@ from tfyolo.data.check_images import check_images
 from tfyolo.data.check_plot import summary_figure
 from tfyolo.data.sources.place import meaning
 from tfyolo.data.sources.source import DataError, Problem
-from tfyolo.files import atomic_file, local, write_text
+from tfyolo.files import NotLocalError, atomic_file, unreachable, write_text, written_to
 from tfyolo.messages import counted, listed
 
 FEW = 20  # boxes of a class below which it can hardly be learned
@@ -152,7 +152,9 @@ def check(
     Raises:
         DataError: nothing there is a data set, or no split of it can be read.
     """
-    folder, input_size = out and local(out), tuple(input_size or (416, 416))
+    if out is not None and (wrong := unreachable(out)):
+        raise NotLocalError(wrong)
+    input_size = tuple(input_size or (416, 416))
     anchors = tuple(tuple(map(float, anchor)) for anchor in anchors or ())
     dataset = readers.DataSet(path, **options)
     sources, problems = _sources(dataset)
@@ -187,11 +189,12 @@ def check(
         fitness,
         tuple(dict.fromkeys(problems)),
     )
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1))
-        with atomic_file(folder / "check.png") as aside:
-            summary_figure(report, sources, sizes).savefig(aside, dpi=100)
+    if out is not None:
+        with written_to(out) as folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1))
+            with atomic_file(folder / "check.png") as aside:
+                summary_figure(report, sources, sizes).savefig(aside, dpi=100)
     return report
 
 

@@ -15,7 +15,7 @@ from tfyolo.data.sources.source import Source
 from tfyolo.evaluation.files import write_report
 from tfyolo.evaluation.matching import DetectionColumns, Found
 from tfyolo.evaluation.report import EvaluationError, Report, evaluate_detections, shortened_names, title_of
-from tfyolo.files import local
+from tfyolo.files import NotLocalError, unreachable, written_to
 from tfyolo.messages import counted
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.load import load
@@ -77,14 +77,16 @@ def evaluated(detector, data=None, *, split=None, batch=8, out=None, progress=Tr
     """
     if batch < 1:
         raise EvaluationError(f"batch: expected an integer above 0, received {batch}")
-    out = out and local(out)
+    if out is not None and (wrong := unreachable(out)):
+        raise NotLocalError(wrong)
     detector = load(detector) if isinstance(detector, str | os.PathLike) else detector
     source = data if isinstance(data, Source) else source_for(detector, data, split)
     source, label_of, left_out = _in_common(detector.classes, source)
     found, seconds, resized, batch = _detected(detector, source, label_of, batch, progress)
     report = evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
     if out is not None:
-        write_report(out, report, source, found, pictures)
+        with written_to(out) as folder:
+            write_report(folder, report, source, found, pictures)
     return Evaluated(report, found)
 
 

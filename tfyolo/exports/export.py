@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,19 @@ from tfyolo.exports.targets import (
     check_target,
     label_lines,
 )
-from tfyolo.files import atomic_replace, local, parse_json, read_regular, scratch_folder, write_text
+from tfyolo.files import (
+    NotLocalError,
+    address,
+    atomic_replace,
+    here,
+    normal,
+    parse_json,
+    read_regular,
+    scratch_folder,
+    unreachable,
+    write_text,
+    written_to,
+)
 from tfyolo.model import Model, load_model, network_for, resized, weights_file
 from tfyolo.origin import to_meta
 from tfyolo.predict.runtimes import resolved
@@ -100,28 +113,40 @@ def export(
         ExportError: something cannot be written, or is not as good as it should be.
         CheckpointError, DataError: the run or the data cannot be read.
     """
-    run, out = None if isinstance(model, Model) else model, out and local(out)
+    run = None if isinstance(model, Model) else model
+    if out is not None and (wrong := unreachable(out)):
+        raise NotLocalError(wrong)
     if run is not None:
-        out = weights_file(run).parent / "export" if out is None else out
+        out = folder_for(run) if out is None else out
+        run = here(run)
         model = load_model(run)
     if out is None:
         raise ExportError("expected a folder for the exports of a model in memory, received none")
     targets = [target if isinstance(target, Target) else Target(*target) for target in targets]
-    _check_options(model, out, targets, any_size, batch, per_channel, overwrite)
-    if size is not None:
-        model = resized(model, size)
-    # All else is checked: reading may take minutes.
-    calibration, validation = _sources(model, targets, data, calibration, validation, run)
-    for target in targets:
-        _check_calibration(target, model, calibration)
-    open_network = network_for(model, (None, None)) if any_size else None
-    job = Job(model, batch, per_channel, calibration, open_network)
-    gate = Gate(model, validation, max_drop, functools.partial(job.typical, validation))
-    return _write(out, targets, job, gate, progress)
+    with written_to(out, whole=True) as folder:
+        _check_options(model, folder, targets, any_size, batch, per_channel, overwrite, normal(out))
+        if size is not None:
+            model = resized(model, size)
+        # All else is checked: reading may take minutes.
+        calibration, validation = _sources(model, targets, data, calibration, validation, run)
+        for target in targets:
+            _check_calibration(target, model, calibration)
+        open_network = network_for(model, (None, None)) if any_size else None
+        job = Job(model, batch, per_channel, calibration, open_network)
+        gate = Gate(model, validation, max_drop, functools.partial(job.typical, validation))
+        made = _write(folder, targets, job, gate, progress)
+    return {name: each._replace(path=Path(out) / each.path.name) for name, each in made.items()}
 
 
-def _check_options(model, out, targets, any_size, batch, per_channel, overwrite):
-    """Raises ExportError if what is asked for cannot be written, or is there already."""
+def folder_for(run) -> str | Path:
+    """Where the exports of a run lie that are given no folder: `export` in the run's, there if it is an address."""
+    if not (found := address(run)):
+        return weights_file(run).parent / "export"
+    return posixpath.join(posixpath.dirname(found) if found.endswith(".h5") else found, "export")
+
+
+def _check_options(model, out, targets, any_size, batch, per_channel, overwrite, shown):
+    """Raises ExportError if what is asked for cannot be written, or is there already. shown: what `out` is called."""
     for target in targets:
         check_target(target, batch)
         if target.nms == "logits":
@@ -130,13 +155,14 @@ def _check_options(model, out, targets, any_size, batch, per_channel, overwrite)
         raise ExportError(
             "--per-tensor: the run was trained with a scale for each output; train it again with model.quantize=false"
         )
-    taken = [str(out / target.file) for target in targets if (out / target.file).exists()]
+    taken = [target.file for target in targets if (out / target.file).exists()]
     labelmap = out / LABELMAP if any(target.has_labelmap for target in targets) else None
     if labelmap and labelmap.exists() and not _holds(labelmap, label_lines(model)):
-        taken.append(str(labelmap))
+        taken.append(LABELMAP)
     if (out / CARD).exists() and not is_card(read_regular(out / CARD)):
-        taken.append(str(out / CARD))
+        taken.append(CARD)
     if taken and not overwrite:
+        taken = [os.path.join(shown, name) for name in taken]
         raise ExportError(f"{', '.join(taken)}: there already; give another --out, or --overwrite to replace it")
     if any_size and not any(target.exporter.any_size for target in targets):
         raise ExportError("--any-size: only a SavedModel takes images of any size, expected --to saved_model")

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tfyolo.devices import check_process
 from tfyolo.errors import CheckpointError
+from tfyolo.files import here
 from tfyolo.libraries import missing_explained
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.runtimes import runtime_of
@@ -24,7 +24,7 @@ def load(
 
     Args:
         path: a run's folder (its best.h5, else last.h5), a .h5 file, or what another entry of RUNTIMES recognises: a
-            SavedModel's folder, a .tflite or an .onnx file.
+            SavedModel's folder, a .tflite or an .onnx file. Or the address of one (gs://bucket/run), which is fetched.
         threads: of a TFLite or ONNX file; None: as many as there are cores. TensorFlow's own are set in
             tf.config.threading.
         flip: test-time augmentation (TTA) of a run: also on the flipped image.
@@ -42,7 +42,7 @@ def load(
     if not isinstance(path, str | os.PathLike):
         raise CheckpointError(f"expected the path of a run or an export, received {path!r}")
     check_process()
-    path = Path(path)
+    path = here(path)
     runtime = runtime_of(path)
     if not runtime.exported:
         options = {"flip": flip, "scales": scales, **options}

@@ -13,11 +13,12 @@ import tensorflow as tf
 from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.config import parts
-from tfyolo.files import write_text
+from tfyolo.files import here, write_text
 from tfyolo.graph.quantization import quantization_aware
 from tfyolo.model import Model, build
 from tfyolo.origin import to_meta
 from tfyolo.predict.detector import Detector
+from tfyolo.remote import Mirror
 from tfyolo.training.briefing import briefing
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.checks import check_batch, check_classes, check_quantize, check_stage
@@ -79,6 +80,7 @@ class Job(NamedTuple):
         progress: whether lines and a bar are shown.
         team: the processes that train, of which this is one.
         agreement: the Agreement of several workers; None: this process trains alone.
+        mirror: what copies the folder to an address; None: the run lies here, or another worker writes it.
     """
 
     config: configs.Config
@@ -97,6 +99,7 @@ class Job(NamedTuple):
     progress: bool
     team: Team
     agreement: Agreement | None
+    mirror: Mirror | None = None
 
     @property
     def epochs(self):
@@ -108,7 +111,7 @@ class Job(NamedTuple):
         return sum(stage.epochs for stage in self.config.train.stages[:stage_index])
 
 
-def requested(config, folder, overfit, team):
+def requested(config, folder, overfit, team, mirror=None):
     """Determines what to train: a new run, or the rest of the one in a folder.
 
     Args:
@@ -116,6 +119,7 @@ def requested(config, folder, overfit, team):
         folder: the run's, a Path.
         overfit: as for train(); a run that goes on has its own.
         team: the Team.
+        mirror: the Mirror of the folder, if the run lies at an address.
 
     Returns:
         The Config, overfit, the config as it was given when the run began (JSON; None in old runs), and the Progress.
@@ -140,7 +144,8 @@ def requested(config, folder, overfit, team):
         and (others := differing(json.loads(configs.to_json(given)), configs.with_new_names(json.loads(asked))))
     ):
         team.say(
-            f"{folder}: goes on with the settings that it was begun with; other now, and not used: "
+            f"{mirror.address if mirror else folder}: goes on with the settings that it was begun with; other now, and "
+            "not used: "
             f"{', '.join(others[:8])}{', ...' if len(others) > 8 else ''}"
         )
     origin = {name: meta[name] for name in ("darknet",) if name in meta}
@@ -150,7 +155,9 @@ def requested(config, folder, overfit, team):
 
 
 def _bring_init(init, team):
-    """Fetches the weights that train.init names, before anything that takes time is done."""
+    """Fetches the weights that train.init names, or that lie at an address, before anything that takes time is done."""
+    if init is not None:
+        here(init)
     if init not in PUBLISHED:
         return
     if configs.is_published(init):
@@ -159,7 +166,7 @@ def _bring_init(init, team):
         team.say(f"train.init={init}: what has that name here is taken, not the published weights")
 
 
-def prepared(config, folder, overfit, asked, at, callbacks, signals, progress, team):
+def prepared(config, folder, overfit, asked, at, callbacks, signals, progress, team, mirror=None):
     """Reads all data and builds the model to evaluate by, so that what is wrong shows now and not at hour three.
 
     Args:
@@ -172,6 +179,7 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress, t
         signals: the Signals that ask training to stop.
         progress: whether the plan is printed, and later lines and a bar.
         team: the Team.
+        mirror: the Mirror of the folder, if the run lies at an address.
 
     Returns:
         The Job.
@@ -181,7 +189,7 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress, t
         DataError: the data cannot be read.
         TrainingError: there is nothing to train on.
     """
-    strategy = team.strategy or make_strategy()
+    strategy, place = team.strategy or make_strategy(), mirror.address if mirror else folder
     replicas = strategy.num_replicas_in_sync
     if overfit and not at.saved:
         config = overfit_config(config, overfit, replicas)
@@ -192,14 +200,14 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress, t
     check_classes(config, sources)
     team.same("the data", [[len(source.records), *source.classes] for pair in sources for source in pair])
     config, notes = with_images_for(config, sources, replicas * config.train.accumulate)
-    config, divisions = with_divisions(config, sources, folder)
+    config, divisions = with_divisions(config, sources, folder, place)
     model = build(config, sources[0][0].classes)
     for i in range(len(config.train.stages)):
         check_stage(config, i, model)
 
     steps_done = at.running["step"] if at.running else 0
     if progress:
-        team.say(briefing(config, model, sources, folder, {**at.state, "step": steps_done}), file=sys.stdout)
+        team.say(briefing(config, model, sources, place, {**at.state, "step": steps_done}), file=sys.stdout)
     for warning in [*notes, *dict.fromkeys(warning for pair in sources for warning in warnings_of(*pair))]:
         team.say(warning)
     model = quantization_aware(model) if config.model.quantize else model
@@ -224,4 +232,5 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress, t
         progress=progress and team.chief,
         team=team,
         agreement=Agreement(signals, replicas) if team.together else None,
+        mirror=mirror,
     )

@@ -8,6 +8,7 @@ import numpy as np
 from tfyolo import config as configs
 from tfyolo.data import readers
 from tfyolo.evaluation.report import UNEXPECTED
+from tfyolo.files import absolute
 from tfyolo.messages import counted
 from tfyolo.training.runs import TrainingError
 
@@ -50,13 +51,14 @@ def stage_seed(config, stage_index):
     return int(mixed) >> 1  # as train.seed: index_shuffle takes 31 bits
 
 
-def with_divisions(config, sources, folder):
+def with_divisions(config, sources, folder, place=None):
     """Names the run's own file where data are divided into train and val here.
 
     Args:
         config: the Config of the run.
         sources: for each stage a pair of Sources, to train on and to evaluate on.
         folder: the run's, a Path.
+        place: where the run lies, if that is elsewhere.
 
     Returns:
         The Config whose data names these files, and {file: its Division, to write}.
@@ -67,7 +69,7 @@ def with_divisions(config, sources, folder):
         if data is None or source.division is None:
             return data
         divisions[folder / name] = source.division
-        return data.model_copy(update={"division": os.path.abspath(folder / name)})
+        return data.model_copy(update={"division": absolute(os.path.join(place or folder, name))})
 
     stages = list(config.train.stages)
     for i, (trained, _) in enumerate(sources):

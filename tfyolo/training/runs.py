@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fnmatch
 import os
 import shutil
 import signal
@@ -120,13 +121,14 @@ class Signals:
             raise KeyboardInterrupt
 
 
-def run_folder(config, out, resume):
+def run_folder(config, out, resume, mirror=None):
     """Reserves the run's folder, so that no run is written over, nor by two processes at once.
 
     Args:
         config: the Config; None with a run to resume.
         out: the folder; None: runs/NAME, numbered if it is taken.
         resume: whether a run in it goes on.
+        mirror: the Mirror of an `out` at an address, where no lock keeps a second process out.
 
     Returns:
         A context manager that gives the folder, a Path.
@@ -135,20 +137,51 @@ def run_folder(config, out, resume):
         TrainingError: there is neither a config nor a run.
         FolderError: something else lies there, or another process writes into it.
     """
-    there = out is not None and (local(out) / "last.h5").exists()
+    names = mirror and mirror.names()
+    there = "last.h5" in names if mirror else out is not None and (local(out) / "last.h5").exists()
     if resume and there:
-        return folders.held(out)
+        return (
+            _at_address(mirror, [name for name in names if _matches(name, _WRITTEN)]) if mirror else folders.held(out)
+        )
     if config is None:
         raise TrainingError(
             f"{out}: no run there to resume; expected a folder with last.h5, or the config with it, to begin one"
         )
-    if out is not None and not resume and (there or folders.left_by_a_crash(out)):
+    if out is not None and not resume and (there or (not mirror and folders.left_by_a_crash(out))):
         raise folders.Taken(
             f"{out}: expected a new or empty folder, it holds something already; go on with its run by --resume, or "
             "name another --out"
         )
+    if mirror:
+        # What has begun, and had kept nothing when it was killed, is written over.
+        if not all(resume and _matches(name.partition("/")[0], _BEGUN) for name in names):
+            raise folders.Taken(
+                f"{out}: expected a new or empty folder, it holds something already; name another --out"
+            )
+        return _at_address(mirror)
     begun = (*_BEGUN, *map(temporary_names, _WRITTEN))
     return folders.new(out, config.name, begun=begun if resume else ())
+
+
+def _matches(name, patterns):
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+@contextlib.contextmanager
+def _at_address(mirror, names=()):
+    """The folder of a Mirror; what goes wrong with the address at its two ends is a FolderError."""
+    body = None
+    try:
+        with mirror.held(names) as folder:
+            try:
+                yield folder
+            except BaseException as error:
+                body = error
+                raise
+    except OSError as error:
+        if error is body:
+            raise
+        raise folders.FolderError(f"{mirror.address}: cannot be read or written: {error.strerror}") from error
 
 
 # What a run writes until something of it is kept, that is until last.h5 is there; and all files that it writes.
@@ -219,13 +252,13 @@ def found_from_anywhere(config):
         if data is None:
             return None
         given = {name: getattr(data, name) for name in ("path", "images", "division", "names")}
-        paths = {name: os.path.abspath(value) for name, value in given.items() if isinstance(value, str)}
+        paths = {name: absolute(value) for name, value in given.items() if isinstance(value, str)}
         return data.model_copy(update=paths)
 
     stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
     init = config.train.init
     if init and not configs.is_published(init):
-        init = os.path.abspath(init)
+        init = absolute(init)
     train = config.train.model_copy(update={"stages": stages, "init": init})
     return config.model_copy(update={"data": absolute(config.data), "train": train})
 

@@ -18,8 +18,10 @@ from tqdm import tqdm
 from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.evaluation.run import evaluate_share
+from tfyolo.files import address, unreachable
 from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
+from tfyolo.remote import Mirror
 from tfyolo.training.callbacks import Callbacks
 from tfyolo.training.clock import duration
 from tfyolo.training.cluster import join
@@ -63,7 +65,8 @@ def train(
 
     A callback is a function of an epoch's row, or an object with any of these methods:
 
-    - `on_begin(folder, config)`: before the first step. folder: the run's, a Path. config: the Config as it is trained.
+    - `on_begin(folder, config)`: before the first step. folder: the run's, a Path, or one here that is copied to the
+      address `out` whenever the run is kept. config: the Config as it is trained.
     - `on_epoch_end(row)`: an epoch is kept, so that last.h5, history.csv and perhaps best.h5 hold it. row: its row of
       history.csv as a dict: "epoch" (from 1), "stage" (from 0), "lr", "seconds", "images_per_second", "loss",
       "loss_box" and the other terms, "gradient_norm"; where it was evaluated also "AP", "AP50", "AP75", which are NaN
@@ -86,7 +89,8 @@ def train(
     Args:
         config: a Config, the path of one, or the name of one that comes with tfyolo; None with a run to resume.
         out: the run's folder, new or empty; None: runs/NAME, numbered if it is taken. It is reserved at once; where
-            training fails before its first epoch ends, nothing is left.
+            training fails before its first epoch ends, nothing is left. Or an address that TensorFlow knows
+            (gs://bucket/run): the run is written here, and copied there whenever it is kept, last.h5 last.
         resume: goes on with the run in `out` (None: runs/NAME) where it was stopped, with the config that lies there,
             and ends as if it had never stopped. Where there is no run yet, or one of which nothing was kept, it begins:
             the same call, given again and again, comes to the end.
@@ -114,25 +118,29 @@ def train(
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
     if resume and out is None and config is not None:
         out = Path("runs") / config.name
-    kept = None
+    mirror = None
+    if team.chief and out is not None and address(out) and not unreachable(out):
+        mirror = Mirror(address(out), last=("last.h5",))
+    left = None, 0
     given = config and json.loads(configs.to_json(config))
     with Signals(team.together) as signals, team.training(signals):
         try:
             team.same("the config", given)
-            with team.folder(lambda: run_folder(config, out, resume), NEEDED_TO_RESUME) as folder:
+            with team.folder(lambda: run_folder(config, out, resume, mirror), NEEDED_TO_RESUME) as folder:
+                kept = folder / "last.h5"
                 try:
                     remove_leftovers(folder)
-                    return _train(config, folder, overfit, progress, callbacks, signals, team)
+                    return _train(config, folder, overfit, progress, callbacks, signals, team, mirror)
+                except KeyboardInterrupt:
+                    if team.chief and kept.exists():
+                        left = mirror.address if mirror else str(folder), checkpoint.read_meta(kept)["state"]["epoch"]
+                    raise
                 finally:
-                    kept = folder / "last.h5"
                     if not kept.exists():
-                        kept = discard(folder)
+                        discard(folder)
         except tf.errors.ResourceExhaustedError as error:
-            raise TrainingError(f"{folder}: {too_large(error)}") from error
+            raise TrainingError(f"{mirror.address if mirror else folder}: {too_large(error)}") from error
         except KeyboardInterrupt:
-            left = None, 0
-            if kept and team.chief:
-                left = str(kept.parent), checkpoint.read_meta(kept)["state"]["epoch"]
             where, epochs = team.broadcast(left) if signals.agreed else left
             usual = signal.SIGTERM if team.together else signal.SIGINT  # where another worker has received it
             raise Stopped(where and Path(where), epochs, signals.received or usual) from None
@@ -141,18 +149,19 @@ def train(
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def _train(config, folder, overfit, progress, callbacks, signals, team):
+def _train(config, folder, overfit, progress, callbacks, signals, team, mirror):
     began = time.monotonic()
-    place = Path(team.broadcast(str(folder)))  # of the run, whatever folder this worker has
-    config, overfit, asked, at = requested(config, folder, overfit, team)
+    shown = team.broadcast(mirror.address if mirror else str(folder))  # the run's, whatever folder this worker has
+    place = Path(shown)
+    config, overfit, asked, at = requested(config, folder, overfit, team, mirror)
     if at.saved and finished(config, at.state, overfit):
         epochs = counted(at.state["epoch"], "epoch")
         team.say(
-            f"{folder}: its training is done ({epochs}), nothing is left to train; to begin a new one with its "
-            f"weights: tfyolo train {folder} train.stages.0.epochs=..."
+            f"{shown}: its training is done ({epochs}), nothing is left to train; to begin a new one with its "
+            f"weights: tfyolo train {shown} train.stages.0.epochs=..."
         )
         return Run(place, at.state["best"])
-    job = prepared(config, folder, overfit, asked, at, callbacks, signals, progress, team)
+    job = prepared(config, folder, overfit, asked, at, callbacks, signals, progress, team, mirror)
     job.clock.began = began
     callbacks.begin(folder, job.config)
 
@@ -164,8 +173,8 @@ def _train(config, folder, overfit, progress, callbacks, signals, team):
             break
     if overfit and not enough:
         raise TrainingError(
-            f"{folder}: {overfit} images were not overfit: AP50 {at.state['best']['AP50']:.3f} at best, expected 1. "
-            f"Look at {folder / 'pictures'}: ground truth drawn at the wrong place points to the labels, boxes that "
+            f"{shown}: {overfit} images were not overfit: AP50 {at.state['best']['AP50']:.3f} at best, expected 1. "
+            f"Look at {shown}/pictures: ground truth drawn at the wrong place points to the labels, boxes that "
             "never fit to the anchors (tfyolo check-data, kmeans-anchors), a loss that does not fall to the "
             "learning rate."
         )
@@ -391,4 +400,14 @@ def _keep(job, at, trainee, **changes):
     if job.team.chief:
         meta = {"state": state, "overfit": job.overfit, "asked": job.asked, **at.origin}
         checkpoint.save(job.folder / "last.h5", describe(job.model, **meta), **arrays)
+        _copy(job)
     at.state, at.saved, at.kept_at = state, arrays, time.monotonic()
+
+
+def _copy(job):
+    """Copies the run to its address, if it has one. One that does not answer is asked again the next time."""
+    try:
+        if job.mirror:
+            job.mirror.copy()
+    except OSError as error:
+        job.team.say(f"{job.mirror.address}: not written, and tried again when the run is kept next: {error.strerror}")

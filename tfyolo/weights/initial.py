@@ -8,6 +8,7 @@ import numpy as np
 from tfyolo import checkpoint, hdf5
 from tfyolo import config as configs
 from tfyolo.backbones.resnet import IMAGENET_MEAN
+from tfyolo.files import address, here
 from tfyolo.graph.pairing import in_file_order
 from tfyolo.graph.unfusing import renormalised, with_norms
 from tfyolo.messages import listed, printable
@@ -61,7 +62,7 @@ def initialise(model, path, images=None):
     Raises:
         CheckpointError, DarknetError, TorchError, FetchError: it cannot be read, or nothing fits.
     """
-    given = _given(model, path)
+    given = _given(model, here(path) if address(path) else path)
     normed = with_norms(model.network, given.arrays)
     if normed is not given.arrays:  # Darknet's .cfg knows nothing of the norms
         given = given._replace(arrays=normed, darknet=None)

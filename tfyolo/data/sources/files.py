@@ -117,7 +117,7 @@ class Tree:
 
 
 def _identity(folder):
-    """What tells a folder from all others, by whatever name or link: (device, number). At an address there are no links."""
+    """What tells a folder from all others, whatever leads to it: (device, number); at an address nothing else does."""
     if found := address(folder):
         return found
     status = os.stat(folder or ".")
