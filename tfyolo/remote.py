@@ -267,7 +267,9 @@ def upload(file, address):
         OSError: it cannot be written.
     """
     folder, name = posixpath.split(address)
-    aside = posixpath.join(folder, f".{name}.tmp")  # one name for all times: what a process that was killed left goes
+    aside = posixpath.join(folder, f".{name}.tmp")
+    with contextlib.suppress(FileNotFoundError), _as_os_errors(aside) as gfile:
+        gfile.remove(aside)  # of a process that was killed; some file systems would write on at its end
     with _as_os_errors(address) as gfile:
         gfile.copy(str(file), aside, overwrite=True)
         gfile.rename(aside, address, overwrite=True)

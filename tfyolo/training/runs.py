@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tfyolo import config as configs
 from tfyolo import folders
 from tfyolo.errors import Error
-from tfyolo.files import atomic_file, local, remove_left, temporary_names
+from tfyolo.files import absolute, atomic_file, local, remove_left, temporary_names
 from tfyolo.visualize import plots
 
 
@@ -248,19 +248,19 @@ def finished(config, state, overfit):
 def found_from_anywhere(config):
     """Makes the paths in a Config absolute: what is saved with the run is read again from other folders."""
 
-    def absolute(data):
+    def anywhere(data):
         if data is None:
             return None
         given = {name: getattr(data, name) for name in ("path", "images", "division", "names")}
         paths = {name: absolute(value) for name, value in given.items() if isinstance(value, str)}
         return data.model_copy(update=paths)
 
-    stages = tuple(stage.model_copy(update={"data": absolute(stage.data)}) for stage in config.train.stages)
+    stages = tuple(stage.model_copy(update={"data": anywhere(stage.data)}) for stage in config.train.stages)
     init = config.train.init
     if init and not configs.is_published(init):
         init = absolute(init)
     train = config.train.model_copy(update={"stages": stages, "init": init})
-    return config.model_copy(update={"data": absolute(config.data), "train": train})
+    return config.model_copy(update={"data": anywhere(config.data), "train": train})
 
 
 class History:
