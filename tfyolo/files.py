@@ -420,6 +420,8 @@ def what_is(path) -> str:
 
 def read_bytes(path, span=None) -> bytes:
     """The bytes of a file, or of a span (offset, length) inside it. Raises OSError, also if it is not regular."""
+    if span and (found := address(path)):
+        return remote.read_span(found, *span)
     with open_regular(path) as stream:
         if span is None:
             return stream.read()

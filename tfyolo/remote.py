@@ -191,6 +191,13 @@ def opened(address) -> io.RawIOBase:
     return _Stream(address, found.length)
 
 
+def read_span(address, offset, length) -> bytes:
+    """A span of a file at an address, without asking what the file is. Raises OSError."""
+    with _as_os_errors(address) as gfile, gfile.GFile(address, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
 # --- copies on this machine -------------------------------------------------------------------------------------------
 
 # What the model of a run is made of; the first of the weights that is there.

@@ -66,7 +66,7 @@ def index(shard) -> list[Example]:
     looked_at(shard)
     examples = []
     with open_regular(shard) as stream, _bytes_of(stream, shard) as data:
-        length, at = stream.seek(0, os.SEEK_END), 0
+        length, at, is_window = stream.seek(0, os.SEEK_END), 0, isinstance(data, _Window)
         while at < length:
             try:
                 (size,) = struct.unpack("<Q", data[at : at + 8])  # length, its checksum, the record, its checksum
@@ -75,7 +75,7 @@ def index(shard) -> list[Example]:
             except (ValueError, struct.error):
                 what = "cut off or damaged" if examples else "damaged, or not a TFRecord file of tf.train.Examples"
                 raise ShardError(f"{what} at byte {at}, after {counted(len(examples), 'record')}", examples) from None
-            if address(shard):
+            if is_window:
                 data.cover(at, at + 16 + size)
             try:
                 examples.append(_example(data, at + 12, at + 12 + size, len(examples)))
