@@ -21,8 +21,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room, which is a folder or a file of the package, imports only from the lines above its own, and from itself.
 ORDER = [
     {"errors"},
+    {"libraries"},
+    {"remote"},
     {"files"},
-    {"structures", "messages", "peers", "folders", "libraries", "origin", "protobuf"},
+    {"structures", "messages", "peers", "folders", "origin", "protobuf"},
     {"config", "hdf5", "tflite", "devices"},
     {"checkpoint"},
     {"boxes"},
@@ -44,7 +46,8 @@ ORDER = [
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-DATA_MAY_IMPORT = {"errors", "structures", "files", "folders", "config", "messages", "boxes", "visualize", "data"}
+DATA_MAY_IMPORT = {"errors", "structures", "files", "folders", "remote", "config", "messages", "boxes", "visualize"}
+DATA_MAY_IMPORT |= {"data"}
 KNOW_DATA = {name for name, rank in RANK.items() if rank > RANK["model"]}
 SPEAK_KERAS = {"boxes", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
 
