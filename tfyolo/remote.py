@@ -316,6 +316,7 @@ class Mirror:
             OSError: the address cannot be read or written; what was written stays in the folder if that shows at the
                 end only.
         """
+        made = status(self.address) is None
         self._make("")
         self.folder = Path(tempfile.mkdtemp(prefix="tfyolo-mirror-"))
         try:
@@ -336,7 +337,7 @@ class Mirror:
             if self.folder:
                 shutil.rmtree(self.folder, ignore_errors=True)
             with contextlib.suppress(OSError), _as_os_errors(self.address) as gfile:
-                if not any(names_in(self.address)):
+                if made and not any(names_in(self.address)):
                     gfile.rmtree(self.address)
 
     def copy(self):

@@ -14,6 +14,7 @@ from tfyolo.data import write_tfrecords
 from tfyolo.data.contents import ImageError
 from tfyolo.data.datasets import train_dataset
 from tfyolo.data.decoding import read_record
+from tfyolo.data.loading import answered
 from tfyolo.data.readers import DataSet, read, splits
 from tfyolo.data.sources.source import DataError
 from tfyolo.files import address, is_file, is_folder, matching, read_regular, size_of
@@ -169,6 +170,24 @@ def test_training_gets_the_same_batches(tmp_path):
         batches = [list(train_dataset(read(where, "train"), **options)[0].take(3)) for where in (place, root)]
         for one, other in zip(*batches, strict=True):
             tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.slow
+def test_an_address_that_does_not_answer_is_no_damaged_image(tmp_path, monkeypatch):
+    """Which would be left out: what is trained would not be what the data says."""
+    make_coco(tmp_path)
+
+    def stat(path):
+        raise tf.errors.UnavailableError(None, None, "no network")
+
+    with at_address(tmp_path) as place:
+        options = {"size": (64, 64), "batch": 2, "augment": Augment(), "seed": 3, "epochs": 3}
+        batches = iter(train_dataset(read(place, "train"), **options)[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(tf.io.gfile, "stat", stat)
+            with pytest.raises(DataError, match=rf"{place}/.*: cannot be read: Unavailable: no network"), answered():
+                for _ in range(5):
+                    next(batches)
 
 
 def test_shards_are_written_of_data_at_an_address(tmp_path):

@@ -5,7 +5,7 @@ import os
 
 from tfyolo.data.headers import MOST_PIXELS, too_large
 from tfyolo.errors import Error
-from tfyolo.files import read_bytes
+from tfyolo.files import address, read_bytes
 from tfyolo.messages import printable
 
 # How files of each kind end; of one that ends otherwise, a part is missing.
@@ -17,6 +17,10 @@ class ImageError(Error):
 
     def __init__(self, message):
         super().__init__(printable(message))
+
+
+class NotAnsweredError(Error):
+    """An address does not answer, so that nobody knows what is wrong with an image there, if anything is."""
 
 
 def checked_contents(source, most_pixels=MOST_PIXELS):
@@ -48,10 +52,12 @@ def checked_contents(source, most_pixels=MOST_PIXELS):
 
 
 def file_contents(path, span):
-    """The bytes of a file, or of a span (offset, length) inside it. Raises ImageError."""
+    """The bytes of a file, or of a span (offset, length) inside it. Raises ImageError, NotAnsweredError."""
     try:
         return read_bytes(path, span)
     except OSError as error:
+        if address(path) and error.errno not in (errno.ENOENT, errno.EISDIR):
+            raise NotAnsweredError(f"{path}: cannot be read: {error.strerror}") from error
         what = {errno.ENOENT: "no such file", errno.EISDIR: "a folder, not an image"}.get(error.errno, error.strerror)
         raise ImageError(f"file {os.fspath(path)}: {what}. Check the path") from error
 

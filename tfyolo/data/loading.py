@@ -2,16 +2,18 @@
 
 import collections
 import contextlib
+import re
 import threading
 
 import numpy as np
 import tensorflow as tf
 
 from tfyolo.config.ranges import MOST_PIXELS
-from tfyolo.data.contents import ImageError, file_contents
+from tfyolo.data.contents import ImageError, NotAnsweredError, file_contents
 from tfyolo.data.decoding import decode_image, read_record
 from tfyolo.data.geometry import GREY, scale_of
 from tfyolo.data.headers import surely_fits
+from tfyolo.data.sources.source import DataError
 
 INDEX = tf.TensorSpec([], tf.int32)
 
@@ -59,6 +61,22 @@ def _decoded(contents):
     """
     tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
     return tried.concatenate(tf.data.Dataset.from_tensors(_NOTHING)).take(1).get_single_element()
+
+
+@contextlib.contextmanager
+def answered():
+    """Asks a data set with a loader in it for a batch, in the `with`.
+
+    Raises:
+        DataError: an address did not answer, which in a graph is one of TensorFlow's errors.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(rf"{NotAnsweredError.__name__}: (.*)", error.message)
+        if not found:
+            raise
+        raise DataError(found[1]) from error
 
 
 def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tfyolo.data import datasets, geometry, readers
 from tfyolo.data.geometry import restore
+from tfyolo.data.loading import answered
 from tfyolo.data.sources.source import Source
 from tfyolo.evaluation.files import write_report
 from tfyolo.evaluation.matching import DetectionColumns, Found
@@ -236,7 +237,8 @@ def _find(detector, source, label_of, batch, progress, resized):
     ) as bar:
         while True:
             started = time.perf_counter()
-            sample = next(dataset, None)
+            with answered():
+                sample = next(dataset, None)
             if sample is None:
                 break
             read = time.perf_counter()

@@ -36,7 +36,12 @@ class Stopped(KeyboardInterrupt):
 
 
 class Run(NamedTuple):
-    """What training leaves: the run's folder, and the metrics of its best epoch (AP, AP50, ...)."""
+    """What training leaves.
+
+    Attributes:
+        folder: the run's; of one at an address a Path too, which tfyolo takes wherever it takes the address.
+        metrics: of its best epoch: "AP", "AP50", ...
+    """
 
     folder: Path
     metrics: dict

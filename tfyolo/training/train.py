@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
+from tfyolo.data.loading import answered
 from tfyolo.evaluation.run import evaluate_share
 from tfyolo.files import address, unreachable
 from tfyolo.messages import counted
@@ -249,7 +250,8 @@ def _train_epoch(job, at, trainee, metrics, stage_index, epoch):
         for i in bar:
             if job.signals.due:
                 break
-            sample = next(trainee.batches)
+            with answered():
+                sample = next(trainee.batches)
             if epoch == i == 0 and job.team.chief:
                 name = "train_batch.png" if stage_index == 0 else f"train_batch_{stage_index + 1}.png"
                 draw_batch(sample, job.strategy, job.model.classes, job.folder / name)
