@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tfyolo import config as configs
 from tfyolo import folders
 from tfyolo.errors import Error
-from tfyolo.files import absolute, atomic_file, local, remove_left, temporary_names
+from tfyolo.files import absolute, address, atomic_file, local, remove_left, temporary_names
 from tfyolo.visualize import plots
 
 
@@ -142,7 +142,8 @@ def run_folder(config, out, resume, mirror=None):
         TrainingError: there is neither a config nor a run.
         FolderError: something else lies there, or another process writes into it.
     """
-    names = mirror and mirror.names()
+    with _answering(mirror):
+        names = mirror and mirror.names()
     there = "last.h5" in names if mirror else out is not None and (local(out) / "last.h5").exists()
     if resume and there:
         return (
@@ -173,20 +174,21 @@ def _matches(name, patterns):
 
 
 @contextlib.contextmanager
-def _at_address(mirror, names=()):
-    """The folder of a Mirror; what goes wrong with the address at its two ends is a FolderError."""
-    body = None
+def _answering(mirror):
+    """What an address does not answer in the `with` is a FolderError."""
     try:
-        with mirror.held(names) as folder:
-            try:
-                yield folder
-            except BaseException as error:
-                body = error
-                raise
+        yield
     except OSError as error:
-        if error is body:
+        if mirror is None or error.filename is None or address(error.filename) is None:
             raise
         raise folders.FolderError(f"{mirror.address}: cannot be read or written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _at_address(mirror, names=()):
+    """The folder of a Mirror."""
+    with _answering(mirror), mirror.held(names) as folder:
+        yield folder
 
 
 # What a run writes until something of it is kept, that is until last.h5 is there; and all files that it writes.

@@ -90,7 +90,7 @@ def test_a_folder_here_is_written_in_its_place(tmp_path):
         pass
 
 
-def test_a_run_is_written_over_no_other(place):
+def test_a_run_is_written_over_no_other(place, monkeypatch):
     config = tfyolo.load_config("demo", ["data=x"])
 
     def reserved(resume, config=config):
@@ -113,6 +113,13 @@ def test_a_run_is_written_over_no_other(place):
         assert {file.name for file in folder.iterdir()} == {"last.h5", "history.csv"}
     tf.io.gfile.remove(f"{place}/last.h5")
     with pytest.raises(folders.Taken, match="name another"):
+        reserved(True)
+
+    def listdir(path):
+        raise tf.errors.PermissionDeniedError(None, None, "no token")
+
+    monkeypatch.setattr(tf.io.gfile, "listdir", listdir)
+    with pytest.raises(folders.FolderError, match=f"{place}: cannot be read or written: permission denied: no token"):
         reserved(True)
 
 
