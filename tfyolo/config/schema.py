@@ -269,6 +269,9 @@ class Train(Strict):
     evaluate_every: Count = 5  # epochs
     # Images at a time in evaluation, which one device does; null: a replica's part of the batch, at most 16.
     evaluate_batch: Batch | None = None
+    # Processes that make the batches, about one a core beside the training's own; 0: threads of this process, which
+    # two to three cores keep busy. Any number makes the same batches. Needs `pip install 'tfyolo[workers]'`.
+    workers: Annotated[int, Field(ge=0, le=512)] = 0
     draw_images: CountOrZero = 4  # validation images drawn at each evaluation
     eager: bool = False  # the same step without tf.function, for debugging
 

@@ -1,10 +1,12 @@
 """Batches of Samples from a Source: decode, one 3x3 matrix, one warp, colour, pad, batch."""
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfyolo.config import Augment
 from tfyolo.data import augment as aug
 from tfyolo.data import geometry
 from tfyolo.data.contents import ImageError
@@ -12,6 +14,7 @@ from tfyolo.data.decoding import read_record
 from tfyolo.data.geometry import FITS, paste, prepare, preparing, transform_boxes
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.loading import loader, traced
+from tfyolo.data.sources.records import Records
 from tfyolo.data.sources.source import DataError
 from tfyolo.messages import counted
 from tfyolo.structures import Sample
@@ -87,10 +90,14 @@ def _batched(samples, size, batch, black):
     shapes = Sample([*size, 3], [None, 4], [None], [None], [], [3, 3])
     padding = Sample(black, 0.0, -1, False, -1, 0.0)
     samples = samples.map(at_least_one).padded_batch(batch, shapes, padding, drop_remainder=True)
+    return _fetched_ahead(samples)
+
+
+def _fetched_ahead(batches):
     options = tf.data.Options()
     # Looking for files to share among workers, of which there are none, takes ten seconds of a strategy at each start.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return samples.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 # What an image is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
@@ -181,6 +188,111 @@ def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
     return draw
 
 
+class Stream(NamedTuple):
+    """What the batches of a training are made of: another process makes the same ones of it.
+
+    Attributes:
+        records: Records.
+        size: (H, W) of the images in the batches.
+        fit: a geometry.Fit.
+        augment: config.Augment.
+        seed: of all chance.
+        steps: of an epoch.
+        mixed_epochs: the first epochs, in which mosaic and mixup may be used.
+        span: (first, end) of its steps.
+        batch: images a step.
+        part: (i, n): the i-th of n equal parts of each batch.
+        pieces: into which the part is cut.
+        max_pixels: an image of more counts as one that cannot be read.
+    """
+
+    records: Records
+    size: tuple[int, int]
+    fit: geometry.Fit
+    augment: Augment
+    seed: int
+    steps: int
+    mixed_epochs: int
+    span: tuple[int, int]
+    batch: int
+    part: tuple[int, int]
+    pieces: int
+    max_pixels: int
+
+    @property
+    def piece(self):
+        """How many images each batch of the data set has."""
+        return self.batch // self.part[1] // self.pieces
+
+    @property
+    def numbers(self):
+        """(first, end): the batches of the data set are numbered from the first epoch's first on."""
+        return tuple(step * self.pieces for step in self.span)
+
+    def dataset(self, skipped, resized, numbers=None, workers=1):
+        """The batches.
+
+        Args:
+            skipped: as for train_dataset.
+            resized: likewise.
+            numbers: an iterator of those of the batches that are made here, by one of several processes; None: all.
+            workers: how many processes make batches.
+
+        Returns:
+            A tf.data.Dataset of Samples.
+        """
+        memory = MEMORY if workers == 1 else 2 * MEMORY // workers  # each sees fewer images between two of the same
+        load = loader(self.records, skipped, resized, memory, self.max_pixels)
+        draw = _augmented(load, len(self.records), self.steps * self.batch, *self[1:5], self.mixed_epochs)
+        index, sharing = self.part
+        share = self.batch // sharing
+
+        def draw_own(number):
+            return draw(number // share * self.batch + index * share + number % share)
+
+        if numbers is None:
+            first, end = self.numbers
+            samples = tf.data.Dataset.range(first * self.piece, end * self.piece)
+        else:
+            made_here = tf.data.Dataset.from_generator(lambda: numbers, output_signature=_NUMBER)
+            samples = made_here.flat_map(lambda i: tf.data.Dataset.range(i * self.piece, (i + 1) * self.piece))
+        samples = samples.map(draw_own, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = _batched(samples, self.size, self.piece, np.uint8(0))
+        if workers == 1:
+            return batches
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 2  # one waits for its file while the other computes
+        options.threading.max_intra_op_parallelism = 1
+        return batches.with_options(options)
+
+    def dataset_by(self, workers, skipped, resized):
+        """The same batches, made by several processes.
+
+        Args:
+            workers: how many.
+            skipped: as for train_dataset.
+            resized: likewise.
+
+        Returns:
+            A tf.data.Dataset of Samples.
+        """
+        from tfyolo.data import workers as processes  # needs the package grain, which not every install has
+
+        batch = self.piece
+        spec = Sample(
+            tf.TensorSpec([batch, *self.size, 3], tf.uint8),
+            tf.TensorSpec([batch, None, 4], tf.float32),
+            tf.TensorSpec([batch, None], tf.int32),
+            tf.TensorSpec([batch, None], tf.bool),
+            tf.TensorSpec([batch], tf.int32),
+            tf.TensorSpec([batch, 3, 3], tf.float32),
+        )
+        batches = tf.data.Dataset.from_generator(
+            lambda: processes.batches_by(workers, self, skipped, resized), output_signature=spec
+        )
+        return _fetched_ahead(batches)
+
+
 def train_dataset(
     source,
     *,
@@ -195,6 +307,7 @@ def train_dataset(
     part=(0, 1),
     pieces=1,
     preprocess="letterbox",
+    workers=0,
     skipped=None,
     resized=None,
 ):
@@ -216,6 +329,7 @@ def train_dataset(
         part: (i, n): of each batch only the i-th of n equal parts, for one of n workers.
         pieces: into which the part is cut, one after the other, for so many devices of the worker.
         preprocess: how images are brought to `size`, a key of geometry.FITS.
+        workers: how many processes make the batches; 0: threads of this one.
         skipped: a dict that gets {index of a Record: message} of each image that cannot be read; it comes grey and
             without boxes.
         resized: a dict that gets {index of a Record: (H, W)} of each image of another size than its annotations say;
@@ -229,23 +343,23 @@ def train_dataset(
     Raises:
         DataError: there are no images.
     """
-    resized = {} if resized is None else resized
-    load = loader(_records(source), {} if skipped is None else skipped, resized, MEMORY, source.max_pixels)
-    images = len(source.records)
-    steps = -(-images // batch)
-    draws = steps * batch
-    size = tuple(size)
-    draw = _augmented(load, images, draws, size, FITS[preprocess], augment, seed, epochs - plain_epochs)
-    index, workers = part
-    share = batch // workers
-    first, end = start_epoch * steps + start_step, epochs * steps
-
-    def draw_own(number):
-        return draw(number // share * batch + index * share + number % share)
-
-    numbers = tf.data.Dataset.range(first * share, end * share)
-    samples = numbers.map(draw_own, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _batched(samples, size, share // pieces, np.uint8(0)), steps
+    steps = -(-len(_records(source)) // batch)
+    stream = Stream(
+        source.records,
+        tuple(size),
+        FITS[preprocess],
+        augment,
+        seed,
+        steps,
+        epochs - plain_epochs,
+        (start_epoch * steps + start_step, epochs * steps),
+        batch,
+        part,
+        pieces,
+        source.max_pixels,
+    )
+    found = {} if skipped is None else skipped, {} if resized is None else resized
+    return stream.dataset_by(workers, *found) if workers else stream.dataset(*found), steps
 
 
 def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, resized=None):

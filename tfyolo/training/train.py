@@ -17,10 +17,12 @@ from tqdm import tqdm
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
+from tfyolo.data.loading import worker_error
 from tfyolo.evaluation.run import evaluate
 from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
 from tfyolo.training.callbacks import Callbacks
+from tfyolo.training.checks import runs_script_anew
 from tfyolo.training.clock import duration
 from tfyolo.training.cluster import join
 from tfyolo.training.fitting import fitted
@@ -105,10 +107,17 @@ def train(
         FolderError: something else lies in `out`, or another process writes into it.
         TrainingError: there is nothing to resume or to train on, memory does not suffice, a loss is not finite,
             `overfit` images are not overfit, or a callback is none.
+        WorkerError: a process that makes batches (train.workers) has ended.
+        MissingError: it needs a package that is not installed.
         ClusterError: TF_CONFIG or srun's variables are wrong, or TensorFlow had begun to work before.
         LostError, OtherError: another worker is gone, or has ended by an error.
         Stopped: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
+    if runs_script_anew():
+        raise TrainingError(
+            'expected `if __name__ == "__main__":` before what the script does, received none; with train.workers each '
+            "process that makes batches imports it"
+        )
     team = join()
     callbacks = Callbacks(callbacks if team.chief else ())
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
@@ -129,6 +138,10 @@ def train(
                         kept = discard(folder)
         except tf.errors.ResourceExhaustedError as error:
             raise TrainingError(f"{folder}: {too_large(error)}") from error
+        except tf.errors.OpError as error:
+            if lost := worker_error(error):
+                raise lost from error
+            raise
         except KeyboardInterrupt:
             left = None, 0
             if kept and team.chief:
