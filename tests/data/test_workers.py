@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from test_pipeline import ALL, assert_same, make_source, samples, train
 
-from tfyolo.data.loading import WorkerError, worker_error
+from tfyolo.errors import WorkerError
 
 pytest.importorskip("grain")
 
@@ -67,10 +67,10 @@ def test_a_killed_process_is_an_error_in_a_line(tmp_path):
         for _ in batches:
             pass
     assert time.monotonic() - began < 30
-    error = worker_error(caught.value)
-    assert isinstance(error, WorkerError)
-    assert str(error).startswith("train.workers=2: a process that makes batches has ended with code -9: killed")
+    assert str(WorkerError.within(caught.value)).startswith(
+        "train.workers=2: a process that makes batches has ended with code -9: killed"
+    )
 
 
 def test_other_errors_are_no_workers():
-    assert worker_error(tf.errors.InternalError(None, None, "Failed")) is None
+    assert WorkerError.within(tf.errors.InternalError(None, None, "Failed")) is None

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import re
 import threading
 
 import numpy as np
@@ -13,18 +12,6 @@ from tfyolo.data.contents import ImageError, file_contents
 from tfyolo.data.decoding import decode_image, read_record
 from tfyolo.data.geometry import GREY, scale_of
 from tfyolo.data.headers import surely_fits
-from tfyolo.errors import Error
-
-
-class WorkerError(Error):
-    """A process that makes batches has ended. The message says why and what to do."""
-
-
-def worker_error(error):
-    """The WorkerError that TensorFlow has made an error of its own of; None if it is none."""
-    found = re.search(r"\bWorkerError: (.+)", str(error))
-    return found and WorkerError(found[1])
-
 
 INDEX = tf.TensorSpec([], tf.int32)
 

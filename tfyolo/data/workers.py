@@ -3,7 +3,7 @@
 The processes are those of Google's grain, which hands batches over in shared memory and in order.
 """
 
-import multiprocessing
+import multiprocessing.util
 import os
 import pickle
 import re
@@ -12,7 +12,7 @@ import threading
 
 import grain
 
-from tfyolo.data.loading import WorkerError
+from tfyolo.errors import WorkerError
 from tfyolo.libraries import import_tensorflow
 
 
@@ -66,13 +66,15 @@ def _begin(index, workers):
     # Ctrl-C and SIGTERM reach the whole group; training comes to the end of its step, and then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # grain's processes would outlive a training that is killed.
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    # Threads of TensorFlow that wait for more would keep Python from ending; after all that has to be handed over.
+    multiprocessing.util.Finalize(None, os._exit, args=(0,), exitpriority=-100)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # all memory of the GPUs is the training's
     import_tensorflow()
     import cv2
 
     cv2.setNumThreads(1)
+    # grain's processes would outlive a training that is killed.
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 def _end_with(parent):

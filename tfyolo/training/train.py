@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tfyolo import checkpoint
 from tfyolo import config as configs
-from tfyolo.data.loading import worker_error
+from tfyolo.errors import WorkerError
 from tfyolo.evaluation.run import evaluate
 from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
@@ -139,7 +139,7 @@ def train(
         except tf.errors.ResourceExhaustedError as error:
             raise TrainingError(f"{folder}: {too_large(error)}") from error
         except tf.errors.OpError as error:
-            if lost := worker_error(error):
+            if lost := WorkerError.within(error):
                 raise lost from error
             raise
         except KeyboardInterrupt:
