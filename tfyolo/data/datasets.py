@@ -1,6 +1,7 @@
 """Batches of Samples from a Source: decode, one 3x3 matrix, one warp, colour, pad, batch."""
 
 import hashlib
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -103,16 +104,19 @@ def _fetched_ahead(batches):
 # What an image is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
 RECENT = 128
 MEMORY = 256 << 20  # bytes
+# How many times as large as a training image can show it, one way, a JPEG stays at least where it is decoded smaller.
+SPARE = 1.0
 
 
 def _pasted(indices, loaded, matrices, size, fit):
-    """The Sample of images on one canvas, with what is left of their boxes; index and matrix are the first's."""
+    """The Sample of images on one canvas, with what is left of their boxes; index and transform are the first's."""
     image = paste([image for image, *_ in loaded], matrices, size, fit)
     annotated = [
         geometry.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
-        for (_, boxes, labels, crowd), matrix in zip(loaded, matrices, strict=True)
+        for (_, boxes, labels, crowd, _), matrix in zip(loaded, matrices, strict=True)
     ]
-    return Sample(image, *(tf.concat(part, axis=0) for part in zip(*annotated, strict=True)), indices[0], matrices[0])
+    transform = matrices[0] @ geometry.scaling(1 / loaded[0][-1])  # from pixels of the file
+    return Sample(image, *(tf.concat(part, axis=0) for part in zip(*annotated, strict=True)), indices[0], transform)
 
 
 def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
@@ -204,6 +208,7 @@ class Stream(NamedTuple):
         part: (i, n): the i-th of n equal parts of each batch.
         pieces: into which the part is cut.
         max_pixels: an image of more counts as one that cannot be read.
+        reduce: whether large JPEGs are decoded smaller.
     """
 
     records: Records
@@ -218,11 +223,23 @@ class Stream(NamedTuple):
     part: tuple[int, int]
     pieces: int
     max_pixels: int
+    reduce: bool = False
 
     @property
     def piece(self):
         """How many images each batch of the data set has."""
         return self.batch // self.part[1] // self.pieces
+
+    @property
+    def needed(self):
+        """(H, W) that the image of a JPEG has to have; None: what it has.
+
+        An image that is only sampled has to be whole.
+        """
+        if not (self.reduce and self.fit.antialias and self.fit.keeps_aspect):
+            return None
+        largest = (1 + self.augment.scale) * (1 + math.tan(math.radians(self.augment.shear)))
+        return tuple(SPARE * largest * side for side in self.size)
 
     @property
     def numbers(self):
@@ -242,7 +259,7 @@ class Stream(NamedTuple):
             A tf.data.Dataset of Samples.
         """
         memory = MEMORY if workers == 1 else 2 * MEMORY // workers  # each sees fewer images between two of the same
-        load = loader(self.records, skipped, resized, memory, self.max_pixels)
+        load = loader(self.records, skipped, resized, memory, self.max_pixels, self.needed)
         draw = _augmented(load, len(self.records), self.steps * self.batch, *self[1:5], self.mixed_epochs)
         index, sharing = self.part
         share = self.batch // sharing
@@ -307,6 +324,7 @@ def train_dataset(
     part=(0, 1),
     pieces=1,
     preprocess="letterbox",
+    reduce=False,
     workers=0,
     skipped=None,
     resized=None,
@@ -329,6 +347,8 @@ def train_dataset(
         part: (i, n): of each batch only the i-th of n equal parts, for one of n workers.
         pieces: into which the part is cut, one after the other, for so many devices of the worker.
         preprocess: how images are brought to `size`, a key of geometry.FITS.
+        reduce: whether JPEGs that are at least twice as large as any augmentation shows them are decoded 2, 4 or 8
+            times smaller, where `preprocess` averages what it makes smaller.
         workers: how many processes make the batches; 0: threads of this one.
         skipped: a dict that gets {index of a Record: message} of each image that cannot be read; it comes grey and
             without boxes.
@@ -357,6 +377,7 @@ def train_dataset(
         part,
         pieces,
         source.max_pixels,
+        reduce,
     )
     found = {} if skipped is None else skipped, {} if resized is None else resized
     return stream.dataset_by(workers, *found) if workers else stream.dataset(*found), steps
@@ -387,7 +408,7 @@ def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, r
     @traced(_NUMBER)
     def sample(number):
         index = tf.cast(number, tf.int32)
-        image, boxes, labels, crowd = load(index)
+        image, boxes, labels, crowd, _ = load(index)
         image, transform = prepare(image, size, preprocess)
         index = tf.where(index < images, index, -1)
         return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)

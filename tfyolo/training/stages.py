@@ -146,6 +146,7 @@ def batches_of(job, stage_index, size, unexpected, epochs_done, steps_done=0):
         part=(team.index, team.size),
         pieces=job.strategy.num_replicas_in_sync // team.size if team.together else 1,
         preprocess=config.model.preprocess,
+        reduce=config.stage_data(stage_index)[0].reduce,
         workers=config.train.workers,
         **unexpected,
     )
