@@ -170,7 +170,10 @@ class Data(Strict):
     background: bool = False  # train on images without labels even if most have none, or labels that cannot be read
     outside: bool = False  # follow paths in the data's files that lead out of its folder
     max_pixels: Pixels = MOST_PIXELS  # of an image; a larger one is an error before it is decoded
-    # In training, decode JPEGs that are more than twice as large as any augmentation shows them 2, 4 or 8 times smaller.
+    # The order of training images. exact: any image may follow any other. window: shards of TFRecord from front to
+    # back, their order and 1,024 images at a time shuffled, for network disks.
+    shuffle: Literal["exact", "window"] = "exact"
+    # In training, decode JPEGs 2, 4 or 8 times smaller where no augmentation shows them as large as that.
     reduce: bool = True
     cache: bool = True  # keep what is read in the cache folder, and take it from there while no file has changed
 

@@ -104,27 +104,53 @@ def _fetched_ahead(batches):
 # What an image is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
 RECENT = 128
 MEMORY = 256 << 20  # bytes
-# How many times as large as a training image can show it, one way, a JPEG stays at least where it is decoded smaller.
-SPARE = 1.0
+WINDOW = 1024  # images, which are shuffled among each other where shards are read in order
 
 
 def _pasted(indices, loaded, matrices, size, fit):
     """The Sample of images on one canvas, with what is left of their boxes; index and transform are the first's."""
-    image = paste([image for image, *_ in loaded], matrices, size, fit)
+    image = paste([each.image for each in loaded], matrices, size, fit)
     annotated = [
-        geometry.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
-        for (_, boxes, labels, crowd, _), matrix in zip(loaded, matrices, strict=True)
+        geometry.clip_boxes(transform_boxes(each.boxes, matrix), each.labels, each.crowd, size)
+        for each, matrix in zip(loaded, matrices, strict=True)
     ]
-    transform = matrices[0] @ geometry.scaling(1 / loaded[0][-1])  # from pixels of the file
+    transform = matrices[0] @ geometry.scaling(1 / loaded[0].ratio)  # from pixels of the file
     return Sample(image, *(tf.concat(part, axis=0) for part in zip(*annotated, strict=True)), indices[0], transform)
 
 
-def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
+def _in_order(starts, images, seed):
+    """A graph function (epoch, place) -> index: shards in an order drawn anew for each epoch, a window shuffled.
+
+    Args:
+        starts: [S] where the shards begin among the images.
+        images: how many there are.
+        seed: of the order.
+    """
+    shards, starts = len(starts), tf.constant(starts, tf.int64)
+    counts = tf.concat([starts[1:], [images]], axis=0) - starts
+
+    def index_of(epoch, place):
+        seeds = tf.stack([seed, epoch])
+        window = place // WINDOW
+        first = window * WINDOW
+        last = tf.minimum(images - first, WINDOW) - 1
+        place = first + tf.random.experimental.index_shuffle(place - first, tf.random.fold_in(seeds, window), last)
+        order = tf.random.experimental.index_shuffle(tf.range(shards, dtype=tf.int64), seeds, shards - 1)
+        ends = tf.cumsum(tf.gather(counts, order))
+        number = tf.searchsorted(ends, place[None], side="right")[0]
+        shard = order[number]
+        return starts[shard] + place - (ends[number] - counts[shard])
+
+    return index_of
+
+
+def _augmented(load, images, starts, draws, size, fit, augment, seed, mixed_epochs):
     """A graph function that draws one augmented Sample by its number in the stream.
 
     Args:
         load: what `loader` returned.
         images: how many it loads.
+        starts: [S] where shards begin that are to be read in order; None: all images are shuffled.
         draws: Samples an epoch.
         size: (H, W) of the Samples' images.
         fit: a value of geometry.FITS.
@@ -133,10 +159,14 @@ def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
         mixed_epochs: the first epochs, in which mosaic and mixup may be used.
     """
 
+    def anywhere(epoch, place):
+        return tf.random.experimental.index_shuffle(place, tf.stack([seed, epoch]), images - 1)
+
+    order = anywhere if starts is None else _in_order(starts, images, seed)
+
     def shuffled(epoch, position):
         """The index of the image at a position of an epoch."""
-        seeds = tf.stack([seed, epoch])
-        return tf.cast(tf.random.experimental.index_shuffle(position % images, seeds, images - 1), tf.int32)
+        return tf.cast(order(epoch, position % images), tf.int32)
 
     def before(position, seed, count):
         """Positions of images that were drawn a little earlier; an epoch begins with its end."""
@@ -146,15 +176,14 @@ def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
         seeds = tf.unstack(tf.random.split(seed, 2))
         index = shuffled(epoch, position)
         loaded = load(index)
-        original = tf.shape(loaded[0])[:2]
-        matrix = fit.matrix(original, size) @ aug.flips(seeds[0], original, augment)
+        matrix = fit.matrix(loaded.size, size) @ aug.flips(seeds[0], loaded.size, augment)
         return _pasted([index], [loaded], [aug.affine(seeds[1], size, augment) @ matrix], size, fit)
 
     def mosaic(epoch, position, seed):
         seeds = tf.unstack(tf.random.split(seed, 7))
         indices = [shuffled(epoch, at) for at in (position, *before(position, seeds[0], 3))]
         loaded = [load(i) for i in indices]
-        sizes = [tf.shape(image)[:2] for image, *_ in loaded]
+        sizes = [each.size for each in loaded]
         affine = aug.affine(seeds[1], size, augment)
         matrices = [
             affine @ matrix @ aug.flips(flip_seed, original, augment)
@@ -209,6 +238,7 @@ class Stream(NamedTuple):
         pieces: into which the part is cut.
         max_pixels: an image of more counts as one that cannot be read.
         reduce: whether large JPEGs are decoded smaller.
+        in_order: whether shards are read from their first image to their last.
     """
 
     records: Records
@@ -224,6 +254,7 @@ class Stream(NamedTuple):
     pieces: int
     max_pixels: int
     reduce: bool = False
+    in_order: bool = False
 
     @property
     def piece(self):
@@ -239,7 +270,7 @@ class Stream(NamedTuple):
         if not (self.reduce and self.fit.antialias and self.fit.keeps_aspect):
             return None
         largest = (1 + self.augment.scale) * (1 + math.tan(math.radians(self.augment.shear)))
-        return tuple(SPARE * largest * side for side in self.size)
+        return tuple(largest * side for side in self.size)
 
     @property
     def numbers(self):
@@ -259,8 +290,10 @@ class Stream(NamedTuple):
             A tf.data.Dataset of Samples.
         """
         memory = MEMORY if workers == 1 else 2 * MEMORY // workers  # each sees fewer images between two of the same
-        load = loader(self.records, skipped, resized, memory, self.max_pixels, self.needed)
-        draw = _augmented(load, len(self.records), self.steps * self.batch, *self[1:5], self.mixed_epochs)
+        load = loader(self.records, skipped, resized, memory, self.max_pixels, self.needed, self.in_order)
+        starts = self.records.shard_starts(WINDOW) if self.in_order else None
+        draws = self.steps * self.batch
+        draw = _augmented(load, len(self.records), starts, draws, *self[1:5], self.mixed_epochs)
         index, sharing = self.part
         share = self.batch // sharing
 
@@ -325,6 +358,7 @@ def train_dataset(
     pieces=1,
     preprocess="letterbox",
     reduce=False,
+    in_order=False,
     workers=0,
     skipped=None,
     resized=None,
@@ -349,6 +383,8 @@ def train_dataset(
         preprocess: how images are brought to `size`, a key of geometry.FITS.
         reduce: whether JPEGs that are at least twice as large as any augmentation shows them are decoded 2, 4 or 8
             times smaller, where `preprocess` averages what it makes smaller.
+        in_order: whether shards are read from their first image to their last, as network disks like it: in an order
+            drawn anew for each epoch, and shuffled among WINDOW images. Without shards, runs of so many files.
         workers: how many processes make the batches; 0: threads of this one.
         skipped: a dict that gets {index of a Record: message} of each image that cannot be read; it comes grey and
             without boxes.
@@ -378,6 +414,7 @@ def train_dataset(
         pieces,
         source.max_pixels,
         reduce,
+        in_order,
     )
     found = {} if skipped is None else skipped, {} if resized is None else resized
     return stream.dataset_by(workers, *found) if workers else stream.dataset(*found), steps
@@ -408,7 +445,7 @@ def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, r
     @traced(_NUMBER)
     def sample(number):
         index = tf.cast(number, tf.int32)
-        image, boxes, labels, crowd, _ = load(index)
+        image, boxes, labels, crowd, *_ = load(index)
         image, transform = prepare(image, size, preprocess)
         index = tf.where(index < images, index, -1)
         return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)

@@ -14,7 +14,6 @@ import tensorflow as tf
 from tfyolo.data.contents import ENDS, checked_contents, damaged, unknown
 from tfyolo.data.headers import HEAD, MOST_PIXELS, kind_of, read_header, surely_fits
 
-
 RATIOS = 1, 2, 4, 8  # at which libjpeg decodes
 
 

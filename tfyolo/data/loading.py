@@ -2,7 +2,9 @@
 
 import collections
 import contextlib
+import os
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +14,10 @@ from tfyolo.data.contents import ImageError, file_contents
 from tfyolo.data.decoding import RATIOS, decode_image, read_record
 from tfyolo.data.geometry import GREY, scale_of
 from tfyolo.data.headers import image_size, kind_of, surely_fits
+from tfyolo.files import open_regular
+
+AHEAD = 16 << 20  # bytes of a shard that a disk fetches at once
+PARTS = 64  # of shards, remembered as fetched
 
 INDEX = tf.TensorSpec([], tf.int32)
 
@@ -51,6 +57,38 @@ class Memory:
 _NOTHING = np.zeros([0, 0, 3], np.uint8)
 
 
+def _fetch_about(record, fetched):
+    """Has the system read the part of a shard that an image begins in, unless it is one of the last that it did."""
+    part = record.path, record.span[0] // AHEAD
+    if part in fetched or not hasattr(os, "posix_fadvise"):
+        return
+    fetched[part] = None
+    if len(fetched) > PARTS:
+        fetched.popitem(last=False)
+    with contextlib.suppress(OSError), open_regular(record.path) as shard:
+        os.posix_fadvise(shard.fileno(), part[1] * AHEAD, AHEAD, os.POSIX_FADV_WILLNEED)
+
+
+class Loaded(NamedTuple):
+    """An image and what it shows.
+
+    Attributes:
+        image: [H, W, 3] uint8.
+        boxes: [M, 4] float32 (y1, x1, y2, x2) in its pixels.
+        labels: [M] int32.
+        crowd: [M] bool.
+        size: [2] float32 (H, W), not rounded up as those of an image that was decoded smaller.
+        ratio: scalar float32: how many times smaller than its file it is.
+    """
+
+    image: tf.Tensor
+    boxes: tf.Tensor
+    labels: tf.Tensor
+    crowd: tf.Tensor
+    size: tf.Tensor
+    ratio: tf.Tensor
+
+
 def _decoded(contents, ratio):
     """The image of a file's bytes in a graph, `ratio` times smaller; [0, 0, 3] if it cannot be decoded.
 
@@ -61,7 +99,7 @@ def _decoded(contents, ratio):
     return tried.concatenate(tf.data.Dataset.from_tensors(_NOTHING)).take(1).get_single_element()
 
 
-def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=None):
+def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=None, ahead=False):
     """A graph function that reads one Record.
 
     Args:
@@ -73,13 +111,14 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=
         most_pixels: an image of more counts as one that cannot be read.
         needed: (H, W): larger JPEGs are decoded 2, 4 or 8 times smaller, as long as they reach one of the two sides
             still. None: all as they are.
+        ahead: whether a disk is to fetch what lies about an image in its shard, too, since that comes soon.
 
     Returns:
-        int32 index -> (image [H, W, 3] uint8, boxes [M, 4] float32 (y1, x1, y2, x2) in its pixels, labels [M] int32,
-        crowd [M] bool, float32: how many times smaller than its file it is).
+        int32 index -> Loaded.
     """
     grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
     nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
+    fetched = collections.OrderedDict()  # the last parts of shards that a disk was to fetch
     recent, reduced = Memory(memory), {}  # {index: (ratio, H, W of the file's image)}
 
     def fetch(index):
@@ -89,6 +128,8 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=
         record = records[index]
         image, contents = recent.get(int(index)), b""
         if not image.size:
+            if ahead and record.span:
+                _fetch_about(record, fetched)
             with contextlib.suppress(ImageError):
                 contents = file_contents(record.path, record.span)
                 contents = contents if surely_fits(contents, most_pixels) else b""
@@ -150,7 +191,8 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=
             lambda: tf.numpy_function(scaled, [index, boxes, stated, size], tf.float32),
         )
         ratio = tf.cast(smaller[0], tf.float32)
-        shapes = [None, None, 3], [None, 4], [None], [None], []
-        return tuple(map(tf.ensure_shape, (image, boxes / ratio, labels, crowd, ratio), shapes))
+        shapes = [None, None, 3], [None, 4], [None], [None], [2], []
+        loaded = image, boxes / ratio, labels, crowd, tf.cast(size, tf.float32) / ratio, ratio
+        return Loaded(*map(tf.ensure_shape, loaded, shapes))
 
     return load
