@@ -97,10 +97,13 @@ class _Iterator(grain.DatasetIterator):
     def __init__(self, numbers, stream, workers):
         super().__init__()
         self._found, self._sent = ({}, {}), [0, 0]
-        dataset = stream.dataset(*self._found, numbers=numbers, workers=workers)
-        self._batches = dataset.as_numpy_iterator()
+        self._made, self._batches = (stream, numbers, workers), None
 
     def __next__(self):
+        if self._batches is None:  # grain makes iterators in the training's process, too, to ask for their state
+            stream, numbers, workers = self._made
+            dataset = stream.dataset(*self._found, numbers=numbers, workers=workers)
+            self._batches = dataset.as_numpy_iterator()
         sample = next(self._batches)
         found = [list(each.items()) for each in self._found]
         new = [dict(each[sent:]) for each, sent in zip(found, self._sent, strict=True)]
