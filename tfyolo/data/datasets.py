@@ -1,10 +1,13 @@
 """Batches of Samples from a Source: decode, one 3x3 matrix, one warp, colour, pad, batch."""
 
 import hashlib
+import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfyolo.config import Augment
 from tfyolo.data import augment as aug
 from tfyolo.data import geometry
 from tfyolo.data.contents import ImageError
@@ -12,6 +15,7 @@ from tfyolo.data.decoding import read_record
 from tfyolo.data.geometry import FITS, paste, prepare, preparing, transform_boxes
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.loading import loader, traced
+from tfyolo.data.sources.records import Records
 from tfyolo.data.sources.source import DataError
 from tfyolo.messages import counted
 from tfyolo.structures import Sample
@@ -87,33 +91,66 @@ def _batched(samples, size, batch, black):
     shapes = Sample([*size, 3], [None, 4], [None], [None], [], [3, 3])
     padding = Sample(black, 0.0, -1, False, -1, 0.0)
     samples = samples.map(at_least_one).padded_batch(batch, shapes, padding, drop_remainder=True)
+    return _fetched_ahead(samples)
+
+
+def _fetched_ahead(batches):
     options = tf.data.Options()
     # Looking for files to share among workers, of which there are none, takes ten seconds of a strategy at each start.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return samples.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 # What an image is mixed with is among those last drawn, which need not be decoded again if they fit into the memory.
 RECENT = 128
 MEMORY = 256 << 20  # bytes
+WINDOW = 1024  # images, which are shuffled among each other where shards are read in order
 
 
 def _pasted(indices, loaded, matrices, size, fit):
-    """The Sample of images on one canvas, with what is left of their boxes; index and matrix are the first's."""
-    image = paste([image for image, *_ in loaded], matrices, size, fit)
+    """The Sample of images on one canvas, with what is left of their boxes; index and transform are the first's."""
+    image = paste([each.image for each in loaded], matrices, size, fit)
     annotated = [
-        geometry.clip_boxes(transform_boxes(boxes, matrix), labels, crowd, size)
-        for (_, boxes, labels, crowd), matrix in zip(loaded, matrices, strict=True)
+        geometry.clip_boxes(transform_boxes(each.boxes, matrix), each.labels, each.crowd, size)
+        for each, matrix in zip(loaded, matrices, strict=True)
     ]
-    return Sample(image, *(tf.concat(part, axis=0) for part in zip(*annotated, strict=True)), indices[0], matrices[0])
+    transform = matrices[0] @ geometry.scaling(1 / loaded[0].ratio)  # from pixels of the file
+    return Sample(image, *(tf.concat(part, axis=0) for part in zip(*annotated, strict=True)), indices[0], transform)
 
 
-def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
+def _in_order(starts, images, seed):
+    """A graph function (epoch, place) -> index: shards in an order drawn anew for each epoch, a window shuffled.
+
+    Args:
+        starts: [S] where the shards begin among the images.
+        images: how many there are.
+        seed: of the order.
+    """
+    shards, starts = len(starts), tf.constant(starts, tf.int64)
+    counts = tf.concat([starts[1:], [images]], axis=0) - starts
+
+    def index_of(epoch, place):
+        seeds = tf.stack([seed, epoch])
+        window = place // WINDOW
+        first = window * WINDOW
+        last = tf.minimum(images - first, WINDOW) - 1
+        place = first + tf.random.experimental.index_shuffle(place - first, tf.random.fold_in(seeds, window), last)
+        order = tf.random.experimental.index_shuffle(tf.range(shards, dtype=tf.int64), seeds, shards - 1)
+        ends = tf.cumsum(tf.gather(counts, order))
+        number = tf.searchsorted(ends, place[None], side="right")[0]
+        shard = order[number]
+        return starts[shard] + place - (ends[number] - counts[shard])
+
+    return index_of
+
+
+def _augmented(load, images, starts, draws, size, fit, augment, seed, mixed_epochs):
     """A graph function that draws one augmented Sample by its number in the stream.
 
     Args:
         load: what `loader` returned.
         images: how many it loads.
+        starts: [S] where shards begin that are to be read in order; None: all images are shuffled.
         draws: Samples an epoch.
         size: (H, W) of the Samples' images.
         fit: a value of geometry.FITS.
@@ -122,10 +159,14 @@ def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
         mixed_epochs: the first epochs, in which mosaic and mixup may be used.
     """
 
+    def anywhere(epoch, place):
+        return tf.random.experimental.index_shuffle(place, tf.stack([seed, epoch]), images - 1)
+
+    order = anywhere if starts is None else _in_order(starts, images, seed)
+
     def shuffled(epoch, position):
         """The index of the image at a position of an epoch."""
-        seeds = tf.stack([seed, epoch])
-        return tf.cast(tf.random.experimental.index_shuffle(position % images, seeds, images - 1), tf.int32)
+        return tf.cast(order(epoch, position % images), tf.int32)
 
     def before(position, seed, count):
         """Positions of images that were drawn a little earlier; an epoch begins with its end."""
@@ -135,15 +176,14 @@ def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
         seeds = tf.unstack(tf.random.split(seed, 2))
         index = shuffled(epoch, position)
         loaded = load(index)
-        original = tf.shape(loaded[0])[:2]
-        matrix = fit.matrix(original, size) @ aug.flips(seeds[0], original, augment)
+        matrix = fit.matrix(loaded.size, size) @ aug.flips(seeds[0], loaded.size, augment)
         return _pasted([index], [loaded], [aug.affine(seeds[1], size, augment) @ matrix], size, fit)
 
     def mosaic(epoch, position, seed):
         seeds = tf.unstack(tf.random.split(seed, 7))
         indices = [shuffled(epoch, at) for at in (position, *before(position, seeds[0], 3))]
         loaded = [load(i) for i in indices]
-        sizes = [tf.shape(image)[:2] for image, *_ in loaded]
+        sizes = [each.size for each in loaded]
         affine = aug.affine(seeds[1], size, augment)
         matrices = [
             affine @ matrix @ aug.flips(flip_seed, original, augment)
@@ -181,6 +221,128 @@ def _augmented(load, images, draws, size, fit, augment, seed, mixed_epochs):
     return draw
 
 
+class Stream(NamedTuple):
+    """What the batches of a training are made of: another process makes the same ones of it.
+
+    Attributes:
+        records: Records.
+        size: (H, W) of the images in the batches.
+        fit: a geometry.Fit.
+        augment: config.Augment.
+        seed: of all chance.
+        steps: of an epoch.
+        mixed_epochs: the first epochs, in which mosaic and mixup may be used.
+        span: (first, end) of its steps.
+        batch: images a step.
+        part: (i, n): the i-th of n equal parts of each batch.
+        pieces: into which the part is cut.
+        max_pixels: an image of more counts as one that cannot be read.
+        reduce: whether large JPEGs are decoded smaller.
+        in_order: whether shards are read from their first image to their last.
+    """
+
+    records: Records
+    size: tuple[int, int]
+    fit: geometry.Fit
+    augment: Augment
+    seed: int
+    steps: int
+    mixed_epochs: int
+    span: tuple[int, int]
+    batch: int
+    part: tuple[int, int]
+    pieces: int
+    max_pixels: int
+    reduce: bool = False
+    in_order: bool = False
+
+    @property
+    def piece(self):
+        """How many images each batch of the data set has."""
+        return self.batch // self.part[1] // self.pieces
+
+    @property
+    def needed(self):
+        """(H, W) that the image of a JPEG has to have; None: what it has.
+
+        An image that is only sampled has to be whole.
+        """
+        if not (self.reduce and self.fit.antialias and self.fit.keeps_aspect):
+            return None
+        largest = (1 + self.augment.scale) * (1 + math.tan(math.radians(self.augment.shear)))
+        return tuple(largest * side for side in self.size)
+
+    @property
+    def numbers(self):
+        """(first, end): the batches of the data set are numbered from the first epoch's first on."""
+        return tuple(step * self.pieces for step in self.span)
+
+    def dataset(self, skipped, resized, numbers=None, workers=1):
+        """The batches.
+
+        Args:
+            skipped: as for train_dataset.
+            resized: likewise.
+            numbers: an iterator of those of the batches that are made here, by one of several processes; None: all.
+            workers: how many processes make batches.
+
+        Returns:
+            A tf.data.Dataset of Samples.
+        """
+        memory = MEMORY if workers == 1 else 2 * MEMORY // workers  # each sees fewer images between two of the same
+        load = loader(self.records, skipped, resized, memory, self.max_pixels, self.needed, self.in_order)
+        starts = self.records.shard_starts(WINDOW) if self.in_order else None
+        draws = self.steps * self.batch
+        draw = _augmented(load, len(self.records), starts, draws, *self[1:5], self.mixed_epochs)
+        index, sharing = self.part
+        share = self.batch // sharing
+
+        def draw_own(number):
+            return draw(number // share * self.batch + index * share + number % share)
+
+        if numbers is None:
+            first, end = self.numbers
+            samples = tf.data.Dataset.range(first * self.piece, end * self.piece)
+        else:
+            made_here = tf.data.Dataset.from_generator(lambda: numbers, output_signature=_NUMBER)
+            samples = made_here.flat_map(lambda i: tf.data.Dataset.range(i * self.piece, (i + 1) * self.piece))
+        samples = samples.map(draw_own, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = _batched(samples, self.size, self.piece, np.uint8(0))
+        if workers == 1:
+            return batches
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 2  # one waits for its file while the other computes
+        options.threading.max_intra_op_parallelism = 1
+        return batches.with_options(options)
+
+    def dataset_by(self, workers, skipped, resized):
+        """The same batches, made by several processes.
+
+        Args:
+            workers: how many.
+            skipped: as for train_dataset.
+            resized: likewise.
+
+        Returns:
+            A tf.data.Dataset of Samples.
+        """
+        from tfyolo.data import workers as processes  # needs the package grain, which not every install has
+
+        batch = self.piece
+        spec = Sample(
+            tf.TensorSpec([batch, *self.size, 3], tf.uint8),
+            tf.TensorSpec([batch, None, 4], tf.float32),
+            tf.TensorSpec([batch, None], tf.int32),
+            tf.TensorSpec([batch, None], tf.bool),
+            tf.TensorSpec([batch], tf.int32),
+            tf.TensorSpec([batch, 3, 3], tf.float32),
+        )
+        batches = tf.data.Dataset.from_generator(
+            lambda: processes.batches_by(workers, self, skipped, resized), output_signature=spec
+        )
+        return _fetched_ahead(batches)
+
+
 def train_dataset(
     source,
     *,
@@ -195,6 +357,9 @@ def train_dataset(
     part=(0, 1),
     pieces=1,
     preprocess="letterbox",
+    reduce=False,
+    in_order=False,
+    workers=0,
     skipped=None,
     resized=None,
 ):
@@ -216,6 +381,11 @@ def train_dataset(
         part: (i, n): of each batch only the i-th of n equal parts, for one of n workers.
         pieces: into which the part is cut, one after the other, for so many devices of the worker.
         preprocess: how images are brought to `size`, a key of geometry.FITS.
+        reduce: whether JPEGs that are at least twice as large as any augmentation shows them are decoded 2, 4 or 8
+            times smaller, where `preprocess` averages what it makes smaller.
+        in_order: whether shards are read from their first image to their last, as network disks like it: in an order
+            drawn anew for each epoch, and shuffled among WINDOW images. Without shards, runs of so many files.
+        workers: how many processes make the batches; 0: threads of this one.
         skipped: a dict that gets {index of a Record: message} of each image that cannot be read; it comes grey and
             without boxes.
         resized: a dict that gets {index of a Record: (H, W)} of each image of another size than its annotations say;
@@ -229,23 +399,25 @@ def train_dataset(
     Raises:
         DataError: there are no images.
     """
-    resized = {} if resized is None else resized
-    load = loader(_records(source), {} if skipped is None else skipped, resized, MEMORY, source.max_pixels)
-    images = len(source.records)
-    steps = -(-images // batch)
-    draws = steps * batch
-    size = tuple(size)
-    draw = _augmented(load, images, draws, size, FITS[preprocess], augment, seed, epochs - plain_epochs)
-    index, workers = part
-    share = batch // workers
-    first, end = start_epoch * steps + start_step, epochs * steps
-
-    def draw_own(number):
-        return draw(number // share * batch + index * share + number % share)
-
-    numbers = tf.data.Dataset.range(first * share, end * share)
-    samples = numbers.map(draw_own, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _batched(samples, size, share // pieces, np.uint8(0)), steps
+    steps = -(-len(_records(source)) // batch)
+    stream = Stream(
+        source.records,
+        tuple(size),
+        FITS[preprocess],
+        augment,
+        seed,
+        steps,
+        epochs - plain_epochs,
+        (start_epoch * steps + start_step, epochs * steps),
+        batch,
+        part,
+        pieces,
+        source.max_pixels,
+        reduce,
+        in_order,
+    )
+    found = {} if skipped is None else skipped, {} if resized is None else resized
+    return stream.dataset_by(workers, *found) if workers else stream.dataset(*found), steps
 
 
 def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, resized=None):
@@ -273,7 +445,7 @@ def eval_dataset(source, *, size, batch, preprocess="letterbox", skipped=None, r
     @traced(_NUMBER)
     def sample(number):
         index = tf.cast(number, tf.int32)
-        image, boxes, labels, crowd = load(index)
+        image, boxes, labels, crowd, *_ = load(index)
         image, transform = prepare(image, size, preprocess)
         index = tf.where(index < images, index, -1)
         return Sample(image, transform_boxes(boxes, transform), labels, crowd, index, transform)

@@ -14,9 +14,11 @@ import tensorflow as tf
 from tfyolo.data.contents import ENDS, checked_contents, damaged, unknown
 from tfyolo.data.headers import HEAD, MOST_PIXELS, kind_of, read_header, surely_fits
 
+RATIOS = 1, 2, 4, 8  # at which libjpeg decodes
+
 
 @functools.partial(tf.function, autograph=False)  # traced once for all data sets that decode
-def decode_image(contents, most_pixels=None):
+def decode_image(contents, most_pixels=None, ratio=None):
     """Decodes JPEG, PNG, GIF (its first frame), WebP or BMP in the graph, upright as its EXIF orientation says.
 
     Grey, palettes and CMYK become RGB, 16 bits become 8, alpha is dropped (the colours under it stay, as in cv2.imread
@@ -25,6 +27,7 @@ def decode_image(contents, most_pixels=None):
     Args:
         contents: scalar string tensor, the bytes of a file.
         most_pixels: more are an error before a JPEG or PNG is decoded, and so is what is neither; None: no limit.
+        ratio: scalar tensor, 1, 2, 4 or 8: a JPEG is decoded that much smaller, its sides rounded up; None: 1.
 
     Returns:
         [H, W, 3] uint8 RGB.
@@ -42,7 +45,11 @@ def decode_image(contents, most_pixels=None):
 
     def jpeg():
         # INTEGER_ACCURATE: the same pixels as from cv2 and PIL, which other people's weights were trained on.
-        return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+        options = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+        if ratio is None:
+            return tf.io.decode_jpeg(contents, **options)
+        branches = [functools.partial(tf.io.decode_jpeg, contents, ratio=each, **options) for each in RATIOS]
+        return tf.switch_case(tf.searchsorted(RATIOS, ratio[None])[0], branches)
 
     def bmp():  # what decode_bmp gives for a palette is not colours but their numbers
         image = tf.io.decode_bmp(contents)

@@ -2,18 +2,24 @@
 
 import collections
 import contextlib
+import os
 import re
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfyolo.config.ranges import MOST_PIXELS
 from tfyolo.data.contents import ImageError, NotAnsweredError, file_contents
-from tfyolo.data.decoding import decode_image, read_record
+from tfyolo.data.decoding import RATIOS, decode_image, read_record
 from tfyolo.data.geometry import GREY, scale_of
-from tfyolo.data.headers import surely_fits
+from tfyolo.data.headers import image_size, kind_of, surely_fits
 from tfyolo.data.sources.source import DataError
+from tfyolo.files import open_regular
+
+AHEAD = 16 << 20  # bytes of a shard that a disk fetches at once
+PARTS = 64  # of shards, remembered as fetched
 
 INDEX = tf.TensorSpec([], tf.int32)
 
@@ -53,13 +59,45 @@ class Memory:
 _NOTHING = np.zeros([0, 0, 3], np.uint8)
 
 
-def _decoded(contents):
-    """The image of a file's bytes in a graph; [0, 0, 3] if it cannot be decoded.
+def _fetch_about(record, fetched):
+    """Has the system read the part of a shard that an image begins in, unless it is one of the last that it did."""
+    part = record.path, record.span[0] // AHEAD
+    if part in fetched or not hasattr(os, "posix_fadvise"):
+        return
+    fetched[part] = None
+    if len(fetched) > PARTS:
+        fetched.popitem(last=False)
+    with contextlib.suppress(OSError), open_regular(record.path) as shard:
+        os.posix_fadvise(shard.fileno(), part[1] * AHEAD, AHEAD, os.POSIX_FADV_WILLNEED)
+
+
+class Loaded(NamedTuple):
+    """An image and what it shows.
+
+    Attributes:
+        image: [H, W, 3] uint8.
+        boxes: [M, 4] float32 (y1, x1, y2, x2) in its pixels.
+        labels: [M] int32.
+        crowd: [M] bool.
+        size: [2] float32 (H, W), not rounded up as those of an image that was decoded smaller.
+        ratio: scalar float32: how many times smaller than its file it is.
+    """
+
+    image: tf.Tensor
+    boxes: tf.Tensor
+    labels: tf.Tensor
+    crowd: tf.Tensor
+    size: tf.Tensor
+    ratio: tf.Tensor
+
+
+def _decoded(contents, ratio):
+    """The image of a file's bytes in a graph, `ratio` times smaller; [0, 0, 3] if it cannot be decoded.
 
     Graphs have no `try`, but a data set of one element has ignore_errors. Decoding in the graph keeps Python's one lock
     out of the way of the other threads: four times as fast on two cores as in a numpy_function.
     """
-    tried = tf.data.Dataset.from_tensors(contents).map(decode_image).ignore_errors()
+    tried = tf.data.Dataset.from_tensors(contents).map(lambda each: decode_image(each, ratio=ratio)).ignore_errors()
     return tried.concatenate(tf.data.Dataset.from_tensors(_NOTHING)).take(1).get_single_element()
 
 
@@ -79,7 +117,7 @@ def answered():
         raise DataError(found[1]) from error
 
 
-def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
+def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=None, ahead=False):
     """A graph function that reads one Record.
 
     Args:
@@ -89,28 +127,40 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
             scaled to it.
         memory: bytes of decoded images to keep, so as not to decode them again.
         most_pixels: an image of more counts as one that cannot be read.
+        needed: (H, W): larger JPEGs are decoded 2, 4 or 8 times smaller, as long as they reach one of the two sides
+            still. None: all as they are.
+        ahead: whether a disk is to fetch what lies about an image in its shard, too, since that comes soon.
 
     Returns:
-        int32 index -> (image [H, W, 3] uint8, boxes [M, 4] float32 (y1, x1, y2, x2) in its pixels, labels [M] int32,
-        crowd [M] bool).
+        int32 index -> Loaded.
     """
     grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
     nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
-    recent = Memory(memory)
+    fetched = collections.OrderedDict()  # the last parts of shards that a disk was to fetch
+    recent, reduced = Memory(memory), {}  # {index: (ratio, H, W of the file's image)}
 
     def fetch(index):
         """The image if it is remembered, else its file."""
         if index >= len(records):
-            return _NOTHING, b"", *nothing
+            return _NOTHING, b"", *nothing, np.array([1, 0, 0], np.int32)
         record = records[index]
         image, contents = recent.get(int(index)), b""
         if not image.size:
+            if ahead and record.span:
+                _fetch_about(record, fetched)
             with contextlib.suppress(ImageError):
                 contents = file_contents(record.path, record.span)
                 contents = contents if surely_fits(contents, most_pixels) else b""
-        return image, contents, record.boxes, record.labels, record.ignored, np.array(record.size, np.int32)
+            if needed and kind_of(contents) == "JPEG":
+                size = image_size(contents)
+                ratio = max(each for each in RATIOS if each == 1 or max(np.divide(size, needed)) >= each)
+                if ratio > 1:
+                    reduced[int(index)] = ratio, *size
+        stated, smaller = np.array(record.size, np.int32), np.array(reduced.get(int(index), (1, 0, 0)), np.int32)
+        return image, contents, record.boxes, record.labels, record.ignored, stated, smaller
 
     def rescue(index, *annotated):
+        reduced.pop(int(index), None)
         if index < len(records):
             try:
                 record = records[index]
@@ -128,17 +178,20 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
         return boxes * scale_of(stated, size)
 
     types = [tf.float32, tf.int32, tf.bool, tf.int32]
+    as_it_is = tf.constant([1, 0, 0])
 
     @traced(INDEX)
     def load(index):
-        remembered, contents, *annotated = tf.numpy_function(fetch, [index], [tf.uint8, tf.string, *types])
+        remembered, contents, *annotated, smaller = tf.numpy_function(
+            fetch, [index], [tf.uint8, tf.string, *types, tf.int32]
+        )
 
         def decode():
-            image = _decoded(contents)
+            image = _decoded(contents, smaller[0] if needed else None)
             return tf.cond(
                 tf.size(image) > 0,
-                lambda: [image, *annotated],
-                lambda: tf.numpy_function(rescue, [index, *annotated], [tf.uint8, *types]),
+                lambda: [image, *annotated, smaller],
+                lambda: [*tf.numpy_function(rescue, [index, *annotated], [tf.uint8, *types]), as_it_is],
             )
 
         def decode_and_keep():
@@ -146,16 +199,18 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS):
             with tf.control_dependencies([tf.numpy_function(keep, [index, image], [])] if memory else []):
                 return [tf.identity(image), *annotated]
 
-        image, boxes, labels, crowd, stated = tf.cond(
-            tf.size(remembered) > 0, lambda: [remembered, *annotated], decode_and_keep
+        image, boxes, labels, crowd, stated, smaller = tf.cond(
+            tf.size(remembered) > 0, lambda: [remembered, *annotated, smaller], decode_and_keep
         )
-        size = tf.shape(image)[:2]
+        size = tf.where(smaller[0] > 1, smaller[1:], tf.shape(image)[:2])
         boxes = tf.cond(
             tf.reduce_all(stated == size),
             lambda: boxes,
             lambda: tf.numpy_function(scaled, [index, boxes, stated, size], tf.float32),
         )
-        shapes = [None, None, 3], [None, 4], [None], [None]
-        return tuple(map(tf.ensure_shape, (image, boxes, labels, crowd), shapes))
+        ratio = tf.cast(smaller[0], tf.float32)
+        shapes = [None, None, 3], [None, 4], [None], [None], [2], []
+        loaded = image, boxes / ratio, labels, crowd, tf.cast(size, tf.float32) / ratio, ratio
+        return Loaded(*map(tf.ensure_shape, loaded, shapes))
 
     return load

@@ -1,5 +1,9 @@
 """Checks before the first step: whether model, data and devices can give what a config asks of a training."""
 
+import importlib.util
+import multiprocessing
+
+from tfyolo.errors import MissingError
 from tfyolo.model import check_other_size
 from tfyolo.training.reading import other_classes
 
@@ -37,6 +41,27 @@ def check_classes(config, sources):
         for source in pair:
             if source.classes != first.classes:
                 raise config.error(config.stage_data(i)[1], other_classes(source, first))
+
+
+def check_workers(workers):
+    """Checks that other processes can make the batches.
+
+    Args:
+        workers: how many.
+
+    Raises:
+        MissingError: the package grain is not installed.
+    """
+    if workers and importlib.util.find_spec("grain") is None:
+        raise MissingError(
+            f"train.workers={workers}: expected the package grain, which is not installed; pip install "
+            "'tfyolo[workers]' brings it, train.workers=0 does without"
+        )
+
+
+def runs_script_anew():
+    """Whether this is a process that is to make batches, and has run the script that trains on its way to that."""
+    return multiprocessing.current_process().name.startswith("grain-process")
 
 
 def check_quantize(config, resumed):

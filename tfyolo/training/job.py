@@ -21,7 +21,7 @@ from tfyolo.predict.detector import Detector
 from tfyolo.remote import Mirror
 from tfyolo.training.briefing import briefing
 from tfyolo.training.callbacks import Callbacks
-from tfyolo.training.checks import check_batch, check_classes, check_quantize, check_stage
+from tfyolo.training.checks import check_batch, check_classes, check_quantize, check_stage, check_workers
 from tfyolo.training.clock import Clock
 from tfyolo.training.cluster import Team
 from tfyolo.training.log import TensorBoard
@@ -196,6 +196,7 @@ def prepared(config, folder, overfit, asked, at, callbacks, signals, progress, t
     keras.utils.set_random_seed(config.train.seed)
     check_batch(config, replicas)
     check_quantize(config, resumed=bool(at.saved))
+    check_workers(config.train.workers)
     sources = read_stages(config, overfit, folder)
     check_classes(config, sources)
     team.same("the data", [[len(source.records), *source.classes] for pair in sources for source in pair])

@@ -133,6 +133,7 @@ def batches_of(job, stage_index, size, unexpected, epochs_done, steps_done=0):
         (an iterator of distributed Samples, the steps of an epoch)
     """
     config, stage, team = job.config, job.config.train.stages[stage_index], job.team
+    data, _ = config.stage_data(stage_index)
     dataset, steps = datasets.train_dataset(
         job.sources[stage_index][0],
         size=size,
@@ -146,6 +147,9 @@ def batches_of(job, stage_index, size, unexpected, epochs_done, steps_done=0):
         part=(team.index, team.size),
         pieces=job.strategy.num_replicas_in_sync // team.size if team.together else 1,
         preprocess=config.model.preprocess,
+        reduce=data.reduce,
+        in_order=data.shuffle == "window",
+        workers=config.train.workers,
         **unexpected,
     )
     if not team.together:

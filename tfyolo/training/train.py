@@ -18,12 +18,14 @@ from tqdm import tqdm
 from tfyolo import checkpoint
 from tfyolo import config as configs
 from tfyolo.data.loading import answered
+from tfyolo.errors import WorkerError
 from tfyolo.evaluation.run import evaluate_share
 from tfyolo.files import address, unreachable
 from tfyolo.messages import counted
 from tfyolo.model import describe, save_model
 from tfyolo.remote import Mirror
 from tfyolo.training.callbacks import Callbacks
+from tfyolo.training.checks import runs_script_anew
 from tfyolo.training.clock import duration
 from tfyolo.training.cluster import join
 from tfyolo.training.fitting import fitted
@@ -110,10 +112,17 @@ def train(
         FolderError: something else lies in `out`, or another process writes into it.
         TrainingError: there is nothing to resume or to train on, memory does not suffice, a loss is not finite,
             `overfit` images are not overfit, or a callback is none.
+        WorkerError: a process that makes batches (train.workers) has ended.
+        MissingError: it needs a package that is not installed.
         ClusterError: TF_CONFIG or srun's variables are wrong, or TensorFlow had begun to work before.
         LostError, OtherError: another worker is gone, or has ended by an error.
         Stopped: Ctrl-C or SIGTERM; a KeyboardInterrupt.
     """
+    if runs_script_anew():
+        raise TrainingError(
+            'expected `if __name__ == "__main__":` before what the script does, received none; with train.workers each '
+            "process that makes batches imports it"
+        )
     team = join()
     callbacks = Callbacks(callbacks if team.chief else ())
     config = configs.load(config) if isinstance(config, str | os.PathLike) else config
@@ -141,6 +150,10 @@ def train(
                         discard(folder)
         except tf.errors.ResourceExhaustedError as error:
             raise TrainingError(f"{mirror.address if mirror else folder}: {too_large(error)}") from error
+        except tf.errors.OpError as error:
+            if lost := WorkerError.within(error):
+                raise lost from error
+            raise
         except KeyboardInterrupt:
             where, epochs = team.broadcast(left) if signals.agreed else left
             usual = signal.SIGTERM if team.together else signal.SIGINT  # where another worker has received it

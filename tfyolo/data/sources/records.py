@@ -189,6 +189,18 @@ class Records(Sequence):
         counts = np.diff(self._columns.boxes_ends)
         return counts if self._places is None else counts[self._places]
 
+    def shard_starts(self, run: int) -> np.ndarray:
+        """[S] int64: where the shards begin. Without shards, or within one that is read backwards, every `run` images.
+
+        Args:
+            run: images.
+        """
+        spans = self._columns.spans
+        if not len(spans):
+            return np.arange(0, len(self), run)
+        offsets = spans[self.places, 0]
+        return np.concatenate([[0], np.flatnonzero(offsets[1:] <= offsets[:-1]) + 1])
+
     # --- of all boxes, image by image ---------------------------------------------------------------------------------
 
     def _of_boxes(self, column):
