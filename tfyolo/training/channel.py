@@ -128,7 +128,7 @@ def _gather(workers, listener, me, end):
                 try:
                     index = _introduced(coming[connection], me) if read else None
                 except OtherError as error:
-                    _refuse(listener, [connection, *there.values()], len(workers) - 1, str(error))
+                    _refuse(listener, [*coming, *there.values()], len(workers) - 1, str(error))
                     raise
                 del coming[connection]
                 for gone in [i for i, other in there.items() if other is connection or i == index]:
