@@ -81,13 +81,15 @@ def by_openvino(path, images):
     nchw = path.suffix == ".onnx" and taken.partial_shape[1].is_static and taken.partial_shape[1].get_length() == 3
     images = as_taken(images, taken.element_type.to_dtype())
     found = model({0: np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if nchw else images})
-    return {next(iter(output.get_names())): found[output] for output in model.outputs}
+    return {name: found[output] for output in model.outputs for name in output.get_names()}
 
 
 def difference(found, expected):
     """The largest difference of two {output: array}, as a part of the output's largest value."""
     parts = []
     for name, value in expected.items():
+        if value.dtype.kind != found[name].dtype.kind:
+            raise ValueError(f"gives {found[name].dtype} where the file has {value.dtype}")
         largest = max(np.abs(value).max(initial=0), 1)
         parts.append(float(np.abs(found[name].astype("f8") - value.astype("f8")).max(initial=0) / largest))
     return max(parts)
