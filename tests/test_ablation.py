@@ -32,6 +32,7 @@ def test_the_table_by_hand():
     [pytest.param(path, marks=pytest.mark.slow) if path.stem == "yolov7" else path for path in PLANS],
     ids=lambda path: path.stem,
 )
+@pytest.mark.slow
 def test_every_variant_is_a_network_and_backbones_have_as_many_flops(path):
     plan = ablation.read_plan(path)
     first = None

@@ -47,7 +47,7 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 DATA_MAY_IMPORT = {"errors", "structures", "files", "folders", "remote", "config", "messages", "boxes", "visualize"}
-DATA_MAY_IMPORT |= {"data"}
+DATA_MAY_IMPORT |= {"libraries", "data"}
 KNOW_DATA = {name for name, rank in RANK.items() if rank > RANK["model"]}
 SPEAK_KERAS = {"boxes", "backbones", "necks", "heads", "decoders", "assigners", "losses"}
 

@@ -280,6 +280,7 @@ def test_nearest_is_nearest(before, after):
     np.testing.assert_array_equal(Resize((after, after))(x)[0, ..., 0], x[0, nearest][:, nearest, 0])
 
 
+@pytest.mark.slow
 def test_a_residual_network_equals_kerass_and_is_initialised_from_its_file(tmp_path):
     published = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(None, None, 3))
     rng = np.random.default_rng(0)

@@ -192,6 +192,7 @@ def test_what_cannot_be_opened_leaves_nothing_and_is_named_first(trained, tmp_pa
     assert "Error: file notes.txt: no image" in result.stderr
 
 
+@pytest.mark.slow
 def test_detections_are_numbered_like_runs(trained, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     victim = next((data / "test").iterdir())
@@ -212,6 +213,7 @@ def test_a_video_is_detected(trained, tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["detections.json", "video.mp4"]
 
 
+@pytest.mark.slow
 def test_options_of_post_processing_are_for_runs(trained, exported, data, tmp_path):
     few = tfyolo("detect", trained[0], data / "test", "--score", 0, "--iou", 0.05, "--class-agnostic", "--json",
                  "--out", tmp_path / "few")  # fmt: skip
@@ -238,6 +240,7 @@ def test_a_list_goes_through_exports_in_batches(trained, exported, data):
             np.testing.assert_allclose(one.scores, alone.scores, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_evaluate_takes_paths(trained, data):
     source = tfyolo_package.read_data(data, "test")
     expected = tfyolo_package.evaluate(tfyolo_package.load(trained[0]), source, progress=False)
@@ -250,6 +253,7 @@ def test_evaluate_takes_paths(trained, data):
         tfyolo_package.evaluate(imported)
 
 
+@pytest.mark.slow
 def test_export_takes_a_path(trained, tmp_path):
     for file in ("best.h5", "config.yaml"):
         shutil.copy(trained[0] / file, tmp_path / file)

@@ -314,7 +314,7 @@ def test_all_bad_overrides_are_reported_at_once(write):
         ("batch: 8", "bacth: 8",
          "16: train.bacth: unknown key; did you mean batch? the keys here are stages, minutes, save_minutes, batch, "
          "accumulate, optimizer, backbone_rate, clip, ema, precision, init, seed, evaluate_every, evaluate_batch, "
-         "draw_images, eager"),
+         "workers, draw_images, eager"),
         ("batch: 8", "accumulate: 3", "16: train.accumulate: expected a divisor of train.batch (16), received 3"),
         ("batch: 8", "optimizer: 1", f"16: train.optimizer: expected {PART}, received 1"),
         ("batch: 8", "batch: 8\n  batch: 9", "17: train.batch: given twice, first at x.yaml:16"),

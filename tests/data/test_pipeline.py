@@ -463,6 +463,7 @@ def test_large_jpegs_are_decoded_smaller_and_boxes_stay(size, augment, ratio, tm
     assert resized == {1: size}
 
 
+@pytest.mark.slow
 def test_only_what_is_averaged_is_decoded_smaller(tmp_path):
     source = as_jpegs(make_source(tmp_path, [(400, 600)]))
     for preprocess in ("letterbox", "darknet_letterbox"):

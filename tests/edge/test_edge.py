@@ -161,6 +161,7 @@ def test_a_file_finds_the_same(nms, files, tmp_path):
     assert drawn.shape == (90, 240, 3) and np.abs(drawn.astype(int) - picture(90, 240)[..., ::-1]).max() > 100
 
 
+@pytest.mark.slow
 def test_files_alone_are_timed(files, tmp_path):
     path = exported(lively("demo", CLASSES), tmp_path, "none")
     options = ["--seconds", 0.1, "--rounds", 2, "--threads", 1, "--image", files / "wide.png", "--json"]
@@ -192,13 +193,18 @@ def test_python_has_it_too(files, tmp_path):
     "arguments",
     [
         ["train", "demo", "data=DATA"],
-        ["evaluate", "FILE", "--data", "DATA"],
-        ["export", "RUN"],
-        ["detect", "RUN", "IMAGE"],
         ["detect", "HEADS", "IMAGE"],
-        ["detect", "SAVED_MODEL", "IMAGE"],
-        ["detect", "FILE", "IMAGE", "--device", "gpu"],
-        ["check-data", "DATA"],
+        *(
+            pytest.param(each, marks=pytest.mark.slow)  # seconds each
+            for each in (
+                ["evaluate", "FILE", "--data", "DATA"],
+                ["export", "RUN"],
+                ["detect", "RUN", "IMAGE"],
+                ["detect", "SAVED_MODEL", "IMAGE"],
+                ["detect", "FILE", "IMAGE", "--device", "gpu"],
+                ["check-data", "DATA"],
+            )
+        ),
     ],
     ids=" ".join,
 )

@@ -543,7 +543,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(records, capfd):
         evaluate(Tight(records, 0), source(records), batch=1, progress=False)
 
 
-@pytest.mark.parametrize("count", [2, 9])
+@pytest.mark.parametrize("count", [2, pytest.param(9, marks=pytest.mark.slow)])
 def test_several_processes_find_what_one_finds(count, records, tmp_path):
     """With an image that cannot be read, one of another size than stated, and more processes than images."""
     bad = tmp_path / "bad.png"

@@ -283,8 +283,8 @@ def flipped(content, at):
     ],
 )
 def test_damaged_and_foreign_files_are_one_error(change, message, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("onnxruntime has seen it"))
     (tmp_path / "x.onnx").write_bytes(change(made(Target("onnx")).path.read_bytes()))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("onnxruntime has seen it"))
     with pytest.raises(checkpoint.CheckpointError, match=r"^\S+x\.onnx: ") as error:
         loading.load(tmp_path / "x.onnx")
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -73,6 +73,7 @@ def test_a_cell_weighs_as_much_as_its_best_candidate():
     np.testing.assert_allclose(best, 1e-3 + scores.max(-1).reshape(2, -1, anchors).max(-1), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_of_corners_stays_as_it_is():
     model = fuse(lively("demo-cornernet", ("a", "b")))
     images = RNG.random((1, *model.input_size, 3)).astype("float32")

@@ -17,6 +17,7 @@ from tfyolo.predict.detector import Detector
 
 
 @pytest.mark.parametrize("name", ["demo", pytest.param("cornernet-small", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_candidates_of_all_flips_and_scales_go_through_one_nms(name, tmp_path):
     """By hand: each flip and scale by itself, its boxes moved back, all candidates beside each other."""
     model = lively(name)

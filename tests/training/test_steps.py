@@ -279,6 +279,7 @@ def test_an_optimizer_that_sums_where_nobody_can_tell_takes_no_two_replicas():
 @pytest.mark.parametrize(
     "name", [each if each == "sgd" else pytest.param(each, marks=pytest.mark.slow) for each in OPTIMIZERS]
 )
+@pytest.mark.slow
 def test_three_steps_of_each_optimizer_are_the_same_on_two_replicas(name):
     """Weights, and what the optimizer keeps; with the norm clipped."""
     sample, results = uneven(), []
@@ -415,6 +416,7 @@ def test_twenty_steps_on_one_batch_lower_its_loss(name):
     assert losses[-1] < 0.8 * losses[0], losses
 
 
+@pytest.mark.slow
 def test_clipping_shortens_the_step_to_the_norm():
     free, figures, _ = one_step("demo", lr=1.0)
     clipped, _, _ = one_step("demo", lr=1.0, clip=figures["gradient_norm"] / 4)

@@ -187,6 +187,7 @@ def test_every_network_learns(name, tmp_path):
 @pytest.mark.parametrize(
     "name", but_some_slow(("unequal", "dilated and shared", *LIKE_PUBLISHED, *BY_HAND), set(EVERY) - {"unequal"})
 )
+@pytest.mark.slow
 def test_tflite_files_have_plain_operations(name, tmp_path):
     """No more than four dimensions, no PADV2, whose other values int8 would need a scale for; and in int8 all of it is
     integers.

@@ -107,7 +107,7 @@ def ahead(function, items):
     except BaseException:  # it is left before its end
         threads.shutdown(wait=True, cancel_futures=True)
         raise
-    threads.shutdown(wait=False)  # the last results may not have been asked for yet
+    threads.shutdown(wait=True)  # not cancelled: the last results may not have been asked for yet
 
 
 def each_file(files, skipped, most_pixels):
