@@ -63,7 +63,7 @@ def row_of(model, name, destination, folder, data, split, photo, python):
         return " ".join(str(error).split())[:110], {}
     report = made.report
     cell = f"{report['AP']:.4f} ({report['AP'] - report['keras_AP']:+.4f})"
-    if found := report.get("lint", {}).get(destination.lint):
+    if found := report.get("lint", {}).get(name):
         cell += f", {found['share_of_macs']:.1%}" + ("" if found["passed"] else " of MACs")
     path = next(made.path.glob("*/1/model.onnx"), made.path)  # of a Triton repository
     if path.is_dir():
