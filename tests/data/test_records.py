@@ -1,6 +1,8 @@
 """TFRecord: what is written is what is read, byte for byte; files of other writers; damaged files."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -157,6 +159,7 @@ def test_what_was_interrupted_goes_on_behind_its_last_whole_shard(check, source,
     """In the end the files are those of a call that was not interrupted; other records, or shards, begin anew."""
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
+    before = bad.stat()
     source = source._replace(records=[source.records[0]._replace(path=str(bad), span=None), *source.records[1:]])
     whole = write_tfrecords.write(source, tmp_path / "whole", 3, check=check, progress=False)
     encode, left = write_tfrecords._encode, 3  # shards of two images, one of them bad, two and one
@@ -172,6 +175,13 @@ def test_what_was_interrupted_goes_on_behind_its_last_whole_shard(check, source,
     with pytest.raises(KeyboardInterrupt):
         write_tfrecords.write(source, tmp_path / "out", 3, check=check, progress=False)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".train.unfinished"]
+    left = 5
+    changed = tmp_path / "changed"
+    shutil.copytree(tmp_path / "out", changed)
+    os.utime(bad, ns=(1, 1))  # an image is another one since
+    write_tfrecords.write(source, changed, 3, check=check)
+    assert "goes on" not in capsys.readouterr().err
+    os.utime(bad, ns=(before.st_atime_ns, before.st_mtime_ns))
     left = 1
     resumed = write_tfrecords.write(source, tmp_path / "out", 3, check=check)
     assert "train: goes on; 2 of 3 shards are written" in capsys.readouterr().err

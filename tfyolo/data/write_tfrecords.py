@@ -128,13 +128,18 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
 def _unfinished(folder, source, shards, check):
     """Yields the Path of a folder for what is not complete yet.
 
-    It holds what an earlier call for the same records has written: the shards that have a .json beside them are whole.
+    It holds what an earlier call has written for the same records, whose files have not changed since: the shards that
+    have a .json beside them are whole.
     Where the `with` is left by an error, it stays, if it has one.
     """
     aside = folder / f".{source.split}.unfinished"
     digest = hashlib.blake2b(json.dumps([shards, check, source.classes, source.category_ids]).encode())
     for column in source.records.columns():
         digest.update(np.ascontiguousarray(column))
+    for path in dict.fromkeys(path for path, _ in source.records.files()):  # an image may have been replaced since
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            digest.update(f"{status.st_size} {status.st_mtime_ns} ".encode())
     aside.mkdir(exist_ok=True)
     with folders.held(aside):
         plan = aside / "plan"
