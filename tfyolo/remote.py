@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fnmatch
 import functools
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -17,6 +18,7 @@ import posixpath
 import shutil
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -61,9 +63,13 @@ def _gfile():
     return tf.io.gfile
 
 
+class UnansweredError(OSError):
+    """An address did not answer, or does not let us in: what is there is not known."""
+
+
 @contextlib.contextmanager
 def _as_os_errors(address):
-    """Turns TensorFlow's errors in the `with` into an OSError that names the address."""
+    """Turns TensorFlow's errors in the `with` into an OSError that names the address, most into UnansweredError."""
     gfile = _gfile()
     import tensorflow as tf
 
@@ -77,7 +83,9 @@ def _as_os_errors(address):
     except tf.errors.OpError as error:
         number, words = numbers.get(type(error), (errno.EIO, type(error).__name__.removesuffix("Error")))
         said = " ".join((error.message or "").split())[:300]
-        raise OSError(number, words if number == errno.ENOENT or not said else f"{words}: {said}", address) from error
+        if number == errno.ENOENT:
+            raise OSError(number, words, address) from error
+        raise UnansweredError(number, f"{words}: {said}" if said else words, address) from error
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -203,6 +211,7 @@ def read_span(address, offset, length) -> bytes:
 # What the model of a run is made of; the first of the weights that is there.
 _WEIGHTS = ("best.h5", "last.h5")
 _BESIDE = ("config.yaml", "division*.json")
+_EXPORTS = {"saved_model.pb", "config.pbtxt"}  # in a SavedModel, and in the folders of a Triton repository
 
 
 @functools.cache
@@ -217,31 +226,43 @@ def fetched(address) -> Path:
     """A copy of a file or a folder, here for as long as the process lives; made anew if a file has changed.
 
     Args:
-        address: of the file or folder. Of a run what its model is made of is copied, of other folders all.
+        address: of the file or folder. Of a run what its model is made of is copied, of an export all.
 
     Raises:
         OSError: it is not there, or cannot be read.
     """
     root, known = _copies()
-    copy, found = root / address.replace("://", "/"), status(address)
-    if found is None:
-        raise OSError(errno.ENOENT, "no such file or folder", address)
-    files = _files_of(address) if found.is_folder else {address: found}
-    if known.get(address) != files or not all(each.changed for each in files.values()):
-        known.pop(address, None)
-        if copy.is_dir():
-            shutil.rmtree(copy)
-        for file in files:
-            download(file, root / file.replace("://", "/"))
-        known[address] = files
-    return copy
+    with _one_at_a_time:
+        found = status(address)
+        if found is None:
+            raise OSError(errno.ENOENT, "no such file or folder", address)
+        files = _files_of(address) if found.is_folder else {address: found}
+        # A folder for each address: a file of a run and the run itself are two copies.
+        above = root / hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
+        copy = above / posixpath.basename(address)
+        if known.get(address) != files or not all(each.changed for each in files.values()):
+            known.pop(address, None)
+            shutil.rmtree(above, ignore_errors=True)
+            for file in files:
+                download(file, copy / posixpath.relpath(file, address) if found.is_folder else copy)
+            known[address] = files
+        return copy
+
+
+_one_at_a_time = threading.Lock()
 
 
 def _files_of(folder):
-    names = names_in(folder)[1]
+    """{address: Status} of the files of a model in a folder. Raises OSError if it holds none."""
+    folders, names = names_in(folder)
     weights = next((name for name in _WEIGHTS if name in names), None)
     beside = [name for name in names for pattern in _BESIDE if fnmatch.fnmatchcase(name, pattern)]
-    chosen = [posixpath.join(folder, name) for name in (weights, *beside)] if weights else list(_below(folder))
+    if weights or "config.yaml" in names:
+        chosen = [posixpath.join(folder, name) for name in (weights, *beside) if name]
+    elif any(_EXPORTS & {*each} for each in (names, *(names_in(posixpath.join(folder, one))[1] for one in folders))):
+        chosen = list(_below(folder))
+    else:  # such as a data set, of which nothing is to be copied
+        raise OSError(errno.ENOENT, "a folder without a run or an export", folder)
     return {file: each for file, each in zip(chosen, statuses(chosen), strict=True) if each}
 
 
@@ -326,19 +347,28 @@ class Mirror:
             try:
                 yield self.folder
             finally:
-                try:
-                    self.copy()
-                except OSError as error:
-                    kept, self.folder = self.folder, None
-                    raise OSError(
-                        error.errno, f"{error.strerror}; what was written is in {kept}", self.address
-                    ) from error
+                self._copy_at_last(sys.exc_info()[1])
         finally:
             if self.folder:
                 shutil.rmtree(self.folder, ignore_errors=True)
             with contextlib.suppress(OSError), _as_os_errors(self.address) as gfile:
                 if made and not any(names_in(self.address)):
                     gfile.rmtree(self.address)
+
+    def _copy_at_last(self, ending):
+        """Copies; what cannot be copied stays here, and the error says where, or that which ends the `with` does."""
+        kept = self.folder
+        try:
+            self.copy()
+        except BaseException as error:
+            self.folder, where = None, f"what was written is in {kept}"
+            if ending is not None:
+                ending.add_note(f"{self.address}: {where}")
+            elif isinstance(error, OSError):
+                raise OSError(error.errno, f"{error.strerror}; {where}", self.address) from error
+            else:
+                error.add_note(f"{self.address}: {where}")
+                raise
 
     def copy(self):
         """Copies what has changed since the last time to the address, each file complete or absent. Raises OSError."""

@@ -114,6 +114,25 @@ def test_a_file_system_that_does_not_answer(monkeypatch):
         DataSet("ram://x/y")
 
 
+@pytest.mark.parametrize("ending", [".jpg", ".txt"])
+def test_what_does_not_answer_while_data_is_read_leaves_no_image_out(ending, tmp_path, monkeypatch):
+    """One header, or one label file, that the network failed to bring once: the data is read in whole, or not."""
+    with at_address(make_yolo(tmp_path / "data")) as place:
+        whole, asked, opened = DataSet(place).read("train"), [], remote.opened
+
+        def once(path):
+            if path.endswith(ending) and not asked:
+                asked.append(path)
+                with remote._as_os_errors(path):
+                    raise tf.errors.UnavailableError(None, None, "no route")
+            return opened(path)
+
+        monkeypatch.setattr(remote, "opened", once)
+        with pytest.raises(DataError, match="cannot be read: Unavailable: no route"):
+            DataSet(place).read("train")
+        assert len(asked) == 1 and DataSet(place).read("train").problems == whole.problems
+
+
 def test_data_here_leads_to_no_address(tmp_path, monkeypatch):
     """A name that os.path.normpath would make an address of, in the current folder."""
     make_yolo(tmp_path / "data")

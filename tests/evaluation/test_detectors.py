@@ -187,8 +187,8 @@ def test_several_processes_find_what_one_finds(count, records, tmp_path):
 
     parts = []
     for index in range(1, count):
-        assert part_of(index, lambda data, **message: parts.append((message, data))) is None
-    report = part_of(0, lambda data, **message: [(message, data), *parts])
+        assert part_of(index, lambda data, **message: parts.append((message, data))) == (None, 1)
+    report, _ = part_of(0, lambda data, **message: [(message, data), *parts])
     whole = evaluate(planted(), given, batch=1, progress=False)
     assert report.metrics == whole.metrics and report.counts == whole.counts and report.unexpected == whole.unexpected
     assert report.counts["skipped"] == [str(bad)] and report.counts["resized"]

@@ -261,7 +261,7 @@ def test_a_folder_is_gone_through_as_it_is_asked_for(detector, images, folder, m
 @pytest.mark.parametrize("ahead", [0, 1, 9])
 def test_what_is_done_ahead_comes_in_order_and_stops_where_it_is_left(ahead, monkeypatch):
     monkeypatch.setattr(media, "AHEAD", ahead)
-    monkeypatch.setattr(media.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(media, "cores", lambda: 3)
     begun = []
 
     def slow(number):

@@ -66,6 +66,37 @@ def test_files_are_copied_whole_when_they_have_changed_the_last_one_last(place, 
     assert len(renamed) == 4  # nothing had changed
 
 
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, None])
+def test_an_interrupt_while_the_last_is_copied_keeps_what_was_written(ending, place, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tfyolo.remote.upload", interrupted)
+    with pytest.raises(KeyboardInterrupt) as error, Mirror(place).held() as folder:
+        (folder / "a.txt").write_text("a")
+        if ending:
+            raise ending
+    assert (folder / "a.txt").read_text() == "a" and str(folder) in error.value.__notes__[0]
+
+
+def test_only_models_are_fetched_and_each_has_a_copy_of_its_own(place, monkeypatch):
+    for name in (
+        "run/best.h5",
+        "run/last.h5",
+        "run/config.yaml",
+        "run/pictures/a.jpg",
+        "data/a.jpg",
+        "data/labels/a.txt",
+    ):
+        tf.io.gfile.makedirs(f"{place}/{name}".rpartition("/")[0])
+        tf.io.gfile.GFile(f"{place}/{name}", "w").write(name)
+    with pytest.raises(CheckpointError, match=r"data: cannot be fetched: a folder without a run or an export"):
+        here(f"{place}/data")
+    file, run = fetched(f"{place}/run/last.h5"), fetched(f"{place}/run")
+    assert sorted(path.name for path in run.iterdir()) == ["best.h5", "config.yaml"]
+    assert file.read_text() == "run/last.h5" and fetched(f"{place}/run/last.h5").exists()
+
+
 def test_of_nothing_nothing_is_left(place):
     with Mirror(place).held():
         pass
@@ -123,18 +154,25 @@ def test_a_run_is_written_over_no_other(place, monkeypatch):
         reserved(True)
 
 
-def test_of_a_run_its_model_is_fetched_of_other_folders_all(tmp_path):
-    for name in ("run/best.h5", "run/last.h5", "run/config.yaml", "run/tensorboard/x", "saved/a.pb", "saved/v/b"):
+def test_of_a_run_its_model_is_fetched_of_an_export_all(tmp_path):
+    for name in (
+        "run/best.h5",
+        "run/last.h5",
+        "run/config.yaml",
+        "run/tensorboard/x",
+        "saved/saved_model.pb",
+        "saved/v/b",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(name)
     with at_address(tmp_path) as place:
-        for name, files in {"run": {"best.h5", "config.yaml"}, "saved": {"a.pb", "v/b"}}.items():
+        for name, files in {"run": {"best.h5", "config.yaml"}, "saved": {"saved_model.pb", "v/b"}}.items():
             copy = fetched(f"{place}/{name}")
             assert {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()} == files
-        assert fetched(f"{place}/saved/a.pb").read_text() == "saved/a.pb"
+        assert fetched(f"{place}/saved/saved_model.pb").read_text() == "saved/saved_model.pb"
         tf.io.gfile.copy(str(tmp_path / "saved" / "v" / "b"), f"{place}/new")
-        tf.io.gfile.rename(f"{place}/new", f"{place}/saved/a.pb", overwrite=True)
-        assert here(f"{place}/saved/a.pb").read_text() == "saved/v/b"
+        tf.io.gfile.rename(f"{place}/new", f"{place}/saved/saved_model.pb", overwrite=True)
+        assert here(f"{place}/saved/saved_model.pb").read_text() == "saved/v/b"
         with pytest.raises(CheckpointError, match=f"{place}/none: cannot be fetched: no such file"):
             here(f"{place}/none")
     assert here(tmp_path) == tmp_path

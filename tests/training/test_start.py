@@ -21,7 +21,8 @@ def evaluations(monkeypatch):
 
     def evaluate_share(*_):
         ap = found.pop(0)
-        return SimpleNamespace(metrics={"AP": ap, "AP50": ap, "AP75": ap}, batch=4, score=float("nan"), unexpected=[])
+        metrics = {"AP": ap, "AP50": ap, "AP75": ap}
+        return SimpleNamespace(metrics=metrics, batch=4, score=float("nan"), unexpected=[]), 4
 
     monkeypatch.setattr(training, "evaluate_share", evaluate_share)
     return found

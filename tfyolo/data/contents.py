@@ -5,8 +5,9 @@ import os
 
 from tfyolo.data.headers import MOST_PIXELS, too_large
 from tfyolo.errors import Error
-from tfyolo.files import address, read_bytes
+from tfyolo.files import read_bytes
 from tfyolo.messages import printable
+from tfyolo.remote import UnansweredError
 
 # How files of each kind end; of one that ends otherwise, a part is missing.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
@@ -56,7 +57,7 @@ def file_contents(path, span):
     try:
         return read_bytes(path, span)
     except OSError as error:
-        if address(path) and error.errno not in (errno.ENOENT, errno.EISDIR):
+        if isinstance(error, UnansweredError):
             raise NotAnsweredError(f"{path}: cannot be read: {error.strerror}") from error
         what = {errno.ENOENT: "no such file", errno.EISDIR: "a folder, not an image"}.get(error.errno, error.strerror)
         raise ImageError(f"file {os.fspath(path)}: {what}. Check the path") from error

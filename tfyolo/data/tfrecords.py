@@ -17,6 +17,7 @@ from tfyolo.data.sources.seen import is_file, looked_at
 from tfyolo.errors import Error
 from tfyolo.files import address, open_regular, parse_json, read_regular
 from tfyolo.messages import counted
+from tfyolo.remote import UnansweredError
 
 
 class ShardError(Error):
@@ -187,6 +188,8 @@ def _bounded(file):
     looked_at(file)
     try:
         return read_regular(file, MOST_DESCRIBED)
+    except UnansweredError:  # of no file, but of the network: reading ends
+        raise
     except OSError as error:
         raise ShardError(f"{file}: cannot be read: {error.strerror}") from None
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tfyolo import folders
 from tfyolo.data.contents import ENDS, ImageError, checked_contents
 from tfyolo.data.headers import kind_of, surely_fits
+from tfyolo.data.sources.seen import states
 from tfyolo.data.sources.source import image_bytes
 from tfyolo.data.tfrecords import split_of
 from tfyolo.errors import Error
@@ -87,7 +88,7 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
             done = f"{len(names) - len(left)} of {counted(len(names), 'shard')}"
             print(f"{source.split}: goes on; {done} are written", file=sys.stderr, flush=True)
         broken = {}
-        if check:
+        if check and left:
             places = np.concatenate([np.arange(len(source.records))[names.index(name) :: shards] for name in left])
             broken = _broken(source._replace(records=source.records[np.sort(places)]), progress)
         bar = tqdm(
@@ -133,13 +134,13 @@ def _unfinished(folder, source, shards, check):
     Where the `with` is left by an error, it stays, if it has one.
     """
     aside = folder / f".{source.split}.unfinished"
-    digest = hashlib.blake2b(json.dumps([shards, check, source.classes, source.category_ids]).encode())
+    digest = hashlib.blake2b(
+        json.dumps([shards, check, source.max_pixels, source.classes, source.category_ids]).encode()
+    )
     for column in source.records.columns():
         digest.update(np.ascontiguousarray(column))
-    for path in dict.fromkeys(path for path, _ in source.records.files()):  # an image may have been replaced since
-        with contextlib.suppress(OSError):
-            status = os.stat(path)
-            digest.update(f"{status.st_size} {status.st_mtime_ns} ".encode())
+    paths = list(dict.fromkeys(path for path, _ in source.records.files()))
+    digest.update(np.int64(states(paths)))  # an image may have been replaced since
     aside.mkdir(exist_ok=True)
     with folders.held(aside):
         plan = aside / "plan"

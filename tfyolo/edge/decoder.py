@@ -49,11 +49,11 @@ def from_heads(class_logits, box_logits, input_size, image_size, fit="letterbox"
     return from_candidates(boxes, scores, input_size, image_size, fit, **options)
 
 
-def decoded(class_logits, box_logits, input_size, strides=STRIDES):
+def decoded(class_logits, box_logits, input_size):
     """Boxes [N, 4] in pixels of the network's input and scores [N, K]; the arguments are those of from_heads."""
     class_logits, box_logits = np.asarray(class_logits, "float64"), np.asarray(box_logits, "float64")
     middles, cells = [], []
-    for stride in strides:
+    for stride in STRIDES:
         height, width = input_size[0] // stride, input_size[1] // stride
         y, x = np.divmod(np.arange(height * width), width)
         middles.append((np.stack([y, x], axis=1) + 0.5) * stride)

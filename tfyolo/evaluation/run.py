@@ -91,7 +91,7 @@ def evaluated(detector, data=None, *, split=None, batch=8, out=None, progress=Tr
     return Evaluated(report, found)
 
 
-def evaluate_share(detector, source, batch, index, count, collect) -> Report | None:
+def evaluate_share(detector, source, batch, index, count, collect) -> tuple[Report | None, int]:
     """evaluate(), shared by several processes: each takes every count-th image, and the first of them puts together.
 
     Args:
@@ -103,7 +103,7 @@ def evaluate_share(detector, source, batch, index, count, collect) -> Report | N
         collect: (data, **message) -> [(message, data)] of all of them, in order, of the first; None of the others.
 
     Returns:
-        The Report, whose seconds are the first's own; None of the others.
+        (the Report, whose seconds are the first's own, or None of the others; how many images at a time have fitted).
     """
     source, label_of, left_out = _in_common(detector.classes, source)
     share = source._replace(records=source.records[index::count])
@@ -111,10 +111,10 @@ def evaluate_share(detector, source, batch, index, count, collect) -> Report | N
     resized = [index + i * count for i in resized]
     parts = collect(found.to_bytes(), resized=resized)
     if parts is None:
-        return None
+        return None, batch
     found = DetectionColumns.dealt([DetectionColumns.from_bytes(data) for _, data in parts])
     resized = [i for message, _ in parts for i in message["resized"]]
-    return evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out)
+    return evaluate_detections(source, found, seconds, resized)._replace(batch=batch, left_out=left_out), batch
 
 
 def _detected(detector, source, label_of, batch, progress):

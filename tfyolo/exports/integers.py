@@ -1,11 +1,10 @@
 """full-int8 TFLite files, whose ranges are found in the file itself."""
 
-import os
-
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
+from tfyolo.devices import cores
 from tfyolo.exports.convert import quantize_integers
 from tfyolo.tflite.interpreter import interpreter
 
@@ -47,7 +46,7 @@ def _ranges(content, tensors, batches):
     """{tensor's number: (min, max)} of a TFLite file in images; 0 is always within."""
     running = interpreter(
         model_content=content,
-        num_threads=os.cpu_count(),
+        num_threads=cores(),
         delegates=False,  # which would hide what is inside
         experimental_preserve_all_tensors=True,
     )

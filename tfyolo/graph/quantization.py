@@ -48,12 +48,19 @@ class FakeQuantize(layers.Layer):
                 for name, end in zip(("low", "high"), self.range, strict=True)
             )
 
+    @property
+    def ends(self):
+        """(low, high) of the range, with 0 between: numbers if it is fixed, else tensors."""
+        if self.fixed:
+            return self.range
+        low = tf.minimum(self.low, 0.0)
+        return low, tf.maximum(tf.maximum(self.high, 0.0), low + 1e-6)
+
     def call(self, x):
         """Any shape -> the same, quantized."""
         if self.fixed:
-            return tf.quantization.fake_quant_with_min_max_args(x, *self.range)
-        low, high = tf.minimum(self.low, 0.0), tf.maximum(self.high, 0.0)
-        return tf.quantization.fake_quant_with_min_max_vars(x, low, tf.maximum(high, low + 1e-6))
+            return tf.quantization.fake_quant_with_min_max_args(x, *self.ends)
+        return tf.quantization.fake_quant_with_min_max_vars(x, *self.ends)
 
     def compute_output_shape(self, shape):
         """The same."""

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from tfyolo.graph.declarations import function_quantization
 from tfyolo.graph.nodes import call_in_order, readers_of
 from tfyolo.graph.quantization import QUANTIZER, FakeQuantize
 
@@ -45,7 +46,7 @@ def _errors(quantized, images, seed):
             return outputs
         noise = outputs - args[0]
         if any(_is_sigmoid(reader) for reader in readers_of(layer.output)):
-            low, high = _range(layer)
+            low, high = layer.ends
             noise = tf.where((args[0] >= low) & (args[0] <= high), noise, 0.0)
         if layer.name.startswith("backbone."):
             noise -= tf.reduce_mean(noise, range(len(noise.shape) - 1), keepdims=True)
@@ -77,8 +78,4 @@ def _errors(quantized, images, seed):
 
 
 def _is_sigmoid(layer):
-    return type(layer) is layers.Activation and layer.activation is keras.activations.sigmoid
-
-
-def _range(quantizer):
-    return quantizer.range if quantizer.fixed else (quantizer.low, quantizer.high)
+    return type(layer) is layers.Activation and function_quantization(layer.activation) == "sigmoid"

@@ -3,9 +3,9 @@
 TensorFlow does it where it is installed, as in training, and edge.images where it is not.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
+from tfyolo.devices import cores
 from tfyolo.edge import images as edge
 from tfyolo.libraries import has_tensorflow
 
@@ -17,7 +17,7 @@ if has_tensorflow():
 
     def prepared(images, size, preprocess):
         """edge.images.prepared by TensorFlow: tensors."""
-        with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as threads:
+        with ThreadPoolExecutor(min(len(images), cores())) as threads:
             pairs = list(threads.map(preparing(tuple(size), preprocess), images))
         return tuple(tf.stack(each) for each in zip(*pairs, strict=True))
 

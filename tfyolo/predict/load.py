@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from tfyolo.devices import check_process
+from tfyolo.devices import check_process, cores
 from tfyolo.errors import CheckpointError
 from tfyolo.files import here
 from tfyolo.libraries import missing_explained
@@ -49,4 +49,4 @@ def load(
     elif flip or tuple(scales) != (1.0,):
         raise CheckpointError(f"{path}: an export has no TTA; to flip and to scale, name the run")
     with missing_explained(f"{path}: {runtime.title}"):
-        return runtime.detector(path, threads or os.cpu_count(), options)
+        return runtime.detector(path, threads or cores(), options)

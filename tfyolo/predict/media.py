@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import glob
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from tfyolo.data.contents import ImageError
 from tfyolo.data.headers import MOST_PIXELS
 from tfyolo.data.sources.files import Tree, visible
 from tfyolo.data.sources.index import IMAGES
+from tfyolo.devices import cores
 from tfyolo.edge.images import pil_pixels
 from tfyolo.errors import Error
 from tfyolo.files import address, elsewhere, is_folder, is_there, matching, unreachable, what_is
@@ -76,12 +78,18 @@ def _of_pil(image):
         raise ImageError(f"a PIL image that cannot be read in full: {error}") from error
 
 
+def is_video(source) -> bool:
+    """Whether a source is a camera's number, or a file that is named like a video."""
+    return isinstance(source, int) or os.fspath(source).lower().endswith(VIDEOS)
+
+
 def is_many(path):
     """Whether a path means more than one image: a folder, a video or a glob."""
-    return is_folder(path) or path.lower().endswith(VIDEOS) or (glob.has_magic(path) and not is_there(path))
+    return is_folder(path) or is_video(path) or (glob.has_magic(path) and not is_there(path))
 
 
 AHEAD = 2  # for each core: what is begun before its turn
+MOST_AHEAD = 16  # in all: decoded images of many megapixels wait there
 
 
 def ahead(function, items):
@@ -94,12 +102,12 @@ def ahead(function, items):
     Yields:
         (item, a function that returns what the call returned, or raises what it raised), in the items' order.
     """
-    cores, waiting = os.cpu_count() or 1, collections.deque()
-    threads = ThreadPoolExecutor(cores)
+    most, waiting = min(AHEAD * cores(), MOST_AHEAD), collections.deque()
+    threads = ThreadPoolExecutor(min(cores(), MOST_AHEAD))
     try:
         for item in items:
             waiting.append((item, threads.submit(function, item)))
-            if len(waiting) > AHEAD * cores:
+            if len(waiting) > most:
                 item, future = waiting.popleft()
                 yield item, future.result
         for item, future in waiting:
@@ -124,16 +132,15 @@ def each_file(files, skipped, most_pixels):
     Raises:
         SourceError, ImageError: as of each_image.
     """
-
-    def read(file):
-        return None if file.lower().endswith(VIDEOS) else read_image_like(file, most_pixels)
-
-    for file, result in ahead(read, files):
-        with _skipping(file, skipped):
-            if (found := result()) is None:
-                yield from _frames_of(file, most_pixels)
-            else:
-                yield (*found, None)
+    for moves, some in itertools.groupby(files, is_video):
+        if moves:  # opened while no thread works, or OpenCV's own words could not be held back
+            for file in some:
+                with _skipping(file, skipped):
+                    yield from _frames_of(file, most_pixels)
+            continue
+        for file, result in ahead(lambda file: read_image_like(file, most_pixels), some):
+            with _skipping(file, skipped):
+                yield (*result(), None)
 
 
 def each_image(sources, skipped, most_pixels):

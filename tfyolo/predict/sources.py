@@ -39,7 +39,7 @@ def drawing_paths(sources: Sequence[str], folder: Path) -> list[Path]:
     """The file in a folder for each source's drawing: named like the source, numbered where another has that name."""
     names = {}  # in order
     for path in map(Path, sources):
-        suffix = ".mp4" if str(path).lower().endswith(media.VIDEOS) else ".jpg"
+        suffix = ".mp4" if media.is_video(path) else ".jpg"
         name, number = path.stem + suffix, 2
         while name in names:
             name, number = f"{path.stem}-{number}{suffix}", number + 1
@@ -72,10 +72,11 @@ class Saving(NamedTuple):
             Those of the classes that count.
         """
         found = found if self.classes is None else found.of_classes(self.classes)
-        name = drawing.stem if frame is None else f"{drawing.stem}_{frame:06d}"
+        name = drawing.stem if frame is None else f"{drawing.stem}/{frame:06d}"  # which no image is called
         if self.labels:
-            self.labels.mkdir(parents=True, exist_ok=True)
-            write_text(self.labels / f"{name}.txt", found.to_yolo())
+            file = self.labels / f"{name}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, found.to_yolo())
         if self.crops:
             for number, (each, crop) in enumerate(zip(found, found.crops(), strict=True), 1):
                 folder = self.crops / re.sub(r"[^\w.-]+", "_", each.name)
@@ -111,7 +112,9 @@ def detect_each(
         A Detected for each source; one that cannot be read has an `error`.
     """
     with tqdm(total=len(sources), unit="file", disable=not progress or len(sources) < 2 or None) as bar:
-        for moves, pairs in itertools.groupby(zip(sources, drawings, strict=True), lambda pair: _moves(pair[0])):
+        for moves, pairs in itertools.groupby(
+            zip(sources, drawings, strict=True), lambda pair: media.is_video(pair[0])
+        ):
             if not moves:
                 for found in _in_images(detector, pairs, score, saving):
                     yield found
@@ -125,10 +128,6 @@ def detect_each(
                 except (ImageError, media.SourceError) as error:
                     yield Detected(source, path, [], error=str(error))
                 bar.update()
-
-
-def _moves(source):
-    return isinstance(source, int) or source.lower().endswith(media.VIDEOS)
 
 
 def _in_images(detector, pairs, score, saving):

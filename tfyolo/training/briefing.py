@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.util._pywrap_util_port import IsMklEnabled
 
+from tfyolo.devices import cores
 from tfyolo.graph.summary import summarize
 from tfyolo.messages import counted
 
@@ -118,8 +119,7 @@ def _devices():
     names = Counter(_details(gpu).get("device_name", "GPU") for gpu in tf.config.get_visible_devices("GPU"))
     if names:
         return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in names.items())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"CPU, {counted(cores, 'core')}, {'with' if IsMklEnabled() else 'without'} oneDNN"
+    return f"CPU, {counted(cores(), 'core')}, {'with' if IsMklEnabled() else 'without'} oneDNN"
 
 
 def _details(gpu):

@@ -103,12 +103,12 @@ def _connected(address, timeout):
 
 def _gather(workers, listener, me, end):
     """The chief's part: all others have come, and each can be reached where TensorFlow will look for it."""
-    there, coming, tell = {}, {}, _Waiting(workers, 0, end)
+    there, coming, waiting = {}, {}, _Waiting(workers, 0, end)
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
         stack.callback(lambda: [connection.close() for connection in (*there.values(), *coming)])
         selector.register(listener, selectors.EVENT_READ)
         while len(there) < len(workers) - 1:
-            tell.about([i for i in range(1, len(workers)) if i not in there])
+            waiting.about([i for i in range(1, len(workers)) if i not in there])
             for key, _ in selector.select(0.2):
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
@@ -146,7 +146,14 @@ def _gather(workers, listener, me, end):
 
 
 def _refuse(listener, connections, count, text):
-    """Tells those who have come, and for some seconds those who come yet, why they cannot train: none waits in vain."""
+    """Tells those who have come, and for some seconds those who come yet, why they cannot train: none waits in vain.
+
+    Args:
+        listener: where they come to.
+        connections: sockets to those who have come.
+        count: how many are expected; with as many told it returns.
+        text: why.
+    """
     end, told = time.monotonic() + STAYS, 0
     listener.settimeout(0.2)
     while told < count and time.monotonic() < end:
@@ -198,16 +205,16 @@ def _reachable(workers, index):
 
 def _report(workers, index, me, end):
     """The part of all others: the chief has let it go on."""
-    tell = _Waiting(workers, index, end)
+    waiting = _Waiting(workers, index, end)
     while True:
-        tell.about([0])
+        waiting.about([0])
         connection = _connected(workers[0], 2.0)
-        if connection and _let_go_on(connection, me, tell):
+        if connection and _let_go_on(connection, me, waiting):
             return connection
         time.sleep(0.2)
 
 
-def _let_go_on(connection, me, tell):
+def _let_go_on(connection, me, waiting):
     """Whether the chief is at the other end, and all others have come to it; else the connection is closed.
 
     Raises:
@@ -233,7 +240,7 @@ def _let_go_on(connection, me, tell):
                     if not read or not (GO.startswith(answer) or answer.startswith(NO) or NO.startswith(answer)):
                         return False  # what answers there is no chief, or it has ended
                     continue
-                tell.about([0], "and those that it waits for")
+                waiting.about([0], "and those that it waits for")
     return False
 
 

@@ -347,7 +347,6 @@ def _evaluate(job, at, ema, stage_index, row):
 def _evaluate_here(job, at, ema, stage_index, epoch):
     """The chief's part; returns an Evaluation."""
     source, report = job.sources[stage_index][1], _evaluate_images(job, at, ema, stage_index)
-    at.evaluate_batch = report.batch  # what fitted into memory
     metrics = {name: report.metrics[name] for name in ("AP", "AP50", "AP75")}
     draw_detections(
         job.model,
@@ -369,8 +368,9 @@ def _evaluate_images(job, at, ema, stage_index):
     checkpoint.assign(job.model.network, ema.arrays())
     batch = at.evaluate_batch or job.config.train.evaluate_batch
     batch = batch or evaluated_at_once(job.config, job.strategy.num_replicas_in_sync)
-    team = job.team
-    return evaluate_share(job.detector, job.sources[stage_index][1], batch, team.index, team.size, team.collect)
+    team, source = job.team, job.sources[stage_index][1]
+    report, at.evaluate_batch = evaluate_share(job.detector, source, batch, team.index, team.size, team.collect)
+    return report
 
 
 # --- what is kept: everything to go on from, written whole or not at all ----------------------------------------------

@@ -15,6 +15,7 @@ from tfyolo.data.sources.source import DataError, Problem, Source, image_bytes
 from tfyolo.data.sources.text import read_json
 from tfyolo.files import size_of
 from tfyolo.messages import counted, shortened
+from tfyolo.remote import UnansweredError
 
 
 class Division(NamedTuple):
@@ -157,6 +158,8 @@ def _groups(source):
     for index, (path, span) in enumerate(source.records.files()):
         try:
             length = span[1] if span else size_of(path)
+        except UnansweredError:  # of no file, but of the network: reading ends
+            raise
         except OSError:
             length = -1 - index
         lengths.setdefault(length, []).append(index)

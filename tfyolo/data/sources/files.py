@@ -11,6 +11,7 @@ from tfyolo.data.sources.source import DataError
 from tfyolo.data.sources.text import starts
 from tfyolo.files import address
 from tfyolo.messages import counted, shortened
+from tfyolo.remote import UnansweredError
 
 MOST_ENTRIES = 20_000_000  # files and folders in and below one; links can make more of a few
 _DEEPEST = 40  # folders in each other
@@ -151,6 +152,8 @@ def listing(folder) -> tuple[list[str], list[str], str]:
                     (folders if kind == "folder" else files).append(entry.name)
     except (NotADirectoryError, FileNotFoundError, ValueError):
         pass
+    except UnansweredError:  # of no file, but of the network: reading ends
+        raise
     except OSError as error:
         return [], [], error.strerror
     return sorted(folders), sorted(files), ""

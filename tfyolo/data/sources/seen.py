@@ -85,7 +85,7 @@ class States(NamedTuple):
             return False
         for start in range(0, len(self.states), _CHUNK):
             before = self.states[start : start + _CHUNK]
-            now = _states(paths_at(self[1:6], start, start + len(before)))
+            now = states(paths_at(self[1:6], start, start + len(before)))
             if not np.array_equal(before, now):
                 return False
         return True
@@ -144,8 +144,15 @@ def is_folder(path) -> bool:
     return files.is_folder(path)
 
 
-def _states(paths):
-    """The states of files; those at addresses are asked for together."""
+def states(paths):
+    """The states of files, three numbers each: their lengths and times of last change.
+
+    Args:
+        paths: those at addresses are asked for together.
+
+    Returns:
+        [(length, time, time)], negative where there is no file.
+    """
     addresses = {path: found for path in paths if (found := files.address(path))}
     there = dict(zip(addresses, remote.statuses(addresses.values()), strict=True)) if addresses else {}
     return [_state_there(there[path]) if path in there else _state_here(path) for path in paths]

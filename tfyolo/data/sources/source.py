@@ -13,6 +13,7 @@ from tfyolo.data.sources.seen import looked_at
 from tfyolo.errors import Error
 from tfyolo.files import read_bytes
 from tfyolo.messages import counted, printable
+from tfyolo.remote import UnansweredError
 
 TOLERANCE = 1.0  # pixels a box may reach over the image's edge before it is worth a word: 0-based VOC files, rounding
 LONGEST_SIDE = 1_000_000  # pixels; what states more is not believed
@@ -221,6 +222,8 @@ def upright_size(stated, image, findings):
     looked_at(image)
     try:
         return image_size(image)
+    except UnansweredError:  # of no file, but of the network: reading ends
+        raise
     except OSError as error:
         findings.error(image, f"cannot be read: {error.strerror or error}; left out")
         return None

@@ -10,6 +10,7 @@ from tfyolo.data.sources.seen import looked_at
 from tfyolo.data.sources.source import DataError
 from tfyolo.files import open_regular, parse_json, read_regular
 from tfyolo.messages import shortened
+from tfyolo.remote import UnansweredError
 
 MOST_TEXT = 64 << 20  # bytes of a label file or list
 MOST_YAML = 4 << 20  # bytes
@@ -21,6 +22,8 @@ def read_bytes(file, most=None) -> bytes:
     looked_at(file)
     try:
         content = read_regular(file, most)
+    except UnansweredError:  # of no file, but of the network: reading ends
+        raise
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     if content.startswith(b"version https://git-lfs"):

@@ -14,6 +14,7 @@ from tfyolo.data.sources.records import RecordsBuilder
 from tfyolo.data.sources.source import LONGEST_SIDE, Annotation, DataError, Findings, finish, record
 from tfyolo.files import read_bytes
 from tfyolo.messages import counted, shortened
+from tfyolo.remote import UnansweredError
 
 
 def find(place):
@@ -54,6 +55,8 @@ def _index(shard):
         return tfrecords.index(shard), None
     except tfrecords.ShardError as error:
         return error.examples, str(error)
+    except UnansweredError:  # of no file, but of the network: reading ends
+        raise
     except OSError as error:
         return [], f"cannot be read: {error.strerror}"
 
@@ -101,6 +104,8 @@ def read(place, shards, together, indexed):
             if not size or max(size) > LONGEST_SIDE:
                 try:
                     size = image_size(read_bytes(shard, example.span))
+                except UnansweredError:  # of no file, but of the network: reading ends
+                    raise
                 except OSError as error:
                     findings.error(shard, f"{where}: {error.strerror or error}; left out")
                     continue
