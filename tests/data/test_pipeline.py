@@ -96,13 +96,16 @@ def test_what_is_remembered_changes_nothing(source, memory, monkeypatch):
 
 def test_the_memory_forgets_what_was_not_asked_for():
     memory, images = loading.Memory(300), [np.full((5, 6, 3), i, np.uint8) for i in range(4)]
+    notes = [np.array([i + 1, 50, 60], np.int32) for i in range(4)]
     for i in (0, 1, 2):
-        memory.keep(i, images[i])
-    np.testing.assert_array_equal(memory.get(0), images[0])
-    memory.keep(3, images[3])
-    assert [bool(memory.get(i).size) for i in range(4)] == [True, False, True, True]
-    memory.keep(4, np.zeros((50, 50, 3), np.uint8))  # more than all
-    assert memory.free == 300 and not any(memory.get(i).size for i in range(5))
+        memory.keep(i, images[i], notes[i])
+    for found, kept in zip(memory.get(0), (images[0], notes[0]), strict=True):
+        np.testing.assert_array_equal(found, kept)
+    memory.keep(3, images[3], notes[3])
+    assert [bool(memory.get(i)[0].size) for i in range(4)] == [True, False, True, True]
+    assert memory.get(1)[1].tolist() == [1, 0, 0]
+    memory.keep(4, np.zeros((50, 50, 3), np.uint8), notes[0])  # more than all
+    assert memory.free == 300 and not any(memory.get(i)[0].size for i in range(5))
 
 
 def test_another_seed_is_another_stream(source):
@@ -447,7 +450,7 @@ def test_large_jpegs_are_decoded_smaller_and_boxes_stay(size, augment, ratio, tm
     source, sides = source._replace(records=(first, half)), set()
     keep = loading.Memory.keep
     monkeypatch.setattr(
-        loading.Memory, "keep", lambda self, index, image: (sides.add(image.shape[:2]), keep(self, index, image))
+        loading.Memory, "keep", lambda self, i, image, *rest: (sides.add(image.shape[:2]), keep(self, i, image, *rest))
     )
     resized = {}
     options = {"size": (48, 64), "batch": 1, "epochs": 3, "augment": augment, "resized": resized}

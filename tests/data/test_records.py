@@ -190,6 +190,48 @@ def test_what_was_interrupted_goes_on_behind_its_last_whole_shard(check, source,
     assert "goes on" not in capsys.readouterr().err
 
 
+def test_what_is_written_whole_stays_when_the_same_call_goes_on(source, tmp_path, monkeypatch):
+    """A call writes one split after another: where the second was interrupted, the first is done."""
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    source = source._replace(records=[source.records[0]._replace(path=str(bad), span=None), *source.records[1:]])
+    first = write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert write_tfrecords.write(source, tmp_path / "out", 2, progress=False) == first and len(first.skipped) == 1
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    Path(first.files[0]).unlink()
+    with pytest.raises(write_tfrecords.WriteError, match="--overwrite"):
+        write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
+
+
+@pytest.mark.parametrize("done", range(4))
+def test_it_goes_on_where_it_was_interrupted_while_shards_got_their_names(done, source, tmp_path, monkeypatch):
+    rename, count = write_tfrecords.atomic_replace, iter(range(4))
+
+    def interrupted(aside, path):
+        if next(count) == done:
+            raise KeyboardInterrupt
+        rename(aside, path)
+
+    whole = write_tfrecords.write(source, tmp_path / "whole", 3, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(write_tfrecords, "atomic_replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_tfrecords.write(source, tmp_path / "out", 3, progress=False)
+    monkeypatch.setattr(write_tfrecords, "_encode", None)  # nothing is left to encode
+    assert write_tfrecords.write(source, tmp_path / "out", 3, progress=False).records == whole.records
+    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "out")]
+    assert files[0] == files[1]
+    for name in files[0]:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_a_set_of_shards_that_is_not_whole_is_told(source, tmp_path):
+    for file in write_tfrecords.write(source, tmp_path, 3, progress=False).files[1:]:
+        Path(file).unlink()
+    assert any("1 of 3 shards are here" in str(problem) for problem in read(tmp_path).problems)
+
+
 def foreign(**features):
     def feature(values):
         kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]

@@ -40,23 +40,30 @@ class Memory:
         self.free, self.images, self.lock = limit, collections.OrderedDict(), threading.Lock()
 
     def get(self, index):
-        """The image of an index, [0, 0, 3] if it is not kept."""
+        """What is kept of an index: (image [H, W, 3], [0, 0, 3] if there is none; what keep() got with it)."""
         with self.lock:
             if index in self.images:
                 self.images.move_to_end(index)
-            return self.images.get(index, _NOTHING)
+            return self.images.get(index, (_NOTHING, AS_IT_IS))
 
-    def keep(self, index, image):
-        """Keeps a copy of an image; the ones longest not asked for go."""
+    def keep(self, index, image, smaller):
+        """Keeps a copy of an image; the ones longest not asked for go.
+
+        Args:
+            index: of its Record.
+            image: [H, W, 3] uint8.
+            smaller: [3] int32: how many times smaller it was decoded; (H, W) of the file's image where that is above 1.
+        """
         with self.lock:
             if index not in self.images:
-                self.images[index] = image.copy()
+                self.images[index] = image.copy(), smaller.copy()
                 self.free -= image.nbytes
             while self.free < 0:
-                self.free += self.images.popitem(last=False)[1].nbytes
+                self.free += self.images.popitem(last=False)[1][0].nbytes
 
 
 _NOTHING = np.zeros([0, 0, 3], np.uint8)
+AS_IT_IS = np.array([1, 0, 0], np.int32)  # of an image that was not decoded smaller
 
 
 def _fetch_about(record, fetched):
@@ -137,14 +144,14 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=
     grey = np.full([1, 1, 3], round(GREY * 255), np.uint8)
     nothing = np.zeros([0, 4], np.float32), np.zeros([0], np.int32), np.zeros([0], bool), np.ones([2], np.int32)
     fetched = collections.OrderedDict()  # the last parts of shards that a disk was to fetch
-    recent, reduced = Memory(memory), {}  # {index: (ratio, H, W of the file's image)}
+    recent = Memory(memory)
 
     def fetch(index):
         """The image if it is remembered, else its file."""
         if index >= len(records):
-            return _NOTHING, b"", *nothing, np.array([1, 0, 0], np.int32)
+            return _NOTHING, b"", *nothing, AS_IT_IS
         record = records[index]
-        image, contents = recent.get(int(index)), b""
+        (image, smaller), contents = recent.get(int(index)), b""
         if not image.size:
             if ahead and record.span:
                 _fetch_about(record, fetched)
@@ -155,12 +162,10 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=
                 size = image_size(contents)
                 ratio = max(each for each in RATIOS if each == 1 or max(np.divide(size, needed)) >= each)
                 if ratio > 1:
-                    reduced[int(index)] = ratio, *size
-        stated, smaller = np.array(record.size, np.int32), np.array(reduced.get(int(index), (1, 0, 0)), np.int32)
-        return image, contents, record.boxes, record.labels, record.ignored, stated, smaller
+                    smaller = np.array([ratio, *size], np.int32)
+        return image, contents, record.boxes, record.labels, record.ignored, np.array(record.size, np.int32), smaller
 
     def rescue(index, *annotated):
-        reduced.pop(int(index), None)
         if index < len(records):
             try:
                 record = records[index]
@@ -169,16 +174,15 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=
                 skipped[int(index)] = str(error)
         return grey, *nothing
 
-    def keep(index, image):
+    def keep(index, image, smaller):
         if int(index) not in skipped:  # what is grey has no boxes, the record has
-            recent.keep(index, image)
+            recent.keep(int(index), image, smaller)
 
     def scaled(index, boxes, stated, size):
         resized[int(index)] = tuple(size.tolist())
         return boxes * scale_of(stated, size)
 
     types = [tf.float32, tf.int32, tf.bool, tf.int32]
-    as_it_is = tf.constant([1, 0, 0])
 
     @traced(INDEX)
     def load(index):
@@ -191,12 +195,13 @@ def loader(records, skipped, resized, memory=0, most_pixels=MOST_PIXELS, needed=
             return tf.cond(
                 tf.size(image) > 0,
                 lambda: [image, *annotated, smaller],
-                lambda: [*tf.numpy_function(rescue, [index, *annotated], [tf.uint8, *types]), as_it_is],
+                lambda: [*tf.numpy_function(rescue, [index, *annotated], [tf.uint8, *types]), tf.constant(AS_IT_IS)],
             )
 
         def decode_and_keep():
             image, *annotated = decode()
-            with tf.control_dependencies([tf.numpy_function(keep, [index, image], [])] if memory else []):
+            kept = [tf.numpy_function(keep, [index, image, annotated[-1]], [])] if memory else []
+            with tf.control_dependencies(kept):
                 return [tf.identity(image), *annotated]
 
         image, boxes, labels, crowd, stated, smaller = tf.cond(

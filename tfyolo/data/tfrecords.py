@@ -198,6 +198,22 @@ _SHARD = re.compile(r"(?P<split>.+?)(?:\.(?:tf_?records?|record))?(?:-\d{5}-of-\
 _IS_SHARD = re.compile(r".+\.(?:tf_?records?|record)(?:-\d{5}-of-\d{5})?|.+-\d{5}-of-\d{5}")
 
 
+def incomplete(shards) -> list[str]:
+    """What shards lack whose names say how many there are: "4 of 40 shards, ...", a text for each set of them."""
+    sets = {}
+    for shard in map(os.path.basename, shards):
+        if found := _NUMBERED.search(shard):
+            sets.setdefault((shard[: found.start()], found["of"]), set()).add(int(found["number"]))
+    return [
+        f"{len(numbers)} of {counted(int(of), 'shard')} are here; write or copy the set anew"
+        for (_, of), numbers in sets.items()
+        if len(numbers) < int(of)
+    ]
+
+
+_NUMBERED = re.compile(r"-(?P<number>\d{5})-of-(?P<of>\d{5})")
+
+
 def split_of(name):
     """The split in a shard's file name, such as train-00000-of-00004.tfrecord; None if it is no shard's name."""
     return _SHARD.fullmatch(name)["split"] if _IS_SHARD.fullmatch(name) else None

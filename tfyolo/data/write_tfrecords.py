@@ -50,7 +50,7 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
 
     Images that cannot be read are left out. The shards get their names only when all are complete; those of an earlier
     time are removed only then. Where it was interrupted before, the same call goes on behind the last shard that was
-    whole.
+    whole; what it has written whole stays as it is.
 
     Args:
         source: a Source.
@@ -68,22 +68,27 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
 
     folder = local(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
-    if old and not overwrite:
-        raise WriteError(
-            f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or "
-            "overwrite"
-        )
     if shards is None:
         shards = -(-sum(_length(path, span) for path, span in source.records.files()) // SHARD_BYTES) or 1
     if not 0 < shards <= len(source.records):
         raise WriteError(f"shards: expected 1..{len(source.records)}, the number of images, received {shards}")
 
     names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
-    ids, skipped = _numbers_of(source), []
-    with _unfinished(folder, source, shards, check) as aside:
+    ids, skipped, plan = _numbers_of(source), [], _plan(source, shards, check)
+    aside = folder / f".{source.split}.unfinished"
+    old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
+    if old and not overwrite:
+        if written := _written_before(folder, source, names, plan):
+            return written
+        if _text(aside / "plan") != plan:  # else it was interrupted while the shards got their names
+            raise WriteError(
+                f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or "
+                "--overwrite"
+            )
+    with _unfinished(aside, plan):
         parts = {name: source.records[shard::shards] for shard, name in enumerate(names)}
-        left = [name for name in names if not all((aside / each).exists() for each in (name, f"{name}.json"))]
+        whole = [name for name in names if (aside / f"{name}.json").exists()]
+        left = [name for name in names if name not in whole or not any((at / name).exists() for at in (aside, folder))]
         if progress and len(left) < len(names):
             done = f"{len(names) - len(left)} of {counted(len(names), 'shard')}"
             print(f"{source.split}: goes on; {done} are written", file=sys.stderr, flush=True)
@@ -113,11 +118,13 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
         described = {
             "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
             "integer_ids": all(isinstance(image_id, int) for image_id in source.records.ids()),
+            "plan": plan,
+            "skipped": skipped,
         }
         Path(aside, f"{source.split}.json").write_text(
             json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8"
         )
-        for name in [*names, f"{source.split}.json"]:
+        for name in filter(os.listdir(aside).__contains__, [*names, f"{source.split}.json"]):  # others have theirs
             atomic_replace(os.path.join(aside, name), folder / name)
         for file in old:  # only now: whatever goes wrong before leaves every image in one shard or the other
             if file.name not in names:
@@ -125,32 +132,51 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
 
 
-@contextlib.contextmanager
-def _unfinished(folder, source, shards, check):
-    """Yields the Path of a folder for what is not complete yet.
-
-    It holds what an earlier call has written for the same records, whose files have not changed since: the shards that
-    have a .json beside them are whole.
-    Where the `with` is left by an error, it stays, if it has one.
-    """
-    aside = folder / f".{source.split}.unfinished"
-    digest = hashlib.blake2b(
-        json.dumps([shards, check, source.max_pixels, source.classes, source.category_ids]).encode()
-    )
+def _plan(source, shards, check):
+    """What tells one call from others: a digest of the records, of the states of their files, and of the options."""
+    plan = [shards, check, source.max_pixels, source.classes, source.category_ids]
+    digest = hashlib.blake2b(json.dumps(plan).encode())
     for column in source.records.columns():
         digest.update(np.ascontiguousarray(column))
     paths = list(dict.fromkeys(path for path, _ in source.records.files()))
     digest.update(np.int64(states(paths)))  # an image may have been replaced since
+    return digest.hexdigest()
+
+
+def _text(file):
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+def _written_before(folder, source, names, plan):
+    """What an earlier call has Written by the same plan; None if none has, or not all of it is there."""
+    try:
+        described = json.loads(_text(folder / f"{source.split}.json"))
+    except ValueError:
+        return None
+    if not isinstance(described, dict) or described.get("plan") != plan:
+        return None
+    if not all((folder / name).exists() for name in names):
+        return None
+    skipped = tuple(map(tuple, described["skipped"]))
+    return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), skipped)
+
+
+@contextlib.contextmanager
+def _unfinished(aside, plan):
+    """Holds a folder for what is not complete yet, in the `with`.
+
+    It has what an earlier call of the same plan has written: the shards that have a .json beside them are whole. Where
+    the `with` is left by an error, it stays, if it has one.
+    """
     aside.mkdir(exist_ok=True)
     with folders.held(aside):
-        plan = aside / "plan"
-        if not plan.exists() or plan.read_text(encoding="utf-8") != digest.hexdigest():
+        if _text(aside / "plan") != plan:
             for path in aside.glob("*.tfrecord*"):
                 path.unlink()
-            write_text(plan, digest.hexdigest())
+            write_text(aside / "plan", plan)
         kept = False
         try:
-            yield aside
+            yield
         except BaseException:
             kept = any(aside.glob("*.tfrecord.json"))
             raise

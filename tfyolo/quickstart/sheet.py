@@ -72,9 +72,11 @@ def written_sheet(result, budget, start, plan, epochs, each, shares, faults, tar
     ]
     if budget.left < 0:
         after = sum(result.seconds.get(name, 0.0) for name in ("evaluate", "export", "draw"))
+        before = sum(result.seconds.values()) - after
         lines += [
-            f"It took longer than it was given: evaluation and export took {after:.0f} s, "
-            f"for which {plan.reserve:.0f} s were reserved.",
+            f"It took longer than it was given: {before:.0f} s to the end of training, for which "
+            f"{budget.seconds - plan.reserve:.0f} s were planned, {after:.0f} s for evaluation and export, for which "
+            f"{plan.reserve:.0f} s were.",
             "",
         ]
     lines += ["![detections](detections.png)", ""]

@@ -81,6 +81,8 @@ def read(place, shards, together, indexed):
 
     # Only where nothing says what the classes are does a shard serve all splits; else one is held at a time.
     records, seen, index = RecordsBuilder(), set(), _index if known else indexed
+    for missing in tfrecords.incomplete(shards):
+        findings.error(shards[0], missing)
     for shard in shards:
         examples, damage = index(shard)
         if damage:
