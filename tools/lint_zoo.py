@@ -3,8 +3,9 @@
     python tools/lint_zoo.py
     python tools/lint_zoo.py yolov8n demo
 
-Networks of random weights are exported without NMS, small, and linted: float32 for a phone's GPU, full-int8 for
-accelerators. Rows of configs that are not named stay as they are. A minute or two a config.
+Networks of random weights are exported small, and linted: decoded candidates in float32 for a phone's GPU, the last
+convolutions' outputs in full-int8 for accelerators. Rows of configs that are not named stay as they are. It takes a
+minute or two a config.
 """
 
 import re
@@ -33,19 +34,27 @@ FAMILIES = {
     "demo-m2det": None,
     "demo-cornernet": None,
 }
-COLUMNS = {"gpu": "float32", "edgetpu": "full-int8", "ethosu": "full-int8", "micro": "full-int8"}
+COLUMNS = {
+    "gpu": ("float32", "none"),
+    "edgetpu": ("full-int8", "heads"),
+    "ethosu": ("full-int8", "heads"),
+    "micro": ("full-int8", "heads"),
+}
+KINDS = tuple(dict.fromkeys(COLUMNS.values()))
 INTRODUCTION = """# What devices take
 
-Which classes of devices take all operators of a config's files: `tfyolo lint` of files exported with `--nms none`, of
-networks with random weights, for images of 96 pixels where the config leaves the choice. Where a device does not take
-all, the share of the multiply-accumulates that it runs stands before the operators in its way; `tfyolo lint` gives the
-layers and the reasons. `python tools/lint_zoo.py` writes this table.
+Which classes of devices take all operators of a config's files: `tfyolo lint` of a file without NMS (`--target
+android-gpu`, in float32) and of one of the last convolutions' outputs (`--target coral`, `--target ethos-u`), of
+networks with random weights, for images of 96 pixels where the config leaves the choice. Larger members of a family
+have the same operators. Where a device does not take all, the share of the multiply-accumulates that it runs stands
+before the operators in its way; `tfyolo lint` gives the layers and the reasons. `python tools/lint_zoo.py` writes this
+table.
 
 """
 
 
-def files(name, size, precisions=("float32", "full-int8")):
-    """{precision: the bytes of a TFLite file} of a config's network, with random weights."""
+def files(name, size, kinds=KINDS):
+    """{(precision, nms): the bytes of a TFLite file} of a config's network, with random weights."""
     import keras
     import numpy as np
 
@@ -66,11 +75,11 @@ def files(name, size, precisions=("float32", "full-int8")):
     keras.utils.set_random_seed(0)
     model = build(configs.load(configs.zoo(name), [f"model.input_size={size}"] if size else []), ["a", "b", "c"])
     job, found = Noise(model, 1, True, None), {}
-    for precision in precisions:
+    for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.tflite"
-            write(job, Target("tflite", precision, "none"), path)
-            found[precision] = path.read_bytes()
+            write(job, Target("tflite", *kind), path)
+            found[kind] = path.read_bytes()
     keras.backend.clear_session()
     return found
 
@@ -89,7 +98,7 @@ def cell(content, target):
 def row(name, size):
     """A config's line of the table."""
     found = files(name, size)
-    cells = [cell(found[precision], target) for target, precision in COLUMNS.items()]
+    cells = [cell(found[kind], target) for target, kind in COLUMNS.items()]
     return "| " + " | ".join([name, *cells]) + " |"
 
 
@@ -97,7 +106,7 @@ def written(rows, text):
     """The page with the rows {config: line} in the place of those that it had."""
     known = dict(re.findall(r"^\| (\S+) (\|.*)$", text, re.MULTILINE))
     lines = {name: rows.get(name, f"| {name} {known[name]}" if name in known else None) for name in FAMILIES}
-    heads = ["config", *(f"`{target}`, {precision}" for target, precision in COLUMNS.items())]
+    heads = ["config", *(f"`{target}`, {precision}" for target, (precision, _) in COLUMNS.items())]
     table = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *filter(None, lines.values())]
     return INTRODUCTION + "\n".join(table) + "\n"
 

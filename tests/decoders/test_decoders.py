@@ -11,7 +11,7 @@ from tfyolo import model as models
 from tfyolo.boxes import iou
 from tfyolo.decoders import DECODERS
 from tfyolo.decoders.anchors import Anchor, Region, Wide
-from tfyolo.decoders.decoder import by_level, make_priors
+from tfyolo.decoders.decoder import SATURATED, by_level, make_priors
 from tfyolo.decoders.ssd import Ssd
 from tfyolo.decoders.yolov1 import Grid
 from tfyolo.decoders.yolov8 import Dfl
@@ -201,6 +201,29 @@ def test_decode_is_the_inverse_of_encode(name):
     again = decoder.decode(decoder.encode(boxes, priors), priors)
     np.testing.assert_allclose(again, boxes, rtol=1e-3, atol=2e-3)
     assert np.min(iou(again, boxes)) > 0.999
+
+
+@pytest.mark.parametrize("kind", [Anchor, Wide, Region, Dfl, Point])
+def test_what_saturates_decodes_alike_beyond_the_bound(kind):
+    decoder = kind(anchors=ANCHORS) if kind in FORMULAS else kind(levels=("p4", "p5"))
+    rng = np.random.default_rng(0)
+    raw = {
+        part: {
+            level: rng.normal(0, 10, (2, *grid, decoder.num_anchors, z)).astype("float32")
+            for level, grid in GRIDS.items()
+        }
+        for part, z in decoder.parts(3).items()
+    }
+    bounded = {
+        part: {
+            level: np.clip(values, -SATURATED, SATURATED) if part in decoder.saturating else values
+            for level, values in levels.items()
+        }
+        for part, levels in raw.items()
+    }
+    found, expected = decoder(bounded), decoder(raw)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+    np.testing.assert_allclose(*(np.clip(each.boxes, 0, 1000) for each in (found, expected)), atol=0.2)  # pixels
 
 
 @pytest.mark.parametrize("kind", FORMULAS)

@@ -10,8 +10,11 @@ import pytest
 from conftest import ROOT
 from test_benchmark import loaded
 
+from tfyolo.exports import tflite
+from tfyolo.exports.integers import with_prelu
 from tfyolo.heads.layers import outputs
 from tfyolo.tflite import graph
+from tfyolo.tflite.interpreter import interpreter
 from tfyolo.tflite.lint import lint
 
 ZOO = loaded("lint_zoo")
@@ -42,6 +45,20 @@ def test_a_phones_gpu_takes_the_whole_of_a_raw_file(demo):
     assert with_nms.share_of_macs == 1  # it comes after all convolutions
 
 
+def test_an_accelerators_file_has_prelu_for_leaky_relu(monkeypatch):
+    """The Edge TPU stops at the first LEAKY_RELU; what both compute is the same but for a step of rounding."""
+    before = []
+    monkeypatch.setattr(tflite, "with_prelu", lambda content: before.append(content) or with_prelu(content))
+    (content,) = ZOO.files("demo", 96, [("full-int8", "heads")]).values()
+    assert lint(*before, "edgetpu").share_of_macs < 0.1
+    report = lint(content, "edgetpu")
+    assert report.passed and report.share_of_macs == 1, report.findings
+    image = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), "uint8")
+    leaky, prelu = (interpreter(model_content=each).get_signature_runner()(images=image) for each in (*before, content))
+    for name, values in leaky.items():
+        assert values.std() > 20 and np.abs(values.astype(int) - prelu[name]).max() <= 1
+
+
 def test_what_is_read_of_a_file_is_what_the_interpreter_runs(demo):
     operators = graph.read(demo.other("none"))
     convolutions = [each for each in operators if each.macs]
@@ -60,8 +77,9 @@ def test_the_page_has_what_the_zoo_gives(name):
 @pytest.mark.skipif(not shutil.which("vela"), reason="needs vela: pip install ethos-u-vela")
 @pytest.mark.parametrize("name", ["demo", "yolox-nano", "yolo11n"])
 def test_vela_leaves_to_the_cpu_what_the_table_does(name, tmp_path):
-    for precision, content in ZOO.files(name, ZOO.FAMILIES[name], ("int8", "full-int8")).items():
-        path = tmp_path / f"{precision}.tflite"
+    kinds = ("int8", "none"), ("full-int8", "none"), ("full-int8", "heads")
+    for kind, content in ZOO.files(name, ZOO.FAMILIES[name], kinds).items():
+        path = tmp_path / f"{'-'.join(kind)}.tflite"
         path.write_bytes(content)
         command = ["vela", path, "--output-dir", tmp_path, "--show-cpu-operations"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

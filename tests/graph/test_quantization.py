@@ -96,6 +96,15 @@ def test_ranges_are_for_what_is_computed_behind():
     assert errors[0] < 0.1 * errors[1]
 
 
+def test_a_leaky_relus_range_counts_what_is_below_zero_for_a_tenth():
+    values = np.random.default_rng(0).normal(-6, 5, 20000)
+    behind = calibration._numpy_of(activations.leaky)
+    np.testing.assert_allclose(behind(values), activations.leaky(values), rtol=1e-6)
+    ends, wide = (calibration.best_range(values.min(), values.max(), values, *how) for how in ((behind,), ()))
+    errors = [np.mean((behind(by_hand(values, *each)) - behind(values)) ** 2) for each in (ends, wide)]
+    assert ends[0] > wide[0] and errors[0] < 0.9 * errors[1]
+
+
 def test_many_values_are_condensed_to_fewer_with_the_same_mean_and_the_same_ends():
     values = np.random.default_rng(0).normal(0, 1, 50000) ** 3
     few, weights = calibration._condensed(values)

@@ -171,6 +171,8 @@ def export(
                 f"{', '.join(report['floats'])}"
             )
         for place, found in report.get("lint", {}).items():
+            if destinations and place not in destinations:  # another one's that takes the same file
+                continue
             for line in [f"{place}: {found['summary']}", *found["findings"]]:
                 click.echo(f"{'':<20}{line}")
         for message in report.get("skipped", []):

@@ -8,6 +8,7 @@
     has_background                  whether parts["cls"] holds 1 + K classes, the background first
     is_distribution                 whether parts["box"] holds logits of distributions: distributions(logits)
     has_largest                     whether `largest`, the longest side of a box in pixels, is one of its options
+    saturating                      parts whose raw outputs beyond +-decoder.SATURATED decode like those
     parts(num_classes)              {part: channels}, what the head must give
     check(raw)                      ValueError if the grids are not those that it reads
     count(raw)                      candidates of an image

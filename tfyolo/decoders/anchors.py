@@ -27,7 +27,7 @@ class Anchor(Decoder):
     Source: Redmon and Farhadi 2018, arXiv:1804.02767, section 2.1.
     """
 
-    has_largest = True
+    has_largest, saturating = True, ("box", "obj", "cls")  # e^8 anchors are beyond any image
 
     def __init__(
         self,
@@ -111,4 +111,5 @@ class Region(Anchor):
     Source: Redmon and Farhadi 2017, arXiv:1612.08242, section 2.
     """
 
+    saturating = ("box", "obj")
     _class_probability = staticmethod(ops.softmax)

@@ -26,6 +26,7 @@ class Corner(keras.layers.Layer):
     """
 
     has_boxes, has_objectness, has_background, is_distribution, has_largest = False, False, False, False, False
+    saturating = ()
 
     def __init__(
         self, *, level: Level = "p2", corners: Corners = 100, pairs: Count = 1000, apart: Positive = 0.5, name="decoder"

@@ -6,6 +6,8 @@ from keras import ops
 
 from tfyolo.structures import Candidates, Priors, as_raw, level_stride
 
+SATURATED = 8.0  # what a sigmoid makes of more is within .0004 of 0 or 1
+
 
 def namespace(grids):
     """NumPy where the grids are known, so that what it makes is constant; else keras.ops, with the same functions."""
@@ -91,6 +93,7 @@ class Decoder(keras.layers.Layer):
 
     has_boxes, has_objectness, has_background, is_distribution, has_largest = True, True, False, False, False
     box_channels = 4
+    saturating = ()  # parts whose raw outputs beyond +-SATURATED decode like those
 
     def __init__(self, anchors, name):
         super().__init__(name=name, dtype="float32")

@@ -22,7 +22,7 @@ class Dfl(Decoder):
     Source: Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388, section 3.2.
     """
 
-    has_objectness, is_distribution = False, True
+    has_objectness, is_distribution, saturating = False, True, ("cls",)
 
     def __init__(self, *, bins: Bins = 16, levels: Levels = ("p3", "p4", "p5"), name="decoder"):
         super().__init__({level: [(0.0, 0.0)] for level in levels}, name)

@@ -21,6 +21,8 @@ class Point(Anchor):
     Source: Ge et al. 2021, arXiv:2107.08430, section 2.1, "Anchor-free"; the code published with it.
     """
 
+    saturating = ("obj", "cls")
+
     def __init__(self, *, levels: Levels = ("p3", "p4", "p5"), largest: Positive = 32768.0, name="decoder"):
         strides = {level: float(level_stride(level)) for level in levels}
         super().__init__(anchors={level: [(side, side)] for level, side in strides.items()}, largest=largest, name=name)

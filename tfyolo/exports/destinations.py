@@ -63,6 +63,12 @@ DESTINATIONS: dict[str, Destination] = {
         Target("tflite", "int8", "task"),
         "Frigate's cpu detector; --size 320 320",
     ),
+    "coral": Destination(
+        "other programs on a Coral Edge TPU",
+        Target("tflite", "full-int8", "heads"),
+        "pycoral, libcoral, after edgetpu_compiler; decoding is yours",
+        "edgetpu",
+    ),
     "ethos-u": Destination(
         "microcontrollers with Arm's Ethos-U",
         Target("tflite", "full-int8", "heads"),

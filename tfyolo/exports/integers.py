@@ -38,6 +38,52 @@ def to_full_integer(content, batches, *, per_channel=True):
     return quantize_integers(content, per_channel=per_channel)
 
 
+def with_prelu(content):
+    """A full-int8 TFLite file in which PRELU, with one slope for all channels, takes the place of LEAKY_RELU.
+
+    It computes the same. Coral's Edge TPU takes no LEAKY_RELU, and stops at the first; vela makes one of it again.
+
+    Args:
+        content: the bytes of the file.
+
+    Returns:
+        The bytes of the other.
+    """
+    file = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    (graph,) = file.subgraphs
+    leaky = schema.BuiltinOperator.LEAKY_RELU
+    operations = [each for each in graph.operators if file.operatorCodes[each.opcodeIndex].builtinCode == leaky]
+    if not operations:
+        return content
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.PRELU
+    code.version = 1
+    file.operatorCodes.append(code)
+    slopes = {}  # {(slope, channels): number of its tensor}
+    for operation in operations:
+        slope, channels = operation.builtinOptions.alpha, graph.tensors[operation.inputs[0]].shape[-1]
+        if (slope, channels) not in slopes:
+            slopes[slope, channels] = _constant(file, f"slope{len(slopes)}", [slope] * int(channels))
+        operation.inputs = [operation.inputs[0], slopes[slope, channels]]
+        operation.opcodeIndex = len(file.operatorCodes) - 1
+        operation.builtinOptionsType, operation.builtinOptions = schema.BuiltinOptions.NONE, None
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(file))
+
+
+def _constant(file, name, values):
+    """Adds an int8 tensor [1, 1, N] of N values, and gives its number."""
+    scale = max(map(abs, values)) / 127 or 1.0
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    buffer.data = np.round(np.divide(values, scale)).astype("int8").view("uint8")
+    file.buffers.append(buffer)
+    tensor.name, tensor.type, tensor.shape = name, schema.TensorType.INT8, [1, 1, len(values)]
+    tensor.buffer, tensor.quantization = len(file.buffers) - 1, schema.QuantizationParametersT()
+    tensor.quantization.scale, tensor.quantization.zeroPoint = [scale], [0]
+    (graph,) = file.subgraphs
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
 def _dequantizes(file, operation):
     return file.operatorCodes[operation.opcodeIndex].builtinCode == schema.BuiltinOperator.DEQUANTIZE
 

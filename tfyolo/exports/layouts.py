@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfyolo.decoders.decoder import SATURATED
 from tfyolo.graph.ends import ends
 from tfyolo.graph.nodes import used
 from tfyolo.model import with_largest_box
@@ -120,6 +121,17 @@ def _as_ends(model, *tensors):
     return dict(zip(ends(model.network), tensors, strict=True))
 
 
+def _as_integer_ends(model, *tensors):
+    """The same, each within what decoding can tell apart: of 256 steps over all that one may be, few would be there."""
+    bounded = {}
+    for name, tensor in _as_ends(model, *tensors).items():
+        parts = name.split("_")[1:] or model.decoder.parts(len(model.classes))
+        if set(parts) <= set(model.decoder.saturating):
+            tensor = tf.quantization.fake_quant_with_min_max_args(tensor, -SATURATED, SATURATED)
+        bounded[name] = tensor
+    return bounded
+
+
 def _logits(model, images):
     """Class logits [B, N, K] and box distributions [B, N, 4 * bins] in the order of predict.heads.SIDES.
 
@@ -185,6 +197,6 @@ LAYOUTS = {
     ("app", False): Layout(_decoded, _app, _fixed(_APP)),
     ("e2e", False): Layout(_decoded, _end_to_end, _fixed(_END_TO_END)),
     ("heads", False): Layout(_ends, _as_ends, _of_ends),
-    ("heads", True): Layout(_ends, _as_ends, _of_ends),
+    ("heads", True): Layout(_ends, _as_integer_ends, _of_ends),
     ("logits", True): Layout(_logits, _clamped, _fixed(_LOGITS)),
 }

@@ -7,10 +7,10 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfyolo.exports import convert
-from tfyolo.exports.integers import to_full_integer
+from tfyolo.exports.integers import to_full_integer, with_prelu
 from tfyolo.exports.layouts import LAYOUTS
 from tfyolo.exports.saved_model import save_module
-from tfyolo.exports.targets import LABELMAP, is_quantized, label_lines
+from tfyolo.exports.targets import LABELMAP, UNDECODED, is_quantized, label_lines
 from tfyolo.graph.fusion import fuse
 from tfyolo.model import describe, without_quantization
 from tfyolo.nn.activations import mish, mish_by_exp
@@ -40,6 +40,8 @@ def _content(job, target):
     content = to_tflite(model, layout, target.precision, job.batch)
     if target.limits.integer:
         content = to_full_integer(content, job.images(), per_channel=job.per_channel)
+    if target.limits.integer and target.nms in UNDECODED:  # of which accelerators' compilers make their own
+        content = with_prelu(content)
     outputs, config = layout.outputs(model), model.config
     described = metadata.describe(
         config.name,
