@@ -1,21 +1,23 @@
 """How fast a config trains on this machine: its step alone, its loader alone, or the loop of both; and peers beside it.
 
     python tools/benchmark_training.py configs/yolov8n.yaml --size 320 --batch 8
-    python tools/benchmark_training.py configs/yolov8n.yaml --what loader --data my/images --size 640
+    python tools/benchmark_training.py yolov8n --what loader --data my/images --size 640 --workers 0 --workers 2
     python tools/benchmark_training.py configs/yolov8n.yaml --peer 'theirs=/scratch/bin/python theirs.py'
 
 Every competitor is a process of its own, ours in each precision and the peers. They take turns, many times, while the
 others wait, so that other work of the machine hits all of them; ratios are taken within a turn. A peer is any command
 that prints a line when it is ready and, for every line it then reads, works a while and prints
-{"seconds": of one step, "peak_mb": of memory so far}.
+{"seconds": of one step, "peak_mb": of memory so far, "cpu": seconds of a step that cores computed, if it knows}.
 """
 
 import json
+import multiprocessing
 import os
 import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import click
 
@@ -29,14 +31,25 @@ STEPS = 5  # in a turn
 # --- a competitor of ours ---------------------------------------------------------------------------------------------
 
 
-def batches_of(config, size, batch, path):
+def computed():
+    """Seconds that this process and those that make its batches have computed so far; Linux's alone are counted all."""
+    seconds = time.process_time()
+    for child in multiprocessing.active_children():
+        status = Path(f"/proc/{child.pid}/stat")
+        if status.exists():
+            user, system = map(int, status.read_text().rpartition(")")[2].split()[11:13])
+            seconds += (user + system) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def batches_of(config, size, batch, path, workers):
     """(classes, endless augmented batches) of a data set's training split, as the config augments it."""
     from tfyolo.data import datasets, readers
 
     source = readers.read(path, "train")
     epochs = 1_000_000 // max(len(source.records), 1)
     dataset, _ = datasets.train_dataset(
-        source, size=size, batch=batch, augment=config.augment, seed=0, epochs=epochs, plain_epochs=0
+        source, size=size, batch=batch, augment=config.augment, seed=0, epochs=epochs, plain_epochs=0, workers=workers
     )
     return source.classes, dataset
 
@@ -60,7 +73,7 @@ def noise(size, batch, classes, count=50):
     )
 
 
-def worker(config, size, batch, what, precision, path):
+def worker(config, size, batch, what, precision, path, workers):
     """Answers every line of its input with the seconds of a step. size: (H, W)."""
     start_tensorflow()
     import tensorflow as tf
@@ -74,7 +87,7 @@ def worker(config, size, batch, what, precision, path):
     config = configs.load(config, [f"train.batch={batch}"])
     classes, batches = [str(i) for i in range(80)], None
     if what != "step":
-        classes, dataset = batches_of(config, size, batch, path)
+        classes, dataset = batches_of(config, size, batch, path, workers)
         batches = iter(dataset)
     if what == "loader":
 
@@ -101,14 +114,14 @@ def worker(config, size, batch, what, precision, path):
         one()
     print("ready", flush=True)
     for _ in sys.stdin:
-        for _ in range(STEPS if batches else 0):  # uses up what was loaded while the others worked
+        for _ in range(STEPS + 4 * workers if batches else 0):  # uses up what was loaded while the others worked
             one()
-        start = time.perf_counter()
+        start, before = time.perf_counter(), computed()
         for _ in range(STEPS):
             one()
-        seconds = (time.perf_counter() - start) / STEPS
+        seconds, cpu = (time.perf_counter() - start) / STEPS, (computed() - before) / STEPS
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_mb": peak, "cpu": cpu}), flush=True)
 
 
 # --- turns ------------------------------------------------------------------------------------------------------------
@@ -124,22 +137,36 @@ def worker(config, size, batch, what, precision, path):
 )
 @click.option("--data", "path", help="For the loop and the loader.")
 @click.option(
+    "--workers",
+    "workers",
+    multiple=True,
+    type=click.IntRange(0),
+    default=[0],
+    help="Processes that make the batches, as train.workers; may be given again, for one competitor each.",
+)
+@click.option(
     "--peer", "peers", multiple=True, metavar="NAME=COMMAND", help="Another to take turns with; may be given again."
 )
 @click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="How often they take turns.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, and nothing else.")
 @click.option("--worker", "as_worker", is_flag=True, hidden=True)
-def main(config, what, size, batch, precisions, path, peers, rounds, as_json, as_worker):
+def main(config, what, size, batch, precisions, path, workers, peers, rounds, as_json, as_worker):
     """Time how CONFIG trains, in turns with peers. Ratios are to the first."""
     if what != "step" and not path:
         raise click.UsageError(f"--what {what} needs images: --data PATH")
     if as_worker:
-        worker(config, (size, size), batch, what, precisions[0], path)
+        worker(config, (size, size), batch, what, precisions[0], path, workers[0])
         return
     precisions = precisions or (["float32"] if what == "loader" else ["float32", "bfloat16"])
     own = [sys.executable, __file__, config, "--what", what, "--size", str(size), "--batch", str(batch), "--worker"]
     own += ["--data", path] if path else []
-    commands = {f"tfyolo {precision}": [*own, "--precision", precision] for precision in precisions}
+    commands = {
+        f"tfyolo {precision}" + (f", {count} workers" if count else ""): [
+            *(*own, "--precision", precision, "--workers", str(count))
+        ]
+        for precision in precisions
+        for count in workers
+    }
     field = []
     try:
         for name, command in [*commands.items(), *(Peer.parsed(peer) for peer in peers)]:
@@ -161,6 +188,7 @@ def main(config, what, size, batch, precisions, path, peers, rounds, as_json, as
             "ratio": statistics.median(ratios),
             "ratios": [min(ratios), max(ratios)],
             "peak_mb": max(answer["peak_mb"] for answer in competitor.answers),
+            "cpu_ms": statistics.median(answer.get("cpu", float("nan")) for answer in competitor.answers) / batch * 1e3,
         }
     settings = {
         "config": config,
@@ -180,12 +208,14 @@ def main(config, what, size, batch, precisions, path, peers, rounds, as_json, as
     )
     click.echo(
         f"{'':<24}{'images/s':>10}{'fastest':>9}{'speed x ' + field[0].name:>26}{'least, most':>14}{'peak MB':>9}"
+        f"{'CPU ms':>9}"
     )
     for name, row in rows.items():
         least, most = row["ratios"]
         click.echo(
             f"{name:<24}{row['images_per_second']:>10.1f}{row['fastest']:>9.1f}{row['ratio']:>26.2f}"
             f"{f'{least:.2f}, {most:.2f}':>14}{row['peak_mb']:>9.0f}"
+            f"{row['cpu_ms']:>9.1f}"
         )
 
 

@@ -39,7 +39,8 @@ WRONG = 0.05  # a difference that is no rounding
 def described(name, model, data):
     """A line on a model of the table."""
     config, (height, width) = model.config, model.input_size
-    trained = f"{config.train.epochs} epochs on {Path(config.data.path).name}" if config.data else "not trained here"
+    epochs = sum(stage.epochs for stage in config.train.stages)
+    trained = f"{epochs} epochs on {Path(config.data.path).name}" if config.data else "not trained here"
     network = f"`{config.name}` at {height} x {width} pixels, {trained}, evaluated on {Path(data).name}"
     return f"- {name}: {network}. {initialised_line(model.origin)}".strip()
 
@@ -133,6 +134,7 @@ def main(runs, datas, split, photo, python, names):
 
     datas = datas * len(runs) if len(datas) == 1 else datas
     models = {Path(run).name: (load_model(run), data) for run, data in zip(runs, datas, strict=True)}
+    lines = [described(each, *pair) for each, pair in models.items()]
     head = f"| destination | {' | '.join(models)} |"
     kept, programs = known(TABLE.read_text(encoding="utf-8"), head) if TABLE.exists() else ({}, {})
     for name in names or DESTINATIONS:
@@ -152,7 +154,6 @@ def main(runs, datas, split, photo, python, names):
             [head, f"|---|{'---|' * len(models)}", *(kept[each] for each in DESTINATIONS if each in kept)],
             [PROGRAMS, "|---|---|", *(programs[each] for each in DESTINATIONS if each in programs)],
         ]
-        lines = [described(each, *pair) for each, pair in models.items()]
         write_text(TABLE, "\n".join([HEAD, *lines, "", *tables[0], "", *tables[1], ""]))
 
 

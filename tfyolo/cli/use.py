@@ -195,6 +195,8 @@ def detect(
     else:
         unread = f"{counted(faults, 'source')} could not be read" if faults else ""
         written = f"{counted(len(rows), 'row')} in {summary}" if rows else "nothing is written"
+        if rows and (beside := [str(path) for path in (saving.labels, saving.crops) if path and path.exists()]):
+            written += f", more in {' and '.join(beside)}"
         click.echo("; ".join(filter(None, (written, unread))))
     if faults:
         sys.exit(1)

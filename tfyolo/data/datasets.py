@@ -293,7 +293,8 @@ class Stream(NamedTuple):
         load = loader(self.records, skipped, resized, memory, self.max_pixels, self.needed, self.in_order)
         starts = self.records.shard_starts(WINDOW) if self.in_order else None
         draws = self.steps * self.batch
-        draw = _augmented(load, len(self.records), starts, draws, *self[1:5], self.mixed_epochs)
+        drawn_by = self.size, self.fit, self.augment, self.seed, self.mixed_epochs
+        draw = _augmented(load, len(self.records), starts, draws, *drawn_by)
         index, sharing = self.part
         share = self.batch // sharing
 

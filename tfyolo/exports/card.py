@@ -142,6 +142,7 @@ def _python(model, target, entry):
     given = "np.asarray(image)[None]" if taken["dtype"] == "uint8" else 'np.asarray(image, "float32")[None] / 255'
     return "\n".join(
         [
+            "# pip install numpy pillow ai-edge-litert",
             "import numpy as np",
             "from ai_edge_litert.interpreter import Interpreter",
             "from PIL import Image, ImageOps",

@@ -37,7 +37,6 @@ GATE_IMAGES = 200  # that the gate compares AP on; on fewer, chance alone makes 
 
 
 USELESS = 0.05  # AP50 below which next to nothing is detected
-ADVICE = "it has learned next to nothing: it needs more minutes (--minutes), more images, or weights to start from"
 
 
 class QuickError(Error):
@@ -140,7 +139,8 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
         report(f"machine   about {1 / seconds:.0f} images/s in training at {plans.PROBE} pixels")
 
     plan = plans.planned(seconds, budget.phases["time this machine"], budget.left, shares, start)
-    if plan.images < len(shares.train.records):
+    available = len(shares.train.records)
+    if plan.images < available:
         shares = fewer(shares, plan.images, root, seed)
         write_text(folder / "division.json", shares.division.to_json())
     steps = plan.epochs * -(-len(shares.train.records) // BATCH)
@@ -159,8 +159,9 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
         detector = load(run.folder)
         metrics = evaluate(detector, shares.aside, out=folder / "evaluation", progress=False).metrics
         report(f"{shares.aside.split:<10}AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}, kept aside from training")
-        if metrics["AP50"] < USELESS:
-            report(f"advice    {ADVICE}")
+        advice = _advice(start, plan.images < available) if metrics["AP50"] < USELESS else ""
+        if advice:
+            report(f"advice    {advice}")
 
     with budget.phase("export"):
         made, faults, taken = {}, [], 0.0
@@ -174,7 +175,10 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
                 break
             # Without time for all of them, the last: it loses least.
             form = wanted.pop(0 if in_time else -1)
-            wanted = wanted if in_time else []
+            if wanted and not in_time:
+                faults.append(f"{', '.join(each.name for each in wanted)}: no time was left; give it more --minutes")
+                report(faults[-1])
+                wanted = []
             began = time.monotonic()
             try:
                 made |= export(
@@ -198,12 +202,21 @@ def _quick(data, folder, budget, start, target, seed, progress, report):
     with budget.phase("draw"):
         draw_detections(load(file) if file else detector, shares.aside, folder / "detections.png")
     result = Quick(folder, file, metrics, made, dict(budget.phases), budget.left >= 0)
-    write_text(folder / "quick.md", written_sheet(result, budget, start, plan, epochs, seconds, shares, faults, target))
+    write_text(
+        folder / "quick.md", written_sheet(result, budget, start, plan, epochs, seconds, shares, faults, target, advice)
+    )
     report(
         f"{budget.used / 60:.1f} of {budget.seconds / 60:g} minutes; everything is in {folder}, read "
         f"{folder / 'quick.md'}"
     )
     return result
+
+
+def _advice(start, is_part):
+    """What a model that detects next to nothing wants. is_part: whether it saw but a part of the images."""
+    wants = ["more minutes (--minutes)", *([] if is_part else ["more images"])]
+    wants += [] if start.weights else ["weights to start from"]
+    return f"it has learned next to nothing: it needs {' or '.join(wants)}"
 
 
 def _epochs(run):

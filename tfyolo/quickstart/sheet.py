@@ -33,7 +33,7 @@ def _ap(report, name):
     return f"{report[name]:.3f}" if name in report else "none: no boxes"
 
 
-def written_sheet(result, budget, start, plan, epochs, each, shares, faults, target):
+def written_sheet(result, budget, start, plan, epochs, each, shares, faults, target, advice):
     """The sheet as Markdown."""
     rows = [(name, f"{seconds:.0f} s") for name, seconds in result.seconds.items()]
     lines = [
@@ -43,6 +43,7 @@ def written_sheet(result, budget, start, plan, epochs, each, shares, faults, tar
         f"that nothing was learned from ({shares.aside.split!r}).",
         "",
     ]
+    lines += [f"{advice[0].upper()}{advice[1:]}.", ""] if advice else []
     if result.model:
         lines += [f"The file for {target}: `{result.model}`", ""]
     lines += [f"Not exported: {fault}" for fault in faults]
