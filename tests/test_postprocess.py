@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import mostly_slow
 
 from tfyolo.boxes import diou, iou
 from tfyolo.postprocess import Nms, Top
@@ -203,7 +204,7 @@ def in_tflite(tmp_path_factory):
 
 
 @pytest.mark.parametrize("found", ["nothing", "one", "ties", "many"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", mostly_slow(FORMS, ["hard", "soft", "class limit"]))
 def test_tflite_gives_the_same_padding_included(form, found, in_tflite):
     """TFLite's NMS has outputs of fixed length, whose padding is the best box again."""
     given = candidates(count=COUNT, classes=CLASSES, batch=1)

@@ -5,7 +5,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from conftest import SHARED, load_config
+from conftest import SHARED, load_config, slow
 from torch_files import fake_modules, saved, tensors
 
 from tfyolo import checkpoint
@@ -215,12 +215,12 @@ def test_an_auxiliary_branch_that_only_training_reads_is_left_aside_and_reported
     "change, message",
     [
         (lambda s: s.pop("model.1.bn.weight"), r"model\.1\.bn\.weight is missing"),
-        (lambda s: s.update({"model.31.x": np.zeros(3, "f4")}), r"model\.31\.x is left over"),
+        slow(lambda s: s.update({"model.31.x": np.zeros(3, "f4")}), r"model\.31\.x is left over"),
         (
             lambda s: s.update({"model.22.heads.1.anc2vec.anc2vec.weight": np.ones((1, 16, 1, 1, 1), "f4")}),
             r"model\.22\.heads\.1\.anc2vec\.anc2vec\.weight is left over",
         ),
-        (
+        slow(
             lambda s: s.update({"model.9.conv5.bn.bias": np.zeros(3, "f4")}),
             r"model\.9\.conv5\.bn\.bias: expected \[128\].*received \[3\]",
         ),
@@ -228,7 +228,7 @@ def test_an_auxiliary_branch_that_only_training_reads_is_left_aside_and_reported
             lambda s: s.update({"model.22.heads.0.anchor_conv.1.conv.weight": np.zeros((64, 64, 3, 3), "f4")}),
             r"anchor_conv\.1\.conv\.weight: expected \[3, 3, 16, 64\].*received \[3, 3, 64, 64\]",
         ),
-        (lambda s: s["model.0.bn.weight"].fill(np.nan), r"model\.0\.bn\.weight holds numbers that are not finite"),
+        slow(lambda s: s["model.0.bn.weight"].fill(np.nan), r"model\.0\.bn\.weight holds numbers that are not finite"),
         (lambda s: s.pop("model.0.conv.weight"), r"received YOLOv9 of another layout"),
     ],
 )
@@ -269,7 +269,7 @@ def damaged(rng, state):
     return state
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_damaged_state_dicts_are_named(rounds, golden, imported, tmp_path, monkeypatch):
     monkeypatch.setattr(importing, "build", lambda *_: imported.model)
     rng = np.random.default_rng(rounds)

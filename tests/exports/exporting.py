@@ -53,10 +53,11 @@ class Exported:
     def other(self, nms):
         """The path of a TFLite file that ends otherwise."""
         form = Target("tflite", nms=nms)
-        (path,) = self._once(
-            nms, lambda out: {form.name: exports.export(self.model, out, [form])[form.name].path}
-        ).values()
-        return path
+
+        def export(out):
+            return {name: each.path for name, each in exports.export(self.model, out, [form]).items()}
+
+        return self._once(nms, export)[form.name]
 
     @property
     def images(self):

@@ -175,7 +175,7 @@ def as_detections(form, outputs, size):
     return named
 
 
-QUICK_FORMS = [Target("tflite"), Target("tflite", "int8"), Target("tflite", nms="task")]
+QUICK_FORMS = [Target("tflite"), Target("tflite", "int8")]
 ALL_FORMS = [
     Target("tflite", precision, nms) for nms in ("builtin", "task") for precision in list(targets.PRECISIONS)[:-1]
 ]

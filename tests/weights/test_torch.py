@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
-from conftest import small
+from conftest import mostly_slow, slow, small
 from torch_files import as_module, reported, saved, tensors
 
 from tfyolo import checkpoint
@@ -95,8 +95,7 @@ ANCHORS_THERE = np.array([[[1.5, 2], [2.375, 4.5], [5, 3.5]]] * 4)
     "form",
     [
         "model",
-        "half",
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ("state dict", "training state", "averages")),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("half", "state dict", "training state", "averages")),
     ],
 )
 def test_every_tensor_arrives(form, native, fake_torch, tmp_path):
@@ -142,13 +141,13 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
     "change, message",
     [
         (lambda s: s.pop("model.1.bn.weight"), "model.1.bn.weight is missing"),
-        (lambda s: s.update({"model.30.weight": np.zeros(3, "f4")}), "model.30.weight is left over"),
+        slow(lambda s: s.update({"model.30.weight": np.zeros(3, "f4")}), "model.30.weight is left over"),
         (
             lambda s: s.update({"model.1.bn.bias": np.zeros(3, "f4")}),
             r"model.1.bn.bias: expected \[\d+\].*received \[3\]",
         ),
-        (lambda s: s["model.0.bn.weight"].fill(np.nan), "model.0.bn.weight holds numbers that are not finite"),
-        (
+        slow(lambda s: s["model.0.bn.weight"].fill(np.nan), "model.0.bn.weight holds numbers that are not finite"),
+        slow(
             lambda s: s.update({"model.22.dfl.conv.weight": np.ones((1, 16, 1, 1), "f4")}),
             "model.22.dfl.conv.weight is left over",
         ),
@@ -218,9 +217,7 @@ NAMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "yolov7-e6e" else name for name in NAMED]
-)
+@pytest.mark.parametrize("name", mostly_slow(NAMED, ["yolov8n", "yolov7-tiny"]))
 def test_names_are_theirs(name):
     layout, network = layout_of(name), models.build(small(name), ("a",)).network
     names = [layout.theirs(path) for path in checkpoint.weights_of(network)]
