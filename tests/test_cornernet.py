@@ -291,6 +291,7 @@ def test_stacks_lie_one_within_the_other_and_only_the_last_is_used():
 
 
 def test_parts_that_do_not_fit_are_errors():
+    small_parts = ["model.backbone={dims: [16, 24, 32, 48], stem: 8}", "model.head.channels=8", "model.input_size=64"]
     for override, message in (
         ("model.assigner=best_anchor", r"expected no assigner \(model.assigner: null\)"),
         ("model.input_size=[208, 192]", "expected an input size of multiples of 32"),
@@ -300,7 +301,7 @@ def test_parts_that_do_not_fit_are_errors():
         ("model.objective=aligned", "aligned: expected"),
     ):
         with pytest.raises(ConfigError, match=message):
-            models.build(load_config("cornernet-small", override), ("a", "b"))
+            models.build(load_config("cornernet-small", *small_parts, override), ("a", "b"))
     narrow = ["model.backbone={stacks: 2, dims: [8, 16], modules: [1, 1], stem: 8}", "model.input_size=64"]
     for neck in ("mlfpn", "pan"):
         with pytest.raises(

@@ -221,7 +221,9 @@ def test_attention_may_be_one_for_all_scales_or_one_for_each():
     counts = []
     for shared in ("true", "false"):
         neck = f"model.neck={{tums: 2, planes: 64, shared_attention: {shared}}}"
-        counts.append(models.build(load_config("m2det320-vgg", neck), "ab").network.count_params())
+        counts.append(
+            models.build(load_config("m2det320-vgg", "model.backbone.width=0.125", neck), "ab").network.count_params()
+        )
     assert counts[1] - counts[0] == 5 * (128 * 8 + 8 + 8 * 128 + 128)
 
 

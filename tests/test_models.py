@@ -494,7 +494,7 @@ def test_the_summary_counts_layers_of_a_users_own_names(monkeypatch):
     assert "backbone" in gradient_norms(model, [np.ones(v.shape) for v in model.network.trainable_variables])
 
 
-@few("demo", "yolov1", "yolov7-tiny")
+@few("demo", "yolov1")
 def test_gradient_norms_of_stages_add_up_to_the_whole(built):
     sample = random_sample(built.config.model.input_size)
     with tf.GradientTape() as tape:

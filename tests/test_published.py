@@ -160,6 +160,7 @@ def test_yolov1_with_batch_norm_counts():
     assert summarize(model)["trainable"] == 271_716_734
 
 
+@pytest.mark.slow
 def test_a_further_class_costs_its_channels_of_the_head():
     counts = [models.build(small("yolov3"), [str(i) for i in range(k)]).network.count_params() for k in (1, 2)]
     channels = [128, 64, 32]  # of the 3x3 convolutions before the outputs, at width 1/8

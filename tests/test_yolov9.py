@@ -96,6 +96,7 @@ def test_heads_equal_those_of_the_original(golden, imported):
             np.testing.assert_allclose(ltrb, sides, atol=1e-4 * abs(sides).max())
 
 
+@pytest.mark.slow
 def test_fused_the_network_is_of_plain_convolutions_and_computes_the_same(golden, imported):
     _, images, _ = golden
     fused = fuse(imported.model)
@@ -120,6 +121,7 @@ def trainable(model, part=""):
     return sum(int(np.prod(variable.shape)) for variable in model.network.trainable_variables if part in variable.path)
 
 
+@pytest.mark.slow
 def test_published_counts_of_the_smallest(imported):
     assert trainable(imported.model) == 3_717_744 - 2 * PLACES
     assert trainable(imported.model) - trainable(imported.model, ".aux.") == 2_442_672 - PLACES
@@ -288,7 +290,7 @@ def test_damaged_state_dicts_are_named(rounds, golden, imported, tmp_path, monke
     "override, message",
     [
         ("model.backbone.channels=[64, 128]", r"channels: expected four numbers, of p2 to p5, received 2"),
-        (
+        slow(
             "model.decoder={name: anchor, anchors: {p3: [[8, 8]], p4: [[16, 16]], p5: [[32, 32]]}}",
             r"grouped: expected a decoder of sides without anchors and objectness",
         ),

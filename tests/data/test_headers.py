@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import load_config, spanning
+from conftest import load_config, slow, spanning
 from PIL import Image, ImageOps
 
 from tfyolo.config import Augment
@@ -161,7 +161,7 @@ def evasive(kind):
     return cv2.imencode(".hdr", pixels)[1].tobytes()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "HDR"])
+@pytest.mark.parametrize("kind", ["JPEG", slow("HDR")])
 def test_a_header_that_is_not_read_does_not_lead_past_the_limit(kind, tmp_path):
     contents = evasive(kind)
     with pytest.raises(OSError, match=r"damaged|not an image"):

@@ -7,7 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import lively
+from conftest import lively, slow, spanning
 from exporting import CLASSES
 from PIL import Image
 from test_decoding import FILES, OTHER_FILES, pil_encode
@@ -61,8 +61,13 @@ def test_the_ways_to_fit_an_image_are_those_of_training():
     assert own == images.FITS
 
 
-@pytest.mark.parametrize("preprocess", images.FITS)
-@pytest.mark.parametrize("size", [(61, 80), (300, 120), (5, 700), (700, 5), (1, 1), (97, 97), (480, 640), (1201, 903)])
+@pytest.mark.parametrize(
+    "size, preprocess",
+    spanning(
+        [(61, 80), (300, 120), (5, 700), (700, 5), (1, 1), (97, 97), (480, 640), (1201, 903)],
+        [*images.FITS],
+    ),
+)
 def test_an_image_comes_to_the_network_as_in_training(preprocess, size):
     noise = RNG.integers(0, 256, (*size, 3), np.uint8)
     image = cv2.GaussianBlur(noise, (0, 0), 1.5) if min(size) > 4 else noise
@@ -142,7 +147,7 @@ def exported(model, folder, nms, precision="float32", **options):
     return exports.export(model, folder, [target], **options)[target.name].path
 
 
-@pytest.mark.parametrize("nms", ["builtin", "none", "task", "app", "e2e"])
+@pytest.mark.parametrize("nms", ["builtin", "none", "app", slow("task"), slow("e2e")])
 def test_a_file_finds_the_same(nms, files, demo, tmp_path):
     path = demo.other(nms) if nms != "builtin" else demo.paths["tflite"]
     done = without_tensorflow("detect", path, files, "--score", 0.05, "--out", tmp_path / "out", "--json")
@@ -192,10 +197,10 @@ def test_python_has_it_too(files, demo):
     "arguments",
     [
         ["train", "demo", "data=DATA"],
-        ["detect", "HEADS", "IMAGE"],
         *(
-            pytest.param(each, marks=pytest.mark.slow)  # seconds each
+            slow(each)  # seconds each
             for each in (
+                ["detect", "HEADS", "IMAGE"],
                 ["evaluate", "FILE", "--data", "DATA"],
                 ["export", "RUN"],
                 ["detect", "RUN", "IMAGE"],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tensorflow as tf
 from conftest import lively, missing
 from test_detect import picture
 
@@ -58,6 +59,11 @@ class Exported:
             return {name: each.path for name, each in exports.export(self.model, out, [form]).items()}
 
         return self._once(nms, export)[form.name]
+
+    @functools.cached_property
+    def loaded(self):
+        """The SavedModel, as TensorFlow alone loads it."""
+        return tf.saved_model.load(str(self.paths["saved_model"]))
 
     @property
     def images(self):

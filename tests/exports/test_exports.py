@@ -150,8 +150,7 @@ def test_an_exports_post_processing_is_fixed(exported):
 
 @pytest.fixture(scope="module")
 def signatures(exported):
-    loaded = tf.saved_model.load(str(exported.paths["saved_model"]))
-    return lambda name, value: loaded.signatures[name](tf.constant(value)), loaded
+    return lambda name, value: exported.loaded.signatures[name](tf.constant(value)), exported.loaded
 
 
 def test_images_as_numbers(exported, signatures):
@@ -316,7 +315,7 @@ def huge_png(side):
 
 
 def test_a_broken_image_is_flagged_and_the_others_are_answered(demo):
-    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["bytes"]
+    call = demo.loaded.signatures["bytes"]
     first, second, _ = demo.images
     good = {0: jpeg(first), 4: cv2.imencode(".png", second)[1].tobytes()}
     files = [good[0], jpeg(second)[: len(jpeg(second)) // 2], huge_png(12000), b"", good[4], b"no picture at all"]
