@@ -100,7 +100,7 @@ def sideways(file):
     ("spoil", "severity", "words"),
     [
         (cut, "error", ["truncated JPEG"]),
-        (lfs, "error", ["Git LFS", "git lfs pull"]),
+        slow(lfs, "error", ["Git LFS", "git lfs pull"]),
         slow(lambda file: file.write_bytes(b""), "error", ["empty"]),
         slow(lambda file: file.write_bytes(b"nothing"), "error", ["no image"]),
         (lambda file: file.unlink(), "error", ["image missing"]),
@@ -261,7 +261,7 @@ def test_text_and_json_and_image(clean, tmp_path):
     ("name", "errors"),
     [
         ("bccd", {"BloodImage_00338.xml", "BloodImage_00343.xml"}),
-        ("coco-tiny", set()),
+        slow("coco-tiny", set()),
         ("coco128", {"000000000656.txt", "000000000659.txt"}),
     ],
 )

@@ -37,7 +37,7 @@ def model_of():
     return get
 
 
-@pytest.mark.parametrize("name", mostly_slow(SMALL, ["demo", "demo-m2det", "yolov8n"]))
+@pytest.mark.parametrize("name", mostly_slow(SMALL, ["demo", "demo-m2det"]))
 def test_the_tail_makes_the_parts_of_the_ends(name, model_of):
     network = fuse(model_of(name)).network
     images = np.random.default_rng(0).random((2, *network.input_shape[1:])).astype("float32")

@@ -19,6 +19,7 @@ from tfyolo.exports.targets import ExportError, RefusedError, Target
 from tfyolo.predict import load as loading
 
 
+@pytest.mark.slow
 def test_a_file_whose_count_is_its_limit_is_refused(demo, tmp_path, monkeypatch):
     def ends(model, boxes, scores):
         found = layouts._with_nms(model, boxes, scores)

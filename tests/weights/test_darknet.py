@@ -42,7 +42,7 @@ from tfyolo.weights.verify import verify
 
 
 # Of each kind of layer one or two; the other networks have variations of them.
-FEW = ("dilated and shared", "attention", "unequal", "routes", "two levels", "grouped", "region", "new coordinates")
+FEW = ("dilated and shared", "attention", "unequal", "routes", "two levels", "region")
 FEW_BY_HAND = ("weighted by channel", "local", "grid")
 
 
