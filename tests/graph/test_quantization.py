@@ -234,7 +234,8 @@ def means(network, images, names):
     return [np.mean(x, axis=(0, 1, 2)) for x in keras.tree.flatten(probe(images, training=False))]
 
 
-@pytest.mark.parametrize("name", ["demo", pytest.param("yolox-nano", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["demo", "yolox-nano"])
 def test_corrected_convolutions_of_the_backbone_have_the_means_of_the_float_ones(name):
     model = fuse(lively(name))
     images = images_for(model)

@@ -194,6 +194,12 @@ def test_fine_tuning_keeps_all_but_what_tells_classes(fake_torch, tmp_path):
     assert all(layer in report[2] for layer in anew[:3])
     kept, given = checkpoint.weights_of(here.network), checkpoint.weights_of(there.network)
     assert all(np.array_equal(kept[name], given[name]) for name in kept if ".cls." not in name)
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_as_many_other_classes_begins_their_rows_anew(tmp_path):
+    there = models.build(configs.load(configs.zoo("yolov8n"), ["model.input_size=64"]), [str(i) for i in range(80)])
+    models.save_model(tmp_path / "there.h5", there)
     others = models.build(there.config, [f"class {i}" for i in range(80)])
     assert (
         "head.p3.cls.out, head.p4.cls.out, head.p5.cls.out: the rows of all classes re-initialised"
