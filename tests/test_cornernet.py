@@ -38,7 +38,9 @@ def farthest_maximum(values, direction):
 @pytest.mark.parametrize(
     "direction, size, ties, training",
     [
-        pytest.param(direction, size, ties, training, marks=[pytest.mark.slow] * (size != (7, 13) and ties))
+        pytest.param(
+            direction, size, ties, training, marks=[pytest.mark.slow] * (size != (7, 13) and (ties or training))
+        )
         for direction in TOWARDS
         for size in ((7, 13), (1, 5), (16, 1))
         for ties in (False, True)

@@ -317,6 +317,13 @@ def test_broken_images_are_grey_and_told(source, tmp_path):
         assert set(skipped) == {1, 2, 3}
         for i, reason in {1: "truncated PNG", 2: "no such file", 3: "empty"}.items():
             assert source.records[i].path in skipped[i] and reason in skipped[i]
+
+
+@pytest.mark.slow
+def test_broken_images_in_mosaics_are_no_error(source, tmp_path):
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
+    (tmp_path / "2.png").unlink()
+    (tmp_path / "3.png").write_bytes(b"")
     assert len(samples(train(source, Augment(mosaic=1.0))[0])) == 12
 
 
@@ -482,8 +489,8 @@ def test_only_what_is_averaged_is_decoded_smaller(tmp_path):
         assert (small[0].image == whole[0].image).all() == (preprocess != "letterbox")
 
 
-def test_shards_in_order_are_a_permutation_of_windows_and_resume(tmp_path, monkeypatch):
-    """Every image once an epoch; images of a window lie side by side in shards; the tail is the whole's."""
+def test_shards_in_order_are_a_permutation_of_windows(tmp_path, monkeypatch):
+    """Every image once an epoch; images of a window lie side by side in shards."""
     monkeypatch.setattr(datasets, "WINDOW", 4)
     source = make_source(tmp_path, [(8, 8)] * 22)
     shards = [6, 3, 9, 4]
@@ -506,6 +513,12 @@ def test_shards_in_order_are_a_permutation_of_windows_and_resume(tmp_path, monke
             for numbers in itertools.permutations(range(4))
         ]
         assert any([set(each[i : i + 4]) for i in range(0, 22, 4)] == sequence for each in candidates)
+
+
+@pytest.mark.slow
+def test_shards_in_order_resume_with_the_tail_of_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "WINDOW", 4)
+    source = make_source(tmp_path, [(8, 8)] * 22)
     options = {"batch": 4, "epochs": 2, "in_order": True}
     whole = samples(train(source, **options)[0])
     assert_same(whole[28:], samples(train(source, **options, start_epoch=1, start_step=1)[0]))

@@ -92,11 +92,13 @@ ANCHORS_THERE = np.array([[[1.5, 2], [2.375, 4.5], [5, 3.5]]] * 4)
 
 
 @pytest.mark.parametrize(
-    "form",
+    "native, form",
     [
-        "model",
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ("half", "state dict", "training state", "averages")),
+        pytest.param(name, form, marks=[pytest.mark.slow] * ((name, form) != ("yolov8n", "model")))
+        for name in ("yolov8n", "yolov7-tiny", "yolo11n")
+        for form in ("model", "half", "state dict", "training state", "averages")
     ],
+    indirect=["native"],
 )
 def test_every_tensor_arrives(form, native, fake_torch, tmp_path):
     theirs, ours = their_state(native, half=form == "half")
