@@ -199,12 +199,12 @@ def built_once(name):
         ("yolov8n", "neck.n5.merge", ["neck.n5.down.act", "backbone.sppf.join.act"]),
         ("yolov8n", "head.p4.cls.conv1.conv", ["neck.n4.join.act"]),
         # The forward pass of the code published with YOLOX.
-        ("yolox-nano", "backbone.p3.concat", ["backbone.p3.bottleneck3.add", "backbone.p3.skip.act"]),
-        ("yolox-nano", "neck.p4.merge", ["neck.p4.up", "backbone.p4.join.act"]),
-        ("yolox-nano", "neck.p3.merge", ["neck.p3.up", "backbone.p3.join.act"]),
-        ("yolox-nano", "neck.n4.merge", ["neck.n4.down.point.act", "neck.p3.up.act"]),
-        ("yolox-nano", "neck.n5.merge", ["neck.n5.down.point.act", "neck.p4.up.act"]),
-        ("yolox-nano", "head.p4.obj.out", ["head.p4.box.conv2.point.act"]),
+        slow("yolox-nano", "backbone.p3.concat", ["backbone.p3.bottleneck3.add", "backbone.p3.skip.act"]),
+        slow("yolox-nano", "neck.p4.merge", ["neck.p4.up", "backbone.p4.join.act"]),
+        slow("yolox-nano", "neck.p3.merge", ["neck.p3.up", "backbone.p3.join.act"]),
+        slow("yolox-nano", "neck.n4.merge", ["neck.n4.down.point.act", "neck.p3.up.act"]),
+        slow("yolox-nano", "neck.n5.merge", ["neck.n5.down.point.act", "neck.p4.up.act"]),
+        slow("yolox-nano", "head.p4.obj.out", ["head.p4.box.conv2.point.act"]),
     ],
 )
 def test_features_meet_as_in_the_published_networks(name, layer, inputs):

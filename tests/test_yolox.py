@@ -552,6 +552,7 @@ def published():
     return importing.load(SHARED / "weights" / "yolox_nano.onnx")
 
 
+@pytest.mark.slow
 def test_the_published_network_sees_what_is_on_a_photograph(published, shared):
     """A dog, a bicycle and a pickup that it takes for a car, where they are."""
     assert "all 226 tensors used" in published.report[0] and published.folded

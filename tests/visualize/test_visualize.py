@@ -366,7 +366,7 @@ HISTORY = (
 )
 
 
-@pytest.mark.parametrize("rows", [2, 3, 4])
+@pytest.mark.parametrize("rows", [slow(2), 3, slow(4)])
 def test_training_curves_of_any_length(tmp_path, rows):
     """One epoch, none of them evaluated, a new stage, an AP that cannot be said: all are ordinary."""
     (tmp_path / "history.csv").write_text("".join(line + "\n" for line in HISTORY.splitlines()[:rows]))

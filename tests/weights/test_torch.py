@@ -225,7 +225,7 @@ NAMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", mostly_slow(NAMED, ["yolov8n", "yolov7-tiny"]))
+@pytest.mark.parametrize("name", mostly_slow(NAMED, ["yolov8n"]))
 def test_names_are_theirs(name):
     layout, network = layout_of(name), models.build(small(name), ("a",)).network
     names = [layout.theirs(path) for path in checkpoint.weights_of(network)]
