@@ -361,7 +361,7 @@ def test_no_images_at_all():
 def test_real_images(shared):
     for folder in ("bccd", "coco-tiny"):
         source = readers.read(shared / "data" / folder, "train")
-        source = source._replace(records=source.records[:10])
+        source = source._replace(records=source.records[:16])
         skipped = {}
         for sample in samples(datasets.eval_dataset(source, size=(160, 192), batch=8, skipped=skipped)):
             record = source.records[sample.image_id]
