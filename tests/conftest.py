@@ -67,6 +67,26 @@ EACH_CONFIG = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else n
 SHARED = ROOT.parent / "shared"
 
 
+def slow(*values):
+    """A case of a parametrised test that is a variation of one that stays quick."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def mostly_slow(cases, quick):
+    """The cases of a test of one parameter, slow but for those named."""
+    assert {*quick} <= {*cases}
+    return [case if case in quick else slow(case) for case in cases]
+
+
+def spanning(*axes):
+    """The combinations of several parameters' values; those that are quick have each value once at least."""
+    quick = {tuple(n % len(axis) for axis in axes) for n in range(max(map(len, axes)))}
+    return [
+        pytest.param(*(axis[i] for axis, i in zip(axes, at, strict=True)), marks=[pytest.mark.slow] * (at not in quick))
+        for at in np.ndindex(*map(len, axes))
+    ]
+
+
 def environment():
     """Of a process that imports modules of the tests."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -307,11 +327,15 @@ TINY_RUN = [*TINY, "train.evaluate_every=2", "train.ema=0.9"]
 
 
 @pytest.fixture(scope="session", name="demo")
-def exported_demo(tmp_path_factory):
-    """The demo network of exporting.py with all its exports: half a minute, for several files of tests."""
+def exported_demo(demo_folder):
+    """The demo network of exporting.py with all its exports: half a minute, for several files of tests. Its files are
+    read, not changed.
+    """
     from exporting import Exported  # which takes lively() from here
 
-    return Exported("demo", tmp_path_factory.mktemp("demo"))
+    folder = demo_folder / "exported"
+    folder.mkdir(exist_ok=True)
+    return Exported("demo", folder)
 
 
 @pytest.fixture(scope="session")

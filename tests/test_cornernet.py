@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import load_config, small
+from conftest import load_config, slow, small
 from test_m2det import SCENES, overlap, scene
 
 from tfyolo import model as models
@@ -35,10 +35,18 @@ def farthest_maximum(values, direction):
     return places
 
 
-@pytest.mark.parametrize("direction", TOWARDS)
-@pytest.mark.parametrize("size", [(7, 13), (1, 5), (16, 1)])
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "direction, size, ties, training",
+    [
+        pytest.param(
+            direction, size, ties, training, marks=[pytest.mark.slow] * (size != (7, 13) and (ties or training))
+        )
+        for direction in TOWARDS
+        for size in ((7, 13), (1, 5), (16, 1))
+        for ties in (False, True)
+        for training in (False, True)
+    ],
+)
 def test_corner_pooling_and_its_gradient_are_a_cumulative_maximums(direction, size, ties, training):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, 3))
@@ -285,6 +293,7 @@ def test_stacks_lie_one_within_the_other_and_only_the_last_is_used():
 
 
 def test_parts_that_do_not_fit_are_errors():
+    small_parts = ["model.backbone={dims: [16, 24, 32, 48], stem: 8}", "model.head.channels=8", "model.input_size=64"]
     for override, message in (
         ("model.assigner=best_anchor", r"expected no assigner \(model.assigner: null\)"),
         ("model.input_size=[208, 192]", "expected an input size of multiples of 32"),
@@ -294,7 +303,7 @@ def test_parts_that_do_not_fit_are_errors():
         ("model.objective=aligned", "aligned: expected"),
     ):
         with pytest.raises(ConfigError, match=message):
-            models.build(load_config("cornernet-small", override), ("a", "b"))
+            models.build(load_config("cornernet-small", *small_parts, override), ("a", "b"))
     narrow = ["model.backbone={stacks: 2, dims: [8, 16], modules: [1, 1], stem: 8}", "model.input_size=64"]
     for neck in ("mlfpn", "pan"):
         with pytest.raises(
@@ -305,17 +314,15 @@ def test_parts_that_do_not_fit_are_errors():
         models.build(small("yolov8n", **{"model.objective": "corner", "model.assigner": "null"}), ("a", "b"))
 
 
-def test_other_classes_begin_with_the_embeddings_and_offsets_that_were_learned(tmp_path):
-    models.save_model(tmp_path / "run.h5", models.build(small("cornernet-small"), ("a", "b")))
-    there = models.load_model(tmp_path / "run.h5")
-    for classes in (("a", "b", "c"), ("a", "d")):
-        here = models.build(small("cornernet-small"), classes)
-        report, _, _ = initialise(here, tmp_path / "run.h5")
-        assert "head.p2.top_left.cls.out" in report[-1] and re.search(
-            ": the rows? of a(, b)? kept, by name", report[-1]
-        )
-        assert "embed" not in report[-1] and "offset" not in report[-1]
-        for part in ("embed", "offset"):
-            pair = (each.network.get_layer(f"head.p2.top_left.{part}.out").get_weights() for each in (here, there))
-            for mine, theirs in zip(*pair, strict=True):
-                np.testing.assert_array_equal(mine, theirs)
+@pytest.mark.parametrize("classes", [("a", "b", "c"), slow(("a", "d"))])
+def test_other_classes_begin_with_the_embeddings_and_offsets_that_were_learned(classes, tmp_path):
+    there = models.build(small("cornernet-small"), ("a", "b"))
+    models.save_model(tmp_path / "run.h5", there)
+    here = models.build(small("cornernet-small"), classes)
+    report, _, _ = initialise(here, tmp_path / "run.h5")
+    assert "head.p2.top_left.cls.out" in report[-1] and re.search(": the rows? of a(, b)? kept, by name", report[-1])
+    assert "embed" not in report[-1] and "offset" not in report[-1]
+    for part in ("embed", "offset"):
+        pair = (each.network.get_layer(f"head.p2.top_left.{part}.out").get_weights() for each in (here, there))
+        for mine, theirs in zip(*pair, strict=True):
+            np.testing.assert_array_equal(mine, theirs)

@@ -206,14 +206,14 @@ def test_a_network_that_is_within_bounds_has_its_variables():
 
 
 def test_classes_of_a_model_are_shown_escaped():
-    assert models.build(small("yolov8n"), ["cat", RED]).classes == ("cat", "\\x1b[31mred")
-    model = lively("yolov8n")
+    assert models.build(small("demo"), ["cat", RED]).classes == ("cat", "\\x1b[31mred")
+    model = lively("demo")
     assert Detector.of(model._replace(classes=("a", "b", RED))).classes[2] == "\\x1b[31mred"
 
 
 def test_names_of_files_are_shown_escaped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    models.save_model("model.h5", lively("yolov8n"))
+    models.save_model("model.h5", lively("demo"))
     for name in (f"{RED}.jpg", os.fsdecode(b"\xff.jpg")):
         cv2.imwrite("plain.jpg", np.zeros((48, 64, 3), np.uint8))
         os.rename("plain.jpg", name)

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import mostly_slow, spanning
 
 from tfyolo.boxes import diou, iou
 from tfyolo.postprocess import Nms, Top
@@ -49,10 +50,11 @@ def by_the_loop(boxes, scores, score, threshold, limit, sigma=0.0, per_class=Tru
     return kept
 
 
-@pytest.mark.parametrize("per_class", [True, False])
-@pytest.mark.parametrize("sigma, linear", [(0.0, False), (0.5, False), (0.0, True)])
-@pytest.mark.parametrize("limit", [300, 7])
-def test_equals_the_loop(per_class, sigma, linear, limit):
+@pytest.mark.parametrize(
+    "per_class, soft, limit", spanning([True, False], [(0.0, False), (0.5, False), (0.0, True)], [7, 300])
+)
+def test_equals_the_loop(per_class, soft, limit):
+    sigma, linear = soft
     given = candidates(count=25)
     options = {"soft_sigma": sigma, "soft_linear": linear, "per_class": per_class}
     found = Nms(score=0.1, iou=0.4, limit=limit, **options)(given)
@@ -203,7 +205,7 @@ def in_tflite(tmp_path_factory):
 
 
 @pytest.mark.parametrize("found", ["nothing", "one", "ties", "many"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", mostly_slow(FORMS, ["hard", "class limit"]))
 def test_tflite_gives_the_same_padding_included(form, found, in_tflite):
     """TFLite's NMS has outputs of fixed length, whose padding is the best box again."""
     given = candidates(count=COUNT, classes=CLASSES, batch=1)

@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from conftest import load_config, small
+from conftest import load_config, slow, small
 
 from tfyolo import model as models
 from tfyolo.backbones import BACKBONES
@@ -17,16 +17,16 @@ NAMES = ("a", "b", "c")
 
 # ../shared/FACTS.md, from the published cfgs: K classes, all floats, trainable, GFLOPs
 PUBLISHED = [
-    ("yolov3", 416, 80, 62_001_757, 61_949_149, 65.86),
+    slow("yolov3", 416, 80, 62_001_757, 61_949_149, 65.86),
     ("yolov3-tiny", 416, 80, 8_858_734, 8_852_366, 5.56),
     pytest.param("yolov3-spp", 608, 80, 63_052_381, 62_998_749, 141.4, marks=pytest.mark.slow),
     pytest.param("yolov4", 608, 80, 64_429_405, 64_363_101, 128.4, marks=pytest.mark.slow),
     ("yolov4-tiny", 416, 80, 6_062_814, 6_056_606, 6.91),
-    ("yolov4-tiny-3l", 608, 80, 6_334_045, 6_327_453, 17.74),
+    slow("yolov4-tiny-3l", 608, 80, 6_334_045, 6_327_453, 17.74),
     pytest.param("yolov4-csp", 512, 80, 52_986_205, 52_921_437, 77.0, marks=pytest.mark.slow),
     # Published GFLOPs are of the fused form, which lacks the 1x1 branches beside the 3x3 of YOLOv7's head: 1.2 %.
     ("yolov7-tiny", 640, 80, None, 6_228_762, 13.7),
-    ("yolov7", 640, 80, None, 37_622_682, 104.5 * 1.0117),
+    slow("yolov7", 640, 80, None, 37_622_682, 104.5 * 1.0117),
     pytest.param("yolov7x", 640, 80, None, 71_347_394, 189.7, marks=pytest.mark.slow),
     # And that of the P6 models lacks the auxiliary head.
     pytest.param("yolov7-w6", 1280, 80, None, 82_312_436, None, marks=pytest.mark.slow),
@@ -42,11 +42,11 @@ PUBLISHED = [
     # Published GFLOPs of YOLOX count batch norms and activations too.
     ("yolox-nano", 416, 80, 927_551, 912_159, 1.045),
     pytest.param("yolox-tiny", 416, 80, 5_073_183, 5_055_855, 6.41, marks=pytest.mark.slow),
-    ("yolox-s", 640, 80, 8_991_359, 8_968_255, 26.7),
+    slow("yolox-s", 640, 80, 8_991_359, 8_968_255, 26.7),
     pytest.param("yolox-m", 640, 80, 25_369_791, 25_326_495, 73.5, marks=pytest.mark.slow),
     pytest.param("yolox-l", 640, 80, 54_278_143, 54_208_895, 155.3, marks=pytest.mark.slow),
     pytest.param("yolox-x", 640, 80, 99_172_415, 99_071_455, 281.4, marks=pytest.mark.slow),
-    ("yolo11n", 640, 80, None, 2_624_080 - 16, 6.5),
+    slow("yolo11n", 640, 80, None, 2_624_080 - 16, 6.5),
     pytest.param("yolo11s", 640, 80, None, 9_458_752 - 16, 21.5, marks=pytest.mark.slow),
     pytest.param("yolo11m", 640, 80, None, 20_114_688 - 16, 68.0, marks=pytest.mark.slow),
     pytest.param("yolo11l", 640, 80, None, 25_372_160 - 16, 86.9, marks=pytest.mark.slow),
@@ -89,8 +89,8 @@ def test_published_counts_of_the_fused_form(name, parameters, gflops):
     "name, overrides, depth, width, trainable",
     [
         ("yolov8n", [], 1.0, 2.0, 11_166_560 - 16),  # yolov8s
-        ("yolox-s", [], 2.0, 1.5, 25_326_495),  # yolox-m
-        ("yolov7", ["model.neck.full=true", "model.head.rep=false"], 1.5, 1.25, 71_347_394),  # yolov7x
+        slow("yolox-s", [], 2.0, 1.5, 25_326_495),  # yolox-m
+        slow("yolov7", ["model.neck.full=true", "model.head.rep=false"], 1.5, 1.25, 71_347_394),  # yolov7x
     ],
 )
 def test_scaling_leads_to_the_published_larger_model(name, overrides, depth, width, trainable):
@@ -160,6 +160,7 @@ def test_yolov1_with_batch_norm_counts():
     assert summarize(model)["trainable"] == 271_716_734
 
 
+@pytest.mark.slow
 def test_a_further_class_costs_its_channels_of_the_head():
     counts = [models.build(small("yolov3"), [str(i) for i in range(k)]).network.count_params() for k in (1, 2)]
     channels = [128, 64, 32]  # of the 3x3 convolutions before the outputs, at width 1/8
@@ -181,11 +182,11 @@ def built_once(name):
     "name, layer, inputs",
     [
         # Layers of the cfgs, in the order of their routes: published weights fit no other order of concatenation.
-        ("yolov4", "backbone.p5.concat", ["backbone.p5.transition.act", "backbone.p5.skip.act"]),
-        ("yolov4", "neck.p4.merge", ["neck.p4.lateral.act", "neck.p4.up"]),
-        ("yolov4", "neck.n5.merge", ["neck.n5.down.act", "neck.p5.spp.conv3.act"]),
-        ("yolov4-csp", "neck.n4.merge", ["neck.n4.down.act", "neck.p4.join.act"]),
-        ("yolov4-csp", "neck.p3.partial", ["neck.p3.conv4.act", "neck.p3.skip.act"]),
+        slow("yolov4", "backbone.p5.concat", ["backbone.p5.transition.act", "backbone.p5.skip.act"]),
+        slow("yolov4", "neck.p4.merge", ["neck.p4.lateral.act", "neck.p4.up"]),
+        slow("yolov4", "neck.n5.merge", ["neck.n5.down.act", "neck.p5.spp.conv3.act"]),
+        slow("yolov4-csp", "neck.n4.merge", ["neck.n4.down.act", "neck.p4.join.act"]),
+        slow("yolov4-csp", "neck.p3.partial", ["neck.p3.conv4.act", "neck.p3.skip.act"]),
         ("yolov4-tiny", "backbone.p3.concat", ["backbone.p3.conv2.act", "backbone.p3.conv1.act"]),
         ("yolov4-tiny", "backbone.p3.join", ["backbone.p3.whole.act", "backbone.p3.transition.act"]),
         ("yolov4-tiny", "neck.p4.merge", ["neck.p4.up", "backbone.p4.transition.act"]),
@@ -198,12 +199,12 @@ def built_once(name):
         ("yolov8n", "neck.n5.merge", ["neck.n5.down.act", "backbone.sppf.join.act"]),
         ("yolov8n", "head.p4.cls.conv1.conv", ["neck.n4.join.act"]),
         # The forward pass of the code published with YOLOX.
-        ("yolox-nano", "backbone.p3.concat", ["backbone.p3.bottleneck3.add", "backbone.p3.skip.act"]),
-        ("yolox-nano", "neck.p4.merge", ["neck.p4.up", "backbone.p4.join.act"]),
-        ("yolox-nano", "neck.p3.merge", ["neck.p3.up", "backbone.p3.join.act"]),
-        ("yolox-nano", "neck.n4.merge", ["neck.n4.down.point.act", "neck.p3.up.act"]),
-        ("yolox-nano", "neck.n5.merge", ["neck.n5.down.point.act", "neck.p4.up.act"]),
-        ("yolox-nano", "head.p4.obj.out", ["head.p4.box.conv2.point.act"]),
+        slow("yolox-nano", "backbone.p3.concat", ["backbone.p3.bottleneck3.add", "backbone.p3.skip.act"]),
+        slow("yolox-nano", "neck.p4.merge", ["neck.p4.up", "backbone.p4.join.act"]),
+        slow("yolox-nano", "neck.p3.merge", ["neck.p3.up", "backbone.p3.join.act"]),
+        slow("yolox-nano", "neck.n4.merge", ["neck.n4.down.point.act", "neck.p3.up.act"]),
+        slow("yolox-nano", "neck.n5.merge", ["neck.n5.down.point.act", "neck.p4.up.act"]),
+        slow("yolox-nano", "head.p4.obj.out", ["head.p4.box.conv2.point.act"]),
     ],
 )
 def test_features_meet_as_in_the_published_networks(name, layer, inputs):

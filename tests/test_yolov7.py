@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import random_sample
+from conftest import random_sample, slow, spanning
 
 from tfyolo.assigners import anchor_ratio, ota
 from tfyolo.decoders.anchors import Wide
@@ -175,9 +175,9 @@ SCENES = ["padding", "an empty image", "no ground truth", "two ground truths cla
 SCENES += ["on the image's border"]
 
 
-@pytest.mark.parametrize("cells, topk", [(3, 10), (5, 20), (3, 1)])
-@pytest.mark.parametrize("kind", SCENES)
-def test_ota_equals_the_loop(kind, cells, topk):
+@pytest.mark.parametrize("kind, counts", spanning([*SCENES], [(3, 10), (5, 20), (3, 1)]))
+def test_ota_equals_the_loop(kind, counts):
+    cells, topk = counts
     raw, sample = random_raw(), scene(kind)
     assignment = ota(decoder()(raw), sample.boxes, sample.labels, cells=cells, topk=topk)
     for b in range(2):
@@ -194,13 +194,10 @@ def test_ota_equals_the_loop(kind, cells, topk):
 def test_anchor_ratio_is_all_that_is_eligible(kind, cells):
     raw, sample = random_raw(), scene(kind)
     found = anchor_ratio(decoder()(raw), sample.boxes, sample.labels, cells=cells).gt_index.numpy()
+    boxes, real = np.asarray(sample.boxes, "float64"), np.asarray(sample.labels) >= 0
     for b in range(2):
         for n, (level, row, column, anchor, *_) in enumerate(decode_by_hand(raw, b)):
-            able = [
-                m
-                for m in np.flatnonzero(sample.labels[b] >= 0)
-                if is_eligible(level, row, column, anchor, np.asarray(sample.boxes[b, m], "float64"), cells)
-            ]
+            able = [m for m in np.flatnonzero(real[b]) if is_eligible(level, row, column, anchor, boxes[b, m], cells)]
             assert found[b, n] in (able or [-1])
 
 
@@ -213,7 +210,7 @@ def test_the_loss_equals_the_sums(kind):
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("guide, bound", [("lead", 0.0), ("lead", 0.9), ("own", 0.0)])
+@pytest.mark.parametrize("guide, bound", [slow("lead", 0.0), ("lead", 0.9), ("own", 0.0)])
 def test_the_auxiliary_head_learns_more_candidates_by_the_leads_predictions_or_its_own(guide, bound):
     raw, other, sample, boxes = random_raw(3), random_raw(4), scene("padding"), decoder()
     objective = Balanced(boxes, ota, balance=BALANCE, aux={"cells": 5, "topk": 20}, guide=guide, aux_bound=bound)
@@ -228,7 +225,7 @@ def test_the_auxiliary_head_learns_more_candidates_by_the_leads_predictions_or_i
     assert tuple(terms) == objective.terms
 
 
-@pytest.mark.parametrize("kind", ["padding", "an empty image"])
+@pytest.mark.parametrize("kind", ["padding", slow("an empty image")])
 def test_parts_add_up_to_the_batch_with_the_auxiliary_head_too(kind):
     """Each normalised by the positives of both, level by level, and the batch's images."""
     raw, other, sample, boxes = random_raw(2), random_raw(4), scene(kind), decoder()

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import random_sample
+from conftest import random_sample, spanning
 
 from tfyolo.assigners import task_aligned
 from tfyolo.decoders.yolov8 import Dfl
@@ -191,8 +191,7 @@ def test_distribution_focal_equals_the_definition(target):
     assert float(distribution_focal(np.float32(target), tf.constant(logits))) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("topk", [1, 10, 13])
-@pytest.mark.parametrize("kind", SCENES)
+@pytest.mark.parametrize("kind, topk", spanning([*SCENES], [1, 10, 13]))
 def test_task_aligned_equals_the_loop(kind, topk):
     raw, sample = random_raw(), scene(kind)
     assignment = task_aligned(Dfl()(raw), sample.boxes, sample.labels, topk=topk)

@@ -5,7 +5,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from conftest import SHARED, load_config
+from conftest import SHARED, load_config, slow
 from torch_files import fake_modules, saved, tensors
 
 from tfyolo import checkpoint
@@ -96,6 +96,7 @@ def test_heads_equal_those_of_the_original(golden, imported):
             np.testing.assert_allclose(ltrb, sides, atol=1e-4 * abs(sides).max())
 
 
+@pytest.mark.slow
 def test_fused_the_network_is_of_plain_convolutions_and_computes_the_same(golden, imported):
     _, images, _ = golden
     fused = fuse(imported.model)
@@ -120,6 +121,7 @@ def trainable(model, part=""):
     return sum(int(np.prod(variable.shape)) for variable in model.network.trainable_variables if part in variable.path)
 
 
+@pytest.mark.slow
 def test_published_counts_of_the_smallest(imported):
     assert trainable(imported.model) == 3_717_744 - 2 * PLACES
     assert trainable(imported.model) - trainable(imported.model, ".aux.") == 2_442_672 - PLACES
@@ -215,12 +217,12 @@ def test_an_auxiliary_branch_that_only_training_reads_is_left_aside_and_reported
     "change, message",
     [
         (lambda s: s.pop("model.1.bn.weight"), r"model\.1\.bn\.weight is missing"),
-        (lambda s: s.update({"model.31.x": np.zeros(3, "f4")}), r"model\.31\.x is left over"),
+        slow(lambda s: s.update({"model.31.x": np.zeros(3, "f4")}), r"model\.31\.x is left over"),
         (
             lambda s: s.update({"model.22.heads.1.anc2vec.anc2vec.weight": np.ones((1, 16, 1, 1, 1), "f4")}),
             r"model\.22\.heads\.1\.anc2vec\.anc2vec\.weight is left over",
         ),
-        (
+        slow(
             lambda s: s.update({"model.9.conv5.bn.bias": np.zeros(3, "f4")}),
             r"model\.9\.conv5\.bn\.bias: expected \[128\].*received \[3\]",
         ),
@@ -228,7 +230,7 @@ def test_an_auxiliary_branch_that_only_training_reads_is_left_aside_and_reported
             lambda s: s.update({"model.22.heads.0.anchor_conv.1.conv.weight": np.zeros((64, 64, 3, 3), "f4")}),
             r"anchor_conv\.1\.conv\.weight: expected \[3, 3, 16, 64\].*received \[3, 3, 64, 64\]",
         ),
-        (lambda s: s["model.0.bn.weight"].fill(np.nan), r"model\.0\.bn\.weight holds numbers that are not finite"),
+        slow(lambda s: s["model.0.bn.weight"].fill(np.nan), r"model\.0\.bn\.weight holds numbers that are not finite"),
         (lambda s: s.pop("model.0.conv.weight"), r"received YOLOv9 of another layout"),
     ],
 )
@@ -269,7 +271,7 @@ def damaged(rng, state):
     return state
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_damaged_state_dicts_are_named(rounds, golden, imported, tmp_path, monkeypatch):
     monkeypatch.setattr(importing, "build", lambda *_: imported.model)
     rng = np.random.default_rng(rounds)
@@ -288,7 +290,7 @@ def test_damaged_state_dicts_are_named(rounds, golden, imported, tmp_path, monke
     "override, message",
     [
         ("model.backbone.channels=[64, 128]", r"channels: expected four numbers, of p2 to p5, received 2"),
-        (
+        slow(
             "model.decoder={name: anchor, anchors: {p3: [[8, 8]], p4: [[16, 16]], p5: [[32, 32]]}}",
             r"grouped: expected a decoder of sides without anchors and objectness",
         ),

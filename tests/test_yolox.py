@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHARED, load_config, random_sample, small
+from conftest import SHARED, load_config, random_sample, small, spanning
 from torch_files import saved, tensors
 
 from tfyolo import checkpoint
@@ -164,9 +164,9 @@ def test_decode_equals_the_formula():
     np.testing.assert_allclose(codes, candidates.logits["box"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("topk, outside", [(10, 1e5), (3, 1e5), (10, 4.0)])
-@pytest.mark.parametrize("kind", SCENES)
-def test_simota_equals_the_loop(kind, topk, outside):
+@pytest.mark.parametrize("kind, options", spanning([*SCENES], [(10, 1e5), (3, 1e5), (10, 4.0)]))
+def test_simota_equals_the_loop(kind, options):
+    topk, outside = options
     raw, sample = random_raw(), scene(kind)
     assignment = simota(DECODERS["point"]()(raw), sample.boxes, sample.labels, topk=topk, outside_cost=outside)
     for b in range(2):
@@ -552,6 +552,7 @@ def published():
     return importing.load(SHARED / "weights" / "yolox_nano.onnx")
 
 
+@pytest.mark.slow
 def test_the_published_network_sees_what_is_on_a_photograph(published, shared):
     """A dog, a bicycle and a pickup that it takes for a car, where they are."""
     assert "all 226 tensors used" in published.report[0] and published.folded

@@ -13,7 +13,7 @@ import cv2
 import keras
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, slow
 from conftest import command as tfyolo
 from test_detect import picture
 
@@ -146,7 +146,7 @@ def test_summary_of_a_run(trained):
     assert of_run == json.loads(tfyolo("summary", trained[0] / "last.h5", "--json").stdout)
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize("kind", ["svg", slow("png")])
 def test_summary_draws_and_goes_backward(kind, trained, tmp_path):
     drawing = tmp_path / f"walk.{kind}"
     result = tfyolo("summary", trained[0], "--backward", "--drawing", drawing)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import mostly_slow
 from scenes import MAKERS, at_address, make_coco, make_yolo, write_text
 
 from tfyolo import remote
@@ -34,7 +35,10 @@ def assert_same(there, here, place, root):
     assert shown == [tuple(text.replace(str(root), place) for text in problem[:2]) for problem in here.problems]
 
 
-@pytest.mark.parametrize("layout", MAKERS)
+SOME = ("coco", "voc", "yolo", "tfrecord", "csv", "labelme", "yolo lists", "yolo obj.data", "coco several folders")
+
+
+@pytest.mark.parametrize("layout", mostly_slow(MAKERS, SOME))
 def test_each_layout_is_read_as_it_is_here(layout, tmp_path):
     root = MAKERS[layout](tmp_path)
     with at_address(tmp_path) as place:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import SHARED, slow
 from PIL import Image
 
 from tfyolo.data import check as checking
@@ -68,7 +68,7 @@ def test_nothing_is_wrong_with_what_is_right(clean):
 
 
 def test_the_demo_data_is_right(tmp_path):
-    demo.write(tmp_path / "demo", train=40, val=10, test=0, progress=False)
+    demo.write(tmp_path / "demo", train=10, val=4, test=0, progress=False)
     report = check(tmp_path / "demo", progress=False)
     assert report.errors == ()
     assert all("fewer than" in problem.message for problem in report.warnings)
@@ -100,16 +100,16 @@ def sideways(file):
     ("spoil", "severity", "words"),
     [
         (cut, "error", ["truncated JPEG"]),
-        (lfs, "error", ["Git LFS", "git lfs pull"]),
-        (lambda file: file.write_bytes(b""), "error", ["empty"]),
-        (lambda file: file.write_bytes(b"nothing"), "error", ["no image"]),
+        slow(lfs, "error", ["Git LFS", "git lfs pull"]),
+        slow(lambda file: file.write_bytes(b""), "error", ["empty"]),
+        slow(lambda file: file.write_bytes(b"nothing"), "error", ["no image"]),
         (lambda file: file.unlink(), "error", ["image missing"]),
         (lambda file: noise(file, 99, content=".png"), "warning", ["is a PNG but its name ends in .jpg"]),
-        (lambda file: noise(file, 99, (50, 70)), "warning", ["is 50 x 70", "the annotations say 40 x 60"]),
+        slow(lambda file: noise(file, 99, (50, 70)), "warning", ["is 50 x 70", "the annotations say 40 x 60"]),
         (lambda file: noise(file, 99, (20, 30)), "warning", ["is 20 x 30", "its boxes are scaled to it"]),
         (sideways, "error", ["is 60 x 40", "turned", "some boxes lie outside"]),
-        (lambda file: noise(file, 99, content=".tiff"), "warning", ["is a TIFF but its name ends in .jpg"]),
-        (lambda file: noise(file, 99, content=".webp"), "warning", ["is a WebP but its name ends in .jpg"]),
+        slow(lambda file: noise(file, 99, content=".tiff"), "warning", ["is a TIFF but its name ends in .jpg"]),
+        slow(lambda file: noise(file, 99, content=".webp"), "warning", ["is a WebP but its name ends in .jpg"]),
         (turned, "warning", ["is 60 x 40", "stored turned, by its EXIF orientation"]),
     ],
 )
@@ -162,9 +162,16 @@ def thin_out(content):
     ("change", "severity", "file", "words"),
     [
         (lambda c: c["annotations"][5].update(bbox=[1, 1, 0, 5]), "error", "train.json", ["annotation 5", "no area"]),
-        (lambda c: c["annotations"][5].update(bbox=[99, 1, 5, 5]), "error", "train.json", ["annotation 5", "outside"]),
-        (lambda c: c["annotations"][5].update(category_id=7), "error", "train.json", ["annotation 5", "unknown class"]),
-        (lambda c: c["annotations"][5].update(image_id=7), "error", "train.json", ["annotation 5", "no image"]),
+        slow(
+            lambda c: c["annotations"][5].update(bbox=[99, 1, 5, 5]), "error", "train.json", ["annotation 5", "outside"]
+        ),
+        slow(
+            lambda c: c["annotations"][5].update(category_id=7),
+            "error",
+            "train.json",
+            ["annotation 5", "unknown class"],
+        ),
+        slow(lambda c: c["annotations"][5].update(image_id=7), "error", "train.json", ["annotation 5", "no image"]),
         (rename, "error", "data", ["different classes", "cat, wolf", "cat, dog"]),
         (thin_out, "warning", "data", ["1 of 2 classes have fewer than 20 boxes in train: dog (8)"]),
     ],
@@ -254,7 +261,7 @@ def test_text_and_json_and_image(clean, tmp_path):
     ("name", "errors"),
     [
         ("bccd", {"BloodImage_00338.xml", "BloodImage_00343.xml"}),
-        ("coco-tiny", set()),
+        slow("coco-tiny", set()),
         ("coco128", {"000000000656.txt", "000000000659.txt"}),
     ],
 )

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import spanning
 from PIL import Image
 
 from tfyolo.data import decoding, geometry
@@ -129,8 +130,7 @@ XMP = b"\xff\xe1" + struct.pack(">H", 31) + b"http://ns.adobe.com/xap/1.0/\0"
 COMMENT = b"\xff\xfe" + struct.pack(">H", 8) + b"Exif\0\0"  # says Exif, and is none
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation, order", spanning(range(1, 9), "<>"))
 def test_exif_orientation(orientation, order):
     for at in (2, APP0_END):
         contents = JPEG[:at] + exif(orientation, order) + JPEG[at:]

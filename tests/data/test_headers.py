@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import load_config
+from conftest import load_config, slow, spanning
 from PIL import Image, ImageOps
 
 from tfyolo.config import Augment
@@ -40,8 +40,7 @@ def encoded(kind, orientation=None, mode="RGB", **options):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("orientation, kind", spanning([None, *range(1, 9)], [*KINDS]))
 def test_header_graph_and_read_image_turn_it_alike(kind, orientation, tmp_path):
     contents = encoded(kind, orientation)
     (tmp_path / "image").write_bytes(contents)
@@ -162,7 +161,7 @@ def evasive(kind):
     return cv2.imencode(".hdr", pixels)[1].tobytes()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "HDR"])
+@pytest.mark.parametrize("kind", ["JPEG", slow("HDR")])
 def test_a_header_that_is_not_read_does_not_lead_past_the_limit(kind, tmp_path):
     contents = evasive(kind)
     with pytest.raises(OSError, match=r"damaged|not an image"):

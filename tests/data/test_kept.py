@@ -4,6 +4,7 @@ import os
 import shutil
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from test_columns import all_same
 
 from tfyolo import config
 from tfyolo.cli import main
+from tfyolo.data import anchors as clustering
 from tfyolo.data import readers
 from tfyolo.data.readers import DataSet, read
 from tfyolo.data.sources import files, kept, seen, text
@@ -234,12 +236,13 @@ def test_the_config_turns_it_off(root, cache):
         config.Data(path=str(root), cache="no")
 
 
-def test_commands_turn_it_off(root, cache):
+def test_commands_turn_it_off(root, cache, monkeypatch):
     scenes.make_coco(root)
+    monkeypatch.setattr(clustering, "fit_anchors", lambda *_, **__: SimpleNamespace(to_json=dict))
     told = []
     for option in ("--no-cache", "--cache", "--cache", "--no-cache"):
         readers._tell.cache_clear()
-        result = CliRunner().invoke(main, ["check-data", str(root), option, "--json"])
+        result = CliRunner().invoke(main, ["kmeans-anchors", str(root), "--config", "demo", option, "--json"])
         told.append("data.cache=false or --no-cache reads it anew" in result.stderr)
     assert told == [False, False, True, False]
 

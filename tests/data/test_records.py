@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import slow
 
 from tfyolo.data import tfrecords, write_tfrecords
 from tfyolo.data.readers import read, splits
@@ -118,7 +119,7 @@ def test_shards_are_not_overwritten_unasked(source, tmp_path):
     assert [len(read(tmp_path, split).records) for split in ("train", "val")] == [5, 5]
 
 
-@pytest.mark.parametrize("done", range(4))
+@pytest.mark.parametrize("done", [slow(0), slow(1), 2, slow(3)])
 def test_every_image_is_there_whenever_replacing_shards_is_interrupted(source, done, tmp_path, monkeypatch):
     """After `done` of the new files have their names: what was there goes only when all of them are in place."""
     write_tfrecords.write(source, tmp_path, 2, progress=False)

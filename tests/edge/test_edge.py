@@ -7,7 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import lively
+from conftest import lively, slow, spanning
 from exporting import CLASSES
 from PIL import Image
 from test_decoding import FILES, OTHER_FILES, pil_encode
@@ -20,7 +20,7 @@ from tfyolo.edge import candidates as edge
 from tfyolo.edge import images
 from tfyolo.exports import export as exports
 from tfyolo.exports.targets import Target
-from tfyolo.model import postprocess, save_model
+from tfyolo.model import postprocess
 from tfyolo.predict import heads
 from tfyolo.predict import load as loading
 from tfyolo.structures import Candidates
@@ -61,8 +61,13 @@ def test_the_ways_to_fit_an_image_are_those_of_training():
     assert own == images.FITS
 
 
-@pytest.mark.parametrize("preprocess", images.FITS)
-@pytest.mark.parametrize("size", [(61, 80), (300, 120), (5, 700), (700, 5), (1, 1), (97, 97), (480, 640), (1201, 903)])
+@pytest.mark.parametrize(
+    "size, preprocess",
+    spanning(
+        [(61, 80), (300, 120), (5, 700), (700, 5), (1, 1), (97, 97), (480, 640), (1201, 903)],
+        [*images.FITS],
+    ),
+)
 def test_an_image_comes_to_the_network_as_in_training(preprocess, size):
     noise = RNG.integers(0, 256, (*size, 3), np.uint8)
     image = cv2.GaussianBlur(noise, (0, 0), 1.5) if min(size) > 4 else noise
@@ -142,9 +147,9 @@ def exported(model, folder, nms, precision="float32", **options):
     return exports.export(model, folder, [target], **options)[target.name].path
 
 
-@pytest.mark.parametrize("nms", ["builtin", "none", "task", "app", "e2e"])
-def test_a_file_finds_the_same(nms, files, tmp_path):
-    path = exported(lively("demo", CLASSES), tmp_path, nms)
+@pytest.mark.parametrize("nms", ["builtin", "none", "app", slow("task"), slow("e2e")])
+def test_a_file_finds_the_same(nms, files, demo, tmp_path):
+    path = demo.other(nms) if nms != "builtin" else demo.paths["tflite"]
     done = without_tensorflow("detect", path, files, "--score", 0.05, "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     detector = loading.load(path)
@@ -173,8 +178,7 @@ def test_files_alone_are_timed(files, tmp_path):
     assert report["files"]["model-raw.tflite"]["peak_mb"] > 20
 
 
-def test_python_has_it_too(files, tmp_path):
-    path = exported(lively("demo", CLASSES), tmp_path, "builtin")
+def test_python_has_it_too(files, demo):
     code = WITHOUT + (
         "import tfyolo, numpy\n"
         "from PIL import Image\n"
@@ -185,7 +189,7 @@ def test_python_has_it_too(files, tmp_path):
         "assert len(every[0]) == len(next(iter(detector.stream([pixels], 0.05)))) > 5\n"
         "assert every[0].draw().shape == pixels.shape\n"
     )
-    done = without_tensorflow(path, files / "wide.png", code=code)
+    done = without_tensorflow(demo.paths["tflite"], files / "wide.png", code=code)
     assert done.returncode == 0, done.stderr
 
 
@@ -193,10 +197,10 @@ def test_python_has_it_too(files, tmp_path):
     "arguments",
     [
         ["train", "demo", "data=DATA"],
-        ["detect", "HEADS", "IMAGE"],
         *(
-            pytest.param(each, marks=pytest.mark.slow)  # seconds each
+            slow(each)  # seconds each
             for each in (
+                ["detect", "HEADS", "IMAGE"],
                 ["evaluate", "FILE", "--data", "DATA"],
                 ["export", "RUN"],
                 ["detect", "RUN", "IMAGE"],
@@ -208,14 +212,14 @@ def test_python_has_it_too(files, tmp_path):
     ],
     ids=" ".join,
 )
-def test_what_needs_tensorflow_says_what_to_install(arguments, files, tmp_path):
-    model = lively("demo", CLASSES)
-    save_model(tmp_path / "run.h5", model)
-    places = {"RUN": tmp_path / "run.h5", "IMAGE": files / "wide.png", "DATA": files}
+def test_what_needs_tensorflow_says_what_to_install(arguments, files, demo, tmp_path):
+    places = {"RUN": demo.run, "IMAGE": files / "wide.png", "DATA": files}
     (tmp_path / "saved_model").mkdir()
     (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"")
     places["SAVED_MODEL"] = tmp_path / "saved_model"
-    places |= {name: exported(model, tmp_path / name, nms) for name, nms in (("FILE", "builtin"), ("HEADS", "heads"))}
+    places["FILE"] = demo.paths["tflite"]
+    if "HEADS" in arguments:
+        places["HEADS"] = demo.other("heads")
     done = without_tensorflow(*(places.get(word, word.replace("DATA", str(files))) for word in arguments))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "pip install 'tfyolo[train]'" in done.stderr and not done.stdout
@@ -226,10 +230,9 @@ def test_a_python_name_that_needs_tensorflow_says_what_to_install():
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("tfyolo.errors.MissingError: tfyolo.train:")
 
 
-def test_a_video_asks_for_opencv(files, tmp_path):
-    path = exported(lively("demo", CLASSES), tmp_path, "builtin")
+def test_a_video_asks_for_opencv(demo, tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"x")
-    done = without_tensorflow("detect", path, tmp_path / "film.mp4", "--out", tmp_path / "out")
+    done = without_tensorflow("detect", demo.paths["tflite"], tmp_path / "film.mp4", "--out", tmp_path / "out")
     assert done.returncode == 1 and "pip install opencv-python-headless" in done.stderr
 
 

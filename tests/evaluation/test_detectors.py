@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import slow
 from test_evaluation import record, source, square
 
 from tfyolo.evaluation.matching import Found
@@ -63,7 +64,7 @@ def records(tmp_path):
     return made
 
 
-@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("batch", [slow(1), 2, slow(8)])
 def test_a_detector_without_fault(records, tmp_path, batch, capfd):
     report = evaluate(Planted(records), source(records), batch=batch, progress=False)
     assert report.metrics["AP"] == 1.0 and report.counts["images"] == 5 and report.counts["detections"] == 15
@@ -231,7 +232,9 @@ def test_other_classes_are_an_error_that_shows_both(records, theirs):
         evaluate(Planted(records), source(records, theirs), progress=False)
 
 
-@pytest.mark.parametrize("theirs", [("cat", "dog"), ("dog",), ("owl", "emu", "cat"), ("emu", "cat", "dog", "owl")])
+@pytest.mark.parametrize(
+    "theirs", [slow(("cat", "dog")), slow(("dog",)), ("owl", "emu", "cat"), slow(("emu", "cat", "dog", "owl"))]
+)
 def test_what_both_know_is_evaluated_by_name_and_the_rest_is_named(records, tmp_path, theirs):
     """All is found, each at its place; classes that only the detector or only the data knows count nowhere."""
     ours = ("cat", "dog", "emu")

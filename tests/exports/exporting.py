@@ -1,10 +1,13 @@
 """A small model with all its exports, and what tests of exports compare."""
 
 import functools
+import json
+from pathlib import Path
 
 import cv2
 import numpy as np
-from conftest import lively
+import tensorflow as tf
+from conftest import lively, missing
 from test_detect import picture
 
 from tfyolo.data.sources.source import Record, Source
@@ -30,18 +33,37 @@ def exported_to(model, folder, names=FORMATS, **options):
 class Exported:
     def __init__(self, name, folder, **extra):
         self.model = lively(name, CLASSES, **extra)
-        self.run = folder / "run.h5"
-        save_model(self.run, self.model)
-        self.paths = exported_to(self.model, folder / "export")
-        self.folder = folder
+        self.folder, self.run = folder, folder / "run.h5"
+        with missing(self.run) as first:
+            if first:
+                save_model(self.run, self.model)
+        self.paths = self._once("export", lambda out: exported_to(self.model, out))
         self.detector = Detector.of(self.model)  # not fused, unlike what is loaded and exported
         self.exports = {form: loading.load(path) for form, path in self.paths.items()}
+
+    def _once(self, name, export):
+        """{form's name: path} of what a worker has exported into the folder of that name."""
+        listed = self.folder / f"{name}.json"
+        with missing(listed) as first:
+            if first:
+                made = export(self.folder / name)
+                listed.write_text(json.dumps({form: str(path) for form, path in made.items()}))
+        return {form: Path(path) for form, path in json.loads(listed.read_text()).items()}
 
     @functools.cache  # noqa: B019, of a session's fixture
     def other(self, nms):
         """The path of a TFLite file that ends otherwise."""
         form = Target("tflite", nms=nms)
-        return exports.export(self.model, self.folder / nms, [form])[form.name].path
+
+        def export(out):
+            return {name: each.path for name, each in exports.export(self.model, out, [form]).items()}
+
+        return self._once(nms, export)[form.name]
+
+    @functools.cached_property
+    def loaded(self):
+        """The SavedModel, as TensorFlow alone loads it."""
+        return tf.saved_model.load(str(self.paths["saved_model"]))
 
     @property
     def images(self):

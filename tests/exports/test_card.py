@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import lively
+from conftest import lively, slow
 from PIL import Image
 from test_detect import picture
 
@@ -17,29 +17,27 @@ KINDS = ("builtin", "task", "none", "app", "e2e", "heads")
 CLASSES = ("a", "b", "c")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    pytest.importorskip("ai_edge_litert")
-    out = tmp_path_factory.mktemp("card")
-    exports.export(lively("demo", CLASSES), out, [Target("tflite", nms=nms) for nms in KINDS])
-    return out
-
-
 def sections(folder):
     return dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", (folder / card.CARD).read_text(), re.DOTALL | re.MULTILINE))
 
 
-def test_it_names_every_file_with_its_tensors(folder):
+@pytest.mark.parametrize("kinds", [("builtin", "none"), slow(KINDS)])
+def test_it_names_every_file_with_its_tensors(kinds, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    folder = tmp_path
+    exports.export(lively("demo", CLASSES), folder, [Target("tflite", nms=nms) for nms in kinds])
     found = sections(folder)
-    assert {*found} == {each.name for each in folder.glob("*.tflite")} and len(found) == len(KINDS)
+    assert {*found} == {each.name for each in folder.glob("*.tflite")} and len(found) == len(kinds)
     assert "| in | `images` | [1, 64, 64, 3] | float32 |" in found["model.tflite"]
     assert "For: cpu." in found["model.tflite"] and "For: android-gpu, browser." in found["model-raw.tflite"]
     assert "a, b, c" in (folder / card.CARD).read_text().partition("##")[0]
 
 
 @pytest.mark.parametrize("nms", KINDS[:-1])
-def test_its_lines_find_what_the_file_finds(nms, folder, tmp_path, monkeypatch):
+def test_its_lines_find_what_the_file_finds(nms, demo, tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
     name = Target("tflite", nms=nms).file
+    folder = (demo.paths["tflite"] if nms == "builtin" else demo.other(nms)).parent
     (code,) = re.findall(r"```python\n(.*?)```", sections(folder)[name], re.DOTALL)
     assert len(code.splitlines()) < 20
     image = picture(64, 64)
@@ -60,15 +58,15 @@ def test_its_lines_find_what_the_file_finds(nms, folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "entry", [None, "x", [], {}, {"file": "x.tflite"}, {"target": ["gone", "float32", "none", None]}]
 )
-def test_entries_of_other_versions_are_passed_over(entry):
+def test_entries_of_other_versions_are_passed_over(entry, demo):
     rest = {"inputs": {}, "outputs": {}, "file": "x", "bytes": 1, "ms": 1.0}
     entry = rest | entry if isinstance(entry, dict) and "target" in entry else entry
-    assert "##" not in card.text(lively("demo", CLASSES), {"x": entry})
+    assert "##" not in card.text(demo.model, {"x": entry})
 
 
-def test_a_file_of_the_users_of_that_name_stays(folder, tmp_path):
+def test_a_file_of_the_users_of_that_name_stays(demo, tmp_path):
     (tmp_path / card.CARD).write_text("mine")
     with pytest.raises(ExportError, match=r"MODEL\.md: there already"):
         exports.export(lively("demo", CLASSES), tmp_path, [Target("tflite")])
     assert (tmp_path / card.CARD).read_text() == "mine"
-    assert card.is_one((folder / card.CARD).read_bytes())
+    assert card.is_one((demo.paths["tflite"].parent / card.CARD).read_bytes())

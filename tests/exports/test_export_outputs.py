@@ -175,7 +175,7 @@ def as_detections(form, outputs, size):
     return named
 
 
-QUICK_FORMS = [Target("tflite"), Target("tflite", "int8"), Target("tflite", nms="task")]
+QUICK_FORMS = [Target("tflite")]
 ALL_FORMS = [
     Target("tflite", precision, nms) for nms in ("builtin", "task") for precision in list(targets.PRECISIONS)[:-1]
 ]
@@ -227,6 +227,7 @@ def test_every_output_is_the_saved_models_padding_included(name, form, runtime, 
             assert count == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(
     "name, precision",

@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import lively
+from conftest import lively, slow
 from exporting import assert_same
 from test_detect import picture
 
@@ -19,7 +19,7 @@ from tfyolo.predict import forks
 from tfyolo.predict import load as loading
 
 
-@pytest.mark.parametrize("form", ["tflite", "saved_model", "run"])
+@pytest.mark.parametrize("form", ["tflite", slow("saved_model"), "run"])
 def test_threads_that_share_a_detector_find_what_each_would_alone(form, demo):
     detector = demo.detector if form == "run" else demo.exports[form]
     pictures = [picture(64, 64, seed=seed) for seed in range(8)]

@@ -98,7 +98,7 @@ def test_requests_of_tensorflow_serving_are_answered_by_the_signatures(demo):
     contents = [jpeg(demo.images[0]), jpeg(demo.images[1])]
     request.inputs["contents"].CopyFrom(tf.make_tensor_proto(contents))
     request = predict.PredictRequest.FromString(request.SerializeToString())
-    signature = tf.saved_model.load(str(demo.paths["saved_model"])).signatures[request.model_spec.signature_name]
+    signature = demo.loaded.signatures[request.model_spec.signature_name]
     inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
     assert inputs.keys() == signature.structured_input_signature[1].keys()
     found, response = signature(**inputs), predict.PredictResponse()

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import lively
+from conftest import lively, slow
 from exporting import CLASSES, FORMATS, NAMED, TFLITE, Exported, assert_same, exported_to, row
 from PIL import Image
 from test_detect import jpeg, picture
@@ -150,8 +150,7 @@ def test_an_exports_post_processing_is_fixed(exported):
 
 @pytest.fixture(scope="module")
 def signatures(exported):
-    loaded = tf.saved_model.load(str(exported.paths["saved_model"]))
-    return lambda name, value: loaded.signatures[name](tf.constant(value)), loaded
+    return lambda name, value: exported.loaded.signatures[name](tf.constant(value)), exported.loaded
 
 
 def test_images_as_numbers(exported, signatures):
@@ -230,11 +229,12 @@ def test_what_is_refused_is_refused_before_data_are_read(demo, monkeypatch):
             exports.export(demo.model, folder, [form], data="data", **options)
 
 
-def test_an_earlier_export_is_only_replaced_when_asked(demo):
-    folder, before = demo.paths["tflite"].parent, demo.paths["tflite"].read_bytes()
+def test_an_earlier_export_is_only_replaced_when_asked(demo, tmp_path):
+    path = exported_before(demo, Target("tflite"), tmp_path)
+    folder, before = tmp_path, path.read_bytes()
     with pytest.raises(ExportError, match=r"model\.tflite: there already.*--overwrite"):
         exported_to(demo.model, folder, ["tflite"])
-    assert demo.paths["tflite"].read_bytes() == before
+    assert path.read_bytes() == before
     victim = folder / "saved_model" / "assets.extra" / "old"
     victim.touch()
     exported_to(demo.model, folder, ["saved_model"], overwrite=True)
@@ -268,7 +268,7 @@ def exported_before(demo, form, folder):
     return folder / demo.paths[form.name].name
 
 
-@pytest.mark.parametrize("form", [Target("saved_model"), Target("tflite")])
+@pytest.mark.parametrize("form", [Target("saved_model"), slow(Target("tflite"))])
 def test_without_space_what_was_there_stays(form, demo, tmp_path):
     path = exported_before(demo, form, tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -284,7 +284,7 @@ def test_folders_that_cannot_be_are_named(demo, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("form", [Target("saved_model"), Target("tflite")])
+@pytest.mark.parametrize("form", [Target("saved_model"), slow(Target("tflite"))])
 def test_interrupted_what_was_there_stays(form, demo, tmp_path, monkeypatch):
     path = exported_before(demo, form, tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -315,7 +315,7 @@ def huge_png(side):
 
 
 def test_a_broken_image_is_flagged_and_the_others_are_answered(demo):
-    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["bytes"]
+    call = demo.loaded.signatures["bytes"]
     first, second, _ = demo.images
     good = {0: jpeg(first), 4: cv2.imencode(".png", second)[1].tobytes()}
     files = [good[0], jpeg(second)[: len(jpeg(second)) // 2], huge_png(12000), b"", good[4], b"no picture at all"]

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import lively
+from conftest import lively, mostly_slow
 from exporting import assert_same
 from test_detect import picture
 
@@ -37,7 +37,7 @@ def model_of():
     return get
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", mostly_slow(SMALL, ["demo", "demo-m2det"]))
 def test_the_tail_makes_the_parts_of_the_ends(name, model_of):
     network = fuse(model_of(name)).network
     images = np.random.default_rng(0).random((2, *network.input_shape[1:])).astype("float32")
@@ -60,9 +60,9 @@ def _exported(model, folder, *targets, **options):
 
 @pytest.mark.parametrize("name", [SMALL[0], *(pytest.param(each, marks=pytest.mark.slow) for each in SMALL[1:])])
 @pytest.mark.parametrize("nms", ["app", "e2e", "heads"])
-def test_a_file_finds_what_the_model_finds(name, nms, model_of, tmp_path):
-    model = model_of(name)
-    (path,) = _exported(model, tmp_path, Target("tflite", nms=nms))
+def test_a_file_finds_what_the_model_finds(name, nms, model_of, demo, tmp_path):
+    model = demo.model if name == "demo" else model_of(name)
+    path = demo.other(nms) if name == "demo" else _exported(model, tmp_path, Target("tflite", nms=nms))[0]
     image = picture(90, 120)
     assert_same(loading.load(path)(image, 0.05), Detector.of(model)(image, 0.05), pixels=2e-2)
 
@@ -74,10 +74,10 @@ def outputs_of(path, image):
     return running(images=given), running.get_output_details()
 
 
-def test_an_apps_file_keeps_their_contract(model_of, tmp_path):
-    model = model_of("demo")
+def test_an_apps_file_keeps_their_contract(demo):
+    model = demo.model
     height, width = model.input_size
-    paths = _exported(model, tmp_path, Target("tflite", nms="app"), Target("tflite", nms="e2e"))
+    paths = [demo.other(nms) for nms in ("app", "e2e")]
     image = picture(height, width)
     rows = outputs_of(paths[0], image)[0]["output0"]
     found = model.decoder(model.network(image[None].astype("float32") / 255))
@@ -99,7 +99,7 @@ def test_an_apps_file_keeps_their_contract(model_of, tmp_path):
             assert archive.infolist()[-1].filename == "metadata.json"
             assert len(content) - archive.infolist()[-1].header_offset < 64 << 10
             facts = json.loads(archive.read("metadata.json"))
-        assert facts["names"] == {"0": "a", "1": "b", "2": "c"} and facts["imgsz"] == [height, width]
+        assert facts["names"] == {"0": "a", "1": "b", "2": "größer"} and facts["imgsz"] == [height, width]
         assert facts["task"] == "detect" and facts["end2end"] is end_to_end and facts["stride"] == 32
 
 

@@ -84,10 +84,9 @@ def test_candidates_are_the_models_in_every_family(name):
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("demo", {}),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
-            for each in (("yolov8n-e2e", {}), ("demo", {"soft_linear": True}))
+            for each in (("demo", {}), ("yolov8n-e2e", {}), ("demo", {"soft_linear": True}))
         ),
     ],
 )

@@ -87,7 +87,7 @@ def test_batching_parameters_are_the_servers(demo):
 
 def test_requests_that_the_server_joins_are_answered_as_each_alone(demo):
     """It joins them along the first dimension, and fills the batch up with copies."""
-    call = tf.saved_model.load(str(demo.paths["saved_model"])).signatures["bytes"]
+    call = demo.loaded.signatures["bytes"]
     contents = [jpeg(image) for image in demo.images] + [b"no picture"]
     together = call(tf.constant([*contents, *contents[:1] * 4]))
     for b, content in enumerate(contents):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import EACH_CONFIG, lively, small
+from conftest import CONFIGS, lively, mostly_slow, small
 from keras import layers
 
 from tfyolo import model as models
@@ -106,7 +106,7 @@ def assert_folded(model):
     return folded
 
 
-@pytest.mark.parametrize("name", EACH_CONFIG)
+@pytest.mark.parametrize("name", mostly_slow(CONFIGS, ["demo", "yolov1", "yolov7-tiny"]))
 def test_every_network_of_the_zoo(name):
     model = models.build(small(name), ["a", "b", "c"])
     randomise(model.network)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CONFIGS, TINY, lively, load_config, of_all_scales
+from conftest import CONFIGS, TINY, lively, load_config, of_all_scales, slow
 from test_detect import picture
 
 from tfyolo import config as configs
@@ -163,8 +163,10 @@ def test_a_network_that_rounds_has_a_gradient_for_every_weight_and_nearly_the_ou
     "name, least",
     [
         ("demo", 6),
-        ("yolov8n", 0),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("yolov7-tiny", 5), ("demo-m2det", 2))),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("yolov8n", 0), ("yolov7-tiny", 5), ("demo-m2det", 2))
+        ),
     ],
 )
 def test_equalizing_changes_nothing_but_the_ranges(name, least):
@@ -232,7 +234,8 @@ def means(network, images, names):
     return [np.mean(x, axis=(0, 1, 2)) for x in keras.tree.flatten(probe(images, training=False))]
 
 
-@pytest.mark.parametrize("name", ["demo", pytest.param("yolox-nano", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["demo", "yolox-nano"])
 def test_corrected_convolutions_of_the_backbone_have_the_means_of_the_float_ones(name):
     model = fuse(lively(name))
     images = images_for(model)
@@ -254,7 +257,7 @@ def test_corrected_convolutions_of_the_backbone_have_the_means_of_the_float_ones
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(quantized.network.get_layer(each).bias), before[each])
 
 
-@pytest.mark.parametrize("per_channel, gates", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("per_channel, gates", [(True, True), slow(False, True), slow(True, False)])
 def test_calibration_scales_gates_and_corrects_the_backbone(per_channel, gates, monkeypatch):
     monkeypatch.setattr(calibration, "refit_ends", lambda *_: None)  # its network has no decoder
     batch = np.random.default_rng(0).random((4, 16, 16, 3)).astype("float32")

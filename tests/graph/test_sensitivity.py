@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import slow
 from test_quantization import gated
 
 from tfyolo.exports import job
@@ -43,7 +44,7 @@ def quantizers(model):
     return [layer.name for layer in model.network.layers if type(layer) is FakeQuantize]
 
 
-@pytest.mark.parametrize("below", [0.0, 20.0])
+@pytest.mark.parametrize("below", [slow(0.0), 20.0])
 def test_shares_are_those_of_each_map_alone(below, images, monkeypatch):
     """Against the error of a network in which nothing but that map is quantized.
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CONFIGS, load_config, random_sample, small, strategy_of
+from conftest import CONFIGS, load_config, mostly_slow, random_sample, slow, small, strategy_of
 from keras import layers
 
 from tfyolo import checkpoint
@@ -165,8 +165,7 @@ KINDS = {
 }
 
 # With an auxiliary head there is all that there is without; both count what depends on the predictions.
-LONG = ("balanced", "balanced with aux", "aligned", "iou_aware", "multibox", "corner")
-EACH_KIND = [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in KINDS]
+EACH_KIND = mostly_slow(KINDS, ["aligned with aux"])
 
 
 def lightest(kind, *, frozen_norm=True, dropout=0.0, unread=False):
@@ -333,7 +332,7 @@ def test_what_is_counted_first_leaves_no_trace():
     np.testing.assert_array_equal(states, expected)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, slow(2)])
 def test_a_variable_that_no_term_of_the_loss_depends_on_is_named(accumulate):
     with pytest.raises(
         runs.TrainingError,
@@ -471,10 +470,8 @@ def test_the_ema_holds_all_weights_batch_norm_too_and_follows_the_formula():
     for n in (1, 2, 50):
         for weight in network.weights:
             weight.assign_add(keras.ops.ones_like(weight) * n)
-        keep = min(0.9, (1 + n) / (10 + n))
-        expected = {
-            name: keep * value + (1 - keep) * checkpoint.weights_of(network)[name] for name, value in expected.items()
-        }
+        keep, now = min(0.9, (1 + n) / (10 + n)), checkpoint.weights_of(network)
+        expected = {name: keep * value + (1 - keep) * now[name] for name, value in expected.items()}
         ema.steps.assign(n - 1)
         ema.update(tf.distribute.get_strategy())
     for name, value in ema.arrays().items():
@@ -484,8 +481,9 @@ def test_the_ema_holds_all_weights_batch_norm_too_and_follows_the_formula():
     for each in (ema, other):
         each.update(tf.distribute.get_strategy())
     assert int(other.steps) == 51
+    others = other.arrays()
     for name, value in ema.arrays().items():
-        np.testing.assert_array_equal(value, other.arrays()[name])
+        np.testing.assert_array_equal(value, others[name])
 
 
 def test_schedules_by_hand():

@@ -5,6 +5,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
+from conftest import slow
 from matplotlib import pyplot
 from matplotlib.text import Text
 
@@ -300,7 +301,7 @@ def curves(K, empty=()):
     return Curves(recall, precision, scores, f1, np.full(201, np.nan) if len(empty) == K else np.sin(np.pi * scores))
 
 
-@pytest.mark.parametrize("K, empty", [(1, ()), (1, (0,)), (3, (1,)), (200, (5,))])
+@pytest.mark.parametrize("K, empty", [(1, ()), (1, (0,)), (3, (1,)), slow(200, (5,))])
 def test_figures_are_drawn_for_any_number_of_classes(tmp_path, K, empty):
     classes = [f"класс {k}" if k else "猫" for k in range(K)]
     matrix = np.random.default_rng(0).integers(0, 50, (K + 1, K + 1)) * (len(empty) < K)
@@ -365,7 +366,7 @@ HISTORY = (
 )
 
 
-@pytest.mark.parametrize("rows", [2, 3, 4])
+@pytest.mark.parametrize("rows", [slow(2), 3, slow(4)])
 def test_training_curves_of_any_length(tmp_path, rows):
     """One epoch, none of them evaluated, a new stage, an AP that cannot be said: all are ordinary."""
     (tmp_path / "history.csv").write_text("".join(line + "\n" for line in HISTORY.splitlines()[:rows]))

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import random_sample
+from conftest import mostly_slow, random_sample, slow
 from darknet_cfgs import (
     BY_HAND,
     EVERY,
@@ -41,15 +41,16 @@ from tfyolo.weights.verify import verify
 # --- exact in ---------------------------------------------------------------------------------------------------------
 
 
-def but_some_slow(names, slow):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
+# Of each kind of layer one or two; the other networks have variations of them.
+FEW = ("dilated and shared", "attention", "unequal", "routes", "two levels", "region")
+FEW_BY_HAND = ("weighted by channel", "local", "grid")
 
 
 @ORACLE
 @pytest.mark.parametrize(
     "name, size",
     [
-        pytest.param(name, size, marks=[pytest.mark.slow] * ((size == (64, 64)) != (name in LIKE_PUBLISHED)))
+        pytest.param(name, size, marks=[pytest.mark.slow] * (name not in FEW or size == (64, 64)))
         for size in ((64, 64), (96, 160))
         for name in SMALL
     ],
@@ -65,7 +66,7 @@ def test_every_layer_equals_opencv(name, size, tmp_path):
 
 
 @ORACLE
-@pytest.mark.parametrize("name", ["weighted by map", "several added", "larger added"])
+@pytest.mark.parametrize("name", ["weighted by map", slow("several added"), slow("larger added")])
 def test_what_opencv_would_misread_is_not_held_against_it(name, tmp_path):
     cfg, weights = written(tmp_path, net() + BY_HAND[name])
     importing.import_run(cfg, weights, tmp_path / "run")
@@ -111,9 +112,7 @@ def test_a_wrong_weight_is_found(tmp_path):
 
 
 @ORACLE
-@pytest.mark.parametrize(
-    "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
-)
+@pytest.mark.parametrize("name", mostly_slow(PUBLISHED, LIGHT[:1]))
 @pytest.mark.parametrize("size", [None, pytest.param((320, 256), marks=pytest.mark.slow)])
 def test_published_networks_equal_opencv_and_come_back(name, size, shared, tmp_path):
     text = (shared / "darknet-cfg" / f"{name}.cfg").read_text()
@@ -160,7 +159,7 @@ def test_other_published_networks_equal_opencv_and_come_back(name, shared, tmp_p
     assert back.read_bytes() == weights.read_bytes()
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", mostly_slow(EVERY, FEW + FEW_BY_HAND))
 def test_the_way_back_is_byte_for_byte(name, tmp_path):
     for header in ((0, 2, 5, 1 << 40), (0, 1, 0, 7))[: 1 if name in LIKE_PUBLISHED else 2]:
         cfg, weights = written(tmp_path, net() + EVERY[name], f"v{header[1]}", header=header)
@@ -169,7 +168,7 @@ def test_the_way_back_is_byte_for_byte(name, tmp_path):
         assert back.read_bytes() == weights.read_bytes() and back_cfg.read_text() == cfg.read_text()
 
 
-@pytest.mark.parametrize("name", but_some_slow(EVERY, LIKE_PUBLISHED))
+@pytest.mark.parametrize("name", mostly_slow(EVERY, FEW + FEW_BY_HAND))
 def test_every_network_learns(name, tmp_path):
     cfg, weights = written(tmp_path, net() + EVERY[name])
     model = importing.load(cfg, weights).model
@@ -184,9 +183,7 @@ def test_every_network_learns(name, tmp_path):
     assert not still
 
 
-@pytest.mark.parametrize(
-    "name", but_some_slow(("unequal", "dilated and shared", *LIKE_PUBLISHED, *BY_HAND), set(EVERY) - {"unequal"})
-)
+@pytest.mark.parametrize("name", mostly_slow(("unequal", "dilated and shared", *LIKE_PUBLISHED, *BY_HAND), ["unequal"]))
 @pytest.mark.slow
 def test_tflite_files_have_plain_operations(name, tmp_path):
     """No more than four dimensions, no PADV2, whose other values int8 would need a scale for; and in int8 all of it is

@@ -159,7 +159,7 @@ def _mutated(rng, data, text):
     return bytes(data)
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [30, pytest.param(2000, marks=pytest.mark.slow)])
 def test_mutated_files_are_imported_or_named(count, tmp_path):
     """An import or a clear error each time, and the way back is exact whenever it came in."""
     rng = np.random.default_rng(count)

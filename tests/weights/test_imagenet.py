@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import command, load_config, small
+from conftest import command, load_config, slow, small
 
 from tfyolo import checkpoint
 from tfyolo import model as models
@@ -295,8 +295,8 @@ def test_how_a_model_normalises_is_found(model):
     [
         ({"model": "MobilNet"}, "expected one of .*MobileNetV3Large.*received 'MobilNet'"),
         ({"model": "MobileNetV2", "arguments": {"alfa": 1}}, "arguments: expected some of alpha.*received alfa"),
-        ({"model": "InceptionV3"}, "without one at"),
-        ({"model": "ConvNeXtTiny"}, "expected one whose variables have names"),
+        slow({"model": "InceptionV3"}, "without one at"),
+        slow({"model": "ConvNeXtTiny"}, "expected one whose variables have names"),
     ],
 )
 def test_applications_that_cannot_be(options, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
-from conftest import small
+from conftest import mostly_slow, slow, small
 from torch_files import as_module, reported, saved, tensors
 
 from tfyolo import checkpoint
@@ -92,12 +92,13 @@ ANCHORS_THERE = np.array([[[1.5, 2], [2.375, 4.5], [5, 3.5]]] * 4)
 
 
 @pytest.mark.parametrize(
-    "form",
+    "native, form",
     [
-        "model",
-        "half",
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ("state dict", "training state", "averages")),
+        pytest.param(name, form, marks=[pytest.mark.slow] * ((name, form) != ("yolov8n", "model")))
+        for name in ("yolov8n", "yolov7-tiny", "yolo11n")
+        for form in ("model", "half", "state dict", "training state", "averages")
     ],
+    indirect=["native"],
 )
 def test_every_tensor_arrives(form, native, fake_torch, tmp_path):
     theirs, ours = their_state(native, half=form == "half")
@@ -142,13 +143,13 @@ def test_a_run_of_a_checkpoint_detects(native, fake_torch, tmp_path):
     "change, message",
     [
         (lambda s: s.pop("model.1.bn.weight"), "model.1.bn.weight is missing"),
-        (lambda s: s.update({"model.30.weight": np.zeros(3, "f4")}), "model.30.weight is left over"),
+        slow(lambda s: s.update({"model.30.weight": np.zeros(3, "f4")}), "model.30.weight is left over"),
         (
             lambda s: s.update({"model.1.bn.bias": np.zeros(3, "f4")}),
             r"model.1.bn.bias: expected \[\d+\].*received \[3\]",
         ),
-        (lambda s: s["model.0.bn.weight"].fill(np.nan), "model.0.bn.weight holds numbers that are not finite"),
-        (
+        slow(lambda s: s["model.0.bn.weight"].fill(np.nan), "model.0.bn.weight holds numbers that are not finite"),
+        slow(
             lambda s: s.update({"model.22.dfl.conv.weight": np.ones((1, 16, 1, 1), "f4")}),
             "model.22.dfl.conv.weight is left over",
         ),
@@ -195,6 +196,12 @@ def test_fine_tuning_keeps_all_but_what_tells_classes(fake_torch, tmp_path):
     assert all(layer in report[2] for layer in anew[:3])
     kept, given = checkpoint.weights_of(here.network), checkpoint.weights_of(there.network)
     assert all(np.array_equal(kept[name], given[name]) for name in kept if ".cls." not in name)
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_as_many_other_classes_begins_their_rows_anew(tmp_path):
+    there = models.build(configs.load(configs.zoo("yolov8n"), ["model.input_size=64"]), [str(i) for i in range(80)])
+    models.save_model(tmp_path / "there.h5", there)
     others = models.build(there.config, [f"class {i}" for i in range(80)])
     assert (
         "head.p3.cls.out, head.p4.cls.out, head.p5.cls.out: the rows of all classes re-initialised"
@@ -218,9 +225,7 @@ NAMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "yolov7-e6e" else name for name in NAMED]
-)
+@pytest.mark.parametrize("name", mostly_slow(NAMED, ["yolov8n"]))
 def test_names_are_theirs(name):
     layout, network = layout_of(name), models.build(small(name), ("a",)).network
     names = [layout.theirs(path) for path in checkpoint.weights_of(network)]

@@ -23,14 +23,14 @@ KEPT = {0: 2, 2: 1}  # classes here: there
 # (config, head) of each head; those that come cheap on the small network of the demo are quick.
 OF_EACH_HEAD = [
     ("demo", "coupled"),
-    ("demo", "linear"),
-    ("demo", "decoupled"),
     ("demo", "implicit"),
-    ("yolox-nano", "decoupled_stem"),
     ("demo-yolov1", "grid"),
     *(
         pytest.param(name, head, marks=pytest.mark.slow)
         for name, head in (
+            ("demo", "linear"),
+            ("demo", "decoupled"),
+            ("yolox-nano", "decoupled_stem"),
             ("yolov8n", "decoupled"),
             ("yolov8n-e2e", "decoupled"),
             ("yolov7-w6", "implicit"),
