@@ -197,7 +197,7 @@ TINY = [
 
 def process(*arguments, **options):
     """The command line in a process of its own, down to the bytes that C++ may write."""
-    command = [sys.executable, "-m", "tfyolo.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "tfyolo", *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     return subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options)
 

@@ -44,6 +44,7 @@ ORDER = [
     {"exports", "training"},
     {"benchmark", "quickstart"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 DATA_MAY_IMPORT = {"errors", "structures", "files", "folders", "remote", "config", "messages", "boxes", "visualize"}

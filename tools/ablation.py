@@ -80,7 +80,7 @@ def _difference(row, first):
 
 def _tfyolo(*arguments):
     """Standard output of a tfyolo command in a process of its own; its standard error is seen."""
-    done = subprocess.run([sys.executable, "-m", "tfyolo.cli", *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-m", "tfyolo", *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout

@@ -244,7 +244,7 @@ def test_the_extra_brings_no_tensorflow(files, tmp_path):
     subprocess.run([python, "-m", "pip", "install", "-q", f"{files.cwd()}[edge]"], check=True)
     listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
     assert "ai-edge-litert" in listed and not {"tensorflow", "keras", "opencv"} & {*listed.lower().split()}
-    command = [python, "-m", "tfyolo.cli", "detect", path, files / "wide.png", "--out", tmp_path / "out", "--json"]
+    command = [python, "-m", "tfyolo", "detect", path, files / "wide.png", "--out", tmp_path / "out", "--json"]
     done = subprocess.run([*command, "--score", "0.05"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)[0]["detections"]) == len(loading.load(path)(str(files / "wide.png"), 0.05)) > 5

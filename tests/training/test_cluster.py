@@ -336,7 +336,7 @@ with runs.Signals(team.together) as signals, team.training(signals):
 def together(count, *arguments, code=None, **environ):
     """Processes, one for each worker: the command line, or Python code."""
     workers = addresses(count)
-    command = ["-c", code] if code else ["-m", "tfyolo.cli"]
+    command = ["-c", code] if code else ["-m", "tfyolo"]
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "TFYOLO_WAIT": "120", **environ}
     return [
         subprocess.Popen(

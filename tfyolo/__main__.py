@@ -1,4 +1,4 @@
-"""`python -m tfyolo.cli`."""
+"""`python -m tfyolo`."""
 
 from tfyolo.cli import main
 
