@@ -42,7 +42,7 @@ def described(name, model, data):
     epochs = sum(stage.epochs for stage in config.train.stages)
     trained = f"{epochs} epochs on {Path(config.data.path).name}" if config.data else "not trained here"
     network = f"`{config.name}` at {height} x {width} pixels, {trained}, evaluated on {Path(data).name}"
-    return f"- {name}: {network}. {initialised_line(model.origin)}".strip()
+    return f"- {name}: {network}. {initialised_line(model.origin) or ''}".strip()
 
 
 def of_program(program, figures):
@@ -89,7 +89,8 @@ def row_of(model, name, destination, folder, data, split, photo, python):
     try:
         ((_, made),) = export(model, folder, target, **options).items()
     except (ExportError, ValueError) as error:
-        return " ".join(str(error).split())[:110], {}
+        reason = " ".join(str(error).split()).partition(", received")[0]
+        return f"no: {reason.partition(': ')[2] or reason}", {}
     report = made.report
     gained, most = round(report["AP"] - report["keras_AP"], 4), target[0].limits.max_drop
     refused = -gained > most or report["keras_F1"] - report["F1"] > 2 * most

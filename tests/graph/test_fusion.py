@@ -1,6 +1,8 @@
 """Folded networks compute what they were made from, with fewer weights, and leave it alone."""
 
+import gc
 import math
+import weakref
 
 import keras
 import numpy as np
@@ -318,3 +320,21 @@ def test_a_run_is_folded_when_it_is_loaded_and_exported_but_not_in_its_file(tmp_
     count = sum(int(np.prod(shape)) for name, shape in saved if name.startswith("weights/"))
     assert count == fuse(model).network.count_params() < model.network.count_params()
     assert norms(models.load_model(tmp_path / "run.h5").network)
+
+
+@pytest.mark.parametrize("function", [*filter(None, ACTIVATIONS.values()), keras.activations.silu], ids=str)
+def test_a_fused_networks_traces_end_with_what_they_were_for(function):
+    """A gradient of a function's own keeps the graph of each trace, and all weights that are constants in it."""
+    x = keras.Input((4, 4, 3))
+    network = keras.Model(x, layers.Activation(function)(layers.Conv2D(2, 1)(x)))
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")
+
+    def graph_of_a_trace():
+        fused = fuse(models.Model(None, (), network, None, None, None)).network
+        traced = tf.function(lambda images: fused(images, training=False))
+        np.testing.assert_allclose(traced(images), network(images), rtol=1e-5, atol=1e-6)
+        return weakref.ref(traced.get_concrete_function(tf.TensorSpec(images.shape)).graph)
+
+    graph = graph_of_a_trace()
+    gc.collect()
+    assert graph() is None

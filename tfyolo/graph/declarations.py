@@ -29,6 +29,10 @@ quantization, of a function (`leaky.quantization = "computes"`):
 
 homogeneous, of a function: whether f(a * x) = a * f(x) for every a > 0.
 
+inference, of a function: another that computes the same, which fuse() puts in the place of one with a gradient of its
+own (tf.custom_gradient). TensorFlow registers such a gradient anew with each trace, and keeps with it the trace's graph
+and all constants in it for as long as the process lives.
+
 fusion, of a layer:
     "convolution"  a subclass of Keras's Conv2D or DepthwiseConv2D that computes as it does.
     "affine"       see above.
@@ -73,6 +77,15 @@ FUNCTIONS = {
     **dict.fromkeys((keras.activations.hard_sigmoid, keras.activations.hard_silu), "float"),
     **dict.fromkeys((keras.activations.softplus, keras.activations.softsign, keras.activations.exponential), "float"),
 }
+
+
+def plain_silu(x):
+    """SiLU, x * sigmoid(x), with the gradient that TensorFlow finds."""
+    return x * ops.sigmoid(x)
+
+
+plain_silu.quantization = "gated"
+INFERENCE = dict.fromkeys((keras.activations.silu, ops.silu), plain_silu)  # tf.nn.silu has a gradient of its own
 HOMOGENEOUS = (keras.activations.relu, ops.relu)
 
 
@@ -103,6 +116,11 @@ def quantization_of(layer):
 def function_quantization(function):
     """One of FUNCTION_KINDS, or whatever an activation function declares in its place; None if it declares nothing."""
     return getattr(function, "quantization", None) or FUNCTIONS.get(function)
+
+
+def inference_of(function):
+    """The activation function that fuse() puts in the place of one; itself if it declares none."""
+    return getattr(function, "inference", None) or INFERENCE.get(function, function)
 
 
 def is_homogeneous(function):

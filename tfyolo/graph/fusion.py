@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers
 
 from tfyolo.errors import Error
-from tfyolo.graph.declarations import declared
+from tfyolo.graph.declarations import declared, inference_of
 from tfyolo.graph.nodes import copied, input_like, nodes, take_weights, used
 
 Model = TypeVar("Model")  # that of tfyolo.model, which imports this file
@@ -31,7 +31,8 @@ def fuse(model: Model, activations: dict | None = None) -> Model:
 
     Args:
         model: a tfyolo.model.Model. It stays as it is.
-        activations: {function: another that computes the same}, which takes its place.
+        activations: {function: another that computes the same}, which takes its place; else it is what the function
+            declares for inference.
 
     Returns:
         A Model with weights of its own.
@@ -40,7 +41,11 @@ def fuse(model: Model, activations: dict | None = None) -> Model:
         FusionError: a layer declares a fusion that does not exist.
     """
     objective = model.objective and model.objective.without_aux()
-    return model._replace(network=_fused(used(model.network), activations or {}), objective=objective)
+
+    def replaced(function):
+        return (activations or {}).get(function) or inference_of(function)
+
+    return model._replace(network=_fused(used(model.network), replaced), objective=objective)
 
 
 class _Convolution:

@@ -110,14 +110,14 @@ def copied(layer, activations=None):
 
     Args:
         layer: keras.layers.Layer or keras.Operation.
-        activations: {function: another that computes the same}, which a layers.Activation gets in its place.
+        activations: (function) -> another that computes the same, which a layers.Activation gets in its place.
 
     Returns:
         The layer or operation, not yet called.
     """
     if isinstance(layer, layers.Activation):
         # Its function may be a lambda, which does not come back from a config.
-        function = (activations or {}).get(layer.activation, layer.activation)
+        function = activations(layer.activation) if activations else layer.activation
         return layers.Activation(function, name=layer.name, dtype=layer.dtype_policy)
     return type(layer).from_config(layer.get_config())
 

@@ -4,6 +4,8 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from tfyolo.graph.declarations import plain_silu
+
 
 def mish_by_exp(x):
     """Computes Mish without a logarithm, for TFLite.
@@ -97,6 +99,7 @@ def leaky(x):
 silu.quantization = "gated"
 leaky.quantization, leaky.homogeneous = "computes", True
 mish.quantization = mish_by_exp.quantization = "float"
+silu.inference, mish.inference = plain_silu, keras.activations.mish
 
 ACTIVATIONS = {
     "linear": None,
