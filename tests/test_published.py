@@ -127,11 +127,14 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, hidden",
     [
         ("csp_vovnet", 22),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("vovnet", 22), ("densenet", 10), ("resnext", 96))),
+        ("vovnet", 22),
+        ("densenet", 10),
+        ("resnext", 96),
     ],
 )
 def test_the_baselines_of_elan_are_as_their_figures_and_as_large_as_it(name, hidden):

@@ -190,6 +190,7 @@ def test_what_is_published_for_use_has_no_auxiliary_branch_and_any_number_of_cla
         np.testing.assert_array_equal(array, same[path][..., : array.shape[-1]], err_msg=path)
 
 
+@pytest.mark.slow
 def test_an_auxiliary_branch_that_only_training_reads_is_left_aside_and_reported(tmp_path, monkeypatch):
     """c's begins with a second backbone, which the network here has not."""
     config = load_config("yolov9c", "model.backbone.width=0.125", "model.input_size=64")

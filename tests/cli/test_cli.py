@@ -322,7 +322,8 @@ THOROUGH = [
 ]
 
 
-@pytest.mark.parametrize("commands", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"])
+@pytest.mark.slow
+@pytest.mark.parametrize("commands", [QUICK, THOROUGH], ids=["quick", "thorough"])
 def test_nothing_but_its_own_words_on_standard_error(commands, trained, exported, data, tmp_path):
     """Down to the bytes that C++ writes, where the user has set nothing; standard output is JSON alone."""
     shutil.copy(next((data / "val").iterdir()), tmp_path / "victim.png")

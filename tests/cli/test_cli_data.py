@@ -13,7 +13,7 @@ import cv2
 import keras
 import pytest
 import yaml
-from conftest import ROOT, slow
+from conftest import ROOT
 from conftest import command as tfyolo
 from test_detect import picture
 
@@ -128,6 +128,7 @@ def test_summary():
     assert f"8,858,734 parameters ({described['trainable']:,} trainable)" in tfyolo("summary", config).stdout
 
 
+@pytest.mark.slow
 def test_scale_prints_a_config_that_is_one(tmp_path):
     result = tfyolo("scale", ROOT / "configs" / "yolov8n.yaml", "--width", 2, "--depth", 2)
     (tmp_path / "larger.yaml").write_text(result.stdout)
@@ -146,7 +147,8 @@ def test_summary_of_a_run(trained):
     assert of_run == json.loads(tfyolo("summary", trained[0] / "last.h5", "--json").stdout)
 
 
-@pytest.mark.parametrize("kind", ["svg", slow("png")])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["svg", "png"])
 def test_summary_draws_and_goes_backward(kind, trained, tmp_path):
     drawing = tmp_path / f"walk.{kind}"
     result = tfyolo("summary", trained[0], "--backward", "--drawing", drawing)

@@ -42,6 +42,7 @@ def test_same_seed_same_anchors():
     np.testing.assert_array_equal(clustering.kmeans(sizes, 5, 3), clustering.kmeans(sizes, 5, 3))
 
 
+@pytest.mark.slow
 def test_many_boxes_are_sampled():
     """COCO has 850,000: what is found in a sample of them fits all of them as well."""
     sizes = np.float32(np.exp(np.random.default_rng(0).normal(4, 0.8, [400_000, 2])))

@@ -147,7 +147,7 @@ def exported(model, folder, nms, precision="float32", **options):
     return exports.export(model, folder, [target], **options)[target.name].path
 
 
-@pytest.mark.parametrize("nms", ["builtin", "none", "app", slow("task"), slow("e2e")])
+@pytest.mark.parametrize("nms", ["builtin", "none", slow("app"), slow("task"), slow("e2e")])
 def test_a_file_finds_the_same(nms, files, demo, tmp_path):
     path = demo.other(nms) if nms != "builtin" else demo.paths["tflite"]
     done = without_tensorflow("detect", path, files, "--score", 0.05, "--out", tmp_path / "out", "--json")

@@ -163,6 +163,7 @@ class Tight(Planted):
         return super().network(images)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(records, capfd):
     report = evaluate(Tight(records, 2), source(records), batch=5, progress=False)
     assert (report.metrics["AP"], report.batch, report.counts["images"]) == (1.0, 2, 5)

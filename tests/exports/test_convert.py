@@ -67,6 +67,7 @@ def test_one_child_does_all_and_is_replaced_before_it_grows(doubling, monkeypatc
     assert gone(numbers[2])
 
 
+@pytest.mark.slow
 def test_errors_of_the_converter_are_carried_over_and_the_next_call_works(doubling, tmp_path):
     convert.stop()  # one that other tests have used may be replaced in between
     with pytest.raises(ExportError, match=r"the TFLite converter: .*SavedModel file does not exist"):

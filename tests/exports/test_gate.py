@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import slow
 from test_detect import jpeg
 
 from tfyolo import structures
@@ -217,7 +216,8 @@ def test_targets_that_cannot_be_are_named_before_anything_is_written(form, optio
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("precision, with_data", [("dynamic", True), slow("dynamic", False), slow("float32", True)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision, with_data", [("dynamic", True), ("dynamic", False), ("float32", True)])
 def test_what_depends_on_the_images_is_compared_on_images_of_the_data(
     precision, with_data, demo, evaluable_data, tmp_path, monkeypatch
 ):

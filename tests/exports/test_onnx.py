@@ -196,6 +196,7 @@ def test_a_file_passes_the_gate_and_finds_what_the_run_finds(form, made, demo, c
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_what_an_onnx_file_says_of_itself(made, demo):
     path, _ = made(Target("onnx", nms="app"))
     proto = onnx.load(path)
@@ -209,6 +210,7 @@ def test_what_an_onnx_file_says_of_itself(made, demo):
     assert [each.domain for each in proto.opset_import] == [""] and proto.producer_name == "tfyolo"
 
 
+@pytest.mark.slow
 def test_files_without_nms_take_options_and_others_do_not(made):
     assert loading.load(made(Target("onnx", nms="app")).path, limit=7)(picture(64, 64)).boxes.shape[0] <= 7
     with pytest.raises(checkpoint.CheckpointError, match="has its post-processing inside; iou can only be set on"):

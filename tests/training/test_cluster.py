@@ -237,6 +237,7 @@ def test_a_worker_that_hangs_is_lost_too():
     assert team._fault_behind(tf.errors.CancelledError(None, None, ""), patience=0) is team.channel.fault
 
 
+@pytest.mark.slow
 def test_a_lone_worker_says_whom_it_waits_for_and_gives_up(capfd, monkeypatch):
     monkeypatch.setattr(channel, "TOLD_EVERY", 0.0)
     for index, missing in ((0, [1, 2]), (1, [0])):
@@ -266,6 +267,7 @@ def test_workers_of_other_clusters_and_versions_do_not_meet(monkeypatch):
 # --- what they compute ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_read_the_parts_of_the_same_batches(data):
     source = read(data, "train")
     options = {"size": (64, 96), "batch": 8, "augment": configs.Augment(), "seed": 3, "epochs": 2}

@@ -247,11 +247,12 @@ def test_no_step_takes_more_images_than_there_are_where_that_can_be(batch, count
     assert all(word in note for word, note in zip(words, notes, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "replicas, message",
     [
         (1, "4 images of 64 x 64 at a time do not fit .* 1 image did.*accumulate=4 .*batch=1 "),
-        pytest.param(2, "2 images .* 1 image did.*accumulate=2 .*batch=2 ", marks=pytest.mark.slow),
+        (2, "2 images .* 1 image did.*accumulate=2 .*batch=2 "),
     ],
 )
 def test_out_of_memory_reports_what_would_fit(replicas, message, data, tmp_path, monkeypatch):

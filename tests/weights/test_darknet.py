@@ -95,6 +95,7 @@ def test_a_long_chain_of_shared_weights_is_followed():
     assert len(layout.layout(understood)) == 5
 
 
+@pytest.mark.slow
 @ORACLE
 def test_a_wrong_weight_is_found(tmp_path):
     cfg, weights = written(tmp_path, net() + SMALL["two levels"])

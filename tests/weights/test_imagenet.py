@@ -236,9 +236,10 @@ def randomised(published):
             variable.assign(rng.uniform(*bounds, variable.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
-    ["MobileNetV3Small", *(pytest.param(model, marks=pytest.mark.slow) for model in list(TAPS)[1:])],
+    list(TAPS),
 )
 def test_applications_compute_as_keras_does(model, tmp_path):
     """Its own preprocess_input and first layers included."""
