@@ -26,6 +26,7 @@ from tfyolo.devices import start as start_tensorflow
 from tfyolo.peers import Peer
 
 STEPS = 5  # in a turn
+BATCHES = 40  # in a turn of the loader alone: many times those that lie ready
 
 
 # --- a competitor of ours ---------------------------------------------------------------------------------------------
@@ -113,13 +114,14 @@ def worker(config, size, batch, what, precision, path, workers):
     for _ in range(3):
         one()
     print("ready", flush=True)
+    count = BATCHES if what == "loader" else STEPS
     for _ in sys.stdin:
-        for _ in range(STEPS + 4 * workers if batches else 0):  # uses up what was loaded while the others worked
+        for _ in range(STEPS + 8 * workers if batches else 0):  # uses up what was loaded while the others worked
             one()
         start, before = time.perf_counter(), computed()
-        for _ in range(STEPS):
+        for _ in range(count):
             one()
-        seconds, cpu = (time.perf_counter() - start) / STEPS, (computed() - before) / STEPS
+        seconds, cpu = (time.perf_counter() - start) / count, (computed() - before) / count
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"seconds": seconds, "peak_mb": peak, "cpu": cpu}), flush=True)
 
