@@ -200,9 +200,50 @@ def test_what_is_written_whole_stays_when_the_same_call_goes_on(source, tmp_path
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert write_tfrecords.write(source, tmp_path / "out", 2, progress=False) == first and len(first.skipped) == 1
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
-    Path(first.files[0]).unlink()
+    other = tmp_path / "out" / "train-00000-of-00005.tfrecord"  # of a set that was being replaced
+    other.write_bytes(Path(first.files[0]).read_bytes())
     with pytest.raises(write_tfrecords.WriteError, match="--overwrite"):
         write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
+    other.unlink()
+    described = tmp_path / "out" / "train.json"
+    text = described.read_text()
+    for wrong in ("", "[" * 100_000, text.replace('"skipped": [', '"skipped": [1, ')):
+        described.write_text(wrong)
+        with pytest.raises(write_tfrecords.WriteError, match="--overwrite"):
+            write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
+    described.write_text(text)
+    os.truncate(first.files[0], 100)
+    with pytest.raises(write_tfrecords.WriteError, match="--overwrite"):
+        write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_annotations_called_as_its_own_file_stay(overwrite, source, tmp_path):
+    mine = tmp_path / "train.json"
+    mine.write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(write_tfrecords.WriteError, match=r"train\.json is no file"):
+        write_tfrecords.write(source, tmp_path, 2, overwrite=overwrite, progress=False)
+    assert "annotations" in mine.read_text()
+
+
+def test_what_is_damaged_of_an_interrupted_call_is_written_anew(source, tmp_path, monkeypatch):
+    whole = write_tfrecords.write(source, tmp_path / "out", 3, progress=False)
+    rename = write_tfrecords.atomic_replace
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write_tfrecords, "atomic_replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_tfrecords.write(source, tmp_path / "again", 3, progress=False)
+    monkeypatch.setattr(write_tfrecords, "atomic_replace", rename)
+    aside = tmp_path / "again" / ".train.unfinished"
+    names = [Path(file).name for file in whole.files]
+    (aside / f"{names[0]}.json").write_text("")
+    os.truncate(aside / names[1], 4)
+    write_tfrecords.write(source, tmp_path / "again", 3, progress=False)
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
 @pytest.mark.parametrize("done", range(4))

@@ -20,6 +20,7 @@ from tfyolo.predict import imaging, media, video
 from tfyolo.predict.detections import ImageDetections
 from tfyolo.predict.detector import Detector
 from tfyolo.predict.media import SourceError
+from tfyolo.predict.sources import Saving
 from tfyolo.visualize import image_files
 
 SIDE = 64  # of the network's input
@@ -560,3 +561,12 @@ def test_a_video_that_opencv_cannot_write_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(SourceError, match=r"video\.xyz: expected a video's name .*received the suffix '\.xyz'"):
         video.detect_video(Stub(), "in.mp4", tmp_path / "video.xyz", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../../x", "/etc/x", "n" * 400])
+def test_crops_lie_in_the_folder_for_them_whatever_a_class_is_called(name, tmp_path):
+    boxes = np.array([[1, 1, 9, 9]], np.float32)
+    found = ImageDetections(boxes, np.ones(1, np.float32), np.zeros(1, np.int32), (name,), 1.0, picture(20, 20), None)
+    Saving(crops=tmp_path / "out" / "crops").saved(found, tmp_path / "out" / "photo.jpg")
+    (crop,) = (file for file in tmp_path.rglob("*") if file.is_file())
+    assert crop.parent.parent == tmp_path / "out" / "crops"

@@ -20,7 +20,7 @@ from tfyolo.data.sources.seen import states
 from tfyolo.data.sources.source import image_bytes
 from tfyolo.data.tfrecords import split_of
 from tfyolo.errors import Error
-from tfyolo.files import atomic_replace, local, size_of, write_text
+from tfyolo.files import atomic_replace, local, parse_json, size_of, write_text
 from tfyolo.messages import counted
 
 SHARD_BYTES = 200_000_000
@@ -77,8 +77,13 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
     ids, skipped, plan = _numbers_of(source), [], _plan(source, shards, check)
     aside = folder / f".{source.split}.unfinished"
     old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
+    beside = folder / f"{source.split}.json"
+    if beside.exists() and not _is_own(beside, old):
+        raise WriteError(f"{beside} is no file of make-tfrecords; expected another folder")
     if old and not overwrite:
-        if written := _written_before(folder, source, names, plan):
+        if written := _written_before(folder, source, names, plan, old):
+            if _text(aside / "plan") == plan:  # a call that was killed at its very end
+                shutil.rmtree(aside, ignore_errors=True)
             return written
         if _text(aside / "plan") != plan:  # else it was interrupted while the shards got their names
             raise WriteError(
@@ -87,8 +92,7 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
             )
     with _unfinished(aside, plan):
         parts = {name: source.records[shard::shards] for shard, name in enumerate(names)}
-        whole = [name for name in names if (aside / f"{name}.json").exists()]
-        left = [name for name in names if name not in whole or not any((at / name).exists() for at in (aside, folder))]
+        left = [name for name in names if _left_out(aside, folder, name) is None]
         if progress and len(left) < len(names):
             done = f"{len(names) - len(left)} of {counted(len(names), 'shard')}"
             print(f"{source.split}: goes on; {done} are written", file=sys.stderr, flush=True)
@@ -112,13 +116,15 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
                             faults.append((record.path, fault))
                         else:
                             writer.write(_encode(record, encoded, source.classes, ids).SerializeToString())
-                write_text(aside / f"{name}.json", json.dumps(faults))  # now the shard is whole
+                noted = {"bytes": (aside / name).stat().st_size, "skipped": faults}
+                write_text(aside / f"{name}.json", json.dumps(noted))  # now the shard is whole
         for name in names:
-            skipped += map(tuple, json.loads((aside / f"{name}.json").read_text(encoding="utf-8")))
+            skipped += _left_out(aside, folder, name)
         described = {
             "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
             "integer_ids": all(isinstance(image_id, int) for image_id in source.records.ids()),
             "plan": plan,
+            "bytes": [_object(aside / f"{name}.json")["bytes"] for name in names],
             "skipped": skipped,
         }
         Path(aside, f"{source.split}.json").write_text(
@@ -143,22 +149,51 @@ def _plan(source, shards, check):
     return digest.hexdigest()
 
 
+def _is_own(beside, old):
+    """Whether the file of a split's classes was written here, and is no other file of that name, such as COCO's."""
+    return beside.is_file() and (old or "categories" in _object(beside)) and "annotations" not in _object(beside)
+
+
 def _text(file):
-    return file.read_text(encoding="utf-8") if file.exists() else ""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
-def _written_before(folder, source, names, plan):
-    """What an earlier call has Written by the same plan; None if none has, or not all of it is there."""
+def _object(file):
+    """What a JSON file holds, if that is an object; else, or without the file, {}."""
     try:
-        described = json.loads(_text(folder / f"{source.split}.json"))
+        found = parse_json(_text(file))
     except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _skipped(noted):
+    """[(path, reason)] of a note on shards; None if it does not hold such."""
+    pairs = noted.get("skipped")
+    if not isinstance(pairs, list) or not all(isinstance(each, list) and len(each) == 2 for each in pairs):
         return None
-    if not isinstance(described, dict) or described.get("plan") != plan:
+    return (
+        [(path, reason) for path, reason in pairs] if all(isinstance(x, str) for each in pairs for x in each) else None
+    )
+
+
+def _left_out(aside, folder, name):
+    """[(path, reason)] of the images that a shard leaves out; None if the shard is not whole."""
+    noted = _object(aside / f"{name}.json")
+    sizes = [(at / name).stat().st_size for at in (aside, folder) if (at / name).is_file()]
+    return _skipped(noted) if sizes and sizes[0] == noted.get("bytes") else None
+
+
+def _written_before(folder, source, names, plan, old):
+    """What an earlier call has Written by the same plan; None if none has, or not just that is there."""
+    described = _object(folder / f"{source.split}.json")
+    skipped = _skipped(described)
+    if described.get("plan") != plan or skipped is None or {file.name for file in old} != {*names}:
         return None
-    if not all((folder / name).exists() for name in names):
+    if [file.stat().st_size for file in sorted(old)] != described.get("bytes"):
         return None
-    skipped = tuple(map(tuple, described["skipped"]))
-    return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), skipped)
+    files = tuple(str(folder / name) for name in names)
+    return Written(files, len(source.records) - len(skipped), tuple(skipped))
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ class Saving(NamedTuple):
             write_text(file, found.to_yolo())
         if self.crops:
             for number, (each, crop) in enumerate(zip(found, found.crops(), strict=True), 1):
-                folder = self.crops / re.sub(r"[^\w.-]+", "_", each.name)
+                folder = self.crops / (re.sub(r"[^\w.-]+", "_", each.name).strip(".")[:80] or "_")  # never a parent
                 image_files.save(folder / f"{name}-{number}.jpg", crop)
         return found
 
