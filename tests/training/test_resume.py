@@ -24,7 +24,17 @@ from tfyolo.training import stages as stages_module
 from tfyolo.training import train as training
 
 
-def test_a_signal_raises_or_waits_and_is_not_lost(capfd):
+@pytest.fixture
+def usual_signals():
+    """What a terminal gives a process; one in the background of a script ignores SIGINT."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_raises_or_waits_and_is_not_lost(usual_signals, capfd):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     gc.collect()  # a __del__ would swallow what a signal raises in it
     for number in (signal.SIGINT, signal.SIGTERM):
