@@ -148,6 +148,12 @@ def test_what_is_detected_becomes_labels_that_training_reads_and_crops(trained, 
         "detect", trained[0], tmp_path / "set" / "images", "--classes", "unicorn", "--out", tmp_path / "no"
     )
     assert refused.exit_code == 2 and "unicorn" in refused.stderr and wanted[0] in refused.stderr
+    image = tmp_path / "classes.jpg"
+    shutil.copy(next((tmp_path / "set" / "images").iterdir()), image)
+    refused = tfyolo("detect", trained[0], image, "--save-txt", "--out", tmp_path / "no")
+    assert refused.exit_code == 2 and "labels would be in classes.txt" in refused.stderr
+    few = tfyolo("detect", trained[0], image, "--classes", wanted[0], "--score", 0.99, "--out", tmp_path / "few")
+    assert f"no {wanted[0]} above 0.99" in few.stdout and "highest" not in few.stdout  # it may be another class's
 
 
 def test_detect_says_what_it_did_not_find(trained, data, tmp_path):

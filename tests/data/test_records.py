@@ -271,7 +271,16 @@ def test_it_goes_on_where_it_was_interrupted_while_shards_got_their_names(done, 
 def test_a_set_of_shards_that_is_not_whole_is_told(source, tmp_path):
     for file in write_tfrecords.write(source, tmp_path, 3, progress=False).files[1:]:
         Path(file).unlink()
-    assert any("1 of 3 shards are here" in str(problem) for problem in read(tmp_path).problems)
+    assert any("2 of 3 shards are missing" in str(problem) for problem in read(tmp_path).problems)
+
+
+def test_two_sets_side_by_side_are_told(source, tmp_path):
+    for count in (2, 3):
+        write_tfrecords.write(source, tmp_path / str(count), count, progress=False)
+    for file in (tmp_path / "3").glob("*.tfrecord"):
+        shutil.copy(file, tmp_path / "2")
+    found = [str(problem) for problem in read(tmp_path / "2").problems]
+    assert any("sets of 2 and 3 shards called train lie side by side" in each for each in found)
 
 
 def foreign(**features):

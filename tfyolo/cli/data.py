@@ -80,7 +80,10 @@ def make_tfrecords(path, out, images, data_format, chosen, shards, overwrite, ch
     with split_hint():
         dataset = readers.DataSet(path, images=images, format=data_format, **reading_options())
         sources = {name: dataset.read(name) for name in chosen or dataset.splits}
-    for split, source in sources.items() if chosen else readers.without_unions(sources).items():
+    sources = sources if chosen else readers.without_unions(sources)
+    for source in sources.values():
+        write_tfrecords.check_shards(source, shards)
+    for split, source in sources.items():
         if left_out := readers.faults(source, "the records"):
             click.echo(left_out, err=True)
         written = write_tfrecords.write(source, out, shards=shards, overwrite=overwrite, check=check)

@@ -5,6 +5,7 @@ image/source_id, image/object/bbox/{ymin,xmin,ymax,xmax} in 0..1, image/object/c
 category ids of the source. <split>.json beside the shards holds the class of each id, also of those that no image has.
 """
 
+import collections
 import contextlib
 import itertools
 import mmap
@@ -199,16 +200,28 @@ _IS_SHARD = re.compile(r".+\.(?:tf_?records?|record)(?:-\d{5}-of-\d{5})?|.+-\d{5
 
 
 def incomplete(shards) -> list[str]:
-    """What shards lack whose names say how many there are: "4 of 40 shards, ...", a text for each set of them."""
+    """What is wrong with sets of shards, by names such as train-00000-of-00004.tfrecord.
+
+    Args:
+        shards: paths of the shards of a split.
+
+    Returns:
+        A text for each set of which shards are missing; one, if there are several sets of one name.
+    """
     sets = {}
     for shard in map(os.path.basename, shards):
         if found := _NUMBERED.search(shard):
             sets.setdefault((shard[: found.start()], found["of"]), set()).add(int(found["number"]))
-    return [
-        f"{len(numbers)} of {counted(int(of), 'shard')} are here; write or copy the set anew"
+    found = [
+        f"{int(of) - len(numbers)} of {counted(int(of), 'shard')} are missing; write or copy the set anew"
         for (_, of), numbers in sets.items()
         if len(numbers) < int(of)
     ]
+    for name, count in collections.Counter(name for name, _ in sets).items():
+        if count > 1:
+            sizes = " and ".join(str(int(of)) for other, of in sets if other == name)
+            found.append(f"sets of {sizes} shards called {name} lie side by side; remove all but one")
+    return found
 
 
 _NUMBERED = re.compile(r"-(?P<number>\d{5})-of-(?P<of>\d{5})")

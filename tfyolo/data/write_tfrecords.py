@@ -70,9 +70,7 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
     folder.mkdir(parents=True, exist_ok=True)
     if shards is None:
         shards = -(-sum(_length(path, span) for path, span in source.records.files()) // SHARD_BYTES) or 1
-    if not 0 < shards <= len(source.records):
-        raise WriteError(f"shards: expected 1..{len(source.records)}, the number of images, received {shards}")
-
+    check_shards(source, shards)
     names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
     ids, skipped, plan = _numbers_of(source), [], _plan(source, shards, check)
     aside = folder / f".{source.split}.unfinished"
@@ -136,6 +134,14 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
             if file.name not in names:
                 file.unlink()
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
+
+
+def check_shards(source, shards):
+    """Raises WriteError if there cannot be so many shards of a Source. shards: None: as many as its size asks for."""
+    if shards is not None and not 0 < shards <= len(source.records):
+        raise WriteError(
+            f"shards: expected 1..{len(source.records)}, the number of images of {source.split}, received {shards}"
+        )
 
 
 def _plan(source, shards, check):

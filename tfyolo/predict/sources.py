@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from tfyolo.data.contents import ImageError
 from tfyolo.files import write_text
-from tfyolo.messages import counted
+from tfyolo.messages import counted, listed
 from tfyolo.predict import media, video
 from tfyolo.visualize import image_files
 
@@ -124,7 +124,7 @@ def detect_each(
                 try:
                     options = {"score": score, "limit": limit, "progress": progress, "saved": saving.saved}
                     rows = video.detect_video(detector, source, path, **options)
-                    yield Detected(source, path, rows, _of_frames(rows, score))
+                    yield Detected(source, path, rows, _of_frames(rows, score, saving.classes))
                 except (ImageError, media.SourceError) as error:
                     yield Detected(source, path, [], error=str(error))
                 bar.update()
@@ -152,23 +152,25 @@ def _in_images(detector, pairs, score, saving):
             return Detected(source, path, [], error=str(found))
         found = saving.saved(found, path)
         image_files.save(path, found.draw())
-        return Detected(source, path, [found.to_json()], _of_image(found, score))
+        return Detected(source, path, [found.to_json()], _of_image(found, score, saving.classes))
 
     for _, result in media.ahead(drawn, found_in_batches()):
         yield result()
 
 
-def _of_frames(rows, score):
+def _of_frames(rows, score, classes):
     if not any(row["detections"] for row in rows):
-        return f"{counted(len(rows), 'frame')}, {_nothing(score, max(row['best'] for row in rows))}"
+        return f"{counted(len(rows), 'frame')}, {_nothing(score, max(row['best'] for row in rows), classes)}"
     return f"{counted(len(rows), 'frame')}, {counted(sum(len(row['detections']) for row in rows), 'detection')}"
 
 
-def _of_image(found, score):
+def _of_image(found, score, classes):
     if not len(found.boxes):
-        return _nothing(score, found.best)
+        return _nothing(score, found.best, classes)
     return ", ".join(f"{count} {name}" for name, count in found.counts.items())
 
 
-def _nothing(score, best):
+def _nothing(score, best, classes):
+    if classes is not None:  # the highest score may be of another class
+        return f"no {listed(classes, 8)} above {score}"
     return f"nothing above {score}; the highest score seen is {best:.3g}"
