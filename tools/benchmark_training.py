@@ -23,6 +23,7 @@ import click
 
 from tfyolo.cli.app import Command
 from tfyolo.devices import start as start_tensorflow
+from tfyolo.messages import plain
 from tfyolo.peers import Peer
 
 STEPS = 5  # in a turn
@@ -156,6 +157,8 @@ def main(config, what, size, batch, precisions, path, workers, peers, rounds, as
     """Time how CONFIG trains, in turns with peers. Ratios are to the first."""
     if what != "step" and not path:
         raise click.UsageError(f"--what {what} needs images: --data PATH")
+    if what == "step" and any(workers):
+        raise click.UsageError("--workers makes batches, expected --what loop or loader with it")
     if as_worker:
         worker(config, (size, size), batch, what, precisions[0], path, workers[0])
         return
@@ -201,7 +204,7 @@ def main(config, what, size, batch, precisions, path, workers, peers, rounds, as
         "load_average": os.getloadavg()[0],
     }
     if as_json:
-        click.echo(json.dumps({**settings, "competitors": rows}, indent=2))
+        click.echo(json.dumps(plain({**settings, "competitors": rows}), indent=2))
         return
     click.echo(
         ", ".join(

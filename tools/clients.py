@@ -24,6 +24,7 @@ import click
 import numpy as np
 
 import tfyolo
+from tfyolo.edge.decoder import overlap
 from tfyolo.edge.images import prepared, read_image
 from tfyolo.predict.exported import EXPORT_META, described_by
 from tfyolo.tflite.interpreter import interpreter
@@ -84,33 +85,24 @@ def by_openvino(path, images):
     return {name: found[output] for output in model.outputs for name in output.get_names()}
 
 
+ROWS = ("boxes", "scores", "labels")  # of detections
 SEEN = 0.05  # detections of lower scores are so many that rounding alone puts them into another order
-
-
-def seen(outputs):
-    """Outputs, those of detections without the rows of scores that nobody looks at."""
-    if not {"boxes", "scores", "count"} <= outputs.keys():
-        return outputs
-    rows = outputs["scores"] >= SEEN
-    return {"boxes": outputs["boxes"][rows], "scores": outputs["scores"][rows], "labels": outputs["labels"][rows]}
 
 
 def difference(found, expected):
     """The largest difference of two {output: array}, as a part of the output's largest value."""
-    found, expected, parts = seen(found), seen(expected), []
+    parts = []
+    if {"boxes", "scores", "count"} <= expected.keys():
+        seen = expected["scores"] >= SEEN
+        found, expected = (
+            {name: each[name][seen] for name in ROWS} | {"best": each["best"]} for each in (found, expected)
+        )
     for name, value in expected.items():
         if value.dtype.kind != found[name].dtype.kind:
             raise ValueError(f"gives {found[name].dtype} where the file has {value.dtype}")
         largest = max(np.abs(value).max(initial=0), 1)
         parts.append(float(np.abs(found[name].astype("f8") - value.astype("f8")).max(initial=0) / largest))
     return max(parts)
-
-
-def overlap(box, boxes):
-    """IoU of a box [4] (top, left, bottom, right) with each of [n, 4]."""
-    inside = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(axis=1)
-    areas = [(each[..., 2:] - each[..., :2]).prod(axis=-1) for each in (box, boxes)]
-    return inside / (sum(areas) - inside)
 
 
 def mediapipe_share(path, photo):

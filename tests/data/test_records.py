@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 from conftest import slow
 
-from tfyolo.data import tfrecords, write_tfrecords
+from tfyolo.data import check_images, tfrecords, unfinished, write_tfrecords
 from tfyolo.data.readers import read, splits
 from tfyolo.data.sources.source import Record, Source, image_bytes
+from tfyolo.remote import UnansweredError
 
 SIZES = [(40, 80), (60, 50), (33, 47), (20, 20), (90, 30)]
 
@@ -101,6 +102,22 @@ def test_broken_images_are_left_out_and_named(check, source, tmp_path):
     assert len(read(tmp_path / "out").records) == 5 - len(found)
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_a_network_that_does_not_answer_leaves_no_image_out(check, source, tmp_path, monkeypatch):
+    read_bytes = check_images.image_bytes
+
+    def unanswered(record):
+        if record.image_id == source.records[2].image_id:
+            raise UnansweredError(5, "Unavailable", record.path)
+        return read_bytes(record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check_images if check else write_tfrecords, "image_bytes", unanswered)
+        with pytest.raises(UnansweredError):
+            write_tfrecords.write(source, tmp_path / "out", 2, check=check, progress=False)
+    assert write_tfrecords.write(source, tmp_path / "out", 2, check=check, progress=False).skipped == ()
+
+
 @pytest.mark.parametrize("behind", [b"", bytes(9), b"more"])
 def test_what_stands_behind_an_images_end_does_no_harm(behind, source, tmp_path):
     with open(source.records[0].path, "ab") as file:
@@ -123,7 +140,7 @@ def test_shards_are_not_overwritten_unasked(source, tmp_path):
 def test_every_image_is_there_whenever_replacing_shards_is_interrupted(source, done, tmp_path, monkeypatch):
     """After `done` of the new files have their names: what was there goes only when all of them are in place."""
     write_tfrecords.write(source, tmp_path, 2, progress=False)
-    rename, count = write_tfrecords.atomic_replace, iter(range(4))
+    rename, count = unfinished.atomic_replace, iter(range(4))
 
     def interrupted(aside, path):
         if next(count) == done:
@@ -131,7 +148,7 @@ def test_every_image_is_there_whenever_replacing_shards_is_interrupted(source, d
         rename(aside, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(write_tfrecords, "atomic_replace", interrupted)
+        patch.setattr(unfinished, "atomic_replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_tfrecords.write(source, tmp_path, 3, overwrite=True, check=True, progress=False)
     assert {record.image_id for record in read(tmp_path).records} == {record.image_id for record in source.records}
@@ -205,13 +222,17 @@ def test_what_is_written_whole_stays_when_the_same_call_goes_on(source, tmp_path
     with pytest.raises(write_tfrecords.WriteError, match="--overwrite"):
         write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
     other.unlink()
-    described = tmp_path / "out" / "train.json"
+    described = tmp_path / "out" / ".train.written"
     text = described.read_text()
     for wrong in ("", "[" * 100_000, text.replace('"skipped": [', '"skipped": [1, ')):
         described.write_text(wrong)
         with pytest.raises(write_tfrecords.WriteError, match="--overwrite"):
             write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
     described.write_text(text)
+    (tmp_path / "out" / "train.json").rename(tmp_path / "train.json")
+    with pytest.raises(write_tfrecords.WriteError, match="--overwrite"):
+        write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
+    (tmp_path / "train.json").rename(tmp_path / "out" / "train.json")
     os.truncate(first.files[0], 100)
     with pytest.raises(write_tfrecords.WriteError, match="--overwrite"):
         write_tfrecords.write(source, tmp_path / "out", 2, progress=False)
@@ -228,15 +249,15 @@ def test_annotations_called_as_its_own_file_stay(overwrite, source, tmp_path):
 
 def test_what_is_damaged_of_an_interrupted_call_is_written_anew(source, tmp_path, monkeypatch):
     whole = write_tfrecords.write(source, tmp_path / "out", 3, progress=False)
-    rename = write_tfrecords.atomic_replace
+    rename = unfinished.atomic_replace
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write_tfrecords, "atomic_replace", interrupted)
+    monkeypatch.setattr(unfinished, "atomic_replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_tfrecords.write(source, tmp_path / "again", 3, progress=False)
-    monkeypatch.setattr(write_tfrecords, "atomic_replace", rename)
+    monkeypatch.setattr(unfinished, "atomic_replace", rename)
     aside = tmp_path / "again" / ".train.unfinished"
     names = [Path(file).name for file in whole.files]
     (aside / f"{names[0]}.json").write_text("")
@@ -248,7 +269,7 @@ def test_what_is_damaged_of_an_interrupted_call_is_written_anew(source, tmp_path
 
 @pytest.mark.parametrize("done", range(4))
 def test_it_goes_on_where_it_was_interrupted_while_shards_got_their_names(done, source, tmp_path, monkeypatch):
-    rename, count = write_tfrecords.atomic_replace, iter(range(4))
+    rename, count = unfinished.atomic_replace, iter(range(4))
 
     def interrupted(aside, path):
         if next(count) == done:
@@ -257,7 +278,7 @@ def test_it_goes_on_where_it_was_interrupted_while_shards_got_their_names(done, 
 
     whole = write_tfrecords.write(source, tmp_path / "whole", 3, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(write_tfrecords, "atomic_replace", interrupted)
+        patch.setattr(unfinished, "atomic_replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_tfrecords.write(source, tmp_path / "out", 3, progress=False)
     monkeypatch.setattr(write_tfrecords, "_encode", None)  # nothing is left to encode

@@ -152,7 +152,7 @@ def detect(
     drawn = detection.drawing_paths(files, Path(out))
     if themselves := {*map(os.path.realpath, files)} & {*map(os.path.realpath, drawn)}:
         raise click.UsageError(f"{min(themselves)}: the drawing would replace the image itself; name another --out")
-    if save_txt and (taken := [file for file, path in zip(files, drawn, strict=True) if path.stem == "classes"]):
+    if save_txt and (taken := [file for file, path in zip(files, drawn, strict=True) if path.name == "classes.jpg"]):
         raise click.UsageError(
             f"{printable(taken[0])}: its labels would be in classes.txt, where the classes' names stand; rename it"
         )

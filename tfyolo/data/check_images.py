@@ -14,6 +14,7 @@ from tfyolo.data.geometry import scale_of
 from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.sources.source import TOLERANCE, Problem, image_bytes
 from tfyolo.messages import printable
+from tfyolo.remote import UnansweredError
 
 _SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
@@ -61,7 +62,11 @@ def _decode(records, most_pixels):
     """For each Record in turn (the first bytes of its image, their digest, (H, W), what is wrong or "").
 
     A graph on all cores: TensorFlow's eager operations, called from several Python threads, have crashed (2.21).
+
+    Raises:
+        UnansweredError: an address did not answer, which says nothing of the image.
     """
+    unanswered = []
 
     def fetch(index):
         try:
@@ -79,6 +84,7 @@ def _decode(records, most_pixels):
             reason = str(error).partition(": ")[2]  # less the name: the problem has the file's
             return np.zeros(2, np.int32), reason.encode()
         except OSError as error:
+            unanswered.extend([error] if isinstance(error, UnansweredError) else [])
             return np.zeros(2, np.int32), f"cannot be read: {error.strerror}".encode()
 
     def decode(index):
@@ -92,7 +98,10 @@ def _decode(records, most_pixels):
         return head, digest, size, fault
 
     found = tf.data.Dataset.range(len(records)).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-    return ((*read, tuple(size.tolist()), fault.decode()) for *read, size, fault in found.as_numpy_iterator())
+    for *read, size, fault in found.as_numpy_iterator():
+        if unanswered:
+            raise unanswered[0]
+        yield *read, tuple(size.tolist()), fault.decode()
 
 
 def _check(record, head, digest, size, fault):

@@ -1,27 +1,23 @@
 """A Source written as TFRecord shards, with the bytes of its images as they are."""
 
-import contextlib
-import hashlib
 import json
 import os
-import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from tfyolo import folders
 from tfyolo.data.contents import ENDS, ImageError, checked_contents
 from tfyolo.data.headers import kind_of, surely_fits
 from tfyolo.data.sources.seen import states
 from tfyolo.data.sources.source import image_bytes
-from tfyolo.data.tfrecords import split_of
+from tfyolo.data.unfinished import Unfinished, is_description, plan_of
 from tfyolo.errors import Error
-from tfyolo.files import atomic_replace, local, parse_json, size_of, write_text
+from tfyolo.files import local
 from tfyolo.messages import counted
+from tfyolo.remote import UnansweredError
 
 SHARD_BYTES = 200_000_000
 AHEAD = 64  # images that are read before they are written
@@ -49,8 +45,8 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
     """Writes a Source as <split>-00000-of-00004.tfrecord, ..., and <split>.json.
 
     Images that cannot be read are left out. The shards get their names only when all are complete; those of an earlier
-    time are removed only then. Where it was interrupted before, the same call goes on behind the last shard that was
-    whole; what it has written whole stays as it is.
+    time are removed only then. The same call once more goes on behind the last shard that was whole; where all are, it
+    changes nothing.
 
     Args:
         source: a Source.
@@ -61,36 +57,36 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
         progress: shows a bar on standard error.
 
     Raises:
-        WriteError: the folder has shards of this split, or there cannot be so many.
+        WriteError: the folder has shards of this split, or a <split>.json that is another file; or there cannot be so
+            many.
         Taken: another process writes this split there.
     """
     import tensorflow as tf  # which readers do without
 
     folder = local(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    sizes = _sizes(source)
     if shards is None:
-        shards = -(-sum(_length(path, span) for path, span in source.records.files()) // SHARD_BYTES) or 1
+        shards = -(-sum(sizes.lengths) // SHARD_BYTES) or 1
     check_shards(source, shards)
+
     names = [f"{source.split}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
-    ids, skipped, plan = _numbers_of(source), [], _plan(source, shards, check)
-    aside = folder / f".{source.split}.unfinished"
-    old = [file for file in folder.iterdir() if split_of(file.name) == source.split]
-    beside = folder / f"{source.split}.json"
-    if beside.exists() and not _is_own(beside, old):
-        raise WriteError(f"{beside} is no file of make-tfrecords; expected another folder")
-    if old and not overwrite:
-        if written := _written_before(folder, source, names, plan, old):
-            if _text(aside / "plan") == plan:  # a call that was killed at its very end
-                shutil.rmtree(aside, ignore_errors=True)
-            return written
-        if _text(aside / "plan") != plan:  # else it was interrupted while the shards got their names
+    made = Unfinished(folder, source.split, names, plan_of(source, [shards, check], sizes.states))
+    described = folder / f"{source.split}.json"
+    if described.exists() and not is_description(described, made.old):
+        raise WriteError(f"{described} is no file of make-tfrecords; expected another folder")
+    if made.old and not overwrite:
+        if described.exists() and (skipped := made.written_before()) is not None:
+            return _written(source, folder, names, skipped)
+        if not made.goes_on:
             raise WriteError(
-                f"{folder} has {counted(len(old), 'shard')} of {source.split} already; expected another folder, or "
-                "--overwrite"
+                f"{folder} has {counted(len(made.old), 'shard')} of {source.split} already; expected another folder, "
+                "or overwrite (--overwrite)"
             )
-    with _unfinished(aside, plan):
+    ids = _numbers_of(source)
+    with made.held() as aside:
         parts = {name: source.records[shard::shards] for shard, name in enumerate(names)}
-        left = [name for name in names if _left_out(aside, folder, name) is None]
+        left = [name for name in names if made.left_out(name) is None]
         if progress and len(left) < len(names):
             done = f"{len(names) - len(left)} of {counted(len(names), 'shard')}"
             print(f"{source.split}: goes on; {done} are written", file=sys.stderr, flush=True)
@@ -114,26 +110,32 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
                             faults.append((record.path, fault))
                         else:
                             writer.write(_encode(record, encoded, source.classes, ids).SerializeToString())
-                noted = {"bytes": (aside / name).stat().st_size, "skipped": faults}
-                write_text(aside / f"{name}.json", json.dumps(noted))  # now the shard is whole
-        for name in names:
-            skipped += _left_out(aside, folder, name)
-        described = {
+                made.note(name, faults)
+        content = {
             "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],
             "integer_ids": all(isinstance(image_id, int) for image_id in source.records.ids()),
-            "plan": plan,
-            "bytes": [_object(aside / f"{name}.json")["bytes"] for name in names],
-            "skipped": skipped,
         }
-        Path(aside, f"{source.split}.json").write_text(
-            json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
-        for name in filter(os.listdir(aside).__contains__, [*names, f"{source.split}.json"]):  # others have theirs
-            atomic_replace(os.path.join(aside, name), folder / name)
-        for file in old:  # only now: whatever goes wrong before leaves every image in one shard or the other
-            if file.name not in names:
-                file.unlink()
+        (aside / described.name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        skipped = made.publish(described.name)
+    return _written(source, folder, names, skipped)
+
+
+def _written(source, folder, names, skipped):
     return Written(tuple(str(folder / name) for name in names), len(source.records) - len(skipped), tuple(skipped))
+
+
+class _Sizes(NamedTuple):
+    """Of the images of a Source: lengths: bytes of each; states: of their files, as seen.states gives them."""
+
+    lengths: list
+    states: list
+
+
+def _sizes(source):
+    files = list(source.records.files())
+    paths = list(dict.fromkeys(path for path, _ in files))
+    found = dict(zip(paths, states(paths), strict=True))
+    return _Sizes([span[1] if span else max(0, found[path][0]) for path, span in files], list(found.values()))
 
 
 def check_shards(source, shards):
@@ -142,88 +144,6 @@ def check_shards(source, shards):
         raise WriteError(
             f"shards: expected 1..{len(source.records)}, the number of images of {source.split}, received {shards}"
         )
-
-
-def _plan(source, shards, check):
-    """What tells one call from others: a digest of the records, of the states of their files, and of the options."""
-    plan = [shards, check, source.max_pixels, source.classes, source.category_ids]
-    digest = hashlib.blake2b(json.dumps(plan).encode())
-    for column in source.records.columns():
-        digest.update(np.ascontiguousarray(column))
-    paths = list(dict.fromkeys(path for path, _ in source.records.files()))
-    digest.update(np.int64(states(paths)))  # an image may have been replaced since
-    return digest.hexdigest()
-
-
-def _is_own(beside, old):
-    """Whether the file of a split's classes was written here, and is no other file of that name, such as COCO's."""
-    return beside.is_file() and (old or "categories" in _object(beside)) and "annotations" not in _object(beside)
-
-
-def _text(file):
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-
-
-def _object(file):
-    """What a JSON file holds, if that is an object; else, or without the file, {}."""
-    try:
-        found = parse_json(_text(file))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _skipped(noted):
-    """[(path, reason)] of a note on shards; None if it does not hold such."""
-    pairs = noted.get("skipped")
-    if not isinstance(pairs, list) or not all(isinstance(each, list) and len(each) == 2 for each in pairs):
-        return None
-    return (
-        [(path, reason) for path, reason in pairs] if all(isinstance(x, str) for each in pairs for x in each) else None
-    )
-
-
-def _left_out(aside, folder, name):
-    """[(path, reason)] of the images that a shard leaves out; None if the shard is not whole."""
-    noted = _object(aside / f"{name}.json")
-    sizes = [(at / name).stat().st_size for at in (aside, folder) if (at / name).is_file()]
-    return _skipped(noted) if sizes and sizes[0] == noted.get("bytes") else None
-
-
-def _written_before(folder, source, names, plan, old):
-    """What an earlier call has Written by the same plan; None if none has, or not just that is there."""
-    described = _object(folder / f"{source.split}.json")
-    skipped = _skipped(described)
-    if described.get("plan") != plan or skipped is None or {file.name for file in old} != {*names}:
-        return None
-    if [file.stat().st_size for file in sorted(old)] != described.get("bytes"):
-        return None
-    files = tuple(str(folder / name) for name in names)
-    return Written(files, len(source.records) - len(skipped), tuple(skipped))
-
-
-@contextlib.contextmanager
-def _unfinished(aside, plan):
-    """Holds a folder for what is not complete yet, in the `with`.
-
-    It has what an earlier call of the same plan has written: the shards that have a .json beside them are whole. Where
-    the `with` is left by an error, it stays, if it has one.
-    """
-    aside.mkdir(exist_ok=True)
-    with folders.held(aside):
-        if _text(aside / "plan") != plan:
-            for path in aside.glob("*.tfrecord*"):
-                path.unlink()
-            write_text(aside / "plan", plan)
-        kept = False
-        try:
-            yield
-        except BaseException:
-            kept = any(aside.glob("*.tfrecord.json"))
-            raise
-        finally:
-            if not kept:
-                shutil.rmtree(aside)
 
 
 def _broken(source, progress):
@@ -247,6 +167,8 @@ def _read_ahead(records, most_pixels, broken, threads):
         try:
             encoded = image_bytes(record)
             _check(encoded, most_pixels)
+        except UnansweredError:  # of no image, but of the network
+            raise
         except (OSError, ImageError) as error:
             return record, b"", str(error)
         return record, encoded, ""
@@ -269,13 +191,6 @@ def _numbers_of(source):
     """The numbers of the classes: the files' own, unless they are none."""
     whole = all(isinstance(number, int) and abs(number) < 1 << 63 for number in source.category_ids)
     return source.category_ids if whole else tuple(range(1, len(source.classes) + 1))
-
-
-def _length(path, span):
-    try:
-        return span[1] if span else size_of(path)
-    except OSError:
-        return 0
 
 
 def _encode(record, encoded, classes, ids):

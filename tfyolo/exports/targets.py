@@ -59,6 +59,7 @@ class Precision(NamedTuple):
 
 PRECISIONS = {
     "float32": Precision(1e-3, 0.1, 0.002, 0.001),
+    # On a black image, where float16 counts most, YOLOX-nano's best score is off by .031; its AP is the same.
     "float16": Precision(5e-2, 2.0, 0.002, 0.01, depends_on_images=True),
     "dynamic": Precision(0.1, 5.0, 0.01, depends_on_images=True),
     "int8": Precision(0.25, 10.0, 0.01, quantized=True, depends_on_images=True),

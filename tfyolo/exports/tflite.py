@@ -40,8 +40,8 @@ def _content(job, target):
     content = to_tflite(model, layout, target.precision, job.batch)
     if target.limits.integer:
         content = to_full_integer(content, job.images(), per_channel=job.per_channel)
-    if target.limits.integer and target.nms in UNDECODED:  # of which accelerators' compilers make their own
-        content = with_prelu(content)
+        if target.nms in UNDECODED:  # the kinds that compilers of accelerators read
+            content = with_prelu(content)
     outputs, config = layout.outputs(model), model.config
     described = metadata.describe(
         config.name,
@@ -63,7 +63,7 @@ def _content(job, target):
 
 def for_tflite(model):
     """The Model with its batch norms fused, in operations for which TFLite has fast kernels."""
-    return fuse(model, {mish: mish_by_exp})
+    return fuse(model, dict.fromkeys((mish, mish.inference), mish_by_exp))  # of a fused model, too
 
 
 def to_tflite(model, layout, precision="float32", batch=1):

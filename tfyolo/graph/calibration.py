@@ -32,9 +32,9 @@ GROUPS = 4096  # into which those between are put
 def observe(model, batches):
     """Measures the range of every feature map in which 256 values lose least.
 
-    The loss is the sum of squared errors; a few outliers may be clipped for it. Of a feature map that only an
-    activation reads, the errors behind that count: a sigmoid hardly tells one number far below 0 from another, and a
-    leaky ReLU leaves a tenth of such an error.
+    The loss is the sum of squared errors; a few outliers may be clipped for it. Of a feature map that only a
+    sigmoid, a gated or a homogeneous activation reads, the errors behind that count: a sigmoid hardly tells one number
+    far below 0 from another, and a leaky ReLU leaves a tenth of such an error.
 
     Args:
         model: a fused Model, as quantize() takes it.
@@ -74,8 +74,8 @@ def observe(model, batches):
 def _numpy_of(activation):
     """An activation function on NumPy's arrays, as far as it is known: elsewhere x itself."""
     if is_homogeneous(activation):
-        up, down = (abs(float(activation(tf.constant(x)))) for x in (1.0, -1.0))
-        return lambda x: np.where(x > 0, up * x, down * x)
+        at_one, at_minus_one = (float(activation(tf.constant(x))) for x in (1.0, -1.0))
+        return lambda x: np.where(x > 0, at_one * x, -at_minus_one * x)
     return FLATTENING.get(function_quantization(activation), _identity)
 
 

@@ -172,6 +172,8 @@ def _groups(source):
         for index in members:
             try:
                 digest = hashlib.sha256(image_bytes(source.records[index])).digest()
+            except UnansweredError:
+                raise
             except OSError:
                 digest = index
             same.setdefault(digest, []).append(index)
