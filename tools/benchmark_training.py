@@ -212,14 +212,14 @@ def main(config, what, size, batch, precisions, path, workers, peers, rounds, as
         )
     )
     click.echo(
-        f"{'':<24}{'images/s':>10}{'fastest':>9}{'speed x ' + field[0].name:>26}{'least, most':>14}{'peak MB':>9}"
+        f"{'':<28}{'images/s':>10}{'fastest':>9}{'speed x first':>16}{'least, most':>14}{'own peak MB':>13}"
         f"{'CPU ms':>9}"
     )
     for name, row in rows.items():
         least, most = row["ratios"]
         click.echo(
-            f"{name:<24}{row['images_per_second']:>10.1f}{row['fastest']:>9.1f}{row['ratio']:>26.2f}"
-            f"{f'{least:.2f}, {most:.2f}':>14}{row['peak_mb']:>9.0f}"
+            f"{name:<28}{row['images_per_second']:>10.1f}{row['fastest']:>9.1f}{row['ratio']:>16.2f}"
+            f"{f'{least:.2f}, {most:.2f}':>14}{row['peak_mb']:>13.0f}"
             f"{row['cpu_ms']:>9.1f}"
         )
 

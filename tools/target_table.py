@@ -21,6 +21,7 @@ from tfyolo.devices import start as start_tensorflow
 from tfyolo.origin import initialised_line
 
 TABLE = Path(__file__).parent.parent / "docs" / "destinations.md"
+WRONG = 0.05  # a difference that is no rounding
 MAX_DROP = 0.05  # of AP: what is refused otherwise is in the table, too, and marked
 HEAD = f"""# Where files run
 
@@ -30,10 +31,11 @@ files were written with `--max-drop {MAX_DROP}`; those marked * `tfyolo export` 
 table says which programs have read the files here. The first one named is what the others are compared with: on one
 photograph, the largest difference of their outputs over all networks, as a part of the output's largest value. Of
 mediapipe it is the part of its detections that tfyolo finds, too, of vela that of the multiply-accumulates on the NPU.
+WRONG: off by more than {WRONG} where the others agree; do not run these files there. `python tools/target_table.py`
+writes this page.
 """
 PROGRAMS = "| destination | programs |"
 SHARES = ("mediapipe", "vela")  # programs whose figure is better the larger it is
-WRONG = 0.05  # a difference that is no rounding
 
 
 def described(name, model, data):
@@ -41,8 +43,9 @@ def described(name, model, data):
     config, (height, width) = model.config, model.input_size
     epochs = sum(stage.epochs for stage in config.train.stages)
     trained = f"{epochs} epochs on {Path(config.data.path).name}" if config.data else "not trained here"
+    begun = initialised_line(model.origin) or ""
     network = f"`{config.name}` at {height} x {width} pixels, {trained}, evaluated on {Path(data).name}"
-    return f"- {name}: {network}. {initialised_line(model.origin) or ''}".strip()
+    return f"- {name}: {network}. {begun[:1].upper()}{begun[1:]}".strip()
 
 
 def of_program(program, figures):
@@ -53,7 +56,7 @@ def of_program(program, figures):
     if program.startswith(SHARES):
         words += [f"{min(found):.0%}" + (f" to {max(found):.0%}" if max(found) > min(found) else "")] if found else []
         if len(found) + sum(isinstance(each, str) for each in figures) < len(figures):
-            words.append("detects nothing in some")
+            words.append("finds nothing there with some")
     elif found and max(found) > WRONG:
         words.append(f"WRONG, by up to {max(found):.2g}")
     elif found:

@@ -10,9 +10,12 @@ import pytest
 from conftest import ROOT
 from test_benchmark import loaded
 
+from tfyolo import model as models
 from tfyolo.exports import tflite
 from tfyolo.exports.integers import with_prelu
+from tfyolo.graph.fusion import fuse
 from tfyolo.heads.layers import outputs
+from tfyolo.nn.activations import mish, mish_by_exp
 from tfyolo.tflite import graph
 from tfyolo.tflite.interpreter import interpreter
 from tfyolo.tflite.lint import lint
@@ -57,6 +60,13 @@ def test_an_accelerators_file_has_prelu_for_leaky_relu(monkeypatch):
     leaky, prelu = (interpreter(model_content=each).get_signature_runner()(images=image) for each in (*before, content))
     for name, values in leaky.items():
         assert values.std() > 20 and np.abs(values.astype(int) - prelu[name]).max() <= 1
+
+
+def test_a_fused_model_has_tflites_mish_too(seeded):
+    x = keras.Input((4, 4, 3))
+    model = models.Model(None, (), keras.Model(x, keras.layers.Activation(mish)(x)), None, None, None)
+    for each in (model, fuse(model)):
+        assert tflite.for_tflite(each).network.layers[-1].activation is mish_by_exp
 
 
 def test_what_is_read_of_a_file_is_what_the_interpreter_runs(demo):

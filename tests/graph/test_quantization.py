@@ -100,6 +100,12 @@ def test_a_leaky_relus_range_counts_what_is_below_zero_for_a_tenth():
     values = np.random.default_rng(0).normal(-6, 5, 20000)
     behind = calibration._numpy_of(activations.leaky)
     np.testing.assert_allclose(behind(values), activations.leaky(values), rtol=1e-6)
+
+    def folded(x):  # f(a * x) = a * f(x), too
+        return abs(x)
+
+    folded.homogeneous = True
+    np.testing.assert_allclose(calibration._numpy_of(folded)(values), abs(values), rtol=1e-6)
     ends, wide = (calibration.best_range(values.min(), values.max(), values, *how) for how in ((behind,), ()))
     errors = [np.mean((behind(by_hand(values, *each)) - behind(values)) ** 2) for each in (ends, wide)]
     assert ends[0] > wide[0] and errors[0] < 0.9 * errors[1]

@@ -213,7 +213,7 @@ def incomplete(shards) -> list[str]:
         if found := _NUMBERED.search(shard):
             sets.setdefault((shard[: found.start()], found["of"]), set()).add(int(found["number"]))
     found = [
-        f"{int(of) - len(numbers)} of {counted(int(of), 'shard')} are missing; write or copy the set anew"
+        f"{int(of) - len(numbers)} of {counted(int(of), 'shard')} are missing; copy all, or give make-tfrecords again"
         for (_, of), numbers in sets.items()
         if len(numbers) < int(of)
     ]

@@ -109,7 +109,9 @@ def write(source, folder, shards=None, *, overwrite=False, check=False, progress
                         if fault:
                             faults.append((record.path, fault))
                         else:
-                            writer.write(_encode(record, encoded, source.classes, ids).SerializeToString())
+                            writer.write(
+                                _encode(record, encoded, source.classes, ids).SerializeToString(deterministic=True)
+                            )
                 made.note(name, faults)
         content = {
             "categories": [{"id": number, "name": name} for number, name in zip(ids, source.classes, strict=True)],

@@ -41,7 +41,8 @@ def to_full_integer(content, batches, *, per_channel=True):
 def with_prelu(content):
     """A full-int8 TFLite file in which PRELU, with one slope for all channels, takes the place of LEAKY_RELU.
 
-    Its outputs are the same to within a step. Coral's Edge TPU takes no LEAKY_RELU, and stops at the first; vela makes one of it again.
+    Its outputs are the same to within a step. Coral's Edge TPU takes no LEAKY_RELU, and stops at the first; vela makes
+    one of it again.
 
     Args:
         content: the bytes of the file.
